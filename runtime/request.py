@@ -1,0 +1,38 @@
+"""What the engine gives back: deltas of an answer, the last of which says why it ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class FinishReason(Enum):
+    """Why an answer ended. Every accepted request ends with exactly one."""
+
+    STOP = "stop"  # the model's end token, a stop token or a stop string
+    LENGTH = "length"  # max_tokens or max_model_len
+    ABORT = "abort"  # the caller aborted, or the engine was closed
+    ERROR = "error"  # a step failed; RequestOutput.error says how
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOutput:
+    """One delta of one answer.
+
+    text: whole characters that follow those of earlier deltas; often empty, since text that may still turn out to be
+        part of a character or of a stop string is held back.
+    token_ids: tokens generated since the last delta, the end token included though its text is not.
+    finish_reason: None but in the request's last output.
+    num_prompt_tokens, num_generated_tokens: totals so far.
+    num_cached_tokens: tokens of the prompt whose states were reused instead of computed.
+    error: one line, with FinishReason.ERROR only.
+    """
+
+    request_id: str
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None
+    num_prompt_tokens: int
+    num_generated_tokens: int
+    num_cached_tokens: int
+    error: str | None = None

@@ -1,0 +1,89 @@
+"""The artifact's tokenizer: text to token ids, and each token id to the bytes it stands for.
+
+Qwen's tokenizer is a byte-level BPE: every token is a run of bytes, characters may be cut between tokens, and decoding
+is concatenation. That is what makes incremental decoding exact (detokenizer.py), so any other kind is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import tokenizers
+
+from qwonnx.runtime.errors import TokenizerError
+
+
+class Tokenizer:
+    """A tokenizer.json, loaded. Safe to use from several threads.
+
+    Args:
+        source: the text of tokenizer.json.
+
+    Raises:
+        TokenizerError: not a tokenizer, or not a byte-level one.
+    """
+
+    def __init__(self, source: str) -> None:
+        try:
+            decoder = json.loads(source).get("decoder")
+            self._tokenizer = tokenizers.Tokenizer.from_str(source)
+        except Exception as error:  # the library raises bare Exception
+            raise TokenizerError(f"tokenizer.json is malformed ({error}): export the checkpoint again") from error
+        kind = decoder.get("type") if isinstance(decoder, dict) else None
+        if kind != "ByteLevel":
+            raise TokenizerError(f"tokenizer.json has a decoder of type {kind!r}: only ByteLevel ones are supported")
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._special = frozenset(token_id for token_id, token in added.items() if token.special)
+        self._bytes: dict[int, bytes] = {}
+        # Ids from here on are rows that pad the embedding; no text stands for them.
+        self.num_tokens = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+
+    @classmethod
+    def from_file(cls, path: Path) -> Tokenizer:
+        return cls(path.read_text(encoding="utf-8"))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text. Special tokens written out in it, as a chat template does, become those tokens."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Text of a whole sequence; bytes that are not UTF-8 become U+FFFD. Ids without a token add nothing."""
+        kept = (self.token_bytes(i) for i in token_ids if not (skip_special_tokens and i in self._special))
+        return b"".join(kept).decode("utf-8", errors="replace")
+
+    def token_id(self, token: str) -> int | None:
+        """Id of a token by its exact name ("<|im_end|>"), None if there is none."""
+        found: int | None = self._tokenizer.token_to_id(token)
+        return found
+
+    def is_special(self, token_id: int) -> bool:
+        """True for tokens that structure a conversation and are no part of its text; <think> is not one of them."""
+        return token_id in self._special
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """UTF-8 bytes of one token, possibly part of a character; empty for an id without a token."""
+        known = self._bytes.get(token_id)
+        if known is None:
+            token = self._tokenizer.id_to_token(token_id)
+            known = self._bytes[token_id] = b"" if token is None else _bytes_of(token)
+        return known
+
+
+def _byte_of_character() -> dict[str, int]:
+    """The byte-level alphabet, reversed: printable Latin-1 stands for itself, other bytes follow from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+
+
+_BYTE_OF_CHARACTER = _byte_of_character()
+
+
+def _bytes_of(token: str) -> bytes:
+    # An added token is plain text; where that has a character outside the alphabet (a space), it stands as it is.
+    if all(character in _BYTE_OF_CHARACTER for character in token):
+        return bytes(_BYTE_OF_CHARACTER[character] for character in token)
+    return token.encode()
