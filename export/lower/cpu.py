@@ -1,0 +1,204 @@
+"""The CPU target: ONNX Runtime's contributed kernels (domain com.microsoft) in the place of our operators.
+
+What each kernel takes and refuses was measured; where a kernel does not exist for what the recipe asks, the operator
+keeps its function body, which is right and slow.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from qwonnx.export.lower.constants import floats, integers
+from qwonnx.export.lower.functions import add_function_bodies
+from qwonnx.export.lower.graph_weights import GraphWeights
+from qwonnx.export.lower.merge import merge_projections
+from qwonnx.export.lower.quantized_ops import quantize_weights
+from qwonnx.export.lower.rewrite import attribute, call, own_nodes, replace, required
+
+_MICROSOFT = "com.microsoft"
+
+
+def lower_to_cpu(model: ir.Model, weights: GraphWeights, *, int8_activations: bool) -> None:
+    """Lower a traced model in place. With int8_activations, kernels quantise activations on the fly, which is faster."""
+    accuracy_level = 4 if int8_activations else 1
+    graph = model.graph
+    merge_projections(graph, weights)
+    quantize_weights(graph, weights)
+    _lower_routed_experts(graph, accuracy_level)
+    merge_projections(graph, weights)  # the router became a projection, and has a sibling
+    _lower_linear(graph, weights, accuracy_level)
+    _lower_embedding(graph)
+    _lower_linear_attention(graph)
+    _lower_attention(graph)
+    add_function_bodies(model)
+    model.opset_imports[_MICROSOFT] = 1
+
+
+def _lower_routed_experts(graph: ir.Graph, accuracy_level: int) -> None:
+    """MoE and QMoE take the router's logits, [tokens, experts], and do softmax, top-k and renormalisation themselves."""
+    swiglu: dict[str, int | float | str] = {
+        "activation_type": "swiglu",
+        "swiglu_fusion": 1,
+        "activation_alpha": 1.0,
+        "activation_beta": 0.0,
+        "normalize_routing_weights": 1,
+    }
+    for op_type in ("RoutedExperts", "QuantizedRoutedExperts"):
+        for node in own_nodes(graph, op_type):
+            x, router, *experts = required(node.inputs)
+            attributes = swiglu | {"k": attribute(node, "top_k")}
+            if op_type == "RoutedExperts":
+                gate_up, down = experts
+                kernel, inputs = "MoE", [gate_up, None, down]
+            else:
+                gate_up_codes, gate_up_scales, down_codes, down_scales = experts
+                gate_up_bits, down_bits = attribute(node, "gate_up_bits"), attribute(node, "down_bits")
+                if accuracy_level == 1 and 8 in (gate_up_bits, down_bits):
+                    continue  # the 8-bit kernel quantises activations at every accuracy level
+                kernel = "QMoE"
+                inputs = [gate_up_codes, gate_up_scales, None, down_codes, down_scales]
+                attributes |= {
+                    "expert_weight_bits": gate_up_bits,
+                    "fc2_expert_weight_bits": down_bits,
+                    "block_size": _block_size(gate_up_codes, gate_up_scales, int(gate_up_bits)),
+                    "accuracy_level": accuracy_level,
+                }
+            assert router.shape is not None
+            logits = call("Linear", [x, router])
+            flat = call("Reshape", [logits.outputs[0], integers(graph, [-1, int(router.shape[0])])], domain="")
+            routed = call(kernel, [x, flat.outputs[0], *inputs], attributes, domain=_MICROSOFT)
+            replace(node, [logits, flat, routed])
+
+
+def _lower_linear(graph: ir.Graph, weights: GraphWeights, accuracy_level: int) -> None:
+    for node in own_nodes(graph, "Linear"):
+        # FusedMatMul multiplies by the transpose as stored; a Transpose before MatMul would double the weight in memory.
+        replace(node, [call("FusedMatMul", node.inputs, {"transB": 1}, domain=_MICROSOFT)])
+    for node in own_nodes(graph, "QuantizedLinear"):
+        x, codes, scales = required(node.inputs)
+        bits = int(attribute(node, "bits"))
+        block_size = _block_size(codes, scales, bits)
+        assert scales.shape is not None
+        rows, blocks = (int(size) for size in scales.shape)
+        attributes = {
+            "N": rows,
+            "K": blocks * block_size,
+            "bits": bits,
+            "block_size": block_size,
+            "accuracy_level": accuracy_level,
+        }
+        by_block = weights.alias(codes, (rows, blocks, block_size * bits // 8))
+        replace(node, [call("MatMulNBits", [x, by_block, scales], attributes, domain=_MICROSOFT)])
+
+
+def _lower_embedding(graph: ir.Graph) -> None:
+    for node in own_nodes(graph, "Embedding"):
+        input_ids, weight = required(node.inputs)
+        replace(node, [call("Gather", [weight, input_ids], {"axis": 0}, domain="")])
+    for node in own_nodes(graph, "QuantizedEmbedding"):
+        input_ids, codes, scales = required(node.inputs)
+        bits = int(attribute(node, "bits"))
+        attributes = {
+            "bits": bits,
+            "block_size": _block_size(codes, scales, bits),
+            "gather_axis": 0,
+            "quantize_axis": 1,
+        }
+        replace(node, [call("GatherBlockQuantized", [codes, input_ids, scales], attributes, domain=_MICROSOFT)])
+
+
+def _lower_linear_attention(graph: ir.Graph) -> None:
+    for node in own_nodes(graph, "CausalConv"):
+        x, weight, past_state = required(node.inputs)
+        # The kernel's channels-first form is the faster one on chunks of a prompt.
+        by_channel = call("Transpose", [x], domain="")
+        by_channel.attributes["perm"] = ir.AttrInt64s("perm", [0, 2, 1])
+        conv = call(
+            "CausalConvWithState",
+            [by_channel.outputs[0], weight, None, past_state],
+            {"activation": "silu"},
+            domain=_MICROSOFT,
+            num_outputs=2,
+        )
+        by_token = call("Transpose", [conv.outputs[0]], domain="")
+        by_token.attributes["perm"] = ir.AttrInt64s("perm", [0, 2, 1])
+        replace(node, [by_channel, conv, by_token], [by_token.outputs[0], conv.outputs[1]])
+    for node in own_nodes(graph, "GatedDeltaRule"):
+        replace(node, *_delta_rule_kernels(graph, node))
+    for node in own_nodes(graph, "GatedRMSNorm"):
+        x, gate, weight = required(node.inputs)
+        attributes = {"activation": "silu", "epsilon": attribute(node, "epsilon")}
+        replace(node, [call("GatedRMSNorm", [x, weight, gate], attributes, domain=_MICROSOFT)])
+
+
+def _delta_rule_kernels(graph: ir.Graph, node: ir.Node) -> tuple[list[ir.Node], list[ir.Value]]:
+    """LinearAttention takes q and k normalised already, and the decay in log space."""
+    qkv, b, a, decay_scale, dt_bias, past_state = required(node.inputs)
+    assert past_state.shape is not None
+    value_heads, key_dim, value_dim = (int(size) for size in past_state.shape[1:])
+    key_heads = int(attribute(node, "num_key_heads"))
+    sizes = integers(graph, [key_heads * key_dim, key_heads * key_dim, value_heads * value_dim])
+    split = call("Split", [qkv, sizes], {"axis": -1}, domain="", num_outputs=3)
+    nodes = [split]
+    unit = []
+    for head in split.outputs[:2]:
+        # RMS norm by D**-0.5 with epsilon / D is the L2 norm with epsilon inside the root.
+        scale = floats(graph, f"l2_norm_scale_{key_dim}", [key_dim**-0.5] * key_dim)
+        heads = call("Reshape", [head, integers(graph, [0, 0, key_heads, key_dim])], domain="")
+        epsilon = float(attribute(node, "epsilon")) / key_dim
+        norm = call("RMSNormalization", [heads.outputs[0], scale], {"axis": -1, "epsilon": epsilon}, domain="")
+        merged = call("Reshape", [norm.outputs[0], integers(graph, [0, 0, key_heads * key_dim])], domain="")
+        nodes += [heads, norm, merged]
+        unit.append(merged.outputs[0])
+    gate = call("LinearAttentionGate", [a, dt_bias, decay_scale, b], domain=_MICROSOFT, num_outputs=2)
+    attributes = {
+        "q_num_heads": key_heads,
+        "kv_num_heads": value_heads,
+        "update_rule": "gated_delta",
+        "scale": key_dim**-0.5,
+    }
+    attention = call(
+        "LinearAttention",
+        [*unit, split.outputs[2], past_state, *gate.outputs],
+        attributes,
+        domain=_MICROSOFT,
+        num_outputs=2,
+    )
+    return [*nodes, gate, attention], list(attention.outputs)
+
+
+def _lower_attention(graph: ir.Graph) -> None:
+    """GroupQueryAttention writes into the cache in place; lengths are per row, counted as it wants them, once a graph."""
+    nodes = list(own_nodes(graph, "GatedAttention"))
+    if not nodes:
+        return
+    past_lengths = next(value for value in graph.inputs if value.name == "past_lengths")
+    input_ids = next(value for value in graph.inputs if value.name == "input_ids")
+    num_tokens = call("Shape", [input_ids], {"start": 1, "end": 2}, domain="")
+    lengths = call("Add", [past_lengths, num_tokens.outputs[0]], domain="")
+    longest = call("ReduceMax", [lengths.outputs[0]], {"keepdims": 0}, domain="")
+    total_length = call("Cast", [longest.outputs[0]], {"to": ir.DataType.INT32.value}, domain="")
+    last = call("Sub", [lengths.outputs[0], integers(graph, [1])], domain="")
+    last_positions = call("Cast", [last.outputs[0]], {"to": ir.DataType.INT32.value}, domain="")
+    shared = [num_tokens, lengths, longest, total_length, last, last_positions]
+    graph.insert_before(graph[0], shared)
+    for node in nodes:
+        query, key, value, gate, past_key, past_value, _ = required(node.inputs)
+        assert past_key.shape is not None
+        attributes = {"num_heads": attribute(node, "num_heads"), "kv_num_heads": int(past_key.shape[1])}
+        attention = call(
+            "GroupQueryAttention",
+            [query, key, value, past_key, past_value, last_positions.outputs[0], total_length.outputs[0]],
+            attributes,
+            domain=_MICROSOFT,
+            num_outputs=3,
+        )
+        opening = call("Sigmoid", [gate], domain="")
+        gated = call("Mul", [attention.outputs[0], opening.outputs[0]], domain="")
+        replace(node, [attention, opening, gated], [gated.outputs[0], *attention.outputs[1:]])
+
+
+def _block_size(codes: ir.Value, scales: ir.Value, bits: int) -> int:
+    assert codes.shape is not None
+    assert scales.shape is not None
+    return int(codes.shape[-1]) * 8 // bits // int(scales.shape[-1])

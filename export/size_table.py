@@ -1,0 +1,51 @@
+"""How many bytes each kind of weight takes, and how it is stored: the closing table of an export."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+
+from qwonnx.export.artifact import WeightGroup
+from qwonnx.export.recipe import WeightStorage
+from qwonnx.export.weight_stage import WeightItem
+
+# The first pattern that a weight's name contains decides its kind.
+_KINDS = (
+    ("embedding", r"^embed_tokens\."),
+    ("lm_head", r"^lm_head\."),
+    ("experts", r"\.mlp\.experts\."),
+    ("shared_expert", r"\.mlp\.shared_expert\."),
+    ("router", r"\.mlp\.(gate|shared_expert_gate)\."),
+    ("norms", r"norm\.weight$"),
+    ("linear_attention", r"\.linear_attn\."),
+    ("attention", r"\.self_attn\."),
+    ("mlp", r"\.mlp\."),
+)
+
+
+def weight_groups(items: Sequence[WeightItem]) -> tuple[WeightGroup, ...]:
+    """One line for every kind of weight and every way of storing it, the largest first."""
+    totals: defaultdict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
+    for item in items:
+        for name, shape in item.weights:
+            total = totals[kind_of(name), item.storage.name]
+            total[0] += 1
+            total[1] += math.prod(shape)
+            total[2] += stored_bytes(shape, item.storage)
+    groups = (WeightGroup(kind, storage, *total) for (kind, storage), total in totals.items())
+    return tuple(sorted(groups, key=lambda group: (-group.num_bytes, group.kind)))
+
+
+def kind_of(name: str) -> str:
+    """The kind of weight, for people, by its name."""
+    return next((kind for kind, pattern in _KINDS if re.search(pattern, name)), "other")
+
+
+def stored_bytes(shape: tuple[int, ...], storage: WeightStorage) -> int:
+    """Bytes of a weight's codes and float32 scales, or of its float32 values."""
+    size = math.prod(shape)
+    if not storage.is_quantized:
+        return 4 * size
+    return size * storage.bits // 8 + 4 * (size // storage.block_size)
