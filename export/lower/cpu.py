@@ -13,7 +13,7 @@ from qwonnx.export.lower.functions import add_function_bodies
 from qwonnx.export.lower.graph_weights import GraphWeights
 from qwonnx.export.lower.merge import merge_projections
 from qwonnx.export.lower.quantized_ops import quantize_weights
-from qwonnx.export.lower.rewrite import attribute, call, own_nodes, replace, required
+from qwonnx.export.lower.rewrite import attribute, call, own_nodes, replace, required, transpose
 
 _MICROSOFT = "com.microsoft"
 
@@ -110,25 +110,32 @@ def _lower_embedding(graph: ir.Graph) -> None:
 def _lower_linear_attention(graph: ir.Graph) -> None:
     for node in own_nodes(graph, "CausalConv"):
         x, weight, past_state = required(node.inputs)
-        # The kernel's channels-first form is the faster one on chunks of a prompt.
-        by_channel = call("Transpose", [x], domain="")
-        by_channel.attributes["perm"] = ir.AttrInt64s("perm", [0, 2, 1])
+        # Channels first, and SiLU on its own: three times as fast on chunks of a prompt as channels last with the
+        # kernel's own SiLU, which is scalar code; QuickGelu with alpha 1 is SiLU, vectorised.
+        by_channel = transpose(x)
         conv = call(
-            "CausalConvWithState",
-            [by_channel.outputs[0], weight, None, past_state],
-            {"activation": "silu"},
-            domain=_MICROSOFT,
-            num_outputs=2,
+            "CausalConvWithState", [by_channel.outputs[0], weight, None, past_state], domain=_MICROSOFT, num_outputs=2
         )
-        by_token = call("Transpose", [conv.outputs[0]], domain="")
-        by_token.attributes["perm"] = ir.AttrInt64s("perm", [0, 2, 1])
-        replace(node, [by_channel, conv, by_token], [by_token.outputs[0], conv.outputs[1]])
+        by_token = transpose(conv.outputs[0])
+        silu = call("QuickGelu", [by_token.outputs[0]], {"alpha": 1.0}, domain=_MICROSOFT)
+        replace(node, [by_channel, conv, by_token, silu], [silu.outputs[0], conv.outputs[1]])
     for node in own_nodes(graph, "GatedDeltaRule"):
         replace(node, *_delta_rule_kernels(graph, node))
     for node in own_nodes(graph, "GatedRMSNorm"):
-        x, gate, weight = required(node.inputs)
-        attributes = {"activation": "silu", "epsilon": attribute(node, "epsilon")}
-        replace(node, [call("GatedRMSNorm", [x, weight, gate], attributes, domain=_MICROSOFT)])
+        replace(node, _gated_norm_kernels(graph, node))
+
+
+def _gated_norm_kernels(graph: ir.Graph, node: ir.Node) -> list[ir.Node]:
+    """Three vectorised kernels: com.microsoft.GatedRMSNorm, scalar code, takes 16 times as long on a chunk of 512."""
+    x, gate, weight = required(node.inputs)
+    assert weight.shape is not None
+    head_dim = int(weight.shape[0])
+    heads = call("Reshape", [x, integers(graph, [0, 0, -1, head_dim])], domain="")
+    attributes = {"axis": -1, "epsilon": attribute(node, "epsilon")}
+    norm = call("RMSNormalization", [heads.outputs[0], weight], attributes, domain="")
+    merged = call("Reshape", [norm.outputs[0], integers(graph, [0, 0, -1])], domain="")
+    silu = call("QuickGelu", [gate], {"alpha": 1.0}, domain=_MICROSOFT)
+    return [heads, norm, merged, silu, call("Mul", [merged.outputs[0], silu.outputs[0]], domain="")]
 
 
 def _delta_rule_kernels(graph: ir.Graph, node: ir.Node) -> tuple[list[ir.Node], list[ir.Value]]:
@@ -137,19 +144,16 @@ def _delta_rule_kernels(graph: ir.Graph, node: ir.Node) -> tuple[list[ir.Node], 
     assert past_state.shape is not None
     value_heads, key_dim, value_dim = (int(size) for size in past_state.shape[1:])
     key_heads = int(attribute(node, "num_key_heads"))
-    sizes = integers(graph, [key_heads * key_dim, key_heads * key_dim, value_heads * value_dim])
-    split = call("Split", [qkv, sizes], {"axis": -1}, domain="", num_outputs=3)
-    nodes = [split]
-    unit = []
-    for head in split.outputs[:2]:
-        # RMS norm by D**-0.5 with epsilon / D is the L2 norm with epsilon inside the root.
-        scale = floats(graph, f"l2_norm_scale_{key_dim}", [key_dim**-0.5] * key_dim)
-        heads = call("Reshape", [head, integers(graph, [0, 0, key_heads, key_dim])], domain="")
-        epsilon = float(attribute(node, "epsilon")) / key_dim
-        norm = call("RMSNormalization", [heads.outputs[0], scale], {"axis": -1, "epsilon": epsilon}, domain="")
-        merged = call("Reshape", [norm.outputs[0], integers(graph, [0, 0, key_heads * key_dim])], domain="")
-        nodes += [heads, norm, merged]
-        unit.append(merged.outputs[0])
+    key_width = key_heads * key_dim
+    sizes = integers(graph, [2 * key_width, value_heads * value_dim])
+    split = call("Split", [qkv, sizes], {"axis": -1}, domain="", num_outputs=2)
+    # RMS norm by D**-0.5 with epsilon / D is the L2 norm with epsilon inside the root; q and k share one.
+    scale = floats(graph, f"l2_norm_scale_{key_dim}", [key_dim**-0.5] * key_dim)
+    heads = call("Reshape", [split.outputs[0], integers(graph, [0, 0, 2 * key_heads, key_dim])], domain="")
+    epsilon = float(attribute(node, "epsilon")) / key_dim
+    norm = call("RMSNormalization", [heads.outputs[0], scale], {"axis": -1, "epsilon": epsilon}, domain="")
+    merged = call("Reshape", [norm.outputs[0], integers(graph, [0, 0, 2 * key_width])], domain="")
+    unit = call("Split", [merged.outputs[0]], {"axis": -1, "num_outputs": 2}, domain="", num_outputs=2)
     gate = call("LinearAttentionGate", [a, dt_bias, decay_scale, b], domain=_MICROSOFT, num_outputs=2)
     attributes = {
         "q_num_heads": key_heads,
@@ -159,12 +163,12 @@ def _delta_rule_kernels(graph: ir.Graph, node: ir.Node) -> tuple[list[ir.Node], 
     }
     attention = call(
         "LinearAttention",
-        [*unit, split.outputs[2], past_state, *gate.outputs],
+        [*unit.outputs, split.outputs[1], past_state, *gate.outputs],
         attributes,
         domain=_MICROSOFT,
         num_outputs=2,
     )
-    return [*nodes, gate, attention], list(attention.outputs)
+    return [split, heads, norm, merged, unit, gate, attention], list(attention.outputs)
 
 
 def _lower_attention(graph: ir.Graph) -> None:

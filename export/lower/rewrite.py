@@ -28,6 +28,13 @@ def call(
     return ir.node(op_type, inputs, dict(attributes or {}), domain=domain, num_outputs=num_outputs)
 
 
+def transpose(x: ir.Value) -> ir.Node:
+    """Swap the last two of three axes."""
+    node = call("Transpose", [x], domain="")
+    node.attributes["perm"] = ir.AttrInt64s("perm", [0, 2, 1])
+    return node
+
+
 def replace(old: ir.Node, new: Sequence[ir.Node], outputs: Sequence[ir.Value] | None = None) -> None:
     """Put new nodes in an old one's place; the last one's outputs, or those given, take over the old outputs' uses."""
     assert old.graph is not None
