@@ -1,0 +1,125 @@
+"""Choose the next token of one request from its logits.
+
+In this order, each step as in transformers' processor of that name: repetition penalty, then presence and frequency
+penalties, temperature, top_k, top_p, min_p, and a draw by the inverse of the cumulative distribution over token ids.
+One draw consumes one number of the request's own generator, so what else runs has no say in it.
+
+The vocabulary has a quarter of a million tokens and a step may have many rows, so nothing sorts it whole: top_k finds
+its threshold among the maxima of blocks, and top_p drops beforehand what cannot be in the nucleus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from qwonnx.runtime.errors import SessionError
+from qwonnx.runtime.sampling_params import SamplingParams
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.intp]
+
+_BLOCK = 256  # tokens whose maximum stands for them while top_k looks for its threshold
+
+
+class Sampler:
+    """The sampling of one request, with its generator and its counts of tokens.
+
+    Args:
+        params: the request's.
+        prompt_token_ids: for the repetition penalty, which counts the prompt in.
+        num_tokens: ids from here on pad the vocabulary and are never chosen.
+    """
+
+    def __init__(self, params: SamplingParams, prompt_token_ids: Sequence[int], num_tokens: int) -> None:
+        self._params = params
+        self._num_tokens = num_tokens
+        seed = None if params.seed is None else params.seed & 0xFFFF_FFFF_FFFF_FFFF
+        self._generator = np.random.Generator(np.random.Philox(seed))
+        self._in_prompt: npt.NDArray[np.bool_] | None = None
+        self._counts: npt.NDArray[np.int32] | None = None  # of each token generated so far
+        if params.repetition_penalty != 1:
+            self._in_prompt = np.zeros(num_tokens, dtype=np.bool_)
+            self._in_prompt[list(prompt_token_ids)] = True
+        if self._in_prompt is not None or params.presence_penalty or params.frequency_penalty:
+            self._counts = np.zeros(num_tokens, dtype=np.int32)
+
+    def sample(self, logits: FloatArray) -> int:
+        """The next token.
+
+        Args:
+            logits: `[vocab_size]`; not changed.
+
+        Raises:
+            SessionError: the largest logit is not a finite number, so the model's output is meaningless.
+        """
+        scores = self._penalized(logits[: self._num_tokens])
+        best = int(scores.argmax())  # a NaN, if there is one
+        if not np.isfinite(scores[best]):
+            raise SessionError("the model's logits are not finite numbers: check the artifact with `qwonnx verify`")
+        token = best if self._params.temperature == 0 else self._draw(scores, scores[best])
+        if self._counts is not None:
+            self._counts[token] += 1
+        return token
+
+    def _penalized(self, scores: FloatArray) -> FloatArray:
+        params = self._params
+        if self._counts is None:
+            return scores
+        scores = scores.copy()
+        generated = np.flatnonzero(self._counts)
+        if self._in_prompt is not None:
+            seen = np.flatnonzero(self._in_prompt | (self._counts > 0))
+            penalty = np.float32(params.repetition_penalty)
+            scores[seen] = np.where(scores[seen] < 0, scores[seen] * penalty, scores[seen] / penalty)
+        scores[generated] -= params.presence_penalty + params.frequency_penalty * self._counts[generated]
+        return scores
+
+    def _draw(self, scores: FloatArray, best: np.float32) -> int:
+        params = self._params
+        kept: IntArray | None = None  # ascending ids; None is all of them
+        if params.top_k is not None and params.top_k < scores.size:
+            kept = _top_k(scores, params.top_k)
+            scores = scores[kept]
+        # Relative to the likeliest token, whose weight is 1; float32 until the few that matter are left.
+        weights = np.exp((scores - best) / np.float32(params.temperature))
+        if params.top_p < 1:
+            kept, weights = _narrow(kept, weights, _top_p(weights, params.top_p))
+        if params.min_p > 0:
+            kept, weights = _narrow(kept, weights, np.flatnonzero(weights >= np.float32(params.min_p)))
+        cumulative = np.cumsum(weights, dtype=np.float64)
+        place = int(np.searchsorted(cumulative, self._generator.random() * cumulative[-1], side="right"))
+        place = min(place, weights.size - 1)
+        return place if kept is None else int(kept[place])
+
+
+def _narrow(kept: IntArray | None, weights: FloatArray, places: IntArray) -> tuple[IntArray, FloatArray]:
+    return (places if kept is None else kept[places]), weights[places]
+
+
+def _top_k(scores: FloatArray, k: int) -> IntArray:
+    """Ascending ids of the k largest scores, and of those equal to the k-th."""
+    whole = scores.size - scores.size % _BLOCK
+    lower = np.float32(-np.inf)
+    if whole >= 2 * k * _BLOCK:
+        # k blocks have a maximum of at least the k-th largest maximum, hence so many scores do.
+        maxima = scores[:whole].reshape(-1, _BLOCK).max(axis=1)
+        lower = np.partition(maxima, -k)[-k]
+    candidates = np.flatnonzero(scores >= lower)
+    values = scores[candidates]
+    return candidates[values >= np.partition(values, -k)[-k]]
+
+
+def _top_p(weights: FloatArray, top_p: float) -> IntArray:
+    """Ascending places of the fewest largest weights that together reach the share top_p of their sum."""
+    total = float(weights.sum(dtype=np.float64))
+    # However many there are, weights below this share cannot together make up what the nucleus leaves out.
+    candidates = np.flatnonzero(weights >= (1 - top_p) * total / weights.size)
+    if candidates.size == 0:  # equal weights, rounded
+        candidates = np.arange(weights.size)
+    order = candidates[np.argsort(-weights[candidates], kind="stable")]
+    reached = np.cumsum(weights[order], dtype=np.float64)
+    before = np.concatenate(([0.0], reached[:-1]))
+    return np.sort(order[before < top_p * total])

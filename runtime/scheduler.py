@@ -1,0 +1,185 @@
+"""Who runs next: a pure account of sequences, tokens and rows, which knows nothing of tensors or text.
+
+A step is a rectangle: one chunk of one prompt, [1, S], or the next token of every decoding sequence, [B, 1]. The row
+of a running sequence is its place in `running`; decoding sequences come first, so that they are the rows 0..B-1, and
+those whose prompt is not read yet follow. Where a change of places would open a gap, commit() and remove() say which
+rows have to be moved.
+
+Fairness: prompts and decoding take turns while both want to run; prompts take turns among each other chunk by chunk;
+requests get rows in the order they came.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from qwonnx.runtime.cache import CacheSnapshot, RowMove
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """The tokens of one request. Those up to num_computed are in the states of its row."""
+
+    request_id: str
+    token_ids: list[int]
+    num_prompt_tokens: int
+    num_computed: int = 0
+    last_turn: int = field(default=0, repr=False)
+
+    @property
+    def is_prefilling(self) -> bool:
+        return self.num_computed < self.num_prompt_tokens
+
+    @property
+    def num_generated(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One rectangle: num_tokens of each of these sequences, which hold consecutive rows from first_row on.
+
+    wants_logits is False for a prompt's chunk that is not its last: nothing is sampled after it.
+    """
+
+    first_row: int
+    sequences: tuple[Sequence, ...]
+    num_tokens: int
+    wants_logits: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerSnapshot:
+    """Names and computed tokens in row order, and how many of them decode."""
+
+    waiting: tuple[str, ...]
+    running: tuple[tuple[str, int], ...]
+    num_decoding: int
+
+
+class Scheduler:
+    """Waiting and running sequences.
+
+    Args:
+        max_num_seqs: rows.
+        max_num_batched_tokens: tokens of a prompt's chunk, at most.
+    """
+
+    def __init__(self, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+        self._max_num_seqs = max_num_seqs
+        self._max_num_batched_tokens = max_num_batched_tokens
+        self._waiting: deque[Sequence] = deque()
+        self._running: list[Sequence] = []
+        self._turn = 0
+        self._prefilled_last = False
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    def add(self, sequence: Sequence) -> None:
+        self._waiting.append(sequence)
+
+    def schedule(self) -> StepPlan | None:
+        """The next step, None if there is nothing to do. The plan stays valid until commit() or remove()."""
+        while self._waiting and len(self._running) < self._max_num_seqs:
+            self._running.append(self._waiting.popleft())
+        num_decoding = self._num_decoding()
+        prefilling = self._running[num_decoding:]
+        if not self._running:
+            return None
+        self._turn += 1
+        if prefilling and not (num_decoding and self._prefilled_last):
+            self._prefilled_last = True
+            sequence = min(prefilling, key=lambda candidate: candidate.last_turn)
+            sequence.last_turn = self._turn
+            remaining = sequence.num_prompt_tokens - sequence.num_computed
+            chunk = min(remaining, self._max_num_batched_tokens)
+            return StepPlan(self._running.index(sequence), (sequence,), chunk, wants_logits=chunk == remaining)
+        self._prefilled_last = False
+        return StepPlan(0, tuple(self._running[:num_decoding]), 1, wants_logits=True)
+
+    def commit(self, plan: StepPlan) -> tuple[RowMove, ...]:
+        """Account for a step that has run. A sequence whose prompt ended with it joins those that decode."""
+        num_decoding = self._num_decoding()
+        for sequence in plan.sequences:
+            sequence.num_computed += plan.num_tokens
+        row = plan.first_row
+        if row < num_decoding or self._running[row].is_prefilling or row == num_decoding:
+            return ()
+        other = self._running[num_decoding]
+        self._running[num_decoding], self._running[row] = self._running[row], other
+        spare = self._max_num_seqs
+        computed = self._running[num_decoding].num_computed
+        return (
+            RowMove(row, spare, computed),
+            RowMove(num_decoding, row, other.num_computed),
+            RowMove(spare, num_decoding, computed),
+        )
+
+    def row_of(self, sequence: Sequence) -> int | None:
+        """The row of a running sequence, None for one that waits."""
+        return self._running.index(sequence) if sequence in self._running else None
+
+    def remove(self, sequence: Sequence) -> tuple[RowMove, ...]:
+        """Forget a sequence, waiting or running; the moves close the gap its row leaves, once that is released."""
+        if sequence not in self._running:
+            self._waiting.remove(sequence)
+            return ()
+        moves: list[RowMove] = []
+        gap = self._running.index(sequence)
+        num_decoding = self._num_decoding()
+        if gap < num_decoding:
+            gap = self._fill(gap, num_decoding - 1, moves)
+        self._fill(gap, len(self._running) - 1, moves)
+        self._running.pop()
+        return tuple(moves)
+
+    def snapshot(self) -> SchedulerSnapshot:
+        return SchedulerSnapshot(
+            waiting=tuple(sequence.request_id for sequence in self._waiting),
+            running=tuple((sequence.request_id, sequence.num_computed) for sequence in self._running),
+            num_decoding=self._num_decoding(),
+        )
+
+    def _num_decoding(self) -> int:
+        return sum(not sequence.is_prefilling for sequence in self._running)
+
+    def _fill(self, gap: int, source: int, moves: list[RowMove]) -> int:
+        """Move the sequence of row source into the gap; the gap is then where it was."""
+        if gap != source:
+            moved = self._running[source]
+            moves.append(RowMove(source, gap, moved.num_computed))
+            self._running[gap] = moved
+        return source
+
+
+def violations(scheduler: SchedulerSnapshot, cache: CacheSnapshot, prefilling: Iterable[str]) -> list[str]:
+    """What is wrong between the two accounts after a step; empty when all is well.
+
+    prefilling names the sequences whose prompt is not read yet.
+    """
+    found: list[str] = []
+    names = [*scheduler.waiting, *(name for name, _ in scheduler.running)]
+    if len(set(names)) != len(names):
+        found.append(f"a request is there twice: {names}")
+    unread = set(prefilling)
+    for row, (name, computed) in enumerate(scheduler.running):
+        length = cache.row_lengths[row]
+        # A sequence has a row from its admission, and begins to use it with its first step.
+        if length != computed and not (length is None and computed == 0):
+            found.append(f"row {row} holds {length} tokens and {name} has computed {computed}")
+        if computed > cache.max_model_len:
+            found.append(f"{name} has {computed} tokens, beyond {cache.max_model_len}")
+        if (row < scheduler.num_decoding) == (name in unread):
+            found.append(f"{name} is in row {row}, on the wrong side of {scheduler.num_decoding}")
+    for row in range(len(scheduler.running), len(cache.row_lengths)):
+        if cache.row_lengths[row] is not None:
+            found.append(f"row {row} holds {cache.row_lengths[row]} tokens and belongs to no one")
+    return found

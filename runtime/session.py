@@ -1,0 +1,102 @@
+"""The one boundary to ONNX Runtime: options from settings, and its exceptions mapped to SessionError."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+from qwonnx.runtime.errors import SessionError, SettingsError
+from qwonnx.runtime.settings import RuntimeSettings
+
+
+class Session:
+    """A loaded graph. run() is for one thread at a time, like the states bound to it.
+
+    Args:
+        graph: the ONNX file; its external data lies beside it.
+        settings: threads, providers, spinning, log level.
+
+    Raises:
+        SettingsError: a provider that this ONNX Runtime does not have.
+        SessionError: ONNX Runtime cannot load the graph.
+    """
+
+    def __init__(self, graph: Path, settings: RuntimeSettings) -> None:
+        available = onnxruntime.get_available_providers()
+        for provider in settings.providers:
+            if provider not in available:
+                names = ", ".join(available)
+                raise SettingsError(f"providers names {provider}, which this ONNX Runtime lacks: choose from {names}")
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                str(graph), sess_options=_options(settings), providers=list(settings.providers)
+            )
+        except Exception as error:
+            raise SessionError(f"ONNX Runtime cannot load {graph}: {_one_line(error)}") from error
+        self.input_names = frozenset(value.name for value in self._session.get_inputs())
+        self.output_names = frozenset(value.name for value in self._session.get_outputs())
+
+    def new_binding(self) -> Any:
+        """An empty onnxruntime.IOBinding of this session."""
+        return self._session.io_binding()
+
+    def run(self, binding: Any) -> None:
+        """Run with everything bound; outputs are in their buffers on return.
+
+        Raises:
+            SessionError: a kernel failed. The states bound for output are undefined afterwards.
+        """
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:
+            raise SessionError(f"ONNX Runtime failed to run a step: {_one_line(error)}") from error
+
+
+def check_version(minimum: str) -> None:
+    """Compare the installed ONNX Runtime with the artifact's minimum_onnxruntime.
+
+    Raises:
+        SessionError: the installed one is older.
+    """
+    installed = onnxruntime.__version__
+    if _version(installed) < _version(minimum):
+        raise SessionError(
+            f"the artifact needs ONNX Runtime {minimum} and {installed} is installed: pip install -U onnxruntime"
+        )
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("+")[0].split(".")[:3] if part.isdigit())
+
+
+def _options(settings: RuntimeSettings) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = settings.num_threads or _cpu_quota() or 0  # 0: one thread per physical core
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = settings.log_severity
+    # Weights are packed for their kernels at load time, one after the other unless told otherwise.
+    options.add_session_config_entry("session.prepack.enable_parallel", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if settings.spin else "0")
+    return options
+
+
+def _cpu_quota(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> int | None:
+    """Cores that a container's cgroup allows, None without a limit below the machine's own number.
+
+    ONNX Runtime counts the machine's cores, and a container held to two of sixty-four would thrash.
+    """
+    try:
+        quota, period = path.read_text().split()[:2]
+        cores = math.ceil(int(quota) / int(period))
+    except (OSError, ValueError):  # another system, an older cgroup, or "max"
+        return None
+    return cores if 0 < cores < (os.cpu_count() or cores) else None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]

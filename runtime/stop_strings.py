@@ -1,0 +1,51 @@
+"""Stop strings in a stream of text: find the first, and never let a part of one slip out before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class StopStrings:
+    """Holds back what may be the beginning of a stop string.
+
+    Args:
+        stops: the strings; with none, text passes at once.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+
+    def push(self, text: str) -> tuple[str, bool]:
+        """Take the next piece of text.
+
+        Returns:
+            The text that is safe to emit, and whether a stop string followed it. The stop string that ends first wins,
+            and of those the one that begins first.
+        """
+        if not self._stops:
+            return text, False
+        for character in text:
+            self._held += character
+            ending = [stop for stop in self._stops if self._held.endswith(stop)]
+            if ending:
+                emitted, self._held = self._held[: -max(map(len, ending))], ""
+                return emitted, True
+        keep = longest_beginning(self._held, self._stops)
+        emitted, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        return emitted, False
+
+    def finish(self) -> str:
+        """What was held back, when the answer ended otherwise."""
+        held, self._held = self._held, ""
+        return held
+
+
+def longest_beginning(text: str, wanted: Sequence[str]) -> int:
+    """Length of the longest suffix of text that one of the wanted strings begins with, shorter than that string."""
+    longest = max((len(item) for item in wanted), default=0)
+    for length in range(min(len(text), longest - 1), 0, -1):
+        suffix = text[-length:]
+        if any(len(item) > length and item.startswith(suffix) for item in wanted):
+            return length
+    return 0
