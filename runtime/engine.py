@@ -1,48 +1,117 @@
-"""The engine: requests in, deltas of answers out, one step at a time."""
+"""The engine: requests in, deltas of answers out, one step at a time.
+
+    submit -> step: take in -> schedule -> run -> sample -> commit -> deliver
+
+One thread owns the session, the cache and the scheduler; other threads reach it through submit(), abort() and close(),
+which only leave word under a lock. A step that fails ends the requests that were in it and no others.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
+import queue
+import threading
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
-from qwonnx.export.artifact import Artifact, open_artifact
+from qwonnx.export.artifact import Artifact
+from qwonnx.runtime import model_files
+from qwonnx.runtime.cache import HybridCache
 from qwonnx.runtime.chat_template import ChatTemplate
-from qwonnx.runtime.request import RequestOutput
+from qwonnx.runtime.errors import EngineClosedError, InvalidRequestError, QueueFullError, SessionError
+from qwonnx.runtime.generation import Generation
+from qwonnx.runtime.model_inputs import InputBuffers
+from qwonnx.runtime.model_runner import ModelRunner
+from qwonnx.runtime.request import FinishReason, RequestOutput
 from qwonnx.runtime.sampling_params import SamplingParams
+from qwonnx.runtime.scheduler import Scheduler, StepPlan, violations
+from qwonnx.runtime.scheduler import Sequence as TokenSequence
+from qwonnx.runtime.session import Session
 from qwonnx.runtime.settings import RuntimeSettings
 from qwonnx.runtime.tokenizer import Tokenizer
 
+logger = logging.getLogger(__name__)
+
 
 class Engine:
-    """One artifact, ready to answer. One thread owns the session and every state; the rest of the world submits."""
+    """One artifact, ready to answer. Made by open(); a context manager that closes itself."""
 
-    artifact: Artifact
-    settings: RuntimeSettings
-    tokenizer: Tokenizer
-    chat_template: ChatTemplate | None
-    max_model_len: int
-    default_sampling: SamplingParams
-    eos_token_ids: frozenset[int]
+    def __init__(self, model: model_files.ModelFiles, settings: RuntimeSettings, max_model_len: int) -> None:
+        facts = model.artifact.manifest.model
+        self.artifact: Artifact = model.artifact
+        self.settings = settings
+        self.tokenizer: Tokenizer = model.tokenizer
+        self.chat_template: ChatTemplate | None = model.chat_template
+        self.default_sampling: SamplingParams = model.default_sampling
+        self.eos_token_ids: frozenset[int] = model.eos_token_ids
+        self.max_model_len = max_model_len
+        # The embedding has rows beyond the tokenizer's tokens: never accepted, never sampled.
+        self._num_tokens = min(facts.vocab_size, model.tokenizer.num_tokens)
+        states = model.artifact.manifest.states
+        chunk = min(settings.max_num_batched_tokens, max_model_len)
+        self._scheduler = Scheduler(settings.max_num_seqs, chunk)
+        self._cache = HybridCache(states, settings.max_num_seqs, max_model_len)
+        self._runner = ModelRunner(
+            Session(model.graph, settings),
+            states,
+            self._cache,
+            InputBuffers(settings.max_num_seqs, chunk),
+            settings.max_num_seqs,
+            facts.vocab_size,
+        )
+        self._generations: dict[str, Generation] = {}  # by request id, those the scheduler knows
+        self._is_warm = False
+        # Shared with other threads, under the condition's lock:
+        self._condition = threading.Condition()
+        self._inbox: list[Generation] = []
+        self._to_abort: set[str] = set()
+        self._live: set[str] = set()  # accepted and not finished
+        self._closed = False
+        self._thread: threading.Thread | None = None
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], settings: RuntimeSettings | None = None) -> Engine:
-        """Load an artifact: session, states, tokenizer, template. Starts no thread."""
-        open_artifact(folder)
-        raise NotImplementedError
+        """Load an artifact: session, states, tokenizer, template. Starts no thread.
+
+        Raises:
+            ArtifactError: the folder is no artifact that this version reads.
+            SettingsError: a setting the model or the machine cannot meet.
+            TokenizerError, TemplateError, SessionError: a file of the artifact cannot be used.
+        """
+        settings = settings or RuntimeSettings()
+        model = model_files.load(folder)
+        return cls(model, settings, model_files.settle_max_model_len(model.artifact.manifest.model, settings))
 
     @property
     def is_ready(self) -> bool:
-        """True once a token went through the whole path, until close()."""
-        raise NotImplementedError
+        """True once a token went through the whole path, until the engine is closed."""
+        return self._is_warm and not self._closed
 
     def start(self) -> None:
-        """Start the one engine thread; does nothing if it runs."""
-        raise NotImplementedError
+        """Start the engine thread; does nothing if it runs.
+
+        Raises:
+            EngineClosedError: the engine was closed.
+        """
+        with self._condition:
+            if self._closed:
+                raise EngineClosedError("the engine is closed: open the artifact again")
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._serve, name="qwonnx-engine", daemon=True)
+                self._thread.start()
 
     def close(self) -> None:
-        """Stop the thread; whatever waits or runs ends with ABORT."""
-        raise NotImplementedError
+        """Stop the thread; whatever waits or runs ends with ABORT. Returns when that is done; idempotent."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+            thread = self._thread
+        if thread is None:
+            self._end_all(FinishReason.ABORT)
+        elif thread is not threading.current_thread():
+            thread.join()
 
     def submit(
         self,
@@ -52,24 +121,98 @@ class Engine:
         *,
         request_id: str | None = None,
     ) -> str:
-        """Accept a request, from any thread; its outputs arrive on the engine thread."""
-        raise NotImplementedError
+        """Accept a request, from any thread, and return its id. Starts no thread: start() does.
+
+        Args:
+            prompt_token_ids: at least one, all of the tokenizer's.
+            params: sampling and where to stop.
+            on_output: called on the engine thread with every delta, of which exactly one, the last, has a
+                finish_reason. It must not block. If it raises, the request is aborted.
+            request_id: unique among live requests; made up if None.
+
+        Raises:
+            InvalidRequestError: an empty prompt, an unknown token id, or more tokens than max_model_len.
+            QueueFullError: max_queued_requests wait already.
+            EngineClosedError: the engine was closed.
+        """
+        prompt = list(prompt_token_ids)
+        generation = Generation(
+            TokenSequence(request_id or uuid.uuid4().hex, prompt, len(prompt)),
+            params,
+            self.tokenizer,
+            self.eos_token_ids,
+            self._settle_max_tokens(prompt, params),
+            self._num_tokens,
+            on_output,
+        )
+        with self._condition:
+            if self._closed:
+                raise EngineClosedError("the engine is closed: open the artifact again")
+            if generation.request_id in self._live:
+                raise InvalidRequestError(
+                    f"request {generation.request_id} is running: choose another id", "request_id"
+                )
+            if len(self._live) >= self.settings.max_queued_requests + self.settings.max_num_seqs:
+                raise QueueFullError(f"{self.settings.max_queued_requests} requests wait already: try again later")
+            self._live.add(generation.request_id)
+            self._inbox.append(generation)
+            self._condition.notify_all()
+        return generation.request_id
 
     def abort(self, request_id: str) -> None:
-        """End a request with ABORT within one step, from any thread; unknown or finished ids are ignored."""
-        raise NotImplementedError
+        """End a request with ABORT within one step, from any thread; unknown and finished ids are ignored."""
+        with self._condition:
+            if request_id in self._live:
+                self._to_abort.add(request_id)
+                self._condition.notify_all()
 
     def generate(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> Iterator[RequestOutput]:
-        """Submit, and yield outputs until the last; closing the iterator aborts."""
-        raise NotImplementedError
+        """Submit on the first next(), and yield outputs up to the last; closing the iterator aborts.
+
+        Raises:
+            what submit() raises.
+        """
+        outputs: queue.SimpleQueue[RequestOutput] = queue.SimpleQueue()
+        self.start()
+        request_id = self.submit(prompt_token_ids, params, outputs.put)
+        try:
+            while True:
+                output = outputs.get()
+                yield output
+                if output.finish_reason is not None:
+                    return
+        finally:
+            self.abort(request_id)
 
     def warm_up(self) -> None:
-        """Send a token through the whole path, so that the first request does not pay for first touches."""
-        raise NotImplementedError
+        """Send a prompt of one token and its answer through the whole path; is_ready is true afterwards.
+
+        Raises:
+            SessionError: the model cannot answer.
+        """
+        params = SamplingParams(temperature=0, max_tokens=min(2, self.max_model_len - 1), ignore_eos=True)
+        for output in self.generate(self.tokenizer.encode("Hello")[:1], params):
+            if output.finish_reason is FinishReason.ERROR:
+                raise SessionError(output.error or "the warm-up failed")
+        self._is_warm = True
 
     def step(self) -> list[RequestOutput]:
-        """One schedule, run, sample, commit."""
-        raise NotImplementedError
+        """Take in what was submitted and aborted, run one step, deliver its outputs, and return them.
+
+        The engine thread calls this; without one, whoever drives the engine may.
+        """
+        deliveries = self._take_in()
+        plan = self._scheduler.schedule()
+        if plan is not None:
+            deliveries += self._run(plan)
+        for generation, output in deliveries:
+            self._deliver(generation, output)
+        return [output for _, output in deliveries]
+
+    def check(self) -> list[str]:
+        """What is wrong with the accounts between two steps, for tests; empty when all is well."""
+        unread = [name for name, g in self._generations.items() if g.sequence.is_prefilling]
+        return violations(self._scheduler.snapshot(), self._cache.snapshot(), unread)
 
     def __enter__(self) -> Engine:
         return self
@@ -78,3 +221,113 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _settle_max_tokens(self, prompt: Sequence[int], params: SamplingParams) -> int:
+        room = self.max_model_len - len(prompt)
+        if not prompt:
+            raise InvalidRequestError("the prompt is empty: give at least one token", "prompt")
+        wrong = next((token for token in prompt if not 0 <= token < self._num_tokens), None)
+        if wrong is not None:
+            raise InvalidRequestError(f"token id {wrong} is not one of the {self._num_tokens} tokens", "prompt")
+        if room < 1:
+            raise InvalidRequestError(
+                f"the prompt has {len(prompt)} tokens and at most {self.max_model_len - 1} fit: shorten it",
+                "prompt",
+                "context_length_exceeded",
+            )
+        if params.max_tokens is not None and params.max_tokens > room:
+            raise InvalidRequestError(
+                f"max_tokens is {params.max_tokens} and {room} fit after a prompt of {len(prompt)} tokens "
+                f"(max_model_len {self.max_model_len}): ask for fewer",
+                "max_tokens",
+                "context_length_exceeded",
+            )
+        return params.max_tokens or room
+
+    def _serve(self) -> None:
+        """The engine thread."""
+        reason, error = FinishReason.ABORT, None
+        try:
+            while self._wait_for_work():
+                self.step()
+        except Exception:
+            logger.exception("the engine stopped because of a fault in qwonnx")
+            reason, error = FinishReason.ERROR, "the engine stopped because of a fault: see the server's log"
+        finally:
+            with self._condition:
+                self._closed = True
+            self._end_all(reason, error)
+
+    def _wait_for_work(self) -> bool:
+        """Sleep until there is something to do; False once the engine is closed."""
+        with self._condition:
+            while not (self._closed or self._inbox or self._to_abort or self._generations):
+                self._condition.wait()
+            return not self._closed
+
+    def _take_in(self) -> list[tuple[Generation, RequestOutput]]:
+        with self._condition:
+            arrived, self._inbox = self._inbox, []
+            aborted, self._to_abort = self._to_abort, set()
+        for generation in arrived:
+            self._generations[generation.request_id] = generation
+            self._scheduler.add(generation.sequence)
+        ended = [self._generations[name] for name in aborted if name in self._generations]
+        return [(generation, self._end(generation, FinishReason.ABORT)) for generation in ended]
+
+    def _run(self, plan: StepPlan) -> list[tuple[Generation, RequestOutput]]:
+        generations = [self._generations[sequence.request_id] for sequence in plan.sequences]
+        try:
+            logits = self._runner.run(plan)
+        except SessionError as error:
+            return [(g, self._end(g, FinishReason.ERROR, str(error))) for g in generations]
+        chosen: list[int | SessionError] = []
+        for generation, row in zip(generations, logits, strict=False):  # no rows if the plan wants no logits
+            try:
+                chosen.append(generation.sampler.sample(row))
+            except SessionError as error:
+                chosen.append(error)
+        for move in self._scheduler.commit(plan):
+            self._cache.move(move)
+        deliveries = []
+        for generation, choice in zip(generations, chosen, strict=False):
+            if isinstance(choice, SessionError):
+                output = self._end(generation, FinishReason.ERROR, str(choice))
+            else:
+                output = generation.push(choice)
+                if output.finish_reason is not None:
+                    self._forget(generation)
+            deliveries.append((generation, output))
+        return deliveries
+
+    def _end(self, generation: Generation, reason: FinishReason, error: str | None = None) -> RequestOutput:
+        self._forget(generation)
+        return generation.end(reason, error)
+
+    def _forget(self, generation: Generation) -> None:
+        """Give a finished request's row back."""
+        row = self._scheduler.row_of(generation.sequence)
+        moves = self._scheduler.remove(generation.sequence)
+        if row is not None:
+            self._cache.release(row)
+        for move in moves:
+            self._cache.move(move)
+        del self._generations[generation.request_id]
+
+    def _deliver(self, generation: Generation, output: RequestOutput) -> None:
+        if output.finish_reason is not None:
+            with self._condition:
+                self._live.discard(generation.request_id)
+                self._to_abort.discard(generation.request_id)
+        try:
+            generation.on_output(output)
+        except Exception:
+            logger.exception("the receiver of request %s failed: aborting it", generation.request_id)
+            self.abort(generation.request_id)
+
+    def _end_all(self, reason: FinishReason, error: str | None = None) -> None:
+        with self._condition:
+            arrived, self._inbox = self._inbox, []
+        for generation in [*self._generations.values(), *arrived]:
+            self._deliver(generation, generation.end(reason, error))
+        self._generations.clear()

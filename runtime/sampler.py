@@ -109,7 +109,8 @@ def _top_k(scores: FloatArray, k: int) -> IntArray:
         lower = np.partition(maxima, -k)[-k]
     candidates = np.flatnonzero(scores >= lower)
     values = scores[candidates]
-    return candidates[values >= np.partition(values, -k)[-k]]
+    largest: IntArray = candidates[values >= np.partition(values, -k)[-k]]
+    return largest
 
 
 def _top_p(weights: FloatArray, top_p: float) -> IntArray:

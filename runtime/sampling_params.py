@@ -10,7 +10,7 @@ from typing import Any
 from qwonnx.runtime.errors import InvalidRequestError
 
 MAX_STOP_STRINGS = 16
-MAX_STOP_LENGTH = 1024  # characters; a stop string is held back from the stream while it may still match
+MAX_STOP_LENGTH = 256  # characters; text that may still become a stop string is held back from the stream
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,81 @@
+"""One accepted request on its way: each token it gets becomes a delta of its answer, the last one with a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from qwonnx.runtime.detokenizer import Detokenizer
+from qwonnx.runtime.request import FinishReason, RequestOutput
+from qwonnx.runtime.sampler import Sampler
+from qwonnx.runtime.sampling_params import SamplingParams
+from qwonnx.runtime.scheduler import Sequence
+from qwonnx.runtime.stop_strings import StopStrings
+from qwonnx.runtime.tokenizer import Tokenizer
+
+
+class Generation:
+    """What a request needs beside its place in the schedule: sampling, text, and when to stop.
+
+    Args:
+        sequence: its tokens; push() appends to them.
+        params: how to sample, when to stop.
+        tokenizer: for the text.
+        end_token_ids: the model's own end tokens.
+        max_tokens: tokens to generate at most, settled against max_model_len.
+        num_sampled_tokens: ids below this may be sampled.
+        on_output: who hears of each delta.
+    """
+
+    def __init__(
+        self,
+        sequence: Sequence,
+        params: SamplingParams,
+        tokenizer: Tokenizer,
+        end_token_ids: Iterable[int],
+        max_tokens: int,
+        num_sampled_tokens: int,
+        on_output: Callable[[RequestOutput], None],
+    ) -> None:
+        self.sequence = sequence
+        self.sampler = Sampler(params, sequence.token_ids, num_sampled_tokens)
+        self.on_output = on_output
+        self._detokenizer = Detokenizer(tokenizer)
+        self._stop_strings = StopStrings(params.stop)
+        self._stop_tokens = frozenset(params.stop_token_ids) | (
+            frozenset() if params.ignore_eos else frozenset(end_token_ids)
+        )
+        self._max_tokens = max_tokens
+
+    @property
+    def request_id(self) -> str:
+        return self.sequence.request_id
+
+    def push(self, token_id: int) -> RequestOutput:
+        """Take the next token; the delta's finish_reason says whether it was the last."""
+        self.sequence.token_ids.append(token_id)
+        if token_id in self._stop_tokens:
+            return self._output(self._stop_strings.finish(), (token_id,), FinishReason.STOP)
+        text, stopped = self._stop_strings.push(self._detokenizer.push(token_id))
+        if stopped:
+            return self._output(text, (token_id,), FinishReason.STOP)
+        if self.sequence.num_generated >= self._max_tokens:
+            return self._output(text + self._stop_strings.finish(), (token_id,), FinishReason.LENGTH)
+        return self._output(text, (token_id,), None)
+
+    def end(self, reason: FinishReason, error: str | None = None) -> RequestOutput:
+        """The last output of a request that ends without a token: aborted, or failed."""
+        return self._output("", (), reason, error)
+
+    def _output(
+        self, text: str, token_ids: tuple[int, ...], reason: FinishReason | None, error: str | None = None
+    ) -> RequestOutput:
+        return RequestOutput(
+            request_id=self.request_id,
+            text=text,
+            token_ids=token_ids,
+            finish_reason=reason,
+            num_prompt_tokens=self.sequence.num_prompt_tokens,
+            num_generated_tokens=self.sequence.num_generated,
+            num_cached_tokens=0,
+            error=error,
+        )

@@ -1,0 +1,100 @@
+"""What an engine reads from an artifact beside the weights, checked: tokenizer, template, sampling, end tokens."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qwonnx.export.artifact import Artifact, ArtifactFileError, ManifestError, ModelFacts, open_artifact
+from qwonnx.runtime.chat_template import ChatTemplate
+from qwonnx.runtime.errors import InvalidRequestError, SettingsError
+from qwonnx.runtime.sampling_params import SamplingParams
+from qwonnx.runtime.session import check_version
+from qwonnx.runtime.settings import DEFAULT_MAX_MODEL_LEN, RuntimeSettings
+from qwonnx.runtime.tokenizer import Tokenizer
+
+# A checkpoint's own list of end tokens may lack the one that ends a turn (the 0.8B and 2B ones do).
+_END_TOKENS = ("<|im_end|>", "<|endoftext|>")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """An opened artifact's parts."""
+
+    artifact: Artifact
+    graph: Path  # the decoder
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate | None
+    default_sampling: SamplingParams
+    eos_token_ids: frozenset[int]
+
+
+def load(folder: str | os.PathLike[str]) -> ModelFiles:
+    """Open an artifact and read its small files.
+
+    Raises:
+        ArtifactError: the folder is no artifact, or a file of it is missing or malformed.
+        TokenizerError, TemplateError: tokenizer.json or chat_template.jinja cannot be used.
+        SessionError: the artifact needs a newer ONNX Runtime.
+    """
+    artifact = open_artifact(folder)
+    check_version(artifact.manifest.minimum_onnxruntime)
+    decoder = artifact.manifest.graphs.get("decoder")
+    if decoder is None:
+        raise ManifestError(f"the artifact {folder} has no decoder graph: export the checkpoint again")
+    tokenizer = Tokenizer.from_file(artifact.file("tokenizer.json"))
+    template = None
+    if artifact.has_file("chat_template.jinja"):
+        template = ChatTemplate(artifact.file("chat_template.jinja").read_text(encoding="utf-8"))
+    config = _generation_config(artifact)
+    try:
+        sampling = SamplingParams.defaults_from(config)
+    except InvalidRequestError as error:
+        raise ArtifactFileError(f"generation_config.json of {folder} cannot be used: {error}") from error
+    ends = {tokenizer.token_id(token) for token in _END_TOKENS}
+    ends.update(_end_tokens(config, artifact))
+    return ModelFiles(
+        artifact=artifact,
+        graph=artifact.file(decoder.file),
+        tokenizer=tokenizer,
+        chat_template=template,
+        default_sampling=sampling,
+        eos_token_ids=frozenset(token for token in ends if token is not None),
+    )
+
+
+def settle_max_model_len(model: ModelFacts, settings: RuntimeSettings) -> int:
+    """The setting, or by default the model's own limit up to 32,768.
+
+    Raises:
+        SettingsError: the setting is beyond the model's limit.
+    """
+    limit = model.max_position_embeddings
+    if settings.max_model_len is None:
+        return min(limit, DEFAULT_MAX_MODEL_LEN)
+    if settings.max_model_len > limit:
+        raise SettingsError(f"max_model_len is {settings.max_model_len}: this model was made for at most {limit}")
+    return settings.max_model_len
+
+
+def _generation_config(artifact: Artifact) -> dict[str, Any]:
+    if not artifact.has_file("generation_config.json"):
+        return {}
+    try:
+        config = json.loads(artifact.file("generation_config.json").read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ArtifactFileError(f"generation_config.json of {artifact.folder} is not JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise ArtifactFileError(f"generation_config.json of {artifact.folder} is not an object: export again")
+    return config
+
+
+def _end_tokens(config: dict[str, Any], artifact: Artifact) -> list[int]:
+    value = config.get("eos_token_id")
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(token, int) and not isinstance(token, bool) for token in values):
+        raise ArtifactFileError(f"generation_config.json of {artifact.folder} has eos_token_id {value!r}: give ids")
+    return values
