@@ -1,15 +1,43 @@
-"""The checkpoint's chat template: a conversation to the text the model was trained to read."""
+"""The checkpoint's chat template: a conversation to the text the model was trained to read.
+
+Templates are programs in Jinja that come with a model. They run sandboxed, see the same environment that transformers
+gives them (whitespace rules, `tojson`, `raise_exception`, `strftime_now`, loop controls), and are bounded in size, in
+what they may write, and, by the sandbox, in their ranges. Whatever goes wrong in one is a TemplateError.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import datetime
+import json
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from qwonnx.runtime.errors import TemplateError
+
+MAX_SOURCE_CHARACTERS = 1 << 20
+MAX_RENDERED_CHARACTERS = 16 << 20  # 4 million tokens of English; the engine refuses long prompts more precisely
 
 
 class ChatTemplate:
-    """A Jinja chat template, sandboxed and bounded."""
+    """A Jinja chat template, sandboxed and bounded. Safe to use from several threads.
+
+    Args:
+        source: the text of chat_template.jinja.
+
+    Raises:
+        TemplateError: too long, or not Jinja.
+    """
 
     def __init__(self, source: str) -> None:
-        self._source = source
+        if len(source) > MAX_SOURCE_CHARACTERS:
+            raise TemplateError(f"the chat template has {len(source)} characters: at most {MAX_SOURCE_CHARACTERS} fit")
+        try:
+            self._template = _environment().from_string(source)
+        except (jinja2.TemplateError, RecursionError) as error:
+            raise TemplateError(f"the chat template is malformed: {error}") from error
 
     def render(
         self,
@@ -19,5 +47,89 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         **variables: Any,
     ) -> str:
-        """Text of a conversation, ending where the model's answer begins."""
-        raise NotImplementedError
+        """Text of a conversation, by default ending where the model's answer begins.
+
+        Args:
+            messages: OpenAI's form. Content is a string or a list of parts, whatever the template takes. Arguments of
+                tool calls may be JSON text, as OpenAI sends them; templates see the object.
+            tools: OpenAI's form, as the template puts them into the prompt.
+            add_generation_prompt: open the assistant's turn.
+            variables: the template's own switches (enable_thinking, ...).
+
+        Raises:
+            TemplateError: the template's own complaint, or its failure.
+        """
+        prepared = [_with_parsed_arguments(message) for message in messages]
+        pieces: list[str] = []
+        length = 0
+        try:
+            for piece in self._template.generate(
+                messages=prepared, tools=tools, add_generation_prompt=add_generation_prompt, **variables
+            ):
+                length += len(piece)
+                if length > MAX_RENDERED_CHARACTERS:
+                    raise TemplateError(f"the conversation exceeds {MAX_RENDERED_CHARACTERS} characters: shorten it")
+                pieces.append(piece)
+        except TemplateError:
+            raise
+        except jinja2.TemplateError as error:
+            raise TemplateError(str(error)) from error
+        except Exception as error:  # a template can fail like any program
+            raise TemplateError(f"the chat template cannot render this conversation: {error}") from error
+        return "".join(pieces)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    # Jinja's own filter escapes <, > and & for HTML, which would change the prompt.
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.datetime.now().strftime(pattern)
+
+
+def _with_parsed_arguments(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose tool calls have objects for arguments; others are returned as they are.
+
+    Raises:
+        TemplateError: arguments that are not the JSON text of an object.
+    """
+    calls = message.get("tool_calls")
+    if not isinstance(calls, (list, tuple)):
+        return message
+    return {**message, "tool_calls": [_with_parsed_call(call) for call in calls]}
+
+
+def _with_parsed_call(call: Any) -> Any:
+    if not isinstance(call, dict):
+        return call
+    if isinstance(call.get("function"), dict):
+        return {**call, "function": _with_parsed_call(call["function"])}
+    text = call.get("arguments")
+    if not isinstance(text, str):
+        return call
+    try:
+        arguments = json.loads(text) if text.strip() else {}
+    except (ValueError, RecursionError) as error:
+        raise TemplateError(f"arguments of a tool call are not JSON ({error}): send an object's JSON text") from error
+    if not isinstance(arguments, dict):
+        raise TemplateError(f"arguments of a tool call are {text[:40]!r}: send an object's JSON text")
+    return {**call, "arguments": arguments}
