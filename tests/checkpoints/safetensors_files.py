@@ -1,0 +1,82 @@
+"""Write safetensors files in bounded memory: headers first, then each tensor's bytes as they are produced.
+
+The format: eight bytes of header length (little-endian), the header as JSON padded with spaces to a multiple of eight,
+then the tensors' bytes without gaps.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor as it will be stored; `chunks` gives its bytes, in order, once."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    chunks: Callable[[], Iterable[bytes | memoryview]]
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+
+
+def encode(values: np.ndarray, dtype: str) -> bytes:
+    """float32 values as the bytes of a stored dtype; BF16 and F16 round to nearest, ties to even."""
+    if dtype == "BF16":
+        bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+        return ((bits + (((bits >> 16) & 1) + 0x7FFF)) >> 16).astype(np.uint16).tobytes()
+    return np.ascontiguousarray(values, np.float32 if dtype == "F32" else np.float16).tobytes()
+
+
+def write_file(path: Path, tensors: Sequence[StoredTensor]) -> None:
+    """Write one safetensors file holding `tensors`, in their order."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for tensor in tensors:
+        header[tensor.name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + tensor.num_bytes],
+        }
+        offset += tensor.num_bytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for tensor in tensors:
+            written = sum(file.write(chunk) for chunk in tensor.chunks())
+            assert written == tensor.num_bytes, f"{tensor.name}: {written} bytes instead of {tensor.num_bytes}"
+
+
+def write_sharded(folder: Path, tensors: Sequence[StoredTensor], max_shard_bytes: int) -> None:
+    """Write `tensors` over as many shards as they need, and the index; names as in the published checkpoints."""
+    shards: list[list[StoredTensor]] = [[]]
+    filled = 0
+    for tensor in tensors:
+        if shards[-1] and filled + tensor.num_bytes > max_shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(tensor)
+        filled += tensor.num_bytes
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, start=1):
+        name = f"model.safetensors-{number:05}-of-{len(shards):05}.safetensors"
+        write_file(folder / name, shard)
+        weight_map.update((tensor.name, name) for tensor in shard)
+    index = {
+        "metadata": {"total_size": sum(tensor.num_bytes for tensor in tensors)},
+        "weight_map": dict(sorted(weight_map.items())),
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
