@@ -37,7 +37,7 @@ class RuntimeSettings:
     max_model_len: tokens of prompt and answer together; None is the model's own limit, at most 32,768.
     max_queued_requests: requests that may wait for a row; one more is refused.
     spin: threads wait busily between operators, which is faster and keeps the cores at 100 % during a step.
-    log_severity: ONNX Runtime's, from 0 (verbose) to 4 (fatal only).
+    log_severity: ONNX Runtime's, from 0 (verbose) to 4 (fatal only); what it logs as an error, it also raises.
     """
 
     num_threads: int | None = None
@@ -47,7 +47,7 @@ class RuntimeSettings:
     max_model_len: int | None = None
     max_queued_requests: int = 256
     spin: bool = True
-    log_severity: int = 3
+    log_severity: int = 4
 
     def __post_init__(self) -> None:
         for name, lowest in _LOWEST.items():

@@ -1,0 +1,150 @@
+"""Each part of the sampler against transformers' processor of that name, then the draw itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from transformers.generation import logits_process as reference
+
+from qwonnx.runtime.errors import SessionError
+from qwonnx.runtime.sampler import Sampler
+from qwonnx.runtime.sampling_params import SamplingParams
+
+FloatArray = npt.NDArray[np.float32]
+
+
+def _logits(size: int, seed: int = 0, scale: float = 3.0) -> FloatArray:
+    return (np.random.default_rng(seed).standard_normal(size) * scale).astype(np.float32)
+
+
+def _distribution(sampler: Sampler, logits: FloatArray, draws: int) -> FloatArray:
+    """What the sampler's draw would give: its inverse distribution at evenly spaced numbers."""
+    points = iter((np.arange(draws) + 0.5) / draws)
+
+    class Even:
+        def random(self) -> float:
+            return float(next(points))
+
+    sampler._generator = Even()  # type: ignore[assignment]
+    chosen = [sampler.sample(logits) for _ in range(draws)]
+    return (np.bincount(chosen, minlength=logits.size) / draws).astype(np.float32)
+
+
+def _expected(processors: Sequence[Any], tokens: Sequence[int], logits: FloatArray) -> FloatArray:
+    scores = torch.from_numpy(logits.copy())[None]
+    for processor in processors:
+        scores = processor(torch.tensor([list(tokens)]), scores)
+    probabilities: FloatArray = torch.softmax(scores.double(), dim=-1)[0].numpy().astype(np.float32)
+    return probabilities
+
+
+@pytest.mark.parametrize("size", [40, 5000])
+@pytest.mark.parametrize(
+    ("params", "processors"),
+    [
+        (SamplingParams(temperature=0.7), [reference.TemperatureLogitsWarper(0.7)]),
+        (SamplingParams(top_k=7), [reference.TopKLogitsWarper(7)]),
+        (SamplingParams(top_k=1), [reference.TopKLogitsWarper(1)]),
+        (SamplingParams(top_p=0.8), [reference.TopPLogitsWarper(0.8)]),
+        (SamplingParams(top_p=0.01), [reference.TopPLogitsWarper(0.01)]),
+        (SamplingParams(min_p=0.1), [reference.MinPLogitsWarper(0.1)]),
+        (
+            SamplingParams(temperature=1.3, top_k=20, top_p=0.9, min_p=0.05),
+            [
+                reference.TemperatureLogitsWarper(1.3),
+                reference.TopKLogitsWarper(20),
+                reference.TopPLogitsWarper(0.9),
+                reference.MinPLogitsWarper(0.05),
+            ],
+        ),
+    ],
+)
+def test_the_distribution_is_that_of_transformers(params: SamplingParams, processors: list[Any], size: int) -> None:
+    logits = _logits(size)
+    draws = 4000
+    found = _distribution(Sampler(params, [], size), logits, draws)
+    # Evenly spaced numbers hit each interval to within one draw.
+    np.testing.assert_allclose(found, _expected(processors, [0], logits), atol=1.5 / draws)
+
+
+def test_a_large_vocabulary_keeps_exactly_the_top_k_and_top_p_of_transformers() -> None:
+    logits = _logits(50_000, seed=3)
+    for params, processor in [
+        (SamplingParams(top_k=50), reference.TopKLogitsWarper(50)),
+        (SamplingParams(top_p=0.3), reference.TopPLogitsWarper(0.3)),
+    ]:
+        allowed = set(np.flatnonzero(_expected([processor], [0], logits)).tolist())
+        sampler = Sampler(params, [], logits.size)
+        assert {sampler.sample(logits) for _ in range(300)} <= allowed
+
+
+def test_the_repetition_penalty_is_that_of_transformers_over_prompt_and_answer() -> None:
+    logits = _logits(30)
+    prompt = [3, 3, 5]
+    sampler = Sampler(SamplingParams(repetition_penalty=1.5), prompt, 30)
+    assert sampler._counts is not None
+    sampler._counts[[7, 8]] = 1
+    penalized = sampler._penalized(logits)
+    expected = reference.RepetitionPenaltyLogitsProcessor(1.5)(
+        torch.tensor([[*prompt, 7, 8]]), torch.from_numpy(logits.copy())[None]
+    )
+    np.testing.assert_array_equal(penalized, expected[0].numpy())
+
+
+def test_presence_counts_once_and_frequency_every_time_and_the_prompt_not_at_all() -> None:
+    logits = np.zeros(6, dtype=np.float32)
+    logits[2] = 5
+    sampler = Sampler(SamplingParams(temperature=0, presence_penalty=1, frequency_penalty=0.5), [1, 1], 6)
+    assert [sampler.sample(logits) for _ in range(2)] == [2, 2]
+    np.testing.assert_allclose(sampler._penalized(logits), [0, 0, 5 - 1 - 2 * 0.5, 0, 0, 0])
+    np.testing.assert_array_equal(logits, [0, 0, 5, 0, 0, 0])
+
+
+def test_many_draws_follow_the_softmax() -> None:
+    logits = _logits(12, scale=1.0)
+    sampler = Sampler(SamplingParams(seed=1), [], 12)
+    draws = 20_000
+    found = np.bincount([sampler.sample(logits) for _ in range(draws)], minlength=12)
+    expected = _expected([], [0], logits) * draws
+    chi_squared = float(((found - expected) ** 2 / expected).sum())
+    assert chi_squared < 35  # 11 degrees of freedom: beyond it once in 4,000 seeds
+
+
+def test_a_seed_fixes_the_choice_and_another_changes_it() -> None:
+    logits = _logits(500)
+    first, again, other = (Sampler(SamplingParams(seed=seed), [], 500) for seed in (-7, -7, 8))
+    choices = [[sampler.sample(logits) for _ in range(20)] for sampler in (first, again, other)]
+    assert choices[0] == choices[1] != choices[2]
+
+
+def test_temperature_zero_takes_the_first_of_the_likeliest() -> None:
+    assert Sampler(SamplingParams(temperature=0), [], 4).sample(np.array([1, 3, 3, 2], dtype=np.float32)) == 1
+
+
+@pytest.mark.parametrize(
+    "params", [SamplingParams(temperature=0), SamplingParams(), SamplingParams(top_k=2, top_p=0.5)]
+)
+def test_rows_that_pad_the_vocabulary_are_never_sampled(params: SamplingParams) -> None:
+    logits = np.array([0, 1, 2, 90, 90, np.nan], dtype=np.float32)
+    sampler = Sampler(params, [0], 3)
+    assert {sampler.sample(logits) for _ in range(50)} <= {0, 1, 2}
+
+
+@pytest.mark.parametrize("params", [SamplingParams(temperature=0), SamplingParams(), SamplingParams(top_k=2)])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_no_numbers_are_an_error(params: SamplingParams, value: float) -> None:
+    with pytest.raises(SessionError, match="not finite"):
+        Sampler(params, [], 3).sample(np.array([0, value, 2], dtype=np.float32))
+    with pytest.raises(SessionError, match="not finite"):
+        Sampler(params, [], 3).sample(np.full(3, -np.inf, dtype=np.float32))
+
+
+@pytest.mark.parametrize("top_p", [0.1, 0.999999, 1.0])
+def test_equal_logits_leave_something_to_draw(top_p: float) -> None:
+    logits = np.zeros(10_000, dtype=np.float32)
+    assert 0 <= Sampler(SamplingParams(top_p=top_p, top_k=9_999), [], logits.size).sample(logits) < logits.size

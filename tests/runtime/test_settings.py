@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+
+from qwonnx.runtime.errors import SettingsError
+from qwonnx.runtime.settings import RuntimeSettings
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    assert RuntimeSettings.from_environment({}) == RuntimeSettings()
+    assert RuntimeSettings.from_environment({"QWONNX_NUM_THREADS": " "}) == RuntimeSettings()
+
+
+def test_every_field_can_come_from_the_environment() -> None:
+    settings = RuntimeSettings.from_environment(
+        {
+            "QWONNX_NUM_THREADS": "3",
+            "QWONNX_PROVIDERS": "CUDAExecutionProvider, CPUExecutionProvider",
+            "QWONNX_MAX_NUM_SEQS": "2",
+            "QWONNX_MAX_NUM_BATCHED_TOKENS": "64",
+            "QWONNX_MAX_MODEL_LEN": "1000",
+            "QWONNX_MAX_QUEUED_REQUESTS": "5",
+            "QWONNX_SPIN": "off",
+            "QWONNX_LOG_SEVERITY": "0",
+        }
+    )
+    assert settings == RuntimeSettings(3, ("CUDAExecutionProvider", "CPUExecutionProvider"), 2, 64, 1000, 5, False, 0)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("QWONNX_NUM_THREADS", "two"),
+        ("QWONNX_NUM_THREADS", "0"),
+        ("QWONNX_MAX_MODEL_LEN", "1"),
+        ("QWONNX_SPIN", "maybe"),
+        ("QWONNX_PROVIDERS", "CPUExecutionProvider,,"),
+        ("QWONNX_LOG_SEVERITY", "5"),
+    ],
+)
+def test_a_malformed_variable_is_named(variable: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=variable):
+        RuntimeSettings.from_environment({variable: value})
+
+
+def test_settings_from_code_are_checked_too() -> None:
+    with pytest.raises(SettingsError, match="max_num_seqs is 0: give at least 1"):
+        RuntimeSettings(max_num_seqs=0)
+    with pytest.raises(SettingsError, match="providers is empty"):
+        RuntimeSettings(providers=())
