@@ -217,6 +217,7 @@ def _tidy(model: ir.Model) -> None:
         passes.IdentityEliminationPass(),
         passes.CommonSubexpressionEliminationPass(),
         passes.RemoveUnusedNodesPass(),  # and the initializers that nothing uses
+        passes.RemoveUnusedOpsetsPass(),
         passes.ClearMetadataAndDocStringPass(),
         passes.TopologicalSortPass(),
     ):

@@ -1,0 +1,107 @@
+"""What the two targets promise: the portable one is plain ONNX, and both compute what transformers computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from qwonnx.export import ExportOptions
+from qwonnx.export.artifact import Artifact
+from qwonnx.export.verify import VerificationReport, artifact_logits, measure
+from tests.export.decoder import Decoder, reference_evaluator
+
+Export = Callable[[ExportOptions], Artifact]
+
+
+@pytest.fixture(scope="module")
+def prompt() -> np.ndarray:
+    return np.random.default_rng(5).integers(0, 256, 48)
+
+
+def _reference_logits(checkpoint: Path, token_ids: np.ndarray) -> np.ndarray:
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    with torch.no_grad():
+        logits: np.ndarray = model(torch.tensor(token_ids)[None]).logits[0].numpy()
+    return logits
+
+
+@pytest.mark.parametrize("weights", ["fp32", "int8", "int4"])
+def test_the_portable_graph_uses_no_domain_but_onnx_and_ours(export_tiny: Export, weights: str) -> None:
+    path = export_tiny(ExportOptions(target="portable", weights=weights)).file("decoder.onnx")
+    onnx.checker.check_model(str(path), full_check=True)
+    model = onnx.load(path, load_external_data=False)
+    imported = {opset.domain for owner in (model, *model.functions) for opset in owner.opset_import}
+    used = {node.domain for owner in (model.graph, *model.functions) for node in owner.node}
+    assert imported | used <= {"", "ai.onnx", "ai.qwonnx"}
+    assert b"com.microsoft" not in path.read_bytes()
+
+
+def test_the_cpu_graph_uses_none_of_our_operators(export_tiny: Export) -> None:
+    model = onnx.load(export_tiny(ExportOptions(weights="int4")).file("decoder.onnx"), load_external_data=False)
+    assert {node.domain for node in model.graph.node} == {"", "com.microsoft"}
+    assert not model.functions
+
+
+def test_no_trace_of_the_exporting_machine_is_left_in_the_graph(export_tiny: Export) -> None:
+    content = export_tiny(ExportOptions(weights="int4")).file("decoder.onnx").read_bytes()
+    for trace in (b"site-packages", b"modeling/", str(Path.home()).encode() + b"/"):
+        assert trace not in content
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "onnx.reference"])
+def test_the_portable_fp32_artifact_equals_transformers(
+    export_tiny: Export, tiny_checkpoint: Path, prompt: np.ndarray, engine: str
+) -> None:
+    artifact = export_tiny(ExportOptions(target="portable", weights="fp32"))
+    session = reference_evaluator(artifact) if engine == "onnx.reference" else None
+    logits = Decoder(artifact, max_model_len=64, session=session).prefill(prompt, [17, 30, 1])
+    np.testing.assert_allclose(logits, _reference_logits(tiny_checkpoint, prompt), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_portable_in_onnx_reference_equals_portable_in_onnxruntime(
+    export_tiny: Export, prompt: np.ndarray, weights: str
+) -> None:
+    artifact = export_tiny(ExportOptions(target="portable", weights=weights))
+    by_reference = Decoder(artifact, max_model_len=32, session=reference_evaluator(artifact))
+    by_onnxruntime = Decoder(artifact, max_model_len=32)
+    for chunk in (prompt[:15], prompt[15:16]):
+        np.testing.assert_allclose(by_reference.step(chunk[None]), by_onnxruntime.step(chunk[None]), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("weights", ["fp32", "int8", "int4"])
+def test_cpu_kernels_with_float_activations_equal_the_function_bodies(
+    export_tiny: Export, prompt: np.ndarray, weights: str
+) -> None:
+    portable = artifact_logits(export_tiny(ExportOptions(target="portable", weights=weights)), prompt)
+    cpu = artifact_logits(export_tiny(ExportOptions(weights=weights, activations="float32")), prompt)
+    np.testing.assert_allclose(cpu, portable, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_quantised_artifacts_equal_transformers_on_the_dequantised_weights(
+    export_tiny: Export,
+    dequantized_tiny: Callable[[str], Path],
+    prompt: np.ndarray,
+    weights: str,
+    record_property: Callable[[str, object], None],
+) -> None:
+    expected = _reference_logits(dequantized_tiny(weights), prompt)
+
+    def report(activations: str) -> VerificationReport:
+        artifact = export_tiny(ExportOptions(weights=weights, activations=activations))
+        return measure(expected, artifact_logits(artifact, prompt), prompt)
+
+    exact, fast = report("float32"), report("int8")
+    assert exact.mean_kl < 1e-3
+    assert exact.top1_agreement == 1.0
+    # What int8 activations cost is reported, and bounded loosely: random weights have flat logits.
+    record_property("kl_int8_activations", fast.mean_kl)
+    print(f"{weights}: KL {exact.mean_kl:.2e} with float32 activations, {fast.mean_kl:.2e} with int8 activations")
+    assert fast.mean_kl < 0.2
