@@ -120,7 +120,7 @@ def make(
         generation_config: generation_config.json; by default greedy, ending at <|im_end|> and <|endoftext|>.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tokenizer.json").write_text(json.dumps(_tokenizer_json()), encoding="utf-8")
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json()), encoding="utf-8")
     tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
     end = _id(tokenizer, "<|im_end|>")
     config = generation_config or {"do_sample": False, "eos_token_id": [end, _id(tokenizer, "<|endoftext|>")]}
@@ -156,7 +156,7 @@ def _id(tokenizer: Tokenizer, token: str) -> int:
     return found
 
 
-def _tokenizer_json() -> dict[str, Any]:
+def tokenizer_json() -> dict[str, Any]:
     """A byte-level BPE: 256 bytes, a few merges, two of which cut characters, and Qwen's structural tokens."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     alphabet = {byte: chr(byte) for byte in printable}

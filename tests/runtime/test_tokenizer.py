@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwonnx.runtime.errors import TokenizerError
+from qwonnx.runtime.tokenizer import Tokenizer
+from tests.runtime.counting_model import ADDED_TOKENS, SPECIAL_TOKENS, tokenizer_json
+
+SOURCE = json.dumps(tokenizer_json())
+TOKENIZER = Tokenizer(SOURCE)
+REFERENCE = tokenizers.Tokenizer.from_str(SOURCE)
+ANY_IDS = st.lists(st.integers(0, TOKENIZER.num_tokens - 1), max_size=30)
+
+
+@given(ids=ANY_IDS, skip=st.booleans())
+def test_decoding_is_that_of_the_reference_for_any_tokens(ids: list[int], skip: bool) -> None:
+    assert TOKENIZER.decode(ids, skip_special_tokens=skip) == REFERENCE.decode(ids, skip_special_tokens=skip)
+
+
+@given(st.text(max_size=40))
+def test_encoding_is_that_of_the_reference(text: str) -> None:
+    assert TOKENIZER.encode(text) == REFERENCE.encode(text, add_special_tokens=False).ids
+
+
+def test_an_added_token_with_a_space_stands_for_its_own_text() -> None:
+    document = tokenizer_json()
+    document["added_tokens"].append({**document["added_tokens"][-1], "id": TOKENIZER.num_tokens, "content": "a b é"})
+    tokenizer = Tokenizer(json.dumps(document))
+    assert tokenizer.decode(tokenizer.encode("xa b éy")) == "xa b éy"
+    assert tokenizer.num_tokens == TOKENIZER.num_tokens + 1
+
+
+def test_tokens_that_structure_a_conversation_are_special_and_thinking_is_not() -> None:
+    for name in SPECIAL_TOKENS:
+        token = TOKENIZER.token_id(name)
+        assert token is not None
+        assert TOKENIZER.is_special(token)
+    for name in ADDED_TOKENS:
+        token = TOKENIZER.token_id(name)
+        assert token is not None
+        assert not TOKENIZER.is_special(token)
+    assert TOKENIZER.token_id("<|nothing|>") is None
+
+
+def test_an_id_without_a_token_has_no_text() -> None:
+    assert TOKENIZER.token_bytes(TOKENIZER.num_tokens) == b""
+
+
+@pytest.mark.parametrize("source", ["", "[]", "{}", '{"decoder": {"type": "ByteLevel"}}'])
+def test_a_malformed_file_is_refused(source: str) -> None:
+    with pytest.raises(TokenizerError, match="malformed"):
+        Tokenizer(source)
+
+
+def test_a_tokenizer_that_is_not_byte_level_is_refused() -> None:
+    document = tokenizer_json() | {"decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True}}
+    with pytest.raises(TokenizerError, match="WordPiece"):
+        Tokenizer(json.dumps(document))
