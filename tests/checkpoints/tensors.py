@@ -46,7 +46,7 @@ def text_tensors(text: Mapping[str, Any], *, prefix: str = "") -> Iterator[Tenso
 def lm_head(text: Mapping[str, Any]) -> TensorPlan:
     """The output projection; three units of standard deviation, so that some tokens are clearly more likely."""
     hidden = int(text["hidden_size"])
-    return TensorPlan("lm_head.weight", (int(text["vocab_size"]), hidden), high=3.0 / math.sqrt(hidden))
+    return TensorPlan("lm_head.weight", (int(text["vocab_size"]), hidden), high=1.0 / math.sqrt(hidden))
 
 
 def mtp_tensors(text: Mapping[str, Any]) -> Iterator[TensorPlan]:
