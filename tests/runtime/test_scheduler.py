@@ -1,0 +1,180 @@
+"""The scheduler alone, driven by integers; the cache's rows are played by a dictionary."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwonnx.runtime.cache import CacheSnapshot, RowMove
+from qwonnx.runtime.scheduler import Scheduler, Sequence, StepPlan, violations
+
+
+def _sequence(name: str, num_prompt_tokens: int) -> Sequence:
+    return Sequence(name, [0] * num_prompt_tokens, num_prompt_tokens)
+
+
+class Rows:
+    """Who is in which row, as the moves say."""
+
+    def __init__(self) -> None:
+        self.owner: dict[int, str] = {}
+
+    def apply(self, moves: tuple[RowMove, ...]) -> None:
+        for move in moves:
+            assert move.target not in self.owner, "moved onto another sequence"
+            if move.source in self.owner:
+                self.owner[move.target] = self.owner.pop(move.source)
+
+    def run(self, scheduler: Scheduler, plan: StepPlan) -> None:
+        for row, sequence in enumerate(plan.sequences, plan.first_row):
+            if sequence.num_computed == 0:
+                assert row not in self.owner
+                self.owner[row] = sequence.request_id
+            assert self.owner[row] == sequence.request_id
+        self.apply(scheduler.commit(plan))
+        if plan.wants_logits:
+            for sequence in plan.sequences:
+                sequence.token_ids.append(0)
+
+    def remove(self, scheduler: Scheduler, sequence: Sequence) -> None:
+        row = scheduler.row_of(sequence)
+        moves = scheduler.remove(sequence)
+        if row is not None:
+            self.owner.pop(row, None)
+        self.apply(moves)
+
+
+def test_nothing_to_do_is_no_plan() -> None:
+    assert Scheduler(2, 4).schedule() is None
+
+
+def test_a_prompt_is_read_in_chunks_and_only_the_last_wants_logits() -> None:
+    scheduler, rows = Scheduler(2, 4), Rows()
+    scheduler.add(_sequence("a", 10))
+    seen = []
+    for _ in range(4):
+        plan = scheduler.schedule()
+        assert plan is not None
+        seen.append((plan.num_tokens, plan.wants_logits))
+        rows.run(scheduler, plan)
+    assert seen == [(4, False), (4, False), (2, True), (1, True)]
+
+
+def test_all_decoding_sequences_share_one_step() -> None:
+    scheduler, rows = Scheduler(3, 4), Rows()
+    for name in "abc":
+        scheduler.add(_sequence(name, 2))
+    for _ in range(6):
+        plan = scheduler.schedule()
+        assert plan is not None
+        rows.run(scheduler, plan)
+    plan = scheduler.schedule()
+    assert plan is not None
+    assert (plan.first_row, len(plan.sequences), plan.num_tokens) == (0, 3, 1)
+
+
+def test_prompts_and_decoding_take_turns() -> None:
+    scheduler, rows = Scheduler(3, 1), Rows()
+    scheduler.add(_sequence("decodes", 1))
+    scheduler.add(_sequence("reads", 100))
+    kinds = []
+    for _ in range(20):
+        plan = scheduler.schedule()
+        assert plan is not None
+        kinds.append([sequence.request_id for sequence in plan.sequences])
+        rows.run(scheduler, plan)
+    assert kinds == [["decodes"]] + [["decodes"], ["reads"]] * 9 + [["decodes"]]
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
+    scheduler, rows = Scheduler(2, 4), Rows()
+    scheduler.add(_sequence("long", 1000))
+    scheduler.add(_sequence("short", 8))
+    names = []
+    for _ in range(4):
+        plan = scheduler.schedule()
+        assert plan is not None
+        names.append(plan.sequences[0].request_id)
+        rows.run(scheduler, plan)
+    assert names == ["long", "short", "long", "short"]
+    assert scheduler.snapshot().running == (("short", 8), ("long", 8))  # who decodes comes first
+
+
+def test_rows_are_given_in_order_of_arrival() -> None:
+    scheduler, rows = Scheduler(1, 4), Rows()
+    first, second = _sequence("first", 1), _sequence("second", 1)
+    scheduler.add(first)
+    scheduler.add(second)
+    plan = scheduler.schedule()
+    assert plan is not None
+    assert plan.sequences == (first,)
+    rows.run(scheduler, plan)
+    assert scheduler.snapshot().waiting == ("second",)
+    rows.remove(scheduler, first)
+    plan = scheduler.schedule()
+    assert plan is not None
+    assert plan.sequences == (second,)
+
+
+@given(
+    actions=st.lists(
+        st.one_of(
+            st.integers(1, 9).map(lambda n: ("add", n)),
+            st.just(("step", 0)),
+            st.tuples(st.just("end"), st.integers(0, 9)),
+        ),
+        max_size=80,
+    ),
+    max_num_seqs=st.integers(1, 4),
+    chunk=st.integers(1, 4),
+)
+def test_rows_stay_without_gaps_and_every_step_finds_its_sequences_in_theirs(
+    actions: list[tuple[str, int]], max_num_seqs: int, chunk: int
+) -> None:
+    scheduler, rows = Scheduler(max_num_seqs, chunk), Rows()
+    live: list[Sequence] = []
+    for number, (action, value) in enumerate(actions):
+        if action == "add":
+            live.append(_sequence(f"r{number}", value))
+            scheduler.add(live[-1])
+        elif action == "end" and live:
+            rows.remove(scheduler, live.pop(value % len(live)))
+        else:
+            plan = scheduler.schedule()
+            assert (plan is None) == (not live)
+            if plan is not None:
+                assert plan.num_tokens <= chunk
+                rows.run(scheduler, plan)
+        computed = {sequence.request_id: sequence.num_computed for sequence in live}
+        lengths = tuple(computed[rows.owner[row]] if row in rows.owner else None for row in range(max_num_seqs + 1))
+        unread = [sequence.request_id for sequence in live if sequence.is_prefilling]
+        assert violations(scheduler.snapshot(), CacheSnapshot(lengths, 1000, 0, 0), unread) == []
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(1, 3))
+def test_everyone_is_served_in_the_end(prompts: list[int], max_num_seqs: int) -> None:
+    scheduler, rows = Scheduler(max_num_seqs, 4), Rows()
+    for number, length in enumerate(prompts):
+        scheduler.add(_sequence(str(number), length))
+    finished: set[str] = set()
+    for _ in range(sum(prompts) + 20 * len(prompts)):
+        plan = scheduler.schedule()
+        if plan is None:
+            break
+        rows.run(scheduler, plan)
+        for sequence in plan.sequences:
+            if sequence.num_generated == 5:
+                rows.remove(scheduler, sequence)
+                finished.add(sequence.request_id)
+    assert len(finished) == len(prompts)
+
+
+def test_violations_are_seen() -> None:
+    scheduler = Scheduler(2, 4)
+    scheduler.add(_sequence("a", 3))
+    scheduler.schedule()
+    good = CacheSnapshot((None, None, None), 10, 0, 0)
+    assert violations(scheduler.snapshot(), good, ["a"]) == []
+    wrong = CacheSnapshot((2, None, 1), 10, 0, 0)
+    assert len(violations(scheduler.snapshot(), wrong, ["a"])) == 2
+    assert violations(scheduler.snapshot(), good, []) == ["a is in row 0, on the wrong side of 0"]
