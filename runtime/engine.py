@@ -89,6 +89,11 @@ class Engine:
         """True once a token went through the whole path, until the engine is closed."""
         return self._is_warm and not self._closed
 
+    @property
+    def num_live_requests(self) -> int:
+        """Requests that were accepted and have not finished, waiting ones included."""
+        return len(self._live)
+
     def start(self) -> None:
         """Start the engine thread; does nothing if it runs.
 

@@ -107,6 +107,8 @@ def make(
     num_pairs: int = 1,
     chat_template: str | None = CHAT_TEMPLATE,
     generation_config: dict[str, Any] | None = None,
+    generation_config_text: str | None = None,
+    failing_text: str = FAILING_TEXT,
 ) -> CountingModel:
     """Write an artifact into a new or empty folder.
 
@@ -118,20 +120,23 @@ def make(
         num_pairs: pairs of one linear-attention and one full-attention layer, with four states a pair.
         chat_template: the template's source, None for an artifact without one.
         generation_config: generation_config.json; by default greedy, ending at <|im_end|> and <|endoftext|>.
+        generation_config_text: the same as text, which may be malformed.
+        failing_text: one character that makes the graph fail.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json()), encoding="utf-8")
     tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
     end = _id(tokenizer, "<|im_end|>")
     config = generation_config or {"do_sample": False, "eos_token_id": [end, _id(tokenizer, "<|endoftext|>")]}
-    (folder / "generation_config.json").write_text(json.dumps(config), encoding="utf-8")
+    text = json.dumps(config) if generation_config_text is None else generation_config_text
+    (folder / "generation_config.json").write_text(text, encoding="utf-8")
     if chat_template is not None:
         (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
     states = tuple(state for pair in range(num_pairs) for state in _pair_states(pair))
     inputs, outputs = _graph_inputs(), _graph_outputs()
     graph = _Graph()
     scripted = None if script is None else _Script.of(tokenizer, script, script_after)
-    _build(graph, tokenizer, num_pairs, end_at, scripted)
+    _build(graph, tokenizer, num_pairs, end_at, scripted, tokenizer.encode(failing_text)[0])
     onnx.save_model(graph.model(inputs, outputs, states), folder / "decoder.onnx")
     names = sorted(path.name for path in folder.iterdir())
     manifest = Manifest(
@@ -293,7 +298,9 @@ class _Graph:
 _LAST = 1 << 62  # as an end of a slice: to the last column
 
 
-def _build(g: _Graph, tokenizer: Tokenizer, num_pairs: int, end_at: int | None, script: _Script | None) -> None:
+def _build(
+    g: _Graph, tokenizer: Tokenizer, num_pairs: int, end_at: int | None, script: _Script | None, failing_token: int
+) -> None:
     """The decoder. Everything is [batch, sequence] unless a comment says otherwise."""
     x = g.cast("input_ids", TensorProto.FLOAT)
     length = g("Gather", g("Shape", "input_ids"), g.constant(1, np.int64))  # scalar S
@@ -314,7 +321,7 @@ def _build(g: _Graph, tokenizer: Tokenizer, num_pairs: int, end_at: int | None, 
     else:
         table = list(script.table)
         index = g("Clip", since_marker, g.constant(0), g.constant(len(table) - 1))
-    failing = g("Equal", "input_ids", g.constant(tokenizer.encode(FAILING_TEXT)[0], np.int64))
+    failing = g("Equal", "input_ids", g.constant(failing_token, np.int64))
     index = g("Where", failing, g.constant(1e9), index)  # out of the table's bounds: Gather refuses it
     following = g("Gather", g.ints(*table), g.cast(index, TensorProto.INT64))
     if end_at is not None:
