@@ -143,7 +143,7 @@ def parse_config(document: Mapping[str, Any], where: str = CONFIG_NAME) -> Model
     odd = odd_fields(text)
     if odd:
         raise ConfigError(
-            f"{where} has fields that may change the model and are unknown here ({', '.join(odd)[:200]}):"
+            f"{where} has fields that may change the model and are unknown here ({', '.join(map(repr, odd))[:200]}):"
             " upgrade qwonnx, or remove them if they do not matter"
         )
     fields = Fields(text, where)
@@ -197,7 +197,7 @@ def _architecture(document: Mapping[str, Any], where: str) -> str:
         raise ConfigError(f"{where} must name one architecture in `architectures`: download the file again")
     if names[0] not in _MODEL_TYPES:
         raise UnsupportedModelError(
-            f"{where} describes a {names[0][:80]}, which is not supported: use one of {', '.join(_MODEL_TYPES)}"
+            f"{where} describes a {names[0][:80]!r}, which is not supported: use one of {', '.join(_MODEL_TYPES)}"
         )
     return names[0]
 
@@ -219,7 +219,7 @@ def _check_fixed(values: Mapping[str, Any], where: str) -> None:
         value = values.get(name, allowed[0])
         # `==` alone would let 1 stand for true and 0 for false.
         if not any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in allowed):
-            raise ConfigError(f"{where}: {name} is {str(value)[:60]}, which changes the model: {remedy}")
+            raise ConfigError(f"{where}: {name} is {str(value)[:60]!r}, which changes the model: {remedy}")
 
 
 def _tied(document: Mapping[str, Any], text: Mapping[str, Any], where: str) -> bool:
@@ -262,7 +262,7 @@ def _rope_object(fields: Fields) -> Mapping[str, Any]:
     unknown = sorted(name for name in rope.keys() - _ROPE_FIELDS if rope[name] is not None)
     if unknown:
         raise ConfigError(
-            f"{fields.where}: rope_parameters has unknown fields ({', '.join(unknown)[:200]}): remove them"
+            f"{fields.where}: rope_parameters has unknown fields ({', '.join(map(repr, unknown))[:200]}): remove them"
         )
     return rope
 

@@ -1,0 +1,86 @@
+"""Where a checkpoint is: a local folder, or a repository of the Hugging Face hub, which is then downloaded.
+
+Downloading goes through huggingface_hub and its cache; only what an export reads is fetched, and the small config.json
+first, so that a model that cannot be exported is refused before its weights travel.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from qwonnx.export.config import CONFIG_NAME, load_config
+from qwonnx.export.errors import CheckpointError
+
+# Files in sub-folders (other formats of the same weights) match `*` as well, and are excluded by _IGNORED.
+_DOWNLOADED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer*"]
+_IGNORED = ["*/*"]
+
+_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def locate_checkpoint(name_or_path: str, revision: str | None) -> tuple[Path, str, str | None]:
+    """Folder of a checkpoint, its name for the manifest, and the commit it is at (None for a local folder).
+
+    The model's config.json is checked on the way: of two things wrong with a checkpoint, that one explains more.
+
+    Raises:
+        CheckpointError: there is no such folder or repository, or it cannot be downloaded.
+        ConfigError: its model is not supported, or its config.json is malformed.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        if revision is not None:
+            raise CheckpointError(f"{path} is a local folder, which has no revision {revision!r}: leave --revision out")
+        load_config(path)
+        return path, path.resolve().name, None
+    if path.exists():
+        raise CheckpointError(f"{path} is a file: give the checkpoint's folder")
+    if not _REPO_ID.fullmatch(name_or_path):
+        raise CheckpointError(f"{path} does not exist: give a checkpoint's folder, or a hub repository (owner/name)")
+    with _hub_errors(name_or_path, revision):
+        small = Path(snapshot_download(name_or_path, revision=revision, allow_patterns=[CONFIG_NAME]))
+    load_config(small)
+    commit = small.name  # the cache keeps a snapshot in a folder that is named by its commit
+    with _hub_errors(name_or_path, commit):
+        folder = snapshot_download(name_or_path, revision=commit, allow_patterns=_DOWNLOADED, ignore_patterns=_IGNORED)
+    return Path(folder), name_or_path, commit
+
+
+@contextmanager
+def _hub_errors(repository: str, revision: str | None) -> Iterator[None]:
+    """Map the hub client's errors, all of which run over many lines, to one line each."""
+    try:
+        yield
+    except GatedRepoError as error:
+        raise CheckpointError(
+            f"{repository} is gated: accept its terms on the hub, then log in with `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"{repository} is neither a local folder nor a repository of the hub that you may read:"
+            " check the name, or log in with `hf auth login`"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise CheckpointError(f"{repository} has no revision {revision!r}: name a branch, tag or commit") from error
+    except HFValidationError as error:
+        raise CheckpointError(f"{repository} is neither a local folder nor a repository's name: check it") from error
+    except LocalEntryNotFoundError as error:
+        raise CheckpointError(
+            f"{repository} is no local folder, and the hub cannot be reached to download it:"
+            " check the connection, or give a folder"
+        ) from error
+    except Exception as error:  # the HTTP client's own errors, which hub versions take from different libraries
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise CheckpointError(f"{repository} cannot be downloaded from the hub ({reason}): try again") from error
