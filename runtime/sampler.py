@@ -38,13 +38,9 @@ class Sampler:
         self._num_tokens = num_tokens
         seed = None if params.seed is None else params.seed & 0xFFFF_FFFF_FFFF_FFFF
         self._generator = np.random.Generator(np.random.Philox(seed))
-        self._in_prompt: npt.NDArray[np.bool_] | None = None
-        self._counts: npt.NDArray[np.int32] | None = None  # of each token generated so far
-        if params.repetition_penalty != 1:
-            self._in_prompt = np.zeros(num_tokens, dtype=np.bool_)
-            self._in_prompt[list(prompt_token_ids)] = True
-        if self._in_prompt is not None or params.presence_penalty or params.frequency_penalty:
-            self._counts = np.zeros(num_tokens, dtype=np.int32)
+        self._counts: _TokenCounts | None = None
+        if params.repetition_penalty != 1 or params.presence_penalty or params.frequency_penalty:
+            self._counts = _TokenCounts(prompt_token_ids)
 
     def sample(self, logits: FloatArray) -> int:
         """The next token.
@@ -61,7 +57,7 @@ class Sampler:
             raise SessionError("the model's logits are not finite numbers: check the artifact with `qwonnx verify`")
         token = best if self._params.temperature == 0 else self._draw(scores, scores[best])
         if self._counts is not None:
-            self._counts[token] += 1
+            self._counts.add(token)
         return token
 
     def _penalized(self, scores: FloatArray) -> FloatArray:
@@ -69,12 +65,11 @@ class Sampler:
         if self._counts is None:
             return scores
         scores = scores.copy()
-        generated = np.flatnonzero(self._counts)
-        if self._in_prompt is not None:
-            seen = np.flatnonzero(self._in_prompt | (self._counts > 0))
+        seen, counts = self._counts.ids, self._counts.counts
+        if params.repetition_penalty != 1:
             penalty = np.float32(params.repetition_penalty)
             scores[seen] = np.where(scores[seen] < 0, scores[seen] * penalty, scores[seen] / penalty)
-        scores[generated] -= params.presence_penalty + params.frequency_penalty * self._counts[generated]
+        scores[seen] -= params.presence_penalty * (counts > 0) + params.frequency_penalty * counts
         return scores
 
     def _draw(self, scores: FloatArray, best: np.float32) -> int:
@@ -89,14 +84,58 @@ class Sampler:
             kept, weights = _narrow(kept, weights, _top_p(weights, params.top_p))
         if params.min_p > 0:
             kept, weights = _narrow(kept, weights, np.flatnonzero(weights >= np.float32(params.min_p)))
-        cumulative = np.cumsum(weights, dtype=np.float64)
-        place = int(np.searchsorted(cumulative, self._generator.random() * cumulative[-1], side="right"))
-        place = min(place, weights.size - 1)
+        place = _place(weights, self._generator.random())
         return place if kept is None else int(kept[place])
+
+
+class _TokenCounts:
+    """The tokens of a prompt and an answer, each once, and how often the answer has them (0 for the prompt's own).
+
+    Kept in small arrays: to look for them in one as long as the vocabulary would cost more than the rest of sampling.
+    """
+
+    def __init__(self, prompt_token_ids: Sequence[int]) -> None:
+        self._ids = np.unique(np.asarray(prompt_token_ids, dtype=np.intp))
+        self._counts = np.zeros(self._ids.size, dtype=np.int32)
+        self._size = self._ids.size
+        self._slots = {int(token): slot for slot, token in enumerate(self._ids)}
+
+    @property
+    def ids(self) -> IntArray:
+        return self._ids[: self._size]
+
+    @property
+    def counts(self) -> npt.NDArray[np.int32]:
+        return self._counts[: self._size]
+
+    def add(self, token: int) -> None:
+        """Count a generated token."""
+        slot = self._slots.setdefault(token, self._size)
+        if slot == self._size:
+            if slot == self._ids.size:
+                room = max(64, slot)
+                self._ids = np.concatenate((self._ids, np.zeros(room, dtype=np.intp)))
+                self._counts = np.concatenate((self._counts, np.zeros(room, dtype=np.int32)))
+            self._ids[slot] = token
+            self._size += 1
+        self._counts[slot] += 1
 
 
 def _narrow(kept: IntArray | None, weights: FloatArray, places: IntArray) -> tuple[IntArray, FloatArray]:
     return (places if kept is None else kept[places]), weights[places]
+
+
+def _place(weights: FloatArray, share: float) -> int:
+    """The place where the running sum of weights passes this share, from 0 to 1, of their sum."""
+    # First among blocks, then within one: a running sum of the whole vocabulary takes as long as a small model's step.
+    starts = np.arange(0, weights.size, _BLOCK)
+    reached = np.cumsum(np.add.reduceat(weights, starts, dtype=np.float64))
+    wanted = share * reached[-1]
+    block = min(int(np.searchsorted(reached, wanted, side="right")), starts.size - 1)
+    start = int(starts[block])
+    within = np.cumsum(weights[start : start + _BLOCK], dtype=np.float64)
+    before = float(reached[block - 1]) if block else 0.0
+    return start + min(int(np.searchsorted(within, wanted - before, side="right")), within.size - 1)
 
 
 def _top_k(scores: FloatArray, k: int) -> IntArray:

@@ -88,7 +88,8 @@ def test_the_repetition_penalty_is_that_of_transformers_over_prompt_and_answer()
     prompt = [3, 3, 5]
     sampler = Sampler(SamplingParams(repetition_penalty=1.5), prompt, 30)
     assert sampler._counts is not None
-    sampler._counts[[7, 8]] = 1
+    for token in (7, 8, 7, 3):
+        sampler._counts.add(token)
     penalized = sampler._penalized(logits)
     expected = reference.RepetitionPenaltyLogitsProcessor(1.5)(
         torch.tensor([[*prompt, 7, 8]]), torch.from_numpy(logits.copy())[None]
@@ -103,6 +104,19 @@ def test_presence_counts_once_and_frequency_every_time_and_the_prompt_not_at_all
     assert [sampler.sample(logits) for _ in range(2)] == [2, 2]
     np.testing.assert_allclose(sampler._penalized(logits), [0, 0, 5 - 1 - 2 * 0.5, 0, 0, 0])
     np.testing.assert_array_equal(logits, [0, 0, 5, 0, 0, 0])
+
+
+def test_counts_of_a_long_answer_are_those_of_transformers() -> None:
+    logits = _logits(400)
+    sampler = Sampler(SamplingParams(repetition_penalty=1.2, frequency_penalty=0.1), [1, 2, 3, 2], 400)
+    assert sampler._counts is not None
+    answer = np.random.default_rng(1).integers(0, 300, 500).tolist()
+    for token in answer:
+        sampler._counts.add(token)
+    expected = reference.RepetitionPenaltyLogitsProcessor(1.2)(
+        torch.tensor([[1, 2, 3, 2, *answer]]), torch.from_numpy(logits.copy())[None]
+    )[0].numpy() - 0.1 * np.bincount(answer, minlength=400)
+    np.testing.assert_allclose(sampler._penalized(logits), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_many_draws_follow_the_softmax() -> None:
