@@ -2,7 +2,7 @@
 
 No distribution is the one a default initialisation would give: a norm that is 0 (of `1 + w`) or 1, a gate at one half
 or equal projections would hide a mistake in the part that reads them. Standard deviations keep activations near one,
-so that logits spread over several units and a wrong layer shows.
+so that no layer drowns another and a wrong one shows in the logits.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def text_tensors(text: Mapping[str, Any], *, prefix: str = "") -> Iterator[Tenso
 
 
 def lm_head(text: Mapping[str, Any]) -> TensorPlan:
-    """The output projection; three units of standard deviation, so that some tokens are clearly more likely."""
+    """The output projection, which gives logits of about unit variance."""
     hidden = int(text["hidden_size"])
     return TensorPlan("lm_head.weight", (int(text["vocab_size"]), hidden), high=1.0 / math.sqrt(hidden))
 
