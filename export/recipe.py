@@ -1,0 +1,223 @@
+"""The recipe: how each weight is stored, by the first pattern that its name matches.
+
+Three groups of rules are asked in this order: what is never quantised, the recipe's own rules, the preset. A recipe
+file is TOML:
+
+    weights = "int4"              # the preset: "fp32", "int8" or "int4"
+    weight_block_size = 128       # input features that share a scale: 16, 32, 64, 128 or 256
+
+    [[rules]]                     # any number, the first match wins
+    pattern = "layers.*.linear_attn.out_proj.weight"    # as in a shell: * ? [abc]
+    bits = 8                      # 4, 8, or 32 for float32
+    weight_block_size = 64        # optional
+
+Names are the exporter's: the checkpoint's without the prefix of the text model. This module knows names and shapes,
+no tensor.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from qwonnx.export.errors import RecipeError
+
+PRESETS = {"fp32": 32, "int8": 8, "int4": 4}
+BLOCK_SIZES = (16, 32, 64, 128, 256)  # what the kernels take: a power of two from 16
+
+# Too small to matter in bytes and too sensitive to round: the router picks other experts, decays forget or explode.
+NEVER_QUANTIZED = (
+    "*norm.weight",
+    "layers.*.mlp.gate.weight",
+    "layers.*.mlp.shared_expert_gate.weight",
+    "layers.*.linear_attn.in_proj_a.weight",
+    "layers.*.linear_attn.in_proj_b.weight",
+    "layers.*.linear_attn.conv1d.weight",
+    "layers.*.linear_attn.decay_scale",
+    "layers.*.linear_attn.dt_bias",
+)
+_EXPERTS = re.compile(r"\.mlp\.experts\.(gate_up_proj|down_proj)$")
+_MAX_RECIPE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class WeightStorage:
+    """How a weight is stored: float32 (bits 32, block_size 0), or codes of 8 or 4 bits with a scale a block."""
+
+    bits: int
+    block_size: int = 0  # input features that share a scale
+
+    @property
+    def is_quantized(self) -> bool:
+        return self.bits != 32
+
+    @property
+    def name(self) -> str:
+        """ "float32", "int8" or "int4"."""
+        return f"int{self.bits}" if self.is_quantized else "float32"
+
+    def num_code_bytes(self, num_parameters: int) -> int:
+        """Bytes of the codes, or of the float32 values."""
+        return num_parameters * self.bits // 8
+
+    def num_scale_bytes(self, num_parameters: int) -> int:
+        """Bytes of the float32 scales."""
+        return 4 * num_parameters // self.block_size if self.is_quantized else 0
+
+
+FLOAT32 = WeightStorage(bits=32)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One line of a recipe: weights whose name matches take so many bits, in blocks of the recipe's or its own size."""
+
+    pattern: str
+    bits: int
+    weight_block_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A preset and the exceptions to it.
+
+    Raises:
+        RecipeError: an unknown preset, number of bits or block size, or a rule that can only match what is never
+            quantised.
+    """
+
+    weights: str
+    weight_block_size: int  # 0 for fp32
+    rules: tuple[Rule, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.weights not in PRESETS:
+            raise RecipeError(f"weights {self.weights!r} is unknown: use one of {', '.join(PRESETS)}")
+        if self.weights != "fp32" or self.weight_block_size != 0:
+            _check_block_size(self.weight_block_size)
+        for rule in self.rules:
+            if not rule.pattern:
+                raise RecipeError("a rule has an empty pattern: name the weights it is for")
+            if rule.bits not in PRESETS.values():
+                raise RecipeError(f"rule {rule.pattern!r} asks for {rule.bits} bits: use 4, 8 or 32")
+            if rule.weight_block_size is not None:
+                _check_block_size(rule.weight_block_size)
+            if rule.bits != 32 and _is_protected(rule.pattern):
+                raise RecipeError(
+                    f"rule {rule.pattern!r} asks for {rule.bits} bits for what is never quantised: remove the rule"
+                )
+
+    @classmethod
+    def preset(cls, weights: str, weight_block_size: int = 128) -> Recipe:
+        """fp32, int8 or int4 without exceptions of one's own."""
+        return cls(weights, 0 if weights == "fp32" else weight_block_size)
+
+    @classmethod
+    def load(cls, path: Path) -> Recipe:
+        """Read a recipe file, see the head of this module.
+
+        Raises:
+            RecipeError: it cannot be read, is not TOML, or has a missing, unknown or mistyped key.
+        """
+        try:
+            with path.open("rb") as stream:
+                content = stream.read(_MAX_RECIPE_BYTES + 1)
+        except OSError as error:
+            raise RecipeError(f"cannot read the recipe {path} ({error.strerror}): give a TOML file") from error
+        if len(content) > _MAX_RECIPE_BYTES:
+            raise RecipeError(f"{path} is larger than {_MAX_RECIPE_BYTES >> 20} MiB: it is not a recipe")
+        try:
+            document = tomllib.loads(content.decode("utf-8"))
+        except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are both
+            raise RecipeError(f"{path} is not valid TOML ({error}): correct it") from error
+        fields = _fields(document, str(path), {"weights": str}, {"weight_block_size": int, "rules": list})
+        weights = fields["weights"]
+        rules = []
+        for index, table in enumerate(fields.get("rules", ())):
+            where = f"{path}, rule {index + 1}"
+            if not isinstance(table, dict):
+                raise RecipeError(f"{where} is not a table: write [[rules]] before its keys")
+            rules.append(Rule(**_fields(table, where, {"pattern": str, "bits": int}, {"weight_block_size": int})))
+        return cls(weights, fields.get("weight_block_size", 0 if weights == "fp32" else 128), tuple(rules))
+
+    def storage(self, name: str, shape: tuple[int, ...]) -> WeightStorage:
+        """How to store a weight.
+
+        The block size is halved until it divides the input features. The two expert tensors of a layer run in one
+        kernel with one block size, which therefore divides the input features of both.
+
+        Raises:
+            RecipeError: no block size from 16 divides, or a layer's two expert tensors have different ones.
+        """
+        rule = self._rule(name)
+        if rule.bits == 32 or len(shape) < 2:
+            return FLOAT32
+        widths = [shape[-1]]
+        if experts := _EXPERTS.search(name):
+            gate_up = experts[1] == "gate_up_proj"
+            widths.append(shape[1] // 2 if gate_up else shape[1])
+            sibling = name[: experts.start(1)] + ("down_proj" if gate_up else "gate_up_proj")
+            other = self._rule(sibling)
+            if other.bits != 32 and self._block_size(other) != self._block_size(rule):
+                raise RecipeError(
+                    f"{name} and {sibling} have blocks of {self._block_size(rule)} and {self._block_size(other)}: "
+                    "give both the same weight_block_size"
+                )
+        block_size = self._block_size(rule)
+        while block_size >= BLOCK_SIZES[0]:
+            if not any(width % block_size for width in widths):
+                return WeightStorage(rule.bits, block_size)
+            block_size //= 2
+        raise RecipeError(
+            f"{name} of shape {list(shape)} cannot be divided into blocks of {BLOCK_SIZES[0]}: store it with 32 bits"
+        )
+
+    def patterns(self) -> tuple[tuple[str, int], ...]:
+        """Every rule as (pattern, bits), in the order they are asked: what the manifest keeps."""
+        return tuple((rule.pattern, rule.bits) for rule in self._all_rules())
+
+    def unmatched(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The recipe's own patterns that match none of these names: misspelt, or for another model."""
+        known = tuple(names)
+        return tuple(rule.pattern for rule in self.rules if not any(fnmatchcase(name, rule.pattern) for name in known))
+
+    def _all_rules(self) -> tuple[Rule, ...]:
+        protected = tuple(Rule(pattern, 32) for pattern in NEVER_QUANTIZED)
+        # A row of the embedding is one token's whole meaning, and is read once a token: bytes are cheap there. A tied
+        # head is this tensor too.
+        embedding = (Rule("embed_tokens.weight", 8),) if self.weights == "int4" else ()
+        return (*protected, *self.rules, *embedding, Rule("*", PRESETS[self.weights]))
+
+    def _rule(self, name: str) -> Rule:
+        return next(rule for rule in self._all_rules() if fnmatchcase(name, rule.pattern))
+
+    def _block_size(self, rule: Rule) -> int:
+        return rule.weight_block_size or self.weight_block_size or 128
+
+
+def _is_protected(name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in NEVER_QUANTIZED)
+
+
+def _check_block_size(value: int) -> None:
+    if value not in BLOCK_SIZES:
+        raise RecipeError(f"weight_block_size {value} is not supported: use one of {', '.join(map(str, BLOCK_SIZES))}")
+
+
+def _fields(table: dict[str, Any], where: str, needed: dict[str, type], optional: dict[str, type]) -> dict[str, Any]:
+    """The table itself, once it has the keys it must, none it must not, and values of the right types."""
+    kinds = needed | optional
+    if odd := sorted(table.keys() - kinds.keys()):
+        raise RecipeError(f"{where} has the unknown key {odd[0]!r}: it may have {', '.join(kinds)}")
+    if missing := sorted(needed.keys() - table.keys()):
+        raise RecipeError(f"{where} has no {missing[0]!r}: add it")
+    for key, value in table.items():
+        # bool is an int to isinstance, and true is no number of bits
+        if not isinstance(value, kinds[key]) or isinstance(value, bool):
+            raise RecipeError(f"{where} has {key} = {value!r}: it must be of type {kinds[key].__name__}")
+    return table
