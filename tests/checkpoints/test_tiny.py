@@ -51,12 +51,11 @@ def test_transformers_loads_every_weight_and_finds_none_unexpected(tmp_path: Pat
     load(write_tiny(tmp_path, architecture=architecture), architecture)
 
 
-def test_variants_of_one_seed_are_the_same_model(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    # transformers takes experts one by one in text-only checkpoints alone.
-    flat = "Qwen3_5MoeForCausalLM"
-    variant = write_tiny(tmp_path, architecture=flat, fused_experts=False, num_shards=3)
+@pytest.mark.parametrize("architecture", ["Qwen3_5MoeForConditionalGeneration", "Qwen3_5MoeForCausalLM"])
+def test_variants_of_one_seed_are_the_same_model(tiny_checkpoint: Path, tmp_path: Path, architecture: str) -> None:
+    variant = write_tiny(tmp_path, architecture=architecture, fused_experts=False, num_shards=3)
     expected = logits(load(tiny_checkpoint, "Qwen3_5MoeForConditionalGeneration"))
-    torch.testing.assert_close(logits(load(variant, flat)), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits(load(variant, architecture)), expected, rtol=0, atol=1e-5)
 
 
 def test_tied_embeddings_leave_out_the_output_projection(tmp_path: Path) -> None:
