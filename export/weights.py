@@ -33,7 +33,7 @@ _EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
 _SKIPPED_PREFIXES = ("mtp.", "model.visual.")
 
 # Stored as w, used as 1 + w. The gated norm of the linear layers, linear_attn.norm, is not among them.
-_CENTRED_NORM = re.compile(r"(^|\.)(norm|input_layernorm|post_attention_layernorm|self_attn\.[qk]_norm)\.weight$")
+_CENTRED_NORM = re.compile(r"^norm\.weight$|\.(input_layernorm|post_attention_layernorm|self_attn\.[qk]_norm)\.weight$")
 _EXPERTS = re.compile(r"(.*\.mlp\.experts\.)(gate_up_proj|down_proj)$")
 _DECAY_SCALE, _LOG_DECAY = ".linear_attn.decay_scale", ".linear_attn.A_log"
 
