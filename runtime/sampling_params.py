@@ -23,7 +23,7 @@ class SamplingParams:
     min_p: keeps tokens at least this fraction as likely as the most likely one.
     presence_penalty, frequency_penalty: subtracted from the logits of tokens generated so far, once and per occurrence.
     repetition_penalty: divides positive and multiplies negative logits of tokens in the prompt or generated so far.
-    seed: makes the choice reproducible, whatever else runs; None draws a new one.
+    seed: fixes the random numbers, which no other request has a part in; None takes new ones.
     max_tokens: tokens to generate at most; None is up to max_model_len.
     stop: strings that end the answer and are not part of it.
     stop_token_ids: tokens that end the answer, beside the model's own.

@@ -75,7 +75,7 @@ def _version(text: str) -> tuple[int, ...]:
 
 def _options(settings: RuntimeSettings) -> Any:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = settings.num_threads or _cpu_quota() or 0  # 0: one thread per physical core
+    options.intra_op_num_threads = settings.num_threads or cpu_quota() or 0  # 0: one thread per physical core
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = settings.log_severity
@@ -85,7 +85,7 @@ def _options(settings: RuntimeSettings) -> Any:
     return options
 
 
-def _cpu_quota(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> int | None:
+def cpu_quota(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> int | None:
     """Cores that a container's cgroup allows, None without a limit below the machine's own number.
 
     ONNX Runtime counts the machine's cores, and a container held to two of sixty-four would thrash.
