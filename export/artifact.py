@@ -215,7 +215,9 @@ def open_artifact(folder: str | os.PathLike[str], *, verify: bool = False) -> Ar
     listed = {entry.path for entry in manifest.files}
     for name, graph in manifest.graphs.items():
         if graph.file not in listed:
-            raise ManifestError(f"graph {name!r} names {graph.file}, which the manifest of {root} does not list")
+            raise ManifestError(
+                f"graph {name!r} of {root} names {graph.file}, a file it does not list: export the checkpoint again"
+            )
     return Artifact(root, manifest)
 
 

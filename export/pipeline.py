@@ -148,7 +148,7 @@ def export_checkpoint(
                 weights=recipe.weights,
                 weight_block_size=recipe.weight_block_size,
                 activations=_activations(options, groups),
-                recipe=recipe.patterns(),
+                recipe=tuple((rule.pattern, rule.bits) for rule in recipe.rules),
                 groups=groups,
             ),
             graphs={"decoder": GraphSpec("decoder.onnx", decoder_inputs(), decoder_outputs(config))},

@@ -44,8 +44,6 @@ def kind_of(name: str) -> str:
 
 
 def stored_bytes(shape: tuple[int, ...], storage: WeightStorage) -> int:
-    """Bytes of a weight's codes and float32 scales, or of its float32 values."""
-    size = math.prod(shape)
-    if not storage.is_quantized:
-        return 4 * size
-    return size * storage.bits // 8 + 4 * (size // storage.block_size)
+    """Bytes of a weight's codes and scales, or of its float32 values."""
+    num_parameters = math.prod(shape)
+    return storage.num_code_bytes(num_parameters) + storage.num_scale_bytes(num_parameters)

@@ -39,7 +39,10 @@ class Decoder:
         self.lengths = np.zeros(batch, np.int64)
 
     def step(
-        self, token_ids: np.ndarray, logit_positions: Iterable[int] | None = None, position_ids: np.ndarray | None = None
+        self,
+        token_ids: np.ndarray,
+        logit_positions: Iterable[int] | None = None,
+        position_ids: np.ndarray | None = None,
     ) -> np.ndarray:
         """Feed [batch, T] tokens; logits [batch, T or as many as positions asked for, vocab_size]."""
         token_ids = np.asarray(token_ids, np.int64)

@@ -117,7 +117,7 @@ def test_a_swish_output_gate_is_what_the_model_always_had(document: Json) -> Non
 
 
 def test_unknown_fields_that_are_off_change_nothing(document: Json) -> None:
-    off = {"some_new_option": None, "another": False, "a_list": [], "mtp_something": 7, "_name_or_path": "x"}
+    off: Json = {"some_new_option": None, "another": False, "a_list": [], "mtp_something": 7, "_name_or_path": "x"}
     assert parse_config(changed(document, off)) == parse_config(document)
 
 

@@ -52,8 +52,8 @@ def _assert_states_equal(decoder: Decoder, cache: Any, artifact: Artifact, lengt
         else:
             # transformers keeps kernel_size columns of the convolution's inputs; the last kernel_size - 1 matter.
             pairs = [
-                (decoder.state(layer, "conv_state"), theirs.conv_states[..., -3:]),
-                (decoder.state(layer, "recurrent_state"), theirs.recurrent_states),
+                (decoder.state(layer, "conv_state"), theirs.conv_states[0][..., -3:]),
+                (decoder.state(layer, "recurrent_state"), theirs.recurrent_states[0]),
             ]
         for ours, expected in pairs:
             np.testing.assert_allclose(ours, expected.numpy(), atol=TOLERANCE, rtol=1e-3)
@@ -87,6 +87,7 @@ def test_1_two_interleaved_sequences_of_300_tokens_decode_32_more_like_generate(
         with torch.no_grad():
             output = reference.generate(
                 torch.tensor(prompt)[None],
+                attention_mask=torch.ones(1, len(prompt), dtype=torch.long),  # else guessed from the padding's id
                 max_new_tokens=32,
                 min_new_tokens=32,
                 do_sample=False,
@@ -124,7 +125,9 @@ def test_2_padded_rows_of_transformers_equal_our_unpadded_ones(
 def test_2_a_batch_of_rows_equals_each_row_alone(session: Any, tiny_fp32: Artifact) -> None:
     rows = np.stack([_prompt(24, seed=6), _prompt(24, seed=7), _prompt(24, seed=8)])
     together = Decoder(tiny_fp32, batch=3, session=session)
-    logits = np.concatenate([together.step(rows[:, :20])] + [together.step(rows[:, i : i + 1]) for i in range(20, 24)], 1)
+    logits = np.concatenate(
+        [together.step(rows[:, :20])] + [together.step(rows[:, i : i + 1]) for i in range(20, 24)], 1
+    )
     for row in range(3):
         alone = Decoder(tiny_fp32, session=session).prefill(rows[row], [20, 1])
         np.testing.assert_allclose(logits[row], alone, atol=1e-5, rtol=0)
@@ -164,7 +167,7 @@ def test_10_the_state_after_4096_tokens_has_not_drifted(reference: Any, session:
     np.testing.assert_allclose(logits[0, 0], expected[-1], atol=1e-3, rtol=0)
     for layer, layer_type in enumerate(tiny_fp32.manifest.model.layer_types):
         if layer_type == "linear_attention":
-            ours, theirs = decoder.state(layer, "recurrent_state"), cache.layers[layer].recurrent_states.numpy()
+            ours, theirs = decoder.state(layer, "recurrent_state"), cache.layers[layer].recurrent_states[0].numpy()
             assert np.abs(ours - theirs).max() <= 1e-3 * np.abs(theirs).max()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -9,18 +11,25 @@ from transformers.models.qwen3_5_moe import modeling_qwen3_5_moe as reference
 from transformers.models.qwen3_5_moe.configuration_qwen3_5_moe import Qwen3_5MoeTextConfig
 
 from qwonnx.export.config import RopeParameters
-from qwonnx.export.modeling.rotary import rope_frequencies
+from qwonnx.export.modeling.rotary import RotaryAngles, rope_frequencies
 
 
-def _yarn(factor: float) -> RopeParameters:
+def _rope(rope_type: str, factor: float = 1.0) -> RopeParameters:
     return RopeParameters(
-        rope_type="yarn", rope_theta=1e7, factor=factor, original_max_position_embeddings=262_144
+        rope_type=rope_type,
+        rope_theta=1e7,
+        factor=factor,
+        original_max_position_embeddings=262_144,
+        attention_factor=None,
+        beta_fast=32.0,
+        beta_slow=1.0,
+        truncate=True,
     )
 
 
 def test_yarn_keeps_fast_frequencies_and_divides_slow_ones() -> None:
-    inv_freq, attention_factor = rope_frequencies(_yarn(4.0), 64)
-    default, one = rope_frequencies(RopeParameters(rope_type="default", rope_theta=1e7), 64)
+    inv_freq, attention_factor = rope_frequencies(_rope("yarn", 4.0), 64)
+    default, one = rope_frequencies(_rope("default"), 64)
     assert one == 1.0
     torch.testing.assert_close(inv_freq[:15], default[:15], rtol=0, atol=0)
     torch.testing.assert_close(inv_freq[22:], default[22:] / 4, rtol=1e-7, atol=0)
@@ -28,7 +37,7 @@ def test_yarn_keeps_fast_frequencies_and_divides_slow_ones() -> None:
     for index, frequency in expected.items():
         assert float(inv_freq[index]) == pytest.approx(frequency, rel=1e-6)
     assert attention_factor == pytest.approx(1.138629436, rel=1e-9)
-    assert rope_frequencies(_yarn(2.0), 64)[1] == pytest.approx(1.069314718, rel=1e-9)
+    assert rope_frequencies(_rope("yarn", 2.0), 64)[1] == pytest.approx(1.069314718, rel=1e-9)
 
 
 @pytest.mark.parametrize("factor", [2.0, 4.0])
@@ -47,19 +56,13 @@ def test_yarn_is_transformers_yarn(factor: float) -> None:
         },
     )
     expected, expected_factor = ROPE_INIT_FUNCTIONS["yarn"](config, torch.device("cpu"))
-    inv_freq, attention_factor = rope_frequencies(_yarn(factor), 64)
+    inv_freq, attention_factor = rope_frequencies(_rope("yarn", factor), 64)
     torch.testing.assert_close(inv_freq, expected, rtol=1e-6, atol=0)
     assert attention_factor == pytest.approx(expected_factor)
 
 
 def test_each_frequency_follows_its_own_axis() -> None:
-    from types import SimpleNamespace
-
-    from qwonnx.export.modeling.rotary import RotaryAngles
-
-    config = SimpleNamespace(
-        rope=RopeParameters(rope_type="default", rope_theta=1e7), rotary_dim=64, mrope_section=(11, 11, 10)
-    )
+    config = SimpleNamespace(rope=_rope("default"), rotary_dim=64, mrope_section=(11, 11, 10))
     positions = torch.stack([torch.arange(7), torch.arange(7) * 3 + 1, 40 - torch.arange(7)])[:, None, :]
     cos, sin = RotaryAngles(config)(positions)  # type: ignore[arg-type]
     text_config = Qwen3_5MoeTextConfig(

@@ -1,0 +1,43 @@
+"""A checkpoint whose weights have been through quantisation and back: what transformers needs to see what a model lost."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from qwonnx.export.quantize import dequantize_blocks, quantize_blocks
+from qwonnx.export.recipe import Recipe
+
+
+def write_dequantized(checkpoint: Path, folder: Path, weights: str) -> Path:
+    """Copy a one-file checkpoint with fused experts into `folder`, in float32, each weight rounded as a preset stores it.
+
+    It walks the checkpoint's own tensors by the recipe alone: nothing of the export's reading or writing is used.
+    """
+    recipe = Recipe.preset(weights)
+    for path in checkpoint.iterdir():
+        if path.suffix != ".safetensors":
+            shutil.copy(path, folder)
+    tensors = {}
+    for name, tensor in load_file(checkpoint / "model.safetensors").items():
+        ours = re.sub(r"^model\.(language_model\.)?", "", name)
+        value = tensor.float()
+        if not name.startswith(("model.visual.", "mtp.")) and not ours.endswith("A_log"):
+            storage = recipe.storage(ours, tuple(value.shape))
+            if storage.is_quantized:
+                value = _round(value, storage.bits, storage.block_size)
+        tensors[name] = value
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def _round(value: torch.Tensor, bits: int, block_size: int) -> torch.Tensor:
+    rows = value.reshape(-1, value.shape[-1]).clone()
+    codes = torch.empty(rows.shape[0], rows.shape[1] * bits // 8, dtype=torch.uint8)
+    scales = torch.empty(rows.shape[0], rows.shape[1] // block_size)
+    quantize_blocks(rows, bits, codes, scales)
+    return dequantize_blocks(codes, scales, bits).reshape(value.shape)
