@@ -1,0 +1,68 @@
+"""The outermost layer: a request id for every answer, one line of log for every request, and no traceback for clients.
+
+A line has method, path, status, seconds and request id. It has no query, no header and no content.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from urllib.parse import quote
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from qwonnx.handlers import errors
+
+logger = logging.getLogger("qwonnx.access")
+
+REQUEST_ID_HEADER = "x-request-id"
+_ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_CLIENT_LEFT = 499  # nginx's word for it; never sent
+_MAX_PATH_CHARACTERS = 200
+
+
+class AccessLog:
+    """ASGI middleware."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(Headers(scope=scope).get(REQUEST_ID_HEADER))
+        started = time.perf_counter()
+        status: int | None = None
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            status = _CLIENT_LEFT
+        except Exception:
+            logger.exception("request %s failed because of a fault in qwonnx", request_id)
+            if status is None:
+                await errors.internal().response()(scope, receive, send_with_id)
+            else:
+                raise  # an answer that has begun can only be cut off
+        finally:
+            # Quoted, so that no path can forge a line.
+            path = quote(scope["path"])[:_MAX_PATH_CHARACTERS]
+            seconds = time.perf_counter() - started
+            logger.info("%s %s %s %.3fs %s", scope["method"], path, status or "-", seconds, request_id)
+
+
+def _request_id(given: str | None) -> str:
+    """The client's own id if it is harmless in a log, else a new one."""
+    return given if given is not None and _ACCEPTABLE_ID.fullmatch(given) else uuid.uuid4().hex

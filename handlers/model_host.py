@@ -1,0 +1,148 @@
+"""The engine of an application on its way from a folder to ready, so that the server can answer while it loads.
+
+Loading and warming up run on a thread of their own; requests are refused with 503 until the warm-up token was answered.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from enum import Enum
+
+from qwonnx.handlers import errors
+from qwonnx.handlers.errors import ApiError
+from qwonnx.runtime.engine import Engine
+
+logger = logging.getLogger(__name__)
+
+
+class HostStatus(Enum):
+    """Where the engine is."""
+
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+    CLOSING = "closing"
+
+
+class ModelHost:
+    """Owns one engine.
+
+    Args:
+        load: opens the engine; called once, on the host's thread.
+        model_name: what requests must ask for; None: the name of the engine's checkpoint.
+        on_failure: called on the host's thread when loading failed; `error` then says why.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Engine],
+        *,
+        model_name: str | None = None,
+        on_failure: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._load = load
+        self._model_name = model_name
+        self._on_failure = on_failure
+        self._lock = threading.Lock()
+        self._engine: Engine | None = None
+        self._thread: threading.Thread | None = None
+        self._closing = False
+        self.error: Exception | None = None
+
+    @property
+    def status(self) -> HostStatus:
+        if self._closing:
+            return HostStatus.CLOSING
+        if self.error is not None:
+            return HostStatus.FAILED
+        engine = self._engine
+        return HostStatus.READY if engine is not None and engine.is_ready else HostStatus.LOADING
+
+    def start(self) -> None:
+        """Begin to load, on a thread; does nothing the second time."""
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._prepare, name="qwonnx-load", daemon=True)
+                self._thread.start()
+
+    def wait(self) -> None:
+        """Wait until loading ended.
+
+        Raises:
+            what the engine's opening and warm-up raise.
+        """
+        self.start()
+        assert self._thread is not None
+        self._thread.join()
+        if self.error is not None:
+            raise self.error
+
+    def begin_close(self) -> None:
+        """Refuse new requests; running ones go on."""
+        self._closing = True
+
+    def close(self) -> None:
+        """End running requests and give the engine back. Returns when that is done; idempotent.
+
+        An engine that is still loading is closed by its loader as soon as it can be.
+        """
+        with self._lock:
+            self._closing = True
+            engine = self._engine
+        if engine is not None:
+            engine.close()
+
+    def ready_engine(self) -> Engine:
+        """The engine.
+
+        Raises:
+            ApiError: 503, it does not answer yet or any more.
+        """
+        status = self.status
+        if status is HostStatus.READY and self._engine is not None:
+            return self._engine
+        if status is HostStatus.CLOSING:
+            raise errors.closing()
+        reason = "is loading" if status is HostStatus.LOADING else "could not be loaded: see the server's log"
+        headers = {"retry-after": str(errors.RETRY_AFTER_SECONDS)}
+        raise ApiError(503, f"the model {reason}", kind=errors.SERVER_ERROR, code="model_not_ready", headers=headers)
+
+    def model_name(self) -> str:
+        """The name under which requests find the model.
+
+        Raises:
+            ApiError: 503, it does not answer yet or any more.
+        """
+        return self._model_name or self.ready_engine().artifact.manifest.source.checkpoint
+
+    def check_model(self, name: str) -> str:
+        """The model's name, if that is what was asked for.
+
+        Raises:
+            ApiError: 404, another one was.
+        """
+        served = self.model_name()
+        if name != served:
+            message = f"there is no model {name!r} here: use {served!r}"
+            raise ApiError(404, message, param="model", code="model_not_found")
+        return served
+
+    def _prepare(self) -> None:
+        try:
+            engine = self._load()
+            with self._lock:
+                self._engine = engine
+                closing = self._closing
+            if closing:
+                engine.close()
+                return
+            engine.start()
+            engine.warm_up()
+        except Exception as error:
+            if self._closing:
+                return  # the warm-up was cut short
+            self.error = error
+            logger.error("the model could not be loaded: %s", error, exc_info=logger.isEnabledFor(logging.DEBUG))
+            self._on_failure()

@@ -1,0 +1,44 @@
+"""GET /v1/models and /v1/models/{model}: the one model that is served."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from qwonnx.handlers.model_host import ModelHost
+
+
+class ModelObject(msgspec.Struct):
+    id: str
+    created: int  # OpenAI's clients want one; the artifact does not say when it was made
+    max_model_len: int  # tokens of prompt and answer together
+    object: Literal["model"] = "model"
+    owned_by: str = "qwonnx"
+
+
+class ModelList(msgspec.Struct):
+    data: list[ModelObject]
+    object: Literal["list"] = "list"
+
+
+async def list_models(request: Request) -> Response:
+    return _json(ModelList([_served(request)]))
+
+
+async def retrieve_model(request: Request) -> Response:
+    host: ModelHost = request.app.state.host
+    host.check_model(request.path_params["model"])
+    return _json(_served(request))
+
+
+def _served(request: Request) -> ModelObject:
+    host: ModelHost = request.app.state.host
+    engine = host.ready_engine()
+    return ModelObject(host.model_name(), 0, engine.max_model_len)
+
+
+def _json(value: msgspec.Struct) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")

@@ -1,0 +1,93 @@
+"""From a chat request to what the engine takes: token ids and sampling, and how to read the answer."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec import UNSET
+
+from qwonnx.handlers import chat_request
+from qwonnx.handlers.protocol import ChatCompletionRequest
+from qwonnx.runtime.engine import Engine
+from qwonnx.runtime.errors import TemplateError
+from qwonnx.runtime.output_parser import OutputParser
+from qwonnx.runtime.sampling_params import SamplingParams
+
+_SAMPLING_FIELDS = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "seed",
+    "ignore_eos",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """A rendered conversation.
+
+    token_ids: what the model reads.
+    thinking_open: the prompt ends inside <think>, so the answer begins with reasoning.
+    tools: what the model was told it may call, in OpenAI's form.
+    """
+
+    token_ids: list[int]
+    thinking_open: bool
+    tools: list[dict[str, Any]]
+
+    def parser(self) -> OutputParser:
+        return OutputParser(self.thinking_open, self.tools or None)
+
+
+def render_chat(
+    engine: Engine,
+    messages: list[dict[str, Any]],
+    tools: list[dict[str, Any]],
+    variables: dict[str, Any],
+) -> ChatPrompt:
+    """Apply the artifact's chat template and tokenize. Takes time in proportion to the conversation.
+
+    Raises:
+        TemplateError: the artifact has no template, or it refuses the conversation.
+    """
+    if engine.chat_template is None:
+        raise TemplateError("the artifact has no chat template: export a checkpoint that has one")
+    text = engine.chat_template.render(messages, tools=tools or None, **variables)
+    return ChatPrompt(engine.tokenizer.encode(text), text.rstrip().endswith("<think>"), tools)
+
+
+def chat_prompt(engine: Engine, request: ChatCompletionRequest) -> ChatPrompt:
+    """The prompt of a request.
+
+    Raises:
+        TemplateError: see render_chat.
+    """
+    switches = request.chat_template_kwargs
+    variables: dict[str, Any] = {}
+    if switches is not None and switches.enable_thinking is not UNSET:
+        variables["enable_thinking"] = switches.enable_thinking
+    messages = chat_request.template_messages(request.messages)
+    return render_chat(engine, messages, chat_request.offered_tools(request), variables)
+
+
+def sampling_params(engine: Engine, request: ChatCompletionRequest) -> SamplingParams:
+    """The checkpoint's recommended sampling, changed by what the request says.
+
+    Raises:
+        InvalidRequestError: a value out of range.
+    """
+    given = {name: getattr(request, name) for name in _SAMPLING_FIELDS if getattr(request, name) is not None}
+    stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
+    return dataclasses.replace(
+        engine.default_sampling,
+        **given,
+        stop=stop,
+        stop_token_ids=tuple(request.stop_token_ids or ()),
+        max_tokens=request.max_tokens if request.max_tokens is not None else request.max_completion_tokens,
+    )

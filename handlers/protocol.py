@@ -1,0 +1,192 @@
+"""OpenAI's chat completion request, as types: what is accepted, field by field.
+
+Every field of OpenAI's request is known here, so that a misspelt one is refused. Three kinds:
+- honoured: they have a precise type;
+- without effect here whatever they say (user, metadata, ...): typed, accepted, documented in the README;
+- not supported (logprobs, response_format, ...): accepted only with the value that means "nothing special", see
+  chat_request.py.
+
+Fields after the marker "ours" are extensions that other servers of open models share.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+# Numbers that reach numpy or ONNX Runtime; more is a mistake, not a wish.
+_LARGE = 1 << 31
+
+Name = Annotated[str, Meta(min_length=1, max_length=256)]
+FunctionName = Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+PositiveInt = Annotated[int, Meta(ge=1, lt=_LARGE)]
+TokenId = Annotated[int, Meta(ge=0, lt=_LARGE)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+
+
+class _Object(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What a client sends: unknown fields are refused."""
+
+
+class TextPart(_Object, tag_field="type", tag="text"):
+    text: str
+
+
+class RefusalPart(_Object, tag_field="type", tag="refusal"):
+    """A refusal of an earlier answer, which is text like any other to the model."""
+
+    refusal: str
+
+
+class _UnsupportedPart(_Object):
+    image_url: Any = None
+    input_audio: Any = None
+    file: Any = None
+    video_url: Any = None
+
+
+class ImagePart(_UnsupportedPart, tag_field="type", tag="image_url"):
+    pass
+
+
+class AudioPart(_UnsupportedPart, tag_field="type", tag="input_audio"):
+    pass
+
+
+class FilePart(_UnsupportedPart, tag_field="type", tag="file"):
+    pass
+
+
+class VideoPart(_UnsupportedPart, tag_field="type", tag="video_url"):
+    pass
+
+
+Part = TextPart | RefusalPart | ImagePart | AudioPart | FilePart | VideoPart
+Content = str | list[Part]
+
+
+class CalledFunction(_Object):
+    name: FunctionName
+    arguments: str
+
+
+class MessageToolCall(_Object):
+    """A call that the assistant made in an earlier turn."""
+
+    id: str
+    function: CalledFunction
+    type: Literal["function"] = "function"
+    index: int | None = None  # streamed deltas that were put together keep it
+
+
+class SystemMessage(_Object, tag_field="role", tag="system"):
+    content: Content
+    name: str | None = None
+
+
+class DeveloperMessage(_Object, tag_field="role", tag="developer"):
+    """OpenAI's newer name of the system message."""
+
+    content: Content
+    name: str | None = None
+
+
+class UserMessage(_Object, tag_field="role", tag="user"):
+    content: Content
+    name: str | None = None
+
+
+class AssistantMessage(_Object, tag_field="role", tag="assistant"):
+    content: Content | None = None
+    name: str | None = None
+    reasoning_content: str | None = None  # ours
+    tool_calls: list[MessageToolCall] | None = None
+    # Answers hold these, as null or empty, and clients send answers back as they came.
+    refusal: str | None = None
+    audio: Any = None
+    annotations: list[Any] | None = None
+    function_call: Any = None
+
+
+class ToolMessage(_Object, tag_field="role", tag="tool"):
+    content: Content
+    tool_call_id: str
+    name: str | None = None
+
+
+Message = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage
+
+
+class FunctionDefinition(_Object, omit_defaults=True):
+    name: FunctionName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(_Object):
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+class StreamOptions(_Object):
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class ChatTemplateKwargs(_Object):
+    enable_thinking: bool | UnsetType = UNSET
+
+
+class ChatCompletionRequest(_Object):
+    """The body of POST /v1/chat/completions."""
+
+    model: Name
+    messages: list[Message]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: PositiveInt | None = None
+    max_completion_tokens: PositiveInt | None = None
+    stop: str | Annotated[list[str], Meta(max_length=4)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    seed: int | None = None
+    tools: Annotated[list[Tool], Meta(max_length=128)] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+
+    # Ours.
+    top_k: PositiveInt | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
+    ignore_eos: bool | None = None
+    stop_token_ids: Annotated[list[TokenId], Meta(max_length=64)] | None = None
+    chat_template_kwargs: ChatTemplateKwargs | None = None
+
+    # Without effect here: they speak of OpenAI's accounts, storage, caches and prices.
+    user: str | None = None
+    safety_identifier: str | None = None
+    metadata: dict[str, str] | None = None
+    service_tier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+
+    # Not supported; chat_request.py says which values are harmless.
+    n: Any = None
+    store: Any = None
+    logprobs: Any = None
+    top_logprobs: Any = None
+    logit_bias: Any = None
+    response_format: Any = None
+    modalities: Any = None
+    audio: Any = None
+    prediction: Any = None
+    reasoning_effort: Any = None
+    verbosity: Any = None
+    web_search_options: Any = None
+    functions: Any = None
+    function_call: Any = None

@@ -1,0 +1,79 @@
+"""How the endpoints behave: one frozen value, from code or from QWONNX_* environment variables.
+
+What concerns the model and the machine is in qwonnx.runtime.settings; the two share their environment's rules.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from qwonnx.runtime.errors import SettingsError
+
+DEFAULT_MAX_BODY_BYTES = 10 << 20  # what API gateways let through; some 3 million tokens of English
+
+_NUMBERS = {"max_body_bytes": int, "shutdown_seconds": float}
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """Settings of one application.
+
+    model_name: the name that requests must ask for; None is the name of the checkpoint the artifact was made from.
+    api_key: what `Authorization: Bearer` must say under /v1; None lets everybody in. Only ever compared.
+    max_body_bytes: a request's body, at most.
+    shutdown_seconds: how long running requests may go on once the server was told to stop.
+    """
+
+    model_name: str | None = None
+    api_key: str | None = field(default=None, repr=False)  # a log of the settings must not hold the key
+    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
+    shutdown_seconds: float = 20.0
+
+    def __post_init__(self) -> None:
+        if self.model_name is not None and not self.model_name.strip():
+            raise SettingsError("model_name is empty: give a name, or leave it out")
+        if self.api_key is not None and not _is_token(self.api_key):
+            raise SettingsError("api_key is empty or has spaces or characters beyond ASCII: give another key")
+        if self.max_body_bytes < 1:
+            raise SettingsError(f"max_body_bytes is {self.max_body_bytes}: give at least 1")
+        if not 0 <= self.shutdown_seconds <= 3600:
+            raise SettingsError(f"shutdown_seconds is {self.shutdown_seconds}: give 0 to 3600")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> ServerSettings:
+        """Settings from QWONNX_MODEL_NAME, QWONNX_API_KEY, QWONNX_MAX_BODY_BYTES and QWONNX_SHUTDOWN_SECONDS.
+
+        Those unset or empty keep the default; an empty key is refused, since a secret that failed to arrive must not
+        open the server.
+
+        Raises:
+            SettingsError: a value is malformed or out of range; the message names the variable.
+        """
+        source = os.environ if environment is None else environment
+        given: dict[str, Any] = {}
+        if "QWONNX_API_KEY" in source:
+            given["api_key"] = source["QWONNX_API_KEY"]
+        if name := source.get("QWONNX_MODEL_NAME", "").strip():
+            given["model_name"] = name
+        for field_name, number in _NUMBERS.items():
+            variable = f"QWONNX_{field_name.upper()}"
+            text = source.get(variable, "").strip()
+            if text:
+                try:
+                    given[field_name] = number(text)
+                except ValueError as error:
+                    raise SettingsError(f"{variable} is {text!r}: give a number") from error
+        for field_name, value in given.items():
+            try:
+                cls(**{field_name: value})
+            except SettingsError as error:
+                raise SettingsError(f"QWONNX_{field_name.upper()}: {error}") from error
+        return cls(**given)
+
+
+def _is_token(text: str) -> bool:
+    """Whether an HTTP header can carry the text as one word."""
+    return bool(text) and all("!" <= character <= "~" for character in text)
