@@ -1,0 +1,83 @@
+"""A real uvicorn server on a free loopback port, in a thread of the test's process, and clients of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import openai
+
+from qwonnx.handlers.model_host import HostStatus, ModelHost
+from qwonnx.handlers.server import Server
+from qwonnx.handlers.settings import ServerSettings
+from qwonnx.runtime.engine import Engine
+from qwonnx.runtime.settings import RuntimeSettings
+
+MODEL = "counting-model"  # the checkpoint's name in a counting model's manifest
+RUNTIME = RuntimeSettings(num_threads=1, max_num_seqs=4, max_num_batched_tokens=64, max_model_len=512, spin=False)
+DEADLINE_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A running server."""
+
+    url: str
+    host: ModelHost
+    server: Server
+
+    @property
+    def engine(self) -> Engine:
+        return self.host.ready_engine()
+
+    def client(self, api_key: str = "none") -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=api_key, max_retries=0)
+
+    def async_client(self) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
+
+    def http(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=DEADLINE_SECONDS, trust_env=False)
+
+
+@contextmanager
+def serving(
+    artifact: Path | Callable[[], Engine],
+    *,
+    runtime: RuntimeSettings = RUNTIME,
+    settings: ServerSettings | None = None,
+    ready: bool = True,
+) -> Iterator[Served]:
+    """Serve an artifact; what `artifact` is may also open the engine itself."""
+    load = artifact if callable(artifact) else (lambda: Engine.open(artifact, runtime))
+    host = ModelHost(load)
+    server = Server(host, settings or ServerSettings(shutdown_seconds=0.5), port=0)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        until(lambda: server.started)
+        if ready:
+            until(lambda: host.status is not HostStatus.LOADING)
+            assert host.error is None, host.error
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield Served(f"http://127.0.0.1:{port}", host, server)
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def until(holds: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> None:
+    """Wait until something holds, looking often."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.005)
+
+
+def chat(text: str = "Hello") -> list[openai.types.chat.ChatCompletionMessageParam]:
+    return [{"role": "user", "content": text}]

@@ -1,0 +1,195 @@
+"""The official client against a real server: what it sends is understood, and what it gets it can read."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from openai.types.chat import ChatCompletionChunk
+
+from tests.handlers.serving import MODEL, Served, chat, serving
+from tests.runtime import counting_model
+
+PROMPT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather of a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}},
+    },
+}
+CALL = "<tool_call>\n<function=weather>\n<parameter=city>\n{}\n</parameter>\n<parameter=days>\n3\n</parameter>\n</function>\n</tool_call>"
+
+
+def expected(served: Served, text: str, num_tokens: int) -> str:
+    """What the counting model says."""
+    tokenizer = served.engine.tokenizer
+    model = counting_model.CountingModel(served.engine.artifact.folder, tokenizer, 1, None)
+    return tokenizer.decode(model.answer(tokenizer.encode(PROMPT.format(text)), num_tokens))
+
+
+def test_an_answer_in_one_piece(served: Served) -> None:
+    with served.client() as client:
+        completion = client.chat.completions.create(model=MODEL, messages=chat("Hi"), max_tokens=12)
+    choice = completion.choices[0]
+    assert choice.message.content == expected(served, "Hi", 12)
+    assert (choice.message.role, choice.finish_reason, completion.model) == ("assistant", "length", MODEL)
+    assert completion.usage is not None
+    assert completion.usage.completion_tokens == 12
+    assert completion.usage.prompt_tokens == len(served.engine.tokenizer.encode(PROMPT.format("Hi")))
+    assert completion.usage.total_tokens == completion.usage.prompt_tokens + 12
+
+
+def test_a_stream_says_the_same_piece_by_piece_and_ends_with_the_usage(served: Served) -> None:
+    with served.client() as client:
+        chunks = list(
+            client.chat.completions.create(
+                model=MODEL,
+                messages=chat("Hi"),
+                max_completion_tokens=12,
+                stream=True,
+                stream_options={"include_usage": True},
+            )
+        )
+    assert text_of(chunks) == expected(served, "Hi", 12)
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "length"
+    assert len([chunk for chunk in chunks if chunk.choices and chunk.choices[0].finish_reason]) == 1
+    assert len(chunks) > 5
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == 12
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_a_stream_without_include_usage_has_none(served: Served) -> None:
+    with served.client() as client:
+        chunks = list(client.chat.completions.create(model=MODEL, messages=chat(), max_tokens=2, stream=True))
+    assert all(chunk.usage is None and chunk.choices for chunk in chunks)
+
+
+def test_concurrent_requests_of_the_async_client_get_the_answers_they_get_alone(served: Served) -> None:
+    async def ask(client: openai.AsyncOpenAI, number: int) -> str:
+        messages, length = chat(f"Question {number}"), 10 + number
+        if number % 2:
+            completion = await client.chat.completions.create(model=MODEL, messages=messages, max_tokens=length)
+            return completion.choices[0].message.content or ""
+        stream = await client.chat.completions.create(model=MODEL, messages=messages, max_tokens=length, stream=True)
+        return text_of([chunk async for chunk in stream])
+
+    async def main() -> list[str]:
+        async with served.async_client() as client:
+            return await asyncio.gather(*(ask(client, number) for number in range(12)))
+
+    answers = asyncio.run(main())
+    assert answers == [expected(served, f"Question {number}", 10 + number) for number in range(12)]
+
+
+def test_stop_strings_end_the_answer_before_them(served: Served) -> None:
+    whole = expected(served, "Hi", 40)
+    stop = whole[7:9]
+    with served.client() as client:
+        completion = client.chat.completions.create(model=MODEL, messages=chat("Hi"), max_tokens=40, stop=["#", stop])
+    assert completion.choices[0].message.content == whole[: whole.index(stop)]
+    assert completion.choices[0].finish_reason == "stop"
+
+
+def test_a_seed_makes_sampling_repeatable_and_extensions_are_honoured(served: Served) -> None:
+    def ask(client: openai.OpenAI, seed: int, **extensions: Any) -> str | None:
+        completion = client.chat.completions.create(
+            model=MODEL, messages=chat(), max_tokens=24, temperature=2, seed=seed, extra_body=extensions
+        )
+        return completion.choices[0].message.content
+
+    with served.client() as client:
+        assert ask(client, 1) == ask(client, 1)
+        assert ask(client, 1, top_k=1) == expected(served, "Hello", 24)
+        stop_token = served.engine.tokenizer.encode(expected(served, "Hello", 3)[2])
+        assert ask(client, 1, top_k=1, stop_token_ids=stop_token) == expected(served, "Hello", 2)
+
+
+def test_content_parts_developer_messages_and_harmless_fields_are_understood(served: Served) -> None:
+    parts: Any = [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]
+    with served.client() as client:
+        completion = client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "developer", "content": "Be brief."}, {"role": "user", "content": parts, "name": "Ada"}],
+            max_tokens=3,
+            user="u",
+            metadata={"a": "b"},
+            store=False,
+            service_tier="auto",
+            n=1,
+            response_format={"type": "text"},
+            logprobs=False,
+        )
+    assert completion.usage is not None
+    text = "<|im_start|>system\nBe brief.<|im_end|>\n" + PROMPT.format("Hi")
+    assert completion.usage.prompt_tokens == len(served.engine.tokenizer.encode(text))
+
+
+def test_models_are_listed_and_found(served: Served) -> None:
+    with served.client() as client:
+        assert [model.id for model in client.models.list()] == [MODEL]
+        assert client.models.retrieve(MODEL).id == MODEL
+        with pytest.raises(openai.NotFoundError):
+            client.models.retrieve("another/model")
+
+
+def test_reasoning_and_tool_calls_are_separated_from_content(tmp_path: Path) -> None:
+    script = "<think>\nHe asks.\n</think>\n\nI look it up.\n\n" + CALL.format("Oslo") + "\n" + CALL.format("Rom")
+    folder = counting_model.make(tmp_path / "artifact", script=script).folder
+    with serving(folder) as served, served.client() as client:
+        whole = client.chat.completions.create(model=MODEL, messages=chat(), tools=[WEATHER]).choices[0]
+        assert whole.finish_reason == "tool_calls"
+        assert whole.message.content == "I look it up."
+        assert whole.message.model_dump()["reasoning_content"].strip() == "He asks."
+        calls = [call for call in whole.message.tool_calls or () if call.type == "function"]
+        assert [json.loads(call.function.arguments) for call in calls] == [
+            {"city": "Oslo", "days": 3},
+            {"city": "Rom", "days": 3},
+        ]
+        assert len({call.id for call in calls}) == 2
+
+        chunks = list(client.chat.completions.create(model=MODEL, messages=chat(), tools=[WEATHER], stream=True))
+        deltas = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or ()]
+        assert [delta.index for delta in deltas] == [0, 1]
+        assert all(delta.function is not None and delta.function.name == "weather" for delta in deltas)
+        assert text_of(chunks) == "I look it up."
+        assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+        one = client.chat.completions.create(
+            model=MODEL, messages=chat(), tools=[WEATHER], parallel_tool_calls=False
+        ).choices[0]
+        assert (one.finish_reason, len(one.message.tool_calls or ())) == ("tool_calls", 1)
+        none = client.chat.completions.create(
+            model=MODEL, messages=chat(), tools=[WEATHER], tool_choice="none"
+        ).choices[0]
+        assert (none.finish_reason, none.message.tool_calls) == ("stop", None)
+        assert CALL.format("Oslo") in (none.message.content or "")
+
+        # The answer goes back as it came, with the tool's result.
+        back: Any = [*chat(), whole.message.model_dump(), {"role": "tool", "tool_call_id": "x", "content": "sunny"}]
+        again = client.chat.completions.create(model=MODEL, messages=back, max_tokens=1)
+        assert again.choices[0].finish_reason == "length"
+
+
+def test_a_failing_step_is_a_500_or_an_error_event_and_the_server_goes_on(served: Served) -> None:
+    with served.client() as client:
+        failing = chat(f"x{counting_model.FAILING_TEXT}")
+        with pytest.raises(openai.InternalServerError) as refusal:
+            client.chat.completions.create(model=MODEL, messages=failing, max_tokens=3)
+        assert refusal.value.code == "internal_error"
+        with pytest.raises(openai.APIError) as cut:
+            list(client.chat.completions.create(model=MODEL, messages=failing, max_tokens=3, stream=True))
+        assert cut.value.code == "internal_error"
+        assert client.chat.completions.create(model=MODEL, messages=chat(), max_tokens=3).choices
+
+
+def text_of(chunks: list[ChatCompletionChunk]) -> str:
+    return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
