@@ -17,7 +17,10 @@ GATED = "someone/gated"
 
 
 class HubServer(ThreadingHTTPServer):
-    """Serves the files below `folder` as REPOSITORY at branch main; `downloads` lists the files that were fetched."""
+    """Serves the files below `folder` as REPOSITORY at branch main.
+
+    `downloads` lists the files that were fetched; a test may put names into `lost`, which are listed and cannot be.
+    """
 
     daemon_threads = True
 
@@ -25,6 +28,7 @@ class HubServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
         self.downloads: list[str] = []
+        self.lost: set[str] = set()
 
     @property
     def url(self) -> str:
@@ -63,6 +67,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_json({"id": REPOSITORY, "sha": COMMIT, "siblings": []})
         elif path == f"{api}/tree/{COMMIT}":
             self._send_json([{"type": "file", "path": name, **self._facts(name)} for name in self.server.files])
+        elif path.startswith(resolve) and path.removeprefix(resolve) in self.server.lost:
+            self._send_error("EntryNotFound", 404)
         elif path.startswith(resolve) and path.removeprefix(resolve) in self.server.files:
             self._send_file(path.removeprefix(resolve))
         elif path.startswith(f"{api}/revision/"):
