@@ -6,11 +6,11 @@ is concatenation. That is what makes incremental decoding exact (detokenizer.py)
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import tokenizers
+import tokenizers.decoders
 
 from qwonnx.runtime.errors import TokenizerError
 
@@ -27,18 +27,18 @@ class Tokenizer:
 
     def __init__(self, source: str) -> None:
         try:
-            decoder = json.loads(source).get("decoder")
             self._tokenizer = tokenizers.Tokenizer.from_str(source)
         except Exception as error:  # the library raises bare Exception
             raise TokenizerError(f"tokenizer.json is malformed ({error}): export the checkpoint again") from error
-        kind = decoder.get("type") if isinstance(decoder, dict) else None
-        if kind != "ByteLevel":
-            raise TokenizerError(f"tokenizer.json has a decoder of type {kind!r}: only ByteLevel ones are supported")
+        decoder = self._tokenizer.decoder
+        if not isinstance(decoder, tokenizers.decoders.ByteLevel):
+            kind = type(decoder).__name__
+            raise TokenizerError(f"tokenizer.json has a decoder of type {kind}: only ByteLevel ones are supported")
         added = self._tokenizer.get_added_tokens_decoder()
         self._special = frozenset(token_id for token_id, token in added.items() if token.special)
         self._bytes: dict[int, bytes] = {}
         # Ids from here on are rows that pad the embedding; no text stands for them.
-        self.num_tokens = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        self.num_tokens = max(self._tokenizer.get_vocab_size(with_added_tokens=False), *(1 + i for i in added), 0)
 
     @classmethod
     def from_file(cls, path: Path) -> Tokenizer:
