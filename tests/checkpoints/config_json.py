@@ -28,7 +28,7 @@ _COMMON_TEXT: Json = {
     "mamba_ssm_dtype": "float32",
     "max_position_embeddings": 262144,
     "mlp_only_layers": [],
-    "mtp_num_hidden_layers": 1,
+    "mtp_num_hidden_layers": 0,  # 1 in the published files, which hold that layer
     "mtp_use_dedicated_embeddings": False,
     "rms_norm_eps": 1e-06,
     "use_cache": True,

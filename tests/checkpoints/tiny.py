@@ -73,7 +73,8 @@ def write_tiny(
     assert architecture in ARCHITECTURES, architecture
     ids = token_ids()
     base = {**TINY_TEXT, **(TINY_MOE if architecture in MOE_ARCHITECTURES else TINY_DENSE)}
-    text = text_config(architecture, base, ids, {"tie_word_embeddings": tie_word_embeddings, **(text_overrides or {})})
+    switches = {"tie_word_embeddings": tie_word_embeddings, "mtp_num_hidden_layers": int(mtp)}
+    text = text_config(architecture, base, ids, {**switches, **(text_overrides or {})})
     config = config_json(architecture, text, ids)
 
     plans = list(_plans(architecture, text, config.get("vision_config") if vision else None, mtp))

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -324,6 +326,26 @@ def test_a_nested_architecture_without_text_config_is_refused(document: Json) ->
     flat = {"architectures": document["architectures"], **document["text_config"]}
     assert "text_config" in refused(flat)
     assert "text_config" in refused({**document, "text_config": [1]})
+
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@given(data=st.data())
+def test_any_value_in_any_field_gives_a_configuration_or_one_line(document: Json, data: st.DataObject) -> None:
+    edited = copy.deepcopy(document)
+    place = data.draw(st.sampled_from([edited, edited["text_config"], edited["text_config"]["rope_parameters"]]))
+    place[data.draw(st.sampled_from(sorted(place)))] = data.draw(ANY_JSON)
+    message = ""
+    try:
+        parse_config(edited)
+    except ConfigError as error:
+        message = str(error)
+    assert "\n" not in message
 
 
 def test_a_missing_file_is_refused_with_what_to_give_instead(tmp_path: Path) -> None:

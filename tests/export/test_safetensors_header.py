@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qwonnx.export.errors import TensorFormatError
 from qwonnx.export.safetensors_header import TensorEntry, read_header
@@ -109,3 +111,21 @@ def test_a_header_beyond_the_formats_limit_is_not_read(tmp_path: Path) -> None:
 )
 def test_a_malformed_header_is_refused(tmp_path: Path, header: Any, reason: str) -> None:
     assert reason in refused(write(tmp_path / "a", header))
+
+
+@given(data=st.data())
+def test_whatever_a_damaged_file_says_its_tensors_lie_within_it(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = write(tmp_path_factory.getbasetemp() / "damaged", {"a": A, "b": B})
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(
+            st.sampled_from(b'0123456789"[]{},:-.e\x00\xff')
+        )
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    try:
+        entries = read_header(path)
+    except TensorFormatError:
+        return
+    assert all(0 < entry.offset <= entry.offset + entry.num_bytes <= path.stat().st_size for entry in entries)
