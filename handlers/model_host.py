@@ -32,7 +32,8 @@ class ModelHost:
     Args:
         load: opens the engine; called once, on the host's thread.
         model_name: what requests must ask for; None: the name of the engine's checkpoint.
-        on_failure: called on the host's thread when loading failed; `error` then says why.
+        on_ready: called on the host's thread once the model answers.
+        on_failure: called on the host's thread when loading failed, with why; by default it goes to the log.
     """
 
     def __init__(
@@ -40,11 +41,13 @@ class ModelHost:
         load: Callable[[], Engine],
         *,
         model_name: str | None = None,
-        on_failure: Callable[[], None] = lambda: None,
+        on_ready: Callable[[], None] = lambda: None,
+        on_failure: Callable[[Exception], None] | None = None,
     ) -> None:
         self._load = load
         self._model_name = model_name
-        self._on_failure = on_failure
+        self._on_ready = on_ready
+        self._on_failure = on_failure or _log_failure
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._thread: threading.Thread | None = None
@@ -140,9 +143,14 @@ class ModelHost:
                 return
             engine.start()
             engine.warm_up()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a thread has nobody to raise to; on_failure and wait() tell
             if self._closing:
                 return  # the warm-up was cut short
             self.error = error
-            logger.error("the model could not be loaded: %s", error, exc_info=logger.isEnabledFor(logging.DEBUG))
-            self._on_failure()
+            self._on_failure(error)
+        else:
+            self._on_ready()
+
+
+def _log_failure(error: Exception) -> None:
+    logger.error("the model could not be loaded: %s", error, exc_info=error)

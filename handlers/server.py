@@ -14,6 +14,7 @@ import uvicorn
 from qwonnx.handlers.app import create_app
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.settings import ServerSettings
+from qwonnx.runtime.errors import SettingsError
 
 # uvicorn waits for connections without a limit of its own; answers end when the engine is closed, and a client that
 # does not read its answer must not keep the process.
@@ -21,21 +22,43 @@ _SEND_SECONDS = 5
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+def bind(address: str, port: int) -> socket.socket:
+    """A listening socket, so that a client that comes early waits instead of being refused.
+
+    Args:
+        address: only this machine can reach 127.0.0.1.
+        port: 0 takes a free one.
+
+    Raises:
+        SettingsError: the address is not this machine's, or the port is taken.
+    """
+    try:
+        family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((address, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SettingsError(f"cannot listen on {address}, port {port} ({reason}): choose another") from error
+
+
+def url_of(listener: socket.socket) -> str:
+    """The address as a client on this machine writes it."""
+    address, port = listener.getsockname()[:2]
+    if address in ("0.0.0.0", "::"):
+        address = "localhost"
+    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+
+
 class Server(uvicorn.Server):
-    """One application on one address.
+    """One application. Run it with `run(sockets=[bind(...)])`.
 
     Args:
         host: the engine's.
         settings: the application's.
-        address: where to listen; only this machine can reach 127.0.0.1.
-        port: 0 takes a free one.
     """
 
-    def __init__(self, host: ModelHost, settings: ServerSettings, *, address: str = "127.0.0.1", port: int = 8000):
+    def __init__(self, host: ModelHost, settings: ServerSettings) -> None:
         config = uvicorn.Config(
             create_app(host, settings),
-            host=address,
-            port=port,
             lifespan="on",
             access_log=False,  # ours has no content
             log_config=None,

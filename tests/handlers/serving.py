@@ -13,7 +13,7 @@ import httpx
 import openai
 
 from qwonnx.handlers.model_host import HostStatus, ModelHost
-from qwonnx.handlers.server import Server
+from qwonnx.handlers.server import Server, bind, url_of
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.engine import Engine
 from qwonnx.runtime.settings import RuntimeSettings
@@ -55,20 +55,22 @@ def serving(
 ) -> Iterator[Served]:
     """Serve an artifact; what `artifact` is may also open the engine itself."""
     load = artifact if callable(artifact) else (lambda: Engine.open(artifact, runtime))
-    host = ModelHost(load)
-    server = Server(host, settings or ServerSettings(shutdown_seconds=0.5), port=0)
-    thread = threading.Thread(target=server.run)
+    settings = settings or ServerSettings(shutdown_seconds=0.5)
+    host = ModelHost(load, model_name=settings.model_name, on_failure=lambda error: None)
+    server = Server(host, settings)
+    listener = bind("127.0.0.1", 0)
+    thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:
         until(lambda: server.started)
         if ready:
             until(lambda: host.status is not HostStatus.LOADING)
             assert host.error is None, host.error
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield Served(f"http://127.0.0.1:{port}", host, server)
+        yield Served(url_of(listener), host, server)
     finally:
         server.should_exit = True
         thread.join()
+        listener.close()
 
 
 def until(holds: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> None:

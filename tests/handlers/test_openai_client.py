@@ -23,7 +23,10 @@ WEATHER: Any = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}},
     },
 }
-CALL = "<tool_call>\n<function=weather>\n<parameter=city>\n{}\n</parameter>\n<parameter=days>\n3\n</parameter>\n</function>\n</tool_call>"
+CALL = (
+    "<tool_call>\n<function=weather>\n<parameter=city>\n{}\n</parameter>\n"
+    "<parameter=days>\n3\n</parameter>\n</function>\n</tool_call>"
+)
 
 
 def expected(served: Served, text: str, num_tokens: int) -> str:

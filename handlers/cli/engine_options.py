@@ -1,0 +1,18 @@
+"""How `generate` and `serve` settle the engine's settings: options over QWONNX_* variables over defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from qwonnx.runtime.settings import RuntimeSettings
+
+
+def runtime_settings(**options: int | None) -> RuntimeSettings:
+    """Settings of the environment, changed by the options that were given.
+
+    Raises:
+        SettingsError: a value is malformed or out of range.
+    """
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    return dataclasses.replace(RuntimeSettings.from_environment(), **given)

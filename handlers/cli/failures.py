@@ -1,0 +1,59 @@
+"""What the command line says when something fails: one line for what its user can mend, a traceback for our bugs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from qwonnx.export.artifact import ArtifactError
+from qwonnx.runtime.errors import QwonnxRuntimeError
+
+# What the extras bring, by the name under which it is imported.
+_EXTRA_OF = {
+    "huggingface_hub": "export",
+    "onnx": "export",
+    "onnx_ir": "export",
+    "onnxruntime": "cpu",
+    "onnxscript": "export",
+    "optimum": "export",
+    "safetensors": "export",
+    "torch": "export",
+    "transformers": "export",
+}
+
+
+class CommandError(Exception):
+    """A command was given something it cannot use. The message names the cause and the remedy, in one line."""
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn errors that users can mend into one line on stderr and exit status 2; let all others through."""
+    try:
+        yield
+    except Exception as error:
+        message = _message_of(error)
+        if message is None:
+            raise
+        print(f"qwonnx: error: {' '.join(message.split())}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def _message_of(error: Exception) -> str | None:
+    """The line for users, None if they can do nothing about it."""
+    if isinstance(error, CommandError | QwonnxRuntimeError | ArtifactError | _export_errors()):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError):
+        package = (error.name or "").partition(".")[0]
+        extra = _EXTRA_OF.get(package)
+        if extra is not None:
+            gpu = ', or "qwonnx[gpu]" on a machine with a GPU' if extra == "cpu" else ""
+            return f'{package} is not installed: pip install "qwonnx[{extra}]"{gpu}'
+    return None
+
+
+def _export_errors() -> tuple[type[Exception], ...]:
+    """The exporter's errors, if it was imported: nothing else can have raised them."""
+    module = sys.modules.get("qwonnx.export.errors")
+    return () if module is None else (module.ExportError,)

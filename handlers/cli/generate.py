@@ -1,0 +1,154 @@
+"""`qwonnx generate`: one answer, streamed to the terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from qwonnx.handlers.cli.engine_options import runtime_settings
+from qwonnx.handlers.cli.failures import CommandError
+from qwonnx.runtime.output_parser import ContentDelta, OutputParser, ReasoningDelta
+from qwonnx.runtime.request import FinishReason, RequestOutput
+
+if TYPE_CHECKING:  # pulls in onnxruntime
+    from qwonnx.runtime.engine import Engine
+
+# What a model writes must not move the cursor, rename the window or type into the terminal.
+_CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+
+
+def generate(
+    artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
+    prompt: Annotated[
+        str | None, typer.Option(help="Continue this text as it is, without a chat template; - reads stdin.")
+    ] = None,
+    chat: Annotated[str | None, typer.Option(help="Answer this message of a user; - reads stdin.")] = None,
+    system: Annotated[str | None, typer.Option(help="System message, with --chat.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Tokens to generate at most.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 takes the likeliest token.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Keep the likeliest tokens that reach this probability.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Keep so many of the likeliest tokens.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given several times.")] = None,
+    thinking: Annotated[
+        bool | None, typer.Option("--thinking/--no-thinking", help="Think before answering, with --chat.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; by default all cores.")] = None,
+    max_model_len: Annotated[int | None, typer.Option(help="Tokens of prompt and answer together.")] = None,
+    stats: Annotated[bool, typer.Option("--stats", help="Print token counts and speed to stderr.")] = False,
+) -> None:
+    """Generate one answer and print it as it comes: thoughts to stderr, the answer to stdout.
+
+    Sampling that is not given is the checkpoint's own recommendation.
+
+    Examples:
+
+        qwonnx generate ./qwen-int4 --chat "Why is the sky blue?" --no-thinking
+
+        qwonnx generate ./qwen-int4 --prompt "Once upon a time" --max-tokens 64 --temperature 0
+
+        cat letter.txt | qwonnx generate ./qwen-int4 --system "Translate to French." --chat - > letter-fr.txt
+    """
+    if (prompt is None) == (chat is None):
+        raise CommandError("give either --prompt or --chat")
+    if chat is None and (system is not None or thinking is not None):
+        raise CommandError("--system, --thinking and --no-thinking need --chat")
+    text = _text(chat if prompt is None else prompt)
+
+    from qwonnx.runtime.engine import Engine
+
+    given: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
+    given = {name: value for name, value in given.items() if value is not None}
+    settings = runtime_settings(max_num_seqs=1, num_threads=threads, max_model_len=max_model_len)
+    with Engine.open(artifact, settings) as engine:
+        params = dataclasses.replace(engine.default_sampling, **given, max_tokens=max_tokens, stop=tuple(stop or ()))
+        if chat is None:
+            token_ids, parser = engine.tokenizer.encode(text), None
+        else:
+            token_ids, parser = _chat_prompt(engine, text, system, thinking)
+        started = time.perf_counter()
+        first: float | None = None
+        printer = _Printer(parser)
+        for output in engine.generate(token_ids, params):
+            first = first or time.perf_counter()
+            printer.print(output)
+    if output.finish_reason is FinishReason.ERROR:
+        raise CommandError(f"the model failed ({output.error}): export the checkpoint again, or report this")
+    if stats and first is not None:
+        _print_stats(output, first - started, time.perf_counter() - first)
+
+
+class _Printer:
+    """Prints deltas: thoughts dim on stderr, the answer on stdout."""
+
+    def __init__(self, parser: OutputParser | None) -> None:
+        self._parser = parser
+        self._errors = Console(stderr=True, highlight=False)
+        self._thinking = False
+
+    def print(self, output: RequestOutput) -> None:
+        if self._parser is None:
+            self._answer(output.text)
+        else:
+            ended = output.finish_reason is not None
+            for event in (*self._parser.push(output.text), *(self._parser.finish() if ended else ())):
+                if isinstance(event, ReasoningDelta):
+                    self._thinking = True
+                    shown = event.text.translate(_CONTROLS)
+                    self._errors.print(shown, style="dim", end="", markup=False, soft_wrap=True)
+                elif isinstance(event, ContentDelta):
+                    self._end_thinking()
+                    self._answer(event.text)
+        if output.finish_reason is not None:
+            self._end_thinking()
+            if sys.stdout.isatty():
+                self._answer("\n")
+
+    def _end_thinking(self) -> None:
+        if self._thinking:
+            self._errors.print("\n")
+        self._thinking = False
+
+    @staticmethod
+    def _answer(text: str) -> None:
+        sys.stdout.write(text.translate(_CONTROLS) if sys.stdout.isatty() else text)
+        sys.stdout.flush()
+
+
+def _chat_prompt(
+    engine: Engine, text: str, system: str | None, thinking: bool | None
+) -> tuple[list[int], OutputParser]:
+    from qwonnx.handlers.prompt import render_chat
+
+    messages: list[dict[str, Any]] = [{"role": "user", "content": text}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    rendered = render_chat(engine, messages, [], {} if thinking is None else {"enable_thinking": thinking})
+    return rendered.token_ids, rendered.parser()
+
+
+def _text(given: str | None) -> str:
+    if given != "-":
+        return given or ""
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise CommandError("stdin is not UTF-8 text: convert it") from error
+
+
+def _print_stats(output: RequestOutput, to_first: float, after: float) -> None:
+    decoded = output.num_generated_tokens - 1
+    speed = f", then {decoded / after:.1f} tokens/s" if decoded > 0 and after > 0 else ""
+    reason = output.finish_reason.value if output.finish_reason is not None else "-"
+    line = (
+        f"{output.num_prompt_tokens} prompt tokens, first token after {to_first:.2f} s "
+        f"({output.num_prompt_tokens / to_first:.0f} tokens/s){speed}; "
+        f"{output.num_generated_tokens} tokens, finish reason {reason}"
+    )
+    print(line, file=sys.stderr)

@@ -1,0 +1,115 @@
+"""`qwonnx inspect`: what an artifact is, from its manifest."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from qwonnx.export.artifact import Artifact, Manifest, open_artifact
+from qwonnx.handlers.cli.tables import facts_table, size_of, weights_table
+
+
+def inspect(
+    artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Also hash every file and compare.")] = False,
+) -> None:
+    """Show an artifact's model, weights, graphs, states and files.
+
+    Presence and sizes of the files are always checked.
+
+    Examples:
+
+        qwonnx inspect ./qwen-int4
+
+        qwonnx inspect ./qwen-int4 --json --verify
+    """
+    opened = open_artifact(artifact, verify=verify)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(opened.manifest), indent=1, ensure_ascii=False))
+        return
+    console = Console()
+    for table in _tables(opened):
+        console.print(table)
+    if verify:
+        console.print("All files are as they were exported.")
+
+
+def _tables(artifact: Artifact) -> list[Table]:
+    manifest = artifact.manifest
+    return [
+        facts_table("Artifact", _artifact_facts(artifact)),
+        facts_table("Model", _model_facts(manifest)),
+        weights_table(manifest.quantization),
+        _graphs_table(manifest),
+        _states_table(manifest),
+        _files_table(manifest),
+    ]
+
+
+def _artifact_facts(artifact: Artifact) -> dict[str, object]:
+    manifest, source = artifact.manifest, artifact.manifest.source
+    quantization = manifest.quantization
+    return {
+        "id": artifact.id[:16],
+        "target": manifest.target,
+        "weights": f"{quantization.weights}, blocks of {quantization.weight_block_size}"
+        if quantization.weight_block_size
+        else quantization.weights,
+        "activations": quantization.activations,
+        "checkpoint": escape(source.checkpoint + (f" at {source.revision}" if source.revision else "")),
+        "checkpoint's dtype": source.dtype,
+        "exported by": f"qwonnx {manifest.qwonnx_version}",
+        "needs": f"ONNX Runtime {manifest.minimum_onnxruntime} or later",
+        "schema": manifest.schema_version,
+    }
+
+
+def _model_facts(manifest: Manifest) -> dict[str, object]:
+    facts = dataclasses.asdict(manifest.model)
+    facts["layer_types"] = ", ".join(f"{n} {kind}" for kind, n in Counter(manifest.model.layer_types).items())
+    facts["num_parameters"] = f"{manifest.model.num_parameters:,}"
+    return facts
+
+
+def _graphs_table(manifest: Manifest) -> Table:
+    table = Table(title="Graphs (beside the states)", title_justify="left")
+    for column in ("graph", "file", "tensor", "dtype", "shape"):
+        table.add_column(column)
+    for name, graph in manifest.graphs.items():
+        for direction, tensors in (("in", graph.inputs), ("out", graph.outputs)):
+            for tensor in tensors:
+                table.add_row(name, graph.file, f"{direction} {tensor.name}", tensor.dtype, _shape(tensor.shape))
+    return table
+
+
+def _states_table(manifest: Manifest) -> Table:
+    table = Table(title="States of a sequence", title_justify="left")
+    for column in ("kind", "layers", "dtype", "shape"):
+        table.add_column(column)
+    counts = Counter((state.kind, state.dtype, state.shape) for state in manifest.states)
+    for (kind, dtype, shape), count in counts.items():
+        table.add_row(kind, str(count), dtype, _shape(shape))
+    return table
+
+
+def _files_table(manifest: Manifest) -> Table:
+    table = Table(title="Files", title_justify="left", show_footer=True)
+    table.add_column("file", "total")
+    table.add_column("size", size_of(sum(entry.size for entry in manifest.files)), justify="right")
+    table.add_column("sha256")
+    for entry in manifest.files:
+        table.add_row(escape(entry.path), size_of(entry.size), entry.sha256[:16])
+    return table
+
+
+def _shape(shape: tuple[int | str, ...]) -> str:
+    return escape(f"[{', '.join(str(size) for size in shape)}]")

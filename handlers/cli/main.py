@@ -1,0 +1,53 @@
+"""The `qwonnx` command: its subcommands, each in a module of its own.
+
+Modules of the exporter and of the engine are imported where a command needs them, so that `qwonnx --help` is quick and
+a machine that only serves needs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from qwonnx.handlers.cli.export import export
+from qwonnx.handlers.cli.failures import one_line_errors
+from qwonnx.handlers.cli.generate import generate
+from qwonnx.handlers.cli.inspect import inspect
+from qwonnx.handlers.cli.serve import serve
+from qwonnx.handlers.cli.verify import verify
+
+app = typer.Typer(
+    name="qwonnx",
+    help="Export Qwen 3.5 models to ONNX, and serve them wherever ONNX Runtime runs.",
+    epilog="First steps: qwonnx export CHECKPOINT OUT, then qwonnx generate OUT --chat Hello, or qwonnx serve OUT.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,  # a bug's traceback is for a report: plain, and without the values of variables
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (export, inspect, verify, generate, serve):
+    app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"qwonnx {version('qwonnx')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """The console script. Exit status: 0, 1 (`verify` found too much loss), 2 (user's error), 130 (Ctrl-C)."""
+    with one_line_errors():
+        app()

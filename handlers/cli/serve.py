@@ -1,0 +1,97 @@
+"""`qwonnx serve`: the OpenAI-compatible endpoint on one address."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qwonnx.export.artifact import open_artifact
+from qwonnx.handlers.cli.engine_options import runtime_settings
+from qwonnx.handlers.settings import ServerSettings
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def serve(
+    artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
+    max_num_seqs: Annotated[int | None, typer.Option(help="Requests that run at once.")] = None,
+    max_model_len: Annotated[int | None, typer.Option(help="Tokens of prompt and answer together.")] = None,
+    max_num_batched_tokens: Annotated[int | None, typer.Option(help="Tokens of a prompt read in one step.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; by default all cores.")] = None,
+    model_name: Annotated[
+        str | None, typer.Option(help="Name that requests ask for; by default the checkpoint's.")
+    ] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Hash every file before serving.")] = False,
+) -> None:
+    """Serve an artifact to OpenAI's clients, until Ctrl-C.
+
+    Requests under /v1 need the key in the environment variable QWONNX_API_KEY, if there is one. Every option of the
+    engine can also be given as a variable: QWONNX_MAX_NUM_SEQS, QWONNX_NUM_THREADS, ...
+
+    Examples:
+
+        qwonnx serve ./qwen-int4
+
+        QWONNX_API_KEY=secret qwonnx serve ./qwen-int4 --host 0.0.0.0 --port 80 --model-name qwen
+    """
+    runtime = runtime_settings(
+        max_num_seqs=max_num_seqs,
+        max_model_len=max_model_len,
+        max_num_batched_tokens=max_num_batched_tokens,
+        num_threads=threads,
+    )
+    settings = ServerSettings.from_environment()
+    if model_name is not None:
+        settings = dataclasses.replace(settings, model_name=model_name)
+    name = settings.model_name or open_artifact(artifact, verify=verify).manifest.source.checkpoint
+
+    from qwonnx.handlers.model_host import ModelHost
+    from qwonnx.handlers.server import Server, bind, url_of
+    from qwonnx.runtime.engine import Engine
+
+    listener = bind(host, port)
+    url = url_of(listener)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    if settings.api_key is None and host not in _LOOPBACK:
+        print(
+            "qwonnx: warning: other machines can use this server; set QWONNX_API_KEY to ask for a key", file=sys.stderr
+        )
+    print(f"Loading {artifact} ...", flush=True)
+
+    def stop(error: Exception) -> None:
+        server.should_exit = True
+
+    model = ModelHost(
+        lambda: Engine.open(artifact, runtime),
+        model_name=settings.model_name,
+        on_ready=lambda: print(_greeting(url, name, needs_key=settings.api_key is not None), flush=True),
+        on_failure=stop,
+    )
+    server = Server(model, settings)
+    with listener:
+        server.run(sockets=[listener])
+    if model.error is not None:
+        raise model.error
+
+
+def _greeting(url: str, name: str, *, needs_key: bool) -> str:
+    """Where the server is, and a line that works when it is pasted into a shell."""
+    body = {"model": name, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 64}
+    lines = [
+        f"Serving {name} at {url}/v1 (Ctrl-C ends it). Try:",
+        f"  curl {url}/v1/chat/completions -H 'content-type: application/json' \\",
+        f"    -d {shlex.quote(json.dumps(body, ensure_ascii=False))}",
+    ]
+    if needs_key:
+        lines.insert(2, '    -H "authorization: Bearer $QWONNX_API_KEY" \\')
+    return "\n".join(lines)

@@ -1,0 +1,49 @@
+"""Numbers and tables as the commands print them."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from qwonnx.export.artifact import QuantizationFacts
+
+
+def size_of(num_bytes: int) -> str:
+    """A size for people: 1536 -> "1.5 KiB"."""
+    size = float(num_bytes)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"
+
+
+def bits_per_weight(num_bytes: int, num_parameters: int) -> str:
+    return f"{8 * num_bytes / num_parameters:.2f}" if num_parameters else "-"
+
+
+def weights_table(quantization: QuantizationFacts) -> Table:
+    """Sizes by kind of weight, codes and scales together, and their sum."""
+    groups = quantization.groups
+    num_bytes, num_parameters = sum(g.num_bytes for g in groups), sum(g.num_parameters for g in groups)
+    table = Table(title="Weights", title_justify="left", show_footer=True)
+    table.add_column("kind", "total")
+    table.add_column("stored as", quantization.weights)
+    table.add_column("tensors", str(sum(g.num_tensors for g in groups)), justify="right")
+    table.add_column("parameters", f"{num_parameters:,}", justify="right")
+    table.add_column("size", size_of(num_bytes), justify="right")
+    table.add_column("bits per weight", bits_per_weight(num_bytes, num_parameters), justify="right")
+    for group in groups:
+        bits = bits_per_weight(group.num_bytes, group.num_parameters)
+        size = size_of(group.num_bytes)
+        table.add_row(group.kind, group.storage, str(group.num_tensors), f"{group.num_parameters:,}", size, bits)
+    return table
+
+
+def facts_table(title: str, facts: dict[str, object]) -> Table:
+    """Names and values."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column("name")
+    table.add_column("value")
+    for name, value in facts.items():
+        table.add_row(name, str(value))
+    return table

@@ -1,0 +1,65 @@
+"""`qwonnx verify`: how far an artifact is from the checkpoint it came from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from qwonnx.handlers.cli.failures import CommandError
+from qwonnx.handlers.cli.tables import facts_table
+
+
+def verify(
+    artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
+    against: Annotated[str, typer.Option(help="The checkpoint: a folder in Hugging Face layout, or a hub repo id.")],
+    text: Annotated[Path | None, typer.Option(help="A UTF-8 text to read, instead of a short built-in one.")] = None,
+    max_kl: Annotated[
+        float | None, typer.Option(min=0, help="Exit with status 1 if the mean KL divergence is larger, in nats.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Run transformers and the artifact on the same tokens, and compare what they predict.
+
+    The checkpoint is loaded whole, in float32: this needs four bytes of memory for each of its parameters.
+
+    Examples:
+
+        qwonnx verify ./qwen-int4 --against ./Qwen3.5-0.8B
+
+        qwonnx verify ./qwen-int4 --against ./checkpoint --text sample.txt --max-kl 0.05
+    """
+    from qwonnx.export.verify import compare
+
+    content = None if text is None else _read(text)
+    with Console(stderr=True).status("reading") as status:
+        report = compare(artifact, against, content, status.update)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(report), indent=1))
+    else:
+        facts: dict[str, object] = {
+            "tokens": report.num_tokens,
+            "largest logit difference": f"{report.max_logit_difference:.6f}",
+            "mean KL divergence": f"{report.mean_kl:.3e} nats",
+            "top-1 agreement": f"{report.top1_agreement:.2%}",
+            "perplexity, checkpoint": f"{report.perplexity_checkpoint:.4f}",
+            "perplexity, artifact": f"{report.perplexity_artifact:.4f}",
+        }
+        Console().print(facts_table("Artifact against checkpoint", facts))
+    # Written so that a KL that is not a number fails as well.
+    if max_kl is not None and not report.mean_kl <= max_kl:
+        typer.echo(f"qwonnx: the mean KL divergence {report.mean_kl:.3e} exceeds {max_kl:g}", err=True)
+        raise typer.Exit(1)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"cannot read {path} ({error.strerror}): give a text file") from error
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{path} is not UTF-8 text: convert it") from error
