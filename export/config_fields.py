@@ -61,6 +61,7 @@ FIXED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "mlp_only_layers": (([], None), "only models with experts in every layer are supported"),
     "norm_topk_prob": ((True, None), "only renormalised expert weights are supported"),
     "output_gate_type": (("swish", "silu", None), "only a swish output gate is supported"),
+    "quantization": ((None,), "export the checkpoint that is not quantised"),  # what MLX writes
     "quantization_config": ((None,), "export the checkpoint that is not quantised"),
     "routed_scaling_factor": ((1, None), "only an unscaled sum of experts is supported"),
     "scoring_func": (("softmax", None), "only a softmax router is supported"),

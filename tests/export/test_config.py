@@ -264,6 +264,7 @@ def test_a_field_that_changes_the_maths_is_refused(document: Json, name: str, va
 
 def test_a_quantised_checkpoint_is_refused_wherever_it_says_so(document: Json) -> None:
     assert "not quantised" in refused({**document, "quantization_config": {"quant_method": "gptq"}})
+    assert "not quantised" in refused({**document, "quantization": {"group_size": 64, "bits": 4}})
 
 
 @pytest.mark.parametrize(
