@@ -67,7 +67,7 @@ class Engine:
         self._condition = threading.Condition()
         self._inbox: list[Generation] = []
         self._to_abort: set[str] = set()
-        self._live: set[str] = set()  # accepted and not finished
+        self._live: dict[str, Generation] = {}  # by request id, accepted and not finished
         self._closed = False
         self._thread: threading.Thread | None = None
 
@@ -159,7 +159,7 @@ class Engine:
                 )
             if len(self._live) >= self.settings.max_queued_requests + self.settings.max_num_seqs:
                 raise QueueFullError(f"{self.settings.max_queued_requests} requests wait already: try again later")
-            self._live.add(generation.request_id)
+            self._live[generation.request_id] = generation
             self._inbox.append(generation)
             self._condition.notify_all()
         return generation.request_id
@@ -322,7 +322,7 @@ class Engine:
     def _deliver(self, generation: Generation, output: RequestOutput) -> None:
         if output.finish_reason is not None:
             with self._condition:
-                self._live.discard(generation.request_id)
+                self._live.pop(generation.request_id, None)
                 self._to_abort.discard(generation.request_id)
         try:
             generation.on_output(output)
@@ -332,7 +332,8 @@ class Engine:
 
     def _end_all(self, reason: FinishReason, error: str | None = None) -> None:
         with self._condition:
-            arrived, self._inbox = self._inbox, []
-        for generation in [*self._generations.values(), *arrived]:
+            live = list(self._live.values())
+            self._inbox.clear()
+        for generation in live:  # those whose last output a fault kept from being delivered, too
             self._deliver(generation, generation.end(reason, error))
         self._generations.clear()

@@ -16,6 +16,7 @@ from qwonnx.runtime.errors import (
     SessionError,
     SettingsError,
 )
+from qwonnx.runtime.generation import Generation
 from qwonnx.runtime.request import FinishReason, RequestOutput
 from qwonnx.runtime.sampling_params import SamplingParams
 from qwonnx.runtime.settings import RuntimeSettings
@@ -87,6 +88,27 @@ def test_a_fault_of_our_own_ends_every_request_and_closes_the_engine(
         with pytest.raises(EngineClosedError):
             engine.submit([70], GREEDY, Received())
     assert "IndexError" in caplog.text
+
+
+def test_a_fault_in_the_middle_of_a_step_leaves_no_request_without_an_end(
+    counting_model: CountingModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push = Generation.push
+
+    def failing_push(generation: Generation, token_id: int) -> RequestOutput:
+        if generation.request_id == "second" and generation.sequence.num_generated == 1:
+            raise ZeroDivisionError
+        return push(generation, token_id)
+
+    monkeypatch.setattr(Generation, "push", failing_push)
+    with opened(counting_model) as engine:
+        first, second = Received(), Received()
+        engine.submit([70], replace(GREEDY, max_tokens=2), first, request_id="first")
+        engine.submit([70], GREEDY, second, request_id="second")
+        engine.start()
+        wait_until(lambda: engine.num_live_requests == 0)
+    assert first.reason is second.reason is FinishReason.ERROR  # the first was through, but never heard of it
+    assert len(first.tokens) == len(second.tokens) == 1
 
 
 def test_many_threads_may_submit_and_abort(counting_model: CountingModel) -> None:
