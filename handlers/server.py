@@ -36,7 +36,7 @@ def bind(address: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((address, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = str(getattr(error, "strerror", None) or error).partition(" (")[0]  # Python adds the address
         raise SettingsError(f"cannot listen on {address}, port {port} ({reason}): choose another") from error
 
 

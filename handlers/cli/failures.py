@@ -42,7 +42,7 @@ def one_line_errors() -> Iterator[None]:
 
 def _message_of(error: Exception) -> str | None:
     """The line for users, None if they can do nothing about it."""
-    if isinstance(error, CommandError | QwonnxRuntimeError | ArtifactError | _export_errors()):
+    if isinstance(error, (CommandError, QwonnxRuntimeError, ArtifactError, *_export_errors())):
         return str(error)
     if isinstance(error, ModuleNotFoundError):
         package = (error.name or "").partition(".")[0]

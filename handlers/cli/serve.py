@@ -52,7 +52,8 @@ def serve(
     settings = ServerSettings.from_environment()
     if model_name is not None:
         settings = dataclasses.replace(settings, model_name=model_name)
-    name = settings.model_name or open_artifact(artifact, verify=verify).manifest.source.checkpoint
+    opened = open_artifact(artifact, verify=verify)  # what is wrong with it is said before anything listens
+    name = settings.model_name or opened.manifest.source.checkpoint
 
     from qwonnx.handlers.model_host import ModelHost
     from qwonnx.handlers.server import Server, bind, url_of
@@ -63,9 +64,8 @@ def serve(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     if settings.api_key is None and host not in _LOOPBACK:
-        print(
-            "qwonnx: warning: other machines can use this server; set QWONNX_API_KEY to ask for a key", file=sys.stderr
-        )
+        warning = "other machines can use this server: set QWONNX_API_KEY to ask them for a key"
+        print(f"qwonnx: warning: {warning}", file=sys.stderr)
     print(f"Loading {artifact} ...", flush=True)
 
     def stop(error: Exception) -> None:
