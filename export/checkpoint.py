@@ -28,7 +28,7 @@ from qwonnx.export.strict_json import StrictJsonError, read_object
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 
-# The largest published index, 150,000 tensors of one expert each, has 20 MB.
+# An index of 150,000 tensors, one an expert and projection with its scales, has about 20 MB.
 _MAX_INDEX_BYTES = 256 << 20
 # No separators (a backslash is one on Windows), no control characters, nothing that is not text.
 _PLAIN_NAME = re.compile(r"[^/\\\x00-\x1f\ud800-\udfff]{1,200}\.safetensors")
@@ -73,7 +73,7 @@ class Checkpoint:
             for entry in _header(path):
                 if entry.name in tensors:
                     other = tensors[entry.name][0].name
-                    raise TensorFormatError(f"{entry.name} is both in {other} and in {name} of {folder}: remove one")
+                    raise TensorFormatError(f"{entry.name[:99]!r} is in {other} and in {name} of {folder}: remove one")
                 tensors[entry.name] = path, entry
         if index is not None:
             _check_index(folder, index, tensors)
