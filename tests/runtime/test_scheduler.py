@@ -44,6 +44,16 @@ class Rows:
         self.apply(moves)
 
 
+def _run(scheduler: Scheduler, rows: Rows, steps: int) -> list[StepPlan]:
+    plans = []
+    for _ in range(steps):
+        plan = scheduler.schedule()
+        assert plan is not None
+        plans.append(plan)
+        rows.run(scheduler, plan)
+    return plans
+
+
 def test_nothing_to_do_is_no_plan() -> None:
     assert Scheduler(2, 4).schedule() is None
 
@@ -51,12 +61,7 @@ def test_nothing_to_do_is_no_plan() -> None:
 def test_a_prompt_is_read_in_chunks_and_only_the_last_wants_logits() -> None:
     scheduler, rows = Scheduler(2, 4), Rows()
     scheduler.add(_sequence("a", 10))
-    seen = []
-    for _ in range(4):
-        plan = scheduler.schedule()
-        assert plan is not None
-        seen.append((plan.num_tokens, plan.wants_logits))
-        rows.run(scheduler, plan)
+    seen = [(plan.num_tokens, plan.wants_logits) for plan in _run(scheduler, rows, 4)]
     assert seen == [(4, False), (4, False), (2, True), (1, True)]
 
 
@@ -64,12 +69,7 @@ def test_all_decoding_sequences_share_one_step() -> None:
     scheduler, rows = Scheduler(3, 4), Rows()
     for name in "abc":
         scheduler.add(_sequence(name, 2))
-    for _ in range(6):
-        plan = scheduler.schedule()
-        assert plan is not None
-        rows.run(scheduler, plan)
-    plan = scheduler.schedule()
-    assert plan is not None
+    plan = _run(scheduler, rows, 7)[-1]
     assert (plan.first_row, len(plan.sequences), plan.num_tokens) == (0, 3, 1)
 
 
@@ -77,12 +77,7 @@ def test_prompts_and_decoding_take_turns() -> None:
     scheduler, rows = Scheduler(3, 1), Rows()
     scheduler.add(_sequence("decodes", 1))
     scheduler.add(_sequence("reads", 100))
-    kinds = []
-    for _ in range(20):
-        plan = scheduler.schedule()
-        assert plan is not None
-        kinds.append([sequence.request_id for sequence in plan.sequences])
-        rows.run(scheduler, plan)
+    kinds = [[sequence.request_id for sequence in plan.sequences] for plan in _run(scheduler, rows, 20)]
     assert kinds == [["decodes"]] + [["decodes"], ["reads"]] * 9 + [["decodes"]]
 
 
@@ -90,12 +85,7 @@ def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
     scheduler, rows = Scheduler(2, 4), Rows()
     scheduler.add(_sequence("long", 1000))
     scheduler.add(_sequence("short", 8))
-    names = []
-    for _ in range(4):
-        plan = scheduler.schedule()
-        assert plan is not None
-        names.append(plan.sequences[0].request_id)
-        rows.run(scheduler, plan)
+    names = [plan.sequences[0].request_id for plan in _run(scheduler, rows, 4)]
     assert names == ["long", "short", "long", "short"]
     assert scheduler.snapshot().running == (("short", 8), ("long", 8))  # who decodes comes first
 
@@ -105,15 +95,10 @@ def test_rows_are_given_in_order_of_arrival() -> None:
     first, second = _sequence("first", 1), _sequence("second", 1)
     scheduler.add(first)
     scheduler.add(second)
-    plan = scheduler.schedule()
-    assert plan is not None
-    assert plan.sequences == (first,)
-    rows.run(scheduler, plan)
+    assert _run(scheduler, rows, 1)[0].sequences == (first,)
     assert scheduler.snapshot().waiting == ("second",)
     rows.remove(scheduler, first)
-    plan = scheduler.schedule()
-    assert plan is not None
-    assert plan.sequences == (second,)
+    assert _run(scheduler, rows, 1)[0].sequences == (second,)
 
 
 @given(
