@@ -10,7 +10,7 @@ def state_specs(config: ModelConfig) -> tuple[StateSpec, ...]:
     """Two states a layer, in the order in which the decoder takes and yields them.
 
     Full attention: key (normed and rotated) and value, in a buffer of max_model_len positions. Linear attention: the
-    last K-1 inputs of the convolution, and the recurrent state, float32 whatever the weights are: a narrower one drifts.
+    last K-1 inputs of the convolution, and the recurrent state, float32 whatever the weights: a narrower one drifts.
     """
     return tuple(spec for layer, kind in enumerate(config.layer_types) for spec in _layer_states(config, layer, kind))
 

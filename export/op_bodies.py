@@ -8,7 +8,7 @@ The bodies are compiled by onnxscript, so they are a subset of Python: `op` is t
 """
 
 # mypy: ignore-errors
-# ruff: noqa: N802, F821  (onnxscript reads the functions below as ONNX: their names and annotations are the operators')
+# ruff: noqa: RET504  (onnxscript compiles the functions below: what they return must have a name)
 
 from __future__ import annotations
 
@@ -190,9 +190,7 @@ def GatedAttention(
     values = op.Unsqueeze(op.Slice(present_value, [0], length_1d, [2]), [2])
     grouped = op.Concat([0, 0], num_kv_heads, heads / num_kv_heads, head_dim, axis=0)
     queries = op.Transpose(op.Reshape(query, grouped), perm=[0, 2, 3, 1, 4])  # [B, num_kv_heads, group, T, D]
-    scores = op.MatMul(queries, op.Transpose(keys, perm=[0, 1, 2, 4, 3])) / op.Sqrt(
-        op.Cast(head_dim, to=FLOAT.dtype)
-    )
+    scores = op.MatMul(queries, op.Transpose(keys, perm=[0, 1, 2, 4, 3])) / op.Sqrt(op.Cast(head_dim, to=FLOAT.dtype))
     visible = op.LessOrEqual(
         op.Unsqueeze(op.Range(zero, length, one), [0, 1, 2, 3]), op.Unsqueeze(positions, [1, 2, 4])
     )  # [B, 1, 1, T, N]
@@ -234,9 +232,7 @@ def RoutedExperts(x: FLOAT, router: FLOAT, gate_up: FLOAT, down: FLOAT, top_k: i
         added = own.AddExpert(total, tokens, expert_weights, expert_gate_up, expert_down)
         return added
 
-    total = op.Scan(
-        op.ConstantOfShape(op.Shape(tokens)), weights, gate_up, down, body=add_expert, num_scan_inputs=3
-    )
+    total = op.Scan(op.ConstantOfShape(op.Shape(tokens)), weights, gate_up, down, body=add_expert, num_scan_inputs=3)
     return op.Reshape(total, op.Shape(x))
 
 

@@ -32,7 +32,7 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 
     The checkpoint's zero-centred weights are stored with their 1 already added, in float32.
     """
-    attributes = {"axis": -1, "epsilon": epsilon}
+    attributes: _Attributes = {"axis": -1, "epsilon": epsilon}
     return symbolic("RMSNormalization", [x, weight], attributes, dtype=x.dtype, shape=x.shape, version=23)
 
 
@@ -62,7 +62,7 @@ def rotary_embedding(x: Tensor, cos: Tensor, sin: Tensor, num_heads: int, rotary
 
     cos and sin are [B, T, rotary_dim / 2]; dimension i is paired with i + rotary_dim / 2.
     """
-    attributes = {"num_heads": num_heads, "rotary_embedding_dim": rotary_dim, "interleaved": 0}
+    attributes: _Attributes = {"num_heads": num_heads, "rotary_embedding_dim": rotary_dim, "interleaved": 0}
     return symbolic("RotaryEmbedding", [x, cos, sin], attributes, dtype=x.dtype, shape=x.shape, version=23)
 
 
@@ -148,19 +148,22 @@ def routed_experts(x: Tensor, router: Tensor, gate_up: Tensor, down: Tensor, *, 
 
 
 _Shape = Sequence[int | torch.SymInt]
+_Attributes = dict[str, int | float | str | bool | Sequence[int] | Sequence[float] | Sequence[str] | Sequence[bool]]
 
 
 def _node(op_type: str, inputs: list[Tensor], shape: _Shape, **attributes: int | float) -> Tensor:
-    return symbolic(f"{DOMAIN}::{op_type}", inputs, attributes, dtype=torch.float32, shape=shape, version=VERSION)
+    named: _Attributes = {**attributes}
+    return symbolic(f"{DOMAIN}::{op_type}", inputs, named, dtype=torch.float32, shape=shape, version=VERSION)
 
 
 def _two_nodes(
     op_type: str, inputs: list[Tensor], shapes: Sequence[_Shape], **attributes: int | float
 ) -> tuple[Tensor, Tensor]:
+    named: _Attributes = {**attributes}
     outputs = symbolic_multi_out(
         f"{DOMAIN}::{op_type}",
         inputs,
-        attributes,
+        named,
         dtypes=(torch.float32, torch.float32),
         shapes=shapes,
         version=VERSION,

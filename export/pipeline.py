@@ -212,7 +212,7 @@ def _new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def _tidy(model: ir.Model) -> None:
-    """Drop what tracing left: copies, dead shape arithmetic, equal computations, and traces of the exporting machine."""
+    """Drop what tracing left: copies, dead shape arithmetic, equal computations, traces of this machine."""
     for tidy in (
         passes.IdentityEliminationPass(),
         passes.CommonSubexpressionEliminationPass(),

@@ -177,14 +177,22 @@ class Recipe:
             f"{name} of shape {list(shape)} cannot be divided into blocks of {BLOCK_SIZES[0]}: store it with 32 bits"
         )
 
-    def patterns(self) -> tuple[tuple[str, int], ...]:
-        """Every rule as (pattern, bits), in the order they are asked: what the manifest keeps."""
-        return tuple((rule.pattern, rule.bits) for rule in self._all_rules())
+    def check_rules_match(self, names: Iterable[str]) -> None:
+        """Refuse rules that would do nothing.
 
-    def unmatched(self, names: Iterable[str]) -> tuple[str, ...]:
-        """The recipe's own patterns that match none of these names: misspelt, or for another model."""
+        Args:
+            names: of all weights of the model.
+
+        Raises:
+            RecipeError: a pattern of the recipe matches none of them.
+        """
         known = tuple(names)
-        return tuple(rule.pattern for rule in self.rules if not any(fnmatchcase(name, rule.pattern) for name in known))
+        for rule in self.rules:
+            if not any(fnmatchcase(name, rule.pattern) for name in known):
+                raise RecipeError(
+                    f"rule {rule.pattern!r} matches no weight of this model: correct it, as in"
+                    f" {next(iter(known), 'lm_head.weight')!r}"
+                )
 
     def _all_rules(self) -> tuple[Rule, ...]:
         protected = tuple(Rule(pattern, 32) for pattern in NEVER_QUANTIZED)

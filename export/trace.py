@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import onnx_ir as ir
 import torch
@@ -85,13 +86,15 @@ def _example(spec: TensorSpec | StateSpec) -> Tensor:
     return torch.zeros(shape, dtype=getattr(torch, spec.dtype))
 
 
-def _dynamic(
-    shape: tuple[int | str, ...], dimensions: dict[str, torch.export.Dim]
-) -> dict[int, torch.export.Dim]:
+def _dynamic(shape: tuple[int | str, ...], dimensions: dict[str, torch.export.Dim]) -> dict[int, torch.export.Dim]:
     return {axis: dimensions[size] for axis, size in enumerate(shape) if isinstance(size, str)}
 
 
-def _pairs(items: list | tuple) -> list[tuple]:
+_Item = TypeVar("_Item")
+
+
+def _pairs(items: Sequence[_Item]) -> list[tuple[_Item, _Item]]:
+    """Every layer's two states together."""
     return list(zip(items[::2], items[1::2], strict=True))
 
 

@@ -141,7 +141,7 @@ def artifact_logits(artifact: Artifact, token_ids: npt.NDArray[np.int64], chunk_
     )
     sizes = {"batch": 1, "max_model_len": len(token_ids)}
     states = {
-        state.past: np.zeros([sizes.get(str(size), size) for size in state.shape], state.dtype)
+        state.past: np.zeros([size if isinstance(size, int) else sizes[size] for size in state.shape], state.dtype)
         for state in artifact.manifest.states
     }
     logits = []

@@ -167,7 +167,8 @@ class WeightSource:
     def _experts(self, name: str, shape: tuple[int, ...], prefix: str, *, gate_up: bool) -> RowReader:
         num_experts, num_rows, num_columns = shape
         fused = self._prefix + name
-        if fused in self._checkpoint.names or f"{prefix}0.down_proj.weight" not in self._checkpoint.names:
+        firsts = (f"{prefix}0.{part}_proj.weight" for part in ("gate", "up", "down"))
+        if fused in self._checkpoint.names or not any(first in self._checkpoint.names for first in firsts):
             starts = range(0, num_experts * num_rows, num_rows)
             half = num_rows // 2
             groups: list[tuple[_Rows, ...]] = [

@@ -19,7 +19,7 @@ def floats(graph: ir.Graph, name: str, values: list[float]) -> ir.Value:
 def _initializer(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
     assert tensor.name is not None
     if tensor.name not in graph.initializers:
-        value = ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape))
+        value = ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()))
         value.const_value = tensor
         graph.initializers[tensor.name] = value
     return graph.initializers[tensor.name]

@@ -13,13 +13,13 @@ from qwonnx.export.lower.functions import add_function_bodies
 from qwonnx.export.lower.graph_weights import GraphWeights
 from qwonnx.export.lower.merge import merge_projections
 from qwonnx.export.lower.quantized_ops import quantize_weights
-from qwonnx.export.lower.rewrite import attribute, call, own_nodes, replace, required, transpose
+from qwonnx.export.lower.rewrite import attribute, call, own_nodes, replace, required, sizes, transpose
 
 _MICROSOFT = "com.microsoft"
 
 
 def lower_to_cpu(model: ir.Model, weights: GraphWeights, *, int8_activations: bool) -> None:
-    """Lower a traced model in place. With int8_activations, kernels quantise activations on the fly, which is faster."""
+    """Lower a traced model in place. With int8_activations, kernels quantise activations on the fly: faster."""
     accuracy_level = 4 if int8_activations else 1
     graph = model.graph
     merge_projections(graph, weights)
@@ -35,7 +35,7 @@ def lower_to_cpu(model: ir.Model, weights: GraphWeights, *, int8_activations: bo
 
 
 def _lower_routed_experts(graph: ir.Graph, accuracy_level: int) -> None:
-    """MoE and QMoE take the router's logits, [tokens, experts], and do softmax, top-k and renormalisation themselves."""
+    """MoE and QMoE take the router's logits, [tokens, experts]; softmax, top-k and renormalisation are theirs."""
     swiglu: dict[str, int | float | str] = {
         "activation_type": "swiglu",
         "swiglu_fusion": 1,
@@ -63,23 +63,21 @@ def _lower_routed_experts(graph: ir.Graph, accuracy_level: int) -> None:
                     "block_size": _block_size(gate_up_codes, gate_up_scales, int(gate_up_bits)),
                     "accuracy_level": accuracy_level,
                 }
-            assert router.shape is not None
             logits = call("Linear", [x, router])
-            flat = call("Reshape", [logits.outputs[0], integers(graph, [-1, int(router.shape[0])])], domain="")
+            flat = call("Reshape", [logits.outputs[0], integers(graph, [-1, sizes(router)[0]])], domain="")
             routed = call(kernel, [x, flat.outputs[0], *inputs], attributes, domain=_MICROSOFT)
             replace(node, [logits, flat, routed])
 
 
 def _lower_linear(graph: ir.Graph, weights: GraphWeights, accuracy_level: int) -> None:
     for node in own_nodes(graph, "Linear"):
-        # FusedMatMul multiplies by the transpose as stored; a Transpose before MatMul would double the weight in memory.
+        # FusedMatMul multiplies by the transpose as stored; a Transpose before MatMul would store the weight twice.
         replace(node, [call("FusedMatMul", node.inputs, {"transB": 1}, domain=_MICROSOFT)])
     for node in own_nodes(graph, "QuantizedLinear"):
         x, codes, scales = required(node.inputs)
         bits = int(attribute(node, "bits"))
         block_size = _block_size(codes, scales, bits)
-        assert scales.shape is not None
-        rows, blocks = (int(size) for size in scales.shape)
+        rows, blocks = sizes(scales)
         attributes = {
             "N": rows,
             "K": blocks * block_size,
@@ -122,38 +120,36 @@ def _lower_linear_attention(graph: ir.Graph) -> None:
     for node in own_nodes(graph, "GatedDeltaRule"):
         replace(node, *_delta_rule_kernels(graph, node))
     for node in own_nodes(graph, "GatedRMSNorm"):
-        replace(node, _gated_norm_kernels(graph, node))
+        replace(node, _gated_norm_kernels(node))
 
 
-def _gated_norm_kernels(graph: ir.Graph, node: ir.Node) -> list[ir.Node]:
+def _gated_norm_kernels(node: ir.Node) -> list[ir.Node]:
     """Three vectorised kernels: com.microsoft.GatedRMSNorm, scalar code, takes 16 times as long on a chunk of 512."""
     x, gate, weight = required(node.inputs)
-    assert weight.shape is not None
-    head_dim = int(weight.shape[0])
-    heads = call("Reshape", [x, integers(graph, [0, 0, -1, head_dim])], domain="")
-    attributes = {"axis": -1, "epsilon": attribute(node, "epsilon")}
-    norm = call("RMSNormalization", [heads.outputs[0], weight], attributes, domain="")
-    merged = call("Reshape", [norm.outputs[0], integers(graph, [0, 0, -1])], domain="")
+    num_heads = sizes(x)[-1] // sizes(weight)[0]
+    norm = _norm_by_head(x, weight, num_heads, float(attribute(node, "epsilon")))
     silu = call("QuickGelu", [gate], {"alpha": 1.0}, domain=_MICROSOFT)
-    return [heads, norm, merged, silu, call("Mul", [merged.outputs[0], silu.outputs[0]], domain="")]
+    return [norm, silu, call("Mul", [norm.outputs[0], silu.outputs[0]], domain="")]
+
+
+def _norm_by_head(x: ir.Value, weight: ir.Value, num_heads: int, epsilon: float) -> ir.Node:
+    """RMS norm of every head of x [B, T, num_heads * D], weight [D], without reshaping there and back."""
+    attributes = {"num_branches": num_heads, "epsilon": epsilon}
+    return call("BranchwiseRMSNorm", [x, weight], attributes, domain=_MICROSOFT)
 
 
 def _delta_rule_kernels(graph: ir.Graph, node: ir.Node) -> tuple[list[ir.Node], list[ir.Value]]:
     """LinearAttention takes q and k normalised already, and the decay in log space."""
     qkv, b, a, decay_scale, dt_bias, past_state = required(node.inputs)
-    assert past_state.shape is not None
-    value_heads, key_dim, value_dim = (int(size) for size in past_state.shape[1:])
+    _, value_heads, key_dim, value_dim = sizes(past_state)
     key_heads = int(attribute(node, "num_key_heads"))
     key_width = key_heads * key_dim
-    sizes = integers(graph, [2 * key_width, value_heads * value_dim])
-    split = call("Split", [qkv, sizes], {"axis": -1}, domain="", num_outputs=2)
+    widths = integers(graph, [2 * key_width, value_heads * value_dim])
+    split = call("Split", [qkv, widths], {"axis": -1}, domain="", num_outputs=2)
     # RMS norm by D**-0.5 with epsilon / D is the L2 norm with epsilon inside the root; q and k share one.
     scale = floats(graph, f"l2_norm_scale_{key_dim}", [key_dim**-0.5] * key_dim)
-    heads = call("Reshape", [split.outputs[0], integers(graph, [0, 0, 2 * key_heads, key_dim])], domain="")
-    epsilon = float(attribute(node, "epsilon")) / key_dim
-    norm = call("RMSNormalization", [heads.outputs[0], scale], {"axis": -1, "epsilon": epsilon}, domain="")
-    merged = call("Reshape", [norm.outputs[0], integers(graph, [0, 0, 2 * key_width])], domain="")
-    unit = call("Split", [merged.outputs[0]], {"axis": -1, "num_outputs": 2}, domain="", num_outputs=2)
+    norm = _norm_by_head(split.outputs[0], scale, 2 * key_heads, float(attribute(node, "epsilon")) / key_dim)
+    unit = call("Split", [norm.outputs[0]], {"axis": -1, "num_outputs": 2}, domain="", num_outputs=2)
     gate = call("LinearAttentionGate", [a, dt_bias, decay_scale, b], domain=_MICROSOFT, num_outputs=2)
     attributes = {
         "q_num_heads": key_heads,
@@ -168,11 +164,11 @@ def _delta_rule_kernels(graph: ir.Graph, node: ir.Node) -> tuple[list[ir.Node], 
         domain=_MICROSOFT,
         num_outputs=2,
     )
-    return [split, heads, norm, merged, unit, gate, attention], list(attention.outputs)
+    return [split, norm, unit, gate, attention], list(attention.outputs)
 
 
 def _lower_attention(graph: ir.Graph) -> None:
-    """GroupQueryAttention writes into the cache in place; lengths are per row, counted as it wants them, once a graph."""
+    """GroupQueryAttention writes into the cache in place; the lengths that it wants are computed once a graph."""
     nodes = list(own_nodes(graph, "GatedAttention"))
     if not nodes:
         return
@@ -188,8 +184,7 @@ def _lower_attention(graph: ir.Graph) -> None:
     graph.insert_before(graph[0], shared)
     for node in nodes:
         query, key, value, gate, past_key, past_value, _ = required(node.inputs)
-        assert past_key.shape is not None
-        attributes = {"num_heads": attribute(node, "num_heads"), "kv_num_heads": int(past_key.shape[1])}
+        attributes = {"num_heads": attribute(node, "num_heads"), "kv_num_heads": sizes(past_key)[1]}
         attention = call(
             "GroupQueryAttention",
             [query, key, value, past_key, past_value, last_positions.outputs[0], total_length.outputs[0]],
@@ -203,6 +198,4 @@ def _lower_attention(graph: ir.Graph) -> None:
 
 
 def _block_size(codes: ir.Value, scales: ir.Value, bits: int) -> int:
-    assert codes.shape is not None
-    assert scales.shape is not None
-    return int(codes.shape[-1]) * 8 // bits // int(scales.shape[-1])
+    return sizes(codes)[-1] * 8 // bits // sizes(scales)[-1]

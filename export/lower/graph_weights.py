@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from qwonnx.export.errors import RecipeError
 from qwonnx.export.external_data import ExternalTensor
+from qwonnx.export.lower.rewrite import sizes
 from qwonnx.export.recipe import Recipe, WeightStorage
 from qwonnx.export.weight_stage import WeightItem
 
@@ -36,7 +37,7 @@ class GraphWeights:
         weights = cls(graph, recipe)
         for name, value in graph.initializers.items():
             if value.const_value is None or not _has_values(value):
-                weights.parts[name] = ((name, _shape(value)),)
+                weights.parts[name] = ((name, sizes(value)),)
                 value.const_value = None
         if tie_word_embeddings:
             head, embedding = graph.initializers["lm_head.weight"], graph.initializers["embed_tokens.weight"]
@@ -60,8 +61,8 @@ class GraphWeights:
 
     def join(self, values: list[ir.Value], name: str) -> ir.Value:
         """One initializer with the rows of several, which nothing may use any more."""
-        rows = sum(_shape(value)[0] for value in values)
-        joined = self._add(name, ir.DataType.FLOAT, (rows, *_shape(values[0])[1:]))
+        rows = sum(sizes(value)[0] for value in values)
+        joined = self._add(name, ir.DataType.FLOAT, (rows, *sizes(values[0])[1:]))
         self.parts[name] = tuple(part for value in values for part in self.parts[_name(value)])
         for value in values:
             del self.parts[_name(value)]
@@ -75,7 +76,7 @@ class GraphWeights:
         name, storage = _name(value), self.storage(_name(value))
         if name in self.quantized:
             return self.graph.initializers[name + CODES], self.graph.initializers[name + SCALES]
-        *rows, columns = _shape(value)
+        *rows, columns = sizes(value)
         self.quantized[name] = storage
         codes = self._add(name + CODES, ir.DataType.UINT8, (*rows, columns * storage.bits // 8))
         return codes, self._add(name + SCALES, ir.DataType.FLOAT, (*rows, columns // storage.block_size))
@@ -122,8 +123,3 @@ def _has_values(value: ir.Value) -> bool:
 def _name(value: ir.Value) -> str:
     assert value.name is not None
     return value.name
-
-
-def _shape(value: ir.Value) -> tuple[int, ...]:
-    assert value.shape is not None
-    return tuple(int(size) for size in value.shape)

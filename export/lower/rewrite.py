@@ -51,6 +51,12 @@ def attribute(node: ir.Node, name: str) -> int | float:
     return value
 
 
+def sizes(value: ir.Value) -> tuple[int, ...]:
+    """The shape of a weight or a state, batch aside: numbers, with 0 where a size is only known when the graph runs."""
+    assert value.shape is not None
+    return tuple(size if isinstance(size, int) else 0 for size in value.shape)
+
+
 def required(values: Sequence[ir.Value | None]) -> list[ir.Value]:
     """A node's inputs, none of which may be absent."""
     return [value for value in values if value is not None]

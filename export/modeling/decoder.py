@@ -38,7 +38,9 @@ class DecoderLayer(nn.Module):
         self.self_attn = GatedAttention(config) if layer_type == "full_attention" else None
         self.linear_attn = GatedDeltaNet(config) if layer_type == "linear_attention" else None
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = MixtureOfExperts(config) if config.num_experts else SwiGLU(config.hidden_size, config.intermediate_size)
+        self.mlp = (
+            MixtureOfExperts(config) if config.num_experts else SwiGLU(config.hidden_size, config.intermediate_size)
+        )
 
     def forward(
         self, h: Tensor, cos: Tensor, sin: Tensor, past_lengths: Tensor, past: tuple[Tensor, Tensor]

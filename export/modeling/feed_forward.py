@@ -21,7 +21,9 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate = self.gate_proj(x)
-        return self.down_proj(gate * torch.sigmoid(gate) * self.up_proj(x))
+        hidden = gate * torch.sigmoid(gate) * self.up_proj(x)
+        out: Tensor = self.down_proj(hidden)
+        return out
 
 
 class Router(nn.Module):
@@ -56,4 +58,5 @@ class MixtureOfExperts(nn.Module):
         routed = ops.routed_experts(
             x, self.gate.weight, self.experts.gate_up_proj, self.experts.down_proj, top_k=self.top_k
         )
-        return routed + torch.sigmoid(self.shared_expert_gate(x)) * self.shared_expert(x)
+        shared: Tensor = torch.sigmoid(self.shared_expert_gate(x)) * self.shared_expert(x)
+        return routed + shared

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 from onnx.reference import ReferenceEvaluator
@@ -34,25 +35,26 @@ class Decoder:
         self._specs = artifact.manifest.states
         sizes = {"batch": batch, "max_model_len": max_model_len}
         self.states = {
-            spec.past: np.zeros([sizes.get(str(size), size) for size in spec.shape], np.float32) for spec in self._specs
+            spec.past: np.zeros([size if isinstance(size, int) else sizes[size] for size in spec.shape], np.float32)
+            for spec in self._specs
         }
         self.lengths = np.zeros(batch, np.int64)
 
     def step(
         self,
-        token_ids: np.ndarray,
+        token_ids: npt.ArrayLike,
         logit_positions: Iterable[int] | None = None,
         position_ids: np.ndarray | None = None,
     ) -> np.ndarray:
         """Feed [batch, T] tokens; logits [batch, T or as many as positions asked for, vocab_size]."""
-        token_ids = np.asarray(token_ids, np.int64)
-        num_tokens = token_ids.shape[1]
+        ids = np.asarray(token_ids, np.int64)
+        num_tokens = ids.shape[1]
         if position_ids is None:
             rows = self.lengths[:, None] + np.arange(num_tokens)
             position_ids = np.broadcast_to(rows, (3, *rows.shape))
         wanted = range(num_tokens) if logit_positions is None else logit_positions
         feeds = {
-            "input_ids": token_ids,
+            "input_ids": ids,
             "position_ids": np.ascontiguousarray(position_ids, np.int64),
             "past_lengths": self.lengths,
             "logit_positions": np.array(list(wanted), np.int64),

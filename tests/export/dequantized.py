@@ -1,4 +1,4 @@
-"""A checkpoint whose weights have been through quantisation and back: what transformers needs to see what a model lost."""
+"""A checkpoint whose weights went through quantisation and back: what a quantised artifact is compared with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qwonnx.export.recipe import Recipe
 
 
 def write_dequantized(checkpoint: Path, folder: Path, weights: str) -> Path:
-    """Copy a one-file checkpoint with fused experts into `folder`, in float32, each weight rounded as a preset stores it.
+    """Copy a one-file checkpoint with fused experts into `folder`, in float32, each weight as a preset rounds it.
 
     It walks the checkpoint's own tensors by the recipe alone: nothing of the export's reading or writing is used.
     """

@@ -38,7 +38,8 @@ def test_dequantize_unpacks_low_bits_first_and_centres_them(engine: str, bits: i
     levels, per_byte = 2**bits, 8 // bits
     values = rng.integers(0, levels, (3, 5, 32))
     scales = _normal(rng, 3, 5, 2)
-    packed = sum(values[..., i::per_byte] << (bits * i) for i in range(per_byte)).astype(np.uint8)
+    shifted = [values[..., i::per_byte] << (bits * i) for i in range(per_byte)]
+    packed = np.sum(shifted, axis=0).astype(np.uint8)
     (weight,) = run(engine, "Dequantize", {"codes": packed, "scales": scales}, bits=bits)
     np.testing.assert_array_equal(weight, (values - levels // 2).astype(np.float32) * scales.repeat(16, axis=-1))
 
@@ -87,13 +88,13 @@ def test_delta_rule_is_the_reference_recurrence(
     o, present = run(engine, "GatedDeltaRule", inputs, 2, num_key_heads=key_heads, epsilon=1e-6)
 
     width = key_heads * key_dim
-    q, k, v = torch.tensor(qkv).split([width, width, value_heads * value_dim], dim=-1)
-    q, k = (part.unflatten(2, (key_heads, key_dim)).repeat_interleave(3, dim=2) for part in (q, k))
+    q, k, v = torch.split_with_sizes(torch.tensor(qkv), [width, width, value_heads * value_dim], dim=-1)
+    q, k = (part.reshape(2, num_tokens, key_heads, key_dim).repeat_interleave(3, dim=2) for part in (q, k))
     g = -torch.tensor(a_log).exp() * F.softplus(torch.tensor(a) + torch.tensor(dt_bias))
     expected, final = reference.torch_recurrent_gated_delta_rule(
         q,
         k,
-        v.unflatten(2, (value_heads, value_dim)),
+        v.reshape(2, num_tokens, value_heads, value_dim),
         g=g,
         beta=torch.tensor(b).sigmoid(),
         initial_state=torch.tensor(past),
@@ -189,7 +190,8 @@ def test_quantized_experts_mean_the_experts_on_dequantized_weights(
 ) -> None:
     weights, _ = _experts(rng)
     x = _normal(rng, 1, 3, 16)
-    codes, floats = {}, {"router": weights["router"]}
+    codes: dict[str, np.ndarray] = {}
+    floats = {"router": weights["router"]}
     for name, bits in (("gate_up", gate_up_bits), ("down", down_bits)):
         *rows, columns = weights[name].shape
         packed = rng.integers(0, 256, (*rows, columns * bits // 8), dtype=np.uint8)
