@@ -8,6 +8,7 @@ the server's. The engine is opened and warmed up once for each instance and kept
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from functools import cache
@@ -19,6 +20,8 @@ from mangum import Mangum
 from qwonnx.handlers.app import create_app, host_from_environment
 from qwonnx.handlers.errors import ApiError
 from qwonnx.handlers.settings import ServerSettings
+
+logger = logging.getLogger(__name__)
 
 # One invocation at a time: an instance has one, and the adapter's event loop is one.
 _LOCK = threading.Lock()
@@ -44,7 +47,8 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
             answer: dict[str, Any] = adapter(event, context)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             # The application's own failures were answered inside; what is left is an event that is no HTTP request.
-            return _refusal(f"the event is not an HTTP request that can be read ({type(error).__name__})")
+            logger.warning("refused an event", exc_info=error)
+            return _refusal("the event is not an HTTP request of API Gateway or a function URL: check the trigger")
         return answer
 
 

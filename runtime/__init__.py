@@ -3,11 +3,25 @@
 with Engine.open("artifact") as engine:
     for output in engine.generate(engine.tokenizer.encode("Hello"), SamplingParams(max_tokens=16)):
         print(output.text, end="")
+
+`Engine` is imported on first use, so that settings and errors can be had where ONNX Runtime is not installed.
 """
 
-from qwonnx.runtime.engine import Engine
+from typing import TYPE_CHECKING, Any
+
 from qwonnx.runtime.request import FinishReason, RequestOutput
 from qwonnx.runtime.sampling_params import SamplingParams
 from qwonnx.runtime.settings import RuntimeSettings
 
+if TYPE_CHECKING:
+    from qwonnx.runtime.engine import Engine as Engine
+
 __all__ = ["Engine", "FinishReason", "RequestOutput", "RuntimeSettings", "SamplingParams"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Engine":
+        from qwonnx.runtime import engine
+
+        return engine.Engine
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,6 +16,7 @@ from qwonnx.handlers.model_host import HostStatus, ModelHost
 from qwonnx.handlers.server import Server, bind, url_of
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.engine import Engine
+from qwonnx.runtime.request import RequestOutput
 from qwonnx.runtime.settings import RuntimeSettings
 
 MODEL = "counting-model"  # the checkpoint's name in a counting model's manifest
@@ -71,6 +72,23 @@ def serving(
         server.should_exit = True
         thread.join()
         listener.close()
+
+
+@contextmanager
+def paced(engine: Engine, seconds: float = 0.02) -> Iterator[list[float]]:
+    """Make every step take at least so long, and note when each began: a real model is not as quick as this one."""
+    step, began = engine.step, []
+
+    def slow_step() -> list[RequestOutput]:
+        began.append(time.monotonic())
+        time.sleep(seconds)
+        return step()
+
+    engine.step = slow_step  # type: ignore[method-assign]
+    try:
+        yield began
+    finally:
+        engine.step = step  # type: ignore[method-assign]
 
 
 def until(holds: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> None:

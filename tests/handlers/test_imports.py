@@ -1,0 +1,28 @@
+"""What a server imports, it pays for in memory and in cold starts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+FORBIDDEN = ("typer", "rich", "torch", "onnx", "onnx_ir", "onnxscript", "transformers", "huggingface_hub", "openai")
+
+
+@pytest.mark.parametrize(
+    "module", ["qwonnx.handlers.app", "qwonnx.handlers.aws_lambda", "qwonnx.handlers.server", "qwonnx.runtime.engine"]
+)
+def test_a_server_imports_no_command_line_and_no_exporter(module: str) -> None:
+    program = f"import sys, {module}; print(*[name for name in {FORBIDDEN!r} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout.strip()) == (0, ""), result.stderr
+
+
+def test_the_command_line_starts_without_the_exporter_and_the_engine() -> None:
+    program = (
+        "import sys, qwonnx.handlers.cli.main; "
+        "print(*[name for name in ('torch', 'onnx', 'onnxruntime', 'transformers') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout.strip()) == (0, ""), result.stderr
