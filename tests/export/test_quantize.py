@@ -51,7 +51,7 @@ def test_int8_codes_count_from_128_and_the_extremes_are_symmetric() -> None:
 def test_every_block_has_a_scale_of_its_own() -> None:
     values = np.arange(1, 65, dtype=np.float32).reshape(2, 32)
     _, scales = _quantize(values, 8, 16)
-    np.testing.assert_array_equal(scales, np.float32([[16, 32], [48, 64]]) / np.float32(127))
+    np.testing.assert_array_equal(scales, np.array([[16, 32], [48, 64]], np.float32) / np.float32(127))
 
 
 @pytest.mark.parametrize(("bits", "zero_point"), [(4, 0x88), (8, 0x80)])
@@ -111,7 +111,7 @@ def test_what_was_quantised_once_quantises_to_equal_weights(codes: np.ndarray, b
     values = dequantize_blocks(torch.tensor(codes), scales, bits)
     again_codes, again_scales = _quantize(values.numpy(), bits, values.shape[1])
     again = dequantize_blocks(torch.tensor(again_codes), torch.tensor(again_scales), bits)
-    # With the extreme -8 or +-127 among the codes the step is the same, else it is finer and may not divide the old one.
+    # Where the extreme code occurs the step is the same; else it is finer, and may not divide the old one.
     step = np.abs(again_scales)
     assert (np.abs(again.numpy() - values.numpy()) <= step).all()
     rows = np.abs(values.numpy()).max(1) == np.abs(scales.numpy())[:, 0] * (8 if bits == 4 else 127)
