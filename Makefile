@@ -1,0 +1,49 @@
+# Everything a newcomer or CI runs. Needs Python 3.11 or later and make; the rest is installed into .venv.
+#
+#   PYTHON=python3.12     another interpreter for the virtual environment
+#   PORT=9000             another port for the demonstration
+#   PIP_FLAGS=...         more options for pip, such as another package index
+
+PYTHON ?= python3
+PORT ?= 8000
+BIN := .venv/bin
+INSTALL := $(PYTHON) infra/install.py --venv .venv
+SOURCES := export runtime handlers tests infra/install.py infra/demo.py
+
+.PHONY: help demo demo-once test check bench format clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: .venv/.demo  ## Export a small checkpoint, serve it, print the URL and a curl line; Ctrl-C ends it
+	@$(BIN)/python infra/demo.py --port $(PORT)
+
+demo-once: .venv/.demo  ## The same, with one chat request through the openai client, then stop
+	@$(BIN)/python infra/demo.py --once
+
+test: .venv/.dev  ## Run all tests
+	$(BIN)/python -m pytest
+
+check: .venv/.dev  ## Lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(SOURCES)
+
+format: .venv/.dev  ## Rewrite the sources as `check` wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/.dev  ## Measure an export and this runtime beside its peers; makes a 7 GB checkpoint in .bench
+	$(BIN)/python -m tests.bench.export_speed --work .bench
+	$(BIN)/python -m tests.bench.peers --work .bench
+
+clean:  ## Remove everything that the other targets made
+	rm -rf .venv .bench .demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+
+.venv/.demo: pyproject.toml infra/constraints.txt infra/install.py
+	$(INSTALL) --extras cpu,export --with openai $(PIP_FLAGS)
+	@touch $@
+
+.venv/.dev: pyproject.toml infra/constraints.txt infra/install.py
+	$(INSTALL) --extras dev $(PIP_FLAGS)
+	@touch $@ .venv/.demo

@@ -1,0 +1,53 @@
+"""Make the virtual environment and install this project into it, editable. Standard library only: it runs first.
+
+torch's wheels for Linux on PyPI carry gigabytes of CUDA. Nothing here needs them, so where torch's own index of CPU
+wheels can be reached it is offered to pip as well; pip prefers its `+cpu` builds, being of a higher version.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
+_PROBE_SECONDS = 3.0
+
+
+def main() -> None:
+    if sys.version_info < (3, 11):  # noqa: UP036  (an older interpreter must get as far as this line)
+        sys.exit(f"qwonnx needs Python 3.11 or later, and this is {platform.python_version()}: make PYTHON=python3.11")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--venv", type=Path, required=True, help="the environment's folder, made if need be")
+    parser.add_argument("--extras", required=True, help="extras of the project, with commas")
+    parser.add_argument("--with", dest="others", nargs="*", default=[], help="further packages")
+    arguments, pip_flags = parser.parse_known_args()
+    if not (arguments.venv / "pyvenv.cfg").is_file():
+        print(f"making {arguments.venv}")
+        venv.create(arguments.venv, with_pip=True)
+    python = arguments.venv / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
+    command += ["-c", str(ROOT / "infra" / "constraints.txt"), *pip_flags, *_cpu_index()]
+    command += ["-e", f"{ROOT}[{arguments.extras}]", *arguments.others]
+    print(f"installing qwonnx[{arguments.extras}] into {arguments.venv}; the first time takes some minutes", flush=True)
+    sys.exit(subprocess.call(command))
+
+
+def _cpu_index() -> list[str]:
+    if sys.platform != "linux":
+        return []  # wheels for other systems are CPU builds anyway
+    try:
+        with urllib.request.urlopen(f"{CPU_WHEELS}/torch/", timeout=_PROBE_SECONDS):
+            return ["--extra-index-url", CPU_WHEELS]
+    except (urllib.error.URLError, TimeoutError, OSError):
+        return []
+
+
+if __name__ == "__main__":
+    main()
