@@ -104,6 +104,7 @@ def _progress(console: Console) -> Iterator[Callable[[ExportProgress], None]]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
         console=console,
+        disable=not console.is_terminal,
         transient=True,  # what stays is the summary, or the one line of an error
     ) as bar:
         task = bar.add_task("reading the checkpoint", total=None)

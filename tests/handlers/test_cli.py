@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -11,8 +10,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO
@@ -20,30 +17,10 @@ from typing import IO
 import httpx
 import pytest
 
+from qwonnx.runtime.tokenizer import Tokenizer
+from tests.handlers.commands import QWONNX, error_line, qwonnx, running
 from tests.handlers.serving import MODEL, chat
 from tests.runtime import counting_model
-
-QWONNX = (sys.executable, "-c", "from qwonnx.handlers.cli.main import main; main()")
-FAST = {"QWONNX_NUM_THREADS": "1", "QWONNX_SPIN": "0", "COLUMNS": "200"}
-
-
-def qwonnx(*arguments: object, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*QWONNX, *map(str, arguments)],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, **FAST, **environment},
-    )
-
-
-def error_line(result: subprocess.CompletedProcess[str]) -> str:
-    """The one line that a user's error gives."""
-    assert result.returncode == 2, result.stderr
-    assert result.stderr.startswith("qwonnx: error: "), result.stderr
-    assert result.stderr.count("\n") == 1, result.stderr
-    return result.stderr
 
 
 def test_prompts_are_continued_on_stdout_and_nothing_else_is_printed(counting_folder: Path) -> None:
@@ -147,7 +124,7 @@ def test_a_bug_keeps_its_traceback() -> None:
 
 def test_serve_prints_a_curl_line_that_works_and_ends_cleanly_on_either_signal(counting_folder: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
-        with _running("serve", counting_folder, "--port", 0, "--max-model-len", 512) as process:
+        with running("serve", counting_folder, "--port", 0, "--max-model-len", 512) as process:
             greeting = [_line(process.stdout) for _ in range(4)]
             assert greeting[1].startswith(f"Serving {MODEL} at http://127.0.0.1:")
             answer = subprocess.run("".join(greeting[2:]), shell=True, capture_output=True, text=True, timeout=30)
@@ -161,7 +138,7 @@ def test_serve_prints_a_curl_line_that_works_and_ends_cleanly_on_either_signal(c
 
 def test_a_signal_ends_a_running_answer_after_a_bounded_time(counting_folder: Path) -> None:
     command = ("serve", counting_folder, "--port", 0, "--max-model-len", 4000, "--max-num-batched-tokens", 1)
-    with _running(*command, QWONNX_SHUTDOWN_SECONDS="0") as process:
+    with running(*command, QWONNX_SHUTDOWN_SECONDS="0") as process:
         url = re.findall(r"http://[^/]+", "".join(_line(process.stdout) for _ in range(4)))[0]
         request = {"model": MODEL, "messages": chat("x" * 3000), "stream": True}
         with httpx.stream("POST", f"{url}/v1/chat/completions", json=request, trust_env=False, timeout=30) as answer:
@@ -182,7 +159,7 @@ def test_serve_refuses_what_it_cannot_do_before_it_listens(counting_folder: Path
 
 
 def test_ctrl_c_ends_generate_with_130_and_no_traceback(counting_folder: Path) -> None:
-    with _running("generate", counting_folder, "--prompt", "Hello", "--max-tokens", 4000) as process:
+    with running("generate", counting_folder, "--prompt", "Hello", "--max-tokens", 4000) as process:
         assert process.stdout is not None
         assert process.stdout.read(1)
         process.send_signal(signal.SIGINT)
@@ -190,26 +167,10 @@ def test_ctrl_c_ends_generate_with_130_and_no_traceback(counting_folder: Path) -
     assert (process.returncode, errors) == (130, "")
 
 
-@contextmanager
-def _running(*arguments: object, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [*QWONNX, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **FAST, "PYTHONUNBUFFERED": "1", **environment},
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
 def _line(stream: IO[str] | None) -> str:
     assert stream is not None
     return stream.readline()
 
 
-def _tokenizer(folder: Path) -> counting_model.Tokenizer:
-    return counting_model.Tokenizer.from_file(folder / "tokenizer.json")
+def _tokenizer(folder: Path) -> Tokenizer:
+    return Tokenizer.from_file(folder / "tokenizer.json")

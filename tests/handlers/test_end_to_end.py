@@ -1,0 +1,74 @@
+"""From a checkpoint to an answer, by the commands of the README: export, inspect, verify, generate, serve."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.handlers.commands import error_line, qwonnx
+from tests.handlers.serving import RUNTIME, chat, serving
+
+
+@pytest.fixture(scope="module")
+def artifact(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint, exported by the command line with its defaults."""
+    out = tmp_path_factory.mktemp("exported") / "artifact"
+    result = qwonnx("export", tiny_checkpoint, out)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"experts\b.*int4", result.stdout), result.stdout
+    assert "bits per weight" in result.stdout
+    return out
+
+
+def test_an_exported_artifact_is_inspected_and_verified_and_generates(artifact: Path, tiny_checkpoint: Path) -> None:
+    manifest = json.loads(qwonnx("inspect", artifact, "--verify", "--json").stdout)
+    assert manifest["quantization"]["weights"] == "int4"
+    report = qwonnx("verify", artifact, "--against", tiny_checkpoint, "--json", "--max-kl", 1)
+    assert report.returncode == 0, report.stderr
+    assert 0 < json.loads(report.stdout)["mean_kl"] < 1
+    strict = qwonnx("verify", artifact, "--against", tiny_checkpoint, "--max-kl", 0)
+    assert strict.returncode == 1
+    assert "exceeds 0" in strict.stderr
+    sampled = [qwonnx("generate", artifact, "--chat", "Hi", "--max-tokens", 12, "--seed", 1) for _ in range(2)]
+    assert [result.returncode for result in sampled] == [0, 0]
+    assert (sampled[0].stdout, sampled[0].stderr) == (sampled[1].stdout, sampled[1].stderr)
+
+
+def test_a_served_artifact_answers_the_openai_client(artifact: Path) -> None:
+    with serving(artifact, runtime=RUNTIME) as served, served.client() as client:
+        (model,) = client.models.list()
+        messages = [*chat("Why is the sky blue?")]
+        whole = client.chat.completions.create(model=model.id, messages=messages, max_tokens=24, temperature=0)
+        stream = client.chat.completions.create(
+            model=model.id, messages=messages, max_tokens=24, temperature=0, stream=True
+        )
+        chunks = list(stream)
+    # The template opens <think>, so what an untrained model says is reasoning until it happens to close it.
+    message = whole.choices[0].message.model_dump()
+    deltas = [chunk.choices[0].delta.model_dump() for chunk in chunks]
+    for part in ("content", "reasoning_content"):
+        assert "".join(delta.get(part) or "" for delta in deltas) == (message.get(part) or "")
+    assert whole.usage is not None
+    assert 0 < whole.usage.completion_tokens <= 24
+
+
+def test_exports_that_cannot_be_are_one_line_and_leave_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(tiny_checkpoint, tmp_path / "broken"))
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps({**config, "architectures": ["LlamaForCausalLM"]}))
+    assert "LlamaForCausalLM" in error_line(qwonnx("export", broken, tmp_path / "out"))
+    (broken / "config.json").write_text(json.dumps(config))
+    shard = next(iter(sorted(broken.glob("*.safetensors"))))
+    with shard.open("r+b") as stream:
+        stream.truncate(shard.stat().st_size - 100)
+    assert shard.name in error_line(qwonnx("export", broken, tmp_path / "out"))
+    assert "recipe" in error_line(qwonnx("export", tiny_checkpoint, tmp_path / "out", "--recipe", tmp_path / "none"))
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
+def test_an_existing_folder_is_overwritten_only_by_force(artifact: Path, tiny_checkpoint: Path) -> None:
+    assert "--force" in error_line(qwonnx("export", tiny_checkpoint, artifact))
