@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -33,6 +34,7 @@ def main() -> int:
     arguments = parser.parse_args()
     port = _free_port() if arguments.once else arguments.port
     try:
+        shutil.rmtree(ROOT / CHECKPOINT, ignore_errors=True)  # of an earlier run: it is made in no time
         _run("python", "-m", "tests.checkpoints", "tiny", CHECKPOINT)
         _run("qwonnx", "export", CHECKPOINT, ARTIFACT, "--weights", "int4", "--force")
         with _server(port) as server:
