@@ -52,6 +52,7 @@ class ModelHost:
         self._engine: Engine | None = None
         self._thread: threading.Thread | None = None
         self._closing = False
+        self._answered = False  # the warm-up token
         self.error: Exception | None = None
 
     @property
@@ -60,8 +61,10 @@ class ModelHost:
             return HostStatus.CLOSING
         if self.error is not None:
             return HostStatus.FAILED
-        engine = self._engine
-        return HostStatus.READY if engine is not None and engine.is_ready else HostStatus.LOADING
+        if not self._answered:
+            return HostStatus.LOADING
+        # An engine that was ready and is not any more stopped because of a fault.
+        return HostStatus.READY if self._engine is not None and self._engine.is_ready else HostStatus.FAILED
 
     def start(self) -> None:
         """Begin to load, on a thread; does nothing the second time."""
@@ -108,7 +111,7 @@ class ModelHost:
             return self._engine
         if status is HostStatus.CLOSING:
             raise errors.closing()
-        reason = "is loading" if status is HostStatus.LOADING else "could not be loaded: see the server's log"
+        reason = "is loading" if status is HostStatus.LOADING else "failed: see the server's log"
         headers = {"retry-after": str(errors.RETRY_AFTER_SECONDS)}
         raise ApiError(503, f"the model {reason}", kind=errors.SERVER_ERROR, code="model_not_ready", headers=headers)
 
@@ -143,6 +146,7 @@ class ModelHost:
                 return
             engine.start()
             engine.warm_up()
+            self._answered = True
         except Exception as error:  # noqa: BLE001 - a thread has nobody to raise to; on_failure and wait() tell
             if self._closing:
                 return  # the warm-up was cut short

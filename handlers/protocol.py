@@ -2,7 +2,7 @@
 
 Every field of OpenAI's request is known here, so that a misspelt one is refused. Three kinds:
 - honoured: they have a precise type;
-- without effect here whatever they say (user, metadata, ...): typed, accepted, documented in the README;
+- without effect here whatever they say (user, metadata, ...): typed, accepted, named in docs/http-api.md;
 - not supported (logprobs, response_format, ...): accepted only with the value that means "nothing special", see
   chat_request.py.
 

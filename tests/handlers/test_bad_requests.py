@@ -227,7 +227,7 @@ def test_the_api_key_is_asked_for_under_v1_only(counting_folder: Path) -> None:
     settings = ServerSettings(api_key="s3cret", shutdown_seconds=0.5)
     with serving(counting_folder, settings=settings) as served:
         with served.http() as client:
-            for given in (None, "Bearer wrong", "s3cret", "Bearer é", "Bearer "):
+            for given in (None, "Bearer wrong", "s3cret", "Bearer é", "Bearer"):
                 headers = [] if given is None else [(b"authorization", given.encode("latin-1"))]
                 answer = client.post(PATH, json=completion_request(), headers=headers)
                 assert refusal(answer, 401)["code"] == "invalid_api_key"

@@ -16,6 +16,7 @@ import pytest
 from qwonnx.handlers.model_host import HostStatus
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.engine import Engine
+from qwonnx.runtime.request import RequestOutput
 from tests.handlers.serving import MODEL, RUNTIME, Served, chat, paced, serving, until
 
 PATH = "/v1/chat/completions"
@@ -178,3 +179,19 @@ def test_streams_are_events_that_no_proxy_keeps_back(served: Served) -> None:
     assert lines[-2:] == ["data: [DONE]", ""]
     assert all(line == "" or line.startswith("data: ") for line in lines)
     assert all(json.loads(line[6:])["object"] == "chat.completion.chunk" for line in lines[:-2] if line)
+
+
+def test_an_engine_that_stops_because_of_a_fault_makes_the_server_unready(
+    counting_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> list[RequestOutput]:
+        raise ZeroDivisionError("inside")
+
+    with serving(counting_folder) as served, served.http() as client:
+        served.engine.step = broken  # type: ignore[method-assign]
+        answer = client.post(PATH, json={"model": MODEL, "messages": chat(), "max_tokens": 2})
+        assert answer.status_code == 500
+        ready = client.get("/health/ready")
+        assert (ready.status_code, ready.json()) == (503, {"status": "failed"})
+        assert client.post(PATH, json={"model": MODEL, "messages": chat()}).status_code == 503
+    assert "ZeroDivisionError: inside" in caplog.text

@@ -1,0 +1,51 @@
+"""Server settings from code and from the environment."""
+
+from __future__ import annotations
+
+import pytest
+
+from qwonnx.handlers.app import from_environment
+from qwonnx.handlers.settings import ServerSettings
+from qwonnx.runtime.errors import SettingsError
+
+
+def test_the_environment_is_read_and_empty_variables_keep_the_defaults() -> None:
+    assert ServerSettings.from_environment({}) == ServerSettings()
+    given = {
+        "QWONNX_MODEL_NAME": "m",
+        "QWONNX_API_KEY": "k",
+        "QWONNX_MAX_BODY_BYTES": "9",
+        "QWONNX_SHUTDOWN_SECONDS": "0.5",
+    }
+    assert ServerSettings.from_environment(given) == ServerSettings("m", "k", 9, 0.5)
+    empty = {"QWONNX_MODEL_NAME": "", "QWONNX_MAX_BODY_BYTES": " "}
+    assert ServerSettings.from_environment(empty) == ServerSettings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("QWONNX_API_KEY", ""),
+        ("QWONNX_API_KEY", "two words"),
+        ("QWONNX_API_KEY", "clé"),
+        ("QWONNX_MAX_BODY_BYTES", "many"),
+        ("QWONNX_MAX_BODY_BYTES", "0"),
+        ("QWONNX_SHUTDOWN_SECONDS", "nan"),
+        ("QWONNX_SHUTDOWN_SECONDS", "-1"),
+    ],
+)
+def test_a_malformed_variable_is_named(variable: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=variable) as refusal:
+        ServerSettings.from_environment({variable: value})
+    assert "clé" not in str(refusal.value)
+    assert "two words" not in str(refusal.value)
+
+
+def test_the_key_is_not_in_the_settings_text() -> None:
+    assert "k3y" not in repr(ServerSettings(api_key="k3y"))
+
+
+def test_an_application_from_the_environment_needs_an_artifact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("QWONNX_ARTIFACT", raising=False)
+    with pytest.raises(SettingsError, match="QWONNX_ARTIFACT"):
+        from_environment()
