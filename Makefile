@@ -33,9 +33,9 @@ format: .venv/.dev  ## Rewrite the sources as `check` wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/.dev  ## Measure an export and this runtime beside its peers; makes a 7 GB checkpoint in .bench
-	$(BIN)/python -m tests.bench.export_speed --work .bench
+bench: .venv/.bench  ## Measure exports, and the runtime beside its peer; makes 11 GB in .bench
 	$(BIN)/python -m tests.bench.peers --work .bench
+	$(BIN)/python -m tests.bench.export_speed .bench/geometry
 
 clean:  ## Remove everything that the other targets made
 	rm -rf .venv .bench .demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
@@ -47,3 +47,7 @@ clean:  ## Remove everything that the other targets made
 .venv/.dev: pyproject.toml infra/constraints.txt infra/install.py
 	$(INSTALL) --extras dev $(PIP_FLAGS)
 	@touch $@ .venv/.demo
+
+.venv/.bench: pyproject.toml infra/constraints.txt infra/install.py
+	$(INSTALL) --extras dev,bench $(PIP_FLAGS)
+	@touch $@ .venv/.dev .venv/.demo

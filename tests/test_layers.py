@@ -1,0 +1,93 @@
+"""Imports point one way: handlers -> runtime -> the artifact contract <- export."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("export", "runtime", "handlers")
+MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+
+# What only an export needs; a server must start, and fit, without it.
+HEAVY = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors", "optimum", "huggingface_hub"}
+CONTRACT = "qwonnx.export.artifact"
+
+
+def _name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(("qwonnx", *(part for part in parts if part != "__init__")))
+
+
+def _imports(path: Path, *, at_import_time: bool = False) -> Iterator[str]:
+    """Modules that a file imports; with at_import_time only those that merely importing it imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    pending: list[ast.AST] = [tree]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            yield str(node.module)
+        lazy = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or (
+            isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        )
+        if not (lazy and at_import_time):
+            pending.extend(ast.iter_child_nodes(node))
+
+
+def _is_under(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+def _allowed(importer: str, imported: str) -> bool:
+    """Whether one of our modules may import another."""
+    if _is_under(importer, "qwonnx.export"):
+        return _is_under(imported, "qwonnx.export")
+    if _is_under(importer, "qwonnx.runtime"):
+        return _is_under(imported, "qwonnx.runtime") or imported == CONTRACT
+    if _is_under(importer, "qwonnx.handlers.cli"):
+        return True
+    return _is_under(imported, "qwonnx.handlers") or _is_under(imported, "qwonnx.runtime") or imported == CONTRACT
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_a_module_imports_only_what_lies_below_it(path: Path) -> None:
+    ours = [module for module in _imports(path) if _is_under(module, "qwonnx")]
+    assert [module for module in ours if not _allowed(_name(path), module)] == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_a_server_needs_none_of_the_exporters_packages(path: Path) -> None:
+    name = _name(path)
+    if _is_under(name, "qwonnx.export"):
+        return
+    in_functions = _is_under(name, "qwonnx.handlers.cli")  # `qwonnx export` may, once it is called
+    imported = {module.partition(".")[0] for module in _imports(path, at_import_time=in_functions)}
+    assert imported & HEAVY == set()
+
+
+def test_the_artifact_contract_is_standard_library_alone() -> None:
+    imported = {module.partition(".")[0] for module in _imports(ROOT / "export" / "artifact.py")}
+    assert imported <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize(
+    ("modules", "forbidden"),
+    [
+        ("qwonnx.export.artifact", HEAVY | {"numpy", "onnxruntime"}),
+        ("qwonnx.runtime", HEAVY | {"starlette", "uvicorn", "msgspec", "typer", "rich"}),
+        ("qwonnx.handlers.app, qwonnx.handlers.aws_lambda", HEAVY | {"typer", "rich"}),
+        ("qwonnx.handlers.cli.main", HEAVY),
+    ],
+)
+def test_importing_loads_nothing_more(modules: str, forbidden: set[str]) -> None:
+    program = f"import sys, {modules}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert forbidden & set(loaded) == set()
