@@ -91,6 +91,7 @@ class _Printer:
         self._parser = parser
         self._errors = Console(stderr=True, highlight=False)
         self._thinking = False
+        self._answered = False
 
     def print(self, output: RequestOutput) -> None:
         if self._parser is None:
@@ -103,20 +104,20 @@ class _Printer:
                     shown = event.text.translate(_CONTROLS)
                     self._errors.print(shown, style="dim", end="", markup=False, soft_wrap=True)
                 elif isinstance(event, ContentDelta):
-                    self._end_thinking()
+                    self._end_thinking(followed=True)
                     self._answer(event.text)
         if output.finish_reason is not None:
-            self._end_thinking()
-            if sys.stdout.isatty():
+            self._end_thinking(followed=False)
+            if self._answered and sys.stdout.isatty():
                 self._answer("\n")
 
-    def _end_thinking(self) -> None:
+    def _end_thinking(self, *, followed: bool) -> None:
         if self._thinking:
-            self._errors.print("\n")
+            self._errors.print("\n" if followed else "")
         self._thinking = False
 
-    @staticmethod
-    def _answer(text: str) -> None:
+    def _answer(self, text: str) -> None:
+        self._answered = self._answered or bool(text)
         sys.stdout.write(text.translate(_CONTROLS) if sys.stdout.isatty() else text)
         sys.stdout.flush()
 

@@ -17,6 +17,14 @@ def size_of(num_bytes: int) -> str:
     return f"{size:.2f} GiB"
 
 
+def count_of(number: int) -> str:
+    """A count for people: 34660610688 -> "34.66 B" (billions)."""
+    for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if number >= size:
+            return f"{number / size:.2f} {letter}"
+    return str(number)
+
+
 def bits_per_weight(num_bytes: int, num_parameters: int) -> str:
     return f"{8 * num_bytes / num_parameters:.2f}" if num_parameters else "-"
 
@@ -26,16 +34,16 @@ def weights_table(quantization: QuantizationFacts) -> Table:
     groups = quantization.groups
     num_bytes, num_parameters = sum(g.num_bytes for g in groups), sum(g.num_parameters for g in groups)
     table = Table(title="Weights", title_justify="left", show_footer=True)
-    table.add_column("kind", "total")
+    table.add_column("kind", "total", no_wrap=True)
     table.add_column("stored as", quantization.weights)
     table.add_column("tensors", str(sum(g.num_tensors for g in groups)), justify="right")
-    table.add_column("parameters", f"{num_parameters:,}", justify="right")
+    table.add_column("parameters", count_of(num_parameters), justify="right")
     table.add_column("size", size_of(num_bytes), justify="right")
-    table.add_column("bits per weight", bits_per_weight(num_bytes, num_parameters), justify="right")
+    table.add_column("bits/weight", bits_per_weight(num_bytes, num_parameters), justify="right")
     for group in groups:
         bits = bits_per_weight(group.num_bytes, group.num_parameters)
         size = size_of(group.num_bytes)
-        table.add_row(group.kind, group.storage, str(group.num_tensors), f"{group.num_parameters:,}", size, bits)
+        table.add_row(group.kind, group.storage, str(group.num_tensors), count_of(group.num_parameters), size, bits)
     return table
 
 

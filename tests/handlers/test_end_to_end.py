@@ -20,7 +20,7 @@ def artifact(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
     result = qwonnx("export", tiny_checkpoint, out)
     assert result.returncode == 0, result.stderr
     assert re.search(r"experts\b.*int4", result.stdout), result.stdout
-    assert "bits per weight" in result.stdout
+    assert "bits/weight" in result.stdout
     return out
 
 
