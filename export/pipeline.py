@@ -123,6 +123,7 @@ def export_checkpoint(
     _tidy(model)
 
     items = weights.items()
+    recipe.check_rules_match(name for item in items for name, _ in item.weights)
     with _new_folder(out, overwrite=options.overwrite) as building:
         writer = ExternalDataWriter(building)
         written = write_weights(

@@ -43,4 +43,9 @@ class GatedAttention(nn.Module):
             past_lengths,
             num_heads=self.num_heads,
         )
-        return self.o_proj(attended), present_key, present_value
+        return attended, present_key, present_value
+
+    def project(self, attended: Tensor) -> Tensor:
+        """[B, T, num_heads * head_dim] -> [B, T, hidden_size], token by token."""
+        out: Tensor = self.o_proj(attended)
+        return out

@@ -30,7 +30,11 @@ class Embedding(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Mixer and feed-forward, each after a norm and around a residual. The mixer carries two states."""
+    """Mixer and feed-forward, each after a norm and around a residual. The mixer carries two states.
+
+    A layer's tokens meet in its mixer alone. So the last layer, of which only some tokens are wanted, goes on with
+    those as soon as they have met: its states are whole, and a prompt is spared a layer's experts for all but one.
+    """
 
     def __init__(self, config: ModelConfig, layer_type: str) -> None:
         super().__init__()
@@ -43,15 +47,23 @@ class DecoderLayer(nn.Module):
         )
 
     def forward(
-        self, h: Tensor, cos: Tensor, sin: Tensor, past_lengths: Tensor, past: tuple[Tensor, Tensor]
+        self,
+        h: Tensor,
+        angles: tuple[Tensor, Tensor],
+        past_lengths: Tensor,
+        past: tuple[Tensor, Tensor],
+        wanted: Tensor | None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         x = self.input_layernorm(h)
-        if self.self_attn is not None:
-            mixed, *present = self.self_attn(x, cos, sin, *past, past_lengths)
+        mixer = self.self_attn or self.linear_attn
+        assert mixer is not None
+        if isinstance(mixer, GatedAttention):
+            mixed, *present = mixer(x, *angles, *past, past_lengths)
         else:
-            assert self.linear_attn is not None
-            mixed, *present = self.linear_attn(x, *past)
-        h = h + mixed
+            mixed, *present = mixer(x, *past)
+        if wanted is not None:
+            h, mixed = torch.index_select(h, 1, wanted), torch.index_select(mixed, 1, wanted)
+        h = h + mixer.project(mixed)
         return h + self.mlp(self.post_attention_layernorm(h)), (present[0], present[1])
 
 
@@ -79,10 +91,10 @@ class Decoder(nn.Module):
         past_states: list[tuple[Tensor, Tensor]],
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         h = self.embed_tokens(input_ids)
-        cos, sin = self.rotary_angles(position_ids)
+        angles = self.rotary_angles(position_ids)
         present_states = []
-        for layer, past in zip(self.layers, past_states, strict=True):
-            h, present = layer(h, cos, sin, past_lengths, past)
+        for index, (layer, past) in enumerate(zip(self.layers, past_states, strict=True), 1):
+            wanted = logit_positions if index == len(self.layers) else None
+            h, present = layer(h, angles, past_lengths, past, wanted)
             present_states.append(present)
-        h = torch.index_select(h, 1, logit_positions)
         return self.lm_head(self.norm(h)), present_states

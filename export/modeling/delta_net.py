@@ -68,4 +68,9 @@ class GatedDeltaNet(nn.Module):
             num_key_heads=self.num_key_heads,
             epsilon=L2_NORM_EPSILON,
         )
-        return self.out_proj(self.norm(o, self.in_proj_z(x))), present_conv, present_recurrent
+        return self.norm(o, self.in_proj_z(x)), present_conv, present_recurrent
+
+    def project(self, normed: Tensor) -> Tensor:
+        """[B, T, num_value_heads * value_head_dim] -> [B, T, hidden_size], token by token."""
+        out: Tensor = self.out_proj(normed)
+        return out
