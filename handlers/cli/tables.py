@@ -37,7 +37,7 @@ def weights_table(quantization: QuantizationFacts) -> Table:
     table.add_column("kind", "total", no_wrap=True)
     table.add_column("stored as", quantization.weights)
     table.add_column("tensors", str(sum(g.num_tensors for g in groups)), justify="right")
-    table.add_column("parameters", count_of(num_parameters), justify="right")
+    table.add_column("params", count_of(num_parameters), justify="right")
     table.add_column("size", size_of(num_bytes), justify="right")
     table.add_column("bits/weight", bits_per_weight(num_bytes, num_parameters), justify="right")
     for group in groups:

@@ -27,15 +27,12 @@ def artifact(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_an_exported_artifact_is_inspected_and_verified_and_generates(artifact: Path, tiny_checkpoint: Path) -> None:
     manifest = json.loads(qwonnx("inspect", artifact, "--verify", "--json").stdout)
     assert manifest["quantization"]["weights"] == "int4"
-    report = qwonnx("verify", artifact, "--against", tiny_checkpoint, "--json", "--max-kl", 1)
-    assert report.returncode == 0, report.stderr
-    assert 0 < json.loads(report.stdout)["mean_kl"] < 1
-    strict = qwonnx("verify", artifact, "--against", tiny_checkpoint, "--max-kl", 0)
-    assert strict.returncode == 1
-    assert "exceeds 0" in strict.stderr
-    sampled = [qwonnx("generate", artifact, "--chat", "Hi", "--max-tokens", 12, "--seed", 1) for _ in range(2)]
-    assert [result.returncode for result in sampled] == [0, 0]
-    assert (sampled[0].stdout, sampled[0].stderr) == (sampled[1].stdout, sampled[1].stderr)
+    report = qwonnx("verify", artifact, "--against", tiny_checkpoint, "--json", "--max-kl", 0)
+    assert (report.returncode, 0 < json.loads(report.stdout)["mean_kl"] < 1) == (1, True), report.stderr
+    assert "exceeds 0" in report.stderr
+    sampled = qwonnx("generate", artifact, "--chat", "Hi", "--max-tokens", 12, "--seed", 1, "--stats")
+    assert sampled.returncode == 0, sampled.stderr
+    assert re.search(r"\d+ tokens, finish reason (length|stop)\n$", sampled.stderr)
 
 
 def test_a_served_artifact_answers_the_openai_client(artifact: Path) -> None:
@@ -56,7 +53,10 @@ def test_a_served_artifact_answers_the_openai_client(artifact: Path) -> None:
     assert 0 < whole.usage.completion_tokens <= 24
 
 
-def test_exports_that_cannot_be_are_one_line_and_leave_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_exports_that_cannot_be_are_one_line_and_leave_nothing(
+    artifact: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    assert "--force" in error_line(qwonnx("export", tiny_checkpoint, artifact))
     broken = Path(shutil.copytree(tiny_checkpoint, tmp_path / "broken"))
     config = json.loads((broken / "config.json").read_text())
     (broken / "config.json").write_text(json.dumps({**config, "architectures": ["LlamaForCausalLM"]}))
@@ -66,9 +66,4 @@ def test_exports_that_cannot_be_are_one_line_and_leave_nothing(tiny_checkpoint: 
     with shard.open("r+b") as stream:
         stream.truncate(shard.stat().st_size - 100)
     assert shard.name in error_line(qwonnx("export", broken, tmp_path / "out"))
-    assert "recipe" in error_line(qwonnx("export", tiny_checkpoint, tmp_path / "out", "--recipe", tmp_path / "none"))
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
-
-
-def test_an_existing_folder_is_overwritten_only_by_force(artifact: Path, tiny_checkpoint: Path) -> None:
-    assert "--force" in error_line(qwonnx("export", tiny_checkpoint, artifact))
