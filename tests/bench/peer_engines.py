@@ -1,6 +1,6 @@
 """One engine under measurement: loads its model, says "ready", and measures one request for every line on stdin.
 
-    python -m tests.bench.peer_engines {qwonnx,genai} MODEL_FOLDER THREADS
+    python -m tests.bench.peer_engines {qwonnx,genai,genai-default} MODEL_FOLDER THREADS
 
 Each answer is a line of JSON with seconds: `prompt`, to the first token, and `decode`, for the tokens after it.
 Both engines get the same random prompt, choose greedily, and are kept from stopping early.
@@ -24,7 +24,8 @@ Request = Callable[[], tuple[float, float]]
 
 def main() -> None:
     name, folder, threads = sys.argv[1:]
-    request = {"qwonnx": qwonnx, "genai": genai}[name](Path(folder), int(threads))
+    engine = qwonnx if name == "qwonnx" else genai
+    request = engine(Path(folder), None if name == "genai-default" else int(threads))
     print("ready", flush=True)
     for _ in sys.stdin:
         prompt_s, decode_s = request()
@@ -36,7 +37,7 @@ def _prompt() -> list[int]:
     return ids
 
 
-def qwonnx(folder: Path, threads: int) -> Request:
+def qwonnx(folder: Path, threads: int | None) -> Request:
     """The engine as users run it: its thread, its scheduler, its detokenizer."""
     from qwonnx.runtime import Engine, RuntimeSettings, SamplingParams
 
@@ -53,12 +54,13 @@ def qwonnx(folder: Path, threads: int) -> Request:
     return request
 
 
-def genai(folder: Path, threads: int) -> Request:
-    """onnxruntime-genai's own loop, as its examples write it, without detokenizing."""
+def genai(folder: Path, threads: int | None) -> Request:
+    """onnxruntime-genai's own loop, as its examples write it, without detokenizing; threads None: its own choice."""
     import onnxruntime_genai
 
     config = onnxruntime_genai.Config(str(folder))
-    config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": threads}}}}))
+    if threads is not None:
+        config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": threads}}}}))
     model = onnxruntime_genai.Model(config)
     length = PROMPT_TOKENS + DECODE_TOKENS + 1
     prompt = np.array(_prompt(), np.int32)
