@@ -233,7 +233,7 @@ def RoutedExperts(x: FLOAT, router: FLOAT, gate_up: FLOAT, down: FLOAT, top_k: i
         return added
 
     total = op.Scan(op.ConstantOfShape(op.Shape(tokens)), weights, gate_up, down, body=add_expert, num_scan_inputs=3)
-    return op.Reshape(total, op.Shape(x))
+    return op.Reshape(total, op.Shape(x), allowzero=1)  # x may have no tokens
 
 
 @script(own)
@@ -272,4 +272,4 @@ def QuantizedRoutedExperts(
         body=add_expert,
         num_scan_inputs=5,
     )
-    return op.Reshape(total, op.Shape(x))
+    return op.Reshape(total, op.Shape(x), allowzero=1)  # x may have no tokens

@@ -54,7 +54,8 @@ def test_the_wheel_runs_without_the_repository(wheel: Path, tmp_path: Path) -> N
     environment = {**os.environ, "PYTHONPATH": str(site)}
     program = (
         "import qwonnx.runtime, qwonnx.handlers.app, qwonnx.export, sys;"
-        "from qwonnx.handlers.cli.main import main; print(qwonnx.runtime.__file__); sys.argv[1:] = ['--version']; main()"
+        "from qwonnx.handlers.cli.main import main;"
+        "print(qwonnx.runtime.__file__); sys.argv[1:] = ['--version']; main()"
     )
     run = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -102,21 +100,6 @@ def test_a_file_that_may_not_grow_is_an_output_error(tmp_path: Path) -> None:
 def test_a_folder_that_is_gone_is_an_output_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="No such file or directory"):
         ExternalDataWriter(tmp_path / "gone" / "building").begin(1)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    mounted = tmp_path / "disk"
-    mounted.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mounted)]
-    try:
-        done = subprocess.run(mount, check=False, capture_output=True)
-    except OSError:
-        pytest.skip("there is no mount command")
-    if done.returncode:
-        pytest.skip("mounting needs root")
-    yield mounted
-    subprocess.run(["umount", str(mounted)], check=True)
 
 
 def test_a_disk_that_is_really_full_is_an_output_error_and_its_file_is_closed(small_disk: Path) -> None:

@@ -170,6 +170,12 @@ def test_routed_experts_are_the_reference_block(engine: str, rng: np.random.Gene
         _close(y, block(torch.tensor(x)), 1e-4)
 
 
+def test_no_tokens_are_routed_to_no_experts(engine: str, rng: np.random.Generator) -> None:
+    weights, _ = _experts(rng)
+    (y,) = run(engine, "RoutedExperts", {"x": _normal(rng, 1, 0, 16), **weights}, top_k=3)
+    assert y.shape == (1, 0, 16)
+
+
 def test_equal_router_scores_still_pick_top_k_experts_and_weights_that_sum_to_one(
     engine: str, rng: np.random.Generator
 ) -> None:
