@@ -27,7 +27,7 @@ def _rope(rope_type: str, factor: float = 1.0) -> RopeParameters:
     )
 
 
-def test_yarn_keeps_fast_frequencies_and_divides_slow_ones() -> None:
+def test_8_yarn_keeps_fast_frequencies_and_divides_slow_ones() -> None:
     inv_freq, attention_factor = rope_frequencies(_rope("yarn", 4.0), 64)
     default, one = rope_frequencies(_rope("default"), 64)
     assert one == 1.0
@@ -41,7 +41,7 @@ def test_yarn_keeps_fast_frequencies_and_divides_slow_ones() -> None:
 
 
 @pytest.mark.parametrize("factor", [2.0, 4.0])
-def test_yarn_is_transformers_yarn(factor: float) -> None:
+def test_8_yarn_is_transformers_yarn(factor: float) -> None:
     config = Qwen3_5MoeTextConfig(
         head_dim=256,
         max_position_embeddings=int(262_144 * factor),
@@ -61,7 +61,7 @@ def test_yarn_is_transformers_yarn(factor: float) -> None:
     assert attention_factor == pytest.approx(expected_factor)
 
 
-def test_each_frequency_follows_its_own_axis() -> None:
+def test_4_each_frequency_follows_its_own_axis() -> None:
     config = SimpleNamespace(rope=_rope("default"), rotary_dim=64, mrope_section=(11, 11, 10))
     positions = torch.stack([torch.arange(7), torch.arange(7) * 3 + 1, 40 - torch.arange(7)])[:, None, :]
     cos, sin = RotaryAngles(config)(positions)  # type: ignore[arg-type]
