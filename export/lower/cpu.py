@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from qwonnx.export.errors import RecipeError
 from qwonnx.export.lower.constants import floats, integers
 from qwonnx.export.lower.functions import add_function_bodies
 from qwonnx.export.lower.graph_weights import GraphWeights
@@ -35,7 +36,11 @@ def lower_to_cpu(model: ir.Model, weights: GraphWeights, *, int8_activations: bo
 
 
 def _lower_routed_experts(graph: ir.Graph, accuracy_level: int) -> None:
-    """MoE and QMoE take the router's logits, [tokens, experts]; softmax, top-k and renormalisation are theirs."""
+    """MoE and QMoE take the router's logits, [tokens, experts]; softmax, top-k and renormalisation are theirs.
+
+    Raises:
+        RecipeError: the two matrices of the experts have blocks of different sizes, and QMoE takes one size.
+    """
     swiglu: dict[str, int | float | str] = {
         "activation_type": "swiglu",
         "swiglu_fusion": 1,
@@ -55,12 +60,16 @@ def _lower_routed_experts(graph: ir.Graph, accuracy_level: int) -> None:
                 gate_up_bits, down_bits = attribute(node, "gate_up_bits"), attribute(node, "down_bits")
                 if accuracy_level == 1 and 8 in (gate_up_bits, down_bits):
                     continue  # the 8-bit kernel quantises activations at every accuracy level
+                block_size = _block_size(gate_up_codes, gate_up_scales, int(gate_up_bits))
+                if block_size != _block_size(down_codes, down_scales, int(down_bits)):
+                    name = str(gate_up_codes.name).removesuffix(".gate_up_proj.codes")
+                    raise RecipeError(f"{name} has blocks of two sizes, and the CPU kernel takes one: give one to both")
                 kernel = "QMoE"
                 inputs = [gate_up_codes, gate_up_scales, None, down_codes, down_scales]
                 attributes |= {
                     "expert_weight_bits": gate_up_bits,
                     "fc2_expert_weight_bits": down_bits,
-                    "block_size": _block_size(gate_up_codes, gate_up_scales, int(gate_up_bits)),
+                    "block_size": block_size,
                     "accuracy_level": accuracy_level,
                 }
             logits = call("Linear", [x, router])

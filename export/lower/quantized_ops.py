@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from qwonnx.export.errors import RecipeError
 from qwonnx.export.lower.graph_weights import GraphWeights
 from qwonnx.export.lower.rewrite import attribute, call, own_nodes, replace, required
 
@@ -24,6 +25,8 @@ def quantize_weights(graph: ir.Graph, weights: GraphWeights) -> None:
         x, router, gate_up, down = required(node.inputs)
         storages = [weights.storage(str(weight.name)) for weight in (gate_up, down)]
         if any(storage.is_quantized for storage in storages):
+            if not all(storage.is_quantized for storage in storages):
+                raise RecipeError(f"{gate_up.name} and {down.name} are stored as one: quantise both, or neither")
             attributes = {
                 "top_k": attribute(node, "top_k"),
                 "gate_up_bits": storages[0].bits,

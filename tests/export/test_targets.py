@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from qwonnx.export import ExportOptions
 from qwonnx.export.artifact import Artifact
+from qwonnx.export.errors import RecipeError
+from qwonnx.export.recipe import Recipe, Rule
 from qwonnx.export.verify import VerificationReport, artifact_logits, measure
 from tests.export.decoder import Decoder, reference_evaluator
 
@@ -82,6 +84,22 @@ def test_cpu_kernels_with_float_activations_equal_the_function_bodies(
     portable = artifact_logits(export_tiny(ExportOptions(target="portable", weights=weights)), prompt)
     cpu = artifact_logits(export_tiny(ExportOptions(weights=weights, activations="float32")), prompt)
     np.testing.assert_allclose(cpu, portable, atol=1e-3, rtol=0)
+
+
+def test_a_recipe_that_mixes_bits_means_the_same_on_both_targets(export_tiny: Export, prompt: np.ndarray) -> None:
+    rules = (Rule("layers.*.mlp.experts.down_proj", 8), Rule("layers.3.self_attn.*", 32), Rule("*.out_proj.weight", 8))
+    recipe = Recipe("int4", 64, rules)
+    portable = artifact_logits(export_tiny(ExportOptions(target="portable", recipe=recipe)), prompt)
+    cpu = artifact_logits(export_tiny(ExportOptions(activations="float32", recipe=recipe)), prompt)
+    np.testing.assert_allclose(cpu, portable, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "rule", [Rule("layers.1.mlp.experts.down_proj", 32), Rule("layers.1.mlp.experts.down_proj", 4, 32)], ids=str
+)
+def test_experts_whose_matrices_do_not_go_together_are_refused(export_tiny: Export, rule: Rule) -> None:
+    with pytest.raises(RecipeError, match=r"layers\.1\.mlp\.experts"):
+        export_tiny(ExportOptions(recipe=Recipe("int4", 128, (rule,))))
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4"])
