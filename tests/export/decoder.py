@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,9 +77,3 @@ class Decoder:
 
     def state(self, layer: int, kind: str) -> np.ndarray:
         return self.states[f"past_key_values.{layer}.{kind}"]
-
-
-def load(folder: Path) -> Artifact:
-    from qwonnx.export.artifact import open_artifact
-
-    return open_artifact(folder)
