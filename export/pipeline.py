@@ -42,6 +42,7 @@ from qwonnx.export.lower.graph_weights import GraphWeights
 from qwonnx.export.lower.portable import lower_to_portable
 from qwonnx.export.recipe import Recipe
 from qwonnx.export.size_table import weight_groups
+from qwonnx.export.storage_plan import StoragePlan
 from qwonnx.export.trace import decoder_inputs, decoder_outputs, trace_decoder
 from qwonnx.export.weight_stage import write_weights
 from qwonnx.export.weights import WeightSource
@@ -111,11 +112,13 @@ def export_checkpoint(
     folder, source = resolve_checkpoint(str(checkpoint), options.revision)
     config = load_config(folder)
     opened = Checkpoint.open(folder)
+    weight_source = WeightSource(opened, config)
     recipe = options.recipe or Recipe.preset(options.weights, options.weight_block_size)
 
     report(ExportProgress("trace", 0, 0))
     model = trace_decoder(config)
-    weights = GraphWeights.of_traced(model.graph, recipe, tie_word_embeddings=config.tie_word_embeddings)
+    storages = StoragePlan(recipe, weight_source)
+    weights = GraphWeights.of_traced(model.graph, storages, tie_word_embeddings=config.tie_word_embeddings)
     if options.target == "cpu":
         lower_to_cpu(model, weights, int8_activations=options.activations == "int8")
     else:
@@ -127,7 +130,7 @@ def export_checkpoint(
     with _new_folder(out, overwrite=options.overwrite) as building:
         writer = ExternalDataWriter(building)
         written = write_weights(
-            WeightSource(opened, config),
+            weight_source,
             items,
             writer,
             num_threads=options.num_threads,
