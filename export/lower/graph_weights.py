@@ -15,7 +15,7 @@ from qwonnx.export.errors import RecipeError
 from qwonnx.export.external_data import ExternalTensor
 from qwonnx.export.lower.rewrite import sizes
 from qwonnx.export.recipe import WeightStorage
-from qwonnx.export.weight_stage import CODES, SCALES, WeightItem
+from qwonnx.export.weight_stage import CODES, SCALES, ZERO_POINTS, WeightItem
 
 
 class Storages(Protocol):
@@ -73,18 +73,26 @@ class GraphWeights:
             del self.parts[_name(value)]
         return joined
 
-    def quantize(self, value: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """The codes and scales that stand for a float initializer, which leaves the graph once nothing uses it.
+    def quantize(self, value: ir.Value) -> tuple[ir.Value, ...]:
+        """What stands for a float initializer, which leaves the graph once nothing uses it: codes, scales and, where
+        its storage has them, zero points.
 
-        Codes are uint8 [..., in_features * bits / 8], scales float32 [..., in_features / weight_block_size].
+        Codes are uint8 [..., in_features * bits / 8], scales float32 [..., in_features / weight_block_size], zero
+        points uint8 [..., ceil(in_features / weight_block_size * bits / 8)].
         """
         name, storage = _name(value), self.storage(_name(value))
-        if name in self.quantized:
-            return self.graph.initializers[name + CODES], self.graph.initializers[name + SCALES]
         *rows, columns = sizes(value)
-        self.quantized[name] = storage
-        codes = self._add(name + CODES, ir.DataType.UINT8, (*rows, columns * storage.bits // 8))
-        return codes, self._add(name + SCALES, ir.DataType.FLOAT, (*rows, columns // storage.block_size))
+        tensors = {
+            CODES: (ir.DataType.UINT8, storage.num_code_bytes(columns)),
+            SCALES: (ir.DataType.FLOAT, columns // storage.block_size),
+        }
+        if storage.has_zero_points:
+            tensors[ZERO_POINTS] = (ir.DataType.UINT8, storage.num_zero_point_bytes(1, columns))
+        if name not in self.quantized:
+            self.quantized[name] = storage
+            for suffix, (dtype, width) in tensors.items():
+                self._add(name + suffix, dtype, (*rows, width))
+        return tuple(self.graph.initializers[name + suffix] for suffix in tensors)
 
     def alias(self, value: ir.Value, shape: tuple[int, ...]) -> ir.Value:
         """The same bytes under another shape: the value itself, reshaped, unless others use it as it is."""

@@ -91,6 +91,8 @@ GPTQ_CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "experts, groups of 32": ({}, {"group_size": 32}),
     "experts, ragged groups": ({"text_overrides": RAGGED}, {"group_size": 128, "scale_dtype": "BF16"}),
     "dense, groups of 128, tied": ({"architecture": DENSE, "tie_word_embeddings": True}, {"group_size": 128}),
+    "experts, zero points": ({"text_overrides": RAGGED}, {"group_size": 32, "symmetric": False}),
+    "dense, zero points": ({"architecture": DENSE}, {"group_size": 128, "symmetric": False}),
     "dense, whole rows, no g_idx": ({"architecture": DENSE}, {"group_size": -1, "with_g_idx": False}),
 }
 
