@@ -15,7 +15,9 @@ point is 0; GPTQModel writes and reads them so. Tools that add one to each field
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -93,11 +95,14 @@ class GptqWeight:
 
     def read(self, start: int, count: int) -> torch.Tensor:
         """Rows as float32 [count, num_columns]."""
-        words = self._words(start, count)
-        codes = _unpack(words, self.codes.bits)
-        scales, zero_points = self._scales(start, count), self._zero_points(start, count)
-        groups = _groups(self.num_columns, self.codes.group_size)
-        return (codes.float() - zero_points[:, groups]).mul_(scales[:, groups])
+        # Pieces that lie in one group each: groups, unless the last is shorter.
+        piece = math.gcd(self.num_columns, self.codes.group_size)
+        groups = _groups(self.num_columns, self.codes.group_size)[::piece]
+        scales, zero_points = (
+            part[:, groups, None] for part in (self._scales(start, count), self._zero_points(start, count))
+        )
+        codes = _unpack(self._words(start, count), self.codes.bits).view(count, -1, piece)
+        return codes.float().sub_(zero_points).mul_(scales).view(count, -1)
 
     def read_codes(self, start: int, count: int, block_size: int) -> CodeRows:
         """Rows as they are stored, in the kernels' layout.
@@ -142,32 +147,54 @@ class GptqWeight:
         return zero_points
 
 
+def gptq_shape(checkpoint: Checkpoint, name: str, stored: GptqFormat) -> tuple[int, ...]:
+    """The shape that a module's tensors say its weight has.
+
+    Raises:
+        TensorFormatError: its codes are no matrix.
+    """
+    words = checkpoint.info(name + CODES_SUFFIX).shape
+    if len(words) != 2:
+        raise TensorFormatError(f"{name}{CODES_SUFFIX} has shape {list(words)} and is no matrix: download it again")
+    shapes = [(words[1], words[0] * _WORD_BITS // bits) for bits in stored.bits]
+    return next((shape for shape in shapes if _fitting(checkpoint, name, shape[1], stored) is not None), shapes[0])
+
+
 def _stored_codes(checkpoint: Checkpoint, name: str, shape: tuple[int, ...], stored: GptqFormat) -> StoredCodes:
-    """Bits and group size of a module: of those that config.json allows, the ones that its tensors' shapes fit."""
+    """Bits and group size of a module."""
     if len(shape) != 2 or shape[0] % 8 or shape[1] % 8:
         raise TensorFormatError(
-            f"{name}{CODES_SUFFIX} stands for a weight of shape {list(shape)}: only matrices whose"
-            " sizes are multiples of 8 can be stored so; download the checkpoint again"
+            f"{name}{CODES_SUFFIX} stands for a weight of shape {list(shape)}: only matrices whose sizes are"
+            " multiples of 8 can be stored so; download the checkpoint again"
         )
-    num_columns = shape[1]
-    choices = [
+    return _fitting(checkpoint, name, shape[1], stored) or _choices(shape[1], stored)[0]
+
+
+def _choices(num_columns: int, stored: GptqFormat) -> list[StoredCodes]:
+    """All that config.json allows."""
+    return [
         StoredCodes(bits, num_columns if size is None else min(size, num_columns), not stored.symmetric)
         for bits in stored.bits
         for size in stored.group_sizes
     ]
+
+
+def _fitting(checkpoint: Checkpoint, name: str, num_columns: int, stored: GptqFormat) -> StoredCodes | None:
+    """The one that a module's tensors have the shapes for; None where there is none."""
     found = [
         checkpoint.info(name + suffix).shape[:1] if name + suffix in checkpoint.names else ()
         for suffix in (CODES_SUFFIX, ".scales")
     ]
+    for codes in _choices(num_columns, stored):
+        num_groups = -(-num_columns // codes.group_size)
+        if found == [(num_columns * codes.bits // _WORD_BITS,), (num_groups,)]:
+            return codes
+    return None
 
-    def fits(codes: StoredCodes) -> bool:
-        return found == [(num_columns * codes.bits // _WORD_BITS,), (-(-num_columns // codes.group_size),)]
 
-    return next(filter(fits, choices), choices[0])
-
-
+@lru_cache(maxsize=16)
 def _groups(num_columns: int, group_size: int) -> torch.Tensor:
-    """int32 [num_columns]: the group of each input feature."""
+    """int32 [num_columns], not to be written to: the group of each input feature."""
     return torch.arange(num_columns, dtype=torch.int32) // group_size
 
 

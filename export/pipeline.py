@@ -45,7 +45,7 @@ from qwonnx.export.size_table import weight_groups
 from qwonnx.export.storage_plan import StoragePlan
 from qwonnx.export.trace import decoder_inputs, decoder_outputs, trace_decoder
 from qwonnx.export.weight_stage import write_weights
-from qwonnx.export.weights import WeightSource
+from qwonnx.export.weights import SkippedPart, WeightSource
 
 # The kernels that the CPU target names first came together in this release.
 MINIMUM_ONNXRUNTIME = "1.32"
@@ -91,6 +91,7 @@ def export_checkpoint(
     options: ExportOptions | None = None,
     *,
     on_progress: Callable[[ExportProgress], None] | None = None,
+    on_skipped: Callable[[SkippedPart], None] | None = None,
 ) -> Manifest:
     """Export a checkpoint to an artifact.
 
@@ -99,6 +100,7 @@ def export_checkpoint(
         out: the folder to make. It must not exist, unless options.overwrite says so and it is an artifact.
         options: see ExportOptions.
         on_progress: called from this thread at every stage, and again and again while weights are written.
+        on_skipped: called at the end for every part of the checkpoint that is recognised and not exported.
 
     Raises:
         ExportError: see errors.py; nothing is left behind, and an artifact that was to be overwritten stays.
@@ -160,6 +162,9 @@ def export_checkpoint(
             files=(*writer.files, *(_file_entry(building, name) for name in ("decoder.onnx", *copied))),
         )
         write_manifest(building, manifest)
+    if on_skipped is not None:
+        for part in weight_source.skipped:
+            on_skipped(part)
     return manifest
 
 

@@ -18,10 +18,10 @@ from typing import ClassVar
 
 import torch
 
-from qwonnx.export.checkpoint import FLOAT_DTYPES, Checkpoint
+from qwonnx.export.checkpoint import FLOAT_DTYPES, Checkpoint, TensorInfo
 from qwonnx.export.errors import TensorFormatError
 from qwonnx.export.float8 import SCALE_SUFFIX, Float8Weight
-from qwonnx.export.gptq import CODES_SUFFIX, SUFFIXES, GptqWeight
+from qwonnx.export.gptq import CODES_SUFFIX, SUFFIXES, GptqWeight, gptq_shape
 from qwonnx.export.source_quantization import Fp8Format, GptqFormat, SourceQuantization
 
 _WEIGHT = ".weight"
@@ -66,9 +66,16 @@ class StoredWeights:
         """Logical names. A part of a quantised weight that lacks its main tensor keeps its own name."""
         return self._parts.keys()
 
-    def num_bytes(self, name: str) -> int:
-        """Bytes of all tensors that a weight is stored in."""
-        return sum(self._checkpoint.info(part).num_bytes for part in self._parts[name])
+    def tensors(self, name: str) -> tuple[TensorInfo, ...]:
+        """All that a weight is stored in."""
+        return tuple(self._checkpoint.info(part) for part in self._parts[name])
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape that a weight's tensors say it has."""
+        main = self._parts[name][0]
+        if isinstance(self._quantization, GptqFormat) and main.endswith(CODES_SUFFIX):
+            return gptq_shape(self._checkpoint, name.removesuffix(_WEIGHT), self._quantization)
+        return self._checkpoint.info(main).shape
 
     def open(self, name: str, shape: tuple[int, ...]) -> StoredWeight:
         """A weight that must have this shape.

@@ -195,8 +195,9 @@ class WeightSource:
         sizes: Counter[str] = Counter()
         for name in self._stored.names:
             if (part := self._skipped_part(name)) is not None:
-                tensors[part] += 1
-                sizes[part] += self._stored.num_bytes(name)
+                stored = self._stored.tensors(name)
+                tensors[part] += len(stored)
+                sizes[part] += sum(info.num_bytes for info in stored)
         return tuple(SkippedPart(part, tensors[part], sizes[part]) for part in sorted(tensors))
 
     def rows(self, name: str, shape: tuple[int, ...]) -> RowReader:

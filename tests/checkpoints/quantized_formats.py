@@ -40,12 +40,24 @@ class Stored:
     content: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """The tensors that a matrix is stored in, by full name, and the float32 values that they stand for."""
+
+    stored: dict[str, Stored]
+    meaning: np.ndarray
+
+
 @dataclass(slots=True)
 class _Pair:
     """The two checkpoints in the making: stored tensors, and the values that they stand for."""
 
     stored: dict[str, Stored] = field(default_factory=dict)
     meaning: Arrays = field(default_factory=dict)
+
+    def add(self, name: str, matrix: Matrix) -> None:
+        self.stored |= matrix.stored
+        self.meaning[name] = matrix.meaning
 
 
 def write_fp8(
@@ -71,18 +83,7 @@ def write_fp8(
             is_decay = name.endswith(("A_log", "linear_attn.norm.weight"))
             _keep(pair, name, values, decay_dtype if is_decay else "BF16")
             continue
-        rows, columns = values.shape
-        scales = np.zeros((-(-rows // 128), -(-columns // 128)), np.float32)
-        codes = np.zeros(values.shape, np.uint8)
-        for i in range(scales.shape[0]):
-            for j in range(scales.shape[1]):
-                block = np.s_[128 * i : 128 * (i + 1), 128 * j : 128 * (j + 1)]
-                scales[i, j] = _rounded(np.abs(values[block]).max() / 448.0, scale_dtype)
-                codes[block] = _nearest_e4m3(values[block] / scales[i, j])
-        pair.stored[name] = Stored("F8_E4M3", values.shape, codes.tobytes())
-        pair.stored[f"{name}_scale_inv"] = Stored(scale_dtype, scales.shape, encode(scales, scale_dtype))
-        every_scale = scales.repeat(128, 0)[:rows].repeat(128, 1)[:, :columns]
-        pair.meaning[name] = E4M3_VALUES[codes] * every_scale
+        pair.add(name, fp8_matrix(name, values, scale_dtype))
     quantization = {
         "quant_method": "fp8",
         "fmt": "e4m3",
@@ -124,19 +125,10 @@ def write_gptq(
         if not re.search(pattern, name):
             _keep(pair, name, values, "F32" if name.endswith(("A_log", "linear_attn.norm.weight")) else "BF16")
             continue
-        group = values.shape[1] if group_size == -1 else group_size
-        codes, scales, zero_points = _gptq_codes(values, bits, group, symmetric, scale_dtype)
-        module = name.removesuffix(".weight")
-        # Format 1 stores zero points less one, subtracted from whole words of them.
-        words = _packed(zero_points, bits) - np.uint32(sum(1 << shift for shift in range(0, 32, bits)))
-        pair.stored[f"{module}.qweight"] = _integers(_packed(codes, bits).T)
-        pair.stored[f"{module}.qzeros"] = _integers(words)
-        pair.stored[f"{module}.scales"] = Stored(scale_dtype, scales.shape, encode(scales, scale_dtype))
-        g_idx = np.arange(values.shape[1]) // group
-        if with_g_idx:
-            pair.stored[f"{module}.g_idx"] = _integers(g_idx)
-        centred = codes.astype(np.float32) - zero_points.T[:, g_idx].astype(np.float32)
-        pair.meaning[name] = centred * scales.T[:, g_idx]
+        matrix = gptq_matrix(name.removesuffix(".weight"), values, bits, group_size, symmetric, scale_dtype)
+        if not with_g_idx:
+            del matrix.stored[name.removesuffix("weight") + "g_idx"]
+        pair.add(name, matrix)
     quantization = {
         "quant_method": "gptq",
         "bits": bits,
@@ -152,6 +144,64 @@ def write_gptq(
         **(settings or {}),
     }
     return _write(source, folder, dequantized, pair, quantization, edit)
+
+
+def fp8_matrix(name: str, values: np.ndarray, scale_dtype: str = "BF16") -> Matrix:
+    """`name` and its weight_scale_inv."""
+    rows, columns = values.shape
+    scales = np.zeros((-(-rows // 128), -(-columns // 128)), np.float32)
+    codes = np.zeros(values.shape, np.uint8)
+    for i in range(scales.shape[0]):
+        for j in range(scales.shape[1]):
+            block = np.s_[128 * i : 128 * (i + 1), 128 * j : 128 * (j + 1)]
+            scales[i, j] = _rounded(np.abs(values[block]).max() / 448.0, scale_dtype)
+            codes[block] = _nearest_e4m3(values[block] / scales[i, j])
+    stored = {
+        name: Stored("F8_E4M3", values.shape, codes.tobytes()),
+        f"{name}_scale_inv": Stored(scale_dtype, scales.shape, encode(scales, scale_dtype)),
+    }
+    return Matrix(stored, E4M3_VALUES[codes] * scales.repeat(128, 0)[:rows].repeat(128, 1)[:, :columns])
+
+
+def gptq_matrix(
+    module: str,
+    values: np.ndarray,
+    bits: int = 4,
+    group_size: int = 128,
+    symmetric: bool = True,
+    scale_dtype: str = "F16",
+    least_zero_point: int = 0,
+) -> Matrix:
+    """The module's qweight, qzeros, scales and g_idx."""
+    group = values.shape[1] if group_size == -1 else group_size
+    codes, scales, zero_points = _gptq_codes(values, bits, group, symmetric, scale_dtype, least_zero_point)
+    g_idx = np.arange(values.shape[1]) // group
+    # Format 1 stores zero points less one, subtracted from whole words of them.
+    words = _packed(zero_points, bits) - np.uint32(sum(1 << shift for shift in range(0, 32, bits)))
+    stored = {
+        f"{module}.qweight": integers(_packed(codes.T, bits, axis=0)),
+        f"{module}.qzeros": integers(words),
+        f"{module}.scales": Stored(scale_dtype, scales.shape, encode(scales, scale_dtype)),
+        f"{module}.g_idx": integers(g_idx),
+    }
+    centred = codes.astype(np.float32) - zero_points.T[:, g_idx].astype(np.float32)
+    return Matrix(stored, centred * scales.T[:, g_idx])
+
+
+def integers(values: np.ndarray) -> Stored:
+    """An I32 tensor."""
+    return Stored("I32", values.shape, np.ascontiguousarray(values).astype(np.uint32).tobytes())
+
+
+def write_tensors(path: Path, tensors: dict[str, Stored]) -> None:
+    """One safetensors file."""
+    write_file(
+        path,
+        [
+            StoredTensor(name, tensor.dtype, tensor.shape, partial(iter, (tensor.content,)))
+            for name, tensor in tensors.items()
+        ],
+    )
 
 
 def _e4m3_values() -> np.ndarray:
@@ -175,7 +225,7 @@ def _nearest_e4m3(values: np.ndarray) -> np.ndarray:
 
 
 def _gptq_codes(
-    values: np.ndarray, bits: int, group: int, symmetric: bool, scale_dtype: str
+    values: np.ndarray, bits: int, group: int, symmetric: bool, scale_dtype: str, least_zero_point: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Codes [N, K], scales [groups, N], zero points [groups, N]."""
     rows, columns = values.shape
@@ -192,23 +242,21 @@ def _gptq_codes(
             scales[index] = _rounded((high - low) / top, scale_dtype)
             # Spread over all that the format can say: real ones lie in the middle, where a mistake of one bit hides.
             spread = (np.arange(rows) + index) % 5 * (top // 2) - top
-            zero_points[index] = np.clip(np.rint(-low / scales[index]) + spread, 0, top)
+            zero_points[index] = np.clip(np.rint(-low / scales[index]) + spread, least_zero_point, top)
         rounded = np.rint(block / scales[index][:, None]) + zero_points[index][:, None]
         codes[:, index * group : (index + 1) * group] = np.clip(rounded, 0, top)
     return codes, scales, zero_points
 
 
-def _packed(values: np.ndarray, bits: int) -> np.ndarray:
-    """[rows, n] -> words [rows, n * bits / 32], the first value in the lowest bits."""
+def _packed(values: np.ndarray, bits: int, axis: int = 1) -> np.ndarray:
+    """Words of 32 / bits values that follow each other along an axis, the first in the lowest bits."""
+    if axis == 0:
+        return _packed(values.T, bits).T
     per_word = 32 // bits
     words = np.zeros((values.shape[0], values.shape[1] // per_word), np.uint32)
     for index in range(per_word):
         words |= values[:, index::per_word].astype(np.uint32) << np.uint32(bits * index)
     return words
-
-
-def _integers(values: np.ndarray) -> Stored:
-    return Stored("I32", values.shape, np.ascontiguousarray(values).astype(np.uint32).tobytes())
 
 
 def _keep(pair: _Pair, name: str, values: np.ndarray, dtype: str) -> None:
@@ -245,13 +293,7 @@ def _write(
         for path in source.iterdir():
             if path.suffix != ".safetensors":
                 shutil.copy(path, out)
-        write_file(
-            out / "model.safetensors",
-            [
-                StoredTensor(name, tensor.dtype, tensor.shape, partial(iter, (tensor.content,)))
-                for name, tensor in tensors.items()
-            ],
-        )
+        write_tensors(out / "model.safetensors", tensors)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config["quantization_config"] = quantization
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
