@@ -105,7 +105,7 @@ class SourceFacts:
 
     checkpoint: str  # folder name or hub repo id, never a path of the exporting machine
     revision: str | None
-    dtype: str  # dtype of most bytes of the checkpoint: "bfloat16", ...
+    dtype: str  # of most bytes of the checkpoint: "bfloat16", ...; or its format: "float8_e4m3", "gptq-int4", ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from qwonnx.export.errors import ConfigError
 # No dimension of any model comes near; beyond it, a product of three would no longer be a sane number of bytes.
 MAX_SIZE = 1 << 24
 
-# Read, checked and used by config.py.
+# Read, checked and used by config.py, quantization_config by source_quantization.py.
 READ = frozenset(
     {
         "architectures",
@@ -40,6 +40,7 @@ READ = frozenset(
         "num_hidden_layers",
         "num_key_value_heads",
         "partial_rotary_factor",
+        "quantization_config",
         "rms_norm_eps",
         "rope_parameters",
         "rope_scaling",
@@ -62,7 +63,6 @@ FIXED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "norm_topk_prob": ((True, None), "only renormalised expert weights are supported"),
     "output_gate_type": (("swish", "silu", None), "only a swish output gate is supported"),
     "quantization": ((None,), "export the checkpoint that is not quantised"),  # what MLX writes
-    "quantization_config": ((None,), "export the checkpoint that is not quantised"),
     "routed_scaling_factor": ((1, None), "only an unscaled sum of experts is supported"),
     "scoring_func": (("softmax", None), "only a softmax router is supported"),
 }

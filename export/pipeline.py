@@ -42,9 +42,10 @@ from qwonnx.export.lower.graph_weights import GraphWeights
 from qwonnx.export.lower.portable import lower_to_portable
 from qwonnx.export.recipe import Recipe
 from qwonnx.export.size_table import weight_groups
+from qwonnx.export.storage_plan import StoragePlan
 from qwonnx.export.trace import decoder_inputs, decoder_outputs, trace_decoder
 from qwonnx.export.weight_stage import write_weights
-from qwonnx.export.weights import WeightSource
+from qwonnx.export.weights import SkippedPart, WeightSource
 
 # The kernels that the CPU target names first came together in this release.
 MINIMUM_ONNXRUNTIME = "1.32"
@@ -90,6 +91,7 @@ def export_checkpoint(
     options: ExportOptions | None = None,
     *,
     on_progress: Callable[[ExportProgress], None] | None = None,
+    on_skipped: Callable[[SkippedPart], None] | None = None,
 ) -> Manifest:
     """Export a checkpoint to an artifact.
 
@@ -98,6 +100,7 @@ def export_checkpoint(
         out: the folder to make. It must not exist, unless options.overwrite says so and it is an artifact.
         options: see ExportOptions.
         on_progress: called from this thread at every stage, and again and again while weights are written.
+        on_skipped: called at the end for every part of the checkpoint that is recognised and not exported.
 
     Raises:
         ExportError: see errors.py; nothing is left behind, and an artifact that was to be overwritten stays.
@@ -111,11 +114,13 @@ def export_checkpoint(
     folder, source = resolve_checkpoint(str(checkpoint), options.revision)
     config = load_config(folder)
     opened = Checkpoint.open(folder)
+    weight_source = WeightSource(opened, config)
     recipe = options.recipe or Recipe.preset(options.weights, options.weight_block_size)
 
     report(ExportProgress("trace", 0, 0))
     model = trace_decoder(config)
-    weights = GraphWeights.of_traced(model.graph, recipe, tie_word_embeddings=config.tie_word_embeddings)
+    storages = StoragePlan(recipe, weight_source)
+    weights = GraphWeights.of_traced(model.graph, storages, tie_word_embeddings=config.tie_word_embeddings)
     if options.target == "cpu":
         lower_to_cpu(model, weights, int8_activations=options.activations == "int8")
     else:
@@ -127,7 +132,7 @@ def export_checkpoint(
     with _new_folder(out, overwrite=options.overwrite) as building:
         writer = ExternalDataWriter(building)
         written = write_weights(
-            WeightSource(opened, config),
+            weight_source,
             items,
             writer,
             num_threads=options.num_threads,
@@ -157,6 +162,9 @@ def export_checkpoint(
             files=(*writer.files, *(_file_entry(building, name) for name in ("decoder.onnx", *copied))),
         )
         write_manifest(building, manifest)
+    if on_skipped is not None:
+        for part in weight_source.skipped:
+            on_skipped(part)
     return manifest
 
 

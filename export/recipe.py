@@ -51,6 +51,7 @@ class WeightStorage:
 
     bits: int
     block_size: int = 0  # input features that share a scale
+    has_zero_points: bool = False  # a zero point a block, packed as codes are; else all are 2 ** (bits - 1)
 
     @property
     def is_quantized(self) -> bool:
@@ -68,6 +69,10 @@ class WeightStorage:
     def num_scale_bytes(self, num_parameters: int) -> int:
         """Bytes of the float32 scales."""
         return 4 * num_parameters // self.block_size if self.is_quantized else 0
+
+    def num_zero_point_bytes(self, num_rows: int, num_columns: int) -> int:
+        """Bytes of the zero points; every row starts a byte."""
+        return num_rows * -(-num_columns // self.block_size * self.bits // 8) if self.has_zero_points else 0
 
 
 FLOAT32 = WeightStorage(bits=32)

@@ -108,23 +108,19 @@ def measure(expected: Logits, actual: Logits, token_ids: npt.NDArray[np.int64]) 
 
 
 def reference_logits(checkpoint: Path, token_ids: npt.NDArray[np.int64]) -> Logits:
-    """transformers' logits, in float32, from the weights in their stored type.
+    """transformers' logits, in float32, from the weights that are stored.
 
     Raises:
-        VerificationError: transformers does not load the checkpoint.
+        CheckpointError, VerificationError: see load_reference_model.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+
+    from qwonnx.export.reference_model import load_reference_model
 
     with _quiet_transformers():
-        try:
-            # float32, not "auto": bfloat16 would round A_log, which checkpoints store in float32.
-            model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True)
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise VerificationError(f"transformers does not load {checkpoint.name}: {reason}") from error
+        model = load_reference_model(checkpoint)
         with torch.no_grad():
-            logits = model.eval()(torch.tensor(token_ids)[None], use_cache=False).logits[0]
+            logits = model(torch.tensor(token_ids)[None], use_cache=False).logits[0]
     array: Logits = logits.float().numpy()
     return array
 

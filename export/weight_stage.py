@@ -27,6 +27,8 @@ from qwonnx.export.weights import RowReader, WeightSource
 # Values a worker takes on at a time. A slice passes through some 25 calls of torch, which cost 0.15 ms whatever its
 # size: slices that fit a core's second-level cache, an eighth of this, take twice as long a value.
 _SLICE_VALUES = 1 << 20
+# What follows an item's name in those of its tensors, where it is quantised.
+CODES, SCALES, ZERO_POINTS = ".codes", ".scales", ".zero_points"
 # Slices under way for each thread: one in the making, one waiting to be written.
 _SLICES_PER_THREAD = 2
 
@@ -48,16 +50,17 @@ class _Plan:
     readers: tuple[RowReader, ...]
 
     @property
-    def num_code_bytes(self) -> int:
-        return self.item.storage.num_code_bytes(self._num_parameters)
-
-    @property
-    def num_scale_bytes(self) -> int:
-        return self.item.storage.num_scale_bytes(self._num_parameters)
-
-    @property
-    def _num_parameters(self) -> int:
-        return sum(reader.num_rows * reader.num_columns for reader in self.readers)
+    def num_bytes(self) -> dict[str, int]:
+        """Bytes of each tensor that the item is stored in, by what follows its name, in the order of _Encoded."""
+        storage, num_columns = self.item.storage, self.readers[0].num_columns
+        num_rows = sum(reader.num_rows for reader in self.readers)
+        codes = storage.num_code_bytes(num_rows * num_columns)
+        if not storage.is_quantized:
+            return {"": codes}
+        tensors = {CODES: codes, SCALES: storage.num_scale_bytes(num_rows * num_columns)}
+        if storage.has_zero_points:
+            tensors[ZERO_POINTS] = storage.num_zero_point_bytes(num_rows, num_columns)
+        return tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +84,9 @@ class _Slice:
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """The bytes of a slice: codes and scales, or float32 values and no scales."""
+    """A slice of each tensor that an item is stored in: float32 values, or codes, scales and perhaps zero points."""
 
-    codes: torch.Tensor
-    scales: torch.Tensor | None
+    tensors: tuple[torch.Tensor, ...]
 
 
 def write_weights(
@@ -106,7 +108,7 @@ def write_weights(
             there are to do.
 
     Returns:
-        Where the bytes lie: float32 weights by the item's name, others as name + ".codes" and name + ".scales".
+        Where the bytes lie: float32 weights by the item's name, others by name + CODES, SCALES and ZERO_POINTS.
 
     Raises:
         MissingTensorError, TensorFormatError, UnusedTensorError: before anything is written; TensorFormatError also
@@ -118,40 +120,34 @@ def write_weights(
     done, total = 0, sum(reader.num_source_bytes for plan in plans for reader in plan.readers)
     written: dict[str, ExternalTensor] = {}
     with writer:
-        writer.require_space(sum(plan.num_code_bytes + plan.num_scale_bytes for plan in plans))
+        writer.require_space(sum(sum(plan.num_bytes.values()) for plan in plans))
         current: _Plan | None = None
         with closing(_encode_in_order(_slices(plans), num_threads or _usable_processors())) as encoded_slices:
             for part, encoded in encoded_slices:
                 if part.plan is not current:
                     current = part.plan
-                    codes, scales = _begin(current, writer, written)
-                codes.write(_bytes_of(encoded.codes))
-                if encoded.scales is not None:
-                    assert scales is not None
-                    scales.write(_bytes_of(encoded.scales))
+                    streams = _begin(current, writer, written)
+                for stream, tensor in zip(streams, encoded.tensors, strict=True):
+                    stream.write(_bytes_of(tensor))
                 done += part.num_source_bytes
                 if on_progress is not None:
                     on_progress(done, total)
     return written
 
 
-def _begin(
-    plan: _Plan, writer: ExternalDataWriter, written: dict[str, ExternalTensor]
-) -> tuple[TensorWriter, TensorWriter | None]:
-    name = plan.item.name
-    codes = writer.begin(plan.num_code_bytes)
-    if not plan.item.storage.is_quantized:
-        written[name] = codes.tensor
-        return codes, None
-    scales = writer.begin(plan.num_scale_bytes)
-    written[name + ".codes"], written[name + ".scales"] = codes.tensor, scales.tensor
-    return codes, scales
+def _begin(plan: _Plan, writer: ExternalDataWriter, written: dict[str, ExternalTensor]) -> list[TensorWriter]:
+    streams = []
+    for suffix, num_bytes in plan.num_bytes.items():
+        stream = writer.begin(num_bytes)
+        written[plan.item.name + suffix] = stream.tensor
+        streams.append(stream)
+    return streams
 
 
 def _slices(plans: Sequence[_Plan]) -> Iterator[_Slice]:
     for plan in plans:
         for reader in plan.readers:
-            num_rows = max(1, _SLICE_VALUES // reader.num_columns)
+            num_rows = reader.rows_at_once(_SLICE_VALUES)
             for start in range(0, reader.num_rows, num_rows):
                 yield _Slice(plan, reader, start, min(num_rows, reader.num_rows - start))
 
@@ -187,21 +183,30 @@ def _one_torch_thread_each() -> Iterator[None]:
 
 
 def _encode(part: _Slice) -> _Encoded:
-    """Read and quantise a slice."""
+    """Read a slice, and quantise it unless the checkpoint has."""
     reader, storage = part.reader, part.plan.item.storage
+    if storage.is_quantized and reader.codes is not None:
+        rows = reader.read_codes(part.start, part.num_rows, storage.block_size)
+        if not bool(rows.scales.isfinite().all()):
+            raise _not_finite(reader)
+        return _Encoded((rows.codes, rows.scales, rows.zero_points)[: len(part.plan.num_bytes)])
     values = reader.read(part.start, part.num_rows)
     if not storage.is_quantized:
         # NaN passes through both bounds; isfinite of every value would take twenty times as long.
         if not all(bool(bound.isfinite()) for bound in torch.aminmax(values)):
             raise _not_finite(reader)
-        return _Encoded(values, None)
+        return _Encoded((values,))
     codes = torch.empty((part.num_rows, storage.num_code_bytes(reader.num_columns)), dtype=torch.uint8)
     scales = torch.empty((part.num_rows, reader.num_columns // storage.block_size), dtype=torch.float32)
     try:
         quantize_blocks(values, storage.bits, codes, scales)
     except NonFiniteWeightError as error:
         raise _not_finite(reader) from error
-    return _Encoded(codes, scales)
+    if not storage.has_zero_points:
+        return _Encoded((codes, scales))
+    # Beside a sibling that has zero points of its own: all in the middle of the codes.
+    middle, width = 0x88 if storage.bits == 4 else 0x80, storage.num_zero_point_bytes(1, reader.num_columns)
+    return _Encoded((codes, scales, torch.full((part.num_rows, width), middle, dtype=torch.uint8)))
 
 
 def _not_finite(reader: RowReader) -> TensorFormatError:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # pulls in torch
     from collections.abc import Callable
 
     from qwonnx.export.pipeline import ExportProgress
+    from qwonnx.export.weights import SkippedPart
 
 _STAGES = {"trace": "tracing the model", "weights": "writing weights", "finish": "finishing"}
 
@@ -84,10 +85,18 @@ def export(
     )
     console = Console(stderr=True)
     started = time.monotonic()
+    skipped: list[SkippedPart] = []
     with _progress(console) as on_progress:
-        manifest = export_checkpoint(checkpoint, out, options, on_progress=on_progress)
+        manifest = export_checkpoint(checkpoint, out, options, on_progress=on_progress, on_skipped=skipped.append)
     output = Console()
     output.print(weights_table(manifest.quantization))
+    for part in skipped:
+        output.print(
+            f"skipped: {part.name}, {part.num_tensors} tensors, {size_of(part.num_bytes)}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     total = sum(entry.size for entry in manifest.files)
     output.print(
         f"{out}: {size_of(total)} in {time.monotonic() - started:.0f} s", markup=False, highlight=False, soft_wrap=True
