@@ -9,6 +9,8 @@ them; names in an index that climb out of the folder are refused.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 import re
@@ -46,6 +48,16 @@ class TensorInfo:
     dtype: str
     shape: tuple[int, ...]
     num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFile:
+    """What tells one state of a checkpoint's file from another, short of reading all of it."""
+
+    name: str
+    size: int
+    changed_ns: int  # time of the last change, since 1970
+    header_sha256: str  # of what the header says of the tensors, in the order of their bytes
 
 
 class Checkpoint:
@@ -87,6 +99,18 @@ class Checkpoint:
     def total_bytes(self) -> int:
         """Bytes of all tensors."""
         return sum(entry.num_bytes for _, entry in self._tensors.values())
+
+    @property
+    def files(self) -> tuple[CheckpointFile, ...]:
+        """The files that hold tensors, as they are now, by name.
+
+        Raises:
+            CheckpointError: one cannot be found any more.
+        """
+        entries: dict[Path, list[TensorEntry]] = {}
+        for path, entry in self._tensors.values():
+            entries.setdefault(path, []).append(entry)
+        return tuple(_file_facts(path, entries[path]) for path in sorted(entries))
 
     @property
     def dtype(self) -> str:
@@ -144,14 +168,34 @@ class Checkpoint:
             ) from None
 
 
-def resolve_checkpoint(name_or_path: str, revision: str | None) -> tuple[Path, SourceFacts]:
-    """The folder of a checkpoint, downloaded from the hub if need be, and what a manifest says of it.
+@dataclass(frozen=True, slots=True)
+class ResolvedCheckpoint:
+    """Where a checkpoint is, what a manifest says of it, and its tensors."""
+
+    folder: Path
+    source: SourceFacts
+    tensors: Checkpoint
+
+
+def resolve_checkpoint(name_or_path: str, revision: str | None) -> ResolvedCheckpoint:
+    """Find a checkpoint, download it from the hub if need be, and open it.
 
     Raises:
         CheckpointError: there is none, it cannot be downloaded, its model is not supported, or it does not open.
     """
     folder, name, commit = locate_checkpoint(name_or_path, revision)
-    return folder, SourceFacts(checkpoint=name, revision=commit, dtype=Checkpoint.open(folder).dtype)
+    tensors = Checkpoint.open(folder)
+    return ResolvedCheckpoint(folder, SourceFacts(checkpoint=name, revision=commit, dtype=tensors.dtype), tensors)
+
+
+def _file_facts(path: Path, entries: list[TensorEntry]) -> CheckpointFile:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    header = [(entry.name, entry.dtype, entry.shape, entry.offset, entry.num_bytes) for entry in entries]
+    digest = hashlib.sha256(json.dumps(header).encode())
+    return CheckpointFile(path.name, status.st_size, status.st_mtime_ns, digest.hexdigest())
 
 
 def _read_into(path: Path, target: memoryview, offset: int) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -79,33 +80,47 @@ class RowReader:
     _groups: tuple[tuple[_Rows, ...], ...]
     _transform: Transform
 
-    def read(self, start: int, count: int) -> torch.Tensor:
+    @property
+    def num_values(self) -> int:
+        return self.num_rows * self.num_columns
+
+    def read_bytes(self, num_values: int) -> int:
+        """Memory that reading so many values takes at most, beside the float32 values that come out."""
+        return -(-self.num_source_bytes * num_values // self.num_values)
+
+    def read(self, start: int, count: int, first_column: int = 0, num_columns: int | None = None) -> torch.Tensor:
         """Rows as float32 [count, num_columns], in memory of their own. Safe to call from several threads.
+
+        Rows are read whole, except that of a single row some columns may be asked for.
 
         Raises:
             CheckpointError: the checkpoint cannot be read any more.
         """
         assert 0 <= start <= start + count <= self.num_rows, f"rows {start}+{count} of {self.name}"
-        values = torch.empty((count, self.num_columns), dtype=torch.float32)
+        columns = self.num_columns - first_column if num_columns is None else num_columns
+        assert columns == self.num_columns or (count == 1 and 0 <= first_column <= self.num_columns - columns)
+        values = torch.empty((count, columns), dtype=torch.float32)
         group_rows = self.num_rows // len(self._groups)
         done = 0
         while done < count:
             group, first = divmod(start + done, group_rows)
             num_rows = min(count - done, group_rows - first)
-            self._read_group(self._groups[group], first, values[done : done + num_rows])
+            self._read_group(self._groups[group], first, first_column, values[done : done + num_rows])
             done += num_rows
         self._transform.apply(values)
         return values
 
-    def _read_group(self, lanes: tuple[_Rows, ...], first: int, out: torch.Tensor) -> None:
-        """Rows of one group, from the `first` of it, into `out`."""
-        stop = first + len(out)
+    def _read_group(self, lanes: tuple[_Rows, ...], first: int, first_column: int, out: torch.Tensor) -> None:
+        """Rows of one group, from the `first` of it, into `out`; or a row's columns from `first_column`."""
+        num_rows, num_columns = out.shape
         for lane, rows in enumerate(lanes):
-            # The lane's rows r with first <= r * len(lanes) + lane < stop.
-            begin, end = (-(-(bound - lane) // len(lanes)) for bound in (first, stop))
+            # The lane's rows r with first <= r * len(lanes) + lane < first + num_rows.
+            begin, end = (-(-(bound - lane) // len(lanes)) for bound in (first, first + num_rows))
             if begin < end:
                 stored = self._checkpoint.read_flat(
-                    rows.tensor, (rows.start + begin) * self.num_columns, (end - begin) * self.num_columns
+                    rows.tensor,
+                    (rows.start + begin) * self.num_columns + first_column,
+                    (end - begin) * num_columns,
                 )
                 out[begin * len(lanes) + lane - first :: len(lanes)].copy_(stored.view(end - begin, -1))
 
@@ -144,6 +159,16 @@ class WeightSource:
         elif _CENTRED_NORM.search(name):
             transform = Transform.ADD_ONE
         return self._reader(name, shape, [(_Rows(stored, 0),)], {stored: shape}, transform)
+
+    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Check a checkpoint against a model's weights, name -> shape: all must be there, and nothing else.
+
+        Raises:
+            MissingTensorError, TensorFormatError, UnusedTensorError: as `rows` and `check_all_used` do.
+        """
+        for name, shape in shapes.items():
+            self.rows(name, shape)
+        self.check_all_used()
 
     def check_all_used(self) -> None:
         """Refuse a checkpoint with tensors that nothing used, after all weights were asked for.
