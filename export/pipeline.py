@@ -134,6 +134,8 @@ def export_checkpoint(
         unfinished.begin()
         building = unfinished.folder
         items = weights.items()
+        tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+        assert {name for item in items for name, _ in item.weights} == shapes.keys() - tied, "lowering lost weights"
         writer = ExternalDataWriter(building)
         written = write_weights(
             source,

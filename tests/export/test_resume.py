@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from qwonnx.export.artifact import FileEntry
 from qwonnx.export.checkpoint import Checkpoint
 from qwonnx.export.config import load_config
+from qwonnx.export.errors import OutputError
 from qwonnx.export.external_data import ExternalDataWriter
 from qwonnx.export.journal import JOURNAL_NAME, Journal, Mark, Noted
 from qwonnx.export.progress import ExportProgress
@@ -27,10 +29,10 @@ SHARD_BYTES = 60_000
 class _Stage:
     """The weights of one layer of the tiny checkpoint, written into a folder with a journal, as often as it takes."""
 
-    def __init__(self, checkpoint: Path, folder: Path) -> None:
+    def __init__(self, checkpoint: Path, folder: Path, weights: str = "int4") -> None:
         self.folder = folder
         self._source = WeightSource(Checkpoint.open(checkpoint), load_config(checkpoint))
-        recipe, opened = Recipe.preset("int4", 32), Checkpoint.open(checkpoint)
+        recipe, opened = Recipe.preset(weights, 32), Checkpoint.open(checkpoint)
         names = [name for name in opened.names if name.startswith(PREFIX + LAYER)]
         self._items = []
         for stored in names:
@@ -166,6 +168,22 @@ def test_a_mark_is_not_believed_without_its_bytes(stage: _Stage, whole: _Stage) 
     files, kept = stage.resume()
     assert 0.4 < kept < 0.6
     _assert_same(stage, files, whole)
+
+
+def test_a_disk_that_fills_up_and_is_made_larger_loses_nothing(
+    tiny_checkpoint: Path, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = _Stage(tiny_checkpoint, small_disk / "artifact", "fp32")
+    with monkeypatch.context() as patched:
+        patched.setattr(ExternalDataWriter, "_free_bytes", lambda self: 10**9)  # others take it meanwhile
+        with pytest.raises(OutputError, match=r"No space left on device.* are still to be written; free some space"):
+            stage.run()
+    with pytest.raises(OutputError, match=r"has 0\.\d MB free and the weights need 1\.\d MB: free some space"):
+        stage.run()
+    subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
+    files, kept = stage.resume()
+    assert 0.1 < kept < 0.6
+    _assert_same(stage, files, _Stage(tiny_checkpoint, tmp_path / "whole", "fp32"))
 
 
 def test_verifying_is_reported_and_can_be_interrupted(stage: _Stage, monkeypatch: pytest.MonkeyPatch) -> None:
