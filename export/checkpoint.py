@@ -9,6 +9,8 @@ them; names in an index that climb out of the folder are refused.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 import re
@@ -58,6 +60,16 @@ class TensorInfo:
     num_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class CheckpointFile:
+    """What tells one state of a checkpoint's file from another, short of reading all of it."""
+
+    name: str
+    size: int
+    changed_ns: int  # time of the last change, since 1970
+    header_sha256: str  # of what the header says of the tensors, in the order of their bytes
+
+
 class Checkpoint:
     """An opened checkpoint; make one with `Checkpoint.open`. It holds no open file."""
 
@@ -97,6 +109,18 @@ class Checkpoint:
     def total_bytes(self) -> int:
         """Bytes of all tensors."""
         return sum(entry.num_bytes for _, entry in self._tensors.values())
+
+    @property
+    def files(self) -> tuple[CheckpointFile, ...]:
+        """The files that hold tensors, as they are now, by name.
+
+        Raises:
+            CheckpointError: one cannot be found any more.
+        """
+        entries: dict[Path, list[TensorEntry]] = {}
+        for path, entry in self._tensors.values():
+            entries.setdefault(path, []).append(entry)
+        return tuple(_file_facts(path, entries[path]) for path in sorted(entries))
 
     @property
     def dtype(self) -> str:
@@ -198,16 +222,36 @@ class Checkpoint:
             ) from None
 
 
-def resolve_checkpoint(name_or_path: str, revision: str | None) -> tuple[Path, SourceFacts]:
-    """The folder of a checkpoint, downloaded from the hub if need be, and what a manifest says of it.
+@dataclass(frozen=True, slots=True)
+class ResolvedCheckpoint:
+    """Where a checkpoint is, what a manifest says of it, and its tensors."""
+
+    folder: Path
+    source: SourceFacts
+    tensors: Checkpoint
+
+
+def resolve_checkpoint(name_or_path: str, revision: str | None) -> ResolvedCheckpoint:
+    """Find a checkpoint, download it from the hub if need be, and open it.
 
     Raises:
         CheckpointError: there is none, it cannot be downloaded, its model is not supported, or it does not open.
     """
     folder, name, commit = locate_checkpoint(name_or_path, revision)
+    tensors = Checkpoint.open(folder)
     quantization = load_config(folder).quantization
-    dtype = Checkpoint.open(folder).dtype if quantization is None else quantization.name
-    return folder, SourceFacts(checkpoint=name, revision=commit, dtype=dtype)
+    dtype = tensors.dtype if quantization is None else quantization.name
+    return ResolvedCheckpoint(folder, SourceFacts(checkpoint=name, revision=commit, dtype=dtype), tensors)
+
+
+def _file_facts(path: Path, entries: list[TensorEntry]) -> CheckpointFile:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    header = [(entry.name, entry.dtype, entry.shape, entry.offset, entry.num_bytes) for entry in entries]
+    digest = hashlib.sha256(json.dumps(header).encode())
+    return CheckpointFile(path.name, status.st_size, status.st_mtime_ns, digest.hexdigest())
 
 
 def _torch_dtype(entry: TensorEntry) -> torch.dtype:

@@ -64,3 +64,7 @@ class Float8Weight:
         blocks.mul_(scales[:, :whole, None])
         values[:, whole * FP8_BLOCK :].mul_(scales[:, whole:])  # the last block may be narrower
         return values
+
+    def read_part(self, row: int, first_column: int, num_columns: int) -> torch.Tensor:
+        """Some columns [1, num_columns] of one row, which is read whole: no model's matrices are so wide."""
+        return self.read(row, 1)[:, first_column : first_column + num_columns]

@@ -104,6 +104,10 @@ class GptqWeight:
         codes = _unpack(self._words(start, count), self.codes.bits).view(count, -1, piece)
         return codes.float().sub_(zero_points).mul_(scales).view(count, -1)
 
+    def read_part(self, row: int, first_column: int, num_columns: int) -> torch.Tensor:
+        """Some columns [1, num_columns] of one row, which is read whole: no model's matrices are so wide."""
+        return self.read(row, 1)[:, first_column : first_column + num_columns]
+
     def read_codes(self, start: int, count: int, block_size: int) -> CodeRows:
         """Rows as they are stored, in the kernels' layout.
 

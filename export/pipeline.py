@@ -1,17 +1,15 @@
 """export_checkpoint: from a checkpoint to an artifact. The table of contents of this package.
 
-resolve and read the checkpoint -> trace -> lower for a target -> write the weights -> write the graph, the manifest.
-Everything is written into a temporary sibling of the output folder, which is renamed at the end: an interrupted export
-leaves nothing that opens.
+resolve and check the checkpoint -> trace -> lower for a target -> write the weights -> write the graph, the manifest.
+Everything is written into a sibling of the output folder, which is renamed at the end: an interrupted export leaves
+nothing that opens, and may be resumed.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -33,17 +31,21 @@ from qwonnx.export.artifact import (
     write_manifest,
 )
 from qwonnx.export.cache_spec import state_specs
-from qwonnx.export.checkpoint import Checkpoint, resolve_checkpoint
+from qwonnx.export.checkpoint import resolve_checkpoint
 from qwonnx.export.config import ModelConfig, load_config
 from qwonnx.export.errors import CheckpointError, ExportError, OutputError
 from qwonnx.export.external_data import ExternalDataWriter
+from qwonnx.export.fingerprint import export_fingerprint
 from qwonnx.export.lower.cpu import lower_to_cpu
 from qwonnx.export.lower.graph_weights import GraphWeights
 from qwonnx.export.lower.portable import lower_to_portable
+from qwonnx.export.memory_budget import DEFAULT_MEMORY_BYTES, check_memory
+from qwonnx.export.progress import ExportProgress
 from qwonnx.export.recipe import Recipe
 from qwonnx.export.size_table import weight_groups
 from qwonnx.export.storage_plan import StoragePlan
-from qwonnx.export.trace import decoder_inputs, decoder_outputs, trace_decoder
+from qwonnx.export.trace import decoder_inputs, decoder_outputs, decoder_weights, trace_decoder
+from qwonnx.export.unfinished import unfinished_export
 from qwonnx.export.weight_stage import write_weights
 from qwonnx.export.weights import SkippedPart, WeightSource
 
@@ -72,17 +74,10 @@ class ExportOptions:
     activations: str = "int8"
     recipe: Recipe | None = None
     overwrite: bool = False
+    resume: bool = False  # go on with an interrupted export, if there is one
     revision: str | None = None
     num_threads: int | None = None  # of the weight stage; None: as many as the machine has
-
-
-@dataclass(frozen=True, slots=True)
-class ExportProgress:
-    """How far an export has come. The weight stage counts bytes of the checkpoint; other stages have no total."""
-
-    stage: str  # "trace", "weights", "finish"
-    done_bytes: int
-    total_bytes: int
+    memory_bytes: int = DEFAULT_MEMORY_BYTES  # of tensors in flight in the weight stage
 
 
 def export_checkpoint(
@@ -103,7 +98,8 @@ def export_checkpoint(
         on_skipped: called at the end for every part of the checkpoint that is recognised and not exported.
 
     Raises:
-        ExportError: see errors.py; nothing is left behind, and an artifact that was to be overwritten stays.
+        ExportError: see errors.py. An artifact that was to be overwritten stays; weights that were written stay too, in
+            a folder that nothing opens, unless the checkpoint is at fault: options.resume goes on with them.
     """
     options = options or ExportOptions()
     report = on_progress or (lambda progress: None)
@@ -111,44 +107,61 @@ def export_checkpoint(
     out = Path(out)
     _check_output(out, overwrite=options.overwrite)
 
-    folder, source = resolve_checkpoint(str(checkpoint), options.revision)
-    config = load_config(folder)
-    opened = Checkpoint.open(folder)
-    weight_source = WeightSource(opened, config)
+    resolved = resolve_checkpoint(str(checkpoint), options.revision)
+    config = load_config(resolved.folder)
     recipe = options.recipe or Recipe.preset(options.weights, options.weight_block_size)
+    source = WeightSource(resolved.tensors, config)
+    shapes = decoder_weights(config)
+    source.check(shapes)
+    recipe.check_rules_match(shapes)
+    copied = _files_to_copy(resolved.folder)
 
-    report(ExportProgress("trace", 0, 0))
-    model = trace_decoder(config)
-    storages = StoragePlan(recipe, weight_source)
-    weights = GraphWeights.of_traced(model.graph, storages, tie_word_embeddings=config.tie_word_embeddings)
-    if options.target == "cpu":
-        lower_to_cpu(model, weights, int8_activations=options.activations == "int8")
-    else:
-        lower_to_portable(model, weights)
-    _tidy(model)
+    fingerprint = export_fingerprint(
+        resolved.tensors,
+        resolved.source,
+        config,
+        recipe,
+        target=options.target,
+        activations=options.activations,
+    )
+    with unfinished_export(out, fingerprint, resume=options.resume, overwrite=options.overwrite) as unfinished:
+        report(ExportProgress("trace", 0, 0))
+        model = trace_decoder(config)
+        storages = StoragePlan(recipe, source)
+        weights = GraphWeights.of_traced(model.graph, storages, tie_word_embeddings=config.tie_word_embeddings)
+        if options.target == "cpu":
+            lower_to_cpu(model, weights, int8_activations=options.activations == "int8")
+        else:
+            lower_to_portable(model, weights)
+        _tidy(model)
 
-    items = weights.items()
-    recipe.check_rules_match(name for item in items for name, _ in item.weights)
-    with _new_folder(out, overwrite=options.overwrite) as building:
+        unfinished.begin()
+        building = unfinished.folder
+        items = weights.items()
+        tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+        assert {name for item in items for name, _ in item.weights} == shapes.keys() - tied, "lowering lost weights"
         writer = ExternalDataWriter(building)
         written = write_weights(
-            weight_source,
+            source,
             items,
             writer,
+            journal=unfinished.journal,
             num_threads=options.num_threads,
-            on_progress=lambda done, total: report(ExportProgress("weights", done, total)),
+            memory_bytes=options.memory_bytes,
+            on_progress=report,
         )
-        report(ExportProgress("finish", opened.total_bytes, opened.total_bytes))
+        report(ExportProgress("finish", resolved.tensors.total_bytes, resolved.tensors.total_bytes))
         weights.attach(written)
         _save_graph(model, building / "decoder.onnx")
-        copied = _copy_files(folder, building)
+        for name in copied:
+            shutil.copyfile(resolved.folder / name, building / name)
         groups = weight_groups(items)
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             qwonnx_version=version("qwonnx"),
             target=options.target,
             minimum_onnxruntime=MINIMUM_ONNXRUNTIME,
-            source=source,
+            source=resolved.source,
             model=_model_facts(config, sum(group.num_parameters for group in groups)),
             quantization=QuantizationFacts(
                 weights=recipe.weights,
@@ -163,7 +176,7 @@ def export_checkpoint(
         )
         write_manifest(building, manifest)
     if on_skipped is not None:
-        for part in weight_source.skipped:
+        for part in source.skipped:
             on_skipped(part)
     return manifest
 
@@ -173,6 +186,7 @@ def _check_options(options: ExportOptions) -> None:
         value = getattr(options, name)
         if value not in allowed:
             raise ExportError(f"{name} {value!r} is unknown: use one of {', '.join(allowed)}")
+    check_memory(options.memory_bytes)
 
 
 def _activations(options: ExportOptions, groups: tuple[WeightGroup, ...]) -> str:
@@ -190,34 +204,6 @@ def _check_output(out: Path, *, overwrite: bool) -> None:
         read_manifest(out)
     except ArtifactError as error:
         raise OutputError(f"{out} exists and is not an artifact, so it is not overwritten: remove it first") from error
-
-
-@contextmanager
-def _new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A temporary sibling of `out` that takes its name when the block ends well, and vanishes when it does not.
-
-    Raises:
-        OutputError: the disk is full, the parent cannot be written, ...
-    """
-    building: Path | None = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".incomplete", dir=out.parent))
-        building.chmod(0o755)  # mkdtemp's 0700 is for secrets; an artifact is for whoever may read the folder
-        yield building
-        if overwrite and out.exists():
-            previous = building.with_suffix(".previous")
-            out.rename(previous)
-            building.rename(out)
-            shutil.rmtree(previous)
-        else:
-            building.rename(out)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(f"cannot write {out} ({reason}): free some space or choose another place") from error
-    finally:
-        if building is not None:
-            shutil.rmtree(building, ignore_errors=True)
 
 
 def _tidy(model: ir.Model) -> None:
@@ -239,13 +225,10 @@ def _save_graph(model: ir.Model, path: Path) -> None:
     path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
 
 
-def _copy_files(checkpoint: Path, building: Path) -> list[str]:
+def _files_to_copy(checkpoint: Path) -> list[str]:
     if not (checkpoint / TOKENIZER_FILE).is_file():
         raise CheckpointError(f"{checkpoint} has no {TOKENIZER_FILE}: download it from the model's hub page")
-    names = [name for name in (TOKENIZER_FILE, *OPTIONAL_FILES) if (checkpoint / name).is_file()]
-    for name in names:
-        shutil.copyfile(checkpoint / name, building / name)
-    return names
+    return [name for name in (TOKENIZER_FILE, *OPTIONAL_FILES) if (checkpoint / name).is_file()]
 
 
 def _file_entry(folder: Path, name: str) -> FileEntry:

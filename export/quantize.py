@@ -67,6 +67,15 @@ def quantize_blocks(weights: torch.Tensor, bits: int, codes: torch.Tensor, scale
     codes.copy_(pairs.bitwise_or(pairs >> 4).bitwise_and_(0xFF))
 
 
+def scratch_bytes(num_values: int, bits: int) -> int:
+    """Memory that `quantize_blocks` takes at most while it runs, beside its arguments.
+
+    At the smallest blocks, of 16: five float32 a block for bounds, scales and reciprocals. Of 4 bits also a byte a
+    value for codes before they are packed, and two more while they are.
+    """
+    return num_values * 5 * 4 // 16 + (3 * num_values if bits == 4 else 0)
+
+
 def dequantize_blocks(codes: torch.Tensor, scales: torch.Tensor, bits: int) -> torch.Tensor:
     """The weights that codes and scales stand for.
 

@@ -70,6 +70,16 @@ class WeightStorage:
         """Bytes of the float32 scales."""
         return 4 * num_parameters // self.block_size if self.is_quantized else 0
 
+    def stream_bytes(self, num_rows: int, num_columns: int) -> tuple[int, ...]:
+        """Bytes of each tensor that a weight is stored in: codes or float32 values, then scales, then zero points."""
+        num_parameters = num_rows * num_columns
+        if not self.is_quantized:
+            return (self.num_code_bytes(num_parameters),)
+        codes_and_scales = self.num_code_bytes(num_parameters), self.num_scale_bytes(num_parameters)
+        if not self.has_zero_points:
+            return codes_and_scales
+        return *codes_and_scales, self.num_zero_point_bytes(num_rows, num_columns)
+
     def num_zero_point_bytes(self, num_rows: int, num_columns: int) -> int:
         """Bytes of the zero points; every row starts a byte."""
         return num_rows * -(-num_columns // self.block_size * self.bits // 8) if self.has_zero_points else 0

@@ -45,9 +45,4 @@ def kind_of(name: str) -> str:
 
 def stored_bytes(shape: tuple[int, ...], storage: WeightStorage) -> int:
     """Bytes of a weight's codes, scales and zero points, or of its float32 values."""
-    num_parameters, num_rows = math.prod(shape), math.prod(shape[:-1])
-    return (
-        storage.num_code_bytes(num_parameters)
-        + storage.num_scale_bytes(num_parameters)
-        + storage.num_zero_point_bytes(num_rows, shape[-1])
-    )
+    return sum(storage.stream_bytes(math.prod(shape[:-1]), shape[-1]))

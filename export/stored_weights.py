@@ -43,9 +43,13 @@ class PlainWeight:
         values = self._checkpoint.read_flat(self.name, start * self.num_columns, count * self.num_columns)
         return values.view(count, self.num_columns)
 
+    def read_part(self, row: int, first_column: int, num_columns: int) -> torch.Tensor:
+        """Some columns [1, num_columns] of one row, which alone are read."""
+        return self._checkpoint.read_flat(self.name, row * self.num_columns + first_column, num_columns).view(1, -1)
+
 
 # All have `codes` (None where there are none to hand over), their size as a matrix, `num_bytes` of all their tensors,
-# and `read`, which is thread-safe and raises CheckpointError where the checkpoint cannot be read any more.
+# and `read` and `read_part`, which are thread-safe and raise CheckpointError where the checkpoint cannot be read.
 StoredWeight = PlainWeight | Float8Weight | GptqWeight
 
 

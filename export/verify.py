@@ -75,7 +75,7 @@ def compare(
     """
     report = on_progress or (lambda stage: None)
     opened = open_artifact(artifact)
-    folder, _ = resolve_checkpoint(os.fspath(checkpoint), None)
+    folder = resolve_checkpoint(os.fspath(checkpoint), None).folder
     _check_same_model(opened, load_config(folder))
     token_ids = _tokenize(opened, SAMPLE_TEXT if text is None else text)
     report("running the checkpoint with transformers")

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -110,6 +110,18 @@ class RowReader:
         """How all of the weight's codes are stored; None where there are none to hand over."""
         return next(iter(self.stored_codes)) if len(self.stored_codes) == 1 else None
 
+    @property
+    def num_values(self) -> int:
+        return self.num_rows * self.num_columns
+
+    def read_bytes(self, num_values: int) -> int:
+        """Memory that reading so many values takes at most, beside what comes out.
+
+        Codes are stored transposed, so there is a copy of them as they are stored and one of their transpose.
+        """
+        stored = -(-self.num_source_bytes * num_values // self.num_values)
+        return stored if self.codes is None else 2 * stored
+
     def rows_at_once(self, num_values: int) -> int:
         """How many rows to read at a time, given how many values a reader of floats can well take on.
 
@@ -124,15 +136,23 @@ class RowReader:
             return rows - rows % group_rows
         return -(-group_rows // -(-group_rows // rows))  # as few slices of a group as can be, of equal size
 
-    def read(self, start: int, count: int) -> torch.Tensor:
+    def read(self, start: int, count: int, first_column: int = 0, num_columns: int | None = None) -> torch.Tensor:
         """Rows as float32 [count, num_columns], in memory of their own. Safe to call from several threads.
+
+        Rows are read whole, except that of a single row some columns may be asked for.
 
         Raises:
             CheckpointError: the checkpoint cannot be read any more.
         """
-        values = torch.empty((count, self.num_columns), dtype=torch.float32)
+        columns = self.num_columns - first_column if num_columns is None else num_columns
+        assert columns == self.num_columns or (count == 1 and 0 <= first_column <= self.num_columns - columns)
+        values = torch.empty((count, columns), dtype=torch.float32)
         for piece in self._pieces(start, count):
-            values[piece.target].copy_(piece.weight.read(piece.start, piece.num_rows))
+            if columns == self.num_columns:
+                stored = piece.weight.read(piece.start, piece.num_rows)
+            else:
+                stored = piece.weight.read_part(piece.start, first_column, columns)
+            values[piece.target].copy_(stored)
         self._transform.apply(values)
         return values
 
@@ -224,6 +244,16 @@ class WeightSource:
             _groups=groups,
             _transform=transform,
         )
+
+    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Check a checkpoint against a model's weights, name -> shape: all must be there, and nothing else.
+
+        Raises:
+            MissingTensorError, TensorFormatError, UnusedTensorError: as `rows` and `check_all_used` do.
+        """
+        for name, shape in shapes.items():
+            self.rows(name, shape)
+        self.check_all_used()
 
     def check_all_used(self) -> None:
         """Refuse a checkpoint with tensors that nothing used, after all weights were asked for.

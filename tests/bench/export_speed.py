@@ -177,7 +177,8 @@ def _read(checkpoint: Path, threads: int) -> dict[str, float]:
 
 def _export(options: argparse.Namespace) -> dict[str, float]:
     """Export into a temporary folder; seconds of each stage, imports apart."""
-    from qwonnx.export.pipeline import ExportOptions, ExportProgress, export_checkpoint
+    from qwonnx.export.pipeline import ExportOptions, export_checkpoint
+    from qwonnx.export.progress import ExportProgress
 
     starts: dict[str, float] = {}
 

@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from qwonnx.export.artifact import SourceFacts
 from qwonnx.export.checkpoint import Checkpoint, TensorInfo, resolve_checkpoint
 from qwonnx.export.errors import CheckpointError, MissingTensorError, TensorFormatError
 from tests.checkpoints import write_tiny
@@ -279,10 +280,28 @@ def test_a_malformed_index_is_refused(sharded: Path, content: str) -> None:
 
 
 def test_a_local_folder_is_named_by_its_last_part(tiny_checkpoint: Path) -> None:
-    folder, source = resolve_checkpoint(str(tiny_checkpoint), None)
-    assert folder == tiny_checkpoint
-    assert (source.checkpoint, source.revision, source.dtype) == ("tiny", None, "bfloat16")
+    resolved = resolve_checkpoint(str(tiny_checkpoint), None)
+    assert resolved.folder == tiny_checkpoint
+    assert resolved.source == SourceFacts("tiny", None, "bfloat16")
+    assert resolved.tensors.names == Checkpoint.open(tiny_checkpoint).names
 
 
 def test_a_checkpoint_of_another_dtype_says_so(tmp_path: Path) -> None:
-    assert resolve_checkpoint(str(write_tiny(tmp_path, dtype="F16")), None)[1].dtype == "float16"
+    assert resolve_checkpoint(str(write_tiny(tmp_path, dtype="F16")), None).source.dtype == "float16"
+
+
+def test_its_files_are_known_by_size_time_and_header(sharded: Path) -> None:
+    before = {file.name: file for file in Checkpoint.open(sharded).files}
+    shards = sorted(sharded.glob("*.safetensors"))
+    assert [(file.name, file.size) for file in before.values()] == [(path.name, path.stat().st_size) for path in shards]
+    content = shards[0].read_bytes()
+    shards[0].write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # a value
+    name = sorted(Checkpoint.open(sharded).names)[0]
+    other = "x" * len(name)
+    for path in (*shards, sharded / INDEX):  # a name
+        path.write_bytes(path.read_bytes().replace(f'"{name}"'.encode(), f'"{other}"'.encode()))
+    after = {file.name: file for file in Checkpoint.open(sharded).files}
+    assert [file.size for file in after.values()] == [file.size for file in before.values()]
+    assert after[shards[0].name].changed_ns > before[shards[0].name].changed_ns
+    changed = [name for name in before if before[name].header_sha256 != after[name].header_sha256]
+    assert len(changed) == 1

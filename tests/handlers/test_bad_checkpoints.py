@@ -81,7 +81,7 @@ def test_a_checkpoint_that_cannot_be_exported_is_one_line(make: Callable[[Path],
     assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_full_disk_is_one_line_that_says_how_much_is_missing(tiny_checkpoint: Path, small_disk: Path) -> None:
+def test_a_disk_without_room_is_one_line_that_says_how_much_is_missing(tiny_checkpoint: Path, small_disk: Path) -> None:
     line = error_line(qwonnx("export", tiny_checkpoint, small_disk / "artifact"))
     assert "free" in line
     assert list(small_disk.iterdir()) == []
