@@ -15,6 +15,7 @@ This module knows what a weight means, not how it will be stored.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from dataclasses import dataclass
@@ -96,6 +97,10 @@ class RowReader:
             done += num_rows
         self._transform.apply(values)
         return values
+
+    def as_stored(self) -> RowReader:
+        """The same weight before its transform."""
+        return dataclasses.replace(self, _transform=Transform.NONE)
 
     def _read_group(self, lanes: tuple[_Rows, ...], first: int, out: torch.Tensor) -> None:
         """Rows of one group, from the `first` of it, into `out`."""
