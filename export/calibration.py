@@ -11,7 +11,7 @@ if so many more tokens had chosen it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,14 +45,22 @@ class Importance:
 
     by_name: Mapping[str, Tensor]
 
-    def of_group(self, name: str, num_rows: int, row: int) -> tuple[Tensor, int] | None:
-        """For one row of a weight of so many: float32 [in_features], and the row at which another group begins."""
+    def of_rows(self, name: str, num_rows: int, start: int, count: int) -> Iterator[tuple[slice, Tensor | None]]:
+        """For `count` rows from the start-th of a weight of num_rows: parts of them, and the importance of each.
+
+        The slices count from the start-th row; importance is float32 [in_features].
+        """
         groups = self.by_name.get(name)
         if groups is None:
-            return None
+            yield slice(0, count), None
+            return
         group_rows = num_rows // len(groups)
-        group = row // group_rows
-        return groups[group].float(), (group + 1) * group_rows
+        done = 0
+        while done < count:
+            group, first = divmod(start + done, group_rows)
+            stop = min(count, done + group_rows - first)
+            yield slice(done, stop), groups[group].float()
+            done = stop
 
 
 def read_text(path: Path) -> str:
@@ -65,7 +73,9 @@ def read_text(path: Path) -> str:
         with path.open("rb") as file:
             content = file.read(_MAX_TEXT_BYTES + 1)
     except OSError as error:
-        raise CalibrationError(f"cannot read the calibration text {path} ({error.strerror}): give a text file") from error
+        raise CalibrationError(
+            f"cannot read the calibration text {path} ({error.strerror}): give a text file"
+        ) from error
     if len(content) > _MAX_TEXT_BYTES:
         raise CalibrationError(f"{path} is larger than {_MAX_TEXT_BYTES >> 20} MiB: give a shorter text")
     try:
@@ -108,7 +118,7 @@ def gather_moments(
     runner = LayerRunner(folder, config, source, moments)
     embedding = source.rows("embed_tokens.weight", (config.vocab_size, config.hidden_size))
     hidden = torch.empty((*sequences.shape, config.hidden_size))
-    for token in sequences.unique().tolist():
+    for token in torch.unique(sequences).tolist():
         hidden[sequences == token] = embedding.read(token, 1)
     for index in range(config.num_hidden_layers):
         runner.run(index, hidden)

@@ -111,7 +111,7 @@ class LayerRunner:
         positions = torch.arange(hidden.shape[1]).view(1, 1, -1).expand(3, 1, -1)
         angles = self._rotary(hidden, positions)
         # Tokens meet in the mixer, sequence by sequence, and nowhere else.
-        for sequence in hidden.split(1):
+        for sequence in torch.split(hidden, 1):
             x = layer.input_layernorm(sequence)
             if hasattr(layer, "linear_attn"):
                 sequence += layer.linear_attn(hidden_states=x)
@@ -122,7 +122,7 @@ class LayerRunner:
         if self._num_experts:
             hidden += feed_forward(layer.post_attention_layernorm(hidden))
             return
-        for sequence in hidden.split(1):
+        for sequence in torch.split(hidden, 1):
             sequence += feed_forward(layer.post_attention_layernorm(sequence))
 
     def _load(self, index: int) -> Any:

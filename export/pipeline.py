@@ -33,6 +33,7 @@ from qwonnx.export.artifact import (
     write_manifest,
 )
 from qwonnx.export.cache_spec import state_specs
+from qwonnx.export.calibration import calibrate
 from qwonnx.export.checkpoint import Checkpoint, resolve_checkpoint
 from qwonnx.export.config import ModelConfig, load_config
 from qwonnx.export.errors import CheckpointError, ExportError, OutputError
@@ -60,16 +61,19 @@ OPTIONAL_FILES = ("chat_template.jinja", "generation_config.json")
 class ExportOptions:
     """How to export.
 
-    weights is a preset ("fp32", "int8", "int4") and weight_block_size the number of input features that share a scale;
-    a recipe overrides both. activations "int8" lets the CPU kernels quantise activations on the fly: faster, at a small
-    loss that `qwonnx verify` shows. The portable target always computes in float32.
+    weights is a preset ("fp32", "int8", "int4"; int4 means the recipe "balanced") and weight_block_size the number of
+    input features that share a scale (None: the recipe's); a recipe overrides both. calibration is a text from which to
+    learn which input features count in the choice of scales. activations "int8" lets the CPU kernels quantise
+    activations on the fly: faster, at a small loss that `qwonnx verify` shows. The portable target always computes in
+    float32.
     """
 
     target: str = "cpu"
     weights: str = "int4"
-    weight_block_size: int = 128
+    weight_block_size: int | None = None
     activations: str = "int8"
     recipe: Recipe | None = None
+    calibration: str | None = None  # the text itself
     overwrite: bool = False
     revision: str | None = None
     num_threads: int | None = None  # of the weight stage; None: as many as the machine has
@@ -77,9 +81,9 @@ class ExportOptions:
 
 @dataclass(frozen=True, slots=True)
 class ExportProgress:
-    """How far an export has come. The weight stage counts bytes of the checkpoint; other stages have no total."""
+    """How far an export has come: bytes of the checkpoint in the weight stage, layers in calibration, else nothing."""
 
-    stage: str  # "trace", "weights", "finish"
+    stage: str  # "trace", "calibrate", "weights", "finish"
     done_bytes: int
     total_bytes: int
 
@@ -111,7 +115,7 @@ def export_checkpoint(
     folder, source = resolve_checkpoint(str(checkpoint), options.revision)
     config = load_config(folder)
     opened = Checkpoint.open(folder)
-    recipe = options.recipe or Recipe.preset(options.weights, options.weight_block_size)
+    recipe = options.recipe or Recipe.choose(None, options.weights, options.weight_block_size)
 
     report(ExportProgress("trace", 0, 0))
     model = trace_decoder(config)
@@ -124,12 +128,22 @@ def export_checkpoint(
 
     items = weights.items()
     recipe.check_rules_match(name for item in items for name, _ in item.weights)
+    importance = None
+    if options.calibration is not None:
+        importance = calibrate(
+            folder,
+            opened,
+            config,
+            options.calibration,
+            on_layer=lambda done, total: report(ExportProgress("calibrate", done, total)),
+        )
     with _new_folder(out, overwrite=options.overwrite) as building:
         writer = ExternalDataWriter(building)
         written = write_weights(
             WeightSource(opened, config),
             items,
             writer,
+            importance=importance,
             num_threads=options.num_threads,
             on_progress=lambda done, total: report(ExportProgress("weights", done, total)),
         )

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
+from qwonnx.export.calibration import Importance
 from qwonnx.export.errors import TensorFormatError
 from qwonnx.export.external_data import ExternalDataWriter, ExternalTensor, TensorWriter
 from qwonnx.export.quantize import NonFiniteWeightError, quantize_blocks
@@ -46,6 +47,7 @@ class _Plan:
 
     item: WeightItem
     readers: tuple[RowReader, ...]
+    importance: Importance
 
     @property
     def num_code_bytes(self) -> int:
@@ -92,6 +94,7 @@ def write_weights(
     items: Sequence[WeightItem],
     writer: ExternalDataWriter,
     *,
+    importance: Importance | None = None,
     num_threads: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, ExternalTensor]:
@@ -101,6 +104,7 @@ def write_weights(
         source: where they come from. After this every tensor of the checkpoint was used, or is a skipped part.
         items: what to write, in this order.
         writer: a new writer.
+        importance: of input features, by the weights' names; None: all count alike.
         num_threads: that read and quantise; None: as many as this process may use processors.
         on_progress: called from this thread after every slice with the bytes of the checkpoint that are done, and that
             there are to do.
@@ -113,7 +117,8 @@ def write_weights(
             when a weight turns out not to be finite.
         OutputError: there is no room, which is checked first, or writing fails.
     """
-    plans = [_Plan(item, tuple(source.rows(name, shape) for name, shape in item.weights)) for item in items]
+    known = importance or Importance({})
+    plans = [_Plan(item, tuple(source.rows(name, shape) for name, shape in item.weights), known) for item in items]
     source.check_all_used()
     done, total = 0, sum(reader.num_source_bytes for plan in plans for reader in plan.readers)
     written: dict[str, ExternalTensor] = {}
@@ -198,7 +203,8 @@ def _encode(part: _Slice) -> _Encoded:
     codes = torch.empty((part.num_rows, storage.num_code_bytes(reader.num_columns)), dtype=torch.uint8)
     scales = torch.empty((part.num_rows, reader.num_columns // storage.block_size), dtype=torch.float32)
     try:
-        quantize_blocks(values, storage.bits, codes, scales)
+        for rows, weights in part.plan.importance.of_rows(reader.name, reader.num_rows, part.start, part.num_rows):
+            quantize_blocks(values[rows], storage.bits, codes[rows], scales[rows], weights)
     except NonFiniteWeightError as error:
         raise _not_finite(reader) from error
     return _Encoded(codes, scales)

@@ -20,7 +20,12 @@ if TYPE_CHECKING:  # pulls in torch
 
     from qwonnx.export.pipeline import ExportProgress
 
-_STAGES = {"trace": "tracing the model", "weights": "writing weights", "finish": "finishing"}
+_STAGES = {
+    "trace": "tracing the model",
+    "calibrate": "calibrating",
+    "weights": "writing weights",
+    "finish": "finishing",
+}
 
 
 class Target(StrEnum):
@@ -45,15 +50,26 @@ def export(
     target: Annotated[
         Target, typer.Option(help="cpu: ONNX Runtime's fast kernels. portable: standard operators only.")
     ] = Target.CPU,
-    weights: Annotated[Weights, typer.Option(help="How most weights are stored.")] = Weights.INT4,
+    weights: Annotated[
+        Weights | None, typer.Option(help="How most weights are stored; int4 unless the recipe says otherwise.")
+    ] = None,
     weight_block_size: Annotated[
-        int, typer.Option(help="Input features that share a scale: smaller is more exact, and larger on disk.")
-    ] = 128,
+        int | None, typer.Option(help="Input features that share a scale: smaller is more exact, and larger on disk.")
+    ] = None,
     activations: Annotated[
         Activations, typer.Option(help="int8: kernels quantise activations as they run, faster at a small loss.")
     ] = Activations.INT8,
     recipe: Annotated[
-        Path | None, typer.Option(help="TOML file with bits for patterns of weight names.", dir_okay=False)
+        str | None,
+        typer.Option(
+            help="smallest, balanced (what int4 means by default), best; none for plain bits; or a TOML file with bits"
+            " for patterns of weight names.",
+            metavar="NAME|FILE",
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="A text like those the model will read: its first 4096 tokens decide which weights count."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT if it is an artifact.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
@@ -69,16 +85,18 @@ def export(
         qwonnx export Qwen/Qwen3.5-0.8B ./qwen-small --weights int8
 
         qwonnx export ./checkpoint ./exact --weights fp32 --target portable
+
+        qwonnx export ./checkpoint ./better --recipe best --calibration sample.txt
     """
+    from qwonnx.export.calibration import read_text
     from qwonnx.export.pipeline import ExportOptions, export_checkpoint
     from qwonnx.export.recipe import Recipe
 
     options = ExportOptions(
         target=target.value,
-        weights=weights.value,
-        weight_block_size=weight_block_size,
         activations=activations.value,
-        recipe=None if recipe is None else Recipe.load(recipe),
+        recipe=Recipe.choose(recipe, weights and weights.value, weight_block_size),
+        calibration=None if calibration is None else read_text(calibration),
         overwrite=force,
         revision=revision,
     )
