@@ -8,6 +8,7 @@ ExportError
 |   |-- UnusedTensorError      a weight that nothing uses
 |   `-- TensorFormatError      a shard is truncated or malformed, or a tensor has another shape or dtype than it must
 |-- RecipeError                a quantisation recipe cannot be applied
+|-- CalibrationError           a calibration text cannot be used
 |-- OutputError                the artifact cannot be written: it exists, the disk is full, ...
 `-- VerificationError          `verify` cannot compare the two models
 """
@@ -43,6 +44,10 @@ class TensorFormatError(CheckpointError):
 
 class RecipeError(ExportError):
     """A quantisation recipe is malformed, or asks for what a weight cannot have."""
+
+
+class CalibrationError(ExportError):
+    """A calibration text cannot be read, or is too short."""
 
 
 class OutputError(ExportError):

@@ -7,6 +7,7 @@ as long as the export: a file that was replaced is known by its time.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -19,7 +20,14 @@ from qwonnx.export.recipe import Recipe
 
 
 def export_fingerprint(
-    checkpoint: Checkpoint, source: SourceFacts, config: ModelConfig, recipe: Recipe, *, target: str, activations: str
+    checkpoint: Checkpoint,
+    source: SourceFacts,
+    config: ModelConfig,
+    recipe: Recipe,
+    *,
+    target: str,
+    activations: str,
+    calibration: str | None,
 ) -> dict[str, Any]:
     """The fingerprint, as JSON gives it back."""
     fingerprint = {
@@ -27,6 +35,7 @@ def export_fingerprint(
         "torch": version("torch"),  # which does the arithmetic
         "target": target,
         "activations": activations,
+        "calibration": calibration and hashlib.sha256(calibration.encode()).hexdigest(),
         "recipe": dataclasses.asdict(recipe),
         "checkpoint": dataclasses.asdict(source),
         "config": dataclasses.asdict(config),

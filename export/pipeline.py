@@ -31,6 +31,7 @@ from qwonnx.export.artifact import (
     write_manifest,
 )
 from qwonnx.export.cache_spec import state_specs
+from qwonnx.export.calibration import calibrate
 from qwonnx.export.checkpoint import resolve_checkpoint
 from qwonnx.export.config import ModelConfig, load_config
 from qwonnx.export.errors import CheckpointError, ExportError, OutputError
@@ -63,16 +64,19 @@ OPTIONAL_FILES = ("chat_template.jinja", "generation_config.json")
 class ExportOptions:
     """How to export.
 
-    weights is a preset ("fp32", "int8", "int4") and weight_block_size the number of input features that share a scale;
-    a recipe overrides both. activations "int8" lets the CPU kernels quantise activations on the fly: faster, at a small
-    loss that `qwonnx verify` shows. The portable target always computes in float32.
+    weights is a preset ("fp32", "int8", "int4"; int4 means the recipe "balanced") and weight_block_size the number of
+    input features that share a scale (None: the recipe's); a recipe overrides both. calibration is a text from which to
+    learn which input features count in the choice of scales. activations "int8" lets the CPU kernels quantise
+    activations on the fly: faster, at a small loss that `qwonnx verify` shows. The portable target always computes in
+    float32.
     """
 
     target: str = "cpu"
     weights: str = "int4"
-    weight_block_size: int = 128
+    weight_block_size: int | None = None
     activations: str = "int8"
     recipe: Recipe | None = None
+    calibration: str | None = None  # the text itself
     overwrite: bool = False
     resume: bool = False  # go on with an interrupted export, if there is one
     revision: str | None = None
@@ -109,7 +113,7 @@ def export_checkpoint(
 
     resolved = resolve_checkpoint(str(checkpoint), options.revision)
     config = load_config(resolved.folder)
-    recipe = options.recipe or Recipe.preset(options.weights, options.weight_block_size)
+    recipe = options.recipe or Recipe.choose(None, options.weights, options.weight_block_size)
     source = WeightSource(resolved.tensors, config)
     shapes = decoder_weights(config)
     source.check(shapes)
@@ -123,6 +127,7 @@ def export_checkpoint(
         recipe,
         target=options.target,
         activations=options.activations,
+        calibration=options.calibration,
     )
     with unfinished_export(out, fingerprint, resume=options.resume, overwrite=options.overwrite) as unfinished:
         report(ExportProgress("trace", 0, 0))
@@ -135,6 +140,15 @@ def export_checkpoint(
             lower_to_portable(model, weights)
         _tidy(model)
 
+        importance = None
+        if options.calibration is not None:
+            importance = calibrate(
+                resolved.folder,
+                resolved.tensors,
+                config,
+                options.calibration,
+                on_layer=lambda done, total: report(ExportProgress("calibrate", done, total)),
+            )
         unfinished.begin()
         building = unfinished.folder
         items = weights.items()
@@ -145,6 +159,7 @@ def export_checkpoint(
             source,
             items,
             writer,
+            importance=importance,
             journal=unfinished.journal,
             num_threads=options.num_threads,
             memory_bytes=options.memory_bytes,

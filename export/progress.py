@@ -10,6 +10,7 @@ class ExportProgress:
     """One report. Stages come in this order, and only those that there is something to do for:
 
     "trace"     no total
+    "calibrate" counts layers
     "verify"    counts the bytes that an interrupted export has written, while they are hashed again
     "weights"   counts bytes of the checkpoint, those included that were done before an interruption
     "finish"    everything is done but the graph and the manifest; counts all bytes of the checkpoint

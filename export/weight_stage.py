@@ -17,11 +17,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from qwonnx.export.errors import TensorFormatError
 from qwonnx.export.external_data import ExternalDataWriter, ExternalTensor, Shard, ShardLayout
+from qwonnx.export.importance import Importance
 from qwonnx.export.journal import Journal, Mark
 from qwonnx.export.lanes import LaneRunner
 from qwonnx.export.memory_budget import DEFAULT_MEMORY_BYTES, MemoryAccount, cut_for
@@ -60,6 +62,7 @@ def write_weights(
     items: Sequence[WeightItem],
     writer: ExternalDataWriter,
     *,
+    importance: Importance | None = None,
     journal: Journal | None = None,
     num_threads: int | None = None,
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
@@ -71,6 +74,7 @@ def write_weights(
         source: where they come from.
         items: what to write, in this order.
         writer: a new writer.
+        importance: of input features, by the weights' names; None: all count alike.
         journal: a started journal. What its marks say of the writer's folder is verified and not written again; new
             marks are added.
         num_threads: that read, quantise and write; None: as many as this process may use processors.
@@ -86,6 +90,7 @@ def write_weights(
         OutputError: there is no room, which is checked first, or writing fails.
     """
     report = on_progress or (lambda progress: None)
+    importance = importance or Importance({})
     num_threads = num_threads or _usable_processors()
     plans = [
         WeightPlan(item.storage, tuple(source.rows(name, shape) for name, shape in item.weights)) for item in items
@@ -93,16 +98,17 @@ def write_weights(
     layouts = writer.lay_out([plan.size for plan in plans])
     prefixes = None
     if journal is not None:
-        journal.begin_layout(_digest(items, layouts))
+        journal.begin_layout(_digest(items, layouts, importance))
         prefixes = verify_shards(writer.folder, layouts, journal, num_threads, report)
     with writer:
         shards = writer.begin(layouts, prefixes)
-        _write_shards(plans, shards, writer, journal, num_threads, memory_bytes, report)
+        _write_shards(plans, shards, writer, importance, journal, num_threads, memory_bytes, report)
     return _places(items, layouts)
 
 
-def _digest(items: Sequence[WeightItem], layouts: Sequence[ShardLayout]) -> str:
-    return hashlib.sha256(repr((list(items), list(layouts))).encode()).hexdigest()
+def _digest(items: Sequence[WeightItem], layouts: Sequence[ShardLayout], importance: Importance) -> str:
+    """Of what the bytes depend on beside the export's fingerprint: a calibration may not come out the same twice."""
+    return hashlib.sha256(repr((list(items), list(layouts), importance.sha256)).encode()).hexdigest()
 
 
 def _places(items: Sequence[WeightItem], layouts: Sequence[ShardLayout]) -> dict[str, ExternalTensor]:
@@ -117,6 +123,7 @@ def _write_shards(
     plans: Sequence[WeightPlan],
     shards: Sequence[Shard],
     writer: ExternalDataWriter,
+    importance: Importance,
     journal: Journal | None,
     num_threads: int,
     memory_bytes: int,
@@ -146,7 +153,9 @@ def _write_shards(
         _one_torch_thread_each(),
         ThreadPoolExecutor(cut.num_threads, "qwonnx-weights", torch.set_num_threads, (1,)) as pool,
     ):
-        runner = LaneRunner(_encode, pool, account, num_lanes=cut.num_threads, max_slices=cut.max_slices)
+        runner = LaneRunner(
+            partial(_encode, importance), pool, account, num_lanes=cut.num_threads, max_slices=cut.max_slices
+        )
         try:
             runner.run(lanes)
         finally:
@@ -220,14 +229,14 @@ def _one_torch_thread_each() -> Iterator[None]:
         torch.set_num_threads(num_threads)
 
 
-def _encode(part: WeightSlice) -> _Encoded:
+def _encode(importance: Importance, part: WeightSlice) -> _Encoded:
     """Read a slice, and quantise it unless the checkpoint has."""
     reader, storage = part.reader, part.storage
     if keeps_codes(reader, storage):
-        rows = reader.read_codes(part.start, part.num_rows, storage.block_size)
-        if not bool(rows.scales.isfinite().all()):
+        kept = reader.read_codes(part.start, part.num_rows, storage.block_size)
+        if not bool(kept.scales.isfinite().all()):
             raise _not_finite(reader)
-        return _Encoded((rows.codes, rows.scales, rows.zero_points)[: 2 + storage.has_zero_points])
+        return _Encoded((kept.codes, kept.scales, kept.zero_points)[: 2 + storage.has_zero_points])
     values = reader.read(part.start, part.num_rows, part.first_column, part.num_columns)
     if not storage.is_quantized:
         # NaN passes through both bounds; isfinite of every value would take twenty times as long.
@@ -237,7 +246,10 @@ def _encode(part: WeightSlice) -> _Encoded:
     codes = torch.empty((part.num_rows, storage.num_code_bytes(part.num_columns)), dtype=torch.uint8)
     scales = torch.empty((part.num_rows, part.num_columns // storage.block_size), dtype=torch.float32)
     try:
-        quantize_blocks(values, storage.bits, codes, scales)
+        for rows, counts in importance.of_rows(reader.name, reader.num_rows, part.start, part.num_rows):
+            if counts is not None:
+                counts = counts[part.first_column : part.first_column + part.num_columns]
+            quantize_blocks(values[rows], storage.bits, codes[rows], scales[rows], counts)
     except NonFiniteWeightError as error:
         raise _not_finite(reader) from error
     if not storage.has_zero_points:

@@ -16,6 +16,7 @@ checkpoint stores it (stored_weights.py) nor how it will be stored.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections import Counter
@@ -155,6 +156,10 @@ class RowReader:
             values[piece.target].copy_(stored)
         self._transform.apply(values)
         return values
+
+    def as_stored(self) -> RowReader:
+        """The same weight before its transform."""
+        return dataclasses.replace(self, _transform=Transform.NONE)
 
     def read_codes(self, start: int, count: int, block_size: int) -> CodeRows:
         """Rows as the checkpoint has quantised them; only where `codes` is not None. Thread-safe.

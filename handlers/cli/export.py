@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # pulls in torch
 
 _STAGES = {
     "trace": "tracing the model",
+    "calibrate": "calibrating",
     "verify": "checking what is written",
     "weights": "writing weights",
     "finish": "finishing",
@@ -50,15 +51,26 @@ def export(
     target: Annotated[
         Target, typer.Option(help="cpu: ONNX Runtime's fast kernels. portable: standard operators only.")
     ] = Target.CPU,
-    weights: Annotated[Weights, typer.Option(help="How most weights are stored.")] = Weights.INT4,
+    weights: Annotated[
+        Weights | None, typer.Option(help="How most weights are stored; int4 unless the recipe says otherwise.")
+    ] = None,
     weight_block_size: Annotated[
-        int, typer.Option(help="Input features that share a scale: smaller is more exact, and larger on disk.")
-    ] = 128,
+        int | None, typer.Option(help="Input features that share a scale: smaller is more exact, and larger on disk.")
+    ] = None,
     activations: Annotated[
         Activations, typer.Option(help="int8: kernels quantise activations as they run, faster at a small loss.")
     ] = Activations.INT8,
     recipe: Annotated[
-        Path | None, typer.Option(help="TOML file with bits for patterns of weight names.", dir_okay=False)
+        str | None,
+        typer.Option(
+            help="smallest, balanced (what int4 means by default), best; none for plain bits; or a TOML file with bits"
+            " for patterns of weight names.",
+            metavar="NAME|FILE",
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="A text like those the model will read: its first 4096 tokens decide which weights count."),
     ] = None,
     memory: Annotated[
         str, typer.Option(help="What tensors in flight may take: 500MB, 2GB, 2GiB. The result does not depend on it.")
@@ -82,18 +94,20 @@ def export(
 
         qwonnx export ./checkpoint ./exact --weights fp32 --target portable
 
+        qwonnx export ./checkpoint ./better --recipe best --calibration sample.txt
+
         qwonnx export ./Qwen3.5-397B-A17B ./qwen-large --memory 8GB --resume
     """
+    from qwonnx.export.calibration import read_text
     from qwonnx.export.memory_budget import parse_memory
     from qwonnx.export.pipeline import ExportOptions, export_checkpoint
     from qwonnx.export.recipe import Recipe
 
     options = ExportOptions(
         target=target.value,
-        weights=weights.value,
-        weight_block_size=weight_block_size,
         activations=activations.value,
-        recipe=None if recipe is None else Recipe.load(recipe),
+        recipe=Recipe.choose(recipe, weights and weights.value, weight_block_size),
+        calibration=None if calibration is None else read_text(calibration),
         overwrite=force,
         resume=resume,
         revision=revision,

@@ -18,11 +18,25 @@ from tests.checkpoints import write_tiny
 
 
 def _fingerprint(
-    checkpoint: Path, recipe: Recipe, *, target: str = "cpu", activations: str = "int8", **config: Any
+    checkpoint: Path,
+    recipe: Recipe,
+    *,
+    target: str = "cpu",
+    activations: str = "int8",
+    calibration: str | None = None,
+    **config: Any,
 ) -> dict[str, Any]:
     resolved = resolve_checkpoint(str(checkpoint), None)
     model = dataclasses.replace(load_config(checkpoint), **config)
-    return export_fingerprint(resolved.tensors, resolved.source, model, recipe, target=target, activations=activations)
+    return export_fingerprint(
+        resolved.tensors,
+        resolved.source,
+        model,
+        recipe,
+        target=target,
+        activations=activations,
+        calibration=calibration,
+    )
 
 
 def test_the_same_export_has_the_same_fingerprint_and_json_keeps_it(tiny_checkpoint: Path) -> None:
@@ -43,6 +57,7 @@ def test_the_same_export_has_the_same_fingerprint_and_json_keeps_it(tiny_checkpo
         ),
         ({"target": "portable"}, "target was 'cpu' and is now 'portable'"),
         ({"activations": "float32"}, "activations was 'int8' and is now 'float32'"),
+        ({"calibration": "Once upon a time"}, "calibration was missing and is now "),
         ({"rms_norm_eps": 1e-5}, "config rms_norm_eps was 1e-06 and is now 1e-05"),
     ],
 )
