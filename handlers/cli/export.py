@@ -39,6 +39,12 @@ class Activations(StrEnum):
     FLOAT32 = "float32"
 
 
+class KV(StrEnum):
+    FLOAT32 = "float32"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
 def export(
     checkpoint: Annotated[str, typer.Argument(help="A folder in Hugging Face layout, or a hub repo id.")],
     out: Annotated[Path, typer.Argument(help="The artifact's folder, which must not exist yet.")],
@@ -52,6 +58,9 @@ def export(
     activations: Annotated[
         Activations, typer.Option(help="int8: kernels quantise activations as they run, faster at a small loss.")
     ] = Activations.INT8,
+    kv: Annotated[
+        KV, typer.Option(help="How keys and values are cached: int8 takes a quarter of the memory, int4 an eighth.")
+    ] = KV.FLOAT32,
     recipe: Annotated[
         Path | None, typer.Option(help="TOML file with bits for patterns of weight names.", dir_okay=False)
     ] = None,
@@ -69,6 +78,8 @@ def export(
         qwonnx export Qwen/Qwen3.5-0.8B ./qwen-small --weights int8
 
         qwonnx export ./checkpoint ./exact --weights fp32 --target portable
+
+        qwonnx export ./checkpoint ./long --kv int8
     """
     from qwonnx.export.pipeline import ExportOptions, export_checkpoint
     from qwonnx.export.recipe import Recipe
@@ -78,6 +89,7 @@ def export(
         weights=weights.value,
         weight_block_size=weight_block_size,
         activations=activations.value,
+        kv=kv.value,
         recipe=None if recipe is None else Recipe.load(recipe),
         overwrite=force,
         revision=revision,
