@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 
 # A 60-layer manifest with 240 states takes about 60 kB; more than this is not a manifest, and is not read.
@@ -58,7 +58,8 @@ class StateSpec:
 
     kind is "key" or "value" (`[batch, num_key_value_heads, max_model_len, head_dim]`, of which a sequence of n tokens
     has filled the first n positions), "conv_state" or "recurrent_state" (of fixed size). A new sequence starts from
-    zeros; keys and values need no clearing, since positions past the sequence's length are never read.
+    zeros; keys and values need no clearing, since positions past the sequence's length are never read. They may be
+    int8, or uint8 with two channels a byte, `[..., head_dim / 2]`.
     """
 
     layer: int
@@ -126,6 +127,7 @@ class QuantizationFacts:
     weights: str  # the preset: "fp32", "int8", "int4"
     weight_block_size: int  # along the input features; 0 for fp32
     activations: str  # "float32", or "int8": kernels quantise activations on the fly
+    kv: str  # what keys and values are stored as: "float32", "int8" or "int4"
     recipe: tuple[tuple[str, int], ...]  # (pattern of names, bits), first match wins; bits 32 means float32
     groups: tuple[WeightGroup, ...]
 
@@ -243,7 +245,14 @@ def read_manifest(folder: Path) -> Manifest:
         raise ManifestError(
             f"{folder} has manifest schema {version} and this qwonnx reads up to {SCHEMA_VERSION}: upgrade qwonnx"
         )
-    return _from_json(Manifest, document, where=MANIFEST_NAME)
+    return _from_json(Manifest, _as_newest(document, version), where=MANIFEST_NAME)
+
+
+def _as_newest(document: dict[str, Any], version: int) -> dict[str, Any]:
+    """An older schema's manifest with the fields that it lacks; it keeps its schema_version."""
+    if version < 2 and isinstance(quantization := document.get("quantization"), dict):
+        return {**document, "quantization": {"kv": "float32", **quantization}}
+    return document
 
 
 def file_sha256(path: Path) -> str:

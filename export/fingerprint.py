@@ -27,6 +27,7 @@ def export_fingerprint(
     *,
     target: str,
     activations: str,
+    kv: str,
     calibration: str | None,
 ) -> dict[str, Any]:
     """The fingerprint, as JSON gives it back."""
@@ -35,6 +36,7 @@ def export_fingerprint(
         "torch": version("torch"),  # which does the arithmetic
         "target": target,
         "activations": activations,
+        "kv": kv,
         "calibration": calibration and hashlib.sha256(calibration.encode()).hexdigest(),
         "recipe": dataclasses.asdict(recipe),
         "checkpoint": dataclasses.asdict(source),

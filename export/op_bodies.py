@@ -5,7 +5,8 @@ them. `ops.py` states the shapes of the operators that are traced; the Quantized
 float weights by codes and scales, and mean the same after `Dequantize`. The Affine ones have zero points too: operators
 of their own, since a function's body cannot ask whether an optional input is there.
 
-The bodies are compiled by onnxscript, so they are a subset of Python: `op` is the standard domain, `own` is ours.
+The bodies are compiled by onnxscript, so they are a subset of Python: `op` is the standard domain, `own` is ours. Those
+of attention, which comes in a variant for each kind of cache, are in attention_bodies.py.
 """
 
 # mypy: ignore-errors
@@ -186,52 +187,6 @@ def GatedDeltaRule(
         num_scan_inputs=5,
     )
     return op.Reshape(op.Transpose(o, perm=[1, 0, 2, 3]), [0, 0, -1]), present_state
-
-
-@script(own)
-def AppendToCache(past: FLOAT, new: FLOAT, positions: INT64) -> FLOAT:
-    """Write new [B, T, num_kv_heads * D] into past [B, num_kv_heads, M, D] at positions [B, T] of the axis M."""
-    num_kv_heads = op.Shape(past, start=1, end=2)
-    head_dim = op.Shape(past, start=3, end=4)
-    heads = op.Transpose(op.Reshape(new, op.Concat([0, 0], num_kv_heads, head_dim, axis=0)), perm=[0, 2, 1, 3])
-    return op.ScatterElements(past, op.Expand(op.Unsqueeze(positions, [1, 3]), op.Shape(heads)), heads, axis=2)
-
-
-@script(own)
-def GatedAttention(
-    query: FLOAT,
-    key: FLOAT,
-    value: FLOAT,
-    gate: FLOAT,
-    past_key: FLOAT,
-    past_value: FLOAT,
-    past_lengths: INT64,
-    num_heads: int,
-) -> tuple[FLOAT, FLOAT, FLOAT]:
-    heads = op.Reshape(op.Constant(value_int=num_heads), [1])
-    num_kv_heads = op.Shape(past_key, start=1, end=2)
-    head_dim = op.Shape(past_key, start=3, end=4)
-    zero = op.Constant(value_int=0)
-    one = op.Constant(value_int=1)
-    num_tokens = op.Squeeze(op.Shape(query, start=1, end=2))
-    positions = op.Unsqueeze(past_lengths, [1]) + op.Unsqueeze(op.Range(zero, num_tokens, one), [0])  # [B, T]
-    present_key = own.AppendToCache(past_key, key, positions)
-    present_value = own.AppendToCache(past_value, value, positions)
-
-    # Only the filled part of the buffers takes part: N is the longest row's length after this step.
-    length = op.ReduceMax(past_lengths, keepdims=0) + num_tokens
-    length_1d = op.Unsqueeze(length, [0])
-    keys = op.Unsqueeze(op.Slice(present_key, [0], length_1d, [2]), [2])  # [B, num_kv_heads, 1, N, D]
-    values = op.Unsqueeze(op.Slice(present_value, [0], length_1d, [2]), [2])
-    grouped = op.Concat([0, 0], num_kv_heads, heads / num_kv_heads, head_dim, axis=0)
-    queries = op.Transpose(op.Reshape(query, grouped), perm=[0, 2, 3, 1, 4])  # [B, num_kv_heads, group, T, D]
-    scores = op.MatMul(queries, op.Transpose(keys, perm=[0, 1, 2, 4, 3])) / op.Sqrt(op.Cast(head_dim, to=FLOAT.dtype))
-    visible = op.LessOrEqual(
-        op.Unsqueeze(op.Range(zero, length, one), [0, 1, 2, 3]), op.Unsqueeze(positions, [1, 2, 4])
-    )  # [B, 1, 1, T, N]
-    weights = op.Softmax(op.Where(visible, scores, op.Constant(value_float=-1e30)), axis=-1)
-    attended = op.Transpose(op.MatMul(weights, values), perm=[0, 3, 1, 2, 4])  # [B, T, num_kv_heads, group, D]
-    return op.Reshape(attended, [0, 0, -1]) * op.Sigmoid(gate), present_key, present_value
 
 
 @script(own)

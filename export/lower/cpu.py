@@ -18,6 +18,9 @@ from qwonnx.export.lower.rewrite import attribute, call, own_nodes, replace, req
 
 _MICROSOFT = "com.microsoft"
 
+# Operators of attention, and the bits of a cached value that the kernel is told: 0 is a float.
+_CACHE_BITS = {"GatedAttention": 0, "GatedAttentionInt8": 8, "GatedAttentionInt4": 4}
+
 
 def lower_to_cpu(model: ir.Model, weights: GraphWeights, *, int8_activations: bool) -> None:
     """Lower a traced model in place. With int8_activations, kernels quantise activations on the fly: faster."""
@@ -194,7 +197,7 @@ def _delta_rule_kernels(graph: ir.Graph, node: ir.Node) -> tuple[list[ir.Node], 
 
 def _lower_attention(graph: ir.Graph) -> None:
     """GroupQueryAttention writes into the cache in place; the lengths that it wants are computed once a graph."""
-    nodes = list(own_nodes(graph, "GatedAttention"))
+    nodes = [node for op_type in _CACHE_BITS for node in own_nodes(graph, op_type)]
     if not nodes:
         return
     past_lengths = next(value for value in graph.inputs if value.name == "past_lengths")
@@ -208,15 +211,17 @@ def _lower_attention(graph: ir.Graph) -> None:
     shared = [num_tokens, lengths, longest, total_length, last, last_positions]
     graph.insert_before(graph[0], shared)
     for node in nodes:
-        query, key, value, gate, past_key, past_value, _ = required(node.inputs)
-        attributes = {"num_heads": attribute(node, "num_heads"), "kv_num_heads": sizes(past_key)[1]}
-        attention = call(
-            "GroupQueryAttention",
-            [query, key, value, past_key, past_value, last_positions.outputs[0], total_length.outputs[0]],
-            attributes,
-            domain=_MICROSOFT,
-            num_outputs=3,
-        )
+        query, key, value, gate, past_key, past_value, _, *scales = required(node.inputs)
+        attributes: dict[str, int | float | str] = {
+            "num_heads": attribute(node, "num_heads"),
+            "kv_num_heads": sizes(past_key)[1],
+        }
+        inputs: list[ir.Value | None] = [query, key, value, past_key, past_value]
+        inputs += [last_positions.outputs[0], total_length.outputs[0]]
+        if bits := _CACHE_BITS[node.op_type]:
+            attributes |= {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": bits}
+            inputs += [*[None] * 5, *scales]  # the rotary caches and ids, the bias and the sink are not there
+        attention = call("GroupQueryAttention", inputs, attributes, domain=_MICROSOFT, num_outputs=3)
         opening = call("Sigmoid", [gate], domain="")
         gated = call("Mul", [attention.outputs[0], opening.outputs[0]], domain="")
         replace(node, [attention, opening, gated], [gated.outputs[0], *attention.outputs[1:]])

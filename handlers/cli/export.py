@@ -45,6 +45,12 @@ class Activations(StrEnum):
     FLOAT32 = "float32"
 
 
+class KV(StrEnum):
+    FLOAT32 = "float32"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
 def export(
     checkpoint: Annotated[str, typer.Argument(help="A folder in Hugging Face layout, or a hub repo id.")],
     out: Annotated[Path, typer.Argument(help="The artifact's folder, which must not exist yet.")],
@@ -60,6 +66,9 @@ def export(
     activations: Annotated[
         Activations, typer.Option(help="int8: kernels quantise activations as they run, faster at a small loss.")
     ] = Activations.INT8,
+    kv: Annotated[
+        KV, typer.Option(help="How keys and values are cached: int8 takes a quarter of the memory, int4 an eighth.")
+    ] = KV.FLOAT32,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -96,6 +105,8 @@ def export(
 
         qwonnx export ./checkpoint ./better --recipe best --calibration sample.txt
 
+        qwonnx export ./checkpoint ./long --kv int8
+
         qwonnx export ./Qwen3.5-397B-A17B ./qwen-large --memory 8GB --resume
     """
     from qwonnx.export.calibration import read_text
@@ -106,6 +117,7 @@ def export(
     options = ExportOptions(
         target=target.value,
         activations=activations.value,
+        kv=kv.value,
         recipe=Recipe.choose(recipe, weights and weights.value, weight_block_size),
         calibration=None if calibration is None else read_text(calibration),
         overwrite=force,

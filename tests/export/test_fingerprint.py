@@ -23,6 +23,7 @@ def _fingerprint(
     *,
     target: str = "cpu",
     activations: str = "int8",
+    kv: str = "float32",
     calibration: str | None = None,
     **config: Any,
 ) -> dict[str, Any]:
@@ -35,6 +36,7 @@ def _fingerprint(
         recipe,
         target=target,
         activations=activations,
+        kv=kv,
         calibration=calibration,
     )
 
@@ -57,6 +59,7 @@ def test_the_same_export_has_the_same_fingerprint_and_json_keeps_it(tiny_checkpo
         ),
         ({"target": "portable"}, "target was 'cpu' and is now 'portable'"),
         ({"activations": "float32"}, "activations was 'int8' and is now 'float32'"),
+        ({"kv": "int8"}, "kv was 'float32' and is now 'int8'"),
         ({"calibration": "Once upon a time"}, "calibration was missing and is now "),
         ({"rms_norm_eps": 1e-5}, "config rms_norm_eps was 1e-06 and is now 1e-05"),
     ],
