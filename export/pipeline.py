@@ -1,6 +1,6 @@
 """export_checkpoint: from a checkpoint to an artifact. The table of contents of this package.
 
-resolve and read the checkpoint -> trace -> lower for a target -> write the weights -> write the graph, the manifest.
+read and check the checkpoint -> trace -> lower for a target -> write the weights -> write the graph and the manifest.
 Everything is written into a temporary sibling of the output folder, which is renamed at the end: an interrupted export
 leaves nothing that opens.
 """
@@ -35,14 +35,17 @@ from qwonnx.export.artifact import (
 from qwonnx.export.cache_spec import state_specs
 from qwonnx.export.checkpoint import Checkpoint, resolve_checkpoint
 from qwonnx.export.config import ModelConfig, load_config
-from qwonnx.export.errors import CheckpointError, ExportError, OutputError
+from qwonnx.export.errors import ExportError, OutputError
 from qwonnx.export.external_data import ExternalDataWriter
 from qwonnx.export.lower.cpu import lower_to_cpu
 from qwonnx.export.lower.graph_weights import GraphWeights
 from qwonnx.export.lower.portable import lower_to_portable
 from qwonnx.export.recipe import Recipe
 from qwonnx.export.size_table import weight_groups
+from qwonnx.export.strict_json import quoted
+from qwonnx.export.text_files import read_text_files
 from qwonnx.export.trace import decoder_inputs, decoder_outputs, trace_decoder
+from qwonnx.export.weight_fit import check_weights
 from qwonnx.export.weight_stage import write_weights
 from qwonnx.export.weights import WeightSource
 
@@ -50,10 +53,6 @@ from qwonnx.export.weights import WeightSource
 MINIMUM_ONNXRUNTIME = "1.32"
 TARGETS = ("cpu", "portable")
 ACTIVATIONS = ("int8", "float32")
-
-# Copied as they are: what the runtime reads beside graphs and weights.
-TOKENIZER_FILE = "tokenizer.json"
-OPTIONAL_FILES = ("chat_template.jinja", "generation_config.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +110,8 @@ def export_checkpoint(
     folder, source = resolve_checkpoint(str(checkpoint), options.revision)
     config = load_config(folder)
     opened = Checkpoint.open(folder)
+    check_weights(opened, config)
+    texts = read_text_files(folder, config.vocab_size)
     recipe = options.recipe or Recipe.preset(options.weights, options.weight_block_size)
 
     report(ExportProgress("trace", 0, 0))
@@ -136,7 +137,7 @@ def export_checkpoint(
         report(ExportProgress("finish", opened.total_bytes, opened.total_bytes))
         weights.attach(written)
         _save_graph(model, building / "decoder.onnx")
-        copied = _copy_files(folder, building)
+        texts.write(building)
         groups = weight_groups(items)
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
@@ -154,7 +155,7 @@ def export_checkpoint(
             ),
             graphs={"decoder": GraphSpec("decoder.onnx", decoder_inputs(), decoder_outputs(config))},
             states=state_specs(config),
-            files=(*writer.files, *(_file_entry(building, name) for name in ("decoder.onnx", *copied))),
+            files=(*writer.files, *(_file_entry(building, name) for name in ("decoder.onnx", *texts.contents))),
         )
         write_manifest(building, manifest)
     return manifest
@@ -174,8 +175,11 @@ def _activations(options: ExportOptions, groups: tuple[WeightGroup, ...]) -> str
 
 
 def _check_output(out: Path, *, overwrite: bool) -> None:
-    if not out.exists():
-        return
+    try:
+        if not out.exists():
+            return
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise OutputError(f"{quoted(str(out))} cannot be used ({error.strerror}): choose another folder") from error
     if not overwrite:
         raise OutputError(f"{out} exists: choose another folder, or overwrite it with --force")
     try:
@@ -229,15 +233,6 @@ def _tidy(model: ir.Model) -> None:
 
 def _save_graph(model: ir.Model, path: Path) -> None:
     path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
-
-
-def _copy_files(checkpoint: Path, building: Path) -> list[str]:
-    if not (checkpoint / TOKENIZER_FILE).is_file():
-        raise CheckpointError(f"{checkpoint} has no {TOKENIZER_FILE}: download it from the model's hub page")
-    names = [name for name in (TOKENIZER_FILE, *OPTIONAL_FILES) if (checkpoint / name).is_file()]
-    for name in names:
-        shutil.copyfile(checkpoint / name, building / name)
-    return names
 
 
 def _file_entry(folder: Path, name: str) -> FileEntry:

@@ -78,10 +78,10 @@ def compare(
     folder, _ = resolve_checkpoint(os.fspath(checkpoint), None)
     _check_same_model(opened, load_config(folder))
     token_ids = _tokenize(opened, SAMPLE_TEXT if text is None else text)
+    report("running the artifact with ONNX Runtime")  # first: it is the smaller, and the one in doubt
+    actual = artifact_logits(opened, token_ids)
     report("running the checkpoint with transformers")
     expected = reference_logits(folder, token_ids)
-    report("running the artifact with ONNX Runtime")
-    actual = artifact_logits(opened, token_ids)
     return measure(expected, actual, token_ids)
 
 
@@ -120,9 +120,8 @@ def reference_logits(checkpoint: Path, token_ids: npt.NDArray[np.int64]) -> Logi
         try:
             # float32, not "auto": bfloat16 would round A_log, which checkpoints store in float32.
             model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True)
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise VerificationError(f"transformers does not load {checkpoint.name}: {reason}") from error
+        except Exception as error:  # its own, and those of the libraries that it reads with
+            raise VerificationError(f"transformers does not load {checkpoint.name}: {_reason(error)}") from error
         with torch.no_grad():
             logits = model.eval()(torch.tensor(token_ids)[None], use_cache=False).logits[0]
     array: Logits = logits.float().numpy()
@@ -133,12 +132,29 @@ def artifact_logits(artifact: Artifact, token_ids: npt.NDArray[np.int64], chunk_
     """The decoder's logits at every position, read in chunks over states that start from zero.
 
     It runs ONNX Runtime on plain arrays, without the runtime's pools and bindings, so it also checks those.
+
+    Raises:
+        VerificationError: the artifact has no decoder, or ONNX Runtime cannot load or run it.
     """
+    decoder = artifact.manifest.graphs.get("decoder")
+    if decoder is None:
+        raise VerificationError(f"the artifact {artifact.folder} has no decoder graph: export the checkpoint again")
+    try:
+        return _run_decoder(artifact, artifact.file(decoder.file), token_ids, chunk_tokens)
+    except MemoryError:
+        raise
+    except Exception as error:  # ONNX Runtime's own, of which there are many
+        raise VerificationError(
+            f"ONNX Runtime cannot run {artifact.folder} ({_reason(error)}): export the checkpoint again"
+        ) from error
+
+
+def _run_decoder(artifact: Artifact, graph: Path, token_ids: npt.NDArray[np.int64], chunk_tokens: int) -> Logits:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(
-        artifact.file(artifact.manifest.graphs["decoder"].file), providers=["CPUExecutionProvider"]
-    )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what it logs as an error, it also raises
+    session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     sizes = {"batch": 1, "max_model_len": len(token_ids)}
     states = {
         state.past: np.zeros([size if isinstance(size, int) else sizes[size] for size in state.shape], state.dtype)
@@ -164,7 +180,15 @@ def artifact_logits(artifact: Artifact, token_ids: npt.NDArray[np.int64], chunk_
 def _tokenize(artifact: Artifact, text: str) -> npt.NDArray[np.int64]:
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(artifact.file("tokenizer.json")))
+    path = artifact.file("tokenizer.json")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises it bare
+        raise VerificationError(
+            f"tokenizer.json of {artifact.folder} cannot be used ({_reason(error)}): export the checkpoint again"
+        ) from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     token_ids = np.array(tokenizer.encode(text, add_special_tokens=False).ids[:MAX_TOKENS], np.int64)
     if len(token_ids) < 2:
         raise VerificationError("the text has fewer than two tokens: give a longer one")
@@ -179,6 +203,11 @@ def _check_same_model(artifact: Artifact, config: ModelConfig) -> None:
             raise VerificationError(
                 f"the artifact has {name} {ours} and the checkpoint {theirs}: compare it with the one it came from"
             )
+
+
+def _reason(error: Exception) -> str:
+    """The first line of another library's message; some have hundreds, some none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def _log_softmax(logits: Logits) -> npt.NDArray[np.float64]:

@@ -25,6 +25,7 @@ import torch
 from qwonnx.export.checkpoint import Checkpoint
 from qwonnx.export.config import ModelConfig
 from qwonnx.export.errors import MissingTensorError, TensorFormatError, UnusedTensorError
+from qwonnx.export.strict_json import quoted
 
 _PREFIXES = ("model.language_model.", "model.")
 _EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
@@ -156,7 +157,7 @@ class WeightSource:
             name for name in self._checkpoint.names if name not in self._used and not self._is_skipped(name)
         )
         if unused:
-            first = ", ".join(name[:120] for name in unused[:3]) + (", ..." if len(unused) > 3 else "")
+            first = ", ".join(quoted(name) for name in unused[:3]) + (", ..." if len(unused) > 3 else "")
             raise UnusedTensorError(
                 f"the checkpoint has {len(unused)} tensors that the model does not use ({first}):"
                 " it is damaged, or its config.json is not its own"

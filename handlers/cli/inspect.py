@@ -10,11 +10,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from qwonnx.export.artifact import Artifact, Manifest, open_artifact
-from qwonnx.handlers.cli.tables import facts_table, size_of, weights_table
+from qwonnx.handlers.cli.tables import add_row, facts_table, size_of, weights_table
 
 
 def inspect(
@@ -65,7 +64,7 @@ def _artifact_facts(artifact: Artifact) -> dict[str, object]:
         if quantization.weight_block_size
         else quantization.weights,
         "activations": quantization.activations,
-        "checkpoint": escape(source.checkpoint + (f" at {source.revision}" if source.revision else "")),
+        "checkpoint": source.checkpoint + (f" at {source.revision}" if source.revision else ""),
         "checkpoint's dtype": source.dtype,
         "exported by": f"qwonnx {manifest.qwonnx_version}",
         "needs": f"ONNX Runtime {manifest.minimum_onnxruntime} or later",
@@ -87,7 +86,7 @@ def _graphs_table(manifest: Manifest) -> Table:
     for name, graph in manifest.graphs.items():
         for direction, tensors in (("in", graph.inputs), ("out", graph.outputs)):
             for tensor in tensors:
-                table.add_row(name, graph.file, f"{direction} {tensor.name}", tensor.dtype, _shape(tensor.shape))
+                add_row(table, name, graph.file, f"{direction} {tensor.name}", tensor.dtype, _shape(tensor.shape))
     return table
 
 
@@ -97,7 +96,7 @@ def _states_table(manifest: Manifest) -> Table:
         table.add_column(column)
     counts = Counter((state.kind, state.dtype, state.shape) for state in manifest.states)
     for (kind, dtype, shape), count in counts.items():
-        table.add_row(kind, str(count), dtype, _shape(shape))
+        add_row(table, kind, count, dtype, _shape(shape))
     return table
 
 
@@ -107,9 +106,9 @@ def _files_table(manifest: Manifest) -> Table:
     table.add_column("size", size_of(sum(entry.size for entry in manifest.files)), justify="right")
     table.add_column("sha256")
     for entry in manifest.files:
-        table.add_row(escape(entry.path), size_of(entry.size), entry.sha256[:16])
+        add_row(table, entry.path, size_of(entry.size), entry.sha256[:16])
     return table
 
 
 def _shape(shape: tuple[int | str, ...]) -> str:
-    return escape(f"[{', '.join(str(size) for size in shape)}]")
+    return f"[{', '.join(str(size) for size in shape)}]"
