@@ -3,6 +3,9 @@
 The exporter writes an artifact, the runtime opens one, and this module is all they share. It uses the standard library
 only, so a server can import it without torch or onnx, and it knows nothing of tensors: names and shapes are data.
 
+A manifest comes from a stranger, or from a bad disk, and what relies on it has no other guard: every string in it is
+one printable line, every number fits 63 bits, a state has a shape and a dtype that can be had.
+
 Errors: ArtifactError
         |-- ManifestError         manifest.json is missing, malformed, or of a newer schema
         |-- ArtifactFileError     a file is missing, of the wrong size, or outside the folder
@@ -14,10 +17,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any
+
+from qwonnx.export.strict_json import StrictJsonError, build, quoted, read_object
 
 SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
@@ -25,6 +33,15 @@ MANIFEST_NAME = "manifest.json"
 # A 60-layer manifest with 240 states takes about 60 kB; more than this is not a manifest, and is not read.
 _MAX_MANIFEST_BYTES = 16 << 20
 _HASH_CHUNK_BYTES = 1 << 20
+
+# Gigabytes, and hashed on demand alone; a flipped bit in them changes an answer. All other files are parsed, by code
+# that does not expect one; they have some 20 MB together and are hashed whenever an artifact is opened.
+_WEIGHTS_SUFFIX = ".bin"
+
+# What a state can be made of: numpy's names, and the axes whose size the runtime decides.
+_STATE_DTYPES = frozenset({"float32", "float16", "int8", "uint8", "int32", "int64"})
+_STATE_AXES = frozenset({"batch", "max_model_len"})
+_MAX_STATE_ELEMENTS = 1 << 40  # of one sequence and one token
 
 
 class ArtifactError(Exception):
@@ -184,8 +201,15 @@ class Artifact:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write manifest.json, the last file of an export: a folder without one does not open."""
-    (folder / MANIFEST_NAME).write_text(_to_json(manifest) + "\n", encoding="utf-8")
+    """Write manifest.json, the last file of an export: a folder without one does not open.
+
+    Raises:
+        ManifestError: it could not be read back (a recipe's pattern that does not print, ...).
+        OSError: it cannot be written.
+    """
+    text = _to_json(manifest)
+    _checked(json.loads(text), MANIFEST_NAME)
+    (folder / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
 
 
 def open_artifact(folder: str | os.PathLike[str], *, verify: bool = False) -> Artifact:
@@ -193,7 +217,7 @@ def open_artifact(folder: str | os.PathLike[str], *, verify: bool = False) -> Ar
 
     Args:
         folder: the artifact's folder.
-        verify: also hash every file, which reads all of it; without it, presence and sizes are checked.
+        verify: also hash the weights, which reads all of them; without it, their presence and sizes are checked.
 
     Raises:
         ManifestError: the folder is no artifact, or one of a newer schema, or its manifest is malformed.
@@ -202,18 +226,14 @@ def open_artifact(folder: str | os.PathLike[str], *, verify: bool = False) -> Ar
     """
     root = Path(folder)
     manifest = read_manifest(root)
-    resolved_root = root.resolve()
     for entry in manifest.files:
-        path = _contained_path(resolved_root, entry.path)
-        if not path.is_file():
-            raise ArtifactFileError(f"{entry.path} is missing from the artifact {root}: export the checkpoint again")
-        size = path.stat().st_size
-        if size != entry.size:
+        try:
+            _check_file(root, entry, verify=verify or not entry.path.endswith(_WEIGHTS_SUFFIX))
+        except OSError as error:
+            reason = error.strerror or str(error)
             raise ArtifactFileError(
-                f"{entry.path} in {root} has {size} bytes where the manifest says {entry.size}: copy the artifact again"
-            )
-        if verify and file_sha256(path) != entry.sha256:
-            raise ArtifactHashError(f"{entry.path} in {root} was changed after its export: copy the artifact again")
+                f"{entry.path} in {root} cannot be read ({reason}): copy the artifact again"
+            ) from error
     listed = {entry.path for entry in manifest.files}
     for name, graph in manifest.graphs.items():
         if graph.file not in listed:
@@ -227,25 +247,29 @@ def read_manifest(folder: Path) -> Manifest:
     """Parse and type-check manifest.json alone.
 
     Raises:
-        ManifestError: missing, not JSON, of a newer schema, or with a missing, unknown or mistyped field.
+        ManifestError: missing, not JSON, of a newer schema, or with a missing, unknown, mistyped or senseless field.
     """
     path = folder / MANIFEST_NAME
-    if not path.is_file():
-        raise ManifestError(f"{folder} is not an artifact (no {MANIFEST_NAME}): give the folder `qwonnx export` made")
-    if path.stat().st_size > _MAX_MANIFEST_BYTES:
-        raise ManifestError(f"{path} is larger than {_MAX_MANIFEST_BYTES >> 20} MiB: it is not a manifest")
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ManifestError(f"{path} is not valid JSON ({error}): export the checkpoint again") from error
-    version = document.get("schema_version") if isinstance(document, dict) else None
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        if not path.is_file():
+            raise ManifestError(
+                f"{folder} is not an artifact (no {MANIFEST_NAME}): give the folder `qwonnx export` made"
+            )
+        document = read_object(path, _MAX_MANIFEST_BYTES)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ManifestError(f"{quoted(str(path))} cannot be read ({reason}): give an artifact's folder") from error
+    except StrictJsonError as error:
+        raise ManifestError(f"{path} is malformed ({error}): export the checkpoint again") from error
+    version = document.get("schema_version")
+    if type(version) is not int or version < 1:
         raise ManifestError(f"{path} has no schema_version: export the checkpoint again")
     if version > SCHEMA_VERSION:
         raise ManifestError(
-            f"{folder} has manifest schema {version} and this qwonnx reads up to {SCHEMA_VERSION}: upgrade qwonnx"
+            f"{folder} has manifest schema {quoted(version)} and this qwonnx reads up to {SCHEMA_VERSION}:"
+            " upgrade qwonnx"
         )
-    return _from_json(Manifest, _as_newest(document, version), where=MANIFEST_NAME)
+    return _checked(_as_newest(document, version), str(path))
 
 
 def _as_newest(document: dict[str, Any], version: int) -> dict[str, Any]:
@@ -264,50 +288,73 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _contained_path(root: Path, relative: str) -> Path:
-    """The file under root that a manifest names; symbolic links are followed before the check.
+def _checked(document: dict[str, Any], where: str) -> Manifest:
+    """The manifest that a document is, if it is one.
 
     Raises:
-        ArtifactFileError: the path is absolute, climbs out, or leads out through a link.
+        ManifestError: a missing, unknown, mistyped or senseless field.
     """
-    pure = PurePosixPath(relative)
-    path = (root / pure).resolve()
-    if pure.is_absolute() or ".." in pure.parts or not path.is_relative_to(root):
-        raise ArtifactFileError(f"the manifest names {relative!r}, which lies outside {root}: do not use this artifact")
-    return path
+    try:
+        manifest = build(Manifest, document, where=MANIFEST_NAME)
+    except StrictJsonError as error:
+        raise ManifestError(f"{error}: export the checkpoint again") from error
+    for sound, what in _conditions(manifest):
+        if not sound:
+            raise ManifestError(f"{where} {what}: export the checkpoint again")
+    return manifest
+
+
+def _conditions(manifest: Manifest) -> Iterable[tuple[bool, str]]:
+    """What must hold beyond types, each with what is said when it does not."""
+    facts, states = manifest.model, manifest.states
+    yield (
+        re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6}){0,3}", manifest.minimum_onnxruntime) is not None,
+        (f"has the minimum_onnxruntime {quoted(manifest.minimum_onnxruntime)}, which is no version"),
+    )
+    for name, at_most in (("vocab_size", 1 << 24), ("max_position_embeddings", 1 << 32)):
+        value = getattr(facts, name)
+        yield 2 <= value <= at_most, f"has the {name} {value}, which no model has"
+    for names, what in (
+        ([entry.path for entry in manifest.files], "lists a file"),
+        ([state.past for state in states], "reads a state"),
+        ([state.present for state in states], "writes a state"),
+    ):
+        yield len(set(names)) == len(names), f"{what} twice"
+    for state in states:
+        sizes = [size for size in state.shape if isinstance(size, int)]
+        axes = {size for size in state.shape if isinstance(size, str)}
+        sound = state.dtype in _STATE_DTYPES and state.shape[:1] == ("batch",) and axes <= _STATE_AXES
+        described = f"{state.past} of dtype {quoted(state.dtype)} and shape {quoted(state.shape)}"
+        yield sound and 0 < math.prod(sizes) <= _MAX_STATE_ELEMENTS, f"has the state {described}, which cannot be had"
+
+
+def _check_file(root: Path, entry: FileEntry, *, verify: bool) -> None:
+    """Check a file's place, presence and size; with verify, its hash.
+
+    Raises:
+        ArtifactFileError: its path is absolute, climbs out, or leads out through a link (links are followed before the
+            check); it is missing, or has another size.
+        ArtifactHashError: with verify, its bytes differ.
+        OSError: it cannot be read.
+    """
+    pure, real_root = PurePosixPath(entry.path), os.path.realpath(root)
+    path = Path(os.path.realpath(root / pure))
+    if pure.is_absolute() or ".." in pure.parts or not path.is_relative_to(real_root):
+        raise ArtifactFileError(
+            f"the manifest names {quoted(entry.path)}, which lies outside {root}: do not use this artifact"
+        )
+    if not path.is_file():
+        raise ArtifactFileError(
+            f"{quoted(entry.path)[1:-1]} is missing from the artifact {root}: export the checkpoint again"
+        )
+    size = path.stat().st_size
+    if size != entry.size:
+        raise ArtifactFileError(
+            f"{entry.path} in {root} has {size} bytes where the manifest says {entry.size}: copy the artifact again"
+        )
+    if verify and file_sha256(path) != entry.sha256:
+        raise ArtifactHashError(f"{entry.path} in {root} was changed after its export: copy the artifact again")
 
 
 def _to_json(manifest: Manifest) -> str:
     return json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False)
-
-
-_T = TypeVar("_T")
-
-
-def _from_json(kind: type[_T], value: Any, where: str) -> _T:
-    """Build a value of one of the types used above from parsed JSON, or say where it does not fit.
-
-    Raises:
-        ManifestError: a field is missing, unknown, or of another type.
-    """
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise ManifestError(f"{where} should be an object: export the checkpoint again")
-        hints = get_type_hints(kind)
-        if value.keys() != hints.keys():
-            odd = ", ".join(sorted(value.keys() ^ hints.keys()))
-            raise ManifestError(f"{where} has missing or unknown fields ({odd}): export the checkpoint again")
-        return kind(**{name: _from_json(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin is tuple and isinstance(value, list):
-        if arguments[-1] is Ellipsis:
-            items = [_from_json(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
-            return cast(_T, tuple(items))
-        if len(arguments) == len(value):
-            pairs = zip(arguments, value, strict=True)
-            return cast(_T, tuple(_from_json(hint, item, f"{where}[{i}]") for i, (hint, item) in enumerate(pairs)))
-    elif origin is dict and isinstance(value, dict):
-        return cast(_T, {key: _from_json(arguments[1], item, f"{where}.{key}") for key, item in value.items()})
-    elif origin not in (tuple, dict) and not isinstance(value, bool) and isinstance(value, arguments or (kind,)):
-        return cast(_T, value)
-    raise ManifestError(f"{where} has an unexpected value ({str(value)[:60]!r}): export the checkpoint again")

@@ -19,6 +19,7 @@ from collections.abc import Iterator, KeysView
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,15 +28,16 @@ from qwonnx.export.checkpoint_source import locate_checkpoint
 from qwonnx.export.config import load_config
 from qwonnx.export.errors import CheckpointError, MissingTensorError, TensorFormatError
 from qwonnx.export.safetensors_header import TensorEntry, read_header
-from qwonnx.export.strict_json import StrictJsonError, read_object
+from qwonnx.export.strict_json import StrictJsonError, quoted, read_object
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 
-# An index of 150,000 tensors, one an expert and projection with its scales, has about 20 MB.
-_MAX_INDEX_BYTES = 256 << 20
-# No separators (a backslash is one on Windows), no control characters, nothing that is not text.
-_PLAIN_NAME = re.compile(r"[^/\\\x00-\x1f\ud800-\udfff]{1,200}\.safetensors")
+# An index of 370,000 tensors, one an expert and projection with three for its scales, has about 55 MB.
+_MAX_INDEX_BYTES = 100_000_000
+# No separators; a backslash is one on Windows. What does not print is refused as well.
+_PLAIN_NAME = re.compile(r"[^/\\]{1,200}\.safetensors")
+_MAX_NAME_BYTES = 255  # what file systems take
 _SHARD_NUMBER = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
 
 FLOAT_DTYPES = ("BF16", "F16", "F32")
@@ -95,7 +97,7 @@ class Checkpoint:
             for entry in _header(path):
                 if entry.name in tensors:
                     other = tensors[entry.name][0].name
-                    raise TensorFormatError(f"{entry.name[:99]!r} is in {other} and in {name} of {folder}: remove one")
+                    raise TensorFormatError(f"{quoted(entry.name)} is in {other} and in {name} of {folder}: remove one")
                 tensors[entry.name] = path, entry
         if index is not None:
             _check_index(folder, index, tensors)
@@ -309,11 +311,21 @@ def _read_index(folder: Path) -> dict[str, str] | None:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path} has no weight_map: download it again")
     for shard in weight_map.values():
-        if not isinstance(shard, str) or not _PLAIN_NAME.fullmatch(shard):
+        if not _is_plain_name(shard):
             raise CheckpointError(
-                f"{path} names {str(shard)[:80]!r}, which is no file of its folder: do not use this checkpoint"
+                f"{path} names {quoted(shard)}, which is no file of its folder: do not use this checkpoint"
             )
     return weight_map
+
+
+def _is_plain_name(name: Any) -> bool:
+    """Whether a value names a safetensors file, in the folder itself, that can be told to a person."""
+    return (
+        isinstance(name, str)
+        and name.isprintable()  # first: it rules out what cannot be encoded
+        and _PLAIN_NAME.fullmatch(name) is not None
+        and len(name.encode()) <= _MAX_NAME_BYTES
+    )
 
 
 def _shards_without_index(folder: Path) -> list[str]:
@@ -324,6 +336,8 @@ def _shards_without_index(folder: Path) -> list[str]:
     if not names:
         raise MissingTensorError(f"{folder} has no safetensors files: give a folder in Hugging Face layout")
     for name in names:
+        if not _is_plain_name(name):
+            raise CheckpointError(f"{folder} has a file {quoted(name)}, which is no name of a shard: rename it")
         numbered = _SHARD_NUMBER.search(name)
         if numbered and int(numbered[2]) != len(names):
             raise MissingTensorError(
@@ -337,8 +351,8 @@ def _check_index(folder: Path, index: dict[str, str], tensors: dict[str, tuple[P
     for name, shard in index.items():
         if name not in tensors or tensors[name][0].name != shard:
             raise MissingTensorError(
-                f"{shard} in {folder} lacks {name[:99]!r}, which the index lists: download it again"
+                f"{shard} in {folder} lacks {quoted(name)}, which the index lists: download it again"
             )
     for name, (path, _) in tensors.items():
         if name not in index:
-            raise TensorFormatError(f"{path} has {name[:99]!r}, which the index does not list: download both again")
+            raise TensorFormatError(f"{path} has {quoted(name)}, which the index does not list: download both again")

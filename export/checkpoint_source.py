@@ -6,6 +6,7 @@ first, so that a model that cannot be exported is refused before its weights tra
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from huggingface_hub.errors import (
 
 from qwonnx.export.config import CONFIG_NAME, load_config
 from qwonnx.export.errors import CheckpointError
+from qwonnx.export.strict_json import quoted
 
 # Files in sub-folders (other formats of the same weights) match `*` as well, and are excluded by _IGNORED.
 _DOWNLOADED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer*"]
@@ -40,12 +42,19 @@ def locate_checkpoint(name_or_path: str, revision: str | None) -> tuple[Path, st
         ConfigError: its model is not supported, or its config.json is malformed.
     """
     path = Path(name_or_path)
-    if path.is_dir():
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise CheckpointError(f"{quoted(name_or_path)} cannot be read ({error.strerror}): give a folder") from error
+    if is_folder:
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise CheckpointError(f"{path} may not be read: check its permissions")
         if revision is not None:
             raise CheckpointError(f"{path} is a local folder, which has no revision {revision!r}: leave --revision out")
         load_config(path)
-        return path, path.resolve().name, None
-    if path.exists():
+        # A manifest's strings are printable, whatever the folder is called.
+        return path, "".join(c if c.isprintable() else "?" for c in path.resolve().name), None
+    if exists:
         raise CheckpointError(f"{path} is a file: give the checkpoint's folder")
     if not _REPO_ID.fullmatch(name_or_path):
         raise CheckpointError(f"{path} does not exist: give a checkpoint's folder, or a hub repository (owner/name)")

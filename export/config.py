@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qwonnx.export.config_fields import FIXED, Fields, odd_fields
+from qwonnx.export.config_fields import FIXED, MAX_SIZE, Fields, odd_fields
 from qwonnx.export.errors import ConfigError, UnsupportedModelError
 from qwonnx.export.source_quantization import SourceQuantization, parse_quantization
-from qwonnx.export.strict_json import StrictJsonError, read_object
+from qwonnx.export.strict_json import StrictJsonError, quoted, read_object
 
 CONFIG_NAME = "config.json"
 
@@ -32,6 +32,7 @@ LAYER_TYPES = ("linear_attention", "full_attention")
 
 _MAX_CONFIG_BYTES = 4 << 20  # a published one has 3 kB; lists of unquantised modules can grow to some 100 kB
 _MAX_LAYERS = 1 << 10
+_MAX_WEIGHT = 1 << 40  # elements of one; the largest published has 2^32
 
 _ROPE_FIELDS = frozenset(
     {
@@ -120,10 +121,11 @@ def load_config(folder: Path) -> ModelConfig:
     if not path.is_file():
         raise ConfigError(f"{folder} has no {CONFIG_NAME}: give a folder in Hugging Face layout")
     try:
-        document = read_object(path, _MAX_CONFIG_BYTES)
+        return parse_config(read_object(path, _MAX_CONFIG_BYTES), where=str(path))
     except StrictJsonError as error:
         raise ConfigError(f"{path} is malformed ({error}): download it again") from error
-    return parse_config(document, where=str(path))
+    except RecursionError as error:  # what could just be parsed may be too deep to be compared
+        raise ConfigError(f"{path} is malformed (nested too deeply): download it again") from error
 
 
 def parse_config(document: Mapping[str, Any], where: str = CONFIG_NAME) -> ModelConfig:
@@ -145,18 +147,20 @@ def parse_config(document: Mapping[str, Any], where: str = CONFIG_NAME) -> Model
     odd = odd_fields(text)
     if odd:
         raise ConfigError(
-            f"{where} has fields that may change the model and are unknown here ({', '.join(map(repr, odd))[:200]}):"
+            f"{where} has fields that may change the model and are unknown here ({', '.join(map(quoted, odd[:4]))}):"
             " upgrade qwonnx, or remove them if they do not matter"
         )
     fields = Fields(text, where)
     num_layers = fields.size("num_hidden_layers", at_most=_MAX_LAYERS)
     head_dim = fields.size("head_dim")
-    max_positions = fields.size("max_position_embeddings")
+    max_positions = fields.size("max_position_embeddings", at_least=2)
     rope = Fields(_rope_object(fields), f"{where}: rope_parameters")
     rotary_dim = _rotary_dim(fields, rope, head_dim)
     parameters = _rope_parameters(fields, rope, max_positions)
     if parameters.rope_type == "yarn":
         extended = int(parameters.factor * parameters.original_max_position_embeddings)
+        if extended > MAX_SIZE:
+            raise rope.error("factor", f"at most {MAX_SIZE} over original_max_position_embeddings")
         max_positions = max(max_positions, extended)
     is_moe = architecture in _MOE_ARCHITECTURES
     if not is_moe and fields.values.get("num_experts"):
@@ -167,14 +171,14 @@ def parse_config(document: Mapping[str, Any], where: str = CONFIG_NAME) -> Model
         hidden_size=fields.size("hidden_size"),
         num_hidden_layers=num_layers,
         layer_types=_layer_types(fields, num_layers),
-        vocab_size=fields.size("vocab_size"),
+        vocab_size=fields.size("vocab_size", at_least=2),
         num_attention_heads=fields.size("num_attention_heads"),
         num_key_value_heads=fields.size("num_key_value_heads"),
         head_dim=head_dim,
         rotary_dim=rotary_dim,
         rope_theta=parameters.rope_theta,
         mrope_section=_mrope_section(rope, rotary_dim),
-        rms_norm_eps=fields.number("rms_norm_eps", default=1e-6, above=0.0),
+        rms_norm_eps=fields.number("rms_norm_eps", default=1e-6),
         max_position_embeddings=max_positions,
         linear_num_key_heads=fields.size("linear_num_key_heads"),
         linear_num_value_heads=fields.size("linear_num_value_heads"),
@@ -191,6 +195,7 @@ def parse_config(document: Mapping[str, Any], where: str = CONFIG_NAME) -> Model
         quantization=parse_quantization(document, text, where),
     )
     _check_divisions(config, where)
+    _check_products(config, where)
     return config
 
 
@@ -200,7 +205,7 @@ def _architecture(document: Mapping[str, Any], where: str) -> str:
         raise ConfigError(f"{where} must name one architecture in `architectures`: download the file again")
     if names[0] not in _MODEL_TYPES:
         raise UnsupportedModelError(
-            f"{where} describes a {names[0][:80]!r}, which is not supported: use one of {', '.join(_MODEL_TYPES)}"
+            f"{where} describes a {quoted(names[0])}, which is not supported: use one of {', '.join(_MODEL_TYPES)}"
         )
     return names[0]
 
@@ -211,7 +216,7 @@ def _model_type(document: Mapping[str, Any], text: Mapping[str, Any], architectu
         found = described.get("model_type", allowed[0])
         if found not in allowed:
             raise UnsupportedModelError(
-                f"{where}: model_type {str(found)[:60]!r} is not {architecture}'s ({' or '.join(allowed)}): "
+                f"{where}: model_type {quoted(found)} is not {architecture}'s ({' or '.join(allowed)}): "
                 "check that the file belongs to this checkpoint"
             )
     return str(document.get("model_type", allowed[0]))
@@ -222,7 +227,7 @@ def _check_fixed(values: Mapping[str, Any], where: str) -> None:
         value = values.get(name, allowed[0])
         # `==` alone would let 1 stand for true and 0 for false.
         if not any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in allowed):
-            raise ConfigError(f"{where}: {name} is {str(value)[:60]!r}, which changes the model: {remedy}")
+            raise ConfigError(f"{where}: {name} is {quoted(value)}, which changes the model: {remedy}")
 
 
 def _tied(document: Mapping[str, Any], text: Mapping[str, Any], where: str) -> bool:
@@ -265,13 +270,13 @@ def _rope_object(fields: Fields) -> Mapping[str, Any]:
     unknown = sorted(name for name in rope.keys() - _ROPE_FIELDS if rope[name] is not None)
     if unknown:
         raise ConfigError(
-            f"{fields.where}: rope_parameters has unknown fields ({', '.join(map(repr, unknown))[:200]}): remove them"
+            f"{fields.where}: rope_parameters has unknown fields ({', '.join(map(quoted, unknown[:4]))}): remove them"
         )
     return rope
 
 
 def _rotary_dim(fields: Fields, rope: Fields, head_dim: int) -> int:
-    share = rope.number("partial_rotary_factor", default=0.25, above=0.0)
+    share = rope.number("partial_rotary_factor", default=0.25)
     rotary_dim = int(head_dim * share)
     if share > 1 or rotary_dim < 2 or rotary_dim % 2:
         raise ConfigError(
@@ -284,24 +289,24 @@ def _rotary_dim(fields: Fields, rope: Fields, head_dim: int) -> int:
 def _rope_parameters(fields: Fields, rope: Fields, max_positions: int) -> RopeParameters:
     rope_type = rope.values.get("rope_type", rope.values.get("type", "default"))
     if rope_type not in ("default", "yarn"):
-        raise ConfigError(f"{fields.where}: rope_type {str(rope_type)[:60]!r} is not supported: use default or yarn")
+        raise ConfigError(f"{fields.where}: rope_type {quoted(rope_type)} is not supported: use default or yarn")
     if not rope.flag("mrope_interleaved", default=True):
         raise ConfigError(
             f"{fields.where}: mrope_interleaved is false, which changes the model: only true is supported"
         )
     theta = rope.number("rope_theta", above=1.0)
     if rope_type == "default":
-        if rope.number("factor", default=1.0, above=0.0) != 1.0:
+        if rope.number("factor", default=1.0) != 1.0:
             raise ConfigError(f"{rope.where}: factor needs rope_type yarn: set it, or remove factor")
         return RopeParameters("default", theta, 1.0, max_positions, None, 32.0, 1.0, truncate=True)
     return RopeParameters(
         rope_type="yarn",
         rope_theta=theta,
-        factor=rope.number("factor", above=0.0),
+        factor=rope.number("factor"),
         original_max_position_embeddings=rope.size("original_max_position_embeddings", default=max_positions),
         attention_factor=_attention_factor(rope),
-        beta_fast=rope.number("beta_fast", default=32.0, above=0.0),
-        beta_slow=rope.number("beta_slow", default=1.0, above=0.0),
+        beta_fast=rope.number("beta_fast", default=32.0),
+        beta_slow=rope.number("beta_slow", default=1.0),
         truncate=rope.flag("truncate", default=True),
     )
 
@@ -309,11 +314,11 @@ def _rope_parameters(fields: Fields, rope: Fields, max_positions: int) -> RopePa
 def _attention_factor(rope: Fields) -> float | None:
     """The given factor, or the one that mscale and mscale_all_dim (DeepSeek's form of YaRN) make of `factor`."""
     if rope.values.get("attention_factor") is not None:
-        return rope.number("attention_factor", above=0.0)
+        return rope.number("attention_factor")
     if not (rope.values.get("mscale") and rope.values.get("mscale_all_dim")):
         return None
-    growth = 0.1 * max(math.log(rope.number("factor", above=0.0)), 0.0)
-    return (rope.number("mscale", above=0.0) * growth + 1) / (rope.number("mscale_all_dim", above=0.0) * growth + 1)
+    growth = 0.1 * max(math.log(rope.number("factor")), 0.0)
+    return (rope.number("mscale") * growth + 1) / (rope.number("mscale_all_dim") * growth + 1)
 
 
 def _mrope_section(rope: Fields, rotary_dim: int) -> tuple[int, int, int]:
@@ -348,3 +353,19 @@ def _check_divisions(config: ModelConfig, where: str) -> None:
             f"{where}: num_experts_per_tok {config.num_experts_per_tok} is more than num_experts {config.num_experts}:"
             " download the file again"
         )
+
+
+def _check_products(config: ModelConfig, where: str) -> None:
+    """Sizes that are sane one by one may still make a weight whose number of elements no longer fits 64 bits."""
+    for names in (
+        ("vocab_size", "hidden_size"),
+        ("num_attention_heads", "head_dim", "hidden_size"),
+        ("linear_num_key_heads", "linear_key_head_dim", "hidden_size"),
+        ("linear_num_value_heads", "linear_value_head_dim", "hidden_size"),
+        ("linear_num_value_heads", "linear_key_head_dim", "linear_value_head_dim"),  # the recurrent state
+        ("num_experts", "moe_intermediate_size", "hidden_size"),
+        ("shared_expert_intermediate_size", "hidden_size"),
+        ("intermediate_size", "hidden_size"),
+    ):
+        if math.prod(getattr(config, name) for name in names) > _MAX_WEIGHT:
+            raise ConfigError(f"{where}: {' x '.join(names)} is more than any weight has: download the file again")

@@ -13,9 +13,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from qwonnx.export.errors import ConfigError
+from qwonnx.export.strict_json import quoted
 
 # No dimension of any model comes near; beyond it, a product of three would no longer be a sane number of bytes.
 MAX_SIZE = 1 << 24
+
+# No factor, base or epsilon of any model comes near, and products and logarithms of these stay finite in float32.
+MIN_NUMBER, MAX_NUMBER = 1e-12, 1e12
 
 # Read, checked and used by config.py, quantization_config by source_quantization.py.
 READ = frozenset(
@@ -127,11 +131,11 @@ class Fields:
             raise self.error(name, f"an integer from {at_least} to {at_most}")
         return value
 
-    def number(self, name: str, *, above: float, default: float | None = None) -> float:
+    def number(self, name: str, *, above: float = MIN_NUMBER, default: float | None = None) -> float:
         value = self._present(name, default)
-        # A JSON integer may be larger than any float.
-        if isinstance(value, bool) or not isinstance(value, int | float) or not above < value < 1e30:
-            raise self.error(name, f"a number above {above:g}")
+        # Compared before it is converted: a JSON integer may be larger than any float.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not above < value <= MAX_NUMBER:
+            raise self.error(name, f"a number above {above:g}, up to {MAX_NUMBER:g}")
         return float(value)
 
     def flag(self, name: str, *, default: bool) -> bool:
@@ -141,8 +145,9 @@ class Fields:
         return value
 
     def error(self, name: str, expected: str) -> ConfigError:
-        shown = repr(self.values.get(name))[:60]
-        return ConfigError(f"{self.where}: {name} is {shown} and must be {expected}: download the file again")
+        return ConfigError(
+            f"{self.where}: {name} is {quoted(self.values.get(name))} and must be {expected}: download the file again"
+        )
 
     def _present(self, name: str, default: float | None) -> Any:
         value = self.values.get(name)

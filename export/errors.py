@@ -56,3 +56,8 @@ class OutputError(ExportError):
 
 class VerificationError(ExportError):
     """The artifact and the checkpoint cannot be compared."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of another library's message; some have hundreds, some none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

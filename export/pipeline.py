@@ -8,7 +8,6 @@ nothing that opens, and may be resumed.
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -35,7 +34,7 @@ from qwonnx.export.cache_spec import KV_TYPES, state_specs
 from qwonnx.export.calibration import calibrate
 from qwonnx.export.checkpoint import resolve_checkpoint
 from qwonnx.export.config import ModelConfig, load_config
-from qwonnx.export.errors import CheckpointError, ExportError, OutputError
+from qwonnx.export.errors import ExportError, OutputError
 from qwonnx.export.external_data import ExternalDataWriter
 from qwonnx.export.fingerprint import export_fingerprint
 from qwonnx.export.lower.cpu import lower_to_cpu
@@ -47,8 +46,11 @@ from qwonnx.export.progress import ExportProgress
 from qwonnx.export.recipe import Recipe
 from qwonnx.export.size_table import weight_groups
 from qwonnx.export.storage_plan import StoragePlan
-from qwonnx.export.trace import decoder_inputs, decoder_outputs, decoder_weights, trace_decoder
+from qwonnx.export.strict_json import quoted
+from qwonnx.export.text_files import read_text_files
+from qwonnx.export.trace import decoder_inputs, decoder_outputs, trace_decoder
 from qwonnx.export.unfinished import unfinished_export
+from qwonnx.export.weight_fit import fitting_weights
 from qwonnx.export.weight_stage import write_weights
 from qwonnx.export.weights import SkippedPart, WeightSource
 
@@ -56,10 +58,6 @@ from qwonnx.export.weights import SkippedPart, WeightSource
 MINIMUM_ONNXRUNTIME = "1.32"
 TARGETS = ("cpu", "portable")
 ACTIVATIONS = ("int8", "float32")
-
-# Copied as they are: what the runtime reads beside graphs and weights.
-TOKENIZER_FILE = "tokenizer.json"
-OPTIONAL_FILES = ("chat_template.jinja", "generation_config.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +117,10 @@ def export_checkpoint(
     config = load_config(resolved.folder)
     recipe = options.recipe or Recipe.choose(None, options.weights, options.weight_block_size)
     source = WeightSource(resolved.tensors, config)
-    shapes = decoder_weights(config)
-    source.check(shapes)
+    shapes = fitting_weights(source, config)
     recipe.check_rules_match(shapes)
     states = state_specs(config, options.kv)
-    copied = _files_to_copy(resolved.folder)
+    texts = read_text_files(resolved.folder, config.vocab_size)
 
     fingerprint = export_fingerprint(
         resolved.tensors,
@@ -176,8 +173,7 @@ def export_checkpoint(
         report(ExportProgress("finish", resolved.tensors.total_bytes, resolved.tensors.total_bytes))
         weights.attach(written)
         _save_graph(model, building / "decoder.onnx")
-        for name in copied:
-            shutil.copyfile(resolved.folder / name, building / name)
+        texts.write(building)
         groups = weight_groups(items)
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
@@ -196,7 +192,7 @@ def export_checkpoint(
             ),
             graphs={"decoder": GraphSpec("decoder.onnx", decoder_inputs(), decoder_outputs(config))},
             states=states,
-            files=(*writer.files, *(_file_entry(building, name) for name in ("decoder.onnx", *copied))),
+            files=(*writer.files, *(_file_entry(building, name) for name in ("decoder.onnx", *texts.contents))),
         )
         write_manifest(building, manifest)
     if on_skipped is not None:
@@ -220,8 +216,11 @@ def _activations(options: ExportOptions, groups: tuple[WeightGroup, ...]) -> str
 
 
 def _check_output(out: Path, *, overwrite: bool) -> None:
-    if not out.exists():
-        return
+    try:
+        if not out.exists():
+            return
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise OutputError(f"{quoted(str(out))} cannot be used ({error.strerror}): choose another folder") from error
     if not overwrite:
         raise OutputError(f"{out} exists: choose another folder, or overwrite it with --force")
     try:
@@ -247,12 +246,6 @@ def _tidy(model: ir.Model) -> None:
 
 def _save_graph(model: ir.Model, path: Path) -> None:
     path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
-
-
-def _files_to_copy(checkpoint: Path) -> list[str]:
-    if not (checkpoint / TOKENIZER_FILE).is_file():
-        raise CheckpointError(f"{checkpoint} has no {TOKENIZER_FILE}: download it from the model's hub page")
-    return [name for name in (TOKENIZER_FILE, *OPTIONAL_FILES) if (checkpoint / name).is_file()]
 
 
 def _file_entry(folder: Path, name: str) -> FileEntry:

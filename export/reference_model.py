@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from qwonnx.export.checkpoint import Checkpoint
 from qwonnx.export.config import load_config
-from qwonnx.export.errors import VerificationError
+from qwonnx.export.errors import CheckpointError, VerificationError, first_line
 from qwonnx.export.stored_weights import StoredWeights
 
 
@@ -46,9 +46,10 @@ def load_reference_model(checkpoint: Path) -> Any:
             dtype=torch.float32,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise VerificationError(f"transformers does not load {checkpoint.name}: {reason}") from error
+    except CheckpointError:
+        raise
+    except Exception as error:  # its own, and those of the libraries that it reads with
+        raise VerificationError(f"transformers does not load {checkpoint.name}: {first_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
         raise VerificationError(
             f"transformers finds no {missing[0]} in {checkpoint.name}, and {len(missing) - 1} more are missing:"

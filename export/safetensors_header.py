@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qwonnx.export.errors import TensorFormatError
-from qwonnx.export.strict_json import StrictJsonError, parse_object
+from qwonnx.export.strict_json import StrictJsonError, parse_object, quoted
 
 # The format's own limit. A shard of 512 experts a layer, one tensor each, needs about 20 MB.
 _MAX_HEADER_BYTES = 100_000_000
@@ -75,18 +75,18 @@ def read_header(path: Path) -> list[TensorEntry]:
 
 def _entry(path: Path, name: str, value: Any, data_start: int) -> TensorEntry:
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
-        raise _malformed(path, f"tensor {name[:80]!r} has other fields than dtype, shape and data_offsets")
+        raise _malformed(path, f"tensor {quoted(name)} has other fields than dtype, shape and data_offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _ELEMENT_BITS:
-        raise _malformed(path, f"tensor {name[:80]!r} has the unknown dtype {str(dtype)[:40]!r}")
+        raise _malformed(path, f"tensor {quoted(name)} has the unknown dtype {quoted(dtype)}")
     if not _is_size_list(shape) or len(shape) > _MAX_DIMENSIONS:
-        raise _malformed(path, f"tensor {name[:80]!r} has the shape {str(shape)[:80]}")
+        raise _malformed(path, f"tensor {quoted(name)} has the shape {quoted(shape)}")
     if not _is_size_list(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise _malformed(path, f"tensor {name[:80]!r} has the data_offsets {str(offsets)[:80]}")
+        raise _malformed(path, f"tensor {quoted(name)} has the data_offsets {quoted(offsets)}")
     num_bytes = offsets[1] - offsets[0]
     # Bounded sizes and Python's integers: this product cannot wrap around.
     if math.prod(shape) * _ELEMENT_BITS[dtype] != num_bytes * 8:
-        raise _malformed(path, f"tensor {name[:80]!r} of shape {shape} and dtype {dtype} has {num_bytes} bytes")
+        raise _malformed(path, f"tensor {quoted(name)} of shape {shape} and dtype {dtype} has {num_bytes} bytes")
     return TensorEntry(name, dtype, tuple(shape), data_start + offsets[0], num_bytes)
 
 
@@ -100,7 +100,7 @@ def _check_layout(path: Path, entries: list[TensorEntry], data_start: int, file_
     for entry in entries:
         if entry.offset != end:
             kind = "overlaps" if entry.offset < end else "leaves a gap after"
-            raise _malformed(path, f"tensor {entry.name[:80]!r} {kind} the tensor before it")
+            raise _malformed(path, f"tensor {quoted(entry.name)} {kind} the tensor before it")
         end += entry.num_bytes
     if end > file_bytes:
         raise _truncated(path, f"it has {file_bytes} bytes and its header says {end}")

@@ -1,14 +1,29 @@
 """JSON from a stranger: bounded in size, without duplicate keys, without NaN or infinity.
 
-A duplicate key has two meanings, depending on who reads it, and a checkpoint must have one.
+A duplicate key has two meanings, depending on who reads it, and a checkpoint must have one. What was parsed can be
+quoted in an error message, and built into dataclasses. Standard library only: an artifact is opened with this too.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import reprlib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar, cast, get_args, get_origin, get_type_hints
+
+# Three bytes of text ("{},") can take a hundred of memory. An honest index of 370,000 tensors (each expert of the
+# 397B model apart, quantised) has one comma a tensor, the header of a file with 120,000 has nine marks for each.
+MAX_VALUES = 1 << 21
+
+_MAX_STRING = 1000
+
+_QUOTES = reprlib.Repr()
+_QUOTES.maxlevel = 2
+_QUOTES.maxdict = _QUOTES.maxlist = 4
+_QUOTES.maxstring = _QUOTES.maxlong = 120
 
 
 class StrictJsonError(Exception):
@@ -35,8 +50,11 @@ def parse_object(content: bytes) -> dict[str, Any]:
     """Parse UTF-8 text that must be one object.
 
     Raises:
-        StrictJsonError: not UTF-8, not JSON, nested too deeply, a duplicate key, NaN or infinity, or no object.
+        StrictJsonError: not UTF-8, not JSON, nested too deeply, more than MAX_VALUES values, a duplicate key, NaN or
+            infinity, or no object.
     """
+    if sum(content.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:
+        raise StrictJsonError(f"more than {MAX_VALUES} values")
     try:
         document = json.loads(content.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant)
     except RecursionError as error:
@@ -48,12 +66,68 @@ def parse_object(content: bytes) -> dict[str, Any]:
     return document
 
 
+def quoted(value: Any, at_most: int = 120) -> str:
+    """A parsed value for an error message: one printable line, whatever is in it, however large or deep it is."""
+    text = _QUOTES.repr(value)
+    return text if len(text) <= at_most else f"{text[: at_most - 3]}..."
+
+
+_T = TypeVar("_T")
+
+
+def build(kind: type[_T], value: Any, where: str) -> _T:
+    """A value of a type from parsed JSON: a dataclass of such types, a tuple, a dict by name, str, int, or a union.
+
+    Args:
+        kind: the type.
+        value: what is to become one.
+        where: how an error calls the value.
+
+    Raises:
+        StrictJsonError: a field is missing, unknown, or of another type; a string is no short printable line; a number
+            is negative, or does not fit 63 bits.
+    """
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise StrictJsonError(f"{where} should be an object")
+        hints = _hints(kind)
+        if value.keys() != hints.keys():
+            odd = ", ".join(name if name in hints else quoted(name) for name in sorted(value.keys() ^ hints.keys())[:8])
+            raise StrictJsonError(f"{where} has missing or unknown fields ({odd})")
+        return kind(**{name: build(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is tuple and isinstance(value, list):
+        if arguments[-1] is Ellipsis:
+            items = [build(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
+            return cast(_T, tuple(items))
+        if len(arguments) == len(value):
+            pairs = zip(arguments, value, strict=True)
+            return cast(_T, tuple(build(hint, item, f"{where}[{i}]") for i, (hint, item) in enumerate(pairs)))
+    elif origin is dict and isinstance(value, dict):
+        names = (build(str, name, f"a name in {where}") for name in value)
+        return cast(_T, {name: build(arguments[1], value[name], f"{where}.{name}") for name in names})
+    elif origin not in (tuple, dict) and type(value) in (arguments or (kind,)) and _is_plain(value):
+        return cast(_T, value)
+    raise StrictJsonError(f"{where} has an unexpected value ({quoted(value)})")
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _is_plain(value: str | int | None) -> bool:
+    if isinstance(value, str):
+        return len(value) <= _MAX_STRING and value.isprintable()
+    return value is None or 0 <= value < 1 << 63
+
+
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise StrictJsonError(f"key {twice[:80]!r} appears twice")
+        raise StrictJsonError(f"key {quoted(twice)} appears twice")
     return result
 
 

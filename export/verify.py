@@ -19,7 +19,7 @@ import numpy.typing as npt
 from qwonnx.export.artifact import Artifact, open_artifact
 from qwonnx.export.checkpoint import resolve_checkpoint
 from qwonnx.export.config import ModelConfig, load_config
-from qwonnx.export.errors import VerificationError
+from qwonnx.export.errors import VerificationError, first_line
 
 Logits = npt.NDArray[np.float32]  # [num_tokens, vocab_size]
 
@@ -78,10 +78,10 @@ def compare(
     folder = resolve_checkpoint(os.fspath(checkpoint), None).folder
     _check_same_model(opened, load_config(folder))
     token_ids = _tokenize(opened, SAMPLE_TEXT if text is None else text)
+    report("running the artifact with ONNX Runtime")  # first: it is the smaller, and the one in doubt
+    actual = artifact_logits(opened, token_ids)
     report("running the checkpoint with transformers")
     expected = reference_logits(folder, token_ids)
-    report("running the artifact with ONNX Runtime")
-    actual = artifact_logits(opened, token_ids)
     return measure(expected, actual, token_ids)
 
 
@@ -129,12 +129,29 @@ def artifact_logits(artifact: Artifact, token_ids: npt.NDArray[np.int64], chunk_
     """The decoder's logits at every position, read in chunks over states that start from zero.
 
     It runs ONNX Runtime on plain arrays, without the runtime's pools and bindings, so it also checks those.
+
+    Raises:
+        VerificationError: the artifact has no decoder, or ONNX Runtime cannot load or run it.
     """
+    decoder = artifact.manifest.graphs.get("decoder")
+    if decoder is None:
+        raise VerificationError(f"the artifact {artifact.folder} has no decoder graph: export the checkpoint again")
+    try:
+        return _run_decoder(artifact, artifact.file(decoder.file), token_ids, chunk_tokens)
+    except MemoryError:
+        raise
+    except Exception as error:  # ONNX Runtime's own, of which there are many
+        raise VerificationError(
+            f"ONNX Runtime cannot run {artifact.folder} ({first_line(error)}): export the checkpoint again"
+        ) from error
+
+
+def _run_decoder(artifact: Artifact, graph: Path, token_ids: npt.NDArray[np.int64], chunk_tokens: int) -> Logits:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(
-        artifact.file(artifact.manifest.graphs["decoder"].file), providers=["CPUExecutionProvider"]
-    )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what it logs as an error, it also raises
+    session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     sizes = {"batch": 1, "max_model_len": len(token_ids)}
     states = {
         state.past: np.zeros([size if isinstance(size, int) else sizes[size] for size in state.shape], state.dtype)
@@ -160,7 +177,15 @@ def artifact_logits(artifact: Artifact, token_ids: npt.NDArray[np.int64], chunk_
 def _tokenize(artifact: Artifact, text: str) -> npt.NDArray[np.int64]:
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(artifact.file("tokenizer.json")))
+    path = artifact.file("tokenizer.json")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises it bare
+        raise VerificationError(
+            f"tokenizer.json of {artifact.folder} cannot be used ({first_line(error)}): export the checkpoint again"
+        ) from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     token_ids = np.array(tokenizer.encode(text, add_special_tokens=False).ids[:MAX_TOKENS], np.int64)
     if len(token_ids) < 2:
         raise VerificationError("the text has fewer than two tokens: give a longer one")

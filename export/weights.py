@@ -20,7 +20,7 @@ import dataclasses
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -31,6 +31,7 @@ from qwonnx.export.config import ModelConfig
 from qwonnx.export.errors import TensorFormatError, UnusedTensorError
 from qwonnx.export.gptq import CodeRows, GptqWeight, StoredCodes
 from qwonnx.export.stored_weights import StoredWeight, StoredWeights
+from qwonnx.export.strict_json import quoted
 
 _PREFIXES = ("model.language_model.", "model.")
 _EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
@@ -250,15 +251,11 @@ class WeightSource:
             _transform=transform,
         )
 
-    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Check a checkpoint against a model's weights, name -> shape: all must be there, and nothing else.
-
-        Raises:
-            MissingTensorError, TensorFormatError, UnusedTensorError: as `rows` and `check_all_used` do.
-        """
-        for name, shape in shapes.items():
-            self.rows(name, shape)
-        self.check_all_used()
+    @property
+    def num_layers(self) -> int:
+        """Layers that the checkpoint has tensors of, by their names."""
+        layers = re.compile(re.escape(self._prefix) + r"layers\.(\d{1,6})\.")
+        return 1 + max((int(found[1]) for found in map(layers.match, self._stored.names) if found), default=-1)
 
     def check_all_used(self) -> None:
         """Refuse a checkpoint with tensors that nothing used, after all weights were asked for.
@@ -271,7 +268,7 @@ class WeightSource:
             name for name in self._stored.names if name not in self._opened and self._skipped_part(name) is None
         )
         if unused:
-            first = ", ".join(name[:120] for name in unused[:3]) + (", ..." if len(unused) > 3 else "")
+            first = ", ".join(quoted(name) for name in unused[:3]) + (", ..." if len(unused) > 3 else "")
             raise UnusedTensorError(
                 f"the checkpoint has {len(unused)} tensors that the model does not use ({first}):"
                 " it is damaged, or its config.json is not its own"

@@ -10,6 +10,7 @@ The cache knows lengths and nothing else of the sequences; the scheduler decides
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -147,7 +148,9 @@ def _reserve(spec: StateSpec, num_rows: int, max_model_len: int) -> StateArray:
     sizes = {"batch": num_rows, "max_model_len": max_model_len}
     shape = [sizes[size] if isinstance(size, str) else size for size in spec.shape]
     dtype = np.dtype(spec.dtype)
-    num_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    num_bytes = math.prod(shape) * dtype.itemsize
+    if num_bytes >= 1 << 47:  # beyond a process's addresses, and perhaps beyond numpy's integers
+        raise MemoryError
     raw = np.zeros(num_bytes + _ALIGNMENT, dtype=np.uint8)
     start = -raw.ctypes.data % _ALIGNMENT
     return raw[start : start + num_bytes].view(dtype).reshape(shape)

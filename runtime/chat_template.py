@@ -36,8 +36,9 @@ class ChatTemplate:
             raise TemplateError(f"the chat template has {len(source)} characters: at most {MAX_SOURCE_CHARACTERS} fit")
         try:
             self._template = _environment().from_string(source)
-        except (jinja2.TemplateError, RecursionError) as error:
-            raise TemplateError(f"the chat template is malformed: {error}") from error
+        except (jinja2.TemplateError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            # Jinja's own complaints, and those of Python's compiler, to which it hands what it makes of a template.
+            raise TemplateError(f"the chat template is malformed: {str(error) or type(error).__name__}") from error
 
     def render(
         self,

@@ -16,6 +16,8 @@ from qwonnx.runtime.session import check_version
 from qwonnx.runtime.settings import DEFAULT_MAX_MODEL_LEN, RuntimeSettings
 from qwonnx.runtime.tokenizer import Tokenizer
 
+_MAX_TEXT_BYTES = 128 << 20  # the published tokenizer.json has 13 to 20 MB, by its spacing
+
 # A checkpoint's own list of end tokens may lack the one that ends a turn (the 0.8B and 2B ones do).
 _END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 
@@ -45,10 +47,10 @@ def load(folder: str | os.PathLike[str]) -> ModelFiles:
     decoder = artifact.manifest.graphs.get("decoder")
     if decoder is None:
         raise ManifestError(f"the artifact {folder} has no decoder graph: export the checkpoint again")
-    tokenizer = Tokenizer.from_file(artifact.file("tokenizer.json"))
+    tokenizer = Tokenizer(_read(artifact, "tokenizer.json"))
     template = None
     if artifact.has_file("chat_template.jinja"):
-        template = ChatTemplate(artifact.file("chat_template.jinja").read_text(encoding="utf-8"))
+        template = ChatTemplate(_read(artifact, "chat_template.jinja"))
     config = _generation_config(artifact)
     try:
         sampling = SamplingParams.defaults_from(config)
@@ -80,11 +82,24 @@ def settle_max_model_len(model: ModelFacts, settings: RuntimeSettings) -> int:
     return settings.max_model_len
 
 
+def _read(artifact: Artifact, name: str) -> str:
+    """The text of one of the artifact's files."""
+    path = artifact.file(name)
+    try:
+        if path.stat().st_size > _MAX_TEXT_BYTES:
+            raise ArtifactFileError(f"{path} is larger than {_MAX_TEXT_BYTES >> 20} MiB: export the checkpoint again")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ArtifactFileError(f"{path} cannot be read ({error.strerror}): copy the artifact again") from error
+    except UnicodeDecodeError as error:
+        raise ArtifactFileError(f"{path} is not UTF-8 text: export the checkpoint again") from error
+
+
 def _generation_config(artifact: Artifact) -> dict[str, Any]:
     if not artifact.has_file("generation_config.json"):
         return {}
     try:
-        config = json.loads(artifact.file("generation_config.json").read_text(encoding="utf-8"))
+        config = json.loads(_read(artifact, "generation_config.json"))
     except (ValueError, RecursionError) as error:
         raise ArtifactFileError(f"generation_config.json of {artifact.folder} is not JSON ({error})") from error
     if not isinstance(config, dict):

@@ -18,7 +18,7 @@ from qwonnx.runtime.cache import HybridCache, row_pointer
 from qwonnx.runtime.errors import SessionError
 from qwonnx.runtime.model_inputs import InputBuffers, StepInputs
 from qwonnx.runtime.scheduler import StepPlan
-from qwonnx.runtime.session import Session
+from qwonnx.runtime.session import Session, TensorType
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -31,6 +31,25 @@ class _Binding:
 
     io: Any
     shapes: dict[str, tuple[int, ...]]
+
+
+def _check_signature(session: Session, states: Sequence[StateSpec], vocab_size: int) -> None:
+    """Refuse a graph whose inputs, outputs or states are not the manifest's.
+
+    Buffers are made by the manifest, and touched before ONNX Runtime could compare them with the graph.
+    """
+    expected_inputs = {*_SMALL_INPUTS, *(state.past for state in states)}
+    expected_outputs = {"logits", *(state.present for state in states)}
+    odd = (expected_inputs ^ session.inputs.keys()) | (expected_outputs ^ session.outputs.keys())
+    for state in states:
+        described = TensorType(state.dtype, tuple(size if isinstance(size, int) else None for size in state.shape))
+        if state.past not in odd and session.inputs[state.past] != described:
+            odd.add(state.past)
+    if "logits" not in odd and session.outputs["logits"].shape[-1:] not in ((vocab_size,), (None,)):
+        odd.add("logits")
+    if odd:
+        names = ", ".join(sorted(odd)[:4])
+        raise SessionError(f"the decoder's inputs or outputs are not the manifest's ({names}): export again")
 
 
 class ModelRunner:
@@ -57,12 +76,7 @@ class ModelRunner:
         max_num_seqs: int,
         vocab_size: int,
     ) -> None:
-        expected_inputs = {*_SMALL_INPUTS, *(state.past for state in states)}
-        expected_outputs = {"logits", *(state.present for state in states)}
-        odd = (expected_inputs ^ session.input_names) | (expected_outputs ^ session.output_names)
-        if odd:
-            names = ", ".join(sorted(odd)[:4])
-            raise SessionError(f"the decoder's inputs or outputs are not the manifest's ({names}): export again")
+        _check_signature(session, states, vocab_size)
         self._session = session
         self._states = tuple(states)
         self._cache = cache

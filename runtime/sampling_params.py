@@ -98,6 +98,7 @@ def _between(name: str, value: float, low: float, high: float) -> None:
 
 
 def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    # Compared before it is converted: a JSON integer may be larger than any float, and 1e999 is infinite.
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1e9 < value < 1e9:
         raise InvalidRequestError(f"generation_config.json has {name} {value!r}: give a number", name)
     return float(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,14 @@ import onnxruntime
 
 from qwonnx.runtime.errors import SessionError, SettingsError
 from qwonnx.runtime.settings import RuntimeSettings
+
+
+@dataclass(frozen=True, slots=True)
+class TensorType:
+    """What a graph says of an input or output: numpy's dtype name, and its sizes; None for those that vary."""
+
+    dtype: str
+    shape: tuple[int | None, ...]
 
 
 class Session:
@@ -37,8 +46,8 @@ class Session:
             )
         except Exception as error:
             raise SessionError(f"ONNX Runtime cannot load {graph}: {_one_line(error)}") from error
-        self.input_names = frozenset(value.name for value in self._session.get_inputs())
-        self.output_names = frozenset(value.name for value in self._session.get_outputs())
+        self.inputs = {value.name: _tensor_type(value) for value in self._session.get_inputs()}
+        self.outputs = {value.name: _tensor_type(value) for value in self._session.get_outputs()}
 
     def new_binding(self) -> Any:
         """An empty onnxruntime.IOBinding of this session."""
@@ -54,6 +63,12 @@ class Session:
             self._session.run_with_iobinding(binding)
         except Exception as error:
             raise SessionError(f"ONNX Runtime failed to run a step: {_one_line(error)}") from error
+
+
+def _tensor_type(value: Any) -> TensorType:
+    name = str(value.type).removeprefix("tensor(").removesuffix(")")
+    dtype = {"float": "float32", "double": "float64"}.get(name, name)
+    return TensorType(dtype, tuple(size if isinstance(size, int) else None for size in value.shape))
 
 
 def check_version(minimum: str) -> None:

@@ -28,8 +28,13 @@ class Tokenizer:
     def __init__(self, source: str) -> None:
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(source)
-        except Exception as error:  # the library raises bare Exception
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library raises bare Exception, and its panics are not even that
             raise TokenizerError(f"tokenizer.json is malformed ({error}): export the checkpoint again") from error
+        # Some files carry the settings of a training run, which would cut prompts short, or fill them up.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
         decoder = self._tokenizer.decoder
         if not isinstance(decoder, tokenizers.decoders.ByteLevel):
             kind = type(decoder).__name__

@@ -18,6 +18,10 @@ MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*
 HEAVY = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors", "optimum", "huggingface_hub"}
 CONTRACT = "qwonnx.export.artifact"
 
+# What optimum-cli loads, and nothing of ours does: these alone may import optimum, and only what is light in it.
+OPTIMUM_COMMAND = "qwonnx.handlers.cli.optimum_export"
+OPTIMUM_REGISTER = "qwonnx.handlers.cli.optimum_register"  # installed as optimum.commands.register
+
 
 def _name(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
@@ -70,12 +74,22 @@ def test_a_server_needs_none_of_the_exporters_packages(path: Path) -> None:
         return
     in_functions = _is_under(name, "qwonnx.handlers.cli")  # `qwonnx export` may, once it is called
     imported = {module.partition(".")[0] for module in _imports(path, at_import_time=in_functions)}
-    assert imported & HEAVY == set()
+    plugin = _is_under(name, OPTIMUM_COMMAND) or _is_under(name, OPTIMUM_REGISTER)
+    assert imported & HEAVY == ({"optimum"} if plugin else set())
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_only_optimum_loads_optimums_command(path: Path) -> None:
+    command = [module for module in _imports(path) if _is_under(module, OPTIMUM_COMMAND)]
+    assert not command or _is_under(_name(path), OPTIMUM_REGISTER)
+    # Under this name it exists in the repository alone.
+    assert not any(_is_under(module, OPTIMUM_REGISTER) for module in _imports(path))
 
 
 def test_the_artifact_contract_is_standard_library_alone() -> None:
-    imported = {module.partition(".")[0] for module in _imports(ROOT / "export" / "artifact.py")}
-    assert imported <= sys.stdlib_module_names
+    for name in ("artifact", "strict_json"):
+        imported = set(_imports(ROOT / "export" / f"{name}.py")) - {"qwonnx.export.strict_json"}
+        assert {module.partition(".")[0] for module in imported} <= sys.stdlib_module_names
 
 
 @pytest.mark.parametrize(
@@ -85,6 +99,7 @@ def test_the_artifact_contract_is_standard_library_alone() -> None:
         ("qwonnx.runtime", HEAVY | {"starlette", "uvicorn", "msgspec", "typer", "rich"}),
         ("qwonnx.handlers.app, qwonnx.handlers.aws_lambda", HEAVY | {"typer", "rich"}),
         ("qwonnx.handlers.cli.main", HEAVY),
+        (OPTIMUM_COMMAND, HEAVY - {"optimum"}),
     ],
 )
 def test_importing_loads_nothing_more(modules: str, forbidden: set[str]) -> None:

@@ -6,23 +6,45 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from qwonnx.export.artifact import open_artifact
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
+# The folder that optimum-cli searches for commands is optimum's; the module in it is ours.
+REGISTER_FOLDER, REGISTER = "handlers/cli/optimum_register/", "optimum/commands/register/"
+
+# optimum-cli in an interpreter that knows the given folder of installed packages, and the others of this environment
+# but not this environment's own qwonnx (it does not run its *.pth files).
+OPTIMUM_CLI = f"""
+import site, sys
+site.addsitedir(sys.argv.pop(1))
+sys.path.append({sysconfig.get_path("purelib")!r})
+from optimum.commands.optimum_cli import main
+main()
+"""
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    # From a copy, so that setuptools' build folders neither litter the repository nor carry stale files in.
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy, so that setuptools' build folders neither litter the repository nor carry stale files in."""
     source = tmp_path_factory.mktemp("source")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     for folder in ("export", "runtime", "handlers"):
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("wheel")
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)],
@@ -32,15 +54,25 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(out.glob("*.whl"))
 
 
+@pytest.fixture(scope="module")
+def editable(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `pip install -e` installs."""
+    out = tmp_path_factory.mktemp("editable")
+    program = f"from setuptools import build_meta; build_meta.build_editable({str(out)!r})"
+    subprocess.run([sys.executable, "-c", program], cwd=source, check=True, capture_output=True)
+    return next(out.glob("*.whl"))
+
+
 def test_the_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     sources = {
-        f"qwonnx/{path.relative_to(ROOT).as_posix()}"
+        f"qwonnx/{path.relative_to(ROOT).as_posix()}".replace(f"qwonnx/{REGISTER_FOLDER}", REGISTER)
         for folder in ("export", "runtime", "handlers")
         for path in (ROOT / folder).rglob("*")
         if path.suffix == ".py" or path.name == "py.typed" or path.parent.name == "recipes"
     }
     assert packed == sources
+    assert {name for name in packed if not name.startswith("qwonnx/")} == {f"{REGISTER}register_qwonnx.py"}
 
 
 def test_the_version_is_the_projects(wheel: Path) -> None:
@@ -63,3 +95,27 @@ def test_the_wheel_runs_without_the_repository(wheel: Path, tmp_path: Path) -> N
     location, version = run.stdout.strip().splitlines()
     assert Path(location).is_relative_to(site), "the wheel's modules must be tested, not the repository's"
     assert version == f"qwonnx {wheel.name.split('-')[1]}"
+
+
+def optimum_cli(package: Path, folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run optimum-cli in a folder, with a wheel (or an editable one) installed."""
+    zipfile.ZipFile(package).extractall(folder / "site")
+    command = [sys.executable, "-S", "-c", OPTIMUM_CLI, str(folder / "site"), *map(str, arguments)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("kind", ["wheel", "editable"])
+def test_optimum_finds_the_command(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> None:
+    package = request.getfixturevalue(kind)
+    assert "qwonnx" in optimum_cli(package, tmp_path, "export", "--help").stdout
+    refused = optimum_cli(package, tmp_path, "export", "qwonnx", "-m", "nothing", "out")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    assert refused.stderr.startswith("qwonnx: error: nothing does not exist")
+
+
+def test_optimum_exports_with_the_installed_command(wheel: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    done = optimum_cli(wheel, tmp_path, "export", "qwonnx", "-m", tiny_checkpoint, "--weights", "int8", "artifact")
+    assert done.returncode == 0, done.stderr
+    assert "bits/weight" in done.stdout
+    assert open_artifact(tmp_path / "artifact", verify=True).manifest.quantization.weights == "int8"

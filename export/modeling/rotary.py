@@ -62,7 +62,7 @@ def rope_frequencies(rope: RopeParameters, rotary_dim: int) -> tuple[Tensor, flo
     low, high = index_turning(rope.beta_fast), index_turning(rope.beta_slow)
     if rope.truncate:
         low, high = math.floor(low), math.ceil(high)
-    low, high = max(low, 0), min(high, rotary_dim - 1)
+    low, high = float(max(low, 0)), float(min(high, rotary_dim - 1))  # integers may be beyond torch's
     # A ramp of no width would divide by zero; a thousandth is a step.
     width = high - low if high != low else 0.001
     ramp = ((torch.arange(half, dtype=torch.float32) - low) / width).clamp(0, 1)

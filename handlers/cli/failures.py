@@ -44,6 +44,8 @@ def _message_of(error: Exception) -> str | None:
     """The line for users, None if they can do nothing about it."""
     if isinstance(error, (CommandError, QwonnxRuntimeError, ArtifactError, *_export_errors())):
         return str(error)
+    if isinstance(error, MemoryError):
+        return "there is not enough memory: close other programs, or ask for less of it"
     if isinstance(error, ModuleNotFoundError):
         package = (error.name or "").partition(".")[0]
         extra = _EXTRA_OF.get(package)

@@ -12,11 +12,10 @@ from typing import Annotated
 import numpy as np
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from qwonnx.export.artifact import Artifact, Manifest, open_artifact
-from qwonnx.handlers.cli.tables import facts_table, size_of, weights_table
+from qwonnx.handlers.cli.tables import add_row, facts_table, size_of, weights_table
 
 
 def inspect(
@@ -68,7 +67,7 @@ def _artifact_facts(artifact: Artifact) -> dict[str, object]:
         else quantization.weights,
         "activations": quantization.activations,
         "keys and values": f"{quantization.kv}, {size_of(_bytes_per_token(manifest))} a token",
-        "checkpoint": escape(source.checkpoint + (f" at {source.revision}" if source.revision else "")),
+        "checkpoint": source.checkpoint + (f" at {source.revision}" if source.revision else ""),
         "checkpoint's dtype": source.dtype,
         "exported by": f"qwonnx {manifest.qwonnx_version}",
         "needs": f"ONNX Runtime {manifest.minimum_onnxruntime} or later",
@@ -99,7 +98,7 @@ def _graphs_table(manifest: Manifest) -> Table:
     for name, graph in manifest.graphs.items():
         for direction, tensors in (("in", graph.inputs), ("out", graph.outputs)):
             for tensor in tensors:
-                table.add_row(name, graph.file, f"{direction} {tensor.name}", tensor.dtype, _shape(tensor.shape))
+                add_row(table, name, graph.file, f"{direction} {tensor.name}", tensor.dtype, _shape(tensor.shape))
     return table
 
 
@@ -109,7 +108,7 @@ def _states_table(manifest: Manifest) -> Table:
         table.add_column(column)
     counts = Counter((state.kind, state.dtype, state.shape) for state in manifest.states)
     for (kind, dtype, shape), count in counts.items():
-        table.add_row(kind, str(count), dtype, _shape(shape))
+        add_row(table, kind, count, dtype, _shape(shape))
     return table
 
 
@@ -119,9 +118,9 @@ def _files_table(manifest: Manifest) -> Table:
     table.add_column("size", size_of(sum(entry.size for entry in manifest.files)), justify="right")
     table.add_column("sha256")
     for entry in manifest.files:
-        table.add_row(escape(entry.path), size_of(entry.size), entry.sha256[:16])
+        add_row(table, entry.path, size_of(entry.size), entry.sha256[:16])
     return table
 
 
 def _shape(shape: tuple[int | str, ...]) -> str:
-    return escape(f"[{', '.join(str(size) for size in shape)}]")
+    return f"[{', '.join(str(size) for size in shape)}]"

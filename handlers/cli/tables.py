@@ -1,8 +1,9 @@
-"""Numbers and tables as the commands print them."""
+"""Numbers and tables as the commands print them. What a manifest says is shown as it is: it is no markup."""
 
 from __future__ import annotations
 
 from rich.table import Table
+from rich.text import Text
 
 from qwonnx.export.artifact import QuantizationFacts
 
@@ -35,7 +36,7 @@ def weights_table(quantization: QuantizationFacts) -> Table:
     num_bytes, num_parameters = sum(g.num_bytes for g in groups), sum(g.num_parameters for g in groups)
     table = Table(title="Weights", title_justify="left", show_footer=True)
     table.add_column("kind", "total", no_wrap=True)
-    table.add_column("stored as", quantization.weights)
+    table.add_column("stored as", Text(quantization.weights))
     table.add_column("tensors", str(sum(g.num_tensors for g in groups)), justify="right")
     table.add_column("params", count_of(num_parameters), justify="right")
     table.add_column("size", size_of(num_bytes), justify="right")
@@ -43,7 +44,7 @@ def weights_table(quantization: QuantizationFacts) -> Table:
     for group in groups:
         bits = bits_per_weight(group.num_bytes, group.num_parameters)
         size = size_of(group.num_bytes)
-        table.add_row(group.kind, group.storage, str(group.num_tensors), count_of(group.num_parameters), size, bits)
+        add_row(table, group.kind, group.storage, group.num_tensors, count_of(group.num_parameters), size, bits)
     return table
 
 
@@ -53,5 +54,10 @@ def facts_table(title: str, facts: dict[str, object]) -> Table:
     table.add_column("name")
     table.add_column("value")
     for name, value in facts.items():
-        table.add_row(name, str(value))
+        add_row(table, name, value)
     return table
+
+
+def add_row(table: Table, *values: object) -> None:
+    """A row of values, each as its text."""
+    table.add_row(*(Text(str(value)) for value in values))

@@ -24,7 +24,7 @@ class Bindings:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self.input_names, self.output_names = session.input_names, session.output_names
+        self.inputs, self.outputs = session.inputs, session.outputs
         self.num_bound = 0
         self.run_seconds = 0.0
 
