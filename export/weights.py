@@ -210,7 +210,7 @@ class WeightSource:
     def __init__(self, checkpoint: Checkpoint, config: ModelConfig) -> None:
         self._stored = StoredWeights(checkpoint, config.quantization)
         self._tied = config.tie_word_embeddings
-        self._opened: dict[str, StoredWeight] = {}
+        self._opened: dict[tuple[str, tuple[int, ...]], StoredWeight] = {}  # by stored name and shape
         names = self._stored.names
         self._prefix = next((prefix for prefix in _PREFIXES if prefix + _EMBEDDING in names), _PREFIXES[0])
 
@@ -227,7 +227,7 @@ class WeightSource:
         return tuple(SkippedPart(part, tensors[part], sizes[part]) for part in sorted(tensors))
 
     def rows(self, name: str, shape: tuple[int, ...]) -> RowReader:
-        """A reader of one weight, which must have this shape; no value is read yet.
+        """A reader of one weight, which must have this shape; none of its values is read yet.
 
         Raises:
             MissingTensorError: the checkpoint has no tensor for it.
@@ -264,9 +264,8 @@ class WeightSource:
             UnusedTensorError: there are some, beside those of parts that are recognised and skipped.
             TensorFormatError: the embeddings are tied, and the checkpoint has a head of its own that differs.
         """
-        unused = sorted(
-            name for name in self._stored.names if name not in self._opened and self._skipped_part(name) is None
-        )
+        used = {name for name, _ in self._opened}
+        unused = sorted(name for name in self._stored.names - used if self._skipped_part(name) is None)
         if unused:
             first = ", ".join(quoted(name) for name in unused[:3]) + (", ..." if len(unused) > 3 else "")
             raise UnusedTensorError(
@@ -274,7 +273,8 @@ class WeightSource:
                 " it is damaged, or its config.json is not its own"
             )
         if self._tied and _HEAD in self._stored.names:
-            self._check_tied_copy(self._opened[self._prefix + _EMBEDDING])
+            embedding = self._prefix + _EMBEDDING
+            self._check_tied_copy(next(weight for (name, _), weight in self._opened.items() if name == embedding))
 
     def _groups(self, name: str, shape: tuple[int, ...]) -> tuple[tuple[_Rows, ...], ...]:
         """Where a weight's rows are, by groups and lanes: see RowReader."""
@@ -307,9 +307,10 @@ class WeightSource:
         )
 
     def _open(self, stored: str, shape: tuple[int, ...]) -> StoredWeight:
-        if stored not in self._opened:
-            self._opened[stored] = self._stored.open(stored, shape)
-        return self._opened[stored]
+        key = stored, shape
+        if key not in self._opened:
+            self._opened[key] = self._stored.open(stored, shape)
+        return self._opened[key]
 
     def _skipped_part(self, name: str) -> str | None:
         """The part that a tensor belongs to, None where it belongs to the text model."""

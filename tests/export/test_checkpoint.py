@@ -88,6 +88,42 @@ def test_rows_of_the_first_axis_are_read_alone(tiny_checkpoint: Path) -> None:
     assert checkpoint.read(name, 2, 0).shape == (0, 128, 128)
 
 
+def test_columns_of_a_matrix_are_read_alone(tiny_checkpoint: Path) -> None:
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    name = "model.language_model.layers.0.linear_attn.in_proj_qkv.weight"
+    whole = checkpoint.read(name)
+    for start, count in ((0, 1), (3, 50), (127, 1), (64, 0), (0, 128)):
+        columns = checkpoint.read_columns(name, start, count)
+        assert columns.is_contiguous()
+        assert torch.equal(columns, whole[:, start : start + count])
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "dtypes", "kind", "message"),
+    [
+        ("a", (2, 3), ("F32",), None, ""),
+        ("b", (2, 3), ("F32",), MissingTensorError, r"no b of shape \[2, 3\]"),
+        ("a", (3, 2), ("F32",), TensorFormatError, r"a has shape \[2, 3\] where config\.json asks for \[3, 2\]"),
+        ("a", (2, 3), ("I32", "BF16"), TensorFormatError, "a is stored as F32: export a checkpoint with I32 or BF16"),
+    ],
+)
+def test_what_is_expected_of_a_tensor_is_checked(
+    tmp_path: Path,
+    name: str,
+    shape: tuple[int, ...],
+    dtypes: tuple[str, ...],
+    kind: type[CheckpointError] | None,
+    message: str,
+) -> None:
+    save_file({"a": torch.ones(2, 3)}, tmp_path / "model.safetensors")
+    checkpoint = Checkpoint.open(tmp_path)
+    if kind is None:
+        assert checkpoint.expect(name, shape, dtypes) == 24
+        return
+    with pytest.raises(kind, match=message):
+        checkpoint.expect(name, shape, dtypes)
+
+
 def test_what_was_read_does_not_change_with_what_is_read_next(tiny_checkpoint: Path) -> None:
     checkpoint = Checkpoint.open(tiny_checkpoint)
     first = checkpoint.read("lm_head.weight", 0, 4)

@@ -114,6 +114,11 @@ GPTQ_CASES: dict[str, tuple[str, Recipe, dict[str, Any]]] = {
     "experts, zero points, 8 bits": ("experts", KEEP_EXPERTS, {"bits": 8, "symmetric": False}),
     "dense, groups of 128": ("dense", KEEP_MLP, {"group_size": 128}),
     "dense, whole rows, no g_idx": ("dense", KEEP_MLP, {"group_size": -1, "with_g_idx": False}),
+    "tied embedding, zero points": (
+        "dense",
+        Recipe("fp32", 0, (Rule("embed_tokens.weight", 4),)),
+        {"group_size": 64, "pattern": r"embed_tokens\.weight$", "symmetric": False},
+    ),
     "all projections, joined": ("dense", KEEP_PROJECTIONS, {"group_size": 32, "pattern": ALL_PROJECTIONS}),
     "all projections, zero points": (
         "dense",
