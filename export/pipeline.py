@@ -123,17 +123,11 @@ def export_checkpoint(
     )
     with unfinished_export(out, fingerprint, resume=options.resume, overwrite=options.overwrite) as unfinished:
         report(ExportProgress("trace", 0, 0))
-        model = trace_decoder(config)
-        weights = GraphWeights.of_traced(model.graph, recipe, tie_word_embeddings=config.tie_word_embeddings)
-        if options.target == "cpu":
-            lower_to_cpu(model, weights, int8_activations=options.activations == "int8")
-        else:
-            lower_to_portable(model, weights)
-        _tidy(model)
+        decoder = build_decoder(config, recipe, target=options.target, activations=options.activations)
 
         unfinished.begin()
         building = unfinished.folder
-        items = weights.items()
+        items = decoder.weights.items()
         tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
         assert {name for item in items for name, _ in item.weights} == shapes.keys() - tied, "lowering lost weights"
         writer = ExternalDataWriter(building)
@@ -147,8 +141,8 @@ def export_checkpoint(
             on_progress=report,
         )
         report(ExportProgress("finish", resolved.tensors.total_bytes, resolved.tensors.total_bytes))
-        weights.attach(written)
-        _save_graph(model, building / "decoder.onnx")
+        decoder.weights.attach(written)
+        _save_graph(decoder.model, building / "decoder.onnx")
         for name in copied:
             shutil.copyfile(resolved.folder / name, building / name)
         groups = weight_groups(items)
@@ -172,6 +166,30 @@ def export_checkpoint(
         )
         write_manifest(building, manifest)
     return manifest
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltGraph:
+    """A graph that lacks nothing but its weights' bytes, and the table that says which those are."""
+
+    model: ir.Model
+    weights: GraphWeights
+
+
+def build_decoder(config: ModelConfig, recipe: Recipe, *, target: str, activations: str) -> BuiltGraph:
+    """Trace the text model and lower it for a target; no weight is read.
+
+    Raises:
+        RecipeError: the recipe asks for what the target cannot do.
+    """
+    model = trace_decoder(config)
+    weights = GraphWeights.of_traced(model.graph, recipe, tie_word_embeddings=config.tie_word_embeddings)
+    if target == "cpu":
+        lower_to_cpu(model, weights, int8_activations=activations == "int8")
+    else:
+        lower_to_portable(model, weights)
+    _tidy(model)
+    return BuiltGraph(model, weights)
 
 
 def _check_options(options: ExportOptions) -> None:
