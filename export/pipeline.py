@@ -13,9 +13,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-import onnx_ir as ir
-from onnx_ir.passes import common as passes
-
 from qwonnx.export.artifact import (
     SCHEMA_VERSION,
     ArtifactError,
@@ -29,6 +26,7 @@ from qwonnx.export.artifact import (
     read_manifest,
     write_manifest,
 )
+from qwonnx.export.built_graph import QuantizedCache, build_decoder
 from qwonnx.export.cache_scales import cache_scales
 from qwonnx.export.cache_spec import KV_TYPES, state_specs
 from qwonnx.export.calibration import calibrate
@@ -37,10 +35,6 @@ from qwonnx.export.config import ModelConfig, load_config
 from qwonnx.export.errors import ExportError, OutputError
 from qwonnx.export.external_data import ExternalDataWriter
 from qwonnx.export.fingerprint import export_fingerprint
-from qwonnx.export.lower.cpu import lower_to_cpu
-from qwonnx.export.lower.graph_weights import GraphWeights
-from qwonnx.export.lower.portable import lower_to_portable
-from qwonnx.export.lower.quantized_cache import quantize_cache
 from qwonnx.export.memory_budget import DEFAULT_MEMORY_BYTES, check_memory
 from qwonnx.export.progress import ExportProgress
 from qwonnx.export.recipe import Recipe
@@ -48,7 +42,7 @@ from qwonnx.export.size_table import weight_groups
 from qwonnx.export.storage_plan import StoragePlan
 from qwonnx.export.strict_json import quoted
 from qwonnx.export.text_files import read_text_files
-from qwonnx.export.trace import decoder_inputs, decoder_outputs, trace_decoder
+from qwonnx.export.trace import decoder_inputs, decoder_outputs
 from qwonnx.export.unfinished import unfinished_export
 from qwonnx.export.weight_fit import fitting_weights
 from qwonnx.export.weight_stage import write_weights
@@ -134,17 +128,11 @@ def export_checkpoint(
     )
     with unfinished_export(out, fingerprint, resume=options.resume, overwrite=options.overwrite) as unfinished:
         report(ExportProgress("trace", 0, 0))
-        model = trace_decoder(config)
-        storages = StoragePlan(recipe, source)
-        weights = GraphWeights.of_traced(model.graph, storages, tie_word_embeddings=config.tie_word_embeddings)
+        cache = None
         if options.kv != "float32":
-            quantize_cache(model.graph, options.kv, states, cache_scales(source, config, options.kv))
-        if options.target == "cpu":
-            lower_to_cpu(model, weights, int8_activations=options.activations == "int8")
-        else:
-            lower_to_portable(model, weights)
-        _tidy(model)
-
+            cache = QuantizedCache(options.kv, cache_scales(source, config, options.kv))
+        storages = StoragePlan(recipe, source)
+        decoder = build_decoder(config, storages, target=options.target, activations=options.activations, cache=cache)
         importance = None
         if options.calibration is not None:
             importance = calibrate(
@@ -156,7 +144,7 @@ def export_checkpoint(
             )
         unfinished.begin()
         building = unfinished.folder
-        items = weights.items()
+        items = decoder.weights.items()
         tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
         assert {name for item in items for name, _ in item.weights} == shapes.keys() - tied, "lowering lost weights"
         writer = ExternalDataWriter(building)
@@ -171,8 +159,8 @@ def export_checkpoint(
             on_progress=report,
         )
         report(ExportProgress("finish", resolved.tensors.total_bytes, resolved.tensors.total_bytes))
-        weights.attach(written)
-        _save_graph(model, building / "decoder.onnx")
+        decoder.weights.attach(written)
+        decoder.save(building / "decoder.onnx")
         texts.write(building)
         groups = weight_groups(items)
         manifest = Manifest(
@@ -227,25 +215,6 @@ def _check_output(out: Path, *, overwrite: bool) -> None:
         read_manifest(out)
     except ArtifactError as error:
         raise OutputError(f"{out} exists and is not an artifact, so it is not overwritten: remove it first") from error
-
-
-def _tidy(model: ir.Model) -> None:
-    """Drop what tracing left: copies, dead shape arithmetic, equal computations, traces of this machine."""
-    for tidy in (
-        passes.IdentityEliminationPass(),
-        passes.CommonSubexpressionEliminationPass(),
-        passes.RemoveUnusedNodesPass(),  # and the initializers that nothing uses
-        passes.RemoveUnusedOpsetsPass(),
-        passes.ClearMetadataAndDocStringPass(),
-        passes.TopologicalSortPass(),
-    ):
-        tidy(model)
-    model.producer_name, model.producer_version = "qwonnx", version("qwonnx")
-    model.graph.name = "decoder"
-
-
-def _save_graph(model: ir.Model, path: Path) -> None:
-    path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
 
 
 def _file_entry(folder: Path, name: str) -> FileEntry:
