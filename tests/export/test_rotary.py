@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -79,3 +81,15 @@ def test_4_each_frequency_follows_its_own_axis() -> None:
     expected_cos, expected_sin = rotary(torch.zeros(1, 7, 1), positions)
     torch.testing.assert_close(cos, expected_cos[..., :32], rtol=0, atol=1e-6)
     torch.testing.assert_close(sin, expected_sin[..., :32], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("theta", "beta_fast", "beta_slow"), [(1.0000001, 1e12, 1e-11), (1e12, 1e-11, 1e12)])
+@pytest.mark.parametrize("factor", [1e-11, 1e6])
+def test_the_most_extreme_parameters_that_are_let_in_give_finite_frequencies(
+    theta: float, beta_fast: float, beta_slow: float, factor: float
+) -> None:
+    rope = dataclasses.replace(_rope("yarn", factor), rope_theta=theta, beta_fast=beta_fast, beta_slow=beta_slow)
+    for truncate in (True, False):
+        inv_freq, attention_factor = rope_frequencies(dataclasses.replace(rope, truncate=truncate), 64)
+        assert torch.isfinite(inv_freq).all()
+        assert math.isfinite(attention_factor)
