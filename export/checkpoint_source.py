@@ -57,7 +57,8 @@ def locate_checkpoint(name_or_path: str, revision: str | None) -> tuple[Path, st
     if exists:
         raise CheckpointError(f"{path} is a file: give the checkpoint's folder")
     if not _REPO_ID.fullmatch(name_or_path):
-        raise CheckpointError(f"{path} does not exist: give a checkpoint's folder, or a hub repository (owner/name)")
+        shown = name_or_path if name_or_path.isprintable() else quoted(name_or_path)
+        raise CheckpointError(f"{shown} does not exist: give a checkpoint's folder, or a hub repository (owner/name)")
     with _hub_errors(name_or_path, revision):
         small = Path(snapshot_download(name_or_path, revision=revision, allow_patterns=[CONFIG_NAME]))
     load_config(small)

@@ -80,6 +80,11 @@ def compare(
     token_ids = _tokenize(opened, SAMPLE_TEXT if text is None else text)
     report("running the artifact with ONNX Runtime")  # first: it is the smaller, and the one in doubt
     actual = artifact_logits(opened, token_ids)
+    if not np.isfinite(actual).all():
+        raise VerificationError(
+            f"the artifact {opened.folder} predicts values that are not numbers: `qwonnx inspect --verify` says whether"
+            " its files were changed; if not, export the checkpoint again"
+        )
     report("running the checkpoint with transformers")
     expected = reference_logits(folder, token_ids)
     return measure(expected, actual, token_ids)

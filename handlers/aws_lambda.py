@@ -3,6 +3,9 @@
 Same routes and answers as the server's, buffered: `stream: true` gives the whole stream as one body. The artifact is
 the folder that QWONNX_ARTIFACT names, in the image, a layer or a mounted file system; the other QWONNX_* variables are
 the server's. The engine is opened and warmed up once for each instance and kept; no answer depends on another.
+
+An answer ends before its invocation does (deadline.py). Behind API Gateway, which hangs up after 30 seconds whatever
+the function's own limit, set QWONNX_MAX_ANSWER_SECONDS to 29.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import msgspec
 from mangum import Mangum
 
 from qwonnx.handlers.app import create_app, host_from_environment
+from qwonnx.handlers.deadline import InvocationDeadline
 from qwonnx.handlers.errors import ApiError
 from qwonnx.handlers.settings import ServerSettings
 
@@ -59,7 +63,7 @@ def _adapter() -> Mangum:
     host = host_from_environment(settings)
     host.wait()
     # The adapter would run the lifespan around every event, and so close the engine after the first.
-    return Mangum(create_app(host, settings), lifespan="off")
+    return Mangum(InvocationDeadline(create_app(host, settings)), lifespan="off")
 
 
 @cache

@@ -20,7 +20,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from qwonnx.handlers import body, chat_request, errors, prompt, sse
+from qwonnx.handlers import body, chat_request, deadline, errors, prompt, sse
 from qwonnx.handlers.completion_objects import (
     AnswerMessage,
     ChatCompletion,
@@ -67,11 +67,14 @@ async def create_chat_completion(request: Request) -> Response:
     engine = host.ready_engine()
     model = host.check_model(chat.model)
     answer = _Answer(chat, model)
+    ends_at = deadline.of_request(request.scope, settings)
     try:
         if chat.stream:
-            generation = await _submit(engine, chat, answer.id)
+            generation = await _submit(engine, chat, answer.id, ends_at)
+            if deadline.of_invocation(request.scope) is not None:
+                await generation.outputs.begun()  # the answer goes out in one piece, so its status can still tell
             return sse.EventStream(answer.events(generation), generation.outputs)
-        return await while_connected(request.receive, _whole(engine, chat, answer))
+        return await while_connected(request.receive, _whole(engine, chat, answer, ends_at))
     except InvalidRequestError as error:
         raise ApiError.of(_in_openai_words(error, chat)) from error
     except (QueueFullError, EngineClosedError) as error:
@@ -86,15 +89,16 @@ class _Generation:
     prompt: prompt.ChatPrompt
 
 
-async def _submit(engine: Engine, chat: ChatCompletionRequest, request_id: str) -> _Generation:
+async def _submit(engine: Engine, chat: ChatCompletionRequest, request_id: str, ends_at: float | None) -> _Generation:
     params = prompt.sampling_params(engine, chat)
     # Templates and tokenizers take tens of milliseconds for long conversations; the event loop must not wait.
     rendered = await asyncio.to_thread(prompt.chat_prompt, engine, chat)
-    return _Generation(OutputStream(engine, rendered.token_ids, params, request_id=request_id), rendered)
+    outputs = OutputStream(engine, rendered.token_ids, params, request_id=request_id, deadline=ends_at)
+    return _Generation(outputs, rendered)
 
 
-async def _whole(engine: Engine, chat: ChatCompletionRequest, answer: _Answer) -> Response:
-    generation = await _submit(engine, chat, answer.id)
+async def _whole(engine: Engine, chat: ChatCompletionRequest, answer: _Answer, ends_at: float | None) -> Response:
+    generation = await _submit(engine, chat, answer.id, ends_at)
     async with generation.outputs:
         completion = await answer.whole(generation)
     return Response(msgspec.json.encode(completion), media_type="application/json")

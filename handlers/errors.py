@@ -69,6 +69,12 @@ def closing() -> ApiError:
     return ApiError(503, message, kind=SERVER_ERROR, code="server_closing", headers=headers)
 
 
+def out_of_time() -> ApiError:
+    """Nothing of the answer was there when it had to end."""
+    message = "the answer did not begin in the time there is: shorten the conversation, or allow more time"
+    return ApiError(504, message, kind=SERVER_ERROR, code="deadline_exceeded")
+
+
 def internal() -> ApiError:
     """A fault of ours; the log has the details under the request's id."""
     message = "the server failed to answer: see its log under this request's x-request-id"

@@ -14,7 +14,7 @@ from qwonnx.runtime.errors import SettingsError
 
 DEFAULT_MAX_BODY_BYTES = 10 << 20  # what API gateways let through; some 3 million tokens of English
 
-_NUMBERS = {"max_body_bytes": int, "shutdown_seconds": float}
+_NUMBERS = {"max_body_bytes": int, "shutdown_seconds": float, "max_answer_seconds": float}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +25,15 @@ class ServerSettings:
     api_key: what `Authorization: Bearer` must say under /v1; None lets everybody in. Only ever compared.
     max_body_bytes: a request's body, at most.
     shutdown_seconds: how long running requests may go on once the server was told to stop.
+    max_answer_seconds: how long an answer may take before it ends as it is, with finish_reason "length", for gateways
+        that hang up (29 behind AWS API Gateway); None is as long as it takes.
     """
 
     model_name: str | None = None
     api_key: str | None = field(default=None, repr=False)  # a log of the settings must not hold the key
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
     shutdown_seconds: float = 20.0
+    max_answer_seconds: float | None = None
 
     def __post_init__(self) -> None:
         if self.model_name is not None and not self.model_name.strip():
@@ -41,10 +44,13 @@ class ServerSettings:
             raise SettingsError(f"max_body_bytes is {self.max_body_bytes}: give at least 1")
         if not 0 <= self.shutdown_seconds <= 3600:
             raise SettingsError(f"shutdown_seconds is {self.shutdown_seconds}: give 0 to 3600")
+        if self.max_answer_seconds is not None and not 0 < self.max_answer_seconds <= 1e6:
+            raise SettingsError(f"max_answer_seconds is {self.max_answer_seconds}: give a positive number")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> ServerSettings:
-        """Settings from QWONNX_MODEL_NAME, QWONNX_API_KEY, QWONNX_MAX_BODY_BYTES and QWONNX_SHUTDOWN_SECONDS.
+        """Settings from QWONNX_MODEL_NAME, QWONNX_API_KEY, QWONNX_MAX_BODY_BYTES, QWONNX_SHUTDOWN_SECONDS and
+        QWONNX_MAX_ANSWER_SECONDS.
 
         Those unset or empty keep the default; an empty key is refused, since a secret that failed to arrive must not
         open the server.

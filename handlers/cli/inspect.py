@@ -21,11 +21,11 @@ from qwonnx.handlers.cli.tables import add_row, facts_table, size_of, weights_ta
 def inspect(
     artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Also hash every file and compare.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Also hash the weights and compare.")] = False,
 ) -> None:
     """Show an artifact's model, weights, graphs, states and files.
 
-    Presence and sizes of the files are always checked.
+    Presence and sizes of all files, and the contents of all but the weights, are always checked.
 
     Examples:
 

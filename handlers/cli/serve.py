@@ -30,7 +30,7 @@ def serve(
     model_name: Annotated[
         str | None, typer.Option(help="Name that requests ask for; by default the checkpoint's.")
     ] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Hash every file before serving.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Hash the weights too before serving.")] = False,
 ) -> None:
     """Serve an artifact to OpenAI's clients, until Ctrl-C.
 

@@ -1,6 +1,6 @@
 """How fast an export is, how much memory it takes, and what its weight stage adds to what it cannot do without.
 
-    python -m tests.bench.export_speed CHECKPOINT [--weights int4 | --recipe FILE] [--memory 2GB] [--threads 2]
+    python -m tests.bench.export_speed CHECKPOINT [--weights int4] [--recipe NAME] [--memory 2GB] [--threads 2]
                                        [--rounds 3] [--cold]
 
 Each round, each in a process of its own: reads the checkpoint's files; reads and quantises all weights as an export
@@ -46,7 +46,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--weights", default="int4")
-    parser.add_argument("--recipe", type=Path, help="a recipe file, instead of --weights")
+    parser.add_argument("--recipe", help="as of `qwonnx export`: a shipped recipe, none, or a file")
     parser.add_argument("--target", default="cpu")
     parser.add_argument("--memory", default="2GB", help="of tensors in flight")
     parser.add_argument("--threads", type=int, default=2)
@@ -79,7 +79,8 @@ def _measure(options: argparse.Namespace) -> None:
             {
                 "benchmark": "export_speed",
                 "input_bytes": size,
-                "weights": str(options.recipe or options.weights),
+                "weights": options.weights,
+                "recipe": options.recipe,
                 "memory": options.memory,
                 "threads": options.threads,
                 "cold": options.cold,
@@ -94,7 +95,7 @@ def _measure(options: argparse.Namespace) -> None:
 def _arguments(task: str, options: argparse.Namespace) -> list[str]:
     arguments = [str(options.checkpoint), "--task", task, "--weights", options.weights, "--target", options.target]
     arguments += ["--memory", options.memory, "--threads", str(options.threads)]
-    arguments += ["--recipe", str(options.recipe)] if options.recipe else []
+    arguments += ["--recipe", options.recipe] if options.recipe else []
     return arguments + (["--scratch", str(options.scratch)] if options.scratch else [])
 
 

@@ -120,3 +120,15 @@ def test_a_local_model_that_is_not_supported_is_refused_before_its_files_are_loo
     (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}', encoding="utf-8")
     with pytest.raises(UnsupportedModelError):
         resolve_checkpoint(str(tmp_path), None)
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 300, "x/" * 3000, "a\x00b", "a\nb", ""], ids=["long", "deep", "NUL", "line", "none"]
+)
+def test_a_name_that_cannot_be_is_refused(name: str) -> None:
+    refused(name)
+
+
+def test_a_folders_name_that_does_not_print_is_told_as_far_as_it_does(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path / "my\nmodel\udcff")
+    assert locate_checkpoint(str(folder), None)[1] == "my?model?"

@@ -211,6 +211,8 @@ def test_yarn_gives_the_frequencies_of_transformers(
         ({"short_factor": [1.0]}, "'short_factor'"),
         ({"rope_type": "yarn"}, "no factor"),
         ({"rope_type": "yarn", "factor": -1}, "factor"),
+        ({"rope_type": "yarn", "factor": 1e9}, "factor"),
+        ({"rope_type": "yarn", "factor": 4, "beta_fast": 1e300}, "beta_fast"),
         ({"rope_type": "yarn", "factor": 4, "truncate": 1}, "truncate"),
         (
             {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 1.5},
@@ -282,6 +284,9 @@ def test_an_unknown_quantisation_is_refused_wherever_it_is_named(document: Json)
         ("rms_norm_eps", 0),
         ("rms_norm_eps", "1e-6"),
         ("max_position_embeddings", ...),
+        ("max_position_embeddings", 1),
+        ("rms_norm_eps", 1e-300),
+        ("rms_norm_eps", 1e300),
         ("layer_types", ["linear_attention"] * 3 + ["sliding_attention"]),
         ("layer_types", ["linear_attention"] * 3),
         ("layer_types", "full_attention"),
@@ -298,6 +303,11 @@ def test_an_unknown_quantisation_is_refused_wherever_it_is_named(document: Json)
 )
 def test_a_field_of_the_wrong_type_or_size_is_refused(document: Json, name: str, value: Any) -> None:
     assert name in refused(changed(document, {name: value}))
+
+
+def test_sizes_that_make_a_weight_beyond_all_bounds_are_refused(document: Json) -> None:
+    huge = changed(document, {"moe_intermediate_size": 1 << 24, "num_experts": 1 << 24})
+    assert "num_experts x moe_intermediate_size x hidden_size" in refused(huge)
 
 
 def test_a_dense_architecture_with_experts_is_refused(dense: Json) -> None:

@@ -12,7 +12,9 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -25,8 +27,9 @@ from qwonnx.export.artifact import (
     file_sha256,
     open_artifact,
 )
-from qwonnx.export.errors import CheckpointError
+from qwonnx.export.errors import CheckpointError, VerificationError
 from qwonnx.export.text_files import CHAT_TEMPLATE, GENERATION_CONFIG, TOKENIZER, read_text_files
+from qwonnx.export.verify import _tokenize, artifact_logits
 from qwonnx.handlers.cli.inspect import _tables
 from qwonnx.runtime import model_files
 from qwonnx.runtime.engine import Engine
@@ -162,6 +165,15 @@ def test_a_changed_byte_is_found_in_every_file_but_the_weights(sound: Path, arti
             open_artifact(artifact)
         shutil.copy(sound / entry.path, artifact / entry.path)
     open_artifact(artifact, verify=True)
+
+
+@pytest.mark.parametrize(("name", "use"), [("decoder.onnx", artifact_logits), ("tokenizer.json", _tokenize)])
+def test_what_verify_cannot_read_is_one_line(artifact: Path, name: str, use: Callable[[Artifact, Any], object]) -> None:
+    sound = open_artifact(artifact)
+    (artifact / name).write_bytes(b"\x00" * 500)
+    with pytest.raises(VerificationError) as caught:
+        use(sound, np.arange(4) if name == "decoder.onnx" else "text")
+    assert str(caught.value).isprintable()
 
 
 # What an export lets through, the runtime must be able to read. Its own checks are the same rules, written elsewhere.

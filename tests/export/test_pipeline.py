@@ -241,3 +241,5 @@ def test_a_place_that_cannot_be_written_is_an_output_error(tiny_checkpoint: Path
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="cannot write"):
         export_checkpoint(tiny_checkpoint, tmp_path / "file" / "artifact", FP32)
+    with pytest.raises(OutputError, match="cannot be used"):
+        export_checkpoint(tiny_checkpoint, tmp_path / ("x" * 300), FP32)

@@ -6,6 +6,8 @@ angles as the exported graphs compute them.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -183,3 +185,15 @@ def test_8_the_extended_context_is_factor_times_the_original() -> None:
     assert _config(4.0).max_position_embeddings == 1_048_576 >= LONGEST
     assert _config(2.0).max_position_embeddings == 524_288
     assert _config(1.0).max_position_embeddings == 262_144
+
+
+@pytest.mark.parametrize(("theta", "beta_fast", "beta_slow"), [(1.0000001, 1e12, 1e-11), (1e12, 1e-11, 1e12)])
+@pytest.mark.parametrize("factor", [1e-11, 1e6])
+def test_the_most_extreme_parameters_that_are_let_in_give_finite_frequencies(
+    theta: float, beta_fast: float, beta_slow: float, factor: float
+) -> None:
+    rope = dataclasses.replace(_rope(factor), rope_theta=theta, beta_fast=beta_fast, beta_slow=beta_slow)
+    for truncate in (True, False):
+        inv_freq, attention_factor = rope_frequencies(dataclasses.replace(rope, truncate=truncate), 64)
+        assert torch.isfinite(inv_freq).all()
+        assert math.isfinite(attention_factor)

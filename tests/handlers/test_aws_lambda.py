@@ -9,6 +9,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ import pytest
 
 from tests.handlers.serving import MODEL, chat
 
+ROOT = Path(__file__).resolve().parents[2]
 _API = "/2018-06-01/runtime"
 
 
@@ -27,13 +29,14 @@ _API = "/2018-06-01/runtime"
 class LambdaService:
     """Lambda's side of the runtime API: hands out events, takes answers."""
 
-    events: queue.Queue[tuple[str, dict[str, Any]]] = field(default_factory=queue.Queue)
+    events: queue.Queue[tuple[str, float, dict[str, Any]]] = field(default_factory=queue.Queue)  # name, deadline, event
     answers: queue.Queue[tuple[str, Any]] = field(default_factory=queue.Queue)  # ("response" or "error", document)
     count: int = 0
 
-    def invoke(self, event: dict[str, Any]) -> dict[str, Any]:
+    def invoke(self, event: dict[str, Any], *, seconds: float = 900.0) -> dict[str, Any]:
+        """The answer to an event, for which the function has so long."""
         self.count += 1
-        self.events.put((f"invocation-{self.count}", event))
+        self.events.put((f"invocation-{self.count}", time.time() + seconds, event))
         kind, answer = self.answers.get(timeout=40)
         assert kind == "response", answer
         assert isinstance(answer, dict)
@@ -46,11 +49,11 @@ def _request_handler(service: LambdaService) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             assert self.path == f"{_API}/invocation/next"
-            name, event = service.events.get()
+            name, deadline, event = service.events.get()
             body = json.dumps(event).encode()
             self.send_response(200)
             self.send_header("Lambda-Runtime-Aws-Request-Id", name)
-            self.send_header("Lambda-Runtime-Deadline-Ms", "4102444800000")
+            self.send_header("Lambda-Runtime-Deadline-Ms", str(int(deadline * 1000)))
             self.send_header("Lambda-Runtime-Invoked-Function-Arn", "arn:aws:lambda:eu-north-1:1:function:qwonnx")
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
@@ -71,7 +74,9 @@ def _request_handler(service: LambdaService) -> type[BaseHTTPRequestHandler]:
 
 
 @contextmanager
-def running(artifact: Path, **environment: str) -> Iterator[LambdaService]:
+def running(
+    artifact: Path, *, handler: str = "qwonnx.handlers.aws_lambda.handler", **environment: str
+) -> Iterator[LambdaService]:
     """An instance of the function, as Lambda starts one."""
     service = LambdaService()
     with ThreadingHTTPServer(("127.0.0.1", 0), _request_handler(service)) as server:
@@ -91,8 +96,8 @@ def running(artifact: Path, **environment: str) -> Iterator[LambdaService]:
             "QWONNX_MAX_MODEL_LEN": "512",
             **environment,
         }
-        command = [sys.executable, "-m", "awslambdaric", "qwonnx.handlers.aws_lambda.handler"]
-        process = subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL)
+        command = [sys.executable, "-m", "awslambdaric", handler]
+        process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=subprocess.DEVNULL)
         try:
             yield service
         finally:
@@ -177,6 +182,51 @@ def test_bad_requests_and_bad_events_are_answered_and_the_instance_lives_on(func
     undecodable = {**event("POST", "/v1/chat/completions"), "body": "a", "isBase64Encoded": True}
     assert refusal(undecodable, 400)["code"] == "invalid_event"
     assert json_of(function.invoke(event("GET", "/health/live"))) == {"status": "live"}
+
+
+@pytest.fixture(scope="module")
+def slow_function(counting_folder: Path) -> Iterator[LambdaService]:
+    """A step takes 50 ms, and reads few tokens of a prompt."""
+    environment = {"QWONNX_MAX_NUM_BATCHED_TOKENS": "16"}
+    with running(counting_folder, handler="tests.handlers.slow_function.handler", **environment) as service:
+        yield service
+
+
+def test_an_answer_ends_before_its_invocation_does(slow_function: LambdaService) -> None:
+    request = {"model": MODEL, "messages": chat(""), "max_tokens": 400}
+    for stream in (False, True):
+        completion_event = event("POST", "/v1/chat/completions", {**request, "stream": stream})
+        started = time.monotonic()
+        answer = slow_function.invoke(completion_event, seconds=3)
+        assert 1.5 < time.monotonic() - started < 3
+        assert answer["statusCode"] == 200
+        if stream:
+            *events, done, end = answer["body"].split("\n\n")
+            assert (done, end) == ("data: [DONE]", "")
+            choices = [json.loads(text.removeprefix("data: "))["choices"][0] for text in events]
+            content, reason = (
+                "".join(choice["delta"].get("content", "") for choice in choices),
+                choices[-1]["finish_reason"],
+            )
+        else:
+            document = json_of(answer)
+            content, reason = document["choices"][0]["message"]["content"], document["choices"][0]["finish_reason"]
+            assert document["usage"]["completion_tokens"] == len(content)
+        assert reason == "length"
+        assert 5 < len(content) < 2 / 0.05
+
+
+def test_an_answer_that_cannot_begin_in_time_is_a_504_and_the_instance_lives_on(slow_function: LambdaService) -> None:
+    request = {"model": MODEL, "messages": chat("x" * 400), "max_tokens": 4}
+    for stream in (False, True):
+        completion_event = event("POST", "/v1/chat/completions", {**request, "stream": stream})
+        started = time.monotonic()
+        error = json_of(slow_function.invoke(completion_event, seconds=1), 504)["error"]
+        assert time.monotonic() - started < 1
+        assert (error["type"], error["code"]) == ("server_error", "deadline_exceeded")
+    short = {**request, "messages": chat("")}
+    completion = json_of(slow_function.invoke(event("POST", "/v1/chat/completions", short)))
+    assert completion["usage"]["completion_tokens"] == 4
 
 
 def test_a_missing_artifact_is_a_failed_initialisation_with_one_clear_message(tmp_path: Path) -> None:

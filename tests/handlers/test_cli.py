@@ -61,14 +61,7 @@ def test_what_generate_cannot_do_is_one_line(
     assert message in error_line(qwonnx("generate", folder, *arguments))
 
 
-def test_a_changed_byte_is_found_by_verify_and_a_newer_schema_always(counting_folder: Path, tmp_path: Path) -> None:
-    changed = Path(shutil.copytree(counting_folder, tmp_path / "changed"))
-    graph = changed / "decoder.onnx"
-    graph.write_bytes(graph.read_bytes()[:-1] + b"\xff")
-    assert qwonnx("inspect", changed).returncode == 0
-    assert "decoder.onnx" in error_line(qwonnx("inspect", changed, "--verify"))
-    assert "decoder.onnx" in error_line(qwonnx("serve", changed, "--verify", "--model-name", "mine"))
-
+def test_a_newer_schema_is_refused_by_every_command(counting_folder: Path, tmp_path: Path) -> None:
     newer = Path(shutil.copytree(counting_folder, tmp_path / "newer"))
     manifest = newer / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "schema_version": 99}))

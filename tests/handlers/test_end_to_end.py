@@ -36,6 +36,22 @@ def test_an_exported_artifact_is_inspected_and_verified_and_generates(artifact: 
     assert re.search(r"\d+ tokens, finish reason (length|stop)\n$", sampled.stderr)
 
 
+def test_weights_that_were_damaged_are_found_by_their_size_their_hash_and_their_answers(
+    artifact: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    damaged = Path(shutil.copytree(artifact, tmp_path / "damaged"))
+    weights = next(iter(sorted(damaged.glob("weights-*.bin"))))
+    size = weights.stat().st_size
+    weights.write_bytes(b"\xff" * size)  # scales that are no numbers
+    assert f"{weights.name} in" in error_line(qwonnx("inspect", damaged, "--verify"))
+    assert "the model failed" in error_line(qwonnx("generate", damaged, "--prompt", "Hi", "--max-tokens", 2))
+    assert "not finite" in error_line(qwonnx("serve", damaged, "--port", 0))
+    assert "inspect --verify" in error_line(qwonnx("verify", damaged, "--against", tiny_checkpoint))
+    weights.write_bytes(b"\xff" * (size // 2))
+    for command in (["inspect"], ["generate", "--prompt", "Hi"], ["serve"]):
+        assert f"{weights.name} in" in error_line(qwonnx(command[0], damaged, *command[1:]))
+
+
 def test_a_served_artifact_answers_the_openai_client(artifact: Path) -> None:
     with serving(artifact, runtime=RUNTIME) as served, served.client() as client:
         (model,) = client.models.list()

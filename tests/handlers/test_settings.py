@@ -16,8 +16,9 @@ def test_the_environment_is_read_and_empty_variables_keep_the_defaults() -> None
         "QWONNX_API_KEY": "k",
         "QWONNX_MAX_BODY_BYTES": "9",
         "QWONNX_SHUTDOWN_SECONDS": "0.5",
+        "QWONNX_MAX_ANSWER_SECONDS": "29",
     }
-    assert ServerSettings.from_environment(given) == ServerSettings("m", "k", 9, 0.5)
+    assert ServerSettings.from_environment(given) == ServerSettings("m", "k", 9, 0.5, 29.0)
     empty = {"QWONNX_MODEL_NAME": "", "QWONNX_MAX_BODY_BYTES": " "}
     assert ServerSettings.from_environment(empty) == ServerSettings()
 
@@ -32,6 +33,8 @@ def test_the_environment_is_read_and_empty_variables_keep_the_defaults() -> None
         ("QWONNX_MAX_BODY_BYTES", "0"),
         ("QWONNX_SHUTDOWN_SECONDS", "nan"),
         ("QWONNX_SHUTDOWN_SECONDS", "-1"),
+        ("QWONNX_MAX_ANSWER_SECONDS", "0"),
+        ("QWONNX_MAX_ANSWER_SECONDS", "nan"),
     ],
 )
 def test_a_malformed_variable_is_named(variable: str, value: str) -> None:

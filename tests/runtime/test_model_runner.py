@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from qwonnx.export.artifact import open_artifact
 from qwonnx.runtime.cache import HybridCache
+from qwonnx.runtime.errors import SessionError
 from qwonnx.runtime.model_inputs import InputBuffers
 from qwonnx.runtime.model_runner import ModelRunner
 from qwonnx.runtime.scheduler import Sequence, StepPlan
@@ -95,6 +97,25 @@ def test_a_step_touches_only_its_own_rows(counting_model: CountingModel) -> None
     for buffer in cache.buffers.values():
         assert (buffer[[0, 2, 3]] == 5).all()
     assert cache.snapshot().row_lengths == (None, 3, None, None)
+
+
+def test_a_graph_that_is_not_the_manifests_is_refused_before_a_buffer_is_touched(counting_model: CountingModel) -> None:
+    artifact = open_artifact(counting_model.folder)
+    sound = artifact.manifest.states
+    session = Session(artifact.file("decoder.onnx"), RuntimeSettings(num_threads=1))
+    larger = dataclasses.replace(sound[0], shape=(*sound[0].shape[:-1], 1 << 20))
+    other = dataclasses.replace(sound[0], dtype="float16")
+    flat = dataclasses.replace(sound[0], shape=sound[0].shape[:-1])
+    for states, vocab_size, named in (
+        ((larger, *sound[1:]), VOCAB_SIZE, sound[0].past),
+        ((other, *sound[1:]), VOCAB_SIZE, sound[0].past),
+        ((flat, *sound[1:]), VOCAB_SIZE, sound[0].past),
+        (sound[1:], VOCAB_SIZE, sound[0].past),
+        (sound, VOCAB_SIZE + 1, "logits"),
+    ):
+        cache = HybridCache(states, max_num_seqs=1, max_model_len=64)
+        with pytest.raises(SessionError, match=named):
+            ModelRunner(session, states, cache, InputBuffers(1, 16), 1, vocab_size)
 
 
 def test_a_chunk_that_wants_no_logits_gives_none(counting_model: CountingModel) -> None:

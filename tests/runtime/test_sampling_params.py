@@ -49,3 +49,10 @@ def test_do_sample_false_is_greedy_and_top_k_zero_keeps_all() -> None:
 def test_a_recommendation_of_the_wrong_type_is_refused() -> None:
     with pytest.raises(InvalidRequestError, match="top_p"):
         SamplingParams.defaults_from({"top_p": "0.9"})
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 10**400, True])
+@pytest.mark.parametrize("name", ["temperature", "top_k"])
+def test_a_recommendation_that_is_no_number_one_can_use_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(InvalidRequestError, match=name):
+        SamplingParams.defaults_from({name: value})

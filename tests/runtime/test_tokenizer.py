@@ -61,3 +61,25 @@ def test_a_tokenizer_that_is_not_byte_level_is_refused() -> None:
     document = tokenizer_json() | {"decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True}}
     with pytest.raises(TokenizerError, match="WordPiece"):
         Tokenizer(json.dumps(document))
+
+
+def test_settings_of_a_training_run_neither_cut_a_prompt_nor_fill_it_up() -> None:
+    document = tokenizer_json() | {
+        "truncation": {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
+        "padding": {
+            "strategy": {"Fixed": 99},
+            "direction": "Right",
+            "pad_to_multiple_of": None,
+            "pad_id": 0,
+            "pad_type_id": 0,
+            "pad_token": "!",
+        },
+    }
+    text = "longer than four tokens"
+    assert Tokenizer(json.dumps(document)).encode(text) == TOKENIZER.encode(text)
+
+
+def test_a_panic_of_the_library_is_a_malformed_file() -> None:
+    document = tokenizer_json() | {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}
+    with pytest.raises(TokenizerError, match="malformed"):
+        Tokenizer(json.dumps(document))

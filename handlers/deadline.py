@@ -1,0 +1,49 @@
+"""By when an answer must have ended: when the invocation that waits for it does, or after the settings' limit.
+
+At that moment an answer ends as one does that has reached max_tokens, with what there is of it and finish_reason
+"length"; if there is nothing of it yet, the request is refused with a 504. Times are the event loop's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from qwonnx.handlers.settings import ServerSettings
+
+_KEY = "qwonnx.deadline"
+
+# For what follows the last token: encoding the answer, handing it over, and a loop that has to wait for a processor.
+_MARGIN_SECONDS = 1.0
+
+
+class InvocationDeadline:
+    """ASGI middleware for function handlers: what the invocation's context says, less a margin.
+
+    The margin is half of what remains where that is less than two seconds.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        remaining_millis = getattr(scope.get("aws.context"), "get_remaining_time_in_millis", None)
+        if remaining_millis is not None:
+            remaining = max(0.0, remaining_millis() / 1000)
+            margin = min(_MARGIN_SECONDS, remaining / 2)
+            scope[_KEY] = asyncio.get_running_loop().time() + remaining - margin
+        await self._app(scope, receive, send)
+
+
+def of_invocation(scope: Scope) -> float | None:
+    """The invocation's; None where there is no invocation, or it has all the time there is."""
+    deadline: float | None = scope.get(_KEY)
+    return deadline
+
+
+def of_request(scope: Scope, settings: ServerSettings) -> float | None:
+    """The earlier one of the invocation's and of the settings' limit, counted from now; None if there is neither."""
+    limit = settings.max_answer_seconds
+    found = [of_invocation(scope), None if limit is None else asyncio.get_running_loop().time() + limit]
+    return min((deadline for deadline in found if deadline is not None), default=None)
