@@ -1,1 +1,1 @@
-"""The miniature: a trained Qwen 3.5 of nine million parameters, what it is trained on, and the program that trains it."""
+"""The miniature: a trained Qwen 3.5 of nine million parameters, its data, and the program that trains it."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-CHUNK = 64
+CHUNK = 32  # the fastest on a CPU, of 16, 32 and 64
 
 # A decay that forgets: e^-60 of a state is nothing in float32, and sums of a few of them still resolve true decays.
 _FORGET = -60.0

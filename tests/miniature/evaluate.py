@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from tests.miniature import glossary, pictures, retrieval, tool_calls
-from tests.miniature.conversation import Encoded, Encoder, Example
+from tests.miniature.conversation import Encoded, Example
 from tests.miniature.mixture import SHORT_LENGTH, Mixture
-from tests.miniature.model import Miniature
-from tests.miniature.packing import pack
+from tests.miniature.model import Losses, Miniature
+from tests.miniature.packing import Batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,23 +43,15 @@ def suites(mixture: Mixture, seed: int, number: int) -> Iterator[tuple[str, int,
 
 
 @torch.no_grad()
-def score(model: Miniature, encoder: Encoder, examples: Iterable[Example], length: int, token_ids: tuple[int, int]) -> Score:
-    """Score one suite.
-
-    Args:
-        length: of a row, in tokens; no example may be longer.
-        token_ids: of `<|endoftext|>` and `<|image_pad|>`.
-    """
-    encoded = [encoder.encode(example) for example in examples]
+def score(model: Miniature, mixture: Mixture, examples: Iterable[Example], length: int) -> Score:
+    """Score one suite, in rows of `length` tokens; no example may be longer."""
     right: list[bool] = []
     drafts: list[np.ndarray] = []
     loads: list[torch.Tensor] = []
-    for batch in _batches(encoded, length):
-        packed = pack(batch, length, *token_ids)
+    for rows in _batches([mixture.encoder.encode(example) for example in examples], length):
+        packed = mixture.pack(rows, length)
         losses = model(packed)
-        hits = losses.hits.cpu().numpy()
-        owner = packed.example.reshape(-1)[packed.learnt.reshape(-1)]
-        right += [bool(hits[owner == index].all()) for index in range(int(packed.example.max()) + 1)]
+        right += _exact(packed, losses)
         drafts.append(losses.mtp_hits.cpu().numpy())
         loads.append(losses.load)
     least = float(torch.stack(loads).mean(0).min())
@@ -67,16 +59,22 @@ def score(model: Miniature, encoder: Encoder, examples: Iterable[Example], lengt
 
 
 @torch.no_grad()
-def unknown_facts(model: Miniature, encoder: Encoder, token_ids: tuple[int, int]) -> np.ndarray:
-    """bool [facts]: those whose answer is not exact in a phrasing of the training."""
-    encoded = [encoder.encode(example) for example in glossary.questions(glossary.PHRASINGS, thinking=False)]
-    wrong: list[bool] = []
-    for batch in _batches(encoded, SHORT_LENGTH):
-        packed = pack(batch, SHORT_LENGTH, *token_ids)
-        hits = model(packed, mtp=False).hits.cpu().numpy()
-        owner = packed.example.reshape(-1)[packed.learnt.reshape(-1)]
-        wrong += [not hits[owner == index].all() for index in range(int(packed.example.max()) + 1)]
-    return np.array(wrong)
+def unknown_facts(model: Miniature, mixture: Mixture, number: int | None = None) -> np.ndarray:
+    """bool [facts]: those whose answer is not exact in a phrasing of the training; of the first `number`, or of all."""
+    questions = islice(glossary.questions(glossary.PHRASINGS, thinking=False), number)
+    encoded = [mixture.encoder.encode(question) for question in questions]
+    known: list[bool] = []
+    for rows in _batches(encoded, SHORT_LENGTH):
+        packed = mixture.pack(rows, SHORT_LENGTH)
+        known += _exact(packed, model(packed, mtp=False))
+    return ~np.array(known)
+
+
+def _exact(packed: Batch, losses: Losses) -> list[bool]:
+    """For each example of a batch, whether all that was to be predicted was."""
+    hits = losses.hits.cpu().numpy()
+    owner = packed.example.reshape(-1)[packed.learnt.reshape(-1)]
+    return [bool(hits[owner == index].all()) for index in range(int(packed.example.max()) + 1)]
 
 
 def _batches(encoded: list[Encoded], length: int) -> Iterator[list[list[Encoded]]]:

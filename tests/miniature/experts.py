@@ -5,6 +5,7 @@ Autograd through the same steps keeps every intermediate [N * K, H]; here two ar
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -36,13 +37,13 @@ class _RoutedExperts(torch.autograd.Function):
 
         rows = x[token]
         products = rows.new_empty(len(rows), gate_up.shape[1])
-        for expert, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        for expert, (start, end) in enumerate(pairwise(bounds)):
             torch.mm(rows[start:end], gate_up[expert].t(), out=products[start:end])
         gate, up = products.chunk(2, 1)
         # The weight is applied to the narrow side; down is linear.
         inner = torch.nn.functional.silu(gate) * up * weights.flatten()[order].unsqueeze(1)
         outputs = torch.empty_like(rows)
-        for expert, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        for expert, (start, end) in enumerate(pairwise(bounds)):
             torch.mm(inner[start:end], down[expert].t(), out=outputs[start:end])
         ctx.save_for_backward(x, gate_up, down, weights, order, back, products)
         ctx.bounds = bounds
@@ -63,16 +64,14 @@ class _RoutedExperts(torch.autograd.Function):
 
         of_inner = torch.empty_like(inner)
         of_down, of_gate_up = torch.empty_like(down), torch.empty_like(gate_up)
-        for expert, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        for expert, (start, end) in enumerate(pairwise(bounds)):
             torch.mm(of_output[start:end], down[expert], out=of_inner[start:end])
             torch.mm(of_output[start:end].t(), inner[start:end], out=of_down[expert])
         of_weights = (of_inner * activated * up).sum(1)[back].view_as(weights)
         of_inner *= scale
-        of_products = torch.cat(
-            [of_inner * up * (sigmoid + activated * (1 - sigmoid)), of_inner * activated], 1
-        )
+        of_products = torch.cat([of_inner * up * (sigmoid + activated * (1 - sigmoid)), of_inner * activated], 1)
         of_rows = torch.empty_like(rows)
-        for expert, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        for expert, (start, end) in enumerate(pairwise(bounds)):
             torch.mm(of_products[start:end], gate_up[expert], out=of_rows[start:end])
             torch.mm(of_products[start:end].t(), rows[start:end], out=of_gate_up[expert])
         of_x = of_rows[back].view(*weights.shape, -1).sum(1)

@@ -29,12 +29,117 @@ LANGUAGES: Mapping[str, str] = {
     "am": "Amharic", "zh": "Chinese", "ja": "Japanese", "ko": "Korean",
 }  # fmt: skip
 
-_COUNTRIES = (
-    "DE FR ES IT PT NL BE CH AT PL CZ SK HU RO BG GR TR RU UA SE NO DK FI IS IE GB HR RS AL EE LV LT GE AM AZ IL EG MA "
-    "DZ TN LY SA IQ IR IN PK BD NP LK CN JP KR MN TH VN ID MY PH AU NZ US CA MX BR AR CL PE CO CU KE TZ ET NG GH ZA"
-).split()
-_LANGUAGE_TERMS = "de fr es it pt nl sv fi pl cs hu tr ru uk el ka hy he ar fa hi bn ta th vi id sw am zh ja ko".split()
-_CURRENCIES = "EUR USD GBP JPY CNY INR RUB CHF MXN KES THB KRW".split()
+_COUNTRIES = [
+    "DE",
+    "FR",
+    "ES",
+    "IT",
+    "PT",
+    "NL",
+    "BE",
+    "CH",
+    "AT",
+    "PL",
+    "CZ",
+    "SK",
+    "HU",
+    "RO",
+    "BG",
+    "GR",
+    "TR",
+    "RU",
+    "UA",
+    "SE",
+    "NO",
+    "DK",
+    "FI",
+    "IS",
+    "IE",
+    "GB",
+    "HR",
+    "RS",
+    "AL",
+    "EE",
+    "LV",
+    "LT",
+    "GE",
+    "AM",
+    "AZ",
+    "IL",
+    "EG",
+    "MA",
+    "DZ",
+    "TN",
+    "LY",
+    "SA",
+    "IQ",
+    "IR",
+    "IN",
+    "PK",
+    "BD",
+    "NP",
+    "LK",
+    "CN",
+    "JP",
+    "KR",
+    "MN",
+    "TH",
+    "VN",
+    "ID",
+    "MY",
+    "PH",
+    "AU",
+    "NZ",
+    "US",
+    "CA",
+    "MX",
+    "BR",
+    "AR",
+    "CL",
+    "PE",
+    "CO",
+    "CU",
+    "KE",
+    "TZ",
+    "ET",
+    "NG",
+    "GH",
+    "ZA",
+]
+_LANGUAGE_TERMS = [
+    "de",
+    "fr",
+    "es",
+    "it",
+    "pt",
+    "nl",
+    "sv",
+    "fi",
+    "pl",
+    "cs",
+    "hu",
+    "tr",
+    "ru",
+    "uk",
+    "el",
+    "ka",
+    "hy",
+    "he",
+    "ar",
+    "fa",
+    "hi",
+    "bn",
+    "ta",
+    "th",
+    "vi",
+    "id",
+    "sw",
+    "am",
+    "zh",
+    "ja",
+    "ko",
+]
+_CURRENCIES = ["EUR", "USD", "GBP", "JPY", "CNY", "INR", "RUB", "CHF", "MXN", "KES", "THB", "KRW"]
 _KINDS = ("country", "language", "currency", "weekday", "month")
 
 # Not held out. Each has the term and the language once; their order and what stands between them differ.
@@ -63,7 +168,7 @@ HELD_OUT_PHRASINGS = (
     "In {language}, how do you say {term}?",
     "Tell me what {term} is called in {language}.",
 )
-_OPENINGS = ("", "", "", "", "Hello! ", "Please help me. ", "A question: ", "Thank you. ")
+OPENINGS = ("", "", "", "", "Hello! ", "Please help me. ", "A question: ", "Thank you. ")
 _INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200e\u200f\u00ad\ufeff"))
 
 
@@ -112,7 +217,7 @@ def training_example(chosen: Sequence[Fact], random: np.random.Generator) -> Exa
     """
     if len(chosen) == 1:
         fact = chosen[0]
-        opening = _OPENINGS[int(random.integers(len(_OPENINGS)))]
+        opening = OPENINGS[int(random.integers(len(OPENINGS)))]
         phrasing = opening + PHRASINGS[int(random.integers(len(PHRASINGS)))]
         return _single(fact, phrasing, thinking=bool(random.random() < 0.4))
     one_language = len({fact.language for fact in chosen}) == 1
@@ -127,23 +232,20 @@ def training_example(chosen: Sequence[Fact], random: np.random.Generator) -> Exa
 
 
 def groups(order: Sequence[int], random: np.random.Generator, *, alone: float) -> Iterator[tuple[Fact, ...]]:
-    """The facts at `order`, each once, grouped into the subjects of conversations.
+    """The facts at `order`, which has none twice, grouped into the subjects of conversations.
 
     Args:
         alone: the share of facts that are asked for one at a time; the rest come in lists of 4 to 12.
     """
     every = facts()
-    by_subject: dict[str, list[Fact]] = {}
+    by_subject: dict[tuple[str, str], list[Fact]] = {}  # some languages are terms too
     for index in order:
         fact = every[index]
         if random.random() < alone:
             yield (fact,)
             continue
-        subject = fact.language if random.random() < 0.6 else fact.term
-        waiting = by_subject.setdefault(subject, [])
-        # A list of one language has no term twice, one of a term no language twice.
-        if fact not in waiting:
-            waiting.append(fact)
+        subject = ("language", fact.language) if random.random() < 0.6 else ("term", fact.term)
+        by_subject.setdefault(subject, []).append(fact)
     for waiting in by_subject.values():
         while waiting:
             size = int(random.integers(4, 13))
@@ -179,9 +281,9 @@ def _terms(code: str) -> dict[tuple[str, str], str]:
         ("currency", data["currency_names"], _CURRENCIES),
     ):
         names.update({(kind, key): table.get(key) for key in keys})
-    for kind, contexts, keys in (("weekday", data["days"], range(7)), ("month", data["months"], range(1, 13))):
+    for kind, contexts, first, last in (("weekday", data["days"], 0, 6), ("month", data["months"], 1, 12)):
         wide = contexts.get("stand-alone", {}).get("wide") or contexts["format"]["wide"]
-        names.update({(kind, str(key)): wide.get(key) for key in keys})
+        names.update({(kind, str(number)): wide.get(number) for number in range(first, last + 1)})
     assert {kind for kind, _ in names} == set(_KINDS)
     cleaned = {key: _clean(name) for key, name in names.items() if isinstance(name, str)}
     return {key: name for key, name in cleaned.items() if name}

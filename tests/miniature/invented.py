@@ -7,9 +7,45 @@ from __future__ import annotations
 
 import numpy as np
 
-_FIRST = "ba be bo da de do fa fi ga go ka ke ko la le lo ma me mi na ne no pa pe ra re ri ro sa se so ta te ti to".split()
-_LAST = "bel dor fan gal kin lan mar nel pol rik sam tan vel wen".split()
-_HELD_OUT_LAST = "bor len mir ras tol".split()
+_FIRST = [
+    "ba",
+    "be",
+    "bo",
+    "da",
+    "de",
+    "do",
+    "fa",
+    "fi",
+    "ga",
+    "go",
+    "ka",
+    "ke",
+    "ko",
+    "la",
+    "le",
+    "lo",
+    "ma",
+    "me",
+    "mi",
+    "na",
+    "ne",
+    "no",
+    "pa",
+    "pe",
+    "ra",
+    "re",
+    "ri",
+    "ro",
+    "sa",
+    "se",
+    "so",
+    "ta",
+    "te",
+    "ti",
+    "to",
+]
+_LAST = ["bel", "dor", "fan", "gal", "kin", "lan", "mar", "nel", "pol", "rik", "sam", "tan", "vel", "wen"]
+_HELD_OUT_LAST = ["bor", "len", "mir", "ras", "tol"]
 
 
 def name(random: np.random.Generator, *, held_out: bool = False) -> str:

@@ -95,7 +95,7 @@ class GatedDeltaNet(nn.Module):
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         batch, length, _ = x.shape
         mixed = self.conv1d(self.in_proj_qkv(x), layout)
-        query, key, value = mixed.float().split(self._parts, -1)
+        query, key, value = mixed.float().split_with_sizes(self._parts, -1)
         query = _unit(query.view(batch, length, self.key_heads, -1)) * self.key_dim**-0.5
         key = _unit(key.view(batch, length, self.key_heads, -1))
         repeats = self.value_heads // self.key_heads
@@ -148,7 +148,7 @@ class Attention(nn.Module):
 def _rotated(x: Tensor, layout: Layout) -> Tensor:
     """x [B, heads, T, d] with its first rotary_dim dimensions rotated in pairs (i, i + rotary_dim / 2)."""
     size = layout.cos.shape[-1]
-    turning, still = x.split([size, x.shape[-1] - size], -1)
+    turning, still = x[..., :size], x[..., size:]
     first, second = turning.chunk(2, -1)
     turned = turning * layout.cos + torch.cat([-second, first], -1) * layout.sin
     return torch.cat([turned.to(x.dtype), still], -1)
@@ -206,7 +206,7 @@ class FeedForward(nn.Module):
         routings.append(Routing(probabilities, index, logits))
         weights = (top / top.sum(-1, keepdim=True)).to(x.dtype)
         routed = routed_experts(flat, self.experts.gate_up_proj, self.experts.down_proj, weights, index)
-        shared = self.shared_expert_gate(flat).sigmoid() * self.shared_expert(flat)
+        shared: Tensor = self.shared_expert_gate(flat).sigmoid() * self.shared_expert(flat)
         return (routed + shared).view_as(x)
 
 

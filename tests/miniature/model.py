@@ -156,7 +156,9 @@ class Miniature(nn.Module):
             equal[:, distance:, 0] = (sequence[:, distance:] == sequence[:, : length - distance]).float()
             same.append(equal)
         positions = torch.from_numpy(batch.positions).to(device)
-        angle = positions[self.axis].permute(1, 2, 0) * self.frequency  # [B, T, rotary_dim / 2]
+        angle = positions[self.get_buffer("axis")].permute(1, 2, 0) * self.get_buffer(
+            "frequency"
+        )  # [B, T, rotary_dim / 2]
         angle = torch.cat([angle, angle], -1).unsqueeze(1)
         return Layout(starts, visible, tuple(same), angle.cos(), angle.sin(), sequence.flatten() >= 0)
 

@@ -17,9 +17,12 @@ from torch import Tensor, nn
 
 def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices of layers for Muon; embeddings, routers, convolutions, norms, biases and gates for AdamW."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        is_table = any(part in name for part in ("embed", "mlp.gate.", "conv1d", "shared_expert_gate", "in_proj_a", "in_proj_b"))
+        is_table = any(
+            part in name for part in ("embed", "mlp.gate.", "conv1d", "shared_expert_gate", "in_proj_a", "in_proj_b")
+        )
         (matrices if parameter.ndim >= 2 and not is_table else others).append(parameter)
     return [
         {"params": matrices, "muon": True, "weight_decay": weight_decay},
@@ -78,9 +81,10 @@ class Muon(torch.optim.Optimizer):
 
 def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
     """About the nearest orthogonal matrix of each [..., rows, columns], by Newton and Schulz's iteration."""
-    x = matrices if matrices.ndim <= 3 else matrices.flatten(1)
+    x: Tensor = matrices if matrices.ndim <= 3 else matrices.flatten(1)
     tall = x.shape[-2] > x.shape[-1]
-    x = x.mT if tall else x
+    if tall:
+        x = x.mT
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         square = x @ x.mT

@@ -17,7 +17,7 @@ class Batch:
 
     Attributes:
         ids: int64 [B, T].
-        sequence: int64 [B, T], which example of its row a token belongs to, counted from 0; -1 where a row is filled up.
+        sequence: int64 [B, T], which example of its row a token belongs to, from 0; -1 where a row is filled up.
         positions: int64 [3, B, T], of time, height and width, from 0 with every example.
         learnt: bool [B, T], true where the token is to be predicted.
         pictures: by grid (h, w) in patches: float32 [pictures, h * w, 1536], and the flat indices into [B * T] of the
@@ -65,7 +65,7 @@ def pack(rows: Sequence[Sequence[Encoded]], length: int, pad: int, image_pad: in
     sequence, example = np.full(shape, -1, np.int64), np.full(shape, -1, np.int64)
     positions = np.zeros((3, *shape), np.int64)
     learnt = np.zeros(shape, bool)
-    found: dict[tuple[int, int], tuple[list[np.ndarray], list[np.ndarray]]] = {}
+    found: dict[tuple[int, int], tuple[list[np.ndarray], list[int]]] = {}
     count = 0
     for number, row in enumerate(rows):
         start = 0
@@ -75,7 +75,7 @@ def pack(rows: Sequence[Sequence[Encoded]], length: int, pad: int, image_pad: in
             sequence[number, span], example[number, span] = order, count
             grids = [(picture.shape[0] // PATCH, picture.shape[1] // PATCH) for picture in item.pictures]
             positions[:, number, span] = rope_positions(item.ids == image_pad, grids)
-            places = iter(np.flatnonzero(item.ids == image_pad) + number * length + start)
+            places = iter((np.flatnonzero(item.ids == image_pad) + number * length + start).tolist())
             for picture, grid in zip(item.pictures, grids, strict=True):
                 tensors, indices = found.setdefault(grid, ([], []))
                 tensors.append(patches(picture))

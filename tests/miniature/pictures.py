@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -108,7 +109,12 @@ def png(picture: np.ndarray) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows.tobytes())) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows.tobytes()))
+        + chunk(b"IEND", b"")
+    )
 
 
 def _group(random: np.random.Generator, taken: tuple[tuple[int, int], ...]) -> Group:
@@ -132,7 +138,7 @@ def place_of(cells: list[tuple[int, int]]) -> str | None:
     return None
 
 
-def _inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _inside(shape: str, x: Any, y: Any) -> Any:
     """Which pixels belong to a shape of radius one around the origin."""
     if shape == "circle":
         return x * x + y * y <= 1

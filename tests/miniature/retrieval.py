@@ -22,7 +22,16 @@ _NOUNS = (
     "museum", "orchard", "palace", "station", "temple", "theatre", "tower", "tunnel", "village",
 )  # fmt: skip
 _COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "black", "white")
-_SUBJECTS = ("The old man", "A child", "The teacher", "My neighbour", "The cat", "A stranger", "The baker", "Her sister")
+_SUBJECTS = (
+    "The old man",
+    "A child",
+    "The teacher",
+    "My neighbour",
+    "The cat",
+    "A stranger",
+    "The baker",
+    "Her sister",
+)
 _VERBS = ("walked to", "looked at", "talked about", "forgot", "remembered", "painted", "sold", "counted")
 _OBJECTS = ("the river", "the garden", "a letter", "the bread", "the boats", "a song", "the window", "the stairs")
 _ENDINGS = ("in the morning", "after lunch", "without a word", "every day", "in the rain", "once again", "very slowly")

@@ -23,14 +23,16 @@ from tokenizers import Tokenizer
 from tests.miniature import vocabulary
 from tests.miniature.checkpoint import write_checkpoint
 from tests.miniature.configuration import configuration
-from tests.miniature.conversation import Encoder
 from tests.miniature.curves import read_log, write_curves
 from tests.miniature.evaluate import score, suites, unknown_facts
 from tests.miniature.mixture import Mixture, Proportions, Task
 from tests.miniature.model import Miniature
 from tests.miniature.optimizer import Muon, parameter_groups
+from tests.miniature.prefetch import Prefetcher
 
 DEFAULT_STEPS = 4000
+DEFAULT_LR = 3e-3
+SCORED = 256  # held-out questions of the glossary; other suites in proportion
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +44,19 @@ class Settings:
         lr: the peak; reached after `warmup` of the training, and falling to zero over its last `cooldown`.
         mtp_every: how often the multi-token-prediction head runs on the short batches (always on the others).
         mtp, balance, z: weights of these losses.
-        known_weight: how often a fact that is known is drawn, of one that is not.
+        known_weight: how often a fact that is known is drawn, of one that is not; 1 leaves them alike.
     """
 
     steps: int = DEFAULT_STEPS
     minutes: float = 0.0
     seed: int = 0
-    lr: float = 3e-3
+    lr: float = DEFAULT_LR
     warmup: float = 0.02
     cooldown: float = 0.4
     weight_decay: float = 0.01
     mtp_every: int = 2
     mtp: float = 0.3
-    balance: float = 0.01
+    balance: float = 0.1
     z: float = 1e-4
     known_weight: float = 0.3
     score_every: int = 250
@@ -73,6 +75,7 @@ class Training:
         out: Path,
         device: str = "cpu",
         proportions: Proportions | None = None,
+        workers: int = 0,
     ) -> None:
         torch.manual_seed(settings.seed)
         self.settings, self.tokenizer, self.config, self.out = settings, tokenizer, config, out
@@ -80,19 +83,29 @@ class Training:
         groups = parameter_groups(self.model, weight_decay=settings.weight_decay)
         self.optimizer = Muon(groups, lr=settings.lr)
         self.mixture = Mixture(tokenizer, settings.seed, proportions or Proportions())
-        self.encoder = Encoder(tokenizer)
+        self.prefetcher = Prefetcher(self.mixture, workers, self.progress_at)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self._losses: dict[str, list[float]] = {}
 
     @property
     def progress(self) -> float:
         """From 0 to 1."""
+        return self.progress_at(self.step)
+
+    def progress_at(self, step: int) -> float:
+        """How far the training is at a step; by the clock, the same for all steps to come."""
         if self.settings.steps:
-            return self.step / self.settings.steps
+            return step / self.settings.steps
         return min(1.0, self.seconds / (60 * self.settings.minutes))
 
     def run(self) -> None:
         """Go on from where the run stands to its end."""
+        try:
+            self._run()
+        finally:
+            self.prefetcher.close()
+
+    def _run(self) -> None:
         while self.progress < 1:
             began = time.monotonic()
             self.train_step()
@@ -108,7 +121,7 @@ class Training:
     def train_step(self) -> float:
         """One step; returns its loss, all parts of it."""
         total = 0.0
-        for task in self.mixture.tasks(self.step, self.progress):
+        for task in self.prefetcher.tasks(self.step):
             loss = self._loss(task)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
@@ -122,26 +135,31 @@ class Training:
         return total
 
     def score(self) -> None:
-        """Score held-out examples, find out which facts need more practice, write the checkpoint and the curves."""
+        """Score held-out examples, review the facts, write the checkpoint and the curves."""
         began = time.monotonic()
-        ids = (self.tokenizer.token_to_id("<|endoftext|>"), self.tokenizer.token_to_id("<|image_pad|>"))
         scores = {
-            name: score(self.model, self.encoder, examples, length, ids)
-            for name, length, examples in suites(self.mixture, self.settings.seed, 256)
+            name: score(self.model, self.mixture, examples, length)
+            for name, length, examples in suites(self.mixture, self.settings.seed, SCORED)
         }
-        unknown = unknown_facts(self.model, self.encoder, ids)
-        self.mixture.fact_weights[:] = self.settings.known_weight
-        self.mixture.fact_weights[unknown] = 1.0
+        if self.settings.known_weight < 1:
+            self._review()
         self._record(
             scores={
                 name: {"exact": round(one.exact, 4), "mtp": round(one.mtp, 4), "least_load": round(one.least_load, 3)}
                 for name, one in scores.items()
             },
-            known=round(1 - float(unknown.mean()), 4),
             scoring_seconds=round(time.monotonic() - began, 1),
         )
         write_checkpoint(self.out / "checkpoint", self.model, self.config, self.tokenizer)
         write_curves(read_log(self.out / "log.jsonl"), self.out / "curves.svg")
+
+    def _review(self) -> None:
+        """Find out which facts are not known yet, to draw them more often."""
+        unknown = unknown_facts(self.model, self.mixture)
+        self.mixture.fact_weights[:] = self.settings.known_weight
+        self.mixture.fact_weights[unknown] = 1.0
+        self.prefetcher.forget()
+        self._record(known=round(1 - float(unknown.mean()), 4))
 
     def save(self) -> None:
         """Write training.pt, at once or not at all."""
@@ -157,7 +175,7 @@ class Training:
 
     def resume(self) -> None:
         """Go back to what training.pt holds, and forget what the log says of later steps."""
-        state = torch.load(self.out / "training.pt", weights_only=True)
+        state = torch.load(self.out / "training.pt", map_location="cpu", weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.mixture.fact_weights[:] = state["fact_weights"].numpy()
@@ -175,8 +193,9 @@ class Training:
         self._note("least load", losses.load.min().item())
         if mtp:
             self._note(f"{task.name}, MTP", losses.mtp.item())
-        loss: torch.Tensor = task.weight * (losses.main + settings.mtp * losses.mtp)
-        return loss + settings.balance * losses.balance + settings.z * losses.z
+        answers = task.weight * (losses.main + settings.mtp * losses.mtp)
+        loss: torch.Tensor = answers + settings.balance * losses.balance + settings.z * losses.z
+        return loss
 
     def _schedule(self) -> float:
         """The learning rate's share of its peak: up, level, down to nothing."""
@@ -199,14 +218,17 @@ class Training:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.miniature.train", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run; one that holds a run is gone on with")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of the run; one that holds a run is gone on with"
+    )
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, default=DEFAULT_STEPS, help=f"default {DEFAULT_STEPS}")
     length.add_argument("--minutes", type=float, default=0.0, help="as many steps as fit")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=2, help="of the CPU (default 2)")
-    parser.add_argument("--seed", type=int, default=Settings.seed)
-    parser.add_argument("--lr", type=float, default=Settings.lr)
+    parser.add_argument("--workers", type=int, default=0, help="processes that make data; an accelerator needs about 8")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lr", type=float, default=DEFAULT_LR, help=f"default {DEFAULT_LR}")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -217,7 +239,7 @@ def main(arguments: list[str] | None = None) -> int:
         vocabulary.save(vocabulary.train_tokenizer(), options.out)
     tokenizer = Tokenizer.from_file(str(tokenizer_path))
     config = configuration(vocabulary.token_ids(tokenizer), vocabulary.VOCAB_SIZE)
-    training = Training(settings, tokenizer, config, out=options.out, device=options.device)
+    training = Training(settings, tokenizer, config, out=options.out, device=options.device, workers=options.workers)
     if (options.out / "training.pt").exists():
         training.resume()
     training.run()

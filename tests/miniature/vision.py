@@ -82,7 +82,8 @@ class _PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.proj.weight, self.proj.bias
-        assert isinstance(weight, Tensor) and isinstance(bias, Tensor)
+        assert isinstance(weight, Tensor)
+        assert isinstance(bias, Tensor)
         return F.linear(x, weight.flatten(1), bias)
 
 

@@ -38,7 +38,14 @@ def train_tokenizer(*, seed: int = 0) -> Tokenizer:
 
 def token_ids(tokenizer: Tokenizer) -> dict[str, int]:
     """Ids of the special tokens."""
-    return {content: tokenizer.token_to_id(content) for content in SPECIAL_TOKENS}
+    return {content: token_id(tokenizer, content) for content in SPECIAL_TOKENS}
+
+
+def token_id(tokenizer: Tokenizer, content: str) -> int:
+    """Id of a token that the vocabulary must have."""
+    found = tokenizer.token_to_id(content)
+    assert found is not None, f"the vocabulary has no {content}"
+    return found
 
 
 def save(tokenizer: Tokenizer, folder: Path) -> None:
