@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,8 @@ class Encoder:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._template = ChatTemplate(chat_template())
-        self._given: dict[str, list[int]] = {}  # prompts repeat: system turns with tools above all
+        # Most pieces come again and again: names, what frames a turn, sentences that say nothing.
+        self.tokens = lru_cache(maxsize=1 << 16)(self._tokens)
 
     def render(self, example: Example) -> str:
         """The whole conversation as text; each picture is one `<|image_pad|>`."""
@@ -105,11 +107,14 @@ class Encoder:
                 if number:
                     height, width, _ = next(pictures).shape
                     piece = "<|image_pad|>" * (height * width // 1024) + piece
-                part = self._tokenizer.encode(piece).ids
+                part = self.tokens(piece)
                 ids += part
                 learnt += [is_learnt] * len(part)
         assert next(pictures, None) is None, "a picture has no place in the conversation"
         return Encoded(np.array(ids, np.int32), np.array(learnt, bool), example.pictures)
+
+    def _tokens(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode(text).ids)
 
 
 def turns(text: str) -> Iterator[tuple[str, bool]]:

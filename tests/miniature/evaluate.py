@@ -44,7 +44,7 @@ def suites(mixture: Mixture, seed: int, number: int) -> Iterator[tuple[str, int,
 
 @torch.no_grad()
 def score(model: Miniature, mixture: Mixture, examples: Iterable[Example], length: int) -> Score:
-    """Score one suite, in rows of `length` tokens; no example may be longer."""
+    """Score one suite with a model in eval mode, in rows of `length` tokens; no example may be longer."""
     right: list[bool] = []
     drafts: list[np.ndarray] = []
     loads: list[torch.Tensor] = []

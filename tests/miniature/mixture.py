@@ -106,4 +106,4 @@ class Mixture:
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text."""
-        return len(self.tokenizer.encode(text).ids)
+        return len(self.encoder.tokens(text))

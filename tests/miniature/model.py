@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.miniature.fused import cross_entropy
 from tests.miniature.layers import DecoderLayer, Layout, RMSNorm, Routing
 from tests.miniature.packing import Batch
 from tests.miniature.vision import VisionTower
@@ -28,7 +29,7 @@ class Losses:
         mtp: the one after it; zero if the head was not run.
         balance: 1 if every expert has its share, up to E / K; the mean over layers.
         z: the mean square of the routers' log-normalisers.
-        hits: bool [learnt], whether the next token was the likeliest.
+        hits: bool [learnt], whether the next token was the likeliest; empty while training.
         mtp_hits: bool [learnt ones with two before them], the same of the head.
         load: float [layers, E], the share of choices times E: 1 is fair.
     """
@@ -131,8 +132,11 @@ class Miniature(nn.Module):
         return result
 
     def _cross_entropy(self, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        logits = F.linear(states, self.model.language_model.embed_tokens.weight).float()
-        return F.cross_entropy(logits, targets), logits.detach().argmax(-1) == targets
+        table = self.model.language_model.embed_tokens.weight
+        if self.training:
+            return cross_entropy(states, table, targets), targets.new_empty(0, dtype=torch.bool)
+        logits = F.linear(states, table)
+        return F.cross_entropy(logits, targets), logits.argmax(-1) == targets
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, Layout]:
         table = self.model.language_model.embed_tokens

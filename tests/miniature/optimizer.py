@@ -16,13 +16,15 @@ from torch import Tensor, nn
 
 
 def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices of layers for Muon; embeddings, routers, convolutions, norms, biases and gates for AdamW."""
+    """Matrices for Muon; embeddings, convolutions, norms and biases for AdamW.
+
+    Routers and gates are matrices too: AdamW moves all their weights alike, which at these rates starves experts
+    within thirty steps.
+    """
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        is_table = any(
-            part in name for part in ("embed", "mlp.gate.", "conv1d", "shared_expert_gate", "in_proj_a", "in_proj_b")
-        )
+        is_table = any(part in name for part in ("embed_tokens", "pos_embed", "conv1d"))
         (matrices if parameter.ndim >= 2 and not is_table else others).append(parameter)
     return [
         {"params": matrices, "muon": True, "weight_decay": weight_decay},

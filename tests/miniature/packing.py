@@ -20,7 +20,7 @@ class Batch:
         sequence: int64 [B, T], which example of its row a token belongs to, from 0; -1 where a row is filled up.
         positions: int64 [3, B, T], of time, height and width, from 0 with every example.
         learnt: bool [B, T], true where the token is to be predicted.
-        pictures: by grid (h, w) in patches: float32 [pictures, h * w, 1536], and the flat indices into [B * T] of the
+        pictures: by grid (h, w) in patches: float32 [pictures, h * w, 768], and the flat indices into [B * T] of the
             tokens that they fill.
         example: int64 [B, T], the index of a token's example among those packed; -1 where a row is filled up.
     """

@@ -96,7 +96,7 @@ def draw(groups: tuple[Group, ...], random: np.random.Generator) -> np.ndarray:
             x = columns - float(random.uniform(14, 17))
             cell = picture[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
             cell[_inside(group.shape, x / radius, y / radius)] = COLOURS[group.colour]
-    picture += random.normal(0, 4, picture.shape)
+    picture += 4 * random.standard_normal(picture.shape, np.float32)
     return np.clip(picture, 0, 255).astype(np.uint8)
 
 

@@ -17,6 +17,7 @@ from tests.miniature.checkpoint import write_checkpoint
 from tests.miniature.conversation import Encoded
 from tests.miniature.delta_rule import gated_delta_rule
 from tests.miniature.experts import routed_experts
+from tests.miniature.fused import cross_entropy, rms_norm
 from tests.miniature.mixture import Mixture
 from tests.miniature.model import Miniature, stored_tensors
 from tests.miniature.vision import patches
@@ -48,13 +49,18 @@ def reference(rough_model: Miniature, probe_config: Json, tokenizer: Tokenizer, 
     return model
 
 
+def frames(picture: np.ndarray) -> np.ndarray:
+    """Patches as transformers takes them: [h * w, (channel, frame, row, column)], both frames the same."""
+    return np.repeat(patches(picture).reshape(-1, 3, 1, 256), 2, axis=2).reshape(-1, 1536)
+
+
 def run(reference: Any, example: Encoded) -> torch.Tensor:
     ids = torch.from_numpy(example.ids.astype(np.int64))[None]
     inputs: dict[str, torch.Tensor] = {}
     if example.pictures:
         grids = [[1, picture.shape[0] // 16, picture.shape[1] // 16] for picture in example.pictures]
         inputs = {
-            "pixel_values": torch.from_numpy(np.concatenate([patches(picture) for picture in example.pictures])),
+            "pixel_values": torch.from_numpy(np.concatenate([frames(picture) for picture in example.pictures])),
             "image_grid_thw": torch.tensor(grids),
             "mm_token_type_ids": (ids == reference.config.image_token_id).long(),
         }
@@ -145,6 +151,27 @@ def test_the_chunked_rule_is_the_recurrence() -> None:
         state = state + at * change.unsqueeze(-2)
         expected = (state * query[:, step].unsqueeze(-1)).sum(-2)
         torch.testing.assert_close(found[:, step], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_norms_and_the_losses_own_gradients_are_autograds() -> None:
+    torch.manual_seed(0)
+    x, weight, table = (torch.randn(shape, dtype=torch.double) for shape in ((7, 12), (12,), (30, 12)))
+    targets = torch.randint(30, (7,))
+
+    def ours(x: torch.Tensor, weight: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        return cross_entropy(rms_norm(x, weight), table, targets)
+
+    def plain(x: torch.Tensor, weight: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        normal = torch.nn.functional.rms_norm(x, (12,), weight, 1e-6)
+        return torch.nn.functional.cross_entropy(normal @ table.t(), targets)
+
+    inputs = [tensor.requires_grad_() for tensor in (x, weight, table)]
+    found, expected = ours(*inputs), plain(*inputs)
+    torch.testing.assert_close(found, expected)
+    for mine, theirs in zip(
+        torch.autograd.grad(3 * found, inputs), torch.autograd.grad(3 * expected, inputs), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs)
 
 
 def test_experts_and_their_gradients_are_the_plain_sum() -> None:

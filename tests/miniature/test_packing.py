@@ -49,7 +49,7 @@ def test_a_batch_says_which_token_is_whose(mixture: Mixture) -> None:
     assert batch.sequence[0, a] == 1
     assert batch.positions[:, 0, a].tolist() == [0, 0, 0]
     pixels, places = batch.pictures[8, 8]
-    assert pixels.shape == (1, 64, 1536)
+    assert pixels.shape == (1, 64, 768)
     assert len(set(batch.ids[0, places])) == 1
 
 

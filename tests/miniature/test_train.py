@@ -65,7 +65,7 @@ def test_a_whole_run_writes_the_log_the_curves_and_the_checkpoint(
 
 
 def test_an_untrained_model_knows_no_fact(mixture: Mixture, rough_model: Miniature) -> None:
-    unknown = unknown_facts(rough_model, mixture, 100)
+    unknown = unknown_facts(rough_model.eval(), mixture, 100)
     assert unknown.shape == (100,)
     assert unknown.all()
 

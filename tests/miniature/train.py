@@ -137,12 +137,14 @@ class Training:
     def score(self) -> None:
         """Score held-out examples, review the facts, write the checkpoint and the curves."""
         began = time.monotonic()
+        self.model.eval()
         scores = {
             name: score(self.model, self.mixture, examples, length)
             for name, length, examples in suites(self.mixture, self.settings.seed, SCORED)
         }
         if self.settings.known_weight < 1:
             self._review()
+        self.model.train()
         self._record(
             scores={
                 name: {"exact": round(one.exact, 4), "mtp": round(one.mtp, 4), "least_load": round(one.least_load, 3)}

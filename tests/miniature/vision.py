@@ -15,17 +15,16 @@ MERGE = 2
 
 
 def patches(picture: np.ndarray) -> np.ndarray:
-    """uint8 [height, width, 3] as the tower's input: float32 [h * w, 3 * 2 * 16 * 16] from -1 to 1.
+    """uint8 [height, width, 3] as the tower's input: float32 [h * w, 3 * 16 * 16] from -1 to 1.
 
-    Patches come in blocks of two by two that become one token; a patch's values are (channel, frame, row, column), and
-    the still picture is its own second frame.
+    Patches come in blocks of two by two that become one token; a patch's values are (channel, row, column). Others
+    give a still picture as two equal frames: the tower here adds their weights instead.
     """
     height, width, channels = picture.shape
     rows, columns = height // PATCH // MERGE, width // PATCH // MERGE
     values = picture.astype(np.float32) / 127.5 - 1
     blocks = values.reshape(rows, MERGE, PATCH, columns, MERGE, PATCH, channels).transpose(0, 3, 1, 4, 6, 2, 5)
-    flat = np.repeat(blocks.reshape(-1, channels, 1, PATCH, PATCH), 2, axis=2)
-    return flat.reshape(len(flat), -1)
+    return blocks.reshape(rows * columns * MERGE**2, -1)
 
 
 class _Linear2(nn.Module):
@@ -84,7 +83,7 @@ class _PatchEmbed(nn.Module):
         weight, bias = self.proj.weight, self.proj.bias
         assert isinstance(weight, Tensor)
         assert isinstance(bias, Tensor)
-        return F.linear(x, weight.flatten(1), bias)
+        return F.linear(x, weight.sum(2).flatten(1), bias)  # of both frames
 
 
 class _Merger(_Linear2):
@@ -112,7 +111,7 @@ class VisionTower(nn.Module):
         self._head_dim = hidden // vision["num_heads"]
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
-        """[pictures, h * w / 4, out] from patches [pictures, h * w, 1536]; h and w count patches."""
+        """[pictures, h * w / 4, out] from patches [pictures, h * w, 768]; h and w count patches."""
         rows, columns = (grid.to(x.device) for grid in _grid(height, width))
         frequency = 10000.0 ** (-torch.arange(0, self._head_dim // 2, 2, device=x.device) / (self._head_dim // 2))
         angle = torch.cat([rows[:, None] * frequency, columns[:, None] * frequency], -1)
