@@ -192,7 +192,7 @@ def test_8_the_extended_context_is_factor_times_the_original() -> None:
 def test_the_most_extreme_parameters_that_are_let_in_give_finite_frequencies(
     theta: float, beta_fast: float, beta_slow: float, factor: float
 ) -> None:
-    rope = dataclasses.replace(_rope(factor), rope_theta=theta, beta_fast=beta_fast, beta_slow=beta_slow)
+    rope = dataclasses.replace(_rope(4.0), factor=factor, rope_theta=theta, beta_fast=beta_fast, beta_slow=beta_slow)
     for truncate in (True, False):
         inv_freq, attention_factor = rope_frequencies(dataclasses.replace(rope, truncate=truncate), 64)
         assert torch.isfinite(inv_freq).all()
