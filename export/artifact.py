@@ -183,7 +183,12 @@ class Artifact:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write manifest.json, the last file of an export: a folder without one does not open."""
-    (folder / MANIFEST_NAME).write_text(_to_json(manifest) + "\n", encoding="utf-8")
+    (folder / MANIFEST_NAME).write_text(manifest_text(manifest), encoding="utf-8")
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """What manifest.json holds."""
+    return _to_json(manifest) + "\n"
 
 
 def open_artifact(folder: str | os.PathLike[str], *, verify: bool = False) -> Artifact:

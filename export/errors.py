@@ -8,6 +8,7 @@ ExportError
 |   |-- UnusedTensorError      a weight that nothing uses
 |   `-- TensorFormatError      a shard is truncated or malformed, or a tensor has another shape or dtype than it must
 |-- RecipeError                a quantisation recipe cannot be applied
+|-- PlanError                  what a plan was asked for is not understood
 |-- OutputError                the artifact cannot be written: it exists, the disk is full, ...
 `-- VerificationError          `verify` cannot compare the two models
 """
@@ -43,6 +44,10 @@ class TensorFormatError(CheckpointError):
 
 class RecipeError(ExportError):
     """A quantisation recipe is malformed, or asks for what a weight cannot have."""
+
+
+class PlanError(ExportError):
+    """A size, a length or a limit that `plan` was given is not understood."""
 
 
 class OutputError(ExportError):

@@ -7,53 +7,28 @@ leaves nothing that opens.
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
-import onnx_ir as ir
-from onnx_ir.passes import common as passes
-
-from qwonnx.export.artifact import (
-    SCHEMA_VERSION,
-    ArtifactError,
-    FileEntry,
-    GraphSpec,
-    Manifest,
-    ModelFacts,
-    QuantizationFacts,
-    WeightGroup,
-    file_sha256,
-    read_manifest,
-    write_manifest,
-)
-from qwonnx.export.cache_spec import state_specs
+from qwonnx.export.artifact import ArtifactError, FileEntry, Manifest, file_sha256, read_manifest, write_manifest
+from qwonnx.export.artifact_files import GRAPH_FILE, OPTIONAL_FILES, TOKENIZER_FILE
 from qwonnx.export.checkpoint import Checkpoint, resolve_checkpoint
-from qwonnx.export.config import ModelConfig, load_config
+from qwonnx.export.config import load_config
+from qwonnx.export.decoder_graph import lower_decoder
+from qwonnx.export.description import describe_artifact
 from qwonnx.export.errors import CheckpointError, ExportError, OutputError
 from qwonnx.export.external_data import ExternalDataWriter
-from qwonnx.export.lower.cpu import lower_to_cpu
-from qwonnx.export.lower.graph_weights import GraphWeights
-from qwonnx.export.lower.portable import lower_to_portable
 from qwonnx.export.recipe import Recipe
-from qwonnx.export.size_table import weight_groups
-from qwonnx.export.trace import decoder_inputs, decoder_outputs, trace_decoder
+from qwonnx.export.trace import trace_decoder
 from qwonnx.export.weight_stage import write_weights
 from qwonnx.export.weights import WeightSource
 
-# The kernels that the CPU target names first came together in this release.
-MINIMUM_ONNXRUNTIME = "1.32"
 TARGETS = ("cpu", "portable")
 ACTIVATIONS = ("int8", "float32")
-
-# Copied as they are: what the runtime reads beside graphs and weights.
-TOKENIZER_FILE = "tokenizer.json"
-OPTIONAL_FILES = ("chat_template.jinja", "generation_config.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +89,11 @@ def export_checkpoint(
     recipe = options.recipe or Recipe.preset(options.weights, options.weight_block_size)
 
     report(ExportProgress("trace", 0, 0))
-    model = trace_decoder(config)
-    weights = GraphWeights.of_traced(model.graph, recipe, tie_word_embeddings=config.tie_word_embeddings)
-    if options.target == "cpu":
-        lower_to_cpu(model, weights, int8_activations=options.activations == "int8")
-    else:
-        lower_to_portable(model, weights)
-    _tidy(model)
-
+    int8_activations = options.activations == "int8"
+    decoder = lower_decoder(
+        trace_decoder(config), recipe, config, target=options.target, int8_activations=int8_activations
+    )
+    weights = decoder.weights
     items = weights.items()
     recipe.check_rules_match(name for item in items for name, _ in item.weights)
     with _new_folder(out, overwrite=options.overwrite) as building:
@@ -135,26 +107,16 @@ def export_checkpoint(
         )
         report(ExportProgress("finish", opened.total_bytes, opened.total_bytes))
         weights.attach(written)
-        _save_graph(model, building / "decoder.onnx")
+        (building / GRAPH_FILE).write_bytes(decoder.serialized())
         copied = _copy_files(folder, building)
-        groups = weight_groups(items)
-        manifest = Manifest(
-            schema_version=SCHEMA_VERSION,
-            qwonnx_version=version("qwonnx"),
+        manifest = describe_artifact(
+            config,
+            recipe,
+            source,
+            items,
+            (*writer.files, *(_file_entry(building, name) for name in (GRAPH_FILE, *copied))),
             target=options.target,
-            minimum_onnxruntime=MINIMUM_ONNXRUNTIME,
-            source=source,
-            model=_model_facts(config, sum(group.num_parameters for group in groups)),
-            quantization=QuantizationFacts(
-                weights=recipe.weights,
-                weight_block_size=recipe.weight_block_size,
-                activations=_activations(options, groups),
-                recipe=tuple((rule.pattern, rule.bits) for rule in recipe.rules),
-                groups=groups,
-            ),
-            graphs={"decoder": GraphSpec("decoder.onnx", decoder_inputs(), decoder_outputs(config))},
-            states=state_specs(config),
-            files=(*writer.files, *(_file_entry(building, name) for name in ("decoder.onnx", *copied))),
+            int8_activations=int8_activations,
         )
         write_manifest(building, manifest)
     return manifest
@@ -165,12 +127,6 @@ def _check_options(options: ExportOptions) -> None:
         value = getattr(options, name)
         if value not in allowed:
             raise ExportError(f"{name} {value!r} is unknown: use one of {', '.join(allowed)}")
-
-
-def _activations(options: ExportOptions, groups: tuple[WeightGroup, ...]) -> str:
-    """What the kernels really do: only quantised weights have kernels that quantise activations."""
-    quantized = any(group.storage != "float32" for group in groups)
-    return options.activations if quantized and options.target == "cpu" else "float32"
 
 
 def _check_output(out: Path, *, overwrite: bool) -> None:
@@ -212,25 +168,6 @@ def _new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
             shutil.rmtree(building, ignore_errors=True)
 
 
-def _tidy(model: ir.Model) -> None:
-    """Drop what tracing left: copies, dead shape arithmetic, equal computations, traces of this machine."""
-    for tidy in (
-        passes.IdentityEliminationPass(),
-        passes.CommonSubexpressionEliminationPass(),
-        passes.RemoveUnusedNodesPass(),  # and the initializers that nothing uses
-        passes.RemoveUnusedOpsetsPass(),
-        passes.ClearMetadataAndDocStringPass(),
-        passes.TopologicalSortPass(),
-    ):
-        tidy(model)
-    model.producer_name, model.producer_version = "qwonnx", version("qwonnx")
-    model.graph.name = "decoder"
-
-
-def _save_graph(model: ir.Model, path: Path) -> None:
-    path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
-
-
 def _copy_files(checkpoint: Path, building: Path) -> list[str]:
     if not (checkpoint / TOKENIZER_FILE).is_file():
         raise CheckpointError(f"{checkpoint} has no {TOKENIZER_FILE}: download it from the model's hub page")
@@ -243,7 +180,3 @@ def _copy_files(checkpoint: Path, building: Path) -> list[str]:
 def _file_entry(folder: Path, name: str) -> FileEntry:
     return FileEntry(name, (folder / name).stat().st_size, file_sha256(folder / name))
 
-
-def _model_facts(config: ModelConfig, num_parameters: int) -> ModelFacts:
-    shared = {field.name for field in dataclasses.fields(ModelFacts)} - {"num_parameters"}
-    return ModelFacts(**{name: getattr(config, name) for name in shared}, num_parameters=num_parameters)

@@ -1,0 +1,60 @@
+"""A traced decoder, lowered for a target: the graph and the table of its weights, before any weight has bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from qwonnx.export.config import ModelConfig
+from qwonnx.export.lower.cpu import lower_to_cpu
+from qwonnx.export.lower.graph_weights import GraphWeights
+from qwonnx.export.lower.portable import lower_to_portable
+from qwonnx.export.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class LoweredDecoder:
+    """The graph, and what its initializers are made of."""
+
+    model: ir.Model
+    weights: GraphWeights
+
+    def serialized(self) -> bytes:
+        """The file, once `weights.attach` has said where every initializer's bytes lie."""
+        content: bytes = ir.to_proto(self.model).SerializeToString(deterministic=True)
+        return content
+
+
+def lower_decoder(
+    traced: ir.Model, recipe: Recipe, config: ModelConfig, *, target: str, int8_activations: bool
+) -> LoweredDecoder:
+    """Lower a traced decoder, in place.
+
+    Raises:
+        RecipeError: the recipe cannot be applied.
+    """
+    weights = GraphWeights.of_traced(traced.graph, recipe, tie_word_embeddings=config.tie_word_embeddings)
+    if target == "cpu":
+        lower_to_cpu(traced, weights, int8_activations=int8_activations)
+    else:
+        lower_to_portable(traced, weights)
+    _tidy(traced)
+    return LoweredDecoder(traced, weights)
+
+
+def _tidy(model: ir.Model) -> None:
+    """Drop what tracing left: copies, dead shape arithmetic, equal computations, traces of this machine."""
+    for tidy in (
+        passes.IdentityEliminationPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.RemoveUnusedNodesPass(),  # and the initializers that nothing uses
+        passes.RemoveUnusedOpsetsPass(),
+        passes.ClearMetadataAndDocStringPass(),
+        passes.TopologicalSortPass(),
+    ):
+        tidy(model)
+    model.producer_name, model.producer_version = "qwonnx", version("qwonnx")
+    model.graph.name = "decoder"

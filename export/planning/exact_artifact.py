@@ -1,0 +1,71 @@
+"""An artifact's size to the byte: the graph is traced and lowered, and the manifest made, as an export would.
+
+This needs torch, and takes as long as tracing does, for each recipe: names in the graph depend on everything that was
+done to it since, so one trace does not serve two. No weight is read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from qwonnx.export.artifact import MANIFEST_NAME, FileEntry, SourceFacts, manifest_text
+from qwonnx.export.artifact_files import GRAPH_FILE
+from qwonnx.export.config import ModelConfig
+from qwonnx.export.decoder_graph import LoweredDecoder, lower_decoder
+from qwonnx.export.description import describe_artifact
+from qwonnx.export.external_data import ExternalTensor
+from qwonnx.export.lower.graph_weights import CODES, SCALES
+from qwonnx.export.planning.artifact_size import ArtifactSize, CopiedFiles
+from qwonnx.export.planning.stored_model import StoredModel
+from qwonnx.export.planning.weight_files import PlannedFile, WeightLayout
+from qwonnx.export.trace import trace_decoder
+
+_ANY_SHA256 = "0" * 64
+
+
+def with_exact_artifact(
+    config: ModelConfig,
+    model: StoredModel,
+    copied: CopiedFiles,
+    source: SourceFacts,
+    *,
+    target: str,
+    int8_activations: bool,
+) -> StoredModel:
+    """The same model, with the sizes that its graph and its manifest really have.
+
+    Args:
+        config: the model.
+        model: stored under a recipe, for this target.
+        copied: files that are copied; what they have of estimates stays one.
+        source: what the manifest will say of the checkpoint.
+        target, int8_activations: see `stored_weights`.
+    """
+    recipe = model.named.recipe
+    decoder = lower_decoder(trace_decoder(config), recipe, config, target=target, int8_activations=int8_activations)
+    items = decoder.weights.items()
+    assert [item.weights for item in items] == [weight.weights for weight in model.weights], "weights differ"
+    decoder.weights.attach(_places(decoder, model.layout))
+    files = (*model.layout.files, PlannedFile(GRAPH_FILE, len(decoder.serialized())), *copied.files)
+    manifest = describe_artifact(
+        config,
+        recipe,
+        source,
+        items,
+        tuple(FileEntry(file.path, file.num_bytes, _ANY_SHA256) for file in files),
+        target=target,
+        int8_activations=int8_activations,
+    )
+    manifest_file = PlannedFile(MANIFEST_NAME, len(manifest_text(manifest).encode()))
+    return replace(model, artifact=ArtifactSize((*files, manifest_file), model.layout.num_bytes, copied.is_exact))
+
+
+def _places(decoder: LoweredDecoder, layout: WeightLayout) -> dict[str, ExternalTensor]:
+    """Where initializers will lie, by the names that `write_weights` gives."""
+    places: dict[str, ExternalTensor] = {}
+    for item, place in zip(decoder.weights.items(), layout.places, strict=True):
+        if place.scales is None:
+            places[item.name] = place.codes
+        else:
+            places[item.name + CODES], places[item.name + SCALES] = place.codes, place.scales
+    return places

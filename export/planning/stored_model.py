@@ -1,0 +1,72 @@
+"""A model under a recipe: its weights, their files, its artifact, and what is in memory once it is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qwonnx.export.artifact import WeightGroup
+from qwonnx.export.config import ModelConfig
+from qwonnx.export.planning.artifact_size import ArtifactSize, CopiedFiles, estimate_artifact
+from qwonnx.export.planning.decoder_weights import StoredWeight, stored_weights
+from qwonnx.export.planning.resident_memory import LoadedWeights, load_weights
+from qwonnx.export.planning.weight_files import WeightLayout, lay_out
+from qwonnx.export.recipe import PRESETS, Recipe
+from qwonnx.export.size_table import weight_groups
+
+
+@dataclass(frozen=True, slots=True)
+class NamedRecipe:
+    """A recipe under the name by which people ask for it."""
+
+    name: str
+    recipe: Recipe
+
+
+def named_recipes(weight_block_size: int) -> tuple[NamedRecipe, ...]:
+    """Every recipe that has a name."""
+    return tuple(NamedRecipe(name, Recipe.preset(name, weight_block_size)) for name in PRESETS)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """What a recipe makes of a model."""
+
+    named: NamedRecipe
+    weights: tuple[StoredWeight, ...]
+    layout: WeightLayout
+    artifact: ArtifactSize
+    loaded: LoadedWeights
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(weight.num_parameters for weight in self.weights)
+
+    @property
+    def num_bytes(self) -> int:
+        """Codes and scales, without what pads them to pages."""
+        return sum(weight.num_bytes for weight in self.weights)
+
+    @property
+    def groups(self) -> tuple[WeightGroup, ...]:
+        """By kind of weight and by storage, as an export's closing table has them."""
+        return weight_groups(self.weights)
+
+
+def store_model(
+    config: ModelConfig, named: NamedRecipe, copied: CopiedFiles, *, target: str, int8_activations: bool
+) -> StoredModel:
+    """A model under one recipe.
+
+    Raises:
+        RecipeError: the recipe cannot be applied to the model, or has a rule that matches nothing.
+    """
+    weights = stored_weights(config, named.recipe, target=target, int8_activations=int8_activations)
+    named.recipe.check_rules_match(part.name for weight in weights for part in weight.parts)
+    layout = lay_out(weights)
+    return StoredModel(
+        named=named,
+        weights=weights,
+        layout=layout,
+        artifact=estimate_artifact(config, layout, copied, target=target),
+        loaded=load_weights(config, weights, target=target, int8_activations=int8_activations),
+    )
