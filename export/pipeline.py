@@ -179,4 +179,3 @@ def _copy_files(checkpoint: Path, building: Path) -> list[str]:
 
 def _file_entry(folder: Path, name: str) -> FileEntry:
     return FileEntry(name, (folder / name).stat().st_size, file_sha256(folder / name))
-

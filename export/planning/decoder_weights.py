@@ -125,17 +125,11 @@ def stored_weights(
         RecipeError: the recipe cannot be applied to a weight.
     """
     weights = decoder_weights(config)
-    stored = {
-        weight.name: StoredWeight((weight,), recipe.storage(weight.name, weight.shape)) for weight in weights
-    }
+    stored = {weight.name: StoredWeight((weight,), recipe.storage(weight.name, weight.shape)) for weight in weights}
     if target == "cpu":
-        _join(stored, [names for layer in _layer_names(config) for names in _siblings(config, layer)])
-        routers = [
-            [f"{layer}mlp.gate.weight", _name_of(stored, f"{layer}mlp.shared_expert_gate.weight")]
-            for layer in _layer_names(config)
-            if config.num_experts and has_expert_kernel(stored, f"{layer}mlp.experts.", int8_activations)
-        ]
-        _join(stored, routers)
+        _join(stored, list(_siblings(config)))
+        if config.num_experts:
+            _join(stored, _routers(config, stored, int8_activations))
     return tuple(stored.values())
 
 
@@ -145,20 +139,17 @@ def has_expert_kernel(stored: dict[str, StoredWeight], experts: str, int8_activa
     return int8_activations or 8 not in bits  # the 8-bit kernel quantises activations whatever it is told
 
 
-def _layer_names(config: ModelConfig) -> list[str]:
-    return [f"layers.{index}." for index in range(config.num_hidden_layers)]
-
-
-def _siblings(config: ModelConfig, layer: str) -> Iterator[list[str]]:
+def _siblings(config: ModelConfig) -> Iterator[list[str]]:
     """The projections that share an input, in the order in which the modules apply them."""
-    if config.layer_types[int(layer.split(".")[1])] == "full_attention":
-        yield [f"{layer}self_attn.{name}_proj.weight" for name in "qkv"]
-    else:
-        yield [f"{layer}linear_attn.in_proj_{name}.weight" for name in ("qkv", "b", "a", "z")]
-    names = ["gate_proj", "up_proj"]
+    feed_forward = ["gate_proj", "up_proj"]
     if config.num_experts:
-        names = ["shared_expert_gate", *(f"shared_expert.{name}" for name in names)]
-    yield [f"{layer}mlp.{name}.weight" for name in names]
+        feed_forward = ["shared_expert_gate", *(f"shared_expert.{name}" for name in feed_forward)]
+    for index, layer_type in enumerate(config.layer_types):
+        if layer_type == "full_attention":
+            yield [f"layers.{index}.self_attn.{name}_proj.weight" for name in "qkv"]
+        else:
+            yield [f"layers.{index}.linear_attn.in_proj_{name}.weight" for name in ("qkv", "b", "a", "z")]
+        yield [f"layers.{index}.mlp.{name}.weight" for name in feed_forward]
 
 
 def _join(stored: dict[str, StoredWeight], candidates: list[list[str]]) -> None:
@@ -170,14 +161,18 @@ def _join(stored: dict[str, StoredWeight], candidates: list[list[str]]) -> None:
     )
     for group in sibling_groups(projections):
         parts = [stored.pop(name) for name in group]
-        stored[group[0]] = StoredWeight(
-            tuple(part for whole in parts for part in whole.parts), parts[0].storage
-        )
+        stored[group[0]] = StoredWeight(tuple(part for whole in parts for part in whole.parts), parts[0].storage)
 
 
-def _name_of(stored: dict[str, StoredWeight], part: str) -> str:
-    """The name under which a logical weight is stored, perhaps with others."""
-    return next(name for name, whole in stored.items() if any(weight.name == part for weight in whole.parts))
+def _routers(config: ModelConfig, stored: dict[str, StoredWeight], int8_activations: bool) -> list[list[str]]:
+    """Every router that a kernel leaves outside, with what the shared expert's gate is stored in by now."""
+    stored_in = {part.name: name for name, whole in stored.items() for part in whole.parts}
+    layers = (f"layers.{index}.mlp." for index in range(config.num_hidden_layers))
+    return [
+        [f"{layer}gate.weight", stored_in[f"{layer}shared_expert_gate.weight"]]
+        for layer in layers
+        if has_expert_kernel(stored, f"{layer}experts.", int8_activations)
+    ]
 
 
 def _attention(config: ModelConfig, layer: str) -> list[Weight]:

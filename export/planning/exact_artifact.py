@@ -10,12 +10,14 @@ from dataclasses import replace
 
 from qwonnx.export.artifact import MANIFEST_NAME, FileEntry, SourceFacts, manifest_text
 from qwonnx.export.artifact_files import GRAPH_FILE
+from qwonnx.export.checkpoint import Checkpoint
 from qwonnx.export.config import ModelConfig
 from qwonnx.export.decoder_graph import LoweredDecoder, lower_decoder
 from qwonnx.export.description import describe_artifact
 from qwonnx.export.external_data import ExternalTensor
 from qwonnx.export.lower.graph_weights import CODES, SCALES
 from qwonnx.export.planning.artifact_size import ArtifactSize, CopiedFiles
+from qwonnx.export.planning.source import PlanSource
 from qwonnx.export.planning.stored_model import StoredModel
 from qwonnx.export.planning.weight_files import PlannedFile, WeightLayout
 from qwonnx.export.trace import trace_decoder
@@ -58,6 +60,16 @@ def with_exact_artifact(
     )
     manifest_file = PlannedFile(MANIFEST_NAME, len(manifest_text(manifest).encode()))
     return replace(model, artifact=ArtifactSize((*files, manifest_file), model.layout.num_bytes, copied.is_exact))
+
+
+def source_facts(source: PlanSource) -> SourceFacts:
+    """What a manifest will say of the checkpoint; where its tensors are not at hand, that they are bfloat16.
+
+    Raises:
+        CheckpointError: the folder's tensors cannot be read.
+    """
+    dtype = Checkpoint.open(source.folder).dtype if source.folder is not None else "bfloat16"
+    return SourceFacts(checkpoint=source.name, revision=source.commit, dtype=dtype)
 
 
 def _places(decoder: LoweredDecoder, layout: WeightLayout) -> dict[str, ExternalTensor]:

@@ -1,7 +1,7 @@
 """The other way round: which recipe, block size and type of keys and values fit limits of memory and disk.
 
-Candidates are ranked by what they lose: the mean squared error of rounding the weights, relative to their variance, plus
-that of keys and values. That is an order, no prediction of a model's loss; `qwonnx verify` measures it.
+Candidates are ranked by what they lose: the mean squared error of rounding the weights, relative to their variance,
+plus that of keys and values. That is an order, no prediction of a model's loss; `qwonnx verify` measures it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from qwonnx.export.config import ModelConfig
+from qwonnx.export.errors import PlanError
 from qwonnx.export.planning.artifact_size import CopiedFiles
 from qwonnx.export.planning.deployment import longest_context
 from qwonnx.export.planning.plan import Assumptions, store_models
+from qwonnx.export.planning.quantities import parse_bytes, parse_count, parse_tokens
 from qwonnx.export.planning.resident_memory import Serving, memory_use
 from qwonnx.export.planning.states import KvType, state_sizes
 from qwonnx.export.planning.stored_model import NamedRecipe, StoredModel
@@ -33,7 +35,7 @@ ROUNDING_ERROR = {
 # Keys and values have a scale for a whole tensor, as if their blocks were wide.
 _KV_ERROR = {KvType.FLOAT32: 0.0, KvType.INT8: 1e-4, KvType.INT4: 0.02}
 
-_MAX_SEQUENCES = 1024
+MAX_SEQUENCES = 1024
 _UNLIMITED = 1 << 62
 
 
@@ -45,6 +47,34 @@ class Limits:
     disk: int | None
     context: int
     sequences: int
+
+
+def parse_limits(text: str, context: int, sequences: int) -> Limits:
+    """Limits as people write them: "memory=10GB,disk=10GB,context=32k,sequences=4".
+
+    Args:
+        text: keys in any order, each at most once; memory or disk must be among them.
+        context, sequences: what holds where the text does not say.
+
+    Raises:
+        PlanError: an unknown key, one given twice, neither memory nor disk, or a value that is no size or number.
+    """
+    given: dict[str, str] = {}
+    for part in text.split(","):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if key not in ("memory", "disk", "context", "sequences") or not equals:
+            raise PlanError(f"--fit has {part[:40]!r}: give memory=10GB, disk=10GB, context=32k or sequences=4")
+        if key in given:
+            raise PlanError(f"--fit has {key} twice: give it once")
+        given[key] = value
+    if not given.keys() & {"memory", "disk"}:
+        raise PlanError("--fit names neither memory nor disk: give one, as in memory=10GB")
+    return Limits(
+        memory=parse_bytes(given["memory"], "memory") if "memory" in given else None,
+        disk=parse_bytes(given["disk"], "disk") if "disk" in given else None,
+        context=parse_tokens(given["context"], "context") if "context" in given else context,
+        sequences=parse_count(given["sequences"], "sequences", MAX_SEQUENCES) if "sequences" in given else sequences,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +90,6 @@ class Candidate:
     missing_disk: int
     largest_context: int  # that fits with the limits' sequences, 0 if none does
     largest_sequences: int  # that fit at the limits' context, 0 if none does
-
-    @property
-    def name(self) -> str:
-        """Recipe, block size where there is one, type of keys and values: "int4/128, float32 KV"."""
-        recipe = self.model.named.recipe
-        block = f"/{recipe.weight_block_size}" if recipe.weight_block_size else ""
-        return f"{self.model.named.name}{block}, {self.kv} KV"
 
     @property
     def fits(self) -> bool:
@@ -88,9 +111,7 @@ class Fit:
     @property
     def nearest(self) -> Candidate:
         """Where nothing fits, what lacks least: of disk first, which nothing but fewer bits can save."""
-        return min(
-            self.candidates, key=lambda each: (each.missing_disk, each.missing_memory, each.rounding_error)
-        )
+        return min(self.candidates, key=lambda each: (each.missing_disk, each.missing_memory, each.rounding_error))
 
 
 def find_fit(
@@ -147,8 +168,8 @@ def rounding_error(model: StoredModel) -> float:
 
 
 def _most(fits: Callable[[int], bool]) -> int:
-    """The largest count up to _MAX_SEQUENCES that fits, 0 if none does; what fits must fit with fewer."""
-    low, high = 0, _MAX_SEQUENCES + 1
+    """The largest count up to MAX_SEQUENCES that fits, 0 if none does; what fits must fit with fewer."""
+    low, high = 0, MAX_SEQUENCES + 1
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)

@@ -57,7 +57,5 @@ def parse_bandwidth(text: str) -> int:
     if named is not None:
         return named
     if not re.fullmatch(r".+/s", text.strip()):
-        raise PlanError(
-            f"bandwidth is {text[:40]!r}: give a rate as in 50GB/s, or one of {', '.join(BANDWIDTHS)}"
-        )
+        raise PlanError(f"bandwidth is {text[:40]!r}: give a rate as in 50GB/s, or one of {', '.join(BANDWIDTHS)}")
     return parse_bytes(text.strip().removesuffix("/s"), "bandwidth")

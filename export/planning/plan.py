@@ -151,9 +151,7 @@ def _recipe_plan(config: ModelConfig, model: StoredModel, assumptions: Assumptio
     return RecipePlan(
         model=model,
         memory=tuple(
-            memory_use(
-                config, model.loaded, states, model.artifact.tokenizer_bytes, replace(serving, context=context)
-            )
+            memory_use(config, model.loaded, states, model.artifact.tokenizer_bytes, replace(serving, context=context))
             for context in contexts
         ),
         traffic=decode_traffic(

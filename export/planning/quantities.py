@@ -1,8 +1,8 @@
 """Sizes, lengths and rates as people write them: 10GB, 1.5GiB, 32k, 1M, 50GB/s. Anything else is refused by name.
 
-    bytes      a number and one of B, kB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB (powers of 1024)
-    tokens     a whole number, or one followed by k (1024) or M (1024 * 1024): contexts are powers of two
-    rate       bytes, "/s", or the name of a machine (machines.py)
+bytes      a number and one of B, kB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB (powers of 1024)
+tokens     a whole number, or one followed by k (1024) or M (1024 * 1024): contexts are powers of two
+rate       bytes, "/s", or the name of a machine (machines.py)
 """
 
 from __future__ import annotations
@@ -80,9 +80,12 @@ def tokens_text(num_tokens: int) -> str:
 
 def bytes_text(num_bytes: int) -> str:
     """A size for people, in powers of 1000, as disks and memory are sold: 18471234567 -> "18.5 GB"."""
+    if num_bytes < 1000:
+        return f"{num_bytes} B"
     size = float(num_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 999.5:
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 99.95 else f"{size:.3g} {unit}"
+    for unit in ("kB", "MB", "GB", "TB"):
         size /= 1000
-    return f"{size:.3g} TB" if size < 99.95 else f"{size:.0f} TB"
+        if size < 999.5 or unit == "TB":
+            break
+    digits = 2 if size < 9.995 else 1 if size < 99.95 else 0
+    return f"{size:.{digits}f} {unit}"

@@ -19,7 +19,7 @@ from qwonnx.export.lower.siblings import LARGE
 from qwonnx.export.planning.decoder_weights import HEAD, Role, StoredWeight, Weight
 from qwonnx.export.planning.states import KvType, StateSizes
 
-# `qwonnx serve` with a model of no size: Python, ONNX Runtime's code, the web server. An Engine in a script takes 80 MB.
+# `qwonnx serve` with a model of no size: Python, ONNX Runtime's code, the web server; an Engine in a script takes less.
 PROCESS_BYTES = 105_000_000
 # What a session keeps of a layer's nodes.
 _LAYER_BYTES = 430_000
@@ -179,7 +179,7 @@ def held_values(config: ModelConfig) -> int:
     # q_proj, query and gate; both apart, normed, flat, rotated, attended, gated.
     full = 9 * queries + 6 * cached
     if config.num_experts:
-        inner = 3 * hidden + 4 * config.shared_expert_intermediate_size + 2 * config.num_experts
+        inner = hidden + 4 * config.shared_expert_intermediate_size + 2 * config.num_experts
     else:
         joined = hidden * config.intermediate_size < LARGE
         inner = 2 * hidden + (5 if joined else 4) * config.intermediate_size
@@ -209,9 +209,7 @@ def _on_int8_activations(weight: StoredWeight) -> LoadedWeights:
         return _on_float_activations(weight)
     blocks = weight.num_columns // weight.storage.block_size
     sums = _FLOAT * _rounded_up(weight.num_rows, _PACKED_ROWS) * blocks
-    return LoadedWeights(
-        packed=weight.num_code_bytes + weight.num_scale_bytes + sums, read_once=weight.num_scale_bytes
-    )
+    return LoadedWeights(packed=weight.num_code_bytes + weight.num_scale_bytes + sums, read_once=weight.num_scale_bytes)
 
 
 def _on_float_activations(weight: StoredWeight) -> LoadedWeights:

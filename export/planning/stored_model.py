@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qwonnx.export.artifact import WeightGroup
@@ -10,7 +11,7 @@ from qwonnx.export.planning.artifact_size import ArtifactSize, CopiedFiles, esti
 from qwonnx.export.planning.decoder_weights import StoredWeight, stored_weights
 from qwonnx.export.planning.resident_memory import LoadedWeights, load_weights
 from qwonnx.export.planning.weight_files import WeightLayout, lay_out
-from qwonnx.export.recipe import PRESETS, Recipe
+from qwonnx.export.recipe import BLOCK_SIZES, PRESETS, Recipe
 from qwonnx.export.size_table import weight_groups
 
 
@@ -22,29 +23,37 @@ class NamedRecipe:
     recipe: Recipe
 
 
-def named_recipes(weight_block_size: int) -> tuple[NamedRecipe, ...]:
+def named_recipes(weight_block_size: int = 128) -> tuple[NamedRecipe, ...]:
     """Every recipe that has a name."""
     return tuple(NamedRecipe(name, Recipe.preset(name, weight_block_size)) for name in PRESETS)
 
 
+def named_recipe(name: str, weight_block_size: int = 128) -> NamedRecipe:
+    """The recipe of a name.
+
+    Raises:
+        RecipeError: no recipe has this name.
+    """
+    return NamedRecipe(name, Recipe.preset(name, weight_block_size))
+
+
+def in_every_block_size(recipes: Sequence[str]) -> tuple[NamedRecipe, ...]:
+    """Recipes of these names with every block size that there is, each once."""
+    made = (named_recipe(name, block_size) for block_size in BLOCK_SIZES for name in recipes)
+    return tuple(dict.fromkeys(made))
+
+
 @dataclass(frozen=True, slots=True)
 class StoredModel:
-    """What a recipe makes of a model."""
+    """What a recipe makes of a model. num_bytes are of codes and scales, without what pads them to pages."""
 
     named: NamedRecipe
     weights: tuple[StoredWeight, ...]
+    num_parameters: int
+    num_bytes: int
     layout: WeightLayout
     artifact: ArtifactSize
     loaded: LoadedWeights
-
-    @property
-    def num_parameters(self) -> int:
-        return sum(weight.num_parameters for weight in self.weights)
-
-    @property
-    def num_bytes(self) -> int:
-        """Codes and scales, without what pads them to pages."""
-        return sum(weight.num_bytes for weight in self.weights)
 
     @property
     def groups(self) -> tuple[WeightGroup, ...]:
@@ -66,6 +75,8 @@ def store_model(
     return StoredModel(
         named=named,
         weights=weights,
+        num_parameters=sum(weight.num_parameters for weight in weights),
+        num_bytes=sum(weight.num_bytes for weight in weights),
         layout=layout,
         artifact=estimate_artifact(config, layout, copied, target=target),
         loaded=load_weights(config, weights, target=target, int8_activations=int8_activations),

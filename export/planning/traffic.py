@@ -1,8 +1,8 @@
 """Bytes that a step of decoding reads, and what a memory of some bandwidth allows: the roofline of decoding.
 
-Counted once each: codes and scales of every projection, those of the experts that the step's tokens choose, a row of the
-embedding, the keys and values of every position, the fixed states. Decoding reads far more than it computes, so no
-engine on this memory is faster; caches that hold part of this, and kernels that read something twice, move it a little.
+Counted once each: codes and scales of every projection, those of the experts that the step's tokens choose, a row of
+the embedding, the keys and values of every position, the fixed states. Decoding reads far more than it computes, so no
+engine on this memory is faster, but for what its caches hold; kernels that read something twice are slower.
 """
 
 from __future__ import annotations
@@ -43,15 +43,17 @@ def active_parameters(config: ModelConfig, weights: Sequence[StoredWeight]) -> i
 
 
 def decode_traffic(
-    config: ModelConfig, weights: Sequence[StoredWeight], states: StateSizes, *, context: int, sequences: int, kv: KvType
+    config: ModelConfig,
+    weights: Sequence[StoredWeight],
+    states: StateSizes,
+    *,
+    context: int,
+    sequences: int,
+    kv: KvType,
 ) -> DecodeTraffic:
     """What a step reads that gives each of some sequences of `context` tokens one more."""
     read = sum(_share(config, weight, sequences) * weight.num_bytes for weight in weights)
-    rows = sum(
-        sequences * weight.num_bytes // weight.num_rows
-        for weight in weights
-        if weight.role is Role.EMBEDDING
-    )
+    rows = sum(sequences * weight.num_bytes // weight.num_rows for weight in weights if weight.role is Role.EMBEDDING)
     return DecodeTraffic(
         sequences=sequences,
         weights=round(read) + rows,

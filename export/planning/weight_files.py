@@ -1,4 +1,4 @@
-"""How large the weight files of an artifact will be: the places that `ExternalDataWriter` would give, without writing."""
+"""How large the weight files of an artifact will be: the places that `ExternalDataWriter` gives, without writing."""
 
 from __future__ import annotations
 
