@@ -207,9 +207,14 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         ManifestError: it could not be read back (a recipe's pattern that does not print, ...).
         OSError: it cannot be written.
     """
-    text = _to_json(manifest)
+    text = manifest_text(manifest)
     _checked(json.loads(text), MANIFEST_NAME)
-    (folder / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
+    (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """What manifest.json holds."""
+    return _to_json(manifest) + "\n"
 
 
 def open_artifact(folder: str | os.PathLike[str], *, verify: bool = False) -> Artifact:

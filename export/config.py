@@ -120,6 +120,11 @@ def load_config(folder: Path) -> ModelConfig:
     path = folder / CONFIG_NAME
     if not path.is_file():
         raise ConfigError(f"{folder} has no {CONFIG_NAME}: give a folder in Hugging Face layout")
+    return load_config_file(path)
+
+
+def load_config_file(path: Path) -> ModelConfig:
+    """Read and check a config.json that lies anywhere; raises what load_config raises."""
     try:
         return parse_config(read_object(path, _MAX_CONFIG_BYTES), where=str(path))
     except StrictJsonError as error:

@@ -9,6 +9,7 @@ ExportError
 |   `-- TensorFormatError      a shard is truncated or malformed, or a tensor has another shape or dtype than it must
 |-- RecipeError                a quantisation recipe cannot be applied
 |-- CalibrationError           a calibration text cannot be used
+|-- PlanError                  what a plan was asked for is not understood
 |-- OutputError                the artifact cannot be written: it exists, the disk is full, ...
 `-- VerificationError          `verify` cannot compare the two models
 """
@@ -48,6 +49,10 @@ class RecipeError(ExportError):
 
 class CalibrationError(ExportError):
     """A calibration text cannot be read, or is too short."""
+
+
+class PlanError(ExportError):
+    """A size, a length or a limit that `plan` was given is not understood."""
 
 
 class OutputError(ExportError):

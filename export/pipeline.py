@@ -7,49 +7,34 @@ nothing that opens, and may be resumed.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
-from qwonnx.export.artifact import (
-    SCHEMA_VERSION,
-    ArtifactError,
-    FileEntry,
-    GraphSpec,
-    Manifest,
-    ModelFacts,
-    QuantizationFacts,
-    WeightGroup,
-    file_sha256,
-    read_manifest,
-    write_manifest,
-)
-from qwonnx.export.built_graph import QuantizedCache, build_decoder
+from qwonnx.export.artifact import ArtifactError, FileEntry, Manifest, file_sha256, read_manifest, write_manifest
+from qwonnx.export.artifact_files import GRAPH_FILE
 from qwonnx.export.cache_scales import cache_scales
-from qwonnx.export.cache_spec import KV_TYPES, state_specs
+from qwonnx.export.cache_spec import KV_TYPES
 from qwonnx.export.calibration import calibrate
 from qwonnx.export.checkpoint import resolve_checkpoint
-from qwonnx.export.config import ModelConfig, load_config
+from qwonnx.export.config import load_config
+from qwonnx.export.decoder_graph import QuantizedCache, lower_decoder
+from qwonnx.export.description import describe_artifact
 from qwonnx.export.errors import ExportError, OutputError
 from qwonnx.export.external_data import ExternalDataWriter
 from qwonnx.export.fingerprint import export_fingerprint
 from qwonnx.export.memory_budget import DEFAULT_MEMORY_BYTES, check_memory
 from qwonnx.export.progress import ExportProgress
 from qwonnx.export.recipe import Recipe
-from qwonnx.export.size_table import weight_groups
 from qwonnx.export.storage_plan import StoragePlan
 from qwonnx.export.strict_json import quoted
 from qwonnx.export.text_files import read_text_files
-from qwonnx.export.trace import decoder_inputs, decoder_outputs
+from qwonnx.export.trace import trace_decoder
 from qwonnx.export.unfinished import unfinished_export
 from qwonnx.export.weight_fit import fitting_weights
 from qwonnx.export.weight_stage import write_weights
 from qwonnx.export.weights import SkippedPart, WeightSource
 
-# The kernels that the CPU target names first came together in this release.
-MINIMUM_ONNXRUNTIME = "1.32"
 TARGETS = ("cpu", "portable")
 ACTIVATIONS = ("int8", "float32")
 
@@ -113,7 +98,6 @@ def export_checkpoint(
     source = WeightSource(resolved.tensors, config)
     shapes = fitting_weights(source, config)
     recipe.check_rules_match(shapes)
-    states = state_specs(config, options.kv)
     texts = read_text_files(resolved.folder, config.vocab_size)
 
     fingerprint = export_fingerprint(
@@ -132,7 +116,15 @@ def export_checkpoint(
         if options.kv != "float32":
             cache = QuantizedCache(options.kv, cache_scales(source, config, options.kv))
         storages = StoragePlan(recipe, source)
-        decoder = build_decoder(config, storages, target=options.target, activations=options.activations, cache=cache)
+        int8_activations = options.activations == "int8"
+        decoder = lower_decoder(
+            trace_decoder(config),
+            storages,
+            config,
+            target=options.target,
+            int8_activations=int8_activations,
+            cache=cache,
+        )
         importance = None
         if options.calibration is not None:
             importance = calibrate(
@@ -160,27 +152,17 @@ def export_checkpoint(
         )
         report(ExportProgress("finish", resolved.tensors.total_bytes, resolved.tensors.total_bytes))
         decoder.weights.attach(written)
-        decoder.save(building / "decoder.onnx")
+        (building / GRAPH_FILE).write_bytes(decoder.serialized())
         texts.write(building)
-        groups = weight_groups(items)
-        manifest = Manifest(
-            schema_version=SCHEMA_VERSION,
-            qwonnx_version=version("qwonnx"),
+        manifest = describe_artifact(
+            config,
+            recipe,
+            resolved.source,
+            items,
+            (*writer.files, *(_file_entry(building, name) for name in (GRAPH_FILE, *texts.contents))),
             target=options.target,
-            minimum_onnxruntime=MINIMUM_ONNXRUNTIME,
-            source=resolved.source,
-            model=_model_facts(config, sum(group.num_parameters for group in groups)),
-            quantization=QuantizationFacts(
-                weights=recipe.weights,
-                weight_block_size=recipe.weight_block_size,
-                activations=_activations(options, groups),
-                kv=options.kv,
-                recipe=tuple((rule.pattern, rule.bits) for rule in recipe.rules),
-                groups=groups,
-            ),
-            graphs={"decoder": GraphSpec("decoder.onnx", decoder_inputs(), decoder_outputs(config))},
-            states=states,
-            files=(*writer.files, *(_file_entry(building, name) for name in ("decoder.onnx", *texts.contents))),
+            int8_activations=int8_activations,
+            kv=options.kv,
         )
         write_manifest(building, manifest)
     if on_skipped is not None:
@@ -195,12 +177,6 @@ def _check_options(options: ExportOptions) -> None:
         if value not in allowed:
             raise ExportError(f"{name} {value!r} is unknown: use one of {', '.join(allowed)}")
     check_memory(options.memory_bytes)
-
-
-def _activations(options: ExportOptions, groups: tuple[WeightGroup, ...]) -> str:
-    """What the kernels really do: only quantised weights have kernels that quantise activations."""
-    quantized = any(group.storage != "float32" for group in groups)
-    return options.activations if quantized and options.target == "cpu" else "float32"
 
 
 def _check_output(out: Path, *, overwrite: bool) -> None:
@@ -219,8 +195,3 @@ def _check_output(out: Path, *, overwrite: bool) -> None:
 
 def _file_entry(folder: Path, name: str) -> FileEntry:
     return FileEntry(name, (folder / name).stat().st_size, file_sha256(folder / name))
-
-
-def _model_facts(config: ModelConfig, num_parameters: int) -> ModelFacts:
-    shared = {field.name for field in dataclasses.fields(ModelFacts)} - {"num_parameters"}
-    return ModelFacts(**{name: getattr(config, name) for name in shared}, num_parameters=num_parameters)

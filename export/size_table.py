@@ -6,10 +6,10 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Protocol
 
 from qwonnx.export.artifact import WeightGroup
 from qwonnx.export.recipe import WeightStorage
-from qwonnx.export.weight_stage import WeightItem
 
 # The first pattern that a weight's name contains decides its kind.
 _KINDS = (
@@ -25,7 +25,17 @@ _KINDS = (
 )
 
 
-def weight_groups(items: Sequence[WeightItem]) -> tuple[WeightGroup, ...]:
+class Stored(Protocol):
+    """Logical weights, (name, shape), that are stored as one."""
+
+    @property
+    def weights(self) -> tuple[tuple[str, tuple[int, ...]], ...]: ...
+
+    @property
+    def storage(self) -> WeightStorage: ...
+
+
+def weight_groups(items: Sequence[Stored]) -> tuple[WeightGroup, ...]:
     """One line for every kind of weight and every way of storing it, the largest first."""
     totals: defaultdict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
     for item in items:

@@ -103,7 +103,7 @@ def write_weights(
     with writer:
         shards = writer.begin(layouts, prefixes)
         _write_shards(plans, shards, writer, importance, journal, num_threads, memory_bytes, report)
-    return _places(items, layouts)
+    return weight_places(items, layouts)
 
 
 def _digest(items: Sequence[WeightItem], layouts: Sequence[ShardLayout], importance: Importance) -> str:
@@ -111,7 +111,8 @@ def _digest(items: Sequence[WeightItem], layouts: Sequence[ShardLayout], importa
     return hashlib.sha256(repr((list(items), list(layouts), importance.sha256)).encode()).hexdigest()
 
 
-def _places(items: Sequence[WeightItem], layouts: Sequence[ShardLayout]) -> dict[str, ExternalTensor]:
+def weight_places(items: Sequence[WeightItem], layouts: Sequence[ShardLayout]) -> dict[str, ExternalTensor]:
+    """Where the tensors of items lie that are laid out in this order, by the names that `write_weights` gives them."""
     written: dict[str, ExternalTensor] = {}
     for item, place in zip(items, (place for layout in layouts for place in layout.places), strict=True):
         suffixes = SUFFIXES if item.storage.is_quantized else ("",)

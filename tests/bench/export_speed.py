@@ -146,19 +146,24 @@ def _arithmetic(options: argparse.Namespace) -> dict[str, float]:
     import torch
 
     from qwonnx.export import weight_stage
-    from qwonnx.export.built_graph import build_decoder
     from qwonnx.export.checkpoint import Checkpoint
     from qwonnx.export.config import load_config
+    from qwonnx.export.decoder_graph import lower_decoder
     from qwonnx.export.external_data import ShardPrefix, lay_out
     from qwonnx.export.importance import Importance
     from qwonnx.export.memory_budget import cut_for
+    from qwonnx.export.trace import trace_decoder
     from qwonnx.export.weight_slices import ShardSlices, WeightPlan, WeightSlice
     from qwonnx.export.weights import WeightSource
 
     export, config = _export_options(options), load_config(options.checkpoint)
     assert export.recipe is not None
     traced = time.perf_counter()
-    items = build_decoder(config, export.recipe, target=export.target, activations=export.activations).weights.items()
+    int8_activations = export.activations == "int8"
+    decoder = lower_decoder(
+        trace_decoder(config), export.recipe, config, target=export.target, int8_activations=int8_activations
+    )
+    items = decoder.weights.items()
     began = time.perf_counter()
     source = WeightSource(Checkpoint.open(options.checkpoint), config)
     plans = [

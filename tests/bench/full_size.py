@@ -103,10 +103,11 @@ def _arguments(options: argparse.Namespace, scratch: Path) -> list[str]:
 
 def _graph(options: argparse.Namespace) -> None:
     """Everything up to the weight stage."""
-    from qwonnx.export.built_graph import build_decoder
     from qwonnx.export.checkpoint import resolve_checkpoint
     from qwonnx.export.config import load_config
+    from qwonnx.export.decoder_graph import lower_decoder
     from qwonnx.export.recipe import Recipe
+    from qwonnx.export.trace import trace_decoder
     from qwonnx.export.weight_fit import fitting_weights
     from qwonnx.export.weights import WeightSource
 
@@ -115,7 +116,8 @@ def _graph(options: argparse.Namespace) -> None:
     config = load_config(resolved.folder)
     fitting_weights(WeightSource(resolved.tensors, config), config)
     opened = time.perf_counter()
-    built = build_decoder(config, Recipe.preset(options.weights), target="cpu", activations="int8")
+    recipe = Recipe.preset(options.weights)
+    built = lower_decoder(trace_decoder(config), recipe, config, target="cpu", int8_activations=True)
     items = built.weights.items()
     end = time.perf_counter()
     source = WeightSource(resolved.tensors, config)

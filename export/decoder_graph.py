@@ -1,11 +1,10 @@
-"""Trace and lower: from a configuration to a graph that lacks nothing but its weights' bytes. No weight is read."""
+"""A traced decoder, lowered for a target: the graph and the table of its weights, before any weight has bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
@@ -17,7 +16,6 @@ from qwonnx.export.lower.cpu import lower_to_cpu
 from qwonnx.export.lower.graph_weights import GraphWeights, Storages
 from qwonnx.export.lower.portable import lower_to_portable
 from qwonnx.export.lower.quantized_cache import quantize_cache
-from qwonnx.export.trace import trace_decoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,46 +27,49 @@ class QuantizedCache:
 
 
 @dataclass(frozen=True, slots=True)
-class BuiltGraph:
-    """A lowered graph, and the table that says which weights its initializers are made of."""
+class LoweredDecoder:
+    """The graph, and what its initializers are made of."""
 
     model: ir.Model
     weights: GraphWeights
 
-    def save(self, path: Path) -> None:
-        """Write the graph, whose weights must be attached.
-
-        Raises:
-            OSError: it cannot be written.
-        """
-        path.write_bytes(ir.to_proto(self.model).SerializeToString(deterministic=True))
+    def serialized(self) -> bytes:
+        """The file, once `weights.attach` has said where every initializer's bytes lie."""
+        content: bytes = ir.to_proto(self.model).SerializeToString(deterministic=True)
+        return content
 
 
-def build_decoder(
-    config: ModelConfig, storages: Storages, *, target: str, activations: str, cache: QuantizedCache | None = None
-) -> BuiltGraph:
-    """Trace the text model and lower it for a target.
+def lower_decoder(
+    traced: ir.Model,
+    storages: Storages,
+    config: ModelConfig,
+    *,
+    target: str,
+    int8_activations: bool,
+    cache: QuantizedCache | None = None,
+) -> LoweredDecoder:
+    """Lower a traced decoder, in place.
 
     Args:
-        config: the model.
+        traced: what trace_decoder gave.
         storages: how weights are stored: a recipe, or a plan that knows the checkpoint too.
+        config: the model.
         target: "cpu" or "portable".
-        activations: "int8" lets kernels quantise activations on the fly, "float32" does not.
+        int8_activations: whether the CPU kernels may quantise activations on the fly.
         cache: how keys and values are cached; None: as float32.
 
     Raises:
-        RecipeError: the recipe asks for what the target cannot do.
+        RecipeError: the recipe cannot be applied.
     """
-    model = trace_decoder(config)
-    weights = GraphWeights.of_traced(model.graph, storages, tie_word_embeddings=config.tie_word_embeddings)
+    weights = GraphWeights.of_traced(traced.graph, storages, tie_word_embeddings=config.tie_word_embeddings)
     if cache is not None:
-        quantize_cache(model.graph, cache.kv, state_specs(config, cache.kv), cache.scales)
+        quantize_cache(traced.graph, cache.kv, state_specs(config, cache.kv), cache.scales)
     if target == "cpu":
-        lower_to_cpu(model, weights, int8_activations=activations == "int8")
+        lower_to_cpu(traced, weights, int8_activations=int8_activations)
     else:
-        lower_to_portable(model, weights)
-    _tidy(model)
-    return BuiltGraph(model, weights)
+        lower_to_portable(traced, weights)
+    _tidy(traced)
+    return LoweredDecoder(traced, weights)
 
 
 def _tidy(model: ir.Model) -> None:
