@@ -27,6 +27,7 @@ from qwonnx.handlers.completion_objects import (
     ChatCompletionChunk,
     Choice,
     ChunkChoice,
+    CompletionTokensDetails,
     Delta,
     FinishReasonName,
     FunctionCall,
@@ -66,7 +67,7 @@ async def create_chat_completion(request: Request) -> Response:
     chat = chat_request.parse(await body.read(request, settings.max_body_bytes))
     engine = host.ready_engine()
     model = host.check_model(chat.model)
-    answer = _Answer(chat, model)
+    answer = _Answer(chat, model, host.fingerprint)
     ends_at = deadline.of_request(request.scope, settings)
     try:
         if chat.stream:
@@ -107,10 +108,11 @@ async def _whole(engine: Engine, chat: ChatCompletionRequest, answer: _Answer, e
 class _Answer:
     """One answer in the making: its identity, and its forms."""
 
-    def __init__(self, chat: ChatCompletionRequest, model: str) -> None:
+    def __init__(self, chat: ChatCompletionRequest, model: str, fingerprint: str) -> None:
         self.id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
         self._model = model
+        self._fingerprint = fingerprint
         self._with_usage = chat.stream_options is not None and chat.stream_options.include_usage
         self._one_call = chat.parallel_tool_calls is False
 
@@ -142,7 +144,7 @@ class _Answer:
             tool_calls=calls or msgspec.UNSET,
         )
         choices = [Choice(message, ending.finish_reason)]
-        return ChatCompletion(self.id, self._created, self._model, choices, ending.usage)
+        return ChatCompletion(self.id, self._created, self._model, choices, ending.usage, self._fingerprint)
 
     async def events(self, generation: _Generation) -> AsyncGenerator[bytes, None]:
         """The answer as encoded events, the last of which is [DONE] or an error."""
@@ -174,28 +176,33 @@ class _Answer:
 
     def _chunk_object(self, choices: list[ChunkChoice], usage: Usage | None) -> ChatCompletionChunk:
         # With include_usage, OpenAI sends `usage: null` in every chunk but the one that has it.
-        return ChatCompletionChunk(
-            self.id, self._created, self._model, choices, usage if self._with_usage else msgspec.UNSET
-        )
+        shown = usage if self._with_usage else msgspec.UNSET
+        return ChatCompletionChunk(self.id, self._created, self._model, choices, self._fingerprint, shown)
 
     async def _parts(self, generation: _Generation) -> AsyncGenerator[Event | _Ending, None]:
         """What the model says, parsed, and at last how it ended."""
         parser = generation.prompt.parser()
         called = False
+        num_reasoning = 0
         async for output in generation.outputs:
             _check_alive(output)
             ended = output.finish_reason is not None
-            for event in (*parser.push(output.text), *(parser.finish() if ended else ())):
+            was_reasoning = parser.is_reasoning
+            events = (*parser.push(output.text), *(parser.finish() if ended else ()))
+            if was_reasoning or parser.is_reasoning:  # the tags count as well
+                num_reasoning += len(output.token_ids)
+            for event in events:
                 called = called or isinstance(event, ToolCall)
                 yield event
                 if called and self._one_call:
                     # The client asked for one call at a time: what would follow it is not wanted.
                     generation.outputs.abort()
-                    yield _Ending("tool_calls", _usage(output))
+                    yield _Ending("tool_calls", _usage(output, num_reasoning))
                     return
             if ended:
                 length = output.finish_reason is FinishReason.LENGTH
-                yield _Ending("length" if length else "tool_calls" if called else "stop", _usage(output))
+                reason: FinishReasonName = "length" if length else "tool_calls" if called else "stop"
+                yield _Ending(reason, _usage(output, num_reasoning))
 
 
 def _check_alive(output: RequestOutput) -> None:
@@ -205,10 +212,15 @@ def _check_alive(output: RequestOutput) -> None:
         raise errors.internal()
 
 
-def _usage(output: RequestOutput) -> Usage:
+def _usage(output: RequestOutput, num_reasoning: int) -> Usage:
     prompt_tokens, completion_tokens = output.num_prompt_tokens, output.num_generated_tokens
-    details = PromptTokensDetails(output.num_cached_tokens)
-    return Usage(prompt_tokens, completion_tokens, prompt_tokens + completion_tokens, details)
+    return Usage(
+        prompt_tokens,
+        completion_tokens,
+        prompt_tokens + completion_tokens,
+        PromptTokensDetails(output.num_cached_tokens),
+        CompletionTokensDetails(num_reasoning),
+    )
 
 
 def _call_id() -> str:

@@ -39,7 +39,7 @@ _NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
     "modalities": ((["text"],), "only text is supported: leave it out"),
     "audio": ((), "only text is supported: leave it out"),
     "prediction": ((), "leave it out"),
-    "reasoning_effort": ((), "use chat_template_kwargs.enable_thinking"),
+    "reasoning_effort": (("none",), "use 'none', or chat_template_kwargs.enable_thinking"),
     "verbosity": ((), "leave it out"),
     "web_search_options": ((), "leave it out"),
     "functions": (([],), "use tools"),
@@ -127,7 +127,19 @@ def _check_tools(request: ChatCompletionRequest) -> None:
         names.add(tool.function.name)
 
 
+def thinking(request: ChatCompletionRequest) -> bool | None:
+    """What the request says of thinking: on, off, or nothing."""
+    if request.reasoning_effort == "none":
+        return False
+    switches = request.chat_template_kwargs
+    return None if switches is None or switches.enable_thinking is msgspec.UNSET else switches.enable_thinking
+
+
 def _check_limits(request: ChatCompletionRequest) -> None:
+    switches = request.chat_template_kwargs
+    if request.reasoning_effort == "none" and switches is not None and switches.enable_thinking is True:
+        message = "reasoning_effort 'none' contradicts chat_template_kwargs.enable_thinking: send one of them"
+        raise ApiError(400, message, param="reasoning_effort")
     old, new = request.max_tokens, request.max_completion_tokens
     if old is not None and new is not None and old != new:
         raise ApiError(400, "max_tokens and max_completion_tokens differ: send one of them", param="max_tokens")
@@ -174,7 +186,11 @@ def template_messages(messages: list[Message]) -> list[dict[str, Any]]:
                 entry[name] = value
         if isinstance(message, AssistantMessage) and message.tool_calls:
             entry["tool_calls"] = [
-                {"id": call.id, "type": call.type, "function": msgspec.to_builtins(call.function)}
+                {
+                    "id": call.id,
+                    "type": call.type,
+                    "function": {"name": call.function.name, "arguments": call.function.arguments},
+                }
                 for call in message.tool_calls
             ]
         rendered.append(entry)

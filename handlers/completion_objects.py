@@ -36,11 +36,16 @@ class PromptTokensDetails(msgspec.Struct):
     cached_tokens: int
 
 
+class CompletionTokensDetails(msgspec.Struct):
+    reasoning_tokens: int
+
+
 class Usage(msgspec.Struct):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
 
 
 class AnswerMessage(msgspec.Struct):
@@ -64,6 +69,7 @@ class ChatCompletion(msgspec.Struct):
     model: str
     choices: list[Choice]
     usage: Usage
+    system_fingerprint: str  # with a seed: equal fingerprints mean equal models
     object: Literal["chat.completion"] = "chat.completion"
 
 
@@ -86,5 +92,6 @@ class ChatCompletionChunk(msgspec.Struct):
     created: int
     model: str
     choices: list[ChunkChoice]
+    system_fingerprint: str
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"

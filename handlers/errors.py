@@ -72,7 +72,9 @@ def closing() -> ApiError:
 def out_of_time() -> ApiError:
     """Nothing of the answer was there when it had to end."""
     message = "the answer did not begin in the time there is: shorten the conversation, or allow more time"
-    return ApiError(504, message, kind=SERVER_ERROR, code="deadline_exceeded")
+    # OpenAI's clients send most requests again that failed so; this one would fail again.
+    headers = {"x-should-retry": "false"}
+    return ApiError(504, message, kind=SERVER_ERROR, code="deadline_exceeded", headers=headers)
 
 
 def internal() -> ApiError:
@@ -92,7 +94,7 @@ async def answer_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.url.path[:200]
     message = {
-        404: f"no such route: {path}",
+        404: f"no such route: {path}: there are /v1/chat/completions and /v1/models, and a base URL ends in /v1",
         405: f"{request.method} is not allowed on {path}",
     }.get(error.status_code, error.detail)
     code = {404: "route_not_found", 405: "method_not_allowed"}.get(error.status_code)

@@ -53,6 +53,7 @@ class ModelHost:
         self._thread: threading.Thread | None = None
         self._closing = False
         self._answered = False  # the warm-up token
+        self.fingerprint = ""  # of the artifact, once it is loaded: equal ones mean equal models
         self.error: Exception | None = None
 
     @property
@@ -138,6 +139,7 @@ class ModelHost:
     def _prepare(self) -> None:
         try:
             engine = self._load()
+            self.fingerprint = f"fp_{engine.artifact.id[:12]}"
             with self._lock:
                 self._engine = engine
                 closing = self._closing

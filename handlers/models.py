@@ -30,7 +30,10 @@ async def list_models(request: Request) -> Response:
 
 async def retrieve_model(request: Request) -> Response:
     host: ModelHost = request.app.state.host
-    host.check_model(request.path_params["model"])
+    name = request.path_params["model"]
+    if not name:  # /v1/models/
+        return await list_models(request)
+    host.check_model(name)
     return _json(_served(request))
 
 

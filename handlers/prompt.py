@@ -6,8 +6,6 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from msgspec import UNSET
-
 from qwonnx.handlers import chat_request
 from qwonnx.handlers.protocol import ChatCompletionRequest
 from qwonnx.runtime.engine import Engine
@@ -68,10 +66,8 @@ def chat_prompt(engine: Engine, request: ChatCompletionRequest) -> ChatPrompt:
     Raises:
         TemplateError: see render_chat.
     """
-    switches = request.chat_template_kwargs
-    variables: dict[str, Any] = {}
-    if switches is not None and switches.enable_thinking is not UNSET:
-        variables["enable_thinking"] = switches.enable_thinking
+    thinking = chat_request.thinking(request)
+    variables = {} if thinking is None else {"enable_thinking": thinking}
     messages = chat_request.template_messages(request.messages)
     return render_chat(engine, messages, chat_request.offered_tools(request), variables)
 

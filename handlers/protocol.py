@@ -70,6 +70,7 @@ Content = str | list[Part]
 class CalledFunction(_Object):
     name: FunctionName
     arguments: str
+    parsed_arguments: Any = None  # what OpenAI's client adds when it parses `arguments`, which says the same
 
 
 class MessageToolCall(_Object):
@@ -108,6 +109,7 @@ class AssistantMessage(_Object, tag_field="role", tag="assistant"):
     audio: Any = None
     annotations: list[Any] | None = None
     function_call: Any = None
+    parsed: Any = None  # what OpenAI's client adds when it parses `content`, which says the same
 
 
 class ToolMessage(_Object, tag_field="role", tag="tool"):

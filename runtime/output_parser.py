@@ -75,6 +75,11 @@ class OutputParser:
         self._searched = 0  # of a tool call's pending text, what holds no end tag
         self._skip_breaks = False  # line breaks that follow a closing tag belong to it
 
+    @property
+    def is_reasoning(self) -> bool:
+        """Whether what comes next is reasoning, as far as is known."""
+        return self._part is _Part.REASONING
+
     def push(self, text: str) -> list[Event]:
         """Take the next piece of text; return what is certain now."""
         self._pending += text

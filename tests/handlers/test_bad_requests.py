@@ -105,6 +105,7 @@ def refusal(answer: httpx.Response, status: int) -> dict[str, Any]:
         ({"audio": {"voice": "x"}}, "audio"),
         ({"prediction": {"type": "content"}}, "prediction"),
         ({"reasoning_effort": "high"}, "reasoning_effort"),
+        ({"reasoning_effort": "none", "chat_template_kwargs": {"enable_thinking": True}}, "reasoning_effort"),
         ({"verbosity": "low"}, "verbosity"),
         ({"web_search_options": {}}, "web_search_options"),
         ({"functions": [{"name": "a"}]}, "functions"),
@@ -182,7 +183,10 @@ def test_an_unknown_model_route_or_method_has_its_own_status(served: Served) -> 
     with served.http() as client:
         error = refusal(client.post(PATH, json=completion_request(model="gpt")), 404)
         assert (error["param"], error["code"]) == ("model", "model_not_found")
-        assert refusal(client.get("/v1/completions"), 404)["code"] == "route_not_found"
+        for path in ("/v1/completions", "/chat/completions", "/"):
+            error = refusal(client.get(path), 404)
+            assert error["code"] == "route_not_found"
+            assert "/v1/chat/completions" in error["message"], "a wrong base URL should be easy to mend"
         answer = client.get(PATH)
         assert refusal(answer, 405)["code"] == "method_not_allowed"
         assert answer.headers["allow"] == "POST"

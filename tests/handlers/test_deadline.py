@@ -45,6 +45,7 @@ def test_an_answer_that_did_not_begin_is_a_504_or_an_error_event(hurried: Served
         with pytest.raises(openai.InternalServerError) as refused:
             client.chat.completions.create(model=MODEL, messages=chat("x" * 450), max_tokens=4)
         assert (refused.value.status_code, refused.value.code) == (504, "deadline_exceeded")
+        assert refused.value.response.headers["x-should-retry"] == "false"  # the client would, and it would be no use
         with pytest.raises(openai.APIError) as cut:
             list(client.chat.completions.create(model=MODEL, messages=chat("x" * 450), max_tokens=4, stream=True))
         assert cut.value.code == "deadline_exceeded"

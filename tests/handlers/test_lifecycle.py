@@ -115,13 +115,13 @@ def test_a_model_that_cannot_be_loaded_is_never_ready(tmp_path: Path) -> None:
 def test_a_server_that_stops_lets_short_answers_end_and_tells_long_ones(counting_folder: Path) -> None:
     settings = ServerSettings(shutdown_seconds=0.6)
     with serving(counting_folder, settings=settings) as served, served.client() as client, paced(served.engine):
-        short = client.chat.completions.create(model=MODEL, messages=chat(), max_tokens=8, stream=True)
         long = client.chat.completions.create(model=MODEL, messages=chat(), max_tokens=400, stream=True)
         with ThreadPoolExecutor(1) as pool:
             request = {"model": MODEL, "messages": chat(), "max_tokens": 400}
             whole = pool.submit(lambda: httpx.post(f"{served.url}{PATH}", json=request, trust_env=False, timeout=20))
+            until(lambda: served.engine.num_live_requests == 2)
+            short = client.chat.completions.create(model=MODEL, messages=chat(), max_tokens=8, stream=True)
             next(short), next(long)
-            until(lambda: served.engine.num_live_requests == 3)
             served.server.should_exit = True
             assert [chunk.choices[0].finish_reason for chunk in short][-1] == "length"
             with pytest.raises(openai.APIError) as cut:

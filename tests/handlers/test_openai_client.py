@@ -142,6 +142,8 @@ def test_models_are_listed_and_found(served: Served) -> None:
         assert client.models.retrieve(MODEL).id == MODEL
         with pytest.raises(openai.NotFoundError):
             client.models.retrieve("another/model")
+    with served.http() as raw:
+        assert raw.get("/v1/models/").json() == raw.get("/v1/models").json()
 
 
 def test_reasoning_and_tool_calls_are_separated_from_content(tmp_path: Path) -> None:
@@ -180,6 +182,56 @@ def test_reasoning_and_tool_calls_are_separated_from_content(tmp_path: Path) -> 
         back: Any = [*chat(), whole.message.model_dump(), {"role": "tool", "tool_call_id": "x", "content": "sunny"}]
         again = client.chat.completions.create(model=MODEL, messages=back, max_tokens=1)
         assert again.choices[0].finish_reason == "length"
+
+
+def test_thinking_is_counted_and_can_be_switched_off_by_either_name(tmp_path: Path) -> None:
+    template = counting_model.CHAT_TEMPLATE + "{{ '' if enable_thinking is undefined or enable_thinking else '!!!' }}"
+    script = "<think>\nHe asks.\n</think>\n\nYes."
+    folder = counting_model.make(tmp_path / "artifact", script=script, chat_template=template).folder
+    with serving(folder) as served, served.client() as client:
+
+        def usage(**fields: Any) -> openai.types.CompletionUsage:
+            completion: Any = client.chat.completions.create(model=MODEL, messages=chat(), max_tokens=99, **fields)
+            assert completion.usage is not None
+            found: openai.types.CompletionUsage = completion.usage
+            return found
+
+        thinking = usage()
+        assert thinking.completion_tokens_details is not None
+        spoken = len(served.engine.tokenizer.encode("\n\nYes.")) + 1  # and the end token
+        assert thinking.completion_tokens_details.reasoning_tokens == thinking.completion_tokens - spoken
+        off = (usage(reasoning_effort="none"), usage(extra_body={"chat_template_kwargs": {"enable_thinking": False}}))
+        assert [answer.prompt_tokens - thinking.prompt_tokens for answer in off] == [3, 3]
+
+
+def test_answers_name_the_model_they_come_from(served: Served, tmp_path: Path) -> None:
+    def fingerprints(server: Served) -> set[str | None]:
+        with server.client() as client:
+            whole = client.chat.completions.create(model=MODEL, messages=chat(), max_tokens=2)
+            stream = client.chat.completions.create(model=MODEL, messages=chat(), max_tokens=2, stream=True)
+            return {whole.system_fingerprint, *(chunk.system_fingerprint for chunk in stream)}
+
+    with serving(counting_model.make(tmp_path / "artifact", num_pairs=2).folder) as other:
+        ours, theirs = fingerprints(served), fingerprints(other)
+    assert len(ours) == len(theirs) == 1
+    assert ours != theirs
+    assert all(name is not None and name.startswith("fp_") for name in ours | theirs)
+
+
+def test_the_clients_own_stream_and_its_messages_are_understood(tmp_path: Path) -> None:
+    folder = counting_model.make(tmp_path / "artifact", script="I look it up.\n\n" + CALL.format("Oslo")).folder
+    with serving(folder) as served, served.client() as client:
+        with client.chat.completions.stream(model=MODEL, messages=chat(), tools=[WEATHER]) as stream:
+            kinds = {event.type for event in stream}
+            streamed = stream.get_final_completion().choices[0].message
+        assert {"content.delta", "content.done", "tool_calls.function.arguments.done"} <= kinds
+        assert streamed.content == "I look it up."
+        assert streamed.tool_calls is not None
+        assert json.loads(streamed.tool_calls[0].function.arguments) == {"city": "Oslo", "days": 3}
+        created = client.chat.completions.create(model=MODEL, messages=chat(), tools=[WEATHER]).choices[0].message
+        for message in (streamed, streamed.model_dump(), created):  # most programs send back the object itself
+            history: Any = [*chat(), message, {"role": "tool", "tool_call_id": "x", "content": "sunny"}]
+            assert client.chat.completions.create(model=MODEL, messages=history, tools=[WEATHER]).choices
 
 
 def test_a_failing_step_is_a_500_or_an_error_event_and_the_server_goes_on(served: Served) -> None:
