@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,8 +15,6 @@ from qwonnx.export.memory_budget import (
     cut_for,
     parse_memory,
 )
-from qwonnx.export.quantize import quantize_blocks, scratch_bytes
-from tests.export.peak_memory import peak_bytes
 
 
 @pytest.mark.parametrize(
@@ -76,16 +73,3 @@ def test_the_account_admits_up_to_its_limit_and_one_slice_in_any_case() -> None:
     account.take(40)
     account.give_back(90)
     assert (account.in_flight, account.peak) == (10, 100)
-
-
-@pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize("block_size", [16, 128])
-def test_quantising_takes_no_more_scratch_memory_than_it_says(bits: int, block_size: int) -> None:
-    rows, columns = 64, 4096
-    weights = torch.randn(rows, columns)
-    codes = torch.empty(rows, columns * bits // 8, dtype=torch.uint8)
-    scales = torch.empty(rows, columns // block_size)
-    taken = peak_bytes(lambda: quantize_blocks(weights, bits, codes, scales))
-    assert taken <= scratch_bytes(rows * columns, bits)
-    if block_size == 16:
-        assert taken > 0.7 * scratch_bytes(rows * columns, bits)
