@@ -19,8 +19,12 @@ from qwonnx.export.errors import OutputError, TensorFormatError, UnusedTensorErr
 from qwonnx.export.external_data import ExternalDataWriter, ExternalTensor
 from qwonnx.export.quantize import dequantize_blocks
 from qwonnx.export.recipe import Recipe
+from qwonnx.export.storage_plan import StoragePlan
+from qwonnx.export.stored_weights import StoredWeights
 from qwonnx.export.weight_stage import WeightItem, write_weights
 from qwonnx.export.weights import WeightSource
+from tests.checkpoints import write_tiny
+from tests.checkpoints.quantized_formats import write_gptq
 
 PREFIX = "model.language_model."
 
@@ -105,6 +109,33 @@ def test_bytes_do_not_depend_on_threads_or_slices(
             written, other = _write(tiny_checkpoint, out, num_threads=num_threads)
             assert written == whole
             assert other.files == writer.files
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_bytes_of_kept_codes_do_not_depend_on_threads_or_slices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, symmetric: bool
+) -> None:
+    dense = write_tiny(tmp_path / "float", architecture="Qwen3_5ForConditionalGeneration", vision=False)
+    folder = write_gptq(dense, tmp_path / "gptq", tmp_path / "exact", group_size=32, symmetric=symmetric)
+    config = load_config(folder)
+    stored = StoredWeights(Checkpoint.open(folder), config.quantization)
+
+    def write(out: Path, slice_values: int, num_threads: int) -> tuple[dict[str, ExternalTensor], ExternalDataWriter]:
+        monkeypatch.setattr(weight_stage, "_SLICE_VALUES", slice_values)
+        out.mkdir()
+        source, writer = _source(folder), ExternalDataWriter(out)
+        plan, items = StoragePlan(Recipe.preset("int4"), source), []
+        for name in stored.names:
+            ours, shape = name.removeprefix(PREFIX).replace("A_log", "decay_scale"), stored.shape(name)
+            items.append(WeightItem(ours, ((ours, shape),), plan.storage(ours, shape)))
+        return write_weights(source, items, writer, num_threads=num_threads), writer
+
+    whole, writer = write(tmp_path / "whole", 1 << 20, 1)
+    assert ("layers.0.mlp.up_proj.weight.zero_points" in whole) is not symmetric
+    for slice_values, num_threads in ((1 << 11, 1), (3 << 12, 3)):
+        written, other = write(tmp_path / f"{slice_values}", slice_values, num_threads)
+        assert written == whole
+        assert other.files == writer.files
 
 
 @pytest.mark.usefixtures("small_slices")
