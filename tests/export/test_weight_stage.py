@@ -24,10 +24,13 @@ from qwonnx.export.memory_budget import DEFAULT_MEMORY_BYTES
 from qwonnx.export.progress import ExportProgress
 from qwonnx.export.quantize import quantize_blocks
 from qwonnx.export.recipe import Recipe, WeightStorage
+from qwonnx.export.storage_plan import StoragePlan
+from qwonnx.export.stored_weights import StoredWeights
 from qwonnx.export.weight_slices import ShardSlices, WeightPlan, WeightSlice
 from qwonnx.export.weight_stage import WeightItem, write_weights
 from qwonnx.export.weights import WeightSource
 from tests.checkpoints import write_tiny
+from tests.checkpoints.quantized_formats import write_gptq
 from tests.export.peak_memory import peak_bytes
 
 PREFIX = "model.language_model."
@@ -190,6 +193,46 @@ def test_rows_wider_than_a_slice_are_cut_into_columns_from_wherever_the_last_exp
         read = [reader.read(part.start, part.num_rows, part.first_column, part.num_columns).flatten() for part in parts]
         assert torch.equal(torch.cat([whole[:done], *read]), whole)
         assert all(part.num_values <= 512 for part in parts)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_bytes_of_kept_codes_do_not_depend_on_threads_or_slices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, symmetric: bool
+) -> None:
+    dense = write_tiny(tmp_path / "float", architecture="Qwen3_5ForConditionalGeneration", vision=False)
+    folder = write_gptq(dense, tmp_path / "gptq", tmp_path / "exact", group_size=32, symmetric=symmetric)
+    config = load_config(folder)
+    stored = StoredWeights(Checkpoint.open(folder), config.quantization)
+
+    def write(out: Path, slice_values: int, num_threads: int) -> tuple[dict[str, ExternalTensor], ExternalDataWriter]:
+        monkeypatch.setattr(memory_budget, "_MANY_VALUES", slice_values)
+        out.mkdir()
+        source, writer = _source(folder), ExternalDataWriter(out)
+        plan, items = StoragePlan(Recipe.preset("int4"), source), []
+        for name in stored.names:
+            ours, shape = name.removeprefix(PREFIX).replace("A_log", "decay_scale"), stored.shape(name)
+            items.append(WeightItem(ours, ((ours, shape),), plan.storage(ours, shape)))
+        return write_weights(source, items, writer, num_threads=num_threads), writer
+
+    whole, writer = write(tmp_path / "whole", 1 << 20, 1)
+    assert ("layers.0.mlp.up_proj.weight.zero_points" in whole) is not symmetric
+    for slice_values, num_threads in ((1 << 11, 1), (3 << 12, 3)):
+        written, other = write(tmp_path / f"{slice_values}", slice_values, num_threads)
+        assert written == whole
+        assert other.files == writer.files
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_slice_of_kept_codes_takes_no_more_memory_than_the_account_says(tmp_path: Path, symmetric: bool) -> None:
+    dense = write_tiny(tmp_path / "float", architecture="Qwen3_5ForConditionalGeneration", vision=False)
+    folder = write_gptq(dense, tmp_path / "gptq", tmp_path / "exact", group_size=32, symmetric=symmetric)
+    source, name = _source(folder), "layers.0.mlp.up_proj.weight"
+    shape = StoredWeights(Checkpoint.open(folder), load_config(folder).quantization).shape(PREFIX + name)
+    storage, reader = StoragePlan(Recipe.preset("int4"), source).storage(name, shape), source.rows(name, shape)
+    part = WeightSlice(0, storage, reader, 0, reader.num_rows, 0, reader.num_columns)
+    assert 0 < peak_bytes(partial(weight_stage._encode, Importance({}), part)) <= part.making_bytes
+    encoded = weight_stage._encode(Importance({}), part)
+    assert sum(tensor.nbytes for tensor in encoded.tensors) == part.waiting_bytes
 
 
 @pytest.mark.usefixtures("small_slices")
