@@ -113,6 +113,7 @@ def export(
     from qwonnx.export.memory_budget import parse_memory
     from qwonnx.export.pipeline import ExportOptions, export_checkpoint
     from qwonnx.export.recipe import Recipe
+    from qwonnx.export.unfinished import incomplete_folder
 
     options = ExportOptions(
         target=target.value,
@@ -126,6 +127,8 @@ def export(
         memory_bytes=parse_memory(memory),
     )
     console = Console(stderr=True)
+    if not resume and incomplete_folder(out).exists():
+        print(f"qwonnx: starting over, without what {incomplete_folder(out)} has for --resume", file=sys.stderr)
     started = time.monotonic()
     skipped: list[SkippedPart] = []
     with _note_what_is_kept(out), _progress(console) as bar:
