@@ -188,14 +188,14 @@ def test_what_was_quantised_once_quantises_to_equal_weights(codes: Array, bits: 
 @pytest.mark.parametrize("block_size", [16, 32, 128])
 def test_bytes_do_not_depend_on_slices_or_threads(bits: int, block_size: int) -> None:
     random = np.random.default_rng(2)
-    values, importance = random.standard_normal((67, 384)), random.uniform(0.1, 3.0, 384)
+    values, importance = random.standard_normal((23, 384)), random.uniform(0.1, 3.0, 384)
     for weights in (None, importance):
         whole = _quantize(values, bits, block_size, weights)
 
         def part(rows: slice, weights: Array | None = weights) -> tuple[Array, Array]:
             return _quantize(values[rows], bits, block_size, weights)
 
-        for height in (1, 2, 7, 40):
+        for height in (1, 7, 20):
             slices = [slice(start, start + height) for start in range(0, len(values), height)]
             with ThreadPoolExecutor(4) as pool:
                 for parts in (list(map(part, slices)), list(pool.map(part, slices))):
@@ -231,12 +231,21 @@ def test_importance_lowers_the_weighted_error(bits: int, block_size: int) -> Non
     assert weighted < (0.87 if bits == 4 else 0.97) * unweighted
 
 
-def test_equal_importance_changes_nothing_and_its_unit_does_not_count() -> None:
+def test_the_unit_of_importance_does_not_count() -> None:
     random = np.random.default_rng(5)
     values, importance = random.standard_normal((50, 128)), random.uniform(0.1, 3.0, 128)
-    for one, other in ((None, np.ones(128)), (importance, importance * 2.0**30)):
-        for left, right in zip(_quantize(values, 4, 32, one), _quantize(values, 4, 32, other), strict=True):
-            np.testing.assert_array_equal(left, right)
+    one, other = (_quantize(values, 4, 32, weights) for weights in (importance, importance * 2.0**30))
+    np.testing.assert_array_equal(one[0], other[0])
+    np.testing.assert_array_equal(one[1], other[1])
+
+
+def test_equal_importance_loses_no_more_than_none() -> None:
+    values = np.random.default_rng(6).standard_normal((50, 128))
+    for bits in (4, 8):
+        weighted, plain = (
+            _block_errors(_restored(values, bits, 32, weights), values, 32) for weights in (np.ones(128), None)
+        )
+        assert (weighted <= plain * (1 + 1e-5)).all()
 
 
 @pytest.mark.parametrize(
