@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -29,15 +30,15 @@ def reference(long_checkpoint: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def long_artifact(long_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Artifact]:
-    made: dict[str, Artifact] = {}
+def long_artifact(long_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Artifact]:
+    made: dict[tuple[str, str], Artifact] = {}
 
-    def export(target: str) -> Artifact:
-        if target not in made:
-            out = tmp_path_factory.mktemp("artifact") / target
-            export_checkpoint(long_checkpoint, out, ExportOptions(target=target, weights="fp32"))
-            made[target] = open_artifact(out)
-        return made[target]
+    def export(target: str, kv: str = "float32") -> Artifact:
+        if (target, kv) not in made:
+            out = tmp_path_factory.mktemp("artifact") / f"{target}-{kv}"
+            export_checkpoint(long_checkpoint, out, ExportOptions(target=target, weights="fp32", kv=kv))
+            made[target, kv] = open_artifact(out)
+        return made[target, kv]
 
     return export
 
@@ -46,14 +47,14 @@ def _prompt(length: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, length)
 
 
-def test_the_manifest_states_the_extended_context(long_artifact: Callable[[str], Artifact]) -> None:
+def test_the_manifest_states_the_extended_context(long_artifact: Callable[..., Artifact]) -> None:
     assert long_artifact("cpu").manifest.model.max_position_embeddings == 4 * 262_144
 
 
 @pytest.mark.parametrize("target", ["cpu", "portable"])
 @pytest.mark.parametrize("axes", ["text", "three different axes"])
 def test_a_short_cache_at_the_last_positions_equals_transformers(
-    reference: Any, long_artifact: Callable[[str], Artifact], target: str, axes: str
+    reference: Any, long_artifact: Callable[..., Artifact], target: str, axes: str
 ) -> None:
     prompt = _prompt(60, seed=1)
     positions = np.arange(LONGEST - 60, LONGEST)
@@ -74,50 +75,65 @@ def test_a_short_cache_at_the_last_positions_equals_transformers(
         assert float((text - expected).abs().max()) > 100 * TOLERANCE, "the axes must matter for this to mean anything"
 
 
-def _filled(num_positions: int, head_dim: int, seed: int) -> torch.Tensor:
-    """[1, 1, num_positions, head_dim]: values that repeat, but not soon."""
-    period = np.random.default_rng(seed).standard_normal((1, 1, 9973, head_dim), np.float32)
-    repeats = -(-num_positions // period.shape[2])
-    return torch.tensor(np.tile(period, (1, 1, repeats, 1))[:, :, :num_positions])
+def _drawn(shape: tuple[int, ...], dtype: np.dtype[Any], seed: int) -> np.ndarray:
+    """What a buffer [1, 1, positions, width] holds: values, or codes, that repeat, but not soon."""
+    rng = np.random.default_rng(seed)
+    period = (1, 1, 9973, shape[3])
+    if dtype == np.float32:
+        drawn = rng.standard_normal(period, np.float32)
+    else:
+        drawn = rng.integers(0, 256, period, np.uint8).view(dtype)
+    return np.tile(drawn, (1, 1, -(-shape[2] // period[2]), 1))[:, :, : shape[2]]
 
 
-@pytest.mark.parametrize("target", ["cpu", "portable"])
+def _meant(stored: np.ndarray, artifact: Artifact, name: str) -> torch.Tensor:
+    """The float32 keys or values that a buffer's content stands for."""
+    if stored.dtype == np.float32:
+        return torch.tensor(stored)
+    if stored.dtype == np.uint8:
+        stored = np.stack([stored & 15, stored >> 4], axis=-1).reshape(*stored.shape[:3], -1).astype(np.int8) - 8
+    model = onnx.load(artifact.file("decoder.onnx"), load_external_data=False)
+    scale = next(tensor for tensor in model.graph.initializer if tensor.name.endswith(f"self_attn.{name}_scale"))
+    return torch.tensor(stored.astype(np.float32) * onnx.numpy_helper.to_array(scale))
+
+
+@pytest.mark.parametrize(
+    ("target", "kv"), [("cpu", "float32"), ("portable", "float32"), ("cpu", "int8"), ("cpu", "int4")]
+)
 def test_the_last_tokens_of_a_million_equal_transformers(
-    reference: Any, long_artifact: Callable[[str], Artifact], target: str
+    reference: Any, long_artifact: Callable[..., Artifact], target: str, kv: str
 ) -> None:
-    """The first token and the last six are computed; the cache between them is drawn."""
-    artifact, past = long_artifact(target), LONGEST - 6
+    """The first token and the last six are computed; the cache between them is drawn, for transformers as well."""
+    artifact, past = long_artifact(target, kv), LONGEST - 6
     tokens = _prompt(7, seed=2)
     decoder = Decoder(artifact, max_model_len=LONGEST)
     decoder.step(tokens[None, :1])
     with torch.no_grad():
         cache = reference(torch.tensor(tokens[None, :1]), use_cache=True).past_key_values
     attention = cache.layers[1]
-    for seed, kind, first in ((3, "key", attention.keys), (4, "value", attention.values)):
-        filled = _filled(past, first.shape[-1], seed)
-        filled[:, :, :1] = first
-        decoder.state(1, kind)[:, :, :past] = filled.numpy()
-        setattr(attention, kind + "s", filled)
+    for seed, kind in ((3, "key"), (4, "value")):
+        state = decoder.state(1, kind)[:, :, :past]
+        state[:, :, 1:] = _drawn(state[:, :, 1:].shape, state.dtype, seed)
+        setattr(attention, kind + "s", _meant(state, artifact, kind))
     decoder.lengths = np.array([past])
 
-    logits, start = [], past
+    start = past
     for width in (3, 1, 1, 1):
         chunk, place = tokens[None, 1 + start - past :][:, :width], torch.arange(start, start + width)
         with torch.no_grad():
             expected = reference(
                 torch.tensor(chunk), past_key_values=cache, position_ids=place.expand(3, 1, width), use_cache=True
             ).logits[0]
-        logits.append((decoder.step(chunk)[0], expected.numpy()))
+        np.testing.assert_allclose(decoder.step(chunk)[0], expected.numpy(), atol=TOLERANCE, rtol=0)
         start += width
     assert start == LONGEST
-    for ours, theirs in logits:
-        np.testing.assert_allclose(ours, theirs, atol=TOLERANCE, rtol=0)
     for kind in ("key", "value"):
-        ours, theirs = decoder.state(1, kind)[:, :, past:], getattr(attention, kind + "s")[:, :, past:]
-        np.testing.assert_allclose(ours, theirs.numpy(), atol=TOLERANCE, rtol=0)
+        ours = _meant(decoder.state(1, kind)[:, :, past:], artifact, kind)
+        tolerance = {"float32": TOLERANCE, "int8": 0.2, "int4": 2.0}[kv]  # half a code
+        np.testing.assert_allclose(ours, getattr(attention, kind + "s")[:, :, past:], atol=tolerance, rtol=0)
 
 
-def test_every_length_and_position_of_the_manifest_has_64_bits(long_artifact: Callable[[str], Artifact]) -> None:
+def test_every_length_and_position_of_the_manifest_has_64_bits(long_artifact: Callable[..., Artifact]) -> None:
     for graph in long_artifact("cpu").manifest.graphs.values():
         assert {spec.name: spec.dtype for spec in graph.inputs} == dict.fromkeys(
             ("input_ids", "position_ids", "past_lengths", "logit_positions"), "int64"

@@ -17,25 +17,30 @@ from qwonnx.runtime.scheduler import Sequence, StepPlan
 from qwonnx.runtime.session import Session
 from qwonnx.runtime.settings import RuntimeSettings
 
-# A row has 1,010,000 positions of 32 elements: 2.4e9 and 9 GB a buffer, of which the tests touch little.
+# A row has 1,010,000 positions of 32 values, a buffer 9 GB in float32, of which the tests touch little.
 MAX_MODEL_LEN = 1_010_000
-NUM_ROWS = 72
 PROMPT = [5, 6, 7, 8]
 
 
-@pytest.fixture(scope="module", params=["cpu", "portable"])
+@pytest.fixture(scope="module", params=["cpu-float32", "cpu-int8", "cpu-int4", "portable-float32"])
 def artifact(
     request: pytest.FixtureRequest, long_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Artifact:
-    out = tmp_path_factory.mktemp("artifact") / "fp32"
-    export_checkpoint(long_checkpoint, out, ExportOptions(target=request.param, weights="fp32"))
+    target, kv = request.param.split("-")
+    out = tmp_path_factory.mktemp("artifact") / str(request.param)
+    export_checkpoint(long_checkpoint, out, ExportOptions(target=target, weights="fp32", kv=kv))
     return open_artifact(out)
+
+
+def _num_rows(artifact: Artifact) -> int:
+    """Rows with which a buffer has more than 2^31 elements."""
+    return 140 if artifact.manifest.quantization.kv == "int4" else 72
 
 
 @pytest.fixture
 def cache(artifact: Artifact) -> HybridCache:
     try:
-        cache = HybridCache(artifact.manifest.states, NUM_ROWS, MAX_MODEL_LEN)
+        cache = HybridCache(artifact.manifest.states, _num_rows(artifact), MAX_MODEL_LEN)
     except SettingsError:
         pytest.skip("this machine does not grant 19 GB of address space")
     assert max(buffer.size for buffer in cache.buffers.values()) > 1 << 31
@@ -44,9 +49,9 @@ def cache(artifact: Artifact) -> HybridCache:
 
 def _runner(artifact: Artifact, cache: HybridCache) -> ModelRunner:
     session = Session(artifact.file("decoder.onnx"), RuntimeSettings(num_threads=1))
-    vocab_size = artifact.manifest.model.vocab_size
+    num_rows, vocab_size = _num_rows(artifact), artifact.manifest.model.vocab_size
     return ModelRunner(
-        session, artifact.manifest.states, cache, InputBuffers(NUM_ROWS, len(PROMPT)), NUM_ROWS, vocab_size
+        session, artifact.manifest.states, cache, InputBuffers(num_rows, len(PROMPT)), num_rows, vocab_size
     )
 
 
@@ -58,23 +63,23 @@ def _prefill(runner: ModelRunner, row: int, prompt: list[int]) -> tuple[Sequence
 
 
 def test_rows_beyond_two_billion_elements_decode_like_the_first(artifact: Artifact, cache: HybridCache) -> None:
-    runner = _runner(artifact, cache)
+    runner, num_rows = _runner(artifact, cache), _num_rows(artifact)
     # Odd and even rows have prompts of their own, so that a row taken for another is seen.
-    sequences, logits = zip(*(_prefill(runner, row, PROMPT[row % 2 :]) for row in range(NUM_ROWS)), strict=True)
-    for row in range(2, NUM_ROWS):
+    sequences, logits = zip(*(_prefill(runner, row, PROMPT[row % 2 :]) for row in range(num_rows)), strict=True)
+    for row in range(2, num_rows):
         np.testing.assert_array_equal(logits[row], logits[row % 2])
     assert np.abs(logits[0] - logits[1]).max() > 0.1
     decoded = runner.run(StepPlan(0, sequences, 1, wants_logits=True))
-    for row in range(2, NUM_ROWS):
+    for row in range(2, num_rows):
         np.testing.assert_allclose(decoded[row], decoded[row % 2], atol=1e-5, rtol=0)
     key = next(spec.past for spec in artifact.manifest.states if spec.kind == "key")
-    first, last = cache.buffers[key][1, :, :5], cache.buffers[key][NUM_ROWS - 1, :, :5]
+    first, last = cache.buffers[key][1, :, :5], cache.buffers[key][num_rows - 1, :, :5]
     np.testing.assert_allclose(last, first, atol=1e-5, rtol=0)
     assert first.any()
 
 
 def test_a_row_moved_across_four_gigabytes_goes_on_as_before(artifact: Artifact, cache: HybridCache) -> None:
-    runner, last = _runner(artifact, cache), NUM_ROWS - 1
+    runner, last = _runner(artifact, cache), _num_rows(artifact) - 1
     sequence, _ = _prefill(runner, last, PROMPT)
     stayed, _ = _prefill(runner, 1, PROMPT)
     cache.move(RowMove(last, 0, sequence.num_computed))
@@ -84,5 +89,5 @@ def test_a_row_moved_across_four_gigabytes_goes_on_as_before(artifact: Artifact,
 
 def test_pointers_are_counted_in_64_bits(cache: HybridCache) -> None:
     buffer = max(cache.buffers.values(), key=lambda candidate: candidate.nbytes)
-    offset = row_pointer(buffer, NUM_ROWS) - row_pointer(buffer, 0)
-    assert offset == NUM_ROWS * buffer[0].nbytes > 1 << 32
+    last = len(buffer) - 1
+    assert row_pointer(buffer, last) - row_pointer(buffer, 0) == last * buffer[0].nbytes > 1 << 31
