@@ -25,8 +25,8 @@ from qwonnx.export.planning.traffic import DecodeTraffic, active_parameters, dec
 
 CONTEXTS = (4 << 10, 32 << 10, 256 << 10, 1 << 20)
 
-# What an export takes whatever the size of the model: slices of weights under way, Python and torch.
-EXPORT_MEMORY_BYTES = 2_000_000_000
+# What an export takes at most, whatever the size of the model: slices of weights under way, and Python with torch.
+EXPORT_MEMORY_BYTES = 2_000_000_000 + 400_000_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,8 @@ _UNITS = {
     "GiB": 1 << 30,
     "TiB": 1 << 40,
 }
-_BYTES = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(B|[kMGT]B|[KMGT]iB)")
-_TOKENS = re.compile(r"(\d{1,12})([kM]?)")
+_BYTES = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(B|[kMGT]B|[KMGT]iB)")
+_TOKENS = re.compile(r"([0-9]{1,12})([kM]?)")
 _MAX_BYTES = 1 << 60  # beyond any machine, and far from where floats lose bytes that matter
 _MAX_TOKENS = 1 << 30
 
@@ -64,7 +64,7 @@ def parse_count(text: str, what: str, at_most: int) -> int:
     Raises:
         PlanError: it is none, or out of range.
     """
-    number = int(text) if re.fullmatch(r"\d{1,12}", text.strip()) else 0
+    number = int(text) if re.fullmatch(r"[0-9]{1,12}", text.strip()) else 0
     if not 1 <= number <= at_most:
         raise PlanError(f"{what} is {text[:40]!r}: give a whole number from 1 to {at_most}")
     return number

@@ -28,10 +28,9 @@ _TOKENIZER_FACTOR = 10.5
 
 _FLOAT = 4
 _PAGE = 4096
-# Where the kernel grants huge pages on request (madvise, the default of most), numpy asks for them in buffers from
-# 4 MiB, as the states' are.
+# Where the system grants huge pages on request (madvise, the default of most), numpy asks for them in large buffers, as
+# those of the states are: memory is then touched by so much at a time.
 _HUGE_PAGE = 2 << 20
-_HUGE_PAGES_FROM = 4 << 20
 
 # The kernels sum up the codes of a block for 16 output features at a time.
 _PACKED_ROWS = 16
@@ -123,13 +122,23 @@ def load_weights(
     config: ModelConfig, weights: Sequence[StoredWeight], *, target: str, int8_activations: bool
 ) -> LoadedWeights:
     """What becomes of weights when a session loads them."""
-    load = _portable if target == "portable" else _on_int8_activations if int8_activations else _on_float_activations
-    total = sum((load(weight) for weight in weights if weight.role is not Role.VECTOR), LoadedWeights())
-    total += LoadedWeights(mapped=sum(weight.num_bytes for weight in weights if weight.role is Role.VECTOR))
-    if config.tie_word_embeddings:  # the head is the embedding, packed a second time
+    loaded = list(weights)
+    if config.tie_word_embeddings:  # the head is the embedding, packed beside it
         embedding = next(weight for weight in weights if weight.role is Role.EMBEDDING)
-        head = load(StoredWeight((Weight(HEAD, embedding.parts[0].shape),), embedding.storage))
-        total += LoadedWeights(head.packed, scratch=head.scratch)
+        loaded.append(StoredWeight((Weight(HEAD, embedding.parts[0].shape),), embedding.storage))
+    has_int8_experts = any(weight.role is Role.EXPERTS and weight.storage.bits == 8 for weight in weights)
+    total = LoadedWeights()
+    for weight in loaded:
+        if weight.role is Role.EMBEDDING:
+            total += LoadedWeights(on_demand=weight.num_bytes)
+        elif weight.role is Role.VECTOR:
+            total += LoadedWeights(mapped=weight.num_bytes)
+        elif target == "portable":
+            total += _portable(weight)
+        elif int8_activations and weight.storage.is_quantized:
+            total += _packed_with_scales(weight)
+        else:
+            total += _for_float_activations(weight, has_int8_experts=has_int8_experts)
     return total
 
 
@@ -150,8 +159,8 @@ def memory_use(
         embedding=min(loaded.on_demand, serving.sequences * serving.context * _PAGE),
         kv=kv,
         states=serving.sequences * states.fixed_bytes,
-        page_rounding=_page_rounding(states, serving, kv),
-        work=work_bytes(config, serving) + int(_ARENA_FACTOR * loaded.scratch) + logits,
+        page_rounding=_page_rounding(states, serving),
+        work=work_bytes(config, serving) + loaded.scratch + logits,
     )
 
 
@@ -193,45 +202,33 @@ def held_values(config: ModelConfig) -> int:
     return 2 * hidden + mixer + inner
 
 
-def _page_rounding(states: StateSizes, serving: Serving, kv_bytes: int) -> int:
-    """At most what huge pages add: a page for each stripe of a row, and for each layer's recurrent states."""
-    stripes = states.num_kv_stripes * serving.sequences
-    rows = (serving.sequences + 1) / serving.sequences  # one spare row is reserved
-    buffers = states.num_kv_stripes and rows * kv_bytes / states.num_kv_stripes
-    kv = stripes * _HUGE_PAGE if buffers >= _HUGE_PAGES_FROM else 0
-    layer = states.num_linear_layers and rows * serving.sequences * states.recurrent_bytes / states.num_linear_layers
-    return kv + (states.num_linear_layers * _HUGE_PAGE if layer >= _HUGE_PAGES_FROM else 0)
+def _page_rounding(states: StateSizes, serving: Serving) -> int:
+    """At most what huge pages add: one for each stripe of keys or values, and one for each layer's recurrent states."""
+    return _HUGE_PAGE * (states.num_kv_stripes * serving.sequences + states.num_linear_layers)
 
 
-def _on_int8_activations(weight: StoredWeight) -> LoadedWeights:
-    """CPU, kernels that quantise activations: codes, scales and block sums are packed together."""
-    if not weight.storage.is_quantized or weight.role is Role.EMBEDDING:
-        return _on_float_activations(weight)
+def _packed_with_scales(weight: StoredWeight) -> LoadedWeights:
+    """CPU kernels that quantise activations: codes, scales and a sum for each block lie together."""
     blocks = weight.num_columns // weight.storage.block_size
     sums = _FLOAT * _rounded_up(weight.num_rows, _PACKED_ROWS) * blocks
-    return LoadedWeights(packed=weight.num_code_bytes + weight.num_scale_bytes + sums, read_once=weight.num_scale_bytes)
+    scales = weight.num_scale_bytes
+    return LoadedWeights(packed=weight.num_code_bytes + scales + sums, read_once=scales)
 
 
-def _on_float_activations(weight: StoredWeight) -> LoadedWeights:
-    """CPU: float32 matrices and 4-bit codes are packed; float32 experts and 8-bit codes have no packed form."""
-    if weight.role is Role.EMBEDDING:
-        return LoadedWeights(on_demand=weight.num_bytes)
-    if weight.role is Role.EXPERTS:
-        if weight.storage.bits == 4:
-            return LoadedWeights(packed=weight.num_code_bytes, mapped=weight.num_scale_bytes)
-        scratch = 3 * _FLOAT * weight.num_parameters // weight.parts[0].shape[0] if weight.storage.is_quantized else 0
-        return LoadedWeights(mapped=weight.num_bytes, scratch=scratch)
-    if not weight.storage.is_quantized:
-        return LoadedWeights(packed=_FLOAT * _rounded_up(weight.num_rows, _PACKED_ROWS) * weight.num_columns)
-    if weight.storage.bits == 4:
+def _for_float_activations(weight: StoredWeight, *, has_int8_experts: bool) -> LoadedWeights:
+    """CPU kernels on float32: matrices of float32 and of 4-bit codes are packed, all else is read where it lies."""
+    storage, experts = weight.storage, weight.role is Role.EXPERTS
+    if storage.bits == 4 and not (experts and has_int8_experts):
         return LoadedWeights(packed=weight.num_code_bytes, mapped=weight.num_scale_bytes)
-    return LoadedWeights(mapped=weight.num_bytes, scratch=_FLOAT * weight.num_parameters)
+    if not storage.is_quantized and not experts:
+        return LoadedWeights(packed=_FLOAT * _rounded_up(weight.num_rows, _PACKED_ROWS) * weight.num_columns)
+    num_matrices = weight.parts[0].shape[0] if experts else 1
+    scratch = _FLOAT * weight.num_parameters // num_matrices if storage.is_quantized else 0
+    return LoadedWeights(mapped=weight.num_bytes, scratch=scratch)
 
 
 def _portable(weight: StoredWeight) -> LoadedWeights:
-    """Standard operators: upper bounds, see above."""
-    if weight.role is Role.EMBEDDING:
-        return LoadedWeights(on_demand=weight.num_bytes)
+    """Standard operators: upper bounds, see above. Experts are expanded one at a time, the others at load."""
     if weight.role is Role.EXPERTS:
         return LoadedWeights(mapped=weight.num_bytes)
     factor = _FOLDED_CODES if weight.storage.is_quantized else _FOLDED_FLOAT
