@@ -12,7 +12,7 @@ import pytest
 from qwonnx.export.config import ModelConfig, parse_config
 from qwonnx.export.trace import trace_decoder
 from tests.checkpoints.config_json import TINY_DENSE, TINY_MOE, TINY_TEXT, Json, config_json, text_config
-from tests.checkpoints.published import published_config
+from tests.checkpoints.published import PUBLISHED
 from tests.checkpoints.tokenizer import token_ids
 
 # Two layers, one of each kind. The published sizes have projections that are too large to be joined.
@@ -44,7 +44,7 @@ def traced() -> Callable[[str], Traced]:
 
 def _document(name: str) -> Json:
     if not name.startswith("tiny-"):
-        document = published_config(name)
+        document = PUBLISHED[name].config()
         document["text_config"].update(_LAYERS)
         return document
     is_moe = name == "tiny-moe"

@@ -26,7 +26,9 @@ def planned(source: PlanSource, named: NamedRecipe, target: str = "cpu", int8_ac
     return store_model(source.config, named, source.copied, target=target, int8_activations=int8_activations)
 
 
-def exact(source: PlanSource, model: StoredModel, target: str = "cpu", int8_activations: bool = True) -> dict[str, int]:
+def exact(
+    source: PlanSource, model: StoredModel, target: str = "cpu", int8_activations: bool = True, kv: str = "float32"
+) -> dict[str, int]:
     made = with_exact_artifact(
         source.config,
         model,
@@ -34,6 +36,7 @@ def exact(source: PlanSource, model: StoredModel, target: str = "cpu", int8_acti
         source_facts(source),
         target=target,
         int8_activations=int8_activations,
+        kv=kv,
     )
     assert made.artifact.is_exact
     return {file.path: file.num_bytes for file in made.artifact.files}
@@ -44,8 +47,9 @@ def exact(source: PlanSource, model: StoredModel, target: str = "cpu", int8_acti
 def test_every_recipe_and_target_is_planned_to_the_byte_but_for_graph_and_manifest(
     tiny_checkpoint: Path, export_tiny: Callable[[ExportOptions], Artifact], weights: str, target: str
 ) -> None:
-    measured = files_of(export_tiny(ExportOptions(target=target, weights=weights)).folder)
-    model = planned(open_source(str(tiny_checkpoint)), named_recipe(weights), target)
+    named = named_recipe(weights)
+    measured = files_of(export_tiny(ExportOptions(target=target, recipe=named.recipe)).folder)
+    model = planned(open_source(str(tiny_checkpoint)), named, target)
     estimated = {file.path: file.num_bytes for file in model.artifact.files}
     assert estimated.keys() == measured.keys()
     for name in measured.keys() - {"decoder.onnx", "manifest.json"}:
@@ -54,13 +58,21 @@ def test_every_recipe_and_target_is_planned_to_the_byte_but_for_graph_and_manife
     assert model.artifact.num_bytes == pytest.approx(sum(measured.values()), rel=0.01)
 
 
-@pytest.mark.parametrize("options", [ExportOptions(), ExportOptions(target="portable", weights="int8")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ExportOptions(recipe=named_recipe("balanced").recipe),
+        ExportOptions(recipe=named_recipe("int8").recipe, target="portable"),
+        ExportOptions(recipe=named_recipe("int4").recipe, kv="int8"),
+    ],
+)
 def test_a_traced_plan_is_the_artifact_to_the_byte(
     tiny_checkpoint: Path, export_tiny: Callable[[ExportOptions], Artifact], options: ExportOptions
 ) -> None:
     source = open_source(str(tiny_checkpoint))
-    model = planned(source, named_recipe(options.weights), options.target)
-    assert exact(source, model, options.target) == files_of(export_tiny(options).folder)
+    assert options.recipe is not None
+    model = planned(source, NamedRecipe("any", options.recipe, ""), options.target)
+    assert exact(source, model, options.target, kv=options.kv) == files_of(export_tiny(options).folder)
 
 
 def test_tied_dense_checkpoints_and_recipes_with_rules_are_planned_to_the_byte(tmp_path: Path) -> None:
@@ -74,7 +86,7 @@ def test_tied_dense_checkpoints_and_recipes_with_rules_are_planned_to_the_byte(t
     options = ExportOptions(recipe=recipe, activations="float32")
     export_checkpoint(checkpoint, tmp_path / "artifact", options)
     source = open_source(str(checkpoint))
-    model = planned(source, NamedRecipe("mine", recipe), int8_activations=False)
+    model = planned(source, NamedRecipe("mine", recipe, ""), int8_activations=False)
     assert exact(source, model, int8_activations=False) == files_of(tmp_path / "artifact")
 
 
@@ -85,16 +97,18 @@ def test_a_config_alone_is_within_a_twentieth_of_the_artifact(
     config = tmp_path / "config.json"
     config.write_text((tiny_checkpoint / "config.json").read_text())
     for place in (str(config), str(tmp_path)):
-        model = planned(open_source(place), named_recipe(weights))
-        measured = sum(files_of(export_tiny(ExportOptions(weights=weights)).folder).values())
+        named = named_recipe(weights)
+        model = planned(open_source(place), named)
+        measured = sum(files_of(export_tiny(ExportOptions(recipe=named.recipe)).folder).values())
         assert model.artifact.num_bytes == pytest.approx(measured, rel=0.05)
 
 
 def test_the_groups_are_those_of_the_manifest(
     tiny_checkpoint: Path, export_tiny: Callable[[ExportOptions], Artifact]
 ) -> None:
-    model = planned(open_source(str(tiny_checkpoint)), named_recipe("int4"))
-    manifest = export_tiny(ExportOptions()).manifest
+    named = named_recipe("balanced")
+    model = planned(open_source(str(tiny_checkpoint)), named)
+    manifest = export_tiny(ExportOptions(recipe=named.recipe)).manifest
     assert model.groups == manifest.quantization.groups
     assert model.num_parameters == manifest.model.num_parameters
     assert model.num_bytes == sum(group.num_bytes for group in manifest.quantization.groups)

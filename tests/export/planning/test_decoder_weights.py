@@ -1,21 +1,16 @@
-"""The list of weights is the graph's: the same weights, joined and stored alike, in the same order and files."""
+"""The list of weights is the graph's: the same weights, joined and stored alike, in the same order."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
 from qwonnx.export.decoder_graph import lower_decoder
-from qwonnx.export.external_data import ExternalDataWriter
 from qwonnx.export.lower.graph_weights import GraphWeights
 from qwonnx.export.planning.decoder_weights import decoder_weights, stored_weights
-from qwonnx.export.planning.stored_model import named_recipe, named_recipes
-from qwonnx.export.planning.weight_files import lay_out
+from qwonnx.export.planning.stored_model import named_recipes
 from qwonnx.export.recipe import Recipe, Rule
-from qwonnx.export.size_table import Stored
 from qwonnx.export.weight_stage import WeightItem
 from tests.export.planning.conftest import MODELS, Traced
 
@@ -51,33 +46,6 @@ def test_they_are_stored_and_joined_as_a_lowered_graph_stores_and_joins_them(
         assert [(item.weights, item.storage) for item in items] == [
             (weight.weights, weight.storage) for weight in planned
         ]
-
-
-@pytest.mark.parametrize("name", ["tiny-moe", "tiny-dense", "tiny-tied"])
-@pytest.mark.parametrize("target", ["cpu", "portable"])
-@pytest.mark.parametrize("weights", [named.name for named in named_recipes()])
-def test_their_files_are_those_that_the_writer_makes(
-    traced: Callable[[str], Traced], tmp_path: Path, name: str, target: str, weights: str
-) -> None:
-    recipe = named_recipe(weights).recipe
-    made = traced(name)
-    written = write_zeros(tmp_path, _items(made, recipe, target, True))
-    planned = lay_out(stored_weights(made.config, recipe, target=target, int8_activations=True))
-    assert {file.path: file.num_bytes for file in planned.files} == written
-
-
-def write_zeros(folder: Path, items: Sequence[Stored]) -> dict[str, int]:
-    """Sizes of the files that the writer makes of weights, given zeros in the order of the weight stage."""
-    with ExternalDataWriter(folder) as writer:
-        for item in items:
-            num_parameters = sum(math.prod(shape) for _, shape in item.weights)
-            sizes = [item.storage.num_code_bytes(num_parameters)]
-            if item.storage.is_quantized:
-                sizes.append(item.storage.num_scale_bytes(num_parameters))
-            tensors = [(writer.begin(size), size) for size in sizes]
-            for tensor, size in tensors:
-                tensor.write(memoryview(bytes(size)))
-    return {path.name: path.stat().st_size for path in folder.iterdir()}
 
 
 def _items(made: Traced, recipe: Recipe, target: str, int8_activations: bool) -> list[WeightItem]:

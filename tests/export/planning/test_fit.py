@@ -9,12 +9,12 @@ import pytest
 from qwonnx.export.config import ModelConfig, parse_config
 from qwonnx.export.errors import PlanError, RecipeError
 from qwonnx.export.planning.artifact_size import CopiedFiles
-from qwonnx.export.planning.fit import ROUNDING_ERROR, Fit, Limits, find_fit, parse_limits
+from qwonnx.export.planning.fit import ROUNDING_ERROR, Candidate, Fit, Limits, find_fit, parse_limits
 from qwonnx.export.planning.plan import Assumptions
 from qwonnx.export.planning.resident_memory import Serving, memory_use
 from qwonnx.export.planning.states import KvType, state_sizes
 from qwonnx.export.planning.stored_model import in_every_block_size, named_recipes
-from tests.checkpoints.published import published_config
+from tests.checkpoints.published import PUBLISHED
 
 SERVING = Serving(context=32_768, sequences=1, kv=KvType.FLOAT32, chunk_tokens=512, num_threads=4)
 ASSUMPTIONS = Assumptions("cpu", True, SERVING, None)
@@ -22,7 +22,7 @@ RECIPES = in_every_block_size([named.name for named in named_recipes()])
 
 
 def config_of(size: str) -> ModelConfig:
-    return parse_config(published_config(size))
+    return parse_config(PUBLISHED[size].config())
 
 
 def fit(size: str, limits: Limits) -> Fit:
@@ -80,7 +80,7 @@ def test_the_longest_context_and_the_most_sequences_are_where_it_stops_to_fit() 
     for candidate in fit("9B", Limits(limit, None, 32_768, 1)).candidates:
         serving = replace(SERVING, kv=candidate.kv)
 
-        def needs(serving: Serving) -> int:
+        def needs(serving: Serving, candidate: Candidate = candidate) -> int:
             tokenizer = candidate.model.artifact.tokenizer_bytes
             return memory_use(config, candidate.model.loaded, state_sizes(config), tokenizer, serving).required
 
@@ -107,7 +107,7 @@ def test_where_nothing_fits_the_nearest_lacks_least() -> None:
 
 
 def test_a_recipe_that_cannot_be_applied_is_left_out_unless_it_is_the_only_one() -> None:
-    document = published_config("0.8B")
+    document = PUBLISHED["0.8B"].config()
     document["text_config"]["intermediate_size"] = 3592  # no block divides it
     config = parse_config(document)
     copied = CopiedFiles.estimated(config)

@@ -11,7 +11,7 @@ from qwonnx.export.planning.decoder_weights import Role, decoder_weights, stored
 from qwonnx.export.planning.states import KvType, state_sizes
 from qwonnx.export.planning.traffic import active_parameters, decode_traffic
 from qwonnx.export.recipe import Recipe, Rule
-from tests.checkpoints.published import SIZES, published_config
+from tests.checkpoints.published import PUBLISHED
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,10 @@ DERIVED = {
 
 
 def config_of(size: str) -> ModelConfig:
-    return parse_config(published_config(size))
+    return parse_config(PUBLISHED[size].config())
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", PUBLISHED)
 def test_parameters_are_the_published_models(size: str) -> None:
     weights, derived = decoder_weights(config_of(size)), DERIVED[size]
     assert sum(weight.num_parameters for weight in weights) == derived.text_params
@@ -50,14 +50,14 @@ def test_parameters_are_the_published_models(size: str) -> None:
     assert sum(weight.num_parameters for weight in experts) == derived.expert_params
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", PUBLISHED)
 def test_active_parameters_count_chosen_experts_and_the_head(size: str) -> None:
     config = config_of(size)
     stored = stored_weights(config, Recipe.preset("int4"), target="cpu", int8_activations=True)
     assert active_parameters(config, stored) / 1e9 == pytest.approx(DERIVED[size].active, abs=0.03)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", PUBLISHED)
 def test_states_are_the_published_models(size: str) -> None:
     states, derived = state_sizes(config_of(size)), DERIVED[size]
     assert states.kv_bytes_per_token(KvType.FLOAT32) == 2 * derived.kv_bytes_per_token
