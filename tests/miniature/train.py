@@ -30,7 +30,7 @@ from tests.miniature.model import Miniature
 from tests.miniature.optimizer import Muon, parameter_groups
 from tests.miniature.prefetch import Prefetcher
 
-DEFAULT_STEPS = 4000
+DEFAULT_STEPS = 3500
 DEFAULT_LR = 3e-3
 SCORED = 256  # held-out questions of the glossary; other suites in proportion
 
