@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from qwonnx.export.config import ModelConfig, parse_config
 from qwonnx.export.errors import PlanError, RecipeError
 from qwonnx.export.planning.artifact_size import CopiedFiles
-from qwonnx.export.planning.fit import ROUNDING_ERROR, Fit, Limits, find_fit, parse_limits
+from qwonnx.export.planning.fit import ROUNDING_ERROR, Candidate, Fit, Limits, find_fit, parse_limits
 from qwonnx.export.planning.plan import Assumptions
 from qwonnx.export.planning.resident_memory import Serving, memory_use
 from qwonnx.export.planning.states import KvType, state_sizes
@@ -79,11 +80,7 @@ def test_the_longest_context_and_the_most_sequences_are_where_it_stops_to_fit() 
     config, limit = config_of("9B"), 10**10
     for candidate in fit("9B", Limits(limit, None, 32_768, 1)).candidates:
         serving = replace(SERVING, kv=candidate.kv)
-
-        def needs(serving: Serving) -> int:
-            tokenizer = candidate.model.artifact.tokenizer_bytes
-            return memory_use(config, candidate.model.loaded, state_sizes(config), tokenizer, serving).required
-
+        needs = partial(_needs, config, candidate)
         longest, most = candidate.largest_context, candidate.largest_sequences
         if longest:
             assert needs(replace(serving, context=longest)) <= limit
@@ -94,6 +91,11 @@ def test_the_longest_context_and_the_most_sequences_are_where_it_stops_to_fit() 
         assert needs(replace(serving, sequences=most + 1)) > limit
         assert candidate.fits == (needs(serving) <= limit) == (candidate.missing_memory == 0)
         assert candidate.missing_memory == max(0, needs(serving) - limit)
+
+
+def _needs(config: ModelConfig, candidate: Candidate, serving: Serving) -> int:
+    tokenizer = candidate.model.artifact.tokenizer_bytes
+    return memory_use(config, candidate.model.loaded, state_sizes(config), tokenizer, serving).required
 
 
 def test_where_nothing_fits_the_nearest_lacks_least() -> None:

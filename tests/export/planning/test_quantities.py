@@ -32,7 +32,7 @@ def test_sizes_have_powers_of_1000_or_1024(text: str, num_bytes: int) -> None:
     ["10", "10gb", "10 GB", "GB", "-1GB", "1e3GB", "10,240MB", "0GB", "0.0000001kB", "99999999TB", "١GB", "1GB1", ""],
 )
 def test_other_sizes_are_refused_by_name(text: str) -> None:
-    with pytest.raises(PlanError, match="^memory is ") as caught:
+    with pytest.raises(PlanError, match=r"^memory is ") as caught:
         parse_bytes(text, "memory")
     assert "\n" not in str(caught.value)
 
@@ -46,14 +46,14 @@ def test_lengths_are_tokens_or_powers_of_two(text: str, num_tokens: int) -> None
 
 @pytest.mark.parametrize("text", ["0", "-1", "4K", "4kk", "1.5k", "k", "", "9999999M", "²", "1 k"])
 def test_other_lengths_are_refused_by_name(text: str) -> None:
-    with pytest.raises(PlanError, match="^context is "):
+    with pytest.raises(PlanError, match=r"^context is "):
         parse_tokens(text, "context")
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.0", "9", "x", ""])
 def test_counts_are_whole_numbers_in_range(text: str) -> None:
     assert parse_count("8", "sequences", 8) == 8
-    with pytest.raises(PlanError, match="^sequences is .*from 1 to 8"):
+    with pytest.raises(PlanError, match=r"^sequences is .*from 1 to 8"):
         parse_count(text, "sequences", 8)
 
 
@@ -61,7 +61,7 @@ def test_a_bandwidth_is_a_rate_or_a_machine() -> None:
     assert parse_bandwidth("50GB/s") == 50 * 10**9
     assert parse_bandwidth(" DDR4-2ch ") == BANDWIDTHS["ddr4-2ch"] == 51_200_000_000
     for text in ("50GB", "/s", "50/s", "abacus"):
-        with pytest.raises(PlanError, match="^bandwidth is "):
+        with pytest.raises(PlanError, match=r"^bandwidth is "):
             parse_bandwidth(text)
 
 

@@ -34,7 +34,7 @@ def test_places_and_sizes_are_the_writers(stored: list[StoredWeight], shard_byte
                 codes.write(memoryview(bytes(weight.num_code_bytes)))
                 if scales is not None:
                     scales.write(memoryview(bytes(weight.num_scale_bytes)))
-                places.append((codes.tensor, scales and scales.tensor))
+                places.append((codes.tensor, None if scales is None else scales.tensor))
         sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
     layout = lay_out(stored, shard_bytes)
     assert [(place.codes, place.scales) for place in layout.places] == places
