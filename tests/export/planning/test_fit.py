@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -79,11 +80,7 @@ def test_the_longest_context_and_the_most_sequences_are_where_it_stops_to_fit() 
     config, limit = config_of("9B"), 10**10
     for candidate in fit("9B", Limits(limit, None, 32_768, 1)).candidates:
         serving = replace(SERVING, kv=candidate.kv)
-
-        def needs(serving: Serving, candidate: Candidate = candidate) -> int:
-            tokenizer = candidate.model.artifact.tokenizer_bytes
-            return memory_use(config, candidate.model.loaded, state_sizes(config), tokenizer, serving).required
-
+        needs = partial(_needs, config, candidate)
         longest, most = candidate.largest_context, candidate.largest_sequences
         if longest:
             assert needs(replace(serving, context=longest)) <= limit
@@ -94,6 +91,11 @@ def test_the_longest_context_and_the_most_sequences_are_where_it_stops_to_fit() 
         assert needs(replace(serving, sequences=most + 1)) > limit
         assert candidate.fits == (needs(serving) <= limit) == (candidate.missing_memory == 0)
         assert candidate.missing_memory == max(0, needs(serving) - limit)
+
+
+def _needs(config: ModelConfig, candidate: Candidate, serving: Serving) -> int:
+    tokenizer = candidate.model.artifact.tokenizer_bytes
+    return memory_use(config, candidate.model.loaded, state_sizes(config), tokenizer, serving).required
 
 
 def test_where_nothing_fits_the_nearest_lacks_least() -> None:
