@@ -43,7 +43,7 @@ from qwonnx.export.lower.portable import lower_to_portable
 from qwonnx.export.recipe import Recipe
 from qwonnx.export.size_table import weight_groups
 from qwonnx.export.strict_json import quoted
-from qwonnx.export.text_files import read_text_files
+from qwonnx.export.text_files import check_text_files
 from qwonnx.export.trace import decoder_inputs, decoder_outputs, trace_decoder
 from qwonnx.export.weight_fit import check_weights
 from qwonnx.export.weight_stage import write_weights
@@ -111,7 +111,7 @@ def export_checkpoint(
     config = load_config(folder)
     opened = Checkpoint.open(folder)
     check_weights(opened, config)
-    texts = read_text_files(folder, config.vocab_size)
+    texts = check_text_files(folder, config.vocab_size)
     recipe = options.recipe or Recipe.preset(options.weights, options.weight_block_size)
 
     report(ExportProgress("trace", 0, 0))
@@ -137,7 +137,8 @@ def export_checkpoint(
         report(ExportProgress("finish", opened.total_bytes, opened.total_bytes))
         weights.attach(written)
         _save_graph(model, building / "decoder.onnx")
-        texts.write(building)
+        for name in texts:
+            shutil.copyfile(folder / name, building / name)
         groups = weight_groups(items)
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
@@ -155,7 +156,7 @@ def export_checkpoint(
             ),
             graphs={"decoder": GraphSpec("decoder.onnx", decoder_inputs(), decoder_outputs(config))},
             states=state_specs(config),
-            files=(*writer.files, *(_file_entry(building, name) for name in ("decoder.onnx", *texts.contents))),
+            files=(*writer.files, *(_file_entry(building, name) for name in ("decoder.onnx", *texts))),
         )
         write_manifest(building, manifest)
     return manifest
