@@ -27,7 +27,7 @@ from typing import Any
 
 from qwonnx.export.strict_json import StrictJsonError, build, quoted, read_object
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 
 # A 60-layer manifest with 240 states takes about 60 kB; more than this is not a manifest, and is not read.
@@ -75,7 +75,8 @@ class StateSpec:
 
     kind is "key" or "value" (`[batch, num_key_value_heads, max_model_len, head_dim]`, of which a sequence of n tokens
     has filled the first n positions), "conv_state" or "recurrent_state" (of fixed size). A new sequence starts from
-    zeros; keys and values need no clearing, since positions past the sequence's length are never read.
+    zeros; keys and values need no clearing, since positions past the sequence's length are never read. They may be
+    int8, or uint8 with two channels a byte, `[..., head_dim / 2]`.
     """
 
     layer: int
@@ -122,7 +123,7 @@ class SourceFacts:
 
     checkpoint: str  # folder name or hub repo id, never a path of the exporting machine
     revision: str | None
-    dtype: str  # dtype of most bytes of the checkpoint: "bfloat16", ...
+    dtype: str  # of most bytes of the checkpoint: "bfloat16", ...; or its format: "float8_e4m3", "gptq-int4", ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,7 @@ class QuantizationFacts:
     weights: str  # the preset: "fp32", "int8", "int4"
     weight_block_size: int  # along the input features; 0 for fp32
     activations: str  # "float32", or "int8": kernels quantise activations on the fly
+    kv: str  # what keys and values are stored as: "float32", "int8" or "int4"
     recipe: tuple[tuple[str, int], ...]  # (pattern of names, bits), first match wins; bits 32 means float32
     groups: tuple[WeightGroup, ...]
 
@@ -205,9 +207,14 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         ManifestError: it could not be read back (a recipe's pattern that does not print, ...).
         OSError: it cannot be written.
     """
-    text = _to_json(manifest)
+    text = manifest_text(manifest)
     _checked(json.loads(text), MANIFEST_NAME)
-    (folder / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
+    (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """What manifest.json holds."""
+    return _to_json(manifest) + "\n"
 
 
 def open_artifact(folder: str | os.PathLike[str], *, verify: bool = False) -> Artifact:
@@ -267,7 +274,14 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder} has manifest schema {quoted(version)} and this qwonnx reads up to {SCHEMA_VERSION}:"
             " upgrade qwonnx"
         )
-    return _checked(document, str(path))
+    return _checked(_as_newest(document, version), str(path))
+
+
+def _as_newest(document: dict[str, Any], version: int) -> dict[str, Any]:
+    """An older schema's manifest with the fields that it lacks; it keeps its schema_version."""
+    if version < 2 and isinstance(quantization := document.get("quantization"), dict):
+        return {**document, "quantization": {"kv": "float32", **quantization}}
+    return document
 
 
 def file_sha256(path: Path) -> str:

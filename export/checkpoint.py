@@ -9,11 +9,14 @@ them; names in an index that climb out of the folder are refused.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 import re
 from collections import Counter
-from collections.abc import KeysView
+from collections.abc import Iterator, KeysView
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ import torch
 
 from qwonnx.export.artifact import SourceFacts
 from qwonnx.export.checkpoint_source import locate_checkpoint
+from qwonnx.export.config import load_config
 from qwonnx.export.errors import CheckpointError, MissingTensorError, TensorFormatError
 from qwonnx.export.safetensors_header import TensorEntry, read_header
 from qwonnx.export.strict_json import StrictJsonError, quoted, read_object
@@ -36,8 +40,16 @@ _PLAIN_NAME = re.compile(r"[^/\\]{1,200}\.safetensors")
 _MAX_NAME_BYTES = 255  # what file systems take
 _SHARD_NUMBER = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
 
-# What an export can read; other types belong to quantised checkpoints.
-_TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+FLOAT_DTYPES = ("BF16", "F16", "F32")
+
+# What can be read: weights, and in quantised checkpoints their codes.
+_TORCH_DTYPES = {
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "F32": torch.float32,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "I32": torch.int32,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +60,16 @@ class TensorInfo:
     dtype: str
     shape: tuple[int, ...]
     num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFile:
+    """What tells one state of a checkpoint's file from another, short of reading all of it."""
+
+    name: str
+    size: int
+    changed_ns: int  # time of the last change, since 1970
+    header_sha256: str  # of what the header says of the tensors, in the order of their bytes
 
 
 class Checkpoint:
@@ -91,6 +113,18 @@ class Checkpoint:
         return sum(entry.num_bytes for _, entry in self._tensors.values())
 
     @property
+    def files(self) -> tuple[CheckpointFile, ...]:
+        """The files that hold tensors, as they are now, by name.
+
+        Raises:
+            CheckpointError: one cannot be found any more.
+        """
+        entries: dict[Path, list[TensorEntry]] = {}
+        for path, entry in self._tensors.values():
+            entries.setdefault(path, []).append(entry)
+        return tuple(_file_facts(path, entries[path]) for path in sorted(entries))
+
+    @property
     def dtype(self) -> str:
         """Type of most bytes, by torch's name ("bfloat16") where torch has one."""
         sizes: Counter[str] = Counter()
@@ -108,6 +142,29 @@ class Checkpoint:
         entry = self._entry(name)[1]
         return TensorInfo(entry.name, entry.dtype, entry.shape, entry.num_bytes)
 
+    def expect(self, name: str, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> int:
+        """Bytes of a tensor that must be there, of this shape and one of these dtypes.
+
+        Raises:
+            MissingTensorError, TensorFormatError: it is not.
+        """
+        if name not in self._tensors:
+            raise MissingTensorError(
+                f"the checkpoint has no {name} of shape {list(shape)}: it is incomplete, or its config.json is not"
+                " its own; download both again"
+            )
+        entry = self._entry(name)[1]
+        if entry.shape != shape:
+            raise TensorFormatError(
+                f"{name} has shape {list(entry.shape)} where config.json asks for {list(shape)}:"
+                " they do not belong together; download both again"
+            )
+        if entry.dtype not in dtypes:
+            raise TensorFormatError(
+                f"{name} is stored as {entry.dtype}: export a checkpoint with {' or '.join(dtypes)}"
+            )
+        return entry.num_bytes
+
     def read(self, name: str, start_row: int = 0, num_rows: int | None = None) -> torch.Tensor:
         """Rows of the first axis, in the stored dtype, in memory of their own; all rows from start_row by default.
 
@@ -115,7 +172,7 @@ class Checkpoint:
 
         Raises:
             MissingTensorError: the checkpoint has no tensor of this name.
-            TensorFormatError: its dtype is not BF16, F16 or F32, or its file has shrunk since it was opened.
+            TensorFormatError: its dtype cannot be read, or its file has shrunk since it was opened.
             CheckpointError: the file cannot be read.
         """
         entry = self._entry(name)[1]
@@ -129,12 +186,33 @@ class Checkpoint:
     def read_flat(self, name: str, start: int, count: int) -> torch.Tensor:
         """`count` values from the start-th, in the order they are stored, as one axis; raises what `read` raises."""
         path, entry = self._entry(name)
-        dtype = _TORCH_DTYPES.get(entry.dtype)
-        if dtype is None:
-            raise TensorFormatError(f"{name} is stored as {entry.dtype}: export a BF16, F16 or F32 checkpoint")
+        dtype = _torch_dtype(entry)
         assert 0 <= start <= start + count <= math.prod(entry.shape), f"values {start}+{count} of {name}"
         values = torch.empty(count, dtype=dtype)
-        _read_into(path, values.view(torch.uint8).numpy().data, entry.offset + start * dtype.itemsize)
+        with _opened(path) as file:
+            _read_into(file, path, values.view(torch.uint8).numpy().data, entry.offset + start * dtype.itemsize)
+        return values
+
+    def read_columns(self, name: str, start: int, count: int) -> torch.Tensor:
+        """Columns of a matrix, in the stored dtype, [num_rows, count] in memory of their own; raises as `read` does.
+
+        All columns are one piece of the file. Fewer are one piece a row, so ask for as many at a time as memory allows;
+        the kernel is told to fetch the whole matrix, which it does in large pieces, whatever the disk.
+        """
+        path, entry = self._entry(name)
+        dtype = _torch_dtype(entry)
+        num_rows, num_columns = entry.shape
+        assert 0 <= start <= start + count <= num_columns, f"columns {start}+{count} of {name}"
+        if count == num_columns:
+            return self.read(name)
+        values = torch.empty((num_rows, count), dtype=dtype)
+        with _opened(path) as file:
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file, entry.offset, entry.num_bytes, os.POSIX_FADV_WILLNEED)
+            rows = values.view(torch.uint8).numpy()
+            for row in range(num_rows):
+                offset = entry.offset + (row * num_columns + start) * dtype.itemsize
+                _read_into(file, path, rows[row].data, offset)
         return values
 
     def _entry(self, name: str) -> tuple[Path, TensorEntry]:
@@ -146,31 +224,68 @@ class Checkpoint:
             ) from None
 
 
-def resolve_checkpoint(name_or_path: str, revision: str | None) -> tuple[Path, SourceFacts]:
-    """The folder of a checkpoint, downloaded from the hub if need be, and what a manifest says of it.
+@dataclass(frozen=True, slots=True)
+class ResolvedCheckpoint:
+    """Where a checkpoint is, what a manifest says of it, and its tensors."""
+
+    folder: Path
+    source: SourceFacts
+    tensors: Checkpoint
+
+
+def resolve_checkpoint(name_or_path: str, revision: str | None) -> ResolvedCheckpoint:
+    """Find a checkpoint, download it from the hub if need be, and open it.
 
     Raises:
         CheckpointError: there is none, it cannot be downloaded, its model is not supported, or it does not open.
     """
     folder, name, commit = locate_checkpoint(name_or_path, revision)
-    return folder, SourceFacts(checkpoint=name, revision=commit, dtype=Checkpoint.open(folder).dtype)
+    tensors = Checkpoint.open(folder)
+    quantization = load_config(folder).quantization
+    dtype = tensors.dtype if quantization is None else quantization.name
+    return ResolvedCheckpoint(folder, SourceFacts(checkpoint=name, revision=commit, dtype=dtype), tensors)
 
 
-def _read_into(path: Path, target: memoryview, offset: int) -> None:
-    """Fill `target` from a file; one call may give less than asked, 2 GiB at most."""
+def _file_facts(path: Path, entries: list[TensorEntry]) -> CheckpointFile:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    header = [(entry.name, entry.dtype, entry.shape, entry.offset, entry.num_bytes) for entry in entries]
+    digest = hashlib.sha256(json.dumps(header).encode())
+    return CheckpointFile(path.name, status.st_size, status.st_mtime_ns, digest.hexdigest())
+
+
+def _torch_dtype(entry: TensorEntry) -> torch.dtype:
+    try:
+        return _TORCH_DTYPES[entry.dtype]
+    except KeyError:
+        raise TensorFormatError(
+            f"{entry.name} is stored as {entry.dtype}: export a BF16, F16 or F32 checkpoint"
+        ) from None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """A file descriptor to read from; what goes wrong while it is open is told of the file."""
     try:
         file = os.open(path, os.O_RDONLY)
         try:
-            while target.nbytes:
-                num_read = os.preadv(file, [target], offset)
-                if num_read == 0:
-                    raise TensorFormatError(f"{path} became shorter while it was read: download it again")
-                target = target[num_read:]
-                offset += num_read
+            yield file
         finally:
             os.close(file)
     except OSError as error:
         raise _unreadable(path, error) from error
+
+
+def _read_into(file: int, path: Path, target: memoryview, offset: int) -> None:
+    """Fill `target` from a file; one call may give less than asked, 2 GiB at most."""
+    while target.nbytes:
+        num_read = os.preadv(file, [target], offset)
+        if num_read == 0:
+            raise TensorFormatError(f"{path} became shorter while it was read: download it again")
+        target = target[num_read:]
+        offset += num_read
 
 
 def _header(path: Path) -> list[TensorEntry]:

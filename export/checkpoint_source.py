@@ -56,16 +56,25 @@ def locate_checkpoint(name_or_path: str, revision: str | None) -> tuple[Path, st
         return path, "".join(c if c.isprintable() else "?" for c in path.resolve().name), None
     if exists:
         raise CheckpointError(f"{path} is a file: give the checkpoint's folder")
-    if not _REPO_ID.fullmatch(name_or_path):
-        shown = name_or_path if name_or_path.isprintable() else quoted(name_or_path)
-        raise CheckpointError(f"{shown} does not exist: give a checkpoint's folder, or a hub repository (owner/name)")
-    with _hub_errors(name_or_path, revision):
-        small = Path(snapshot_download(name_or_path, revision=revision, allow_patterns=[CONFIG_NAME]))
+    small = fetch_config(name_or_path, revision)
     load_config(small)
     commit = small.name  # the cache keeps a snapshot in a folder that is named by its commit
     with _hub_errors(name_or_path, commit):
         folder = snapshot_download(name_or_path, revision=commit, allow_patterns=_DOWNLOADED, ignore_patterns=_IGNORED)
     return Path(folder), name_or_path, commit
+
+
+def fetch_config(repository: str, revision: str | None) -> Path:
+    """Folder with the config.json of a hub repository, which is all that is downloaded; its name is the commit.
+
+    Raises:
+        CheckpointError: it is no repository's name, there is none, or it cannot be downloaded.
+    """
+    if not _REPO_ID.fullmatch(repository):
+        shown = repository if repository.isprintable() else quoted(repository)
+        raise CheckpointError(f"{shown} does not exist: give a checkpoint's folder, or a hub repository (owner/name)")
+    with _hub_errors(repository, revision):
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=[CONFIG_NAME]))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""config.json -> ModelConfig: the geometry of the text model, checked.
+"""config.json -> ModelConfig: the geometry of the text model, and how its weights are stored, checked.
 
 Published checkpoints nest the text model under `text_config`; text-only ones are flat. Both are read; which fields are
 known, and what happens to the others, is in config_fields.py. Nothing here opens a tensor.
@@ -14,6 +14,7 @@ from typing import Any
 
 from qwonnx.export.config_fields import FIXED, MAX_SIZE, Fields, odd_fields
 from qwonnx.export.errors import ConfigError, UnsupportedModelError
+from qwonnx.export.source_quantization import SourceQuantization, parse_quantization
 from qwonnx.export.strict_json import StrictJsonError, quoted, read_object
 
 CONFIG_NAME = "config.json"
@@ -105,6 +106,7 @@ class ModelConfig:
     intermediate_size: int
     tie_word_embeddings: bool
     rope: RopeParameters
+    quantization: SourceQuantization | None  # how the checkpoint stores what it has quantised
 
 
 def load_config(folder: Path) -> ModelConfig:
@@ -118,6 +120,11 @@ def load_config(folder: Path) -> ModelConfig:
     path = folder / CONFIG_NAME
     if not path.is_file():
         raise ConfigError(f"{folder} has no {CONFIG_NAME}: give a folder in Hugging Face layout")
+    return load_config_file(path)
+
+
+def load_config_file(path: Path) -> ModelConfig:
+    """Read and check a config.json that lies anywhere; raises what load_config raises."""
     try:
         return parse_config(read_object(path, _MAX_CONFIG_BYTES), where=str(path))
     except StrictJsonError as error:
@@ -190,6 +197,7 @@ def parse_config(document: Mapping[str, Any], where: str = CONFIG_NAME) -> Model
         intermediate_size=0 if is_moe else fields.size("intermediate_size"),
         tie_word_embeddings=_tied(document, text, where),
         rope=parameters,
+        quantization=parse_quantization(document, text, where),
     )
     _check_divisions(config, where)
     _check_products(config, where)

@@ -21,7 +21,7 @@ MAX_SIZE = 1 << 24
 # No factor, base or epsilon of any model comes near, and products and logarithms of these stay finite in float32.
 MIN_NUMBER, MAX_NUMBER = 1e-12, 1e12
 
-# Read, checked and used by config.py.
+# Read, checked and used by config.py, quantization_config by source_quantization.py.
 READ = frozenset(
     {
         "architectures",
@@ -44,6 +44,7 @@ READ = frozenset(
         "num_hidden_layers",
         "num_key_value_heads",
         "partial_rotary_factor",
+        "quantization_config",
         "rms_norm_eps",
         "rope_parameters",
         "rope_scaling",
@@ -66,7 +67,6 @@ FIXED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "norm_topk_prob": ((True, None), "only renormalised expert weights are supported"),
     "output_gate_type": (("swish", "silu", None), "only a swish output gate is supported"),
     "quantization": ((None,), "export the checkpoint that is not quantised"),  # what MLX writes
-    "quantization_config": ((None,), "export the checkpoint that is not quantised"),
     "routed_scaling_factor": ((1, None), "only an unscaled sum of experts is supported"),
     "scoring_func": (("softmax", None), "only a softmax router is supported"),
 }

@@ -8,6 +8,8 @@ ExportError
 |   |-- UnusedTensorError      a weight that nothing uses
 |   `-- TensorFormatError      a shard is truncated or malformed, or a tensor has another shape or dtype than it must
 |-- RecipeError                a quantisation recipe cannot be applied
+|-- CalibrationError           a calibration text cannot be used
+|-- PlanError                  what a plan was asked for is not understood
 |-- OutputError                the artifact cannot be written: it exists, the disk is full, ...
 `-- VerificationError          `verify` cannot compare the two models
 """
@@ -45,9 +47,22 @@ class RecipeError(ExportError):
     """A quantisation recipe is malformed, or asks for what a weight cannot have."""
 
 
+class CalibrationError(ExportError):
+    """A calibration text cannot be read, or is too short."""
+
+
+class PlanError(ExportError):
+    """A size, a length or a limit that `plan` was given is not understood."""
+
+
 class OutputError(ExportError):
     """The artifact cannot be written."""
 
 
 class VerificationError(ExportError):
     """The artifact and the checkpoint cannot be compared."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of another library's message; some have hundreds, some none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

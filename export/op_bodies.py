@@ -2,9 +2,11 @@
 
 The bodies are the executable specification. The portable target ships them; every other lowering is tested against
 them. `ops.py` states the shapes of the operators that are traced; the Quantized ones appear when a lowering replaces
-float weights by codes and scales, and mean the same after `Dequantize`.
+float weights by codes and scales, and mean the same after `Dequantize`. The Affine ones have zero points too: operators
+of their own, since a function's body cannot ask whether an optional input is there.
 
-The bodies are compiled by onnxscript, so they are a subset of Python: `op` is the standard domain, `own` is ours.
+The bodies are compiled by onnxscript, so they are a subset of Python: `op` is the standard domain, `own` is ours. Those
+of attention, which comes in a variant for each kind of cache, are in attention_bodies.py.
 """
 
 # mypy: ignore-errors
@@ -33,19 +35,36 @@ def Linear(x: FLOAT, weight: FLOAT) -> FLOAT:
 
 
 @script(own)
-def Unpack(codes: UINT8, scales: FLOAT, width: INT64) -> FLOAT:
-    """codes [..., K * width / 8], low bits first; scales [..., K / weight_block_size]; width [] in bits -> [..., K]."""
+def UnpackBits(codes: UINT8, width: INT64) -> FLOAT:
+    """codes [..., n] of `width` bits each (width []), low bits first -> whole numbers [..., n * 8 / width]."""
     zero_int = op.Constant(value_int=0)
     eight = op.Constant(value_int=8)
     shifts = op.Cast(op.Range(zero_int, eight, width), to=UINT8.dtype)
     levels = op.Pow(op.Constant(value_float=2.0), op.Cast(width, to=FLOAT.dtype))
     mask = op.Cast(levels - 1.0, to=UINT8.dtype)
     values = op.BitwiseAnd(op.BitShift(op.Unsqueeze(codes, [-1]), shifts, direction="RIGHT"), mask)
-    centred = op.Cast(values, to=FLOAT.dtype) - levels / 2.0
+    merged = op.Concat(op.Shape(codes, start=0, end=-1), [-1], axis=0)
+    return op.Cast(op.Reshape(values, merged), to=FLOAT.dtype)
+
+
+@script(own)
+def Unpack(codes: UINT8, scales: FLOAT, width: INT64) -> FLOAT:
+    """codes [..., K * width / 8], low bits first; scales [..., K / weight_block_size]; width [] in bits -> [..., K]."""
+    values = own.UnpackBits(codes, width)
+    middle = op.Pow(op.Constant(value_float=2.0), op.Cast(width, to=FLOAT.dtype)) / 2.0
     # One row of `blocked` is what shares one scale: [..., K / weight_block_size, weight_block_size].
-    blocked = op.Reshape(centred, op.Concat(op.Shape(scales), [-1], axis=0))
-    scaled = blocked * op.Unsqueeze(scales, [-1])
-    return op.Reshape(scaled, op.Concat(op.Shape(codes, start=0, end=-1), [-1], axis=0))
+    blocked = op.Reshape(values - middle, op.Concat(op.Shape(scales), [-1], axis=0))
+    return op.Reshape(blocked * op.Unsqueeze(scales, [-1]), op.Shape(values))
+
+
+@script(own)
+def UnpackAffine(codes: UINT8, scales: FLOAT, zero_points: UINT8, width: INT64) -> FLOAT:
+    """As Unpack, with zero_points [..., ceil(K / weight_block_size * width / 8)], packed as codes are."""
+    values = own.UnpackBits(codes, width)
+    blocked = op.Reshape(values, op.Concat(op.Shape(scales), [-1], axis=0))
+    # The last byte of a row may hold fewer zero points than it has room for.
+    offsets = op.Slice(own.UnpackBits(zero_points, width), [0], op.Shape(scales, start=-1), [-1])
+    return op.Reshape((blocked - op.Unsqueeze(offsets, [-1])) * op.Unsqueeze(scales, [-1]), op.Shape(values))
 
 
 @script(own)
@@ -54,13 +73,30 @@ def Dequantize(codes: UINT8, scales: FLOAT, bits: int) -> FLOAT:
 
 
 @script(own)
+def DequantizeAffine(codes: UINT8, scales: FLOAT, zero_points: UINT8, bits: int) -> FLOAT:
+    return own.UnpackAffine(codes, scales, zero_points, op.Constant(value_int=bits))
+
+
+@script(own)
 def QuantizedEmbedding(input_ids: INT64, codes: UINT8, scales: FLOAT, bits: int) -> FLOAT:
     return own.Dequantize(op.Gather(codes, input_ids, axis=0), op.Gather(scales, input_ids, axis=0), bits=bits)
 
 
 @script(own)
+def AffineEmbedding(input_ids: INT64, codes: UINT8, scales: FLOAT, zero_points: UINT8, bits: int) -> FLOAT:
+    row_codes = op.Gather(codes, input_ids, axis=0)
+    row_scales = op.Gather(scales, input_ids, axis=0)
+    return own.DequantizeAffine(row_codes, row_scales, op.Gather(zero_points, input_ids, axis=0), bits=bits)
+
+
+@script(own)
 def QuantizedLinear(x: FLOAT, codes: UINT8, scales: FLOAT, bits: int) -> FLOAT:
     return own.Linear(x, own.Dequantize(codes, scales, bits=bits))
+
+
+@script(own)
+def AffineLinear(x: FLOAT, codes: UINT8, scales: FLOAT, zero_points: UINT8, bits: int) -> FLOAT:
+    return own.Linear(x, own.DequantizeAffine(codes, scales, zero_points, bits=bits))
 
 
 @script(own)
@@ -154,52 +190,6 @@ def GatedDeltaRule(
 
 
 @script(own)
-def AppendToCache(past: FLOAT, new: FLOAT, positions: INT64) -> FLOAT:
-    """Write new [B, T, num_kv_heads * D] into past [B, num_kv_heads, M, D] at positions [B, T] of the axis M."""
-    num_kv_heads = op.Shape(past, start=1, end=2)
-    head_dim = op.Shape(past, start=3, end=4)
-    heads = op.Transpose(op.Reshape(new, op.Concat([0, 0], num_kv_heads, head_dim, axis=0)), perm=[0, 2, 1, 3])
-    return op.ScatterElements(past, op.Expand(op.Unsqueeze(positions, [1, 3]), op.Shape(heads)), heads, axis=2)
-
-
-@script(own)
-def GatedAttention(
-    query: FLOAT,
-    key: FLOAT,
-    value: FLOAT,
-    gate: FLOAT,
-    past_key: FLOAT,
-    past_value: FLOAT,
-    past_lengths: INT64,
-    num_heads: int,
-) -> tuple[FLOAT, FLOAT, FLOAT]:
-    heads = op.Reshape(op.Constant(value_int=num_heads), [1])
-    num_kv_heads = op.Shape(past_key, start=1, end=2)
-    head_dim = op.Shape(past_key, start=3, end=4)
-    zero = op.Constant(value_int=0)
-    one = op.Constant(value_int=1)
-    num_tokens = op.Squeeze(op.Shape(query, start=1, end=2))
-    positions = op.Unsqueeze(past_lengths, [1]) + op.Unsqueeze(op.Range(zero, num_tokens, one), [0])  # [B, T]
-    present_key = own.AppendToCache(past_key, key, positions)
-    present_value = own.AppendToCache(past_value, value, positions)
-
-    # Only the filled part of the buffers takes part: N is the longest row's length after this step.
-    length = op.ReduceMax(past_lengths, keepdims=0) + num_tokens
-    length_1d = op.Unsqueeze(length, [0])
-    keys = op.Unsqueeze(op.Slice(present_key, [0], length_1d, [2]), [2])  # [B, num_kv_heads, 1, N, D]
-    values = op.Unsqueeze(op.Slice(present_value, [0], length_1d, [2]), [2])
-    grouped = op.Concat([0, 0], num_kv_heads, heads / num_kv_heads, head_dim, axis=0)
-    queries = op.Transpose(op.Reshape(query, grouped), perm=[0, 2, 3, 1, 4])  # [B, num_kv_heads, group, T, D]
-    scores = op.MatMul(queries, op.Transpose(keys, perm=[0, 1, 2, 4, 3])) / op.Sqrt(op.Cast(head_dim, to=FLOAT.dtype))
-    visible = op.LessOrEqual(
-        op.Unsqueeze(op.Range(zero, length, one), [0, 1, 2, 3]), op.Unsqueeze(positions, [1, 2, 4])
-    )  # [B, 1, 1, T, N]
-    weights = op.Softmax(op.Where(visible, scores, op.Constant(value_float=-1e30)), axis=-1)
-    attended = op.Transpose(op.MatMul(weights, values), perm=[0, 3, 1, 2, 4])  # [B, T, num_kv_heads, group, D]
-    return op.Reshape(attended, [0, 0, -1]) * op.Sigmoid(gate), present_key, present_value
-
-
-@script(own)
 def RouteTokens(tokens: FLOAT, router: FLOAT, top_k: int) -> FLOAT:
     """tokens [N, H], router [E, H] -> [E, N]: the weight of each token in each expert, 0 where it is not routed."""
     logits = op.MatMul(tokens, op.Transpose(router, perm=[1, 0]))
@@ -271,5 +261,46 @@ def QuantizedRoutedExperts(
         down_scales,
         body=add_expert,
         num_scan_inputs=5,
+    )
+    return op.Reshape(total, op.Shape(x), allowzero=1)  # x may have no tokens
+
+
+@script(own)
+def AffineRoutedExperts(
+    x: FLOAT,
+    router: FLOAT,
+    gate_up_codes: UINT8,
+    gate_up_scales: FLOAT,
+    gate_up_zero_points: UINT8,
+    down_codes: UINT8,
+    down_scales: FLOAT,
+    down_zero_points: UINT8,
+    top_k: int,
+    gate_up_bits: int,
+    down_bits: int,
+) -> FLOAT:
+    tokens = op.Reshape(x, op.Concat([-1], op.Shape(x, start=2, end=3), axis=0))
+    weights = own.RouteTokens(tokens, router, top_k=top_k)
+    gate_up_width = op.Constant(value_int=gate_up_bits)  # not attributes within the Scan: see QuantizedRoutedExperts
+    down_width = op.Constant(value_int=down_bits)
+
+    @graph()
+    def add_expert(total, expert_weights, gate_up_c, gate_up_s, gate_up_z, down_c, down_s, down_z):
+        gate_up = own.UnpackAffine(gate_up_c, gate_up_s, gate_up_z, gate_up_width)
+        down = own.UnpackAffine(down_c, down_s, down_z, down_width)
+        added = own.AddExpert(total, tokens, expert_weights, gate_up, down)
+        return added
+
+    total = op.Scan(
+        op.ConstantOfShape(op.Shape(tokens)),
+        weights,
+        gate_up_codes,
+        gate_up_scales,
+        gate_up_zero_points,
+        down_codes,
+        down_scales,
+        down_zero_points,
+        body=add_expert,
+        num_scan_inputs=7,
     )
     return op.Reshape(total, op.Shape(x), allowzero=1)  # x may have no tokens

@@ -16,7 +16,7 @@ from qwonnx.export.errors import ExportError
 from qwonnx.export.recipe import Recipe
 
 if TYPE_CHECKING:  # pulls in torch
-    from qwonnx.export.pipeline import ExportProgress
+    from qwonnx.export.progress import ExportProgress
 
 # The one thing that is exported, by optimum's names for it; they select nothing.
 TASKS = ("auto", "text-generation", "text-generation-with-past")
@@ -37,7 +37,7 @@ def main_export(
         model_name_or_path: a folder in Hugging Face layout, or a hub repo id.
         output: the folder to make.
         task: one of TASKS.
-        recipe: a recipe, or the path of a recipe's file.
+        recipe: a recipe, the name of a shipped one, "none", or the path of a recipe's file.
         on_progress: see export_checkpoint.
         options: the other fields of ExportOptions: target, weights, weight_block_size, revision, ...
 
@@ -52,6 +52,6 @@ def main_export(
     if unknown := sorted(options.keys() - set(known)):
         raise ExportError(f"option {unknown[0]!r} is unknown: use one of {', '.join(known)}")
     if isinstance(recipe, str | os.PathLike):
-        recipe = Recipe.load(Path(recipe))
+        recipe = Recipe.choose(os.fspath(recipe), options.get("weights"), options.get("weight_block_size"))
     settings = ExportOptions(**options, recipe=recipe)
     return export_checkpoint(os.fspath(model_name_or_path), Path(output), settings, on_progress=on_progress)

@@ -1,56 +1,41 @@
 """export_checkpoint: from a checkpoint to an artifact. The table of contents of this package.
 
-read and check the checkpoint -> trace -> lower for a target -> write the weights -> write the graph and the manifest.
-Everything is written into a temporary sibling of the output folder, which is renamed at the end: an interrupted export
-leaves nothing that opens.
+resolve and check the checkpoint -> trace -> lower for a target -> write the weights -> write the graph, the manifest.
+Everything is written into a sibling of the output folder, which is renamed at the end: an interrupted export leaves
+nothing that opens, and may be resumed.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
-import onnx_ir as ir
-from onnx_ir.passes import common as passes
-
-from qwonnx.export.artifact import (
-    SCHEMA_VERSION,
-    ArtifactError,
-    FileEntry,
-    GraphSpec,
-    Manifest,
-    ModelFacts,
-    QuantizationFacts,
-    WeightGroup,
-    file_sha256,
-    read_manifest,
-    write_manifest,
-)
-from qwonnx.export.cache_spec import state_specs
-from qwonnx.export.checkpoint import Checkpoint, resolve_checkpoint
-from qwonnx.export.config import ModelConfig, load_config
+from qwonnx.export.artifact import ArtifactError, FileEntry, Manifest, file_sha256, read_manifest, write_manifest
+from qwonnx.export.artifact_files import GRAPH_FILE
+from qwonnx.export.cache_scales import cache_scales
+from qwonnx.export.cache_spec import KV_TYPES
+from qwonnx.export.calibration import calibrate
+from qwonnx.export.checkpoint import resolve_checkpoint
+from qwonnx.export.config import load_config
+from qwonnx.export.decoder_graph import QuantizedCache, lower_decoder
+from qwonnx.export.description import describe_artifact
 from qwonnx.export.errors import ExportError, OutputError
 from qwonnx.export.external_data import ExternalDataWriter
-from qwonnx.export.lower.cpu import lower_to_cpu
-from qwonnx.export.lower.graph_weights import GraphWeights
-from qwonnx.export.lower.portable import lower_to_portable
+from qwonnx.export.fingerprint import export_fingerprint
+from qwonnx.export.memory_budget import DEFAULT_MEMORY_BYTES, check_memory
+from qwonnx.export.progress import ExportProgress
 from qwonnx.export.recipe import Recipe
-from qwonnx.export.size_table import weight_groups
+from qwonnx.export.storage_plan import StoragePlan
 from qwonnx.export.strict_json import quoted
 from qwonnx.export.text_files import check_text_files
-from qwonnx.export.trace import decoder_inputs, decoder_outputs, trace_decoder
-from qwonnx.export.weight_fit import check_weights
+from qwonnx.export.trace import trace_decoder
+from qwonnx.export.unfinished import unfinished_export
+from qwonnx.export.weight_fit import fitting_weights
 from qwonnx.export.weight_stage import write_weights
-from qwonnx.export.weights import WeightSource
+from qwonnx.export.weights import SkippedPart, WeightSource
 
-# The kernels that the CPU target names first came together in this release.
-MINIMUM_ONNXRUNTIME = "1.32"
 TARGETS = ("cpu", "portable")
 ACTIVATIONS = ("int8", "float32")
 
@@ -59,28 +44,26 @@ ACTIVATIONS = ("int8", "float32")
 class ExportOptions:
     """How to export.
 
-    weights is a preset ("fp32", "int8", "int4") and weight_block_size the number of input features that share a scale;
-    a recipe overrides both. activations "int8" lets the CPU kernels quantise activations on the fly: faster, at a small
-    loss that `qwonnx verify` shows. The portable target always computes in float32.
+    weights is a preset ("fp32", "int8", "int4"; int4 means the recipe "balanced") and weight_block_size the number of
+    input features that share a scale (None: the recipe's); a recipe overrides both. calibration is a text from which to
+    learn which input features count in the choice of scales. activations "int8" lets the CPU kernels quantise
+    activations on the fly: faster, at a small loss that `qwonnx verify` shows. The portable target always computes in
+    float32. kv is how the cache stores keys and values: "float32", or "int8" and "int4", which take a quarter and an
+    eighth of its memory.
     """
 
     target: str = "cpu"
     weights: str = "int4"
-    weight_block_size: int = 128
+    weight_block_size: int | None = None
     activations: str = "int8"
+    kv: str = "float32"
     recipe: Recipe | None = None
+    calibration: str | None = None  # the text itself
     overwrite: bool = False
+    resume: bool = False  # go on with an interrupted export, if there is one
     revision: str | None = None
     num_threads: int | None = None  # of the weight stage; None: as many as the machine has
-
-
-@dataclass(frozen=True, slots=True)
-class ExportProgress:
-    """How far an export has come. The weight stage counts bytes of the checkpoint; other stages have no total."""
-
-    stage: str  # "trace", "weights", "finish"
-    done_bytes: int
-    total_bytes: int
+    memory_bytes: int = DEFAULT_MEMORY_BYTES  # of tensors in flight in the weight stage
 
 
 def export_checkpoint(
@@ -89,6 +72,7 @@ def export_checkpoint(
     options: ExportOptions | None = None,
     *,
     on_progress: Callable[[ExportProgress], None] | None = None,
+    on_skipped: Callable[[SkippedPart], None] | None = None,
 ) -> Manifest:
     """Export a checkpoint to an artifact.
 
@@ -97,9 +81,11 @@ def export_checkpoint(
         out: the folder to make. It must not exist, unless options.overwrite says so and it is an artifact.
         options: see ExportOptions.
         on_progress: called from this thread at every stage, and again and again while weights are written.
+        on_skipped: called at the end for every part of the checkpoint that is recognised and not exported.
 
     Raises:
-        ExportError: see errors.py; nothing is left behind, and an artifact that was to be overwritten stays.
+        ExportError: see errors.py. An artifact that was to be overwritten stays; weights that were written stay too, in
+            a folder that nothing opens, unless the checkpoint is at fault: options.resume goes on with them.
     """
     options = options or ExportOptions()
     report = on_progress or (lambda progress: None)
@@ -107,72 +93,92 @@ def export_checkpoint(
     out = Path(out)
     _check_output(out, overwrite=options.overwrite)
 
-    folder, source = resolve_checkpoint(str(checkpoint), options.revision)
-    config = load_config(folder)
-    opened = Checkpoint.open(folder)
-    check_weights(opened, config)
-    texts = check_text_files(folder, config.vocab_size)
-    recipe = options.recipe or Recipe.preset(options.weights, options.weight_block_size)
+    resolved = resolve_checkpoint(str(checkpoint), options.revision)
+    config = load_config(resolved.folder)
+    recipe = options.recipe or Recipe.choose(None, options.weights, options.weight_block_size)
+    source = WeightSource(resolved.tensors, config)
+    shapes = fitting_weights(source, config)
+    recipe.check_rules_match(shapes)
+    texts = check_text_files(resolved.folder, config.vocab_size)
 
-    report(ExportProgress("trace", 0, 0))
-    model = trace_decoder(config)
-    weights = GraphWeights.of_traced(model.graph, recipe, tie_word_embeddings=config.tie_word_embeddings)
-    if options.target == "cpu":
-        lower_to_cpu(model, weights, int8_activations=options.activations == "int8")
-    else:
-        lower_to_portable(model, weights)
-    _tidy(model)
-
-    items = weights.items()
-    recipe.check_rules_match(name for item in items for name, _ in item.weights)
-    with _new_folder(out, overwrite=options.overwrite) as building:
+    fingerprint = export_fingerprint(
+        resolved.tensors,
+        resolved.source,
+        config,
+        recipe,
+        target=options.target,
+        activations=options.activations,
+        kv=options.kv,
+        calibration=options.calibration,
+    )
+    with unfinished_export(out, fingerprint, resume=options.resume, overwrite=options.overwrite) as unfinished:
+        report(ExportProgress("trace", 0, 0))
+        cache = None
+        if options.kv != "float32":
+            cache = QuantizedCache(options.kv, cache_scales(source, config, options.kv))
+        storages = StoragePlan(recipe, source)
+        int8_activations = options.activations == "int8"
+        decoder = lower_decoder(
+            trace_decoder(config),
+            storages,
+            config,
+            target=options.target,
+            int8_activations=int8_activations,
+            cache=cache,
+        )
+        importance = None
+        if options.calibration is not None:
+            importance = calibrate(
+                resolved.folder,
+                resolved.tensors,
+                config,
+                options.calibration,
+                on_layer=lambda done, total: report(ExportProgress("calibrate", done, total)),
+            )
+        unfinished.begin()
+        building = unfinished.folder
+        items = decoder.weights.items()
+        tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+        assert {name for item in items for name, _ in item.weights} == shapes.keys() - tied, "lowering lost weights"
         writer = ExternalDataWriter(building)
         written = write_weights(
-            WeightSource(opened, config),
+            source,
             items,
             writer,
+            importance=importance,
+            journal=unfinished.journal,
             num_threads=options.num_threads,
-            on_progress=lambda done, total: report(ExportProgress("weights", done, total)),
+            memory_bytes=options.memory_bytes,
+            on_progress=report,
         )
-        report(ExportProgress("finish", opened.total_bytes, opened.total_bytes))
-        weights.attach(written)
-        _save_graph(model, building / "decoder.onnx")
+        report(ExportProgress("finish", resolved.tensors.total_bytes, resolved.tensors.total_bytes))
+        decoder.weights.attach(written)
+        (building / GRAPH_FILE).write_bytes(decoder.serialized())
         for name in texts:
-            shutil.copyfile(folder / name, building / name)
-        groups = weight_groups(items)
-        manifest = Manifest(
-            schema_version=SCHEMA_VERSION,
-            qwonnx_version=version("qwonnx"),
+            shutil.copyfile(resolved.folder / name, building / name)
+        manifest = describe_artifact(
+            config,
+            recipe,
+            resolved.source,
+            items,
+            (*writer.files, *(_file_entry(building, name) for name in (GRAPH_FILE, *texts))),
             target=options.target,
-            minimum_onnxruntime=MINIMUM_ONNXRUNTIME,
-            source=source,
-            model=_model_facts(config, sum(group.num_parameters for group in groups)),
-            quantization=QuantizationFacts(
-                weights=recipe.weights,
-                weight_block_size=recipe.weight_block_size,
-                activations=_activations(options, groups),
-                recipe=tuple((rule.pattern, rule.bits) for rule in recipe.rules),
-                groups=groups,
-            ),
-            graphs={"decoder": GraphSpec("decoder.onnx", decoder_inputs(), decoder_outputs(config))},
-            states=state_specs(config),
-            files=(*writer.files, *(_file_entry(building, name) for name in ("decoder.onnx", *texts))),
+            int8_activations=int8_activations,
+            kv=options.kv,
         )
         write_manifest(building, manifest)
+    if on_skipped is not None:
+        for part in source.skipped:
+            on_skipped(part)
     return manifest
 
 
 def _check_options(options: ExportOptions) -> None:
-    for name, allowed in (("target", TARGETS), ("activations", ACTIVATIONS)):
+    for name, allowed in (("target", TARGETS), ("activations", ACTIVATIONS), ("kv", KV_TYPES)):
         value = getattr(options, name)
         if value not in allowed:
             raise ExportError(f"{name} {value!r} is unknown: use one of {', '.join(allowed)}")
-
-
-def _activations(options: ExportOptions, groups: tuple[WeightGroup, ...]) -> str:
-    """What the kernels really do: only quantised weights have kernels that quantise activations."""
-    quantized = any(group.storage != "float32" for group in groups)
-    return options.activations if quantized and options.target == "cpu" else "float32"
+    check_memory(options.memory_bytes)
 
 
 def _check_output(out: Path, *, overwrite: bool) -> None:
@@ -189,57 +195,5 @@ def _check_output(out: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{out} exists and is not an artifact, so it is not overwritten: remove it first") from error
 
 
-@contextmanager
-def _new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A temporary sibling of `out` that takes its name when the block ends well, and vanishes when it does not.
-
-    Raises:
-        OutputError: the disk is full, the parent cannot be written, ...
-    """
-    building: Path | None = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".incomplete", dir=out.parent))
-        building.chmod(0o755)  # mkdtemp's 0700 is for secrets; an artifact is for whoever may read the folder
-        yield building
-        if overwrite and out.exists():
-            previous = building.with_suffix(".previous")
-            out.rename(previous)
-            building.rename(out)
-            shutil.rmtree(previous)
-        else:
-            building.rename(out)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(f"cannot write {out} ({reason}): free some space or choose another place") from error
-    finally:
-        if building is not None:
-            shutil.rmtree(building, ignore_errors=True)
-
-
-def _tidy(model: ir.Model) -> None:
-    """Drop what tracing left: copies, dead shape arithmetic, equal computations, traces of this machine."""
-    for tidy in (
-        passes.IdentityEliminationPass(),
-        passes.CommonSubexpressionEliminationPass(),
-        passes.RemoveUnusedNodesPass(),  # and the initializers that nothing uses
-        passes.RemoveUnusedOpsetsPass(),
-        passes.ClearMetadataAndDocStringPass(),
-        passes.TopologicalSortPass(),
-    ):
-        tidy(model)
-    model.producer_name, model.producer_version = "qwonnx", version("qwonnx")
-    model.graph.name = "decoder"
-
-
-def _save_graph(model: ir.Model, path: Path) -> None:
-    path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
-
-
 def _file_entry(folder: Path, name: str) -> FileEntry:
     return FileEntry(name, (folder / name).stat().st_size, file_sha256(folder / name))
-
-
-def _model_facts(config: ModelConfig, num_parameters: int) -> ModelFacts:
-    shared = {field.name for field in dataclasses.fields(ModelFacts)} - {"num_parameters"}
-    return ModelFacts(**{name: getattr(config, name) for name in shared}, num_parameters=num_parameters)

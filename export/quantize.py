@@ -4,13 +4,29 @@ A row of input features is cut into blocks, each with one float32 scale: weight 
 points 128 (8 bits) and 8 (4 bits), which MatMulNBits, QMoE and GatherBlockQuantized assume when they are given none.
 Two 4-bit codes share a byte, the even input feature in the low nibble.
 
-The functions work on slices of rows and allocate little: whoever streams a large weight calls them on slices that fit
-the processor's cache.
+Which scale: a few are tried a block, and the one that loses least is kept. With q the codes that a trial rounds to, the
+best scale for them is (x.q) / (q.q), which leaves the error x.x - (x.q)^2 / (q.q); so the trial with the largest
+(x.q)^2 / (q.q) wins, and its weights are rounded once more with its best scale. Input features may count differently:
+with an importance w the products are weighted by it.
+
+The functions work on slices of rows and allocate what `scratch_bytes` says. A block's codes and scale depend on the
+block alone, not on the slice that it comes in.
 """
 
 from __future__ import annotations
 
 import torch
+
+# Steps tried, as fractions of the reciprocal of the plain step, extreme / -8 or extreme / -128. Plain rounding comes
+# first: no other may lose more. Found by greedy choice on normal and Student-t weights in blocks of 32 to 128; with 7
+# the squared error is within 0.6% (4 bits) and 4% (8 bits) of what a fine grid gives (docs/quantization.md). Above 1
+# the extreme is clipped; below, the opposite side has room too. 127/128 is the symmetric rounding of 8 bits.
+TRIALS = {
+    4: (1.0, 0.89, 0.96, 1.04, 1.08, 1.13, 1.2),
+    8: (1.0, 127 / 128, 0.984, 0.976, 0.968, 0.962, 0.954),
+}
+# With importance, extremes that hardly count are clipped further: up to 6% less of the weighted error.
+CLIPPING_TRIALS: dict[int, tuple[float, ...]] = {4: (1.3, 1.45, 1.7), 8: ()}
 
 # Below this a scale's reciprocal overflows: float32 cannot divide by it.
 _SMALLEST_SCALE = 2.0**-126
@@ -20,48 +36,95 @@ class NonFiniteWeightError(ValueError):
     """A weight is NaN or infinite; the caller knows its name."""
 
 
-def quantize_blocks(weights: torch.Tensor, bits: int, codes: torch.Tensor, scales: torch.Tensor) -> None:
+def scratch_bytes(num_values: int, block_size: int) -> int:
+    """Bytes that `quantize_blocks` allocates at its peak beside its arguments, for so many values."""
+    # Two float32 a value; a block has at most ten float32 and a truth value at a time.
+    return 8 * num_values + 41 * (num_values // block_size)
+
+
+def quantize_blocks(
+    weights: torch.Tensor,
+    bits: int,
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    importance: torch.Tensor | None = None,
+) -> None:
     """Quantise rows of weights, which are overwritten: they serve as scratch memory.
 
-    8 bits: the scale is the block's largest magnitude / 127, so that codes are symmetric.
-    4 bits: the scale is the block's extreme, with its sign, / -8, so that the extreme takes the code -8, which has no
-    positive counterpart; scales may be negative. Against largest magnitude / 7 all sixteen codes are used: on normal
-    weights in blocks of 128 the mean squared error is 1.07% of the variance instead of 1.38%, in blocks of 32 0.74%
-    instead of 0.94%, and heavy tails gain as much.
-
-    A block whose extreme is too small for its scale to have a reciprocal (below 1e-36) becomes zero, with scale 0.
+    Scales may be negative: the block's extreme, whatever its sign, lies on the side of the code -8 (or -128), which has
+    no positive counterpart. A block whose extreme is too small for its scale to have a reciprocal (below 1e-36 at 8
+    bits) becomes zero, with scale 0.
 
     Args:
         weights: float32 [rows, in_features], contiguous.
         bits: 8 or 4.
         codes: uint8 [rows, in_features * bits / 8], contiguous; written.
         scales: float32 [rows, in_features / block_size], contiguous; written.
+        importance: float32 [in_features], positive: what the squared error of an input feature counts, such as the mean
+            square of the activations that meet it. None: all count alike.
 
     Raises:
         NonFiniteWeightError: a weight is NaN or infinite.
     """
-    rows, num_blocks = scales.shape
-    blocks = weights.view(rows, num_blocks, -1)
+    num_levels = 1 << (bits - 1)
+    blocks = weights.view(scales.numel(), -1)
+    steps = scales.view(-1)
     largest, smallest = blocks.amax(-1), blocks.amin(-1)
-    if bits == 8:
-        torch.maximum(largest, smallest.neg_(), out=scales).div_(127)
-    else:
-        torch.where(largest >= -smallest, largest, smallest, out=scales).div_(-8)
+    torch.where(largest >= -smallest, largest, smallest, out=steps).div_(-num_levels)
     # amax and amin pass NaN on, so one look at the few scales finds whatever is wrong among the many weights.
-    if not bool(torch.isfinite(scales).all()):
+    if not bool(torch.isfinite(steps).all()):
         raise NonFiniteWeightError
-    scales.masked_fill_(scales.abs() < _SMALLEST_SCALE, 0.0)
-    reciprocals = scales.reciprocal().masked_fill_(scales == 0, 0.0)
-    rounded = blocks.mul_(reciprocals.unsqueeze(-1)).round_()
+    steps.masked_fill_(steps.abs() < _SMALLEST_SCALE, 0.0)
+    # From here on in units of the plain step: a trial is one number for all blocks, and nothing overflows.
+    blocks.mul_(steps.reciprocal().masked_fill_(steps == 0, 0.0).unsqueeze(-1))
+    trials = TRIALS[bits] if importance is None else TRIALS[bits] + CLIPPING_TRIALS[bits]
+    fits = _best_fits(blocks, weights.shape, trials, num_levels, importance)
+    blocks.mul_(fits.reciprocal().unsqueeze(-1)).round_().clamp_(-num_levels, num_levels - 1)
+    steps.mul_(fits)
+    _pack(weights, bits, codes)
+
+
+def _best_fits(
+    blocks: torch.Tensor,
+    shape: torch.Size,
+    trials: tuple[float, ...],
+    num_levels: int,
+    importance: torch.Tensor | None,
+) -> torch.Tensor:
+    """The best scale of every block, [num_blocks], in units of its plain step; 1 for blocks of zeros.
+
+    Args:
+        blocks: float32 [num_blocks, block_size], in units of the plain step.
+        shape: [rows, in_features] of the same values, along which importance lies.
+    """
+    rounded, products = torch.empty_like(blocks), torch.empty_like(blocks)
+    best = torch.full((len(blocks),), -1.0)
+    fits = torch.ones(len(blocks))
+    for trial in trials:
+        torch.mul(blocks, trial, out=rounded).round_().clamp_(-num_levels, num_levels - 1)
+        if importance is None:
+            alignment = torch.mul(blocks, rounded, out=products).sum(-1)
+            norm = rounded.mul_(rounded).sum(-1)
+        else:
+            torch.mul(rounded.view(shape), importance, out=products.view(shape))
+            norm = rounded.mul_(products).sum(-1)
+            alignment = products.mul_(blocks).sum(-1)
+        fit = alignment / norm
+        score = alignment.mul_(fit)
+        better = score > best  # never for blocks of zeros, whose score is 0 / 0
+        torch.where(better, fit, fits, out=fits)
+        torch.where(better, score, best, out=best)
+    return fits
+
+
+def _pack(levels: torch.Tensor, bits: int, codes: torch.Tensor) -> None:
+    """Integers of [rows, in_features], stored as float32, as codes."""
     if bits == 8:
         # int8 and not uint8: torch converts to it eight times as fast. The sign bit flipped is 128 added.
-        signed = codes.view(torch.int8).view(rows, num_blocks, -1)
-        signed.copy_(rounded)
+        codes.view(torch.int8).copy_(levels)
         codes.bitwise_xor_(0x80)
         return
-    nibbles = torch.empty(weights.shape, dtype=torch.int8)
-    nibbles.view(blocks.shape).copy_(rounded)
-    nibbles.clamp_(max=7).add_(8)
+    nibbles = torch.empty(levels.shape, dtype=torch.int8).copy_(levels).add_(8)
     # As one 16-bit number a pair is even | odd << 8: shifted by 4 the odd code lies beside the even one.
     pairs = nibbles.view(torch.int16)
     codes.copy_(pairs.bitwise_or(pairs >> 4).bitwise_and_(0xFF))

@@ -11,8 +11,9 @@ file is TOML:
     bits = 8                      # 4, 8, or 32 for float32
     weight_block_size = 64        # optional
 
-Names are the exporter's: the checkpoint's without the prefix of the text model. This module knows names and shapes,
-no tensor.
+Names are the exporter's: the checkpoint's without the prefix of the text model. Three recipes are shipped, as files
+beside this one: recipes/smallest.toml, balanced.toml (what int4 is when nothing else is asked for) and best.toml. This
+module knows names and shapes, no tensor.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from typing import Any
 from qwonnx.export.errors import RecipeError
 
 PRESETS = {"fp32": 32, "int8": 8, "int4": 4}
+SHIPPED = ("smallest", "balanced", "best")
+NO_RECIPE = "none"  # asks for a preset without exceptions
 BLOCK_SIZES = (16, 32, 64, 128, 256)  # what the kernels take: a power of two from 16
 
 # Too small to matter in bytes and too sensitive to round: the router picks other experts, decays forget or explode.
@@ -43,6 +46,7 @@ NEVER_QUANTIZED = (
 )
 _EXPERTS = re.compile(r"\.mlp\.experts\.(gate_up_proj|down_proj)$")
 _MAX_RECIPE_BYTES = 1 << 20
+_SHIPPED_FOLDER = Path(__file__).with_name("recipes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,7 @@ class WeightStorage:
 
     bits: int
     block_size: int = 0  # input features that share a scale
+    has_zero_points: bool = False  # a zero point a block, packed as codes are; else all are 2 ** (bits - 1)
 
     @property
     def is_quantized(self) -> bool:
@@ -68,6 +73,20 @@ class WeightStorage:
     def num_scale_bytes(self, num_parameters: int) -> int:
         """Bytes of the float32 scales."""
         return 4 * num_parameters // self.block_size if self.is_quantized else 0
+
+    def stream_bytes(self, num_rows: int, num_columns: int) -> tuple[int, ...]:
+        """Bytes of each tensor that a weight is stored in: codes or float32 values, then scales, then zero points."""
+        num_parameters = num_rows * num_columns
+        if not self.is_quantized:
+            return (self.num_code_bytes(num_parameters),)
+        codes_and_scales = self.num_code_bytes(num_parameters), self.num_scale_bytes(num_parameters)
+        if not self.has_zero_points:
+            return codes_and_scales
+        return *codes_and_scales, self.num_zero_point_bytes(num_rows, num_columns)
+
+    def num_zero_point_bytes(self, num_rows: int, num_columns: int) -> int:
+        """Bytes of the zero points; every row starts a byte."""
+        return num_rows * -(-num_columns // self.block_size * self.bits // 8) if self.has_zero_points else 0
 
 
 FLOAT32 = WeightStorage(bits=32)
@@ -94,6 +113,8 @@ class Recipe:
     weights: str
     weight_block_size: int  # 0 for fp32
     rules: tuple[Rule, ...] = ()
+    # Written for every model, so a rule for experts may match nothing in a dense one.
+    shipped: bool = False
 
     def __post_init__(self) -> None:
         if self.weights not in PRESETS:
@@ -116,6 +137,37 @@ class Recipe:
     def preset(cls, weights: str, weight_block_size: int = 128) -> Recipe:
         """fp32, int8 or int4 without exceptions of one's own."""
         return cls(weights, 0 if weights == "fp32" else weight_block_size)
+
+    @classmethod
+    def choose(cls, recipe: str | None, weights: str | None, weight_block_size: int | None) -> Recipe:
+        """What a user's three options ask for together; None is an option that was not given.
+
+        Args:
+            recipe: a shipped recipe's name, "none" for the preset alone, or a path. None: the balanced recipe for int4,
+                and the preset alone for others.
+            weights: the preset. None: the recipe's, or int4. A recipe that starts from another is refused.
+            weight_block_size: instead of the recipe's; rules that name one of their own keep it.
+
+        Raises:
+            RecipeError: they contradict each other, or one of them is wrong.
+        """
+        if recipe is None:
+            recipe = "balanced" if weights in (None, "int4") else NO_RECIPE
+        if recipe == NO_RECIPE:
+            return cls.preset(weights or "int4", 128 if weight_block_size is None else weight_block_size)
+        chosen = cls.named(recipe) if recipe in SHIPPED else cls.load(Path(recipe))
+        if weights not in (None, chosen.weights):
+            raise RecipeError(
+                f"the recipe {recipe} starts from {chosen.weights}, not from {weights}: leave --weights out,"
+                f" or choose another recipe ({', '.join(SHIPPED)}, {NO_RECIPE}, or a file)"
+            )
+        return chosen if weight_block_size is None else replace(chosen, weight_block_size=weight_block_size)
+
+    @classmethod
+    def named(cls, name: str) -> Recipe:
+        """A shipped recipe: "smallest", "balanced" or "best"."""
+        assert name in SHIPPED, name
+        return replace(cls.load(_SHIPPED_FOLDER / f"{name}.toml"), shipped=True)
 
     @classmethod
     def load(cls, path: Path) -> Recipe:
@@ -184,10 +236,10 @@ class Recipe:
             names: of all weights of the model.
 
         Raises:
-            RecipeError: a pattern of the recipe matches none of them.
+            RecipeError: a pattern of a recipe that is not a shipped one matches none of them.
         """
         known = tuple(names)
-        for rule in self.rules:
+        for rule in () if self.shipped else self.rules:
             if not any(fnmatchcase(name, rule.pattern) for name in known):
                 raise RecipeError(
                     f"rule {rule.pattern!r} matches no weight of this model: correct it, as in"

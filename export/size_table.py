@@ -6,10 +6,10 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Protocol
 
 from qwonnx.export.artifact import WeightGroup
 from qwonnx.export.recipe import WeightStorage
-from qwonnx.export.weight_stage import WeightItem
 
 # The first pattern that a weight's name contains decides its kind.
 _KINDS = (
@@ -25,7 +25,17 @@ _KINDS = (
 )
 
 
-def weight_groups(items: Sequence[WeightItem]) -> tuple[WeightGroup, ...]:
+class Stored(Protocol):
+    """Logical weights, (name, shape), that are stored as one."""
+
+    @property
+    def weights(self) -> tuple[tuple[str, tuple[int, ...]], ...]: ...
+
+    @property
+    def storage(self) -> WeightStorage: ...
+
+
+def weight_groups(items: Sequence[Stored]) -> tuple[WeightGroup, ...]:
     """One line for every kind of weight and every way of storing it, the largest first."""
     totals: defaultdict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
     for item in items:
@@ -44,6 +54,5 @@ def kind_of(name: str) -> str:
 
 
 def stored_bytes(shape: tuple[int, ...], storage: WeightStorage) -> int:
-    """Bytes of a weight's codes and scales, or of its float32 values."""
-    num_parameters = math.prod(shape)
-    return storage.num_code_bytes(num_parameters) + storage.num_scale_bytes(num_parameters)
+    """Bytes of a weight's codes, scales and zero points, or of its float32 values."""
+    return sum(storage.stream_bytes(math.prod(shape[:-1]), shape[-1]))

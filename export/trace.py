@@ -44,6 +44,17 @@ def decoder_outputs(config: ModelConfig) -> tuple[TensorSpec, ...]:
     return (TensorSpec("logits", "float32", ("batch", "num_logits", config.vocab_size)),)
 
 
+def decoder_weights(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the weights that tracing will find, in the order of the modules; costs next to nothing.
+
+    For shapes alone the meta device is enough, which is there at once; fake tensors take seconds to import.
+    """
+    rotary_angles = RotaryAngles(config)
+    with torch.device("meta"):
+        decoder = Decoder(config, rotary_angles)
+    return {name: tuple(parameter.shape) for name, parameter in decoder.named_parameters()}
+
+
 def trace_decoder(config: ModelConfig) -> ir.Model:
     """Trace the text model.
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from qwonnx.export.artifact import Artifact, open_artifact
 from qwonnx.export.checkpoint import resolve_checkpoint
 from qwonnx.export.config import ModelConfig, load_config
-from qwonnx.export.errors import VerificationError
+from qwonnx.export.errors import VerificationError, first_line
 
 Logits = npt.NDArray[np.float32]  # [num_tokens, vocab_size]
 
@@ -75,7 +75,7 @@ def compare(
     """
     report = on_progress or (lambda stage: None)
     opened = open_artifact(artifact)
-    folder, _ = resolve_checkpoint(os.fspath(checkpoint), None)
+    folder = resolve_checkpoint(os.fspath(checkpoint), None).folder
     _check_same_model(opened, load_config(folder))
     token_ids = _tokenize(opened, SAMPLE_TEXT if text is None else text)
     report("running the artifact with ONNX Runtime")  # first: it is the smaller, and the one in doubt
@@ -113,22 +113,19 @@ def measure(expected: Logits, actual: Logits, token_ids: npt.NDArray[np.int64]) 
 
 
 def reference_logits(checkpoint: Path, token_ids: npt.NDArray[np.int64]) -> Logits:
-    """transformers' logits, in float32, from the weights in their stored type.
+    """transformers' logits, in float32, from the weights that are stored.
 
     Raises:
-        VerificationError: transformers does not load the checkpoint.
+        CheckpointError, VerificationError: see load_reference_model.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+
+    from qwonnx.export.reference_model import load_reference_model
 
     with _quiet_transformers():
-        try:
-            # float32, not "auto": bfloat16 would round A_log, which checkpoints store in float32.
-            model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True)
-        except Exception as error:  # its own, and those of the libraries that it reads with
-            raise VerificationError(f"transformers does not load {checkpoint.name}: {_reason(error)}") from error
+        model = load_reference_model(checkpoint)
         with torch.no_grad():
-            logits = model.eval()(torch.tensor(token_ids)[None], use_cache=False).logits[0]
+            logits = model(torch.tensor(token_ids)[None], use_cache=False).logits[0]
     array: Logits = logits.float().numpy()
     return array
 
@@ -150,7 +147,7 @@ def artifact_logits(artifact: Artifact, token_ids: npt.NDArray[np.int64], chunk_
         raise
     except Exception as error:  # ONNX Runtime's own, of which there are many
         raise VerificationError(
-            f"ONNX Runtime cannot run {artifact.folder} ({_reason(error)}): export the checkpoint again"
+            f"ONNX Runtime cannot run {artifact.folder} ({first_line(error)}): export the checkpoint again"
         ) from error
 
 
@@ -190,7 +187,7 @@ def _tokenize(artifact: Artifact, text: str) -> npt.NDArray[np.int64]:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises it bare
         raise VerificationError(
-            f"tokenizer.json of {artifact.folder} cannot be used ({_reason(error)}): export the checkpoint again"
+            f"tokenizer.json of {artifact.folder} cannot be used ({first_line(error)}): export the checkpoint again"
         ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -208,11 +205,6 @@ def _check_same_model(artifact: Artifact, config: ModelConfig) -> None:
             raise VerificationError(
                 f"the artifact has {name} {ours} and the checkpoint {theirs}: compare it with the one it came from"
             )
-
-
-def _reason(error: Exception) -> str:
-    """The first line of another library's message; some have hundreds, some none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def _log_softmax(logits: Logits) -> npt.NDArray[np.float64]:

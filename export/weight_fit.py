@@ -6,37 +6,26 @@ not belong is refused in milliseconds, and no later stage meets a size that no t
 
 from __future__ import annotations
 
-import re
-
-import torch
-
-from qwonnx.export.checkpoint import Checkpoint
 from qwonnx.export.config import ModelConfig
 from qwonnx.export.errors import MissingTensorError
-from qwonnx.export.modeling.decoder import Decoder
-from qwonnx.export.modeling.rotary import RotaryAngles
+from qwonnx.export.trace import decoder_weights
 from qwonnx.export.weights import WeightSource
 
-_LAYER = re.compile(r"\.layers\.(\d{1,6})\.")
 
-
-def check_weights(checkpoint: Checkpoint, config: ModelConfig) -> None:
-    """Ask for every weight of the model as the weight stage will.
+def fitting_weights(source: WeightSource, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the model's weights, each of which the checkpoint has, and none besides.
 
     Raises:
         MissingTensorError, TensorFormatError, UnusedTensorError: see WeightSource.
     """
     # First, since building a thousand layers takes seconds: there cannot be more than the checkpoint has.
-    num_layers = 1 + max((int(found[1]) for found in map(_LAYER.search, checkpoint.names) if found), default=-1)
-    if num_layers < config.num_hidden_layers:
+    if source.num_layers < config.num_hidden_layers:
         raise MissingTensorError(
-            f"config.json has {config.num_hidden_layers} layers and the checkpoint {num_layers}:"
+            f"config.json has {config.num_hidden_layers} layers and the checkpoint {source.num_layers}:"
             " it is incomplete, or its config.json is not its own; download both again"
         )
-    rotary_angles = RotaryAngles(config)  # real: it has a few values, and arithmetic on meta tensors loads a compiler
-    with torch.device("meta"):
-        decoder = Decoder(config, rotary_angles)
-    source = WeightSource(checkpoint, config)
-    for name, parameter in decoder.named_parameters():
-        source.rows(name, tuple(parameter.shape))
+    shapes = decoder_weights(config)
+    for name, shape in shapes.items():
+        source.rows(name, shape)
     source.check_all_used()
+    return shapes

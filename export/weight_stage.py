@@ -1,34 +1,44 @@
-"""The weight stage: read slices, quantise them on all processors, write them in order.
+"""The weight stage: read slices, quantise them, append them to their files; all of it on all processors.
 
-    this thread         plan -> check space -> hand slices out -> take results in order -> write, hash
-    worker threads      read rows -> quantise, one slice after the other
+    plan        where each weight comes from, and where it will lie        weights.py, external_data.py
+    verify      what an interrupted export has written already             resume.py, journal.py
+    cut         slices and threads for the memory there is                 memory_budget.py, weight_slices.py
+    run         read rows -> quantise -> append, hash -> mark              lanes.py; a shard is a lane
 
-Memory depends on the number of threads and not on the model: a slice has a fixed size, and only a few slices per thread
-are under way. Slices are cut the same way whatever the number of threads, so the bytes are too.
+Memory is bounded whatever the size of a layer or a tensor. Where bytes lie depends on sizes alone, and what they are on
+the weights alone: not on memory, on threads, or on how often an export was interrupted.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from qwonnx.export.errors import TensorFormatError
-from qwonnx.export.external_data import ExternalDataWriter, ExternalTensor, TensorWriter
+from qwonnx.export.external_data import ExternalDataWriter, ExternalTensor, Shard, ShardLayout
+from qwonnx.export.importance import Importance
+from qwonnx.export.journal import Journal, Mark
+from qwonnx.export.lanes import LaneRunner
+from qwonnx.export.memory_budget import DEFAULT_MEMORY_BYTES, MemoryAccount, cut_for
+from qwonnx.export.progress import ExportProgress
 from qwonnx.export.quantize import NonFiniteWeightError, quantize_blocks
 from qwonnx.export.recipe import WeightStorage
+from qwonnx.export.resume import verify_shards
+from qwonnx.export.weight_slices import ShardSlices, WeightPlan, WeightSlice, keeps_codes
 from qwonnx.export.weights import RowReader, WeightSource
 
-# Values a worker takes on at a time. A slice passes through some 25 calls of torch, which cost 0.15 ms whatever its
-# size: slices that fit a core's second-level cache, an eighth of this, take twice as long a value.
-_SLICE_VALUES = 1 << 20
-# Slices under way for each thread: one in the making, one waiting to be written.
-_SLICES_PER_THREAD = 2
+# What follows an item's name in those of its tensors, where it is quantised.
+CODES, SCALES, ZERO_POINTS = SUFFIXES = (".codes", ".scales", ".zero_points")
+
+# The journal marks a shard after every weight, and after so many bytes of one: a few seconds of work.
+_MARK_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,50 +51,10 @@ class WeightItem:
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
-    """A weight item whose parts were found in the checkpoint."""
-
-    item: WeightItem
-    readers: tuple[RowReader, ...]
-
-    @property
-    def num_code_bytes(self) -> int:
-        return self.item.storage.num_code_bytes(self._num_parameters)
-
-    @property
-    def num_scale_bytes(self) -> int:
-        return self.item.storage.num_scale_bytes(self._num_parameters)
-
-    @property
-    def _num_parameters(self) -> int:
-        return sum(reader.num_rows * reader.num_columns for reader in self.readers)
-
-
-@dataclass(frozen=True, slots=True)
-class _Slice:
-    """Some rows of one part of an item."""
-
-    plan: _Plan
-    reader: RowReader
-    start: int
-    num_rows: int
-
-    @property
-    def num_source_bytes(self) -> int:
-        """Its share of the part's bytes; the shares of all slices add up exactly."""
-        reader = self.reader
-        before, after = (
-            reader.num_source_bytes * row // reader.num_rows for row in (self.start, self.start + self.num_rows)
-        )
-        return after - before
-
-
-@dataclass(frozen=True, slots=True)
 class _Encoded:
-    """The bytes of a slice: codes and scales, or float32 values and no scales."""
+    """A slice of each tensor that an item is stored in: float32 values, or codes, scales and perhaps zero points."""
 
-    codes: torch.Tensor
-    scales: torch.Tensor | None
+    tensors: tuple[torch.Tensor, ...]
 
 
 def write_weights(
@@ -92,88 +62,162 @@ def write_weights(
     items: Sequence[WeightItem],
     writer: ExternalDataWriter,
     *,
+    importance: Importance | None = None,
+    journal: Journal | None = None,
     num_threads: int | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    on_progress: Callable[[ExportProgress], None] | None = None,
 ) -> dict[str, ExternalTensor]:
-    """Write all weights, and close the writer.
+    """Write weights, and close the writer.
 
     Args:
-        source: where they come from. After this every tensor of the checkpoint was used, or is a skipped part.
+        source: where they come from.
         items: what to write, in this order.
         writer: a new writer.
-        num_threads: that read and quantise; None: as many as this process may use processors.
-        on_progress: called from this thread after every slice with the bytes of the checkpoint that are done, and that
-            there are to do.
+        importance: of input features, by the weights' names; None: all count alike.
+        journal: a started journal. What its marks say of the writer's folder is verified and not written again; new
+            marks are added.
+        num_threads: that read, quantise and write; None: as many as this process may use processors.
+        memory_bytes: what tensors in flight may take.
+        on_progress: called from this thread, again and again.
 
     Returns:
-        Where the bytes lie: float32 weights by the item's name, others as name + ".codes" and name + ".scales".
+        Where the bytes lie: float32 weights by the item's name, others by name + CODES, SCALES and ZERO_POINTS.
 
     Raises:
-        MissingTensorError, TensorFormatError, UnusedTensorError: before anything is written; TensorFormatError also
-            when a weight turns out not to be finite.
+        MissingTensorError, TensorFormatError: before anything is written; TensorFormatError also when a weight turns
+            out not to be finite.
         OutputError: there is no room, which is checked first, or writing fails.
     """
-    plans = [_Plan(item, tuple(source.rows(name, shape) for name, shape in item.weights)) for item in items]
-    source.check_all_used()
-    done, total = 0, sum(reader.num_source_bytes for plan in plans for reader in plan.readers)
-    written: dict[str, ExternalTensor] = {}
+    report = on_progress or (lambda progress: None)
+    importance = importance or Importance({})
+    num_threads = num_threads or _usable_processors()
+    plans = [
+        WeightPlan(item.storage, tuple(source.rows(name, shape) for name, shape in item.weights)) for item in items
+    ]
+    layouts = writer.lay_out([plan.size for plan in plans])
+    prefixes = None
+    if journal is not None:
+        journal.begin_layout(_digest(items, layouts, importance))
+        prefixes = verify_shards(writer.folder, layouts, journal, num_threads, report)
     with writer:
-        writer.require_space(sum(plan.num_code_bytes + plan.num_scale_bytes for plan in plans))
-        current: _Plan | None = None
-        with closing(_encode_in_order(_slices(plans), num_threads or _usable_processors())) as encoded_slices:
-            for part, encoded in encoded_slices:
-                if part.plan is not current:
-                    current = part.plan
-                    codes, scales = _begin(current, writer, written)
-                codes.write(_bytes_of(encoded.codes))
-                if encoded.scales is not None:
-                    assert scales is not None
-                    scales.write(_bytes_of(encoded.scales))
-                done += part.num_source_bytes
-                if on_progress is not None:
-                    on_progress(done, total)
+        shards = writer.begin(layouts, prefixes)
+        _write_shards(plans, shards, writer, importance, journal, num_threads, memory_bytes, report)
+    return weight_places(items, layouts)
+
+
+def _digest(items: Sequence[WeightItem], layouts: Sequence[ShardLayout], importance: Importance) -> str:
+    """Of what the bytes depend on beside the export's fingerprint: a calibration may not come out the same twice."""
+    return hashlib.sha256(repr((list(items), list(layouts), importance.sha256)).encode()).hexdigest()
+
+
+def weight_places(items: Sequence[WeightItem], layouts: Sequence[ShardLayout]) -> dict[str, ExternalTensor]:
+    """Where the tensors of items lie that are laid out in this order, by the names that `write_weights` gives them."""
+    written: dict[str, ExternalTensor] = {}
+    for item, place in zip(items, (place for layout in layouts for place in layout.places), strict=True):
+        suffixes = SUFFIXES if item.storage.is_quantized else ("",)
+        written |= {item.name + suffix: tensor for suffix, tensor in zip(suffixes, place.tensors, strict=False)}
     return written
 
 
-def _begin(
-    plan: _Plan, writer: ExternalDataWriter, written: dict[str, ExternalTensor]
-) -> tuple[TensorWriter, TensorWriter | None]:
-    name = plan.item.name
-    codes = writer.begin(plan.num_code_bytes)
-    if not plan.item.storage.is_quantized:
-        written[name] = codes.tensor
-        return codes, None
-    scales = writer.begin(plan.num_scale_bytes)
-    written[name + ".codes"], written[name + ".scales"] = codes.tensor, scales.tensor
-    return codes, scales
+def _write_shards(
+    plans: Sequence[WeightPlan],
+    shards: Sequence[Shard],
+    writer: ExternalDataWriter,
+    importance: Importance,
+    journal: Journal | None,
+    num_threads: int,
+    memory_bytes: int,
+    report: Callable[[ExportProgress], None],
+) -> None:
+    """Write what the shards lack. However this ends, the threads have ended when it has."""
+    cut = cut_for(memory_bytes, num_threads, lambda values: max(plan.making_bytes(values) for plan in plans))
+    account = MemoryAccount(memory_bytes)
+    slices = [ShardSlices(plans, shard.layout, shard.prefix, cut.max_values) for shard in shards]
+    total = sum(plan.num_source_bytes for plan in plans)
+    done = resumed = sum(part.num_done_source_bytes for part in slices)
 
+    def on_written(num_source_bytes: int) -> None:
+        nonlocal done
+        done += num_source_bytes
+        report(ExportProgress("weights", done, total, resumed, account.peak))
 
-def _slices(plans: Sequence[_Plan]) -> Iterator[_Slice]:
-    for plan in plans:
-        for reader in plan.readers:
-            num_rows = max(1, _SLICE_VALUES // reader.num_columns)
-            for start in range(0, reader.num_rows, num_rows):
-                yield _Slice(plan, reader, start, min(num_rows, reader.num_rows - start))
-
-
-def _encode_in_order(slices: Iterator[_Slice], num_threads: int) -> Generator[tuple[_Slice, _Encoded], None, None]:
-    """Every slice with its bytes, in order. However the consumer leaves, the threads have ended when it has."""
-    under_way: deque[tuple[_Slice, Future[_Encoded]]] = deque()
+    on_written(0)
+    lanes = []
+    for shard, part in zip(shards, slices, strict=True):
+        if shard.is_complete:
+            shard.open()  # which cuts off what may follow
+            shard.close()
+        else:
+            lanes.append(_ShardLane(shard, part, writer, journal, on_written))
     with (
         _one_torch_thread_each(),
-        ThreadPoolExecutor(num_threads, "qwonnx-weights", initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        ThreadPoolExecutor(cut.num_threads, "qwonnx-weights", torch.set_num_threads, (1,)) as pool,
     ):
+        runner = LaneRunner(
+            partial(_encode, importance), pool, account, num_lanes=cut.num_threads, max_slices=cut.max_slices
+        )
         try:
-            for part in slices:
-                under_way.append((part, pool.submit(_encode, part)))
-                if len(under_way) > num_threads * _SLICES_PER_THREAD:
-                    first, future = under_way.popleft()
-                    yield first, future.result()
-            while under_way:
-                first, future = under_way.popleft()
-                yield first, future.result()
+            runner.run(lanes)
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # leaving the block waits for slices in the making
+            pool.shutdown(wait=False, cancel_futures=True)  # leaving the block waits for what is being done
+            for lane in lanes:
+                lane.mark_last()
+
+
+class _ShardLane:
+    """A shard as a lane: opened when it has its first bytes, marked as it grows, closed with its last."""
+
+    def __init__(
+        self,
+        shard: Shard,
+        slices: ShardSlices,
+        writer: ExternalDataWriter,
+        journal: Journal | None,
+        on_written: Callable[[int], None],
+    ) -> None:
+        self._shard = shard
+        self._to_write = slices
+        self._writer = writer
+        self._journal = journal
+        self._on_written = on_written
+        self._index = 0  # of the weight that is being written
+        self._marked_bytes = shard.num_bytes
+        self._mark: Mark | None = None  # not in the journal yet
+        self._is_open = False
+
+    def slices(self) -> Iterator[WeightSlice]:
+        return iter(self._to_write)
+
+    def append(self, made: Sequence[_Encoded], slices: Sequence[WeightSlice], *, last: bool) -> None:
+        if not self._is_open:
+            self._shard.open()
+            self._is_open = True
+        for encoded, part in zip(made, slices, strict=True):
+            self._shard.append(part.index, [_bytes_of(tensor) for tensor in encoded.tensors])
+        if last:
+            self._shard.finish()
+
+    def appended(self, slices: Sequence[WeightSlice]) -> None:
+        index, size = slices[-1].index, self._shard.num_bytes
+        self._mark = Mark.of(self._shard.layout.number, self._shard.prefix)
+        if index != self._index or size - self._marked_bytes >= _MARK_BYTES or self._shard.is_complete:
+            try:
+                self._note()
+            except OSError as error:
+                raise self._writer.output_error(error) from error
+            self._index, self._marked_bytes = index, size
+        self._on_written(sum(part.num_source_bytes for part in slices))
+
+    def mark_last(self) -> None:
+        """Mark how far the shard came when the export ends early, if the journal can still be written."""
+        with suppress(OSError):
+            self._note()
+
+    def _note(self) -> None:
+        if self._journal is not None and self._mark is not None:
+            self._journal.add_mark(self._mark)
+        self._mark = None
 
 
 @contextmanager
@@ -186,22 +230,34 @@ def _one_torch_thread_each() -> Iterator[None]:
         torch.set_num_threads(num_threads)
 
 
-def _encode(part: _Slice) -> _Encoded:
-    """Read and quantise a slice."""
-    reader, storage = part.reader, part.plan.item.storage
-    values = reader.read(part.start, part.num_rows)
+def _encode(importance: Importance, part: WeightSlice) -> _Encoded:
+    """Read a slice, and quantise it unless the checkpoint has."""
+    reader, storage = part.reader, part.storage
+    if keeps_codes(reader, storage):
+        kept = reader.read_codes(part.start, part.num_rows, storage.block_size)
+        if not bool(kept.scales.isfinite().all()):
+            raise _not_finite(reader)
+        return _Encoded((kept.codes, kept.scales, kept.zero_points)[: 2 + storage.has_zero_points])
+    values = reader.read(part.start, part.num_rows, part.first_column, part.num_columns)
     if not storage.is_quantized:
         # NaN passes through both bounds; isfinite of every value would take twenty times as long.
         if not all(bool(bound.isfinite()) for bound in torch.aminmax(values)):
             raise _not_finite(reader)
-        return _Encoded(values, None)
-    codes = torch.empty((part.num_rows, storage.num_code_bytes(reader.num_columns)), dtype=torch.uint8)
-    scales = torch.empty((part.num_rows, reader.num_columns // storage.block_size), dtype=torch.float32)
+        return _Encoded((values,))
+    codes = torch.empty((part.num_rows, storage.num_code_bytes(part.num_columns)), dtype=torch.uint8)
+    scales = torch.empty((part.num_rows, part.num_columns // storage.block_size), dtype=torch.float32)
     try:
-        quantize_blocks(values, storage.bits, codes, scales)
+        for rows, counts in importance.of_rows(reader.name, reader.num_rows, part.start, part.num_rows):
+            if counts is not None:
+                counts = counts[part.first_column : part.first_column + part.num_columns]
+            quantize_blocks(values[rows], storage.bits, codes[rows], scales[rows], counts)
     except NonFiniteWeightError as error:
         raise _not_finite(reader) from error
-    return _Encoded(codes, scales)
+    if not storage.has_zero_points:
+        return _Encoded((codes, scales))
+    # Beside a sibling that has zero points of its own: all in the middle of the codes.
+    middle, width = 0x88 if storage.bits == 4 else 0x80, storage.num_zero_point_bytes(1, part.num_columns)
+    return _Encoded((codes, scales, torch.full((part.num_rows, width), middle, dtype=torch.uint8)))
 
 
 def _not_finite(reader: RowReader) -> TensorFormatError:

@@ -9,14 +9,18 @@
     norms (but linear_attn.norm)            1 + weight: checkpoints store them centred on zero
     all others                              the same
 
-Values are taken in their stored type and computed in float32. Reading is by rows, a few at a time, and thread-safe.
-This module knows what a weight means, not how it will be stored.
+Values are taken in their stored type and computed in float32; a weight that the checkpoint stores quantised can also be
+had as codes. Reading is by rows, a few at a time, and thread-safe. This module knows what a weight means, not how the
+checkpoint stores it (stored_weights.py) nor how it will be stored.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -24,21 +28,22 @@ import torch
 
 from qwonnx.export.checkpoint import Checkpoint
 from qwonnx.export.config import ModelConfig
-from qwonnx.export.errors import MissingTensorError, TensorFormatError, UnusedTensorError
+from qwonnx.export.errors import TensorFormatError, UnusedTensorError
+from qwonnx.export.gptq import CodeRows, GptqWeight, StoredCodes
+from qwonnx.export.stored_weights import StoredWeight, StoredWeights
 from qwonnx.export.strict_json import quoted
 
 _PREFIXES = ("model.language_model.", "model.")
 _EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
 
-# Recognised, and not part of the text model: the multi-token-prediction head and the vision tower.
-_SKIPPED_PREFIXES = ("mtp.", "model.visual.")
+# Recognised, and not part of the text model.
+_SKIPPED_PREFIXES = {"mtp.": "multi-token-prediction head", "model.visual.": "vision tower"}
+_TIED_HEAD = "copy of the tied embedding"
 
 # Stored as w, used as 1 + w. The gated norm of the linear layers, linear_attn.norm, is not among them.
 _CENTRED_NORM = re.compile(r"^norm\.weight$|\.(input_layernorm|post_attention_layernorm|self_attn\.[qk]_norm)\.weight$")
 _EXPERTS = re.compile(r"(.*\.mlp\.experts\.)(gate_up_proj|down_proj)$")
 _DECAY_SCALE, _LOG_DECAY = ".linear_attn.decay_scale", ".linear_attn.A_log"
-
-_DTYPES = ("BF16", "F16", "F32")
 
 
 class Transform(Enum):
@@ -57,11 +62,30 @@ class Transform(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
-    """Consecutive rows of one stored tensor, whose axes but the last are taken as one."""
+class SkippedPart:
+    """A part of the checkpoint that is recognised and not exported."""
 
-    tensor: str
+    name: str  # for people
+    num_tensors: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Consecutive rows of one stored weight, whose axes but the last are taken as one."""
+
+    weight: StoredWeight
     start: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Rows `start` and following of a stored weight, and where they go among the rows that were asked for."""
+
+    weight: StoredWeight
+    start: int
+    num_rows: int
+    target: slice
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,81 +94,168 @@ class RowReader:
 
     The rows are cut into groups of equal size (an expert's rows, or all there are). Row r of a group is row r // k of
     the group's lane r % k, where k is the number of lanes: two for gate and up, else one.
+
+    stored_codes says how the checkpoint stores codes of the weight: one way, None for floats among them, unless its
+    experts are stored differently.
     """
 
     name: str
     num_rows: int
     num_columns: int
     num_source_bytes: int
-    _checkpoint: Checkpoint
+    stored_codes: frozenset[StoredCodes | None]
     _groups: tuple[tuple[_Rows, ...], ...]
     _transform: Transform
 
-    def read(self, start: int, count: int) -> torch.Tensor:
+    @property
+    def codes(self) -> StoredCodes | None:
+        """How all of the weight's codes are stored; None where there are none to hand over."""
+        return next(iter(self.stored_codes)) if len(self.stored_codes) == 1 else None
+
+    @property
+    def num_values(self) -> int:
+        return self.num_rows * self.num_columns
+
+    def read_bytes(self, num_values: int) -> int:
+        """Memory that reading so many values takes at most, beside what comes out.
+
+        Codes are stored transposed, so there is a copy of them as they are stored and one of their transpose.
+        """
+        stored = -(-self.num_source_bytes * num_values // self.num_values)
+        return stored if self.codes is None else 2 * stored
+
+    def rows_at_once(self, num_values: int) -> int:
+        """How many rows to read at a time, given how many values a reader of floats can well take on.
+
+        Codes are stored transposed: few rows would be as many reads of a few bytes as there are columns. So they are
+        read by groups where those fit into eight times as many values (at 4 bits the size of as many floats), which is
+        one piece of the file a matrix: any expert of the published models.
+        """
+        if self.codes is None:
+            return max(1, num_values // self.num_columns)
+        rows, group_rows = max(1, 8 * num_values // self.num_columns), self._group_rows
+        if rows >= group_rows:
+            return rows - rows % group_rows
+        return -(-group_rows // -(-group_rows // rows))  # as few slices of a group as can be, of equal size
+
+    def read(self, start: int, count: int, first_column: int = 0, num_columns: int | None = None) -> torch.Tensor:
         """Rows as float32 [count, num_columns], in memory of their own. Safe to call from several threads.
+
+        Rows are read whole, except that of a single row some columns may be asked for.
 
         Raises:
             CheckpointError: the checkpoint cannot be read any more.
         """
-        assert 0 <= start <= start + count <= self.num_rows, f"rows {start}+{count} of {self.name}"
-        values = torch.empty((count, self.num_columns), dtype=torch.float32)
-        group_rows = self.num_rows // len(self._groups)
-        done = 0
-        while done < count:
-            group, first = divmod(start + done, group_rows)
-            num_rows = min(count - done, group_rows - first)
-            self._read_group(self._groups[group], first, values[done : done + num_rows])
-            done += num_rows
+        columns = self.num_columns - first_column if num_columns is None else num_columns
+        assert columns == self.num_columns or (count == 1 and 0 <= first_column <= self.num_columns - columns)
+        values = torch.empty((count, columns), dtype=torch.float32)
+        for piece in self._pieces(start, count):
+            if columns == self.num_columns:
+                stored = piece.weight.read(piece.start, piece.num_rows)
+            else:
+                stored = piece.weight.read_part(piece.start, first_column, columns)
+            values[piece.target].copy_(stored)
         self._transform.apply(values)
         return values
 
-    def _read_group(self, lanes: tuple[_Rows, ...], first: int, out: torch.Tensor) -> None:
-        """Rows of one group, from the `first` of it, into `out`."""
-        stop = first + len(out)
-        for lane, rows in enumerate(lanes):
-            # The lane's rows r with first <= r * len(lanes) + lane < stop.
-            begin, end = (-(-(bound - lane) // len(lanes)) for bound in (first, stop))
-            if begin < end:
-                stored = self._checkpoint.read_flat(
-                    rows.tensor, (rows.start + begin) * self.num_columns, (end - begin) * self.num_columns
-                )
-                out[begin * len(lanes) + lane - first :: len(lanes)].copy_(stored.view(end - begin, -1))
+    def as_stored(self) -> RowReader:
+        """The same weight before its transform."""
+        return dataclasses.replace(self, _transform=Transform.NONE)
+
+    def read_codes(self, start: int, count: int, block_size: int) -> CodeRows:
+        """Rows as the checkpoint has quantised them; only where `codes` is not None. Thread-safe.
+
+        Raises:
+            TensorFormatError: zero points are not what config.json says of them.
+            CheckpointError: the checkpoint cannot be read any more.
+        """
+        assert self.codes is not None, self.name
+        bits, num_blocks = self.codes.bits, self.num_columns // block_size
+        rows = CodeRows(
+            codes=torch.empty((count, self.num_columns * bits // 8), dtype=torch.uint8),
+            scales=torch.empty((count, num_blocks)),
+            zero_points=torch.empty((count, -(-num_blocks * bits // 8)), dtype=torch.uint8),
+        )
+        for piece in self._pieces(start, count):
+            assert isinstance(piece.weight, GptqWeight)
+            part = piece.weight.read_codes(piece.start, piece.num_rows, block_size)
+            rows.codes[piece.target] = part.codes
+            rows.scales[piece.target] = part.scales
+            rows.zero_points[piece.target] = part.zero_points
+        return rows
+
+    @property
+    def _group_rows(self) -> int:
+        return self.num_rows // len(self._groups)
+
+    def _pieces(self, start: int, count: int) -> Iterator[_Piece]:
+        assert 0 <= start <= start + count <= self.num_rows, f"rows {start}+{count} of {self.name}"
+        done = 0
+        while done < count:
+            group, first = divmod(start + done, self._group_rows)
+            num_rows = min(count - done, self._group_rows - first)
+            lanes = self._groups[group]
+            for lane, rows in enumerate(lanes):
+                # The lane's rows r with first <= r * len(lanes) + lane < first + num_rows.
+                begin, end = (-(-(bound - lane) // len(lanes)) for bound in (first, first + num_rows))
+                if begin < end:
+                    target = slice(done + begin * len(lanes) + lane - first, done + num_rows, len(lanes))
+                    yield _Piece(rows.weight, rows.start + begin, end - begin, target)
+            done += num_rows
 
 
 class WeightSource:
     """Gives weights by the exporter's names, and knows which of the checkpoint's tensors were not asked for."""
 
     def __init__(self, checkpoint: Checkpoint, config: ModelConfig) -> None:
-        self._checkpoint = checkpoint
+        self._stored = StoredWeights(checkpoint, config.quantization)
         self._tied = config.tie_word_embeddings
-        self._used: set[str] = set()
-        names = checkpoint.names
+        self._opened: dict[tuple[str, tuple[int, ...]], StoredWeight] = {}  # by stored name and shape
+        names = self._stored.names
         self._prefix = next((prefix for prefix in _PREFIXES if prefix + _EMBEDDING in names), _PREFIXES[0])
 
     @property
-    def skipped(self) -> list[str]:
-        """Tensors of the checkpoint that belong to recognised parts which are not exported, sorted."""
-        return sorted(name for name in self._checkpoint.names if self._is_skipped(name))
+    def skipped(self) -> tuple[SkippedPart, ...]:
+        """Recognised parts of the checkpoint that are not exported, with what they hold."""
+        tensors: Counter[str] = Counter()
+        sizes: Counter[str] = Counter()
+        for name in self._stored.names:
+            if (part := self._skipped_part(name)) is not None:
+                stored = self._stored.tensors(name)
+                tensors[part] += len(stored)
+                sizes[part] += sum(info.num_bytes for info in stored)
+        return tuple(SkippedPart(part, tensors[part], sizes[part]) for part in sorted(tensors))
 
     def rows(self, name: str, shape: tuple[int, ...]) -> RowReader:
-        """A reader of one weight, which must have this shape; no value is read yet.
+        """A reader of one weight, which must have this shape; none of its values is read yet.
 
         Raises:
             MissingTensorError: the checkpoint has no tensor for it.
-            TensorFormatError: a tensor has another shape, or a type that cannot be read.
+            TensorFormatError: a tensor has another shape, or a type that cannot be read, or says itself that its
+                input features are permuted.
         """
-        if experts := _EXPERTS.match(name):
-            return self._experts(name, shape, self._prefix + experts[1], gate_up=experts[2] == "gate_up_proj")
-        if name == _HEAD:
-            stored = self._prefix + _EMBEDDING if self._tied else _HEAD
-        else:
-            stored = self._prefix + name.replace(_DECAY_SCALE, _LOG_DECAY)
+        groups = self._groups(name, shape)
+        weights = {rows.weight.name: rows.weight for lanes in groups for rows in lanes}
         transform = Transform.NONE
         if name.endswith(_DECAY_SCALE):
             transform = Transform.NEGATIVE_EXP
         elif _CENTRED_NORM.search(name):
             transform = Transform.ADD_ONE
-        return self._reader(name, shape, [(_Rows(stored, 0),)], {stored: shape}, transform)
+        return RowReader(
+            name=name,
+            num_rows=math.prod(shape[:-1]),
+            num_columns=shape[-1],
+            num_source_bytes=sum(weight.num_bytes for weight in weights.values()),
+            stored_codes=frozenset(weight.codes for weight in weights.values()),
+            _groups=groups,
+            _transform=transform,
+        )
+
+    @property
+    def num_layers(self) -> int:
+        """Layers that the checkpoint has tensors of, by their names."""
+        layers = re.compile(re.escape(self._prefix) + r"layers\.(\d{1,6})\.")
+        return 1 + max((int(found[1]) for found in map(layers.match, self._stored.names) if found), default=-1)
 
     def check_all_used(self) -> None:
         """Refuse a checkpoint with tensors that nothing used, after all weights were asked for.
@@ -153,78 +264,69 @@ class WeightSource:
             UnusedTensorError: there are some, beside those of parts that are recognised and skipped.
             TensorFormatError: the embeddings are tied, and the checkpoint has a head of its own that differs.
         """
-        unused = sorted(
-            name for name in self._checkpoint.names if name not in self._used and not self._is_skipped(name)
-        )
+        used = {name for name, _ in self._opened}
+        unused = sorted(name for name in self._stored.names - used if self._skipped_part(name) is None)
         if unused:
             first = ", ".join(quoted(name) for name in unused[:3]) + (", ..." if len(unused) > 3 else "")
             raise UnusedTensorError(
                 f"the checkpoint has {len(unused)} tensors that the model does not use ({first}):"
                 " it is damaged, or its config.json is not its own"
             )
-        if self._tied and _HEAD in self._checkpoint.names:
-            self._check_tied_copy()
+        if self._tied and _HEAD in self._stored.names:
+            embedding = self._prefix + _EMBEDDING
+            self._check_tied_copy(next(weight for (name, _), weight in self._opened.items() if name == embedding))
 
-    def _experts(self, name: str, shape: tuple[int, ...], prefix: str, *, gate_up: bool) -> RowReader:
+    def _groups(self, name: str, shape: tuple[int, ...]) -> tuple[tuple[_Rows, ...], ...]:
+        """Where a weight's rows are, by groups and lanes: see RowReader."""
+        if experts := _EXPERTS.match(name):
+            return self._experts(name, shape, self._prefix + experts[1], gate_up=experts[2] == "gate_up_proj")
+        if name == _HEAD:
+            stored = self._prefix + _EMBEDDING if self._tied else _HEAD
+        else:
+            stored = self._prefix + name.replace(_DECAY_SCALE, _LOG_DECAY)
+        return ((_Rows(self._open(stored, shape), 0),),)
+
+    def _experts(
+        self, name: str, shape: tuple[int, ...], prefix: str, *, gate_up: bool
+    ) -> tuple[tuple[_Rows, ...], ...]:
         num_experts, num_rows, num_columns = shape
         fused = self._prefix + name
         firsts = (f"{prefix}0.{part}_proj.weight" for part in ("gate", "up", "down"))
-        if fused in self._checkpoint.names or not any(first in self._checkpoint.names for first in firsts):
-            starts = range(0, num_experts * num_rows, num_rows)
-            half = num_rows // 2
-            groups: list[tuple[_Rows, ...]] = [
-                (_Rows(fused, start), _Rows(fused, start + half)) if gate_up else (_Rows(fused, start),)
-                for start in starts
-            ]
-            return self._reader(name, shape, groups, {fused: shape})
+        if fused in self._stored.names or not any(first in self._stored.names for first in firsts):
+            weight = self._open(fused, shape)
+            lane_starts = (0, num_rows // 2) if gate_up else (0,)
+            return tuple(
+                tuple(_Rows(weight, expert * num_rows + start) for start in lane_starts)
+                for expert in range(num_experts)
+            )
         parts = ("gate_proj", "up_proj") if gate_up else ("down_proj",)
-        groups = [tuple(_Rows(f"{prefix}{expert}.{part}.weight", 0) for part in parts) for expert in range(num_experts)]
         part_shape = (num_rows // len(parts), num_columns)
-        return self._reader(name, shape, groups, {rows.tensor: part_shape for group in groups for rows in group})
+        return tuple(
+            tuple(_Rows(self._open(f"{prefix}{expert}.{part}.weight", part_shape), 0) for part in parts)
+            for expert in range(num_experts)
+        )
 
-    def _reader(
-        self,
-        name: str,
-        shape: tuple[int, ...],
-        groups: list[tuple[_Rows, ...]],
-        expected: dict[str, tuple[int, ...]],
-        transform: Transform = Transform.NONE,
-    ) -> RowReader:
-        num_bytes = sum(self._check(tensor, tensor_shape) for tensor, tensor_shape in expected.items())
-        self._used.update(expected)
-        return RowReader(name, math.prod(shape[:-1]), shape[-1], num_bytes, self._checkpoint, tuple(groups), transform)
+    def _open(self, stored: str, shape: tuple[int, ...]) -> StoredWeight:
+        key = stored, shape
+        if key not in self._opened:
+            self._opened[key] = self._stored.open(stored, shape)
+        return self._opened[key]
 
-    def _check(self, tensor: str, shape: tuple[int, ...]) -> int:
-        """Bytes of a tensor that must be there, of this shape and a type that can be read."""
-        if tensor not in self._checkpoint.names:
-            raise MissingTensorError(
-                f"the checkpoint has no {tensor} of shape {list(shape)}: it is incomplete, or its config.json is not"
-                " its own; download both again"
-            )
-        info = self._checkpoint.info(tensor)
-        if info.shape != shape:
-            raise TensorFormatError(
-                f"{tensor} has shape {list(info.shape)} where config.json asks for {list(shape)}:"
-                " they do not belong together; download both again"
-            )
-        if info.dtype not in _DTYPES:
-            raise TensorFormatError(f"{tensor} is stored as {info.dtype}: export a {', '.join(_DTYPES)} checkpoint")
-        return info.num_bytes
+    def _skipped_part(self, name: str) -> str | None:
+        """The part that a tensor belongs to, None where it belongs to the text model."""
+        if self._tied and name == _HEAD:
+            return _TIED_HEAD
+        return next((part for prefix, part in _SKIPPED_PREFIXES.items() if name.startswith(prefix)), None)
 
-    def _is_skipped(self, name: str) -> bool:
-        return name.startswith(_SKIPPED_PREFIXES) or (self._tied and name == _HEAD)
-
-    def _check_tied_copy(self) -> None:
+    def _check_tied_copy(self, embedding: StoredWeight) -> None:
         """A stored head beside tied embeddings is their copy; one that differs would be lost without a word."""
-        embedding = self._prefix + _EMBEDDING
-        shape = self._checkpoint.info(embedding).shape
-        self._check(_HEAD, shape)
-        rows_at_once = max(1, (1 << 20) // shape[1])
-        for start in range(0, shape[0], rows_at_once):
-            count = min(rows_at_once, shape[0] - start)
-            head, copied = (self._checkpoint.read(name, start, count) for name in (_HEAD, embedding))
-            if not torch.equal(head.float(), copied.float()):
+        num_rows, num_columns = embedding.num_rows, embedding.num_columns
+        head = self._stored.open(_HEAD, (num_rows, num_columns))
+        rows_at_once = max(1, (1 << 20) // num_columns)
+        for start in range(0, num_rows, rows_at_once):
+            count = min(rows_at_once, num_rows - start)
+            if not torch.equal(head.read(start, count).float(), embedding.read(start, count).float()):
                 raise TensorFormatError(
-                    f"{_HEAD} differs from {embedding} where config.json says tie_word_embeddings:"
+                    f"{_HEAD} differs from {self._prefix + _EMBEDDING} where config.json says tie_word_embeddings:"
                     " set that to false, or remove the tensor"
                 )

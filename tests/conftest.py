@@ -9,12 +9,27 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoints import write_tiny
+from tests.checkpoints.config_json import TINY_TEXT
 
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default tiny checkpoint (MoE, nested, BF16, one file), seed 0. Read only: copy it to change it."""
     return write_tiny(tmp_path_factory.mktemp("checkpoint") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def long_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One layer of each kind with YaRN for a million tokens, dense; one head of keys keeps such a cache small."""
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 262_144}
+    overrides = {
+        "rope_parameters": TINY_TEXT["rope_parameters"] | yarn,
+        "num_hidden_layers": 2,
+        "layer_types": ["linear_attention", "full_attention"],
+        "num_key_value_heads": 1,
+    }
+    folder = tmp_path_factory.mktemp("checkpoint") / "long"
+    return write_tiny(folder, architecture="Qwen3_5ForCausalLM", text_overrides=overrides)
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
         f"qwonnx/{path.relative_to(ROOT).as_posix()}".replace(f"qwonnx/{REGISTER_FOLDER}", REGISTER)
         for folder in ("export", "runtime", "handlers")
         for path in (ROOT / folder).rglob("*")
-        if path.suffix == ".py" or path.name == "py.typed"
+        if path.suffix == ".py" or path.name == "py.typed" or path.parent.name == "recipes"
     }
     assert packed == sources
     assert {name for name in packed if not name.startswith("qwonnx/")} == {f"{REGISTER}register_qwonnx.py"}

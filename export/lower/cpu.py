@@ -18,6 +18,9 @@ from qwonnx.export.lower.rewrite import attribute, call, own_nodes, replace, req
 
 _MICROSOFT = "com.microsoft"
 
+# Operators of attention, and the bits of a cached value that the kernel is told: 0 is a float.
+_CACHE_BITS = {"GatedAttention": 0, "GatedAttentionInt8": 8, "GatedAttentionInt4": 4}
+
 
 def lower_to_cpu(model: ir.Model, weights: GraphWeights, *, int8_activations: bool) -> None:
     """Lower a traced model in place. With int8_activations, kernels quantise activations on the fly: faster."""
@@ -48,70 +51,86 @@ def _lower_routed_experts(graph: ir.Graph, accuracy_level: int) -> None:
         "activation_beta": 0.0,
         "normalize_routing_weights": 1,
     }
-    for op_type in ("RoutedExperts", "QuantizedRoutedExperts"):
+    for node in own_nodes(graph, "RoutedExperts"):
+        _, _, gate_up, down = required(node.inputs)
+        _replace_experts(graph, node, "MoE", [gate_up, None, down], swiglu)
+    for op_type in ("QuantizedRoutedExperts", "AffineRoutedExperts"):
         for node in own_nodes(graph, op_type):
-            x, router, *experts = required(node.inputs)
-            attributes = swiglu | {"k": attribute(node, "top_k")}
-            if op_type == "RoutedExperts":
-                gate_up, down = experts
-                kernel, inputs = "MoE", [gate_up, None, down]
-            else:
-                gate_up_codes, gate_up_scales, down_codes, down_scales = experts
-                gate_up_bits, down_bits = attribute(node, "gate_up_bits"), attribute(node, "down_bits")
-                if accuracy_level == 1 and 8 in (gate_up_bits, down_bits):
-                    continue  # the 8-bit kernel quantises activations at every accuracy level
-                block_size = _block_size(gate_up_codes, gate_up_scales, int(gate_up_bits))
-                if block_size != _block_size(down_codes, down_scales, int(down_bits)):
-                    name = str(gate_up_codes.name).removesuffix(".gate_up_proj.codes")
-                    raise RecipeError(f"{name} has blocks of two sizes, and the CPU kernel takes one: give one to both")
-                kernel = "QMoE"
-                inputs = [gate_up_codes, gate_up_scales, None, down_codes, down_scales]
-                attributes |= {
-                    "expert_weight_bits": gate_up_bits,
-                    "fc2_expert_weight_bits": down_bits,
-                    "block_size": block_size,
-                    "accuracy_level": accuracy_level,
-                }
-            logits = call("Linear", [x, router])
-            flat = call("Reshape", [logits.outputs[0], integers(graph, [-1, sizes(router)[0]])], domain="")
-            routed = call(kernel, [x, flat.outputs[0], *inputs], attributes, domain=_MICROSOFT)
-            replace(node, [logits, flat, routed])
+            _, _, *experts = required(node.inputs)
+            gate_up, gate_up_scales, *gate_up_zero_points = experts[: len(experts) // 2]
+            down, down_scales, *down_zero_points = experts[len(experts) // 2 :]
+            gate_up_bits, down_bits = int(attribute(node, "gate_up_bits")), int(attribute(node, "down_bits"))
+            if accuracy_level == 1 and 8 in (gate_up_bits, down_bits):
+                continue  # the 8-bit kernel quantises activations at every accuracy level
+            block_size = _block_size(gate_up, gate_up_scales, gate_up_bits)
+            if block_size != _block_size(down, down_scales, down_bits):
+                name = str(gate_up.name).removesuffix(".gate_up_proj.codes")
+                raise RecipeError(f"{name} has blocks of two sizes, and the CPU kernel takes one: give one to both")
+            inputs: list[ir.Value | None] = [gate_up, gate_up_scales, None, down, down_scales]
+            if gate_up_zero_points:
+                # After the biases and the third matrix, which fused gate and up rows do not have.
+                inputs += [None, None, None, None, *gate_up_zero_points, *down_zero_points]
+            attributes: dict[str, int | float | str] = {
+                "expert_weight_bits": gate_up_bits,
+                "fc2_expert_weight_bits": down_bits,
+                "block_size": block_size,
+                "accuracy_level": accuracy_level,
+            }
+            _replace_experts(graph, node, "QMoE", inputs, swiglu | attributes)
+
+
+def _replace_experts(
+    graph: ir.Graph,
+    node: ir.Node,
+    kernel: str,
+    weights: list[ir.Value | None],
+    attributes: dict[str, int | float | str],
+) -> None:
+    x, router = required(node.inputs)[:2]
+    logits = call("Linear", [x, router])
+    flat = call("Reshape", [logits.outputs[0], integers(graph, [-1, sizes(router)[0]])], domain="")
+    attributes = attributes | {"k": attribute(node, "top_k")}
+    routed = call(kernel, [x, flat.outputs[0], *weights], attributes, domain=_MICROSOFT)
+    replace(node, [logits, flat, routed])
 
 
 def _lower_linear(graph: ir.Graph, weights: GraphWeights, accuracy_level: int) -> None:
     for node in own_nodes(graph, "Linear"):
         # FusedMatMul multiplies by the transpose as stored; a Transpose before MatMul would store the weight twice.
         replace(node, [call("FusedMatMul", node.inputs, {"transB": 1}, domain=_MICROSOFT)])
-    for node in own_nodes(graph, "QuantizedLinear"):
-        x, codes, scales = required(node.inputs)
-        bits = int(attribute(node, "bits"))
-        block_size = _block_size(codes, scales, bits)
-        rows, blocks = sizes(scales)
-        attributes = {
-            "N": rows,
-            "K": blocks * block_size,
-            "bits": bits,
-            "block_size": block_size,
-            "accuracy_level": accuracy_level,
-        }
-        by_block = weights.alias(codes, (rows, blocks, block_size * bits // 8))
-        replace(node, [call("MatMulNBits", [x, by_block, scales], attributes, domain=_MICROSOFT)])
+    for op_type in ("QuantizedLinear", "AffineLinear"):
+        for node in own_nodes(graph, op_type):
+            x, codes, scales, *zero_points = required(node.inputs)
+            bits = int(attribute(node, "bits"))
+            block_size = _block_size(codes, scales, bits)
+            rows, blocks = sizes(scales)
+            attributes = {
+                "N": rows,
+                "K": blocks * block_size,
+                "bits": bits,
+                "block_size": block_size,
+                "accuracy_level": accuracy_level,
+            }
+            by_block = weights.alias(codes, (rows, blocks, block_size * bits // 8))
+            replace(node, [call("MatMulNBits", [x, by_block, scales, *zero_points], attributes, domain=_MICROSOFT)])
 
 
 def _lower_embedding(graph: ir.Graph) -> None:
     for node in own_nodes(graph, "Embedding"):
         input_ids, weight = required(node.inputs)
         replace(node, [call("Gather", [weight, input_ids], {"axis": 0}, domain="")])
-    for node in own_nodes(graph, "QuantizedEmbedding"):
-        input_ids, codes, scales = required(node.inputs)
-        bits = int(attribute(node, "bits"))
-        attributes = {
-            "bits": bits,
-            "block_size": _block_size(codes, scales, bits),
-            "gather_axis": 0,
-            "quantize_axis": 1,
-        }
-        replace(node, [call("GatherBlockQuantized", [codes, input_ids, scales], attributes, domain=_MICROSOFT)])
+    for op_type in ("QuantizedEmbedding", "AffineEmbedding"):
+        for node in own_nodes(graph, op_type):
+            input_ids, codes, scales, *zero_points = required(node.inputs)
+            bits = int(attribute(node, "bits"))
+            attributes = {
+                "bits": bits,
+                "block_size": _block_size(codes, scales, bits),
+                "gather_axis": 0,
+                "quantize_axis": 1,
+            }
+            inputs = [codes, input_ids, scales, *zero_points]
+            replace(node, [call("GatherBlockQuantized", inputs, attributes, domain=_MICROSOFT)])
 
 
 def _lower_linear_attention(graph: ir.Graph) -> None:
@@ -178,7 +197,7 @@ def _delta_rule_kernels(graph: ir.Graph, node: ir.Node) -> tuple[list[ir.Node], 
 
 def _lower_attention(graph: ir.Graph) -> None:
     """GroupQueryAttention writes into the cache in place; the lengths that it wants are computed once a graph."""
-    nodes = list(own_nodes(graph, "GatedAttention"))
+    nodes = [node for op_type in _CACHE_BITS for node in own_nodes(graph, op_type)]
     if not nodes:
         return
     past_lengths = next(value for value in graph.inputs if value.name == "past_lengths")
@@ -192,15 +211,17 @@ def _lower_attention(graph: ir.Graph) -> None:
     shared = [num_tokens, lengths, longest, total_length, last, last_positions]
     graph.insert_before(graph[0], shared)
     for node in nodes:
-        query, key, value, gate, past_key, past_value, _ = required(node.inputs)
-        attributes = {"num_heads": attribute(node, "num_heads"), "kv_num_heads": sizes(past_key)[1]}
-        attention = call(
-            "GroupQueryAttention",
-            [query, key, value, past_key, past_value, last_positions.outputs[0], total_length.outputs[0]],
-            attributes,
-            domain=_MICROSOFT,
-            num_outputs=3,
-        )
+        query, key, value, gate, past_key, past_value, _, *scales = required(node.inputs)
+        attributes: dict[str, int | float | str] = {
+            "num_heads": attribute(node, "num_heads"),
+            "kv_num_heads": sizes(past_key)[1],
+        }
+        inputs: list[ir.Value | None] = [query, key, value, past_key, past_value]
+        inputs += [last_positions.outputs[0], total_length.outputs[0]]
+        if bits := _CACHE_BITS[node.op_type]:
+            attributes |= {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": bits}
+            inputs += [*[None] * 5, *scales]  # the rotary caches and ids, the bias and the sink are not there
+        attention = call("GroupQueryAttention", inputs, attributes, domain=_MICROSOFT, num_outputs=3)
         opening = call("Sigmoid", [gate], domain="")
         gated = call("Mul", [attention.outputs[0], opening.outputs[0]], domain="")
         replace(node, [attention, opening, gated], [gated.outputs[0], *attention.outputs[1:]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnxscript import OnnxFunction
 
-from qwonnx.export import op_bodies
+from qwonnx.export import attention_bodies, op_bodies
 from qwonnx.export.ops import DOMAIN
 
 
@@ -19,7 +19,7 @@ def add_function_bodies(model: ir.Model) -> None:
 
 
 def _add(model: ir.Model, name: str) -> None:
-    body = getattr(op_bodies, name)
+    body = getattr(op_bodies, name, None) or getattr(attention_bodies, name, None)
     assert isinstance(body, OnnxFunction), f"no body for {DOMAIN}::{name}"
     function = ir.from_proto(body.to_function_proto())
     assert isinstance(function, ir.Function)

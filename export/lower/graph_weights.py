@@ -7,16 +7,21 @@ floats by codes and scales; this table follows what it does, so that the weight 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import onnx_ir as ir
 
 from qwonnx.export.errors import RecipeError
 from qwonnx.export.external_data import ExternalTensor
 from qwonnx.export.lower.rewrite import sizes
-from qwonnx.export.recipe import Recipe, WeightStorage
-from qwonnx.export.weight_stage import WeightItem
+from qwonnx.export.recipe import WeightStorage
+from qwonnx.export.weight_stage import CODES, SCALES, ZERO_POINTS, WeightItem
 
-CODES, SCALES = ".codes", ".scales"
+
+class Storages(Protocol):
+    """Says how weights are stored: a recipe alone, or a plan that knows the checkpoint too."""
+
+    def storage(self, name: str, shape: tuple[int, ...]) -> WeightStorage: ...
 
 
 @dataclass(slots=True)
@@ -24,7 +29,7 @@ class GraphWeights:
     """The weight table of one graph that is being lowered."""
 
     graph: ir.Graph
-    recipe: Recipe
+    storages: Storages
     # initializer name -> the checkpoint weights joined in it along their rows: (name, shape), ...
     parts: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = field(default_factory=dict)
     quantized: dict[str, WeightStorage] = field(default_factory=dict)
@@ -32,9 +37,9 @@ class GraphWeights:
     aliases: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of_traced(cls, graph: ir.Graph, recipe: Recipe, *, tie_word_embeddings: bool) -> GraphWeights:
+    def of_traced(cls, graph: ir.Graph, storages: Storages, *, tie_word_embeddings: bool) -> GraphWeights:
         """The table of a graph as traced: one weight an initializer. With tied embeddings the head is the embedding."""
-        weights = cls(graph, recipe)
+        weights = cls(graph, storages)
         for name, value in graph.initializers.items():
             if value.const_value is None or not _has_values(value):
                 weights.parts[name] = ((name, sizes(value)),)
@@ -49,14 +54,14 @@ class GraphWeights:
         return value is not None and value.name in self.parts
 
     def storage(self, name: str) -> WeightStorage:
-        """How an initializer is stored: what the recipe says of its parts, which must agree.
+        """How an initializer is stored: its parts must agree.
 
         Raises:
             RecipeError: joined weights with different storages; lowering joins only weights that agree.
         """
-        found = {self.recipe.storage(part, shape) for part, shape in self.parts[name]}
+        found = {self.storages.storage(part, shape) for part, shape in self.parts[name]}
         if len(found) > 1:
-            raise RecipeError(f"{name} joins weights that the recipe stores differently: {sorted(found, key=str)}")
+            raise RecipeError(f"{name} joins weights that are stored differently: {sorted(found, key=str)}")
         return found.pop()
 
     def join(self, values: list[ir.Value], name: str) -> ir.Value:
@@ -68,18 +73,26 @@ class GraphWeights:
             del self.parts[_name(value)]
         return joined
 
-    def quantize(self, value: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """The codes and scales that stand for a float initializer, which leaves the graph once nothing uses it.
+    def quantize(self, value: ir.Value) -> tuple[ir.Value, ...]:
+        """What stands for a float initializer, which leaves the graph once nothing uses it: codes, scales and, where
+        its storage has them, zero points.
 
-        Codes are uint8 [..., in_features * bits / 8], scales float32 [..., in_features / weight_block_size].
+        Codes are uint8 [..., in_features * bits / 8], scales float32 [..., in_features / weight_block_size], zero
+        points uint8 [..., ceil(in_features / weight_block_size * bits / 8)].
         """
         name, storage = _name(value), self.storage(_name(value))
-        if name in self.quantized:
-            return self.graph.initializers[name + CODES], self.graph.initializers[name + SCALES]
         *rows, columns = sizes(value)
-        self.quantized[name] = storage
-        codes = self._add(name + CODES, ir.DataType.UINT8, (*rows, columns * storage.bits // 8))
-        return codes, self._add(name + SCALES, ir.DataType.FLOAT, (*rows, columns // storage.block_size))
+        tensors = {
+            CODES: (ir.DataType.UINT8, storage.num_code_bytes(columns)),
+            SCALES: (ir.DataType.FLOAT, columns // storage.block_size),
+        }
+        if storage.has_zero_points:
+            tensors[ZERO_POINTS] = (ir.DataType.UINT8, storage.num_zero_point_bytes(1, columns))
+        if name not in self.quantized:
+            self.quantized[name] = storage
+            for suffix, (dtype, width) in tensors.items():
+                self._add(name + suffix, dtype, (*rows, width))
+        return tuple(self.graph.initializers[name + suffix] for suffix in tensors)
 
     def alias(self, value: ir.Value, shape: tuple[int, ...]) -> ir.Value:
         """The same bytes under another shape: the value itself, reshaped, unless others use it as it is."""

@@ -7,31 +7,31 @@ one keeps all cores busy by itself, and splitting what it yields on a chunk of a
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections.abc import Iterator
 
 import onnx_ir as ir
 
 from qwonnx.export.lower.constants import integers
 from qwonnx.export.lower.graph_weights import GraphWeights
 from qwonnx.export.lower.rewrite import call, own_nodes, required, sizes
-
-# Elements of a matrix from which it stands alone: measured on two cores, where its product takes about 0.1 ms.
-_LARGE = 4 << 20
+from qwonnx.export.lower.siblings import Projection, sibling_groups
 
 
 def merge_projections(graph: ir.Graph, weights: GraphWeights) -> None:
     """Replace the small Linear nodes that share input and storage by one Linear and a Split of what it yields."""
-    siblings: defaultdict[tuple[ir.Value, object], list[ir.Node]] = defaultdict(list)
+    for nodes in sibling_groups(_projections(graph, weights)):
+        _merge(graph, weights, nodes)
+
+
+def _projections(graph: ir.Graph, weights: GraphWeights) -> Iterator[Projection[ir.Node]]:
     for node in own_nodes(graph, "Linear"):
         x, weight = required(node.inputs)
-        if weights.is_weight(weight) and math.prod(sizes(weight)) < _LARGE:
-            siblings[x, weights.storage(str(weight.name))].append(node)
-    for (x, _), nodes in siblings.items():
-        if len(nodes) > 1:
-            _merge(graph, weights, x, nodes)
+        if weights.is_weight(weight):
+            yield Projection(node, x, weights.storage(str(weight.name)), math.prod(sizes(weight)))
 
 
-def _merge(graph: ir.Graph, weights: GraphWeights, x: ir.Value, nodes: list[ir.Node]) -> None:
+def _merge(graph: ir.Graph, weights: GraphWeights, nodes: list[ir.Node]) -> None:
+    x = required(nodes[0].inputs)[0]
     matrices = [required(node.inputs)[1] for node in nodes]
     rows = [sizes(matrix)[0] for matrix in matrices]
     outputs = [node.outputs[0] for node in nodes]

@@ -44,12 +44,15 @@ def rope_frequencies(rope: RopeParameters, rotary_dim: int) -> tuple[Tensor, flo
     YaRN (arXiv 2309.00071) divides the slow frequencies by `factor` and leaves the fast ones, with a linear ramp over
     the indices that turn between beta_fast and beta_slow times within the original context. Its attention factor goes
     into cos and sin, so it scales the rotated dimensions alone.
+
+    The order of operations is transformers', to the last bit: a frequency is multiplied by positions up to a million,
+    and its rounding with it.
     """
     half = rotary_dim // 2
     exponents = torch.arange(0, rotary_dim, 2, dtype=torch.int64).to(torch.float32) / rotary_dim
-    inv_freq = 1.0 / (rope.rope_theta**exponents)
+    wavelengths = rope.rope_theta**exponents  # in positions per radian
     if rope.rope_type == "default":
-        return inv_freq, 1.0
+        return 1.0 / wavelengths, 1.0
 
     def index_turning(times: float) -> float:
         """The (fractional) frequency index that turns `times` times over the original context."""
@@ -66,4 +69,5 @@ def rope_frequencies(rope: RopeParameters, rotary_dim: int) -> tuple[Tensor, flo
     attention_factor = rope.attention_factor
     if attention_factor is None:
         attention_factor = 0.1 * math.log(rope.factor) + 1.0 if rope.factor > 1 else 1.0
-    return inv_freq / rope.factor * ramp + inv_freq * (1 - ramp), attention_factor
+    kept = 1 - ramp
+    return 1.0 / (rope.factor * wavelengths) * (1 - kept) + 1.0 / wavelengths * kept, attention_factor

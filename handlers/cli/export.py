@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +17,16 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from qwonnx.handlers.cli.tables import size_of, weights_table
 
 if TYPE_CHECKING:  # pulls in torch
-    from collections.abc import Callable
+    from qwonnx.export.progress import ExportProgress
+    from qwonnx.export.weights import SkippedPart
 
-    from qwonnx.export.pipeline import ExportProgress
-
-_STAGES = {"trace": "tracing the model", "weights": "writing weights", "finish": "finishing"}
+_STAGES = {
+    "trace": "tracing the model",
+    "calibrate": "calibrating",
+    "verify": "checking what is written",
+    "weights": "writing weights",
+    "finish": "finishing",
+}
 
 
 class Target(StrEnum):
@@ -39,28 +45,55 @@ class Activations(StrEnum):
     FLOAT32 = "float32"
 
 
+class KV(StrEnum):
+    FLOAT32 = "float32"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
 def export(
     checkpoint: Annotated[str, typer.Argument(help="A folder in Hugging Face layout, or a hub repo id.")],
     out: Annotated[Path, typer.Argument(help="The artifact's folder, which must not exist yet.")],
     target: Annotated[
         Target, typer.Option(help="cpu: ONNX Runtime's fast kernels. portable: standard operators only.")
     ] = Target.CPU,
-    weights: Annotated[Weights, typer.Option(help="How most weights are stored.")] = Weights.INT4,
+    weights: Annotated[
+        Weights | None, typer.Option(help="How most weights are stored; int4 unless the recipe says otherwise.")
+    ] = None,
     weight_block_size: Annotated[
-        int, typer.Option(help="Input features that share a scale: smaller is more exact, and larger on disk.")
-    ] = 128,
+        int | None, typer.Option(help="Input features that share a scale: smaller is more exact, and larger on disk.")
+    ] = None,
     activations: Annotated[
         Activations, typer.Option(help="int8: kernels quantise activations as they run, faster at a small loss.")
     ] = Activations.INT8,
+    kv: Annotated[
+        KV, typer.Option(help="How keys and values are cached: int8 takes a quarter of the memory, int4 an eighth.")
+    ] = KV.FLOAT32,
     recipe: Annotated[
-        Path | None, typer.Option(help="TOML file with bits for patterns of weight names.", dir_okay=False)
+        str | None,
+        typer.Option(
+            help="smallest, balanced (what int4 means by default), best; none for plain bits; or a TOML file with bits"
+            " for patterns of weight names.",
+            metavar="NAME|FILE",
+        ),
     ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="A text like those the model will read: its first 4096 tokens decide which weights count."),
+    ] = None,
+    memory: Annotated[
+        str, typer.Option(help="What tensors in flight may take: 500MB, 2GB, 2GiB. The result does not depend on it.")
+    ] = "2GB",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an export to OUT that was interrupted, if there is one.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT if it is an artifact.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
 ) -> None:
     """Export a checkpoint to a folder that ONNX Runtime can run.
 
-    Weights are streamed: memory stays small whatever the size of the model. An interrupted export leaves nothing.
+    Weights are streamed: memory stays small whatever the size of the model. OUT appears when it is whole; until then
+    everything lies in .OUT.incomplete beside it, where --resume goes on after an interruption or on a full disk.
 
     Examples:
 
@@ -69,34 +102,89 @@ def export(
         qwonnx export Qwen/Qwen3.5-0.8B ./qwen-small --weights int8
 
         qwonnx export ./checkpoint ./exact --weights fp32 --target portable
+
+        qwonnx export ./checkpoint ./better --recipe best --calibration sample.txt
+
+        qwonnx export ./checkpoint ./long --kv int8
+
+        qwonnx export ./Qwen3.5-397B-A17B ./qwen-large --memory 8GB --resume
     """
+    from qwonnx.export.calibration import read_text
+    from qwonnx.export.memory_budget import parse_memory
     from qwonnx.export.pipeline import ExportOptions, export_checkpoint
     from qwonnx.export.recipe import Recipe
+    from qwonnx.export.unfinished import incomplete_folder
 
     options = ExportOptions(
         target=target.value,
-        weights=weights.value,
-        weight_block_size=weight_block_size,
         activations=activations.value,
-        recipe=None if recipe is None else Recipe.load(recipe),
+        kv=kv.value,
+        recipe=Recipe.choose(recipe, weights and weights.value, weight_block_size),
+        calibration=None if calibration is None else read_text(calibration),
         overwrite=force,
+        resume=resume,
         revision=revision,
+        memory_bytes=parse_memory(memory),
     )
     console = Console(stderr=True)
+    if not resume and incomplete_folder(out).exists():
+        print(f"qwonnx: starting over, without what {incomplete_folder(out)} has for --resume", file=sys.stderr)
     started = time.monotonic()
-    with _progress(console) as on_progress:
-        manifest = export_checkpoint(checkpoint, out, options, on_progress=on_progress)
+    skipped: list[SkippedPart] = []
+    with _note_what_is_kept(out), _progress(console) as bar:
+        manifest = export_checkpoint(checkpoint, out, options, on_progress=bar.show, on_skipped=skipped.append)
     output = Console()
     output.print(weights_table(manifest.quantization))
+    for part in skipped:
+        line = f"skipped: {part.name}, {part.num_tensors} tensors, {size_of(part.num_bytes)}"
+        output.print(line, markup=False, highlight=False, soft_wrap=True)
     total = sum(entry.size for entry in manifest.files)
-    output.print(
-        f"{out}: {size_of(total)} in {time.monotonic() - started:.0f} s", markup=False, highlight=False, soft_wrap=True
-    )
+    seconds, in_flight = time.monotonic() - started, size_of(bar.peak_bytes)
+    summary = f"{out}: {size_of(total)} in {seconds:.0f} s, with {in_flight} of tensors in flight at most"
+    output.print(summary, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
-def _progress(console: Console) -> Iterator[Callable[[ExportProgress], None]]:
-    """A bar with bytes, speed and time left."""
+def _note_what_is_kept(out: Path) -> Iterator[None]:
+    """Say on Ctrl-C that the work is not lost."""
+    from qwonnx.export.unfinished import incomplete_folder
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if incomplete_folder(out).exists():
+            print(
+                f"qwonnx: interrupted; what is written is kept in {incomplete_folder(out)}: go on with --resume",
+                file=sys.stderr,
+            )
+        raise
+
+
+class _Bar:
+    """A bar with bytes, speed and time left; speed counts what this run does, not what an earlier one has done."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.peak_bytes = 0
+        self._progress = progress
+        self._task = progress.add_task("reading the checkpoint", total=None)
+        self._stage = ""
+
+    def show(self, progress: ExportProgress) -> None:
+        self.peak_bytes = max(self.peak_bytes, progress.peak_bytes)
+        total = progress.total_bytes or None
+        if progress.stage != self._stage:
+            self._stage = progress.stage
+            self._progress.reset(
+                self._task,
+                description=_STAGES.get(progress.stage, progress.stage),
+                total=total,
+                completed=progress.resumed_bytes,
+            )
+        self._progress.update(self._task, completed=progress.done_bytes, total=total)
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[_Bar]:
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -106,15 +194,5 @@ def _progress(console: Console) -> Iterator[Callable[[ExportProgress], None]]:
         console=console,
         disable=not console.is_terminal,
         transient=True,  # what stays is the summary, or the one line of an error
-    ) as bar:
-        task = bar.add_task("reading the checkpoint", total=None)
-
-        def on_progress(progress: ExportProgress) -> None:
-            bar.update(
-                task,
-                description=_STAGES.get(progress.stage, progress.stage),
-                completed=progress.done_bytes,
-                total=progress.total_bytes or None,
-            )
-
-        yield on_progress
+    ) as progress:
+        yield _Bar(progress)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -64,12 +66,22 @@ def _artifact_facts(artifact: Artifact) -> dict[str, object]:
         if quantization.weight_block_size
         else quantization.weights,
         "activations": quantization.activations,
+        "keys and values": f"{quantization.kv}, {size_of(_bytes_per_token(manifest))} a token",
         "checkpoint": source.checkpoint + (f" at {source.revision}" if source.revision else ""),
         "checkpoint's dtype": source.dtype,
         "exported by": f"qwonnx {manifest.qwonnx_version}",
         "needs": f"ONNX Runtime {manifest.minimum_onnxruntime} or later",
         "schema": manifest.schema_version,
     }
+
+
+def _bytes_per_token(manifest: Manifest) -> int:
+    """What one more token adds to the cache: the states that grow with max_model_len."""
+    growing = (state for state in manifest.states if "max_model_len" in state.shape)
+    return sum(
+        math.prod(size for size in state.shape if isinstance(size, int)) * np.dtype(state.dtype).itemsize
+        for state in growing
+    )
 
 
 def _model_facts(manifest: Manifest) -> dict[str, object]:

@@ -15,6 +15,7 @@ from qwonnx.handlers.cli.export import export
 from qwonnx.handlers.cli.failures import one_line_errors
 from qwonnx.handlers.cli.generate import generate
 from qwonnx.handlers.cli.inspect import inspect
+from qwonnx.handlers.cli.plan import plan
 from qwonnx.handlers.cli.serve import serve
 from qwonnx.handlers.cli.verify import verify
 
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # a bug's traceback is for a report: plain, and without the values of variables
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (export, inspect, verify, generate, serve):
+for command in (plan, export, inspect, verify, generate, serve):
     app.command()(command)
 
 
@@ -48,6 +49,7 @@ def _root(
 
 
 def main() -> None:
-    """The console script. Exit status: 0, 1 (`verify` found too much loss), 2 (user's error), 130 (Ctrl-C)."""
+    """The console script. Exit status: 0, 1 (`verify` found too much loss, or `plan` nothing that fits), 2 (user's
+    error), 130 (Ctrl-C)."""
     with one_line_errors():
         app()

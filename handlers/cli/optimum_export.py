@@ -28,7 +28,7 @@ _MODEL, _OUTPUT = "checkpoint", "out"
 
 _DESCRIPTION = """\
 Export a Qwen 3.5 checkpoint to a folder of ONNX graphs that qwonnx, or ONNX Runtime alone, can run.
-Weights are streamed: memory stays small whatever the size of the model. An interrupted export leaves nothing."""
+Weights are streamed: memory stays small whatever the size of the model. An interrupted export can be resumed."""
 
 _EXAMPLES = """\
 examples:

@@ -1,9 +1,11 @@
-"""How fast an export is, how much memory it takes, and how that compares with merely reading the same bytes.
+"""How fast an export is, how much memory it takes, and what its weight stage adds to what it cannot do without.
 
-    python -m tests.bench.export_speed CHECKPOINT [--weights int4] [--threads 2] [--rounds 3] [--cold]
+    python -m tests.bench.export_speed CHECKPOINT [--weights int4] [--recipe NAME] [--memory 2GB] [--threads 2]
+                                       [--rounds 3] [--cold]
 
-Each round reads the checkpoint's files with as many threads and then exports it, each in a process of its own; the
-medians count. --cold takes the files out of the page cache before each run. The last line is JSON.
+Each round, each in a process of its own: reads the checkpoint's files; reads and quantises all weights as an export
+does, slice by slice with as many threads, and drops what comes out; exports. The medians count. --cold takes the files
+out of the page cache before each run. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -11,38 +13,31 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.bench.measured import Run, report, run_task
+
+if TYPE_CHECKING:
+    from qwonnx.export.pipeline import ExportOptions
 
 _READ_BYTES = 1 << 20
-_SAMPLE_SECONDS = 0.01
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One process. Memory is the peak, in bytes; anonymous memory is what no file backs, sampled."""
-
-    wall_s: float
-    cpu_s: float
-    max_rss: int
-    max_anonymous: int
-    stages: dict[str, float]  # seconds
+_TASKS = ("read", "arithmetic", "export")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     if options.task == "read":
-        _report(_read(options.checkpoint, options.threads))
+        report(_read(options.checkpoint, options.threads))
+    elif options.task == "arithmetic":
+        report(_arithmetic(options))
     elif options.task == "export":
-        _report(_export(options))
+        _export(options)
     else:
         _measure(options)
 
@@ -51,45 +46,57 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--weights", default="int4")
+    parser.add_argument("--recipe", help="as of `qwonnx export`: a shipped recipe, none, or a file")
     parser.add_argument("--target", default="cpu")
+    parser.add_argument("--memory", default="2GB", help="of tensors in flight")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scratch", type=Path, help="where to write; the system's temporary folder by default")
     parser.add_argument("--cold", action="store_true", help="take the files out of the page cache first")
-    parser.add_argument("--task", choices=["read", "export"], help=argparse.SUPPRESS)
+    parser.add_argument("--task", choices=_TASKS, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 
 def _measure(options: argparse.Namespace) -> None:
     size = sum(path.stat().st_size for path in options.checkpoint.glob("*.safetensors"))
-    runs: dict[str, list[Run]] = {"read": [], "export": []}
+    runs: dict[str, list[Run]] = {task: [] for task in _TASKS}
     for number in range(options.rounds):
         for task, done in runs.items():
             if options.cold:
                 _forget(options.checkpoint)
-            run = _run(task, options)
+            run = run_task("tests.bench.export_speed", _arguments(task, options))
             done.append(run)
             print(
-                f"round {number + 1} {task:6}: {run.wall_s:6.2f} s, {size / 1e6 / run.wall_s:6.0f} MB/s,"
+                f"round {number + 1} {task:10}: {run.wall_s:6.2f} s, {size / 1e6 / run.wall_s:6.0f} MB/s,"
                 f" cpu {run.cpu_s:5.2f} s, rss {run.max_rss / 1e6:,.0f} MB, anonymous {run.max_anonymous / 1e6:,.0f} MB"
                 + "".join(f", {stage} {seconds:.2f} s" for stage, seconds in run.stages.items()),
                 flush=True,
             )
     summary = {task: _medians(done, size) for task, done in runs.items()}
-    weights_s = summary["export"]["weights_s"]
+    weights_s, least_s = summary["export"]["weights_s"], summary["arithmetic"]["weights_s"]
     print(
         json.dumps(
             {
                 "benchmark": "export_speed",
                 "input_bytes": size,
                 "weights": options.weights,
+                "recipe": options.recipe,
+                "memory": options.memory,
                 "threads": options.threads,
                 "cold": options.cold,
                 "weight_stage_mb_per_s": round(size / 1e6 / weights_s, 1),
+                "weight_stage_over_reading_and_arithmetic": round(weights_s / least_s, 3),
                 **summary,
             }
         )
     )
+
+
+def _arguments(task: str, options: argparse.Namespace) -> list[str]:
+    arguments = [str(options.checkpoint), "--task", task, "--weights", options.weights, "--target", options.target]
+    arguments += ["--memory", options.memory, "--threads", str(options.threads)]
+    arguments += ["--recipe", options.recipe] if options.recipe else []
+    return arguments + (["--scratch", str(options.scratch)] if options.scratch else [])
 
 
 def _forget(checkpoint: Path) -> None:
@@ -101,55 +108,14 @@ def _forget(checkpoint: Path) -> None:
 
 def _medians(runs: list[Run], size: int) -> dict[str, float]:
     medians: dict[str, float] = {
-        name: round(statistics.median(asdict(run)[name] for run in runs), 3)
+        name: round(statistics.median(getattr(run, name) for run in runs), 3)
         for name in ("wall_s", "cpu_s", "max_rss", "max_anonymous")
     }
     medians |= {
         f"{stage}_s": round(statistics.median(run.stages[stage] for run in runs), 3) for stage in runs[0].stages
     }
+    medians |= {fact: round(statistics.median(run.facts[fact] for run in runs), 3) for fact in runs[0].facts}
     return medians | {"mb_per_s": round(size / 1e6 / medians["wall_s"], 1)}
-
-
-def _run(task: str, options: argparse.Namespace) -> Run:
-    """Run one task in a process of its own and watch its memory."""
-    command = [sys.executable, "-m", "tests.bench.export_speed", str(options.checkpoint), "--task", task]
-    command += ["--weights", options.weights, "--target", options.target, "--threads", str(options.threads)]
-    command += ["--scratch", str(options.scratch)] if options.scratch else []
-    anonymous = 0
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        status = Path(f"/proc/{process.pid}/status")
-        while process.poll() is None:
-            anonymous = max(anonymous, _anonymous_bytes(status))
-            time.sleep(_SAMPLE_SECONDS)
-        assert process.stdout is not None
-        output = process.stdout.read()
-    if process.returncode:
-        raise SystemExit(f"the {task} task failed with status {process.returncode}")
-    report = json.loads(output.splitlines()[-1])
-    return Run(**report, max_anonymous=anonymous)
-
-
-def _anonymous_bytes(status: Path) -> int:
-    """RssAnon of a process; 0 once it has ended, or where the kernel does not tell."""
-    try:
-        lines = status.read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), 0)
-
-
-def _report(stages: dict[str, float]) -> None:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    print(
-        json.dumps(
-            {
-                "wall_s": sum(stages.values()),
-                "cpu_s": usage.ru_utime + usage.ru_stime,
-                "max_rss": usage.ru_maxrss * 1024,
-                "stages": stages,
-            }
-        )
-    )
 
 
 def _read(checkpoint: Path, threads: int) -> dict[str, float]:
@@ -175,26 +141,82 @@ def _read(checkpoint: Path, threads: int) -> dict[str, float]:
     return {"read": time.perf_counter() - began}
 
 
-def _export(options: argparse.Namespace) -> dict[str, float]:
+def _arithmetic(options: argparse.Namespace) -> dict[str, float]:
+    """The weight stage without its writing: the same slices through the same functions, dropped as they come."""
+    import torch
+
+    from qwonnx.export import weight_stage
+    from qwonnx.export.checkpoint import Checkpoint
+    from qwonnx.export.config import load_config
+    from qwonnx.export.decoder_graph import lower_decoder
+    from qwonnx.export.external_data import ShardPrefix, lay_out
+    from qwonnx.export.importance import Importance
+    from qwonnx.export.memory_budget import cut_for
+    from qwonnx.export.trace import trace_decoder
+    from qwonnx.export.weight_slices import ShardSlices, WeightPlan, WeightSlice
+    from qwonnx.export.weights import WeightSource
+
+    export, config = _export_options(options), load_config(options.checkpoint)
+    assert export.recipe is not None
+    traced = time.perf_counter()
+    int8_activations = export.activations == "int8"
+    decoder = lower_decoder(
+        trace_decoder(config), export.recipe, config, target=export.target, int8_activations=int8_activations
+    )
+    items = decoder.weights.items()
+    began = time.perf_counter()
+    source = WeightSource(Checkpoint.open(options.checkpoint), config)
+    plans = [
+        WeightPlan(item.storage, tuple(source.rows(name, shape) for name, shape in item.weights)) for item in items
+    ]
+    cut = cut_for(export.memory_bytes, options.threads, lambda values: max(plan.making_bytes(values) for plan in plans))
+    slices = [
+        part
+        for layout in lay_out([plan.size for plan in plans])
+        for part in ShardSlices(plans, layout, ShardPrefix.empty(layout), cut.max_values)
+    ]
+
+    def make(part: WeightSlice) -> None:
+        weight_stage._encode(Importance({}), part)
+
+    with ThreadPoolExecutor(cut.num_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        list(pool.map(make, slices))
+    return {"trace": began - traced, "weights": time.perf_counter() - began}
+
+
+def _export_options(options: argparse.Namespace) -> ExportOptions:
+    from qwonnx.export.memory_budget import parse_memory
+    from qwonnx.export.pipeline import ExportOptions
+    from qwonnx.export.recipe import Recipe
+
+    return ExportOptions(
+        target=options.target,
+        weights=options.weights,
+        recipe=Recipe.choose(options.recipe, options.weights, None),
+        num_threads=options.threads,
+        memory_bytes=parse_memory(options.memory),
+    )
+
+
+def _export(options: argparse.Namespace) -> None:
     """Export into a temporary folder; seconds of each stage, imports apart."""
-    from qwonnx.export.pipeline import ExportOptions, ExportProgress, export_checkpoint
+    from qwonnx.export.pipeline import export_checkpoint
+    from qwonnx.export.progress import ExportProgress
 
     starts: dict[str, float] = {}
+    peak = 0
 
     def note(progress: ExportProgress) -> None:
+        nonlocal peak
         starts.setdefault(progress.stage, time.perf_counter())
+        peak = max(peak, progress.peak_bytes)
 
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         starts["open"] = time.perf_counter()
-        export_checkpoint(
-            options.checkpoint,
-            Path(folder) / "artifact",
-            ExportOptions(target=options.target, weights=options.weights, num_threads=options.threads),
-            on_progress=note,
-        )
+        export_checkpoint(options.checkpoint, Path(folder) / "artifact", _export_options(options), on_progress=note)
         end = time.perf_counter()
     bounds = [*starts.values(), end]
-    return {stage: bounds[i + 1] - bounds[i] for i, stage in enumerate(starts)}
+    report({stage: bounds[i + 1] - bounds[i] for i, stage in enumerate(starts)}, {"max_in_flight": peak})
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def _models(options: argparse.Namespace) -> dict[str, Path]:
         _make(checkpoint, ["python", "-m", "tests.checkpoints", "geometry"])
     ours = work / "qwonnx-int4"
     if not ours.exists():
-        _make(ours, ["qwonnx", "export", str(checkpoint)], ["--weights", "int4"])
+        _make(ours, ["qwonnx", "export", str(checkpoint)], ["--weights", "int4", "--recipe", "none"])
     theirs = work / ("genai-int4-tuned" if options.tuned_peer else "genai-int4")
     if not theirs.exists():
         tuning = ["--extra_options", "block_size=128", "qmoe_block_size=128"] if options.tuned_peer else []

@@ -16,7 +16,7 @@ DENSE_ARCHITECTURES = ("Qwen3_5ForConditionalGeneration", "Qwen3_5ForCausalLM")
 ARCHITECTURES = MOE_ARCHITECTURES + DENSE_ARCHITECTURES
 
 # What all sizes of Qwen 3.5 have in common.
-_COMMON_TEXT: Json = {
+COMMON_TEXT: Json = {
     "attention_bias": False,
     "attention_dropout": 0.0,
     "attn_output_gate": True,
@@ -37,7 +37,7 @@ _COMMON_TEXT: Json = {
 # About two million parameters: every mechanism of the real model once, each with sizes that cannot be confused with
 # another's where that is possible (value heads are twice the key heads, the rotary part is a quarter of a head).
 TINY_TEXT: Json = {
-    **_COMMON_TEXT,
+    **COMMON_TEXT,
     "hidden_size": 128,
     "num_hidden_layers": 4,
     "vocab_size": 1280,
@@ -67,7 +67,7 @@ TINY_DENSE: Json = {"intermediate_size": 384}
 
 # Qwen3.5-35B-A3B with 4 of its 40 layers and a tenth of its vocabulary.
 GEOMETRY_TEXT: Json = {
-    **_COMMON_TEXT,
+    **COMMON_TEXT,
     "hidden_size": 2048,
     "num_hidden_layers": 4,
     "vocab_size": 24832,
@@ -141,8 +141,13 @@ def vision_config(architecture: str, text: Mapping[str, Any]) -> Json:
     }
 
 
-def config_json(architecture: str, text: Json, token_ids: Mapping[str, int]) -> Json:
-    """The whole config.json: nested with a vision_config, or flat, as the architecture asks."""
+def config_json(
+    architecture: str, text: Json, token_ids: Mapping[str, int], *, vision: Mapping[str, Any] | None = None
+) -> Json:
+    """The whole config.json: nested with a vision_config, or flat, as the architecture asks.
+
+    vision has what differs from the smallest vision tower.
+    """
     if not is_nested(architecture):
         return {"architectures": [architecture], **text, "transformers_version": "4.57.0.dev0"}
     return {
@@ -153,7 +158,7 @@ def config_json(architecture: str, text: Json, token_ids: Mapping[str, int]) -> 
         "tie_word_embeddings": text["tie_word_embeddings"],
         "transformers_version": "4.57.0.dev0",
         "video_token_id": token_ids["<|video_pad|>"],
-        "vision_config": vision_config(architecture, text),
+        "vision_config": {**vision_config(architecture, text), **(vision or {})},
         "vision_end_token_id": token_ids["<|vision_end|>"],
         "vision_start_token_id": token_ids["<|vision_start|>"],
     }

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
+ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "F8_E4M3": 1, "I32": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,64 @@ def encode(values: np.ndarray, dtype: str) -> bytes:
 
 def write_file(path: Path, tensors: Sequence[StoredTensor]) -> None:
     """Write one safetensors file holding `tensors`, in their order."""
+    with path.open("wb") as file:
+        file.write(_header(tensors))
+        for tensor in tensors:
+            written = sum(file.write(chunk) for chunk in tensor.chunks())
+            assert written == tensor.num_bytes, f"{tensor.name}: {written} bytes instead of {tensor.num_bytes}"
+
+
+def write_sparse_file(path: Path, tensors: Sequence[StoredTensor]) -> None:
+    """The same with a hole in the place of all values: they read as zeros, and take no room on the disk."""
+    with path.open("wb") as file:
+        header_bytes = file.write(_header(tensors))
+        file.truncate(header_bytes + sum(tensor.num_bytes for tensor in tensors))
+
+
+def write_sharded(folder: Path, tensors: Sequence[StoredTensor], max_shard_bytes: int) -> None:
+    """Write `tensors` over as many shards as they need, and the index."""
+    shards: list[list[StoredTensor]] = [[]]
+    filled = 0
+    for tensor in tensors:
+        if shards[-1] and filled + tensor.num_bytes > max_shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(tensor)
+        filled += tensor.num_bytes
+    write_shards(folder, shards, write_file)
+
+
+def split_evenly(tensors: Sequence[StoredTensor], num_shards: int) -> list[list[StoredTensor]]:
+    """`tensors` over so many shards, each where its first byte falls if all are of equal size."""
+    total = sum(tensor.num_bytes for tensor in tensors)
+    shards: list[list[StoredTensor]] = [[] for _ in range(num_shards)]
+    start = 0
+    for tensor in tensors:
+        shards[start * num_shards // total].append(tensor)
+        start += tensor.num_bytes
+    assert all(shards), "a tensor spans more than a shard"
+    return shards
+
+
+def write_shards(
+    folder: Path,
+    shards: Sequence[Sequence[StoredTensor]],
+    write: Callable[[Path, Sequence[StoredTensor]], None],
+) -> None:
+    """Write shards and their index; names as in the published checkpoints."""
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, start=1):
+        name = f"model.safetensors-{number:05}-of-{len(shards):05}.safetensors"
+        write(folder / name, shard)
+        weight_map.update((tensor.name, name) for tensor in shard)
+    index = {
+        "metadata": {"total_size": sum(tensor.num_bytes for shard in shards for tensor in shard)},
+        "weight_map": dict(sorted(weight_map.items())),
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _header(tensors: Sequence[StoredTensor]) -> bytes:
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for tensor in tensors:
@@ -52,31 +110,4 @@ def write_file(path: Path, tensors: Sequence[StoredTensor]) -> None:
         offset += tensor.num_bytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little"))
-        file.write(text)
-        for tensor in tensors:
-            written = sum(file.write(chunk) for chunk in tensor.chunks())
-            assert written == tensor.num_bytes, f"{tensor.name}: {written} bytes instead of {tensor.num_bytes}"
-
-
-def write_sharded(folder: Path, tensors: Sequence[StoredTensor], max_shard_bytes: int) -> None:
-    """Write `tensors` over as many shards as they need, and the index; names as in the published checkpoints."""
-    shards: list[list[StoredTensor]] = [[]]
-    filled = 0
-    for tensor in tensors:
-        if shards[-1] and filled + tensor.num_bytes > max_shard_bytes:
-            shards.append([])
-            filled = 0
-        shards[-1].append(tensor)
-        filled += tensor.num_bytes
-    weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards, start=1):
-        name = f"model.safetensors-{number:05}-of-{len(shards):05}.safetensors"
-        write_file(folder / name, shard)
-        weight_map.update((tensor.name, name) for tensor in shard)
-    index = {
-        "metadata": {"total_size": sum(tensor.num_bytes for tensor in tensors)},
-        "weight_map": dict(sorted(weight_map.items())),
-    }
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return len(text).to_bytes(8, "little") + text

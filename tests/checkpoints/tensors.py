@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -97,6 +97,17 @@ def vision_tensors(vision: Mapping[str, Any]) -> Iterator[TensorPlan]:
     yield from layer_norm("merger.norm")
     yield from linear("merger.linear_fc1", merged, merged)
     yield from linear("merger.linear_fc2", int(vision["out_hidden_size"]), merged)
+
+
+def expert_tensors(plan: TensorPlan) -> Iterator[TensorPlan]:
+    """Fused experts [E, rows, columns] as one matrix an expert and projection; gate rows come before up rows."""
+    experts, _, kind = plan.name.rpartition(".")
+    num_experts, rows, columns = plan.shape
+    projections = ("gate_proj", "up_proj") if kind == "gate_up_proj" else (kind,)
+    for expert in range(num_experts):
+        for projection in projections:
+            name = f"{experts}.{expert}.{projection}.weight"
+            yield replace(plan, name=name, shape=(rows // len(projections), columns))
 
 
 def _norm(name: str, size: int) -> TensorPlan:

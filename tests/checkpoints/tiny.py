@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,14 @@ from tests.checkpoints.config_json import (
     text_config,
 )
 from tests.checkpoints.safetensors_files import StoredTensor, encode, write_file, write_sharded
-from tests.checkpoints.tensors import TensorPlan, lm_head, mtp_tensors, text_tensors, vision_tensors
+from tests.checkpoints.tensors import (
+    TensorPlan,
+    expert_tensors,
+    lm_head,
+    mtp_tensors,
+    text_tensors,
+    vision_tensors,
+)
 from tests.checkpoints.tokenizer import NUM_TOKENS, build_tokenizer, token_ids, tokenizer_config
 
 _TEMPLATE = Path(__file__).with_name("chat_template.jinja")
@@ -130,22 +138,11 @@ def _stored(plan: TensorPlan, seed: int, dtype: str, fused_experts: bool, nested
         name = ("model.language_model." if nested else "model.") + name
     stored_dtype = "F32" if plan.keep_float32 else dtype
     if ".experts." in name and (name.startswith("mtp.") or not fused_experts):
-        for suffix, part in _per_expert(name, array):
-            yield StoredTensor(suffix, stored_dtype, part.shape, _once(encode(part, stored_dtype)))
+        parts = list(expert_tensors(replace(plan, name=name)))
+        for part, matrix in zip(parts, np.split(array.reshape(-1, array.shape[-1]), len(parts)), strict=True):
+            yield StoredTensor(part.name, stored_dtype, part.shape, _once(encode(matrix, stored_dtype)))
     else:
         yield StoredTensor(name, stored_dtype, plan.shape, _once(encode(array, stored_dtype)))
-
-
-def _per_expert(name: str, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """[E, rows, columns] as one named matrix an expert and projection; gate rows come before up rows."""
-    experts, _, kind = name.rpartition(".")
-    for index, matrix in enumerate(array):
-        if kind == "gate_up_proj":
-            gate, up = np.split(matrix, 2)
-            yield f"{experts}.{index}.gate_proj.weight", gate
-            yield f"{experts}.{index}.up_proj.weight", up
-        else:
-            yield f"{experts}.{index}.down_proj.weight", matrix
 
 
 def _once(content: bytes) -> Callable[[], Iterator[bytes]]:

@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import onnx_ir as ir
 import pytest
 
 from qwonnx.export import ExportOptions, export_checkpoint
 from qwonnx.export.artifact import Artifact, open_artifact
+from qwonnx.export.config import ModelConfig
+from qwonnx.export.trace import trace_decoder
 from tests.export.dequantized import write_dequantized
+
+
+@pytest.fixture(scope="session")
+def traced() -> dict[ModelConfig, ir.Model]:
+    """What `traced_once` has traced so far."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def traced_once(traced: dict[ModelConfig, ir.Model]) -> Iterator[None]:
+    """Trace each geometry once: tracing takes nearly all of a tiny export's time, and sees no weight."""
+
+    def cached(config: ModelConfig) -> ir.Model:
+        geometry = dataclasses.replace(config, quantization=None)
+        if geometry not in traced:
+            traced[geometry] = trace_decoder(geometry)
+        return traced[geometry].clone()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("qwonnx.export.pipeline.trace_decoder", cached)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ class Decoder:
         self._specs = artifact.manifest.states
         sizes = {"batch": batch, "max_model_len": max_model_len}
         self.states = {
-            spec.past: np.zeros([size if isinstance(size, int) else sizes[size] for size in spec.shape], np.float32)
+            spec.past: np.zeros([size if isinstance(size, int) else sizes[size] for size in spec.shape], spec.dtype)
             for spec in self._specs
         }
         self.lengths = np.zeros(batch, np.int64)

@@ -18,7 +18,7 @@ def write_dequantized(checkpoint: Path, folder: Path, weights: str) -> Path:
 
     It walks the checkpoint's own tensors by the recipe alone: nothing of the export's reading or writing is used.
     """
-    recipe = Recipe.preset(weights)
+    recipe = Recipe.choose(None, weights, None)
     for path in checkpoint.iterdir():
         if path.suffix != ".safetensors":
             shutil.copy(path, folder)

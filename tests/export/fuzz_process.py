@@ -26,7 +26,7 @@ from qwonnx.export import ExportOptions, export_checkpoint
 from qwonnx.export.config import load_config
 from qwonnx.export.errors import ExportError
 from qwonnx.export.modeling.rotary import rope_frequencies
-from qwonnx.export.pipeline import ExportProgress
+from qwonnx.export.progress import ExportProgress
 from tests.export.malformed_checkpoints import Case, mutated_cases, named_cases, write_sound
 
 # Beyond what the process has when it begins: libraries, thread pools, and the cases' own bytes.

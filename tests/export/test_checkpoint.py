@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from qwonnx.export.artifact import SourceFacts
 from qwonnx.export.checkpoint import Checkpoint, TensorInfo, resolve_checkpoint
 from qwonnx.export.errors import CheckpointError, MissingTensorError, TensorFormatError
 from tests.checkpoints import write_tiny
@@ -87,6 +88,42 @@ def test_rows_of_the_first_axis_are_read_alone(tiny_checkpoint: Path) -> None:
     assert checkpoint.read(name, 2, 0).shape == (0, 128, 128)
 
 
+def test_columns_of_a_matrix_are_read_alone(tiny_checkpoint: Path) -> None:
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    name = "model.language_model.layers.0.linear_attn.in_proj_qkv.weight"
+    whole = checkpoint.read(name)
+    for start, count in ((0, 1), (3, 50), (127, 1), (64, 0), (0, 128)):
+        columns = checkpoint.read_columns(name, start, count)
+        assert columns.is_contiguous()
+        assert torch.equal(columns, whole[:, start : start + count])
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "dtypes", "kind", "message"),
+    [
+        ("a", (2, 3), ("F32",), None, ""),
+        ("b", (2, 3), ("F32",), MissingTensorError, r"no b of shape \[2, 3\]"),
+        ("a", (3, 2), ("F32",), TensorFormatError, r"a has shape \[2, 3\] where config\.json asks for \[3, 2\]"),
+        ("a", (2, 3), ("I32", "BF16"), TensorFormatError, "a is stored as F32: export a checkpoint with I32 or BF16"),
+    ],
+)
+def test_what_is_expected_of_a_tensor_is_checked(
+    tmp_path: Path,
+    name: str,
+    shape: tuple[int, ...],
+    dtypes: tuple[str, ...],
+    kind: type[CheckpointError] | None,
+    message: str,
+) -> None:
+    save_file({"a": torch.ones(2, 3)}, tmp_path / "model.safetensors")
+    checkpoint = Checkpoint.open(tmp_path)
+    if kind is None:
+        assert checkpoint.expect(name, shape, dtypes) == 24
+        return
+    with pytest.raises(kind, match=message):
+        checkpoint.expect(name, shape, dtypes)
+
+
 def test_what_was_read_does_not_change_with_what_is_read_next(tiny_checkpoint: Path) -> None:
     checkpoint = Checkpoint.open(tiny_checkpoint)
     first = checkpoint.read("lm_head.weight", 0, 4)
@@ -125,11 +162,11 @@ def test_a_tensor_that_is_not_there_is_refused_by_name(tiny_checkpoint: Path) ->
             ask("model.nothing")
 
 
-def test_a_quantised_tensor_is_known_and_not_read(tmp_path: Path) -> None:
-    save_file({"w": torch.ones(8, dtype=torch.int32)}, tmp_path / "model.safetensors")
+def test_a_tensor_of_another_format_is_known_and_not_read(tmp_path: Path) -> None:
+    save_file({"w": torch.ones(8, dtype=torch.int64)}, tmp_path / "model.safetensors")
     checkpoint = Checkpoint.open(tmp_path)
-    assert checkpoint.info("w").dtype == "I32"
-    with pytest.raises(TensorFormatError, match="w is stored as I32: export a BF16, F16 or F32 checkpoint"):
+    assert checkpoint.info("w").dtype == "I64"
+    with pytest.raises(TensorFormatError, match="w is stored as I64: export a BF16, F16 or F32 checkpoint"):
         checkpoint.read("w")
 
 
@@ -279,10 +316,28 @@ def test_a_malformed_index_is_refused(sharded: Path, content: str) -> None:
 
 
 def test_a_local_folder_is_named_by_its_last_part(tiny_checkpoint: Path) -> None:
-    folder, source = resolve_checkpoint(str(tiny_checkpoint), None)
-    assert folder == tiny_checkpoint
-    assert (source.checkpoint, source.revision, source.dtype) == ("tiny", None, "bfloat16")
+    resolved = resolve_checkpoint(str(tiny_checkpoint), None)
+    assert resolved.folder == tiny_checkpoint
+    assert resolved.source == SourceFacts("tiny", None, "bfloat16")
+    assert resolved.tensors.names == Checkpoint.open(tiny_checkpoint).names
 
 
 def test_a_checkpoint_of_another_dtype_says_so(tmp_path: Path) -> None:
-    assert resolve_checkpoint(str(write_tiny(tmp_path, dtype="F16")), None)[1].dtype == "float16"
+    assert resolve_checkpoint(str(write_tiny(tmp_path, dtype="F16")), None).source.dtype == "float16"
+
+
+def test_its_files_are_known_by_size_time_and_header(sharded: Path) -> None:
+    before = {file.name: file for file in Checkpoint.open(sharded).files}
+    shards = sorted(sharded.glob("*.safetensors"))
+    assert [(file.name, file.size) for file in before.values()] == [(path.name, path.stat().st_size) for path in shards]
+    content = shards[0].read_bytes()
+    shards[0].write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # a value
+    name = sorted(Checkpoint.open(sharded).names)[0]
+    other = "x" * len(name)
+    for path in (*shards, sharded / INDEX):  # a name
+        path.write_bytes(path.read_bytes().replace(f'"{name}"'.encode(), f'"{other}"'.encode()))
+    after = {file.name: file for file in Checkpoint.open(sharded).files}
+    assert [file.size for file in after.values()] == [file.size for file in before.values()]
+    assert after[shards[0].name].changed_ns > before[shards[0].name].changed_ns
+    changed = [name for name in before if before[name].header_sha256 != after[name].header_sha256]
+    assert len(changed) == 1

@@ -10,7 +10,8 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from qwonnx.export.checkpoint import Checkpoint, resolve_checkpoint
+from qwonnx.export.artifact import SourceFacts
+from qwonnx.export.checkpoint import resolve_checkpoint
 from qwonnx.export.checkpoint_source import locate_checkpoint
 from qwonnx.export.errors import CheckpointError, UnsupportedModelError
 from tests.checkpoints import write_tiny
@@ -44,9 +45,10 @@ def refused(name: str, revision: str | None = None) -> str:
 
 
 def test_a_repository_is_downloaded_and_named_by_its_commit(hub: HubServer) -> None:
-    folder, source = resolve_checkpoint(REPOSITORY, None)
-    assert (source.checkpoint, source.revision, source.dtype) == (REPOSITORY, COMMIT, "bfloat16")
-    assert len(Checkpoint.open(folder).names) == 93
+    resolved = resolve_checkpoint(REPOSITORY, None)
+    folder = resolved.folder
+    assert resolved.source == SourceFacts(REPOSITORY, COMMIT, "bfloat16")
+    assert len(resolved.tensors.names) == 93
     assert (folder / "tokenizer.json").is_file()
     assert (folder / "chat_template.jinja").is_file()
     assert (folder / "generation_config.json").is_file()
@@ -60,9 +62,9 @@ def test_only_what_an_export_reads_is_downloaded_and_config_json_first(hub: HubS
 
 
 def test_a_downloaded_repository_is_used_without_the_hub(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, _ = resolve_checkpoint(REPOSITORY, None)
+    folder = resolve_checkpoint(REPOSITORY, None).folder
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert resolve_checkpoint(REPOSITORY, None)[0] == folder
+    assert resolve_checkpoint(REPOSITORY, None).folder == folder
 
 
 def test_a_model_that_is_not_supported_is_refused_before_its_weights_are_downloaded(hub: HubServer) -> None:

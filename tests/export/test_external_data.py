@@ -5,69 +5,165 @@ from __future__ import annotations
 import errno
 import os
 import resource
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qwonnx.export.artifact import file_sha256
 from qwonnx.export.errors import OutputError
-from qwonnx.export.external_data import ALIGNMENT, ExternalDataWriter, ExternalTensor
+from qwonnx.export.external_data import (
+    ALIGNMENT,
+    MAX_SHARD_BYTES,
+    MIN_SHARD_BYTES,
+    ExternalDataWriter,
+    ExternalTensor,
+    ShardPrefix,
+    StoredSize,
+    is_weight_file,
+    lay_out,
+)
+
+SIZES = st.builds(
+    lambda *stream_bytes: StoredSize(stream_bytes[: stream_bytes[-1]]),
+    st.integers(1, 3 * ALIGNMENT),
+    st.integers(1, ALIGNMENT + 1),
+    st.integers(1, ALIGNMENT + 1),
+    st.integers(1, 3),
+)
 
 
-def _write(writer: ExternalDataWriter, content: bytes) -> ExternalTensor:
-    tensor = writer.begin(len(content))
-    tensor.write(memoryview(content))
-    return tensor.tensor
+def _begin(folder: Path, sizes: Sequence[StoredSize], shard_bytes: int | None = None) -> ExternalDataWriter:
+    writer = ExternalDataWriter(folder, shard_bytes)
+    writer.begin(writer.lay_out(sizes))
+    return writer
+
+
+def _write_all(writer: ExternalDataWriter, sizes: Sequence[StoredSize], shard_bytes: int | None = None) -> None:
+    """Weight i has codes i + 1, scales 128 + i, and zero points 64 + i."""
+    layouts = lay_out(sizes, shard_bytes)
+    for shard in writer.begin(layouts):
+        shard.open()
+        for index in range(len(shard.layout.places)):
+            weight = shard.layout.first + index
+            streams = zip((weight + 1, 128 + weight, 64 + weight), sizes[weight].stream_bytes, strict=False)
+            shard.append(index, [memoryview(bytes([value]) * num_bytes) for value, num_bytes in streams])
+        shard.finish()
 
 
 def test_tensors_follow_each_other_aligned_and_padded_with_zeros(tmp_path: Path) -> None:
+    sizes = [StoredSize((3,)), StoredSize((5,))]
     with ExternalDataWriter(tmp_path) as writer:
-        first, second = _write(writer, b"abc"), _write(writer, b"defgh")
+        _write_all(writer, sizes)
+    first, second = (place.tensors[0] for place in lay_out(sizes)[0].places)
     assert first == ExternalTensor("weights-00001.bin", 0, 3)
     assert second == ExternalTensor("weights-00001.bin", ALIGNMENT, 5)
-    assert (tmp_path / "weights-00001.bin").read_bytes() == b"abc" + bytes(ALIGNMENT - 3) + b"defgh"
+    assert (tmp_path / "weights-00001.bin").read_bytes() == b"\1\1\1" + bytes(ALIGNMENT - 3) + b"\2" * 5
 
 
-def test_a_tensor_that_does_not_fit_starts_the_next_file_and_a_small_one_still_fills_the_first(tmp_path: Path) -> None:
-    with ExternalDataWriter(tmp_path, shard_bytes=4 * ALIGNMENT) as writer:
-        files = [_write(writer, bytes(pages * ALIGNMENT)).file[-5] for pages in (2, 3, 1, 9, 1)]
-    assert files == ["1", "2", "1", "3", "4"]
-
-
-def test_two_tensors_may_grow_side_by_side_in_files_of_their_own(tmp_path: Path) -> None:
+def test_scales_and_zero_points_have_files_of_their_own_beside_the_codes(tmp_path: Path) -> None:
+    sizes = [StoredSize((4, 2)), StoredSize((3,)), StoredSize((4, 2, 1))]
     with ExternalDataWriter(tmp_path) as writer:
-        _write(writer, b"first")
-        codes, scales = writer.begin(4), writer.begin(2)
-        codes.write(memoryview(b"co"))
-        scales.write(memoryview(b"s"))
-        codes.write(memoryview(b"de"))
-        scales.write(memoryview(b"c"))
-        after = _write(writer, b"after")
-    assert (codes.tensor.file, scales.tensor.file, after.file) == (
-        "weights-00001.bin",
-        "weights-00002.bin",
-        "weights-00001.bin",
-    )
-    for tensor, content in ((codes.tensor, b"code"), (scales.tensor, b"sc"), (after, b"after")):
-        stored = (tmp_path / tensor.file).read_bytes()
-        assert stored[tensor.offset : tensor.offset + tensor.num_bytes] == content
+        _write_all(writer, sizes)
+    places = lay_out(sizes)[0].places
+    assert [[tensor.offset for tensor in place.tensors] for place in places] == [
+        [0, 0],
+        [ALIGNMENT],
+        [2 * ALIGNMENT, ALIGNMENT, 0],
+    ]
+    scales = (tmp_path / "weights-00001.scales.bin").read_bytes()
+    assert scales == b"\x80\x80" + bytes(ALIGNMENT - 2) + b"\x82\x82"
+    assert (tmp_path / "weights-00001.zero_points.bin").read_bytes() == b"\x42"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(lay_out(sizes)[0].files)
+
+
+def test_a_tensor_that_does_not_fit_starts_the_next_file_and_a_larger_one_has_its_own() -> None:
+    sizes = [StoredSize((pages * ALIGNMENT,)) for pages in (2, 3, 1, 9, 1)]
+    files = [place.tensors[0].file for shard in lay_out(sizes, 4 * ALIGNMENT) for place in shard.places]
+    assert [file[-5] for file in files] == ["1", "2", "2", "3", "4"]
+
+
+@given(st.lists(SIZES, min_size=1, max_size=12), st.integers(1, 8 * ALIGNMENT))
+def test_no_two_tensors_overlap_and_every_one_is_aligned(sizes: list[StoredSize], shard_bytes: int) -> None:
+    shards = lay_out(sizes, shard_bytes)
+    assert [shard.first for shard in shards] == [
+        sum(len(shard.places) for shard in shards[:index]) for index in range(len(shards))
+    ]
+    ends: dict[str, int] = {}
+    places = [place for shard in shards for place in shard.places]
+    for size, place in zip(sizes, places, strict=True):
+        for tensor, num_bytes in zip(place.tensors, size.stream_bytes, strict=True):
+            assert is_weight_file(tensor.file)
+            assert tensor.offset % ALIGNMENT == 0
+            assert 0 <= tensor.offset - ends.get(tensor.file, 0) < ALIGNMENT
+            assert tensor.num_bytes == num_bytes
+            ends[tensor.file] = tensor.offset + num_bytes
+    for shard in shards:
+        assert len(shard.places) == 1 or shard.file_bytes[0] <= shard_bytes
+        assert shard.file_bytes == tuple(ends.pop(file) for file in shard.files)
+    assert not ends
+
+
+@pytest.mark.parametrize(
+    ("total", "expected"), [(1 << 20, 1), (2 << 30, 8), (64 << 30, 16), (200 << 30, 50)], ids=["1 MB", "2", "64", "200"]
+)
+def test_models_of_every_size_have_some_shards_but_not_too_many(total: int, expected: int) -> None:
+    sizes = [StoredSize((total >> 10,))] * 1024
+    shards = lay_out(sizes)
+    assert len(shards) == pytest.approx(expected, rel=0.1)
+    assert all(shard.file_bytes[0] <= MAX_SHARD_BYTES for shard in shards)
+    assert len(shards) == 1 or shards[0].file_bytes[0] > MIN_SHARD_BYTES - (total >> 10) - ALIGNMENT
 
 
 def test_the_entries_are_the_files_sizes_and_hashes(tmp_path: Path) -> None:
-    with ExternalDataWriter(tmp_path, shard_bytes=1) as writer:
-        for content in (b"x" * 5000, b"", b"y"):
-            _write(writer, content)
+    with ExternalDataWriter(tmp_path) as writer:
+        _write_all(writer, [StoredSize((5000, 77)), StoredSize((1,)), StoredSize((2, 2))], shard_bytes=1)
     assert sorted(entry.path for entry in writer.files) == sorted(path.name for path in tmp_path.iterdir())
+    assert len(writer.files) == 5
     for entry in writer.files:
         path = tmp_path / entry.path
         assert (entry.size, entry.sha256) == (path.stat().st_size, file_sha256(path))
+
+
+def test_a_shard_goes_on_from_what_its_files_begin_with_and_drops_the_rest(tmp_path: Path) -> None:
+    sizes = [StoredSize((6, 2)), StoredSize((4,))]
+    with ExternalDataWriter(tmp_path) as writer:
+        _write_all(writer, sizes)
+    expected = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    whole = writer.files
+    with ExternalDataWriter(tmp_path) as writer:
+        (shard,) = writer.begin(writer.lay_out(sizes))
+        shard.open()
+        shard.append(0, [memoryview(b"\1" * 3), memoryview(b"\x80")])
+        prefix = shard.prefix
+        shard.append(0, [memoryview(b"wro"), memoryview(b"n")])
+    (tmp_path / "weights-00002.bin").write_bytes(b"of another layout")
+    with ExternalDataWriter(tmp_path) as writer:
+        (shard,) = writer.begin(writer.lay_out(sizes), [prefix])
+        assert shard.num_bytes == 4
+        shard.open()
+        shard.append(0, [memoryview(b"\1" * 3), memoryview(b"\x80")])
+        shard.append(1, [memoryview(b"\2" * 4)])
+        shard.finish()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == expected
+    assert writer.files == whole
+
+
+def test_a_weight_file_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("x")
+    (tmp_path / "weights-00001.bin").symlink_to(tmp_path / "precious")
+    with pytest.raises(OutputError, match="cannot write"):
+        _write_all(ExternalDataWriter(tmp_path), [StoredSize((1,))])
+    assert (tmp_path / "precious").read_text() == "x"
 
 
 def test_too_little_space_is_refused_before_a_byte_is_written(tmp_path: Path) -> None:
     out = tmp_path / "building"
     out.mkdir()
     with pytest.raises(OutputError, match=r"MB free and the weights need 1,000,000,000,000\.0 MB: free some space"):
-        ExternalDataWriter(out).require_space(10**18)
+        _begin(out, [StoredSize((9 * 10**17, 10**17))])
     assert list(out.iterdir()) == []
 
 
@@ -75,16 +171,16 @@ def test_a_disk_that_fills_up_names_what_is_free_and_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ExternalDataWriter(tmp_path) as writer:
-        writer.require_space(10_000_000)
-        tensor = writer.begin(10_000_000)
-        tensor.write(memoryview(bytes(4_000_000)))
+        (shard,) = writer.begin(writer.lay_out([StoredSize((10_000_000,))]))
+        shard.open()
+        shard.append(0, [memoryview(bytes(4_000_000))])
 
         def full(file: int, content: memoryview) -> int:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         monkeypatch.setattr(os, "write", full)
         with pytest.raises(OutputError, match=r"No space left.* free and 6\.0 MB are still to be written; free some"):
-            tensor.write(memoryview(bytes(6_000_000)))
+            shard.append(0, [memoryview(bytes(6_000_000))])
 
 
 def test_a_file_that_may_not_grow_is_an_output_error(tmp_path: Path) -> None:
@@ -92,16 +188,25 @@ def test_a_file_that_may_not_grow_is_an_output_error(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
         with ExternalDataWriter(tmp_path) as writer, pytest.raises(OutputError, match="File too large"):
-            _write(writer, bytes(200_000))
+            _write_all(writer, [StoredSize((200_000,))])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_folder_that_is_gone_is_an_output_error(tmp_path: Path) -> None:
+    folder = tmp_path / "building"
+    folder.mkdir()
+    writer = ExternalDataWriter(folder)
+    layouts = writer.lay_out([StoredSize((1,))])
+    (shard,) = writer.begin(layouts, [ShardPrefix.empty(layouts[0])])
+    folder.rmdir()
     with pytest.raises(OutputError, match="No such file or directory"):
-        ExternalDataWriter(tmp_path / "gone" / "building").begin(1)
+        shard.open()
 
 
-def test_a_disk_that_is_really_full_is_an_output_error_and_its_file_is_closed(small_disk: Path) -> None:
+def test_a_disk_that_is_really_full_is_an_output_error_and_its_file_is_closed(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ExternalDataWriter, "_free_bytes", lambda self: 10**9)
     with ExternalDataWriter(small_disk) as writer, pytest.raises(OutputError, match="No space left on device"):
-        _write(writer, bytes(2_000_000))
+        _write_all(writer, [StoredSize((2_000_000,))])

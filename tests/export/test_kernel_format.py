@@ -83,21 +83,93 @@ def test_gather_block_quantized(bits: int) -> None:
     np.testing.assert_array_equal(y, weights.numpy()[ids])
 
 
+def _affine(shape: tuple[int, ...], bits: int, block_size: int) -> dict[str, np.ndarray]:
+    """Random codes, scales and zero points, packed, and the float32 weights they stand for."""
+    rng = np.random.default_rng(4)
+    *rows, columns = shape
+    blocks = columns // block_size
+    values, zero_points = rng.integers(0, 2**bits, shape), rng.integers(0, 2**bits, (*rows, blocks))
+    scales = (rng.uniform(1, 2, (*rows, blocks)) / 2**bits / columns**0.5).astype(np.float32)
+    weights = (values - zero_points.repeat(block_size, -1)).astype(np.float32) * scales.repeat(block_size, -1)
+    return {
+        "codes": _pack(values, bits),
+        "scales": scales,
+        "zero_points": _pack(zero_points, bits),
+        "weights": weights.astype(np.float32),
+    }
+
+
+def _pack(values: np.ndarray, bits: int) -> np.ndarray:
+    """Low bits first, every row from a byte of its own."""
+    if bits == 8:
+        return values.astype(np.uint8)
+    padded = np.concatenate([values, np.full((*values.shape[:-1], values.shape[-1] % 2), 5)], -1)
+    packed: np.ndarray = padded[..., 0::2] | padded[..., 1::2] << 4
+    return packed.astype(np.uint8)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 5])
+@pytest.mark.parametrize(("block_size", "columns"), [(16, 48), (32, 256), (128, 384)])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_matmul_n_bits_with_zero_points(bits: int, block_size: int, columns: int, num_tokens: int) -> None:
+    stored = _affine((48, columns), bits, block_size)
+    x = np.random.default_rng(0).standard_normal((num_tokens, columns)).astype(np.float32)
+    codes = stored["codes"].reshape(48, columns // block_size, -1)
+    y = _run(
+        "MatMulNBits",
+        {"x": x},
+        {"codes": codes, "scales": stored["scales"], "zero_points": stored["zero_points"]},
+        ["x", "codes", "scales", "zero_points"],
+        K=columns,
+        N=48,
+        bits=bits,
+        block_size=block_size,
+        accuracy_level=1,
+    )
+    np.testing.assert_allclose(y, x @ stored["weights"].T, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_gather_block_quantized_with_zero_points(bits: int) -> None:
+    stored = _affine((10, 96), bits, 32)
+    ids = np.array([[0, 9, 4]])
+    weights = stored.pop("weights")
+    order = ["codes", "ids", "scales", "zero_points"]
+    y = _run(
+        "GatherBlockQuantized", {"ids": ids}, stored, order, bits=bits, block_size=32, gather_axis=0, quantize_axis=1
+    )
+    np.testing.assert_array_equal(y, weights[ids])
+
+
 # The kernel for 8 bits quantises activations at every accuracy level.
 @pytest.mark.parametrize(("bits", "tolerance"), [(4, 1e-5), (8, 0.1)])
 @pytest.mark.parametrize("num_tokens", [1, 7])
-def test_qmoe_with_alternating_gate_and_up_rows(bits: int, tolerance: float, num_tokens: int) -> None:
-    num_experts, hidden, inner, top_k = 4, 64, 32, 2
-    gate_up = _quantized((num_experts, 2 * inner, hidden), bits, 32)
-    down = _quantized((num_experts, hidden, inner), bits, 32)
+@pytest.mark.parametrize("zero_points", [False, True])
+def test_qmoe_with_alternating_gate_and_up_rows(
+    bits: int, tolerance: float, num_tokens: int, zero_points: bool
+) -> None:
+    num_experts, hidden, inner, top_k = 4, 96, 32, 2  # three blocks a row: zero points of 4 bits end within a byte
+    shapes = {"gate_up": (num_experts, 2 * inner, hidden), "down": (num_experts, hidden, inner)}
+    constants: dict[str, np.ndarray] = {}
+    weights: dict[str, torch.Tensor] = {}
+    for name, shape in shapes.items():
+        if zero_points:
+            stored = _affine(shape, bits, 32)
+            constants |= {f"{name}_{part}": stored[part] for part in ("codes", "scales", "zero_points")}
+            weights[name] = torch.tensor(stored["weights"])
+        else:
+            constants[f"{name}_codes"], constants[f"{name}_scales"], weights[name] = _quantized(shape, bits, 32)
+    order = ["x", "logits", "gate_up_codes", "gate_up_scales", "", "down_codes", "down_scales"]
+    if zero_points:
+        order += ["", "", "", "", "gate_up_zero_points", "down_zero_points"]
     generator = torch.Generator().manual_seed(0)
     x = torch.randn((num_tokens, hidden), generator=generator)
     logits = 3 * torch.randn((num_tokens, num_experts), generator=generator)
     y = _run(
         "QMoE",
         {"x": x.numpy(), "logits": logits.numpy()},
-        {"gate_up": gate_up[0], "gate_up_scales": gate_up[1], "down": down[0], "down_scales": down[1]},
-        ["x", "logits", "gate_up", "gate_up_scales", "", "down", "down_scales"],
+        constants,
+        order,
         k=top_k,
         activation_type="swiglu",
         swiglu_fusion=1,
@@ -113,6 +185,6 @@ def test_qmoe_with_alternating_gate_and_up_rows(bits: int, tolerance: float, num
     expected = torch.zeros_like(x)
     for token in range(num_tokens):
         for weight, expert in zip(routing[token], chosen[token], strict=True):
-            rows = gate_up[2][expert] @ x[token]
-            expected[token] += weight * (down[2][expert] @ (F.silu(rows[0::2]) * rows[1::2]))
+            rows = weights["gate_up"][expert] @ x[token]
+            expected[token] += weight * (weights["down"][expert] @ (F.silu(rows[0::2]) * rows[1::2]))
     np.testing.assert_allclose(y, expected.numpy(), atol=tolerance, rtol=0)

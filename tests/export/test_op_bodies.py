@@ -35,13 +35,47 @@ def test_linear_multiplies_by_the_transpose(engine: str, rng: np.random.Generato
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_dequantize_unpacks_low_bits_first_and_centres_them(engine: str, bits: int, rng: np.random.Generator) -> None:
-    levels, per_byte = 2**bits, 8 // bits
+    levels = 2**bits
     values = rng.integers(0, levels, (3, 5, 32))
     scales = _normal(rng, 3, 5, 2)
-    shifted = [values[..., i::per_byte] << (bits * i) for i in range(per_byte)]
-    packed = np.sum(shifted, axis=0).astype(np.uint8)
-    (weight,) = run(engine, "Dequantize", {"codes": packed, "scales": scales}, bits=bits)
+    (weight,) = run(engine, "Dequantize", {"codes": _pack(values, bits), "scales": scales}, bits=bits)
     np.testing.assert_array_equal(weight, (values - levels // 2).astype(np.float32) * scales.repeat(16, axis=-1))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_affine_dequantize_subtracts_a_zero_point_a_block(engine: str, bits: int, rng: np.random.Generator) -> None:
+    values, zero_points = rng.integers(0, 2**bits, (3, 5, 48)), rng.integers(0, 2**bits, (3, 5, 3))
+    scales = _normal(rng, 3, 5, 3)
+    # Three zero points of 4 bits take two bytes, of which the last half means nothing.
+    inputs = {
+        "codes": _pack(values, bits),
+        "scales": scales,
+        "zero_points": _pack(np.concatenate([zero_points, np.full((3, 5, 1), 11)], -1), bits)[..., : -(-3 * bits // 8)],
+    }
+    (weight,) = run(engine, "DequantizeAffine", inputs, bits=bits)
+    expected = (values - zero_points.repeat(16, axis=-1)).astype(np.float32) * scales.repeat(16, axis=-1)
+    np.testing.assert_array_equal(weight, expected)
+
+
+def test_affine_operators_dequantize_what_they_take(engine: str, rng: np.random.Generator) -> None:
+    inputs = {
+        "codes": rng.integers(0, 256, (11, 16), dtype=np.uint8),
+        "scales": _normal(rng, 11, 2),
+        "zero_points": rng.integers(0, 256, (11, 1), dtype=np.uint8),
+    }
+    (table,) = run(engine, "DequantizeAffine", inputs, bits=4)
+    ids, x = np.array([[3, 3, 10], [0, 1, 2]]), _normal(rng, 2, 3, 32)
+    (rows,) = run(engine, "AffineEmbedding", {"input_ids": ids, **inputs}, bits=4)
+    np.testing.assert_array_equal(rows, table[ids])
+    (y,) = run(engine, "AffineLinear", {"x": x, **inputs}, bits=4)
+    _close(y, F.linear(torch.tensor(x), torch.tensor(table)))
+
+
+def _pack(values: np.ndarray, bits: int) -> np.ndarray:
+    """Low bits first."""
+    per_byte = 8 // bits
+    packed: np.ndarray = np.sum([values[..., i::per_byte] << (bits * i) for i in range(per_byte)], axis=0)
+    return packed.astype(np.uint8)
 
 
 def test_quantized_embedding_dequantizes_the_rows_it_takes(engine: str, rng: np.random.Generator) -> None:
@@ -190,9 +224,10 @@ def test_equal_router_scores_still_pick_top_k_experts_and_weights_that_sum_to_on
     _close(y, (F.silu(gate) * up) @ torch.tensor(weights["down"][0].T), 1e-4)
 
 
+@pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize(("gate_up_bits", "down_bits"), [(4, 4), (8, 8), (4, 8)])
 def test_quantized_experts_mean_the_experts_on_dequantized_weights(
-    engine: str, gate_up_bits: int, down_bits: int, rng: np.random.Generator
+    engine: str, gate_up_bits: int, down_bits: int, affine: bool, rng: np.random.Generator
 ) -> None:
     weights, _ = _experts(rng)
     x = _normal(rng, 1, 3, 16)
@@ -200,11 +235,17 @@ def test_quantized_experts_mean_the_experts_on_dequantized_weights(
     floats = {"router": weights["router"]}
     for name, bits in (("gate_up", gate_up_bits), ("down", down_bits)):
         *rows, columns = weights[name].shape
-        packed = rng.integers(0, 256, (*rows, columns * bits // 8), dtype=np.uint8)
-        scales = _normal(rng, *rows, columns // 16, scale=2.0 ** (1 - bits))
-        codes |= {f"{name}_codes": packed, f"{name}_scales": scales}
-        (floats[name],) = run(engine, "Dequantize", {"codes": packed, "scales": scales}, bits=bits)
+        stored = {
+            "codes": rng.integers(0, 256, (*rows, columns * bits // 8), dtype=np.uint8),
+            "scales": _normal(rng, *rows, columns // 16, scale=2.0 ** (1 - bits)),
+        }
+        if affine:
+            num_bytes = -(-columns // 16 * bits // 8)
+            stored["zero_points"] = rng.integers(0, 256, (*rows, num_bytes), dtype=np.uint8)
+        codes |= {f"{name}_{part}": values for part, values in stored.items()}
+        (floats[name],) = run(engine, "DequantizeAffine" if affine else "Dequantize", stored, bits=bits)
     inputs = {"x": x, "router": weights["router"], **codes}
-    (y,) = run(engine, "QuantizedRoutedExperts", inputs, top_k=3, gate_up_bits=gate_up_bits, down_bits=down_bits)
+    op_type = "AffineRoutedExperts" if affine else "QuantizedRoutedExperts"
+    (y,) = run(engine, op_type, inputs, top_k=3, gate_up_bits=gate_up_bits, down_bits=down_bits)
     (expected,) = run(engine, "RoutedExperts", {"x": x, **floats}, top_k=3)
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)

@@ -1,7 +1,8 @@
-"""The export as a whole: every form of checkpoint, and nothing left behind when it fails."""
+"""The export as a whole: every form of checkpoint, nothing left behind that opens when it fails, and resuming it."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from qwonnx.export import ExportOptions, export_checkpoint
-from qwonnx.export.artifact import Artifact, file_sha256, open_artifact
+from qwonnx.export.artifact import Artifact, ArtifactError, file_sha256, open_artifact
 from qwonnx.export.errors import (
     CheckpointError,
     ExportError,
@@ -22,7 +23,7 @@ from qwonnx.export.errors import (
     UnsupportedModelError,
     UnusedTensorError,
 )
-from qwonnx.export.pipeline import ExportProgress
+from qwonnx.export.progress import ExportProgress
 from qwonnx.export.verify import artifact_logits
 from tests.checkpoints import write_tiny
 
@@ -96,8 +97,10 @@ def test_progress_counts_every_byte_of_the_text_model_once(tiny_checkpoint: Path
 
 def _assert_fails(checkpoint: Path, folder: Path, kind: type[ExportError], *words: str) -> None:
     folder.mkdir()
+    seen: list[ExportProgress] = []
     with pytest.raises(kind) as caught:
-        export_checkpoint(checkpoint, folder / "artifact", FP32)
+        export_checkpoint(checkpoint, folder / "artifact", FP32, on_progress=seen.append)
+    assert seen == [], "it was found before tracing"
     message = str(caught.value)
     assert "\n" not in message
     for word in words:
@@ -168,15 +171,49 @@ def test_an_option_that_does_not_exist_is_refused_at_once(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("stage", ["trace", "weights", "finish"])
-def test_an_interrupted_export_leaves_nothing(tiny_checkpoint: Path, tmp_path: Path, stage: str) -> None:
+def test_too_little_memory_is_refused_at_once(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="memory 10MB is less than the 64MB"):
+        export_checkpoint(tiny_checkpoint, tmp_path / "artifact", ExportOptions(memory_bytes=10_000_000))
+    assert list(tmp_path.iterdir()) == []
+
+
+def _interrupt_at(stage: str) -> Callable[[ExportProgress], None]:
     def interrupt(progress: ExportProgress) -> None:
         if progress.stage == stage:
             raise KeyboardInterrupt
 
+    return interrupt
+
+
+@pytest.mark.parametrize("stage", ["trace", "weights"])
+def test_an_export_that_is_interrupted_before_it_has_written_leaves_nothing(
+    tiny_checkpoint: Path, tmp_path: Path, stage: str
+) -> None:
     with pytest.raises(KeyboardInterrupt):
-        export_checkpoint(tiny_checkpoint, tmp_path / "artifact", INT4, on_progress=interrupt)
+        export_checkpoint(tiny_checkpoint, tmp_path / "artifact", INT4, on_progress=_interrupt_at(stage))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_export_opens_nowhere_and_is_resumed_to_the_same_bytes(
+    tiny_checkpoint: Path, tmp_path: Path, export_tiny: Callable[[ExportOptions], Artifact]
+) -> None:
+    out, seen = tmp_path / "artifact", list[ExportProgress]()
+    with pytest.raises(KeyboardInterrupt):
+        export_checkpoint(tiny_checkpoint, out, INT4, on_progress=_interrupt_at("finish"))
+    assert [path.name for path in tmp_path.iterdir()] == [".artifact.incomplete"]
+    with pytest.raises(ArtifactError):
+        open_artifact(tmp_path / ".artifact.incomplete")
+    resume = dataclasses.replace(INT4, resume=True)
+    with pytest.raises(OutputError, match=r"recipe weights was 'int4' and is now 'int8'\): give the same"):
+        export_checkpoint(tiny_checkpoint, out, dataclasses.replace(resume, weights="int8"))
+    export_checkpoint(tiny_checkpoint, out, resume, on_progress=seen.append)
+    assert list(dict.fromkeys(progress.stage for progress in seen)) == ["trace", "verify", "weights", "finish"]
+    assert all(progress.resumed_bytes == progress.total_bytes for progress in seen if progress.stage == "weights")
+    assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
+    expected = export_tiny(INT4)
+    assert {path.name: file_sha256(path) for path in out.iterdir()} == {
+        path.name: file_sha256(path) for path in expected.folder.iterdir()
+    }
 
 
 def test_an_existing_folder_is_not_touched(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -191,14 +228,9 @@ def test_an_existing_folder_is_not_touched(tiny_checkpoint: Path, tmp_path: Path
 def test_overwriting_replaces_an_artifact_only_once_the_new_one_is_whole(tiny_checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "artifact"
     export_checkpoint(tiny_checkpoint, out, FP32)
-
-    def interrupt(progress: ExportProgress) -> None:
-        if progress.stage == "finish":
-            raise KeyboardInterrupt
-
     overwrite = ExportOptions(weights="int4", overwrite=True)
     with pytest.raises(KeyboardInterrupt):
-        export_checkpoint(tiny_checkpoint, out, overwrite, on_progress=interrupt)
+        export_checkpoint(tiny_checkpoint, out, overwrite, on_progress=_interrupt_at("finish"))
     assert open_artifact(out, verify=True).manifest.quantization.weights == "fp32"
     export_checkpoint(tiny_checkpoint, out, overwrite)
     assert open_artifact(out, verify=True).manifest.quantization.weights == "int4"

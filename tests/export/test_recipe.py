@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from qwonnx.export.errors import RecipeError
-from qwonnx.export.recipe import FLOAT32, Recipe, Rule, WeightStorage
+from qwonnx.export.recipe import FLOAT32, SHIPPED, Recipe, Rule, WeightStorage
+from qwonnx.export.size_table import stored_bytes
 
 GATE_UP, DOWN = "layers.3.mlp.experts.gate_up_proj", "layers.3.mlp.experts.down_proj"
 
@@ -163,3 +164,57 @@ def test_a_rule_that_matches_no_weight_is_refused_by_name() -> None:
     recipe.check_rules_match(["layers.0.x", "layer.0.y"])
     with pytest.raises(RecipeError, match=r"'layer\.0\.\*' matches no weight"):
         recipe.check_rules_match(["layers.0.x", "lm_head.weight"])
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_recipe_serves_every_model_and_quantises_no_router(name: str) -> None:
+    recipe = Recipe.choose(name, None, None)
+    assert recipe == Recipe.choose(name, "int4", None)
+    recipe.check_rules_match(["embed_tokens.weight"])  # a dense model has no experts for the rules of experts
+    assert recipe.storage("layers.0.mlp.gate.weight", (256, 2048)) == FLOAT32
+    gate_up = recipe.storage(GATE_UP, (256, 1024, 2048))
+    down = recipe.storage(DOWN, (256, 2048, 512))
+    assert gate_up.is_quantized
+    assert down.block_size == gate_up.block_size
+
+
+def test_shipped_recipes_are_ordered_by_the_bytes_they_take() -> None:
+    weights = {
+        "embed_tokens.weight": (1024, 2048),
+        "lm_head.weight": (1024, 2048),
+        GATE_UP: (16, 1024, 2048),
+        DOWN: (16, 2048, 512),
+        "layers.0.linear_attn.in_proj_qkv.weight": (8192, 2048),
+        "layers.0.linear_attn.out_proj.weight": (2048, 4096),
+        "layers.3.self_attn.q_proj.weight": (8192, 2048),
+        "layers.0.mlp.shared_expert.down_proj.weight": (2048, 512),
+    }
+
+    def num_bytes(recipe: Recipe) -> int:
+        return sum(stored_bytes(shape, recipe.storage(name, shape)) for name, shape in weights.items())
+
+    sizes = [num_bytes(Recipe.named(name)) for name in ("smallest", "balanced", "best")]
+    assert sizes == sorted(set(sizes))
+    assert sizes[-1] < num_bytes(Recipe.preset("int8"))
+
+
+def test_int4_is_the_balanced_recipe_unless_none_is_asked_for() -> None:
+    assert Recipe.choose(None, None, None) == Recipe.choose(None, "int4", None) == Recipe.named("balanced")
+    assert Recipe.choose("none", None, None) == Recipe.choose("none", "int4", None) == Recipe.preset("int4")
+    assert Recipe.choose(None, "int8", None) == Recipe.preset("int8")
+    assert Recipe.choose(None, "fp32", None) == Recipe.choose("none", "fp32", None) == Recipe.preset("fp32")
+
+
+def test_a_block_size_that_is_asked_for_replaces_the_recipes(tmp_path: Path) -> None:
+    assert Recipe.choose("none", "int8", 32) == Recipe.preset("int8", 32)
+    assert Recipe.choose("best", None, 16).weight_block_size == 16
+    path = tmp_path / "recipe.toml"
+    path.write_text('weights = "int4"\n[[rules]]\npattern = "*.out_proj.weight"\nbits = 8\nweight_block_size = 64\n')
+    assert Recipe.choose(str(path), None, 32) == Recipe("int4", 32, (Rule("*.out_proj.weight", 8, 64),))
+    with pytest.raises(RecipeError, match="weight_block_size 24"):
+        Recipe.choose(None, None, 24)
+
+
+def test_weights_that_contradict_a_recipe_are_refused() -> None:
+    with pytest.raises(RecipeError, match="best starts from int4, not from int8: leave --weights out"):
+        Recipe.choose("best", "int8", None)

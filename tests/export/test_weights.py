@@ -13,7 +13,9 @@ from safetensors.torch import save_file
 from qwonnx.export.checkpoint import Checkpoint
 from qwonnx.export.config import ModelConfig, load_config
 from qwonnx.export.errors import CheckpointError, MissingTensorError, TensorFormatError, UnusedTensorError
-from qwonnx.export.weights import WeightSource
+from qwonnx.export.source_quantization import GptqFormat
+from qwonnx.export.weights import SkippedPart, WeightSource
+from tests.checkpoints.quantized_formats import Stored, gptq_matrix, write_tensors
 
 NESTED = "model.language_model."
 GATE_UP, DOWN = "layers.0.mlp.experts.gate_up_proj", "layers.0.mlp.experts.down_proj"
@@ -144,10 +146,50 @@ def test_a_reader_knows_how_many_bytes_it_will_read(open_source: Open) -> None:
     assert source.rows(GATE_UP, (3, 10, 8)).num_source_bytes == 3 * 10 * 8 * 2
 
 
+def test_codes_are_read_by_whole_experts_where_those_fit_and_else_in_equal_slices(
+    tmp_path: Path, config: ModelConfig
+) -> None:
+    stored: dict[str, Stored] = {}
+    for expert in range(4):
+        for part, shape in (("gate", (16, 64)), ("up", (16, 64)), ("down", (64, 32))):
+            module = f"{NESTED}layers.0.mlp.experts.{expert}.{part}_proj"
+            stored |= gptq_matrix(module, _values(*shape).float().numpy(), group_size=32).stored
+    write_tensors(tmp_path / "model.safetensors", stored)
+    quantization = GptqFormat((4,), (32,), symmetric=True, may_permute=False)
+    source = WeightSource(Checkpoint.open(tmp_path), dataclasses.replace(config, quantization=quantization))
+    reader = source.rows(GATE_UP, (4, 32, 64))
+    assert reader.num_source_bytes == sum(len(stored[name].content) for name in stored if "down_proj" not in name)
+    # An expert has 32 rows of 64 codes, and eight times as many values are read at once as of floats.
+    assert [reader.rows_at_once(values) for values in (1 << 20, 512, 256, 255, 64, 1)] == [1 << 17, 64, 32, 16, 8, 1]
+    whole, codes = reader.read(0, 128), reader.read_codes(0, 128, 32)
+    for start, count in ((0, 128), (32, 32), (31, 3), (5, 70)):
+        assert torch.equal(reader.read(start, count), whole[start : start + count])
+        assert torch.equal(reader.read_codes(start, count, 32).codes, codes.codes[start : start + count])
+        assert torch.equal(reader.read_codes(start, count, 32).scales, codes.scales[start : start + count])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "experts.gate_up_proj",
+        "experts.0.gate_proj.weight",
+        "experts.0.gate_proj.weight_scale_inv",
+        "experts.7.down_proj.qweight",
+    ],
+)
+def test_a_draft_heads_experts_are_skipped_in_every_form(open_source: Open, name: str) -> None:
+    source = open_source({f"mtp.layers.0.mlp.{name}": _values(2, 2)})
+    source.check_all_used()
+    assert source.skipped == (SkippedPart("multi-token-prediction head", 1, 8),)
+
+
 def test_draft_head_and_vision_tower_are_listed_as_skipped(open_source: Open) -> None:
     source = open_source({"mtp.fc.weight": _values(2, 2), "model.visual.pos_embed.weight": _values(2, 2)})
     source.check_all_used()
-    assert source.skipped == ["model.visual.pos_embed.weight", "mtp.fc.weight"]
+    assert source.skipped == (
+        SkippedPart("multi-token-prediction head", 1, 8),
+        SkippedPart("vision tower", 1, 8),
+    )
 
 
 def test_a_tied_head_is_the_embedding(open_source: Open) -> None:
@@ -160,7 +202,7 @@ def test_a_stored_copy_of_a_tied_head_is_skipped_and_one_that_differs_refused(op
     copied = torch.arange(12.0).view(3, 4)
     source = open_source({"lm_head.weight": copied.bfloat16()}, tied=True)
     source.check_all_used()
-    assert source.skipped == ["lm_head.weight"]
+    assert source.skipped == (SkippedPart("copy of the tied embedding", 1, 24),)
     source = open_source({"lm_head.weight": copied + 1}, tied=True)
     with pytest.raises(TensorFormatError, match=r"lm_head\.weight differs from model\.language_model\.embed_tokens"):
         source.check_all_used()

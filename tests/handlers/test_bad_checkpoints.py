@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.checkpoints import write_tiny
+from tests.checkpoints.quantized_formats import Stored, integers, write_gptq
 from tests.handlers.commands import error_line, qwonnx
 
 
@@ -62,6 +65,24 @@ def _missing_weight(folder: Path) -> str:
     return "lm_head.weight"
 
 
+def _permuted_groups(folder: Path) -> str:
+    named = "model.language_model.layers.0.mlp.down_proj.g_idx"
+    with tempfile.TemporaryDirectory() as scratch:
+        source = write_tiny(Path(scratch) / "float", architecture="Qwen3_5ForConditionalGeneration")
+
+        def permute(stored: dict[str, Stored]) -> None:
+            stored[named] = integers(np.arange(384)[::-1] // 128)
+
+        write_gptq(source, folder, Path(scratch) / "exact", settings={"desc_act": True}, edit=permute)
+    return f"{named} permutes"
+
+
+def _unknown_quantization(folder: Path) -> str:
+    write_tiny(folder)
+    _edit(folder / "config.json", '"text_config"', '"quantization_config": {"quant_method": "awq"}, "text_config"')
+    return "quant_method 'awq'"
+
+
 CASES: tuple[Callable[[Path], str], ...] = (
     _missing_shard,
     _truncated_shard,
@@ -70,6 +91,8 @@ CASES: tuple[Callable[[Path], str], ...] = (
     _wrong_shape,
     _unused_weight,
     _missing_weight,
+    _permuted_groups,
+    _unknown_quantization,
 )
 
 
@@ -81,7 +104,7 @@ def test_a_checkpoint_that_cannot_be_exported_is_one_line(make: Callable[[Path],
     assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_full_disk_is_one_line_that_says_how_much_is_missing(tiny_checkpoint: Path, small_disk: Path) -> None:
+def test_a_disk_without_room_is_one_line_that_says_how_much_is_missing(tiny_checkpoint: Path, small_disk: Path) -> None:
     line = error_line(qwonnx("export", tiny_checkpoint, small_disk / "artifact"))
     assert "free" in line
     assert list(small_disk.iterdir()) == []

@@ -21,6 +21,7 @@ def artifact(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
     assert result.returncode == 0, result.stderr
     assert re.search(r"experts\b.*int4", result.stdout), result.stdout
     assert "bits/weight" in result.stdout
+    assert "skipped: vision tower, 21 tensors, " in result.stdout
     return out
 
 

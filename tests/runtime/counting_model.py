@@ -26,6 +26,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from qwonnx.export.artifact import (
+    SCHEMA_VERSION,
     FileEntry,
     GraphSpec,
     Manifest,
@@ -140,13 +141,13 @@ def make(
     onnx.save_model(graph.model(inputs, outputs, states), folder / "decoder.onnx")
     names = sorted(path.name for path in folder.iterdir())
     manifest = Manifest(
-        schema_version=1,
+        schema_version=SCHEMA_VERSION,
         qwonnx_version="0",
         target="cpu",
         minimum_onnxruntime="1.20.0",
         source=SourceFacts("counting-model", None, "float32"),
         model=_facts(num_pairs),
-        quantization=QuantizationFacts("fp32", 0, "float32", (), ()),
+        quantization=QuantizationFacts("fp32", 0, "float32", "float32", (), ()),
         graphs={"decoder": GraphSpec("decoder.onnx", inputs, outputs)},
         states=states,
         files=tuple(FileEntry(n, (folder / n).stat().st_size, file_sha256(folder / n)) for n in names),

@@ -1,0 +1,73 @@
+"""How large an artifact will be: weights to the byte, and what lies beside them, estimated or looked up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from qwonnx.export.artifact import MANIFEST_NAME
+from qwonnx.export.artifact_files import GRAPH_FILE, OPTIONAL_FILES, TOKENIZER_FILE
+from qwonnx.export.config import ModelConfig
+from qwonnx.export.planning.weight_files import PlannedFile, WeightLayout
+
+# Bytes of decoder.onnx, measured on models of 4 and of 40 layers: what every graph has, and what a layer adds. The
+# portable target carries the bodies of its operators.
+_GRAPH_BYTES = {"cpu": 5_000, "portable": 24_000}
+_EXPERT_LAYER_BYTES, _DENSE_LAYER_BYTES = 11_300, 9_000
+# Bytes of manifest.json, likewise; most of it are the layers' states.
+_MANIFEST_BYTES, _MANIFEST_LAYER_BYTES = 3_500, 446
+# Bytes of a tokenizer.json in the hub's indented form for each row of the embedding, of a token and of its merge.
+_TOKEN_BYTES = 75
+_OPTIONAL_BYTES = {"chat_template.jinja": 8_000, "generation_config.json": 220}
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedFiles:
+    """The checkpoint's files that are copied; `is_exact` says whether they were looked up or estimated."""
+
+    files: tuple[PlannedFile, ...]
+    is_exact: bool
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> CopiedFiles | None:
+        """What a checkpoint's folder holds, None if it has no tokenizer: then it is no whole checkpoint."""
+        if not (folder / TOKENIZER_FILE).is_file():
+            return None
+        names = [name for name in (TOKENIZER_FILE, *OPTIONAL_FILES) if (folder / name).is_file()]
+        return cls(tuple(PlannedFile(name, (folder / name).stat().st_size) for name in names), is_exact=True)
+
+    @classmethod
+    def estimated(cls, config: ModelConfig) -> CopiedFiles:
+        """By the configuration alone."""
+        sizes = {TOKENIZER_FILE: _TOKEN_BYTES * config.vocab_size, **_OPTIONAL_BYTES}
+        return cls(tuple(PlannedFile(name, size) for name, size in sizes.items()), is_exact=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactSize:
+    """The files of an artifact. Weights are exact in any case; `is_exact` speaks of all others."""
+
+    files: tuple[PlannedFile, ...]
+    weight_bytes: int
+    is_exact: bool
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(file.num_bytes for file in self.files)
+
+    @property
+    def tokenizer_bytes(self) -> int:
+        return self.file_bytes(TOKENIZER_FILE)
+
+    def file_bytes(self, path: str) -> int:
+        """Bytes of one file, 0 if there is none."""
+        return next((file.num_bytes for file in self.files if file.path == path), 0)
+
+
+def estimate_artifact(config: ModelConfig, layout: WeightLayout, copied: CopiedFiles, *, target: str) -> ArtifactSize:
+    """The artifact without a trace: graph and manifest by the number of layers."""
+    layer_bytes = _EXPERT_LAYER_BYTES if config.num_experts else _DENSE_LAYER_BYTES
+    graph = PlannedFile(GRAPH_FILE, _GRAPH_BYTES[target] + layer_bytes * config.num_hidden_layers)
+    manifest_bytes = _MANIFEST_BYTES + _MANIFEST_LAYER_BYTES * config.num_hidden_layers
+    files = (*layout.files, graph, *copied.files, PlannedFile(MANIFEST_NAME, manifest_bytes))
+    return ArtifactSize(files, layout.num_bytes, is_exact=False)

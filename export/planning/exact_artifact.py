@@ -1,0 +1,91 @@
+"""An artifact's size to the byte: the graph is traced and lowered, and the manifest made, as an export would.
+
+This needs torch, and takes as long as tracing does, for each recipe: names in the graph depend on everything that was
+done to it since, so one trace does not serve two. No weight is read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from qwonnx.export.artifact import MANIFEST_NAME, FileEntry, SourceFacts, manifest_text
+from qwonnx.export.artifact_files import GRAPH_FILE
+from qwonnx.export.cache_scales import CacheScales
+from qwonnx.export.checkpoint import Checkpoint
+from qwonnx.export.config import ModelConfig
+from qwonnx.export.decoder_graph import QuantizedCache, lower_decoder
+from qwonnx.export.description import describe_artifact
+from qwonnx.export.planning.artifact_size import ArtifactSize, CopiedFiles
+from qwonnx.export.planning.source import PlanSource
+from qwonnx.export.planning.stored_model import StoredModel
+from qwonnx.export.planning.weight_files import PlannedFile
+from qwonnx.export.trace import trace_decoder
+from qwonnx.export.weight_stage import weight_places
+
+_ANY_SHA256 = "0" * 64
+
+
+def with_exact_artifact(
+    config: ModelConfig,
+    model: StoredModel,
+    copied: CopiedFiles,
+    source: SourceFacts,
+    *,
+    target: str,
+    int8_activations: bool,
+    kv: str,
+) -> StoredModel:
+    """The same model, with the sizes that its graph and its manifest really have.
+
+    Args:
+        config: the model.
+        model: stored under a recipe, for this target.
+        copied: files that are copied; what they have of estimates stays one.
+        source: what the manifest will say of the checkpoint.
+        target, int8_activations: see `stored_weights`.
+        kv: how keys and values are cached.
+    """
+    recipe = model.named.recipe
+    decoder = lower_decoder(
+        trace_decoder(config),
+        recipe,
+        config,
+        target=target,
+        int8_activations=int8_activations,
+        cache=None if kv == "float32" else QuantizedCache(kv, _any_scales(config)),
+    )
+    items = decoder.weights.items()
+    assert [item.weights for item in items] == [weight.weights for weight in model.weights], "weights differ"
+    decoder.weights.attach(weight_places(items, model.layout.shards))
+    files = (*model.layout.files, PlannedFile(GRAPH_FILE, len(decoder.serialized())), *copied.files)
+    manifest = describe_artifact(
+        config,
+        recipe,
+        source,
+        items,
+        tuple(FileEntry(file.path, file.num_bytes, _ANY_SHA256) for file in files),
+        target=target,
+        int8_activations=int8_activations,
+        kv=kv,
+    )
+    manifest_file = PlannedFile(MANIFEST_NAME, len(manifest_text(manifest).encode()))
+    return replace(model, artifact=ArtifactSize((*files, manifest_file), model.layout.num_bytes, copied.is_exact))
+
+
+def _any_scales(config: ModelConfig) -> dict[int, CacheScales]:
+    """Scales of a quantised cache; only how many there are matters here."""
+    scales = torch.ones(config.num_key_value_heads, config.head_dim)
+    full_attention = (layer for layer, kind in enumerate(config.layer_types) if kind == "full_attention")
+    return {layer: CacheScales(scales, scales) for layer in full_attention}
+
+
+def source_facts(source: PlanSource) -> SourceFacts:
+    """What a manifest will say of the checkpoint; where its tensors are not at hand, that they are bfloat16.
+
+    Raises:
+        CheckpointError: the folder's tensors cannot be read.
+    """
+    dtype = Checkpoint.open(source.folder).dtype if source.folder is not None else "bfloat16"
+    return SourceFacts(checkpoint=source.name, revision=source.commit, dtype=dtype)

@@ -1,0 +1,176 @@
+"""The other way round: which recipe, block size and type of keys and values fit limits of memory and disk.
+
+Candidates are ranked by what they lose: the mean squared error of rounding the weights, relative to their variance,
+plus that of keys and values. That is an order, no prediction of a model's loss; `qwonnx verify` measures it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from qwonnx.export.config import ModelConfig
+from qwonnx.export.errors import PlanError
+from qwonnx.export.planning.artifact_size import CopiedFiles
+from qwonnx.export.planning.deployment import longest_context
+from qwonnx.export.planning.plan import Assumptions, store_models
+from qwonnx.export.planning.quantities import parse_bytes, parse_count, parse_tokens
+from qwonnx.export.planning.resident_memory import Serving, memory_use
+from qwonnx.export.planning.states import KvType, state_sizes
+from qwonnx.export.planning.stored_model import NamedRecipe, StoredModel
+
+# Squared error of rounding normal values by quantize_blocks, over their variance; docs/plan.md says how measured.
+ROUNDING_ERROR = {
+    (8, 16): 2.2e-5,
+    (8, 32): 2.9e-5,
+    (8, 64): 3.5e-5,
+    (8, 128): 4.2e-5,
+    (8, 256): 4.9e-5,
+    (4, 16): 0.0058,
+    (4, 32): 0.0074,
+    (4, 64): 0.0090,
+    (4, 128): 0.0106,
+    (4, 256): 0.0123,
+}
+# Keys and values have a scale for a whole tensor, as if their blocks were wide.
+_KV_ERROR = {KvType.FLOAT32: 0.0, KvType.INT8: 1e-4, KvType.INT4: 0.02}
+
+MAX_SEQUENCES = 1024
+_UNLIMITED = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What must be met, in bytes and tokens; None: no limit. context is of each of the sequences."""
+
+    memory: int | None
+    disk: int | None
+    context: int
+    sequences: int
+
+
+def parse_limits(text: str, context: int, sequences: int) -> Limits:
+    """Limits as people write them: "memory=10GB,disk=10GB,context=32k,sequences=4".
+
+    Args:
+        text: keys in any order, each at most once; memory or disk must be among them.
+        context, sequences: what holds where the text does not say.
+
+    Raises:
+        PlanError: an unknown key, one given twice, neither memory nor disk, or a value that is no size or number.
+    """
+    given: dict[str, str] = {}
+    for part in text.split(","):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if key not in ("memory", "disk", "context", "sequences") or not equals:
+            raise PlanError(f"--fit has {part[:40]!r}: give memory=10GB, disk=10GB, context=32k or sequences=4")
+        if key in given:
+            raise PlanError(f"--fit has {key} twice: give it once")
+        given[key] = value
+    if not given.keys() & {"memory", "disk"}:
+        raise PlanError("--fit names neither memory nor disk: give one, as in memory=10GB")
+    return Limits(
+        memory=parse_bytes(given["memory"], "memory") if "memory" in given else None,
+        disk=parse_bytes(given["disk"], "disk") if "disk" in given else None,
+        context=parse_tokens(given["context"], "context") if "context" in given else context,
+        sequences=parse_count(given["sequences"], "sequences", MAX_SEQUENCES) if "sequences" in given else sequences,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to store and serve the model, measured against limits."""
+
+    model: StoredModel
+    kv: KvType
+    rounding_error: float
+    memory: int  # bytes that must be there at the limits' context and sequences
+    disk: int
+    missing_memory: int
+    missing_disk: int
+    largest_context: int  # that fits with the limits' sequences, 0 if none does
+    largest_sequences: int  # that fit at the limits' context, 0 if none does
+
+    @property
+    def fits(self) -> bool:
+        return not (self.missing_memory or self.missing_disk)
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """All candidates, the one that loses least first."""
+
+    limits: Limits
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def chosen(self) -> Candidate | None:
+        """The first that fits."""
+        return next((candidate for candidate in self.candidates if candidate.fits), None)
+
+    @property
+    def nearest(self) -> Candidate:
+        """Where nothing fits, what lacks least: of disk first, which nothing but fewer bits can save."""
+        return min(self.candidates, key=lambda each: (each.missing_disk, each.missing_memory, each.rounding_error))
+
+
+def find_fit(
+    config: ModelConfig,
+    recipes: Sequence[NamedRecipe],
+    kv_types: Sequence[KvType],
+    limits: Limits,
+    assumptions: Assumptions,
+    copied: CopiedFiles,
+) -> Fit:
+    """Every recipe with every type of keys and values.
+
+    Raises:
+        RecipeError: none of the recipes can be applied to the model.
+    """
+    models, _ = store_models(config, recipes, assumptions, copied)
+    candidates = (_candidate(config, model, kv, limits, assumptions.serving) for model in models for kv in kv_types)
+    return Fit(limits, tuple(sorted(candidates, key=lambda each: (each.rounding_error, each.memory))))
+
+
+def _candidate(config: ModelConfig, model: StoredModel, kv: KvType, limits: Limits, serving: Serving) -> Candidate:
+    states = state_sizes(config)
+    wanted = replace(serving, kv=kv, context=limits.context, sequences=limits.sequences)
+
+    def needs(context: int, sequences: int) -> int:
+        changed = replace(wanted, context=context, sequences=sequences)
+        return memory_use(config, model.loaded, states, model.artifact.tokenizer_bytes, changed).required
+
+    memory, disk = needs(limits.context, limits.sequences), model.artifact.num_bytes
+    allowed = _UNLIMITED if limits.memory is None else limits.memory
+    missing_disk = max(0, disk - limits.disk) if limits.disk is not None else 0
+    limit = max(config.max_position_embeddings, limits.context)
+    return Candidate(
+        model=model,
+        kv=kv,
+        rounding_error=rounding_error(model) + _KV_ERROR[kv],
+        memory=memory,
+        disk=disk,
+        missing_memory=0 if limits.memory is None else max(0, memory - limits.memory),
+        missing_disk=missing_disk,
+        largest_context=longest_context(lambda context: needs(context, limits.sequences), allowed, limit),
+        largest_sequences=_most(lambda count: needs(limits.context, count) <= allowed),
+    )
+
+
+def rounding_error(model: StoredModel) -> float:
+    """Mean over the parameters of what rounding them loses."""
+    lost = sum(
+        weight.num_parameters * ROUNDING_ERROR[weight.storage.bits, weight.storage.block_size]
+        for weight in model.weights
+        if weight.storage.is_quantized
+    )
+    return lost / model.num_parameters
+
+
+def _most(fits: Callable[[int], bool]) -> int:
+    """The largest count up to MAX_SEQUENCES that fits, 0 if none does; what fits must fit with fewer."""
+    low, high = 0, MAX_SEQUENCES + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

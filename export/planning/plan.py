@@ -1,0 +1,180 @@
+"""A plan: what exports of one model by several recipes, and serving them, will need.
+
+    config.json -> weights -> layout of their files -> artifact
+                          `-> weights in memory -> memory at several contexts -> where it fits
+                          `-> bytes read a token -> roofline
+
+Everything follows from the configuration and the assumptions; nothing is traced and no tensor is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from qwonnx.export.config import ModelConfig
+from qwonnx.export.errors import RecipeError
+from qwonnx.export.planning.artifact_size import CopiedFiles
+from qwonnx.export.planning.deployment import Deployment, deployment
+from qwonnx.export.planning.machines import DEPLOYMENT_TARGETS
+from qwonnx.export.planning.quantities import tokens_text
+from qwonnx.export.planning.resident_memory import MemoryUse, Serving, memory_use
+from qwonnx.export.planning.states import StateSizes, state_sizes
+from qwonnx.export.planning.stored_model import NamedRecipe, StoredModel, store_model
+from qwonnx.export.planning.traffic import DecodeTraffic, active_parameters, decode_traffic
+
+CONTEXTS = (4 << 10, 32 << 10, 256 << 10, 1 << 20)
+
+# What an export takes at most, whatever the size of the model: slices of weights under way, and Python with torch.
+EXPORT_MEMORY_BYTES = 2_000_000_000 + 400_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Assumptions:
+    """What a plan is for, beside the model. bandwidth is in bytes a second, None where no roofline is wanted."""
+
+    target: str
+    int8_activations: bool
+    serving: Serving
+    bandwidth: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """What a plan says of the text model itself.
+
+    num_active_parameters are those that a token multiplies: the head counts, a lookup in the embedding does not.
+    """
+
+    architecture: str
+    num_parameters: int
+    num_active_parameters: int
+    num_linear_attention_layers: int
+    num_full_attention_layers: int
+    num_experts: int
+    num_experts_per_tok: int
+    max_position_embeddings: int
+    states: StateSizes
+
+
+@dataclass(frozen=True, slots=True)
+class RecipePlan:
+    """What one recipe leads to. memory has an entry for each of CONTEXTS, and one for the context asked for."""
+
+    model: StoredModel
+    memory: tuple[MemoryUse, ...]
+    traffic: DecodeTraffic
+    deployments: tuple[Deployment, ...]
+
+    def memory_at(self, context: int) -> MemoryUse:
+        """Memory at one of the contexts that the plan has."""
+        return next(use for use in self.memory if use.context == context)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All of it. notes are for people: what was assumed, and what does not hold for this version."""
+
+    model: ModelSummary
+    assumptions: Assumptions
+    recipes: tuple[RecipePlan, ...]
+    notes: tuple[str, ...]
+
+
+def make_plan(
+    config: ModelConfig, recipes: Sequence[NamedRecipe], assumptions: Assumptions, copied: CopiedFiles
+) -> Plan:
+    """Plan for every recipe.
+
+    Raises:
+        RecipeError: none of the recipes can be applied to the model.
+    """
+    models, notes = store_models(config, recipes, assumptions, copied)
+    return plan_models(config, models, assumptions, notes)
+
+
+def plan_models(
+    config: ModelConfig, models: Sequence[StoredModel], assumptions: Assumptions, notes: Sequence[str]
+) -> Plan:
+    """Plan for models that are stored already, perhaps with exact sizes of their artifacts."""
+    planned = tuple(_recipe_plan(config, model, assumptions) for model in models)
+    return Plan(summary(config, models[0]), assumptions, planned, (*notes, *_notes(config, assumptions)))
+
+
+def store_models(
+    config: ModelConfig, recipes: Sequence[NamedRecipe], assumptions: Assumptions, copied: CopiedFiles
+) -> tuple[list[StoredModel], list[str]]:
+    """The model under every recipe that can be applied to it, and a note on each that cannot.
+
+    Raises:
+        RecipeError: none can.
+    """
+    models, notes = [], []
+    refused: RecipeError | None = None
+    for named in recipes:
+        try:
+            models.append(
+                store_model(
+                    config,
+                    named,
+                    copied,
+                    target=assumptions.target,
+                    int8_activations=assumptions.int8_activations,
+                )
+            )
+        except RecipeError as error:
+            refused = error
+            notes.append(f"{named.name} cannot be applied: {error}")
+    if refused is not None and not models:
+        raise refused
+    return models, notes
+
+
+def summary(config: ModelConfig, model: StoredModel) -> ModelSummary:
+    """The text model, which is the same under every recipe."""
+    return ModelSummary(
+        architecture=config.architecture,
+        num_parameters=model.num_parameters,
+        num_active_parameters=active_parameters(config, model.weights),
+        num_linear_attention_layers=config.layer_types.count("linear_attention"),
+        num_full_attention_layers=config.layer_types.count("full_attention"),
+        num_experts=config.num_experts,
+        num_experts_per_tok=config.num_experts_per_tok,
+        max_position_embeddings=config.max_position_embeddings,
+        states=state_sizes(config),
+    )
+
+
+def _recipe_plan(config: ModelConfig, model: StoredModel, assumptions: Assumptions) -> RecipePlan:
+    states, serving = state_sizes(config), assumptions.serving
+    contexts = sorted({*CONTEXTS, serving.context})
+    return RecipePlan(
+        model=model,
+        memory=tuple(
+            memory_use(config, model.loaded, states, model.artifact.tokenizer_bytes, replace(serving, context=context))
+            for context in contexts
+        ),
+        traffic=decode_traffic(
+            config,
+            model.weights,
+            states,
+            context=serving.context,
+            sequences=serving.sequences,
+            kv=serving.kv,
+        ),
+        deployments=tuple(deployment(config, model, target, serving) for target in DEPLOYMENT_TARGETS),
+    )
+
+
+def _notes(config: ModelConfig, assumptions: Assumptions) -> list[str]:
+    notes = []
+    serving, limit = assumptions.serving, config.max_position_embeddings
+    beyond = [tokens_text(context) for context in sorted({*CONTEXTS, serving.context}) if context > limit]
+    if beyond:
+        notes.append(
+            f"{' and '.join(beyond)} tokens are more than the {limit} that this config.json allows:"
+            " extend it with rope_type yarn first"
+        )
+    if assumptions.target == "portable":
+        notes.append("memory of the portable target is an upper bound, for ONNX Runtime's CPU provider")
+    return notes

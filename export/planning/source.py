@@ -1,0 +1,59 @@
+"""What a plan is made from: a config.json, a checkpoint's folder, or a hub repository, of which only config.json comes.
+
+The hub's client is imported for a repository alone, torch never.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from qwonnx.export.config import CONFIG_NAME, ModelConfig, load_config_file
+from qwonnx.export.errors import CheckpointError, ConfigError
+from qwonnx.export.planning.artifact_size import CopiedFiles
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSource:
+    """A model's configuration, and what else is known of its checkpoint.
+
+    name is that of the folder or the repository; folder is the checkpoint's if it is at hand, as far as its tokenizer;
+    copied are the files that an export would copy, estimated where there is no folder.
+    """
+
+    name: str
+    commit: str | None
+    config: ModelConfig
+    folder: Path | None
+    copied: CopiedFiles
+
+
+def open_source(name_or_path: str, revision: str | None = None) -> PlanSource:
+    """Find a model's configuration.
+
+    Raises:
+        CheckpointError: there is no such file, folder or repository, or it cannot be downloaded.
+        ConfigError: the model is not supported, or its config.json is malformed.
+    """
+    path = Path(name_or_path)
+    if path.exists() and revision is not None:
+        raise CheckpointError(f"{path} is local and has no revision {revision!r}: leave --revision out")
+    if path.is_file():
+        return _without_folder(path.resolve().parent.name, None, load_config_file(path))
+    if path.is_dir():
+        if not (path / CONFIG_NAME).is_file():
+            raise ConfigError(f"{path} has no {CONFIG_NAME}: give a folder in Hugging Face layout, or that file")
+        config = load_config_file(path / CONFIG_NAME)
+        copied = CopiedFiles.of_folder(path)
+        if copied is None:
+            return _without_folder(path.resolve().name, None, config)
+        return PlanSource(path.resolve().name, None, config, path, copied)
+
+    from qwonnx.export.checkpoint_source import fetch_config
+
+    fetched = fetch_config(name_or_path, revision)
+    return _without_folder(name_or_path, fetched.name, load_config_file(fetched / CONFIG_NAME))
+
+
+def _without_folder(name: str, commit: str | None, config: ModelConfig) -> PlanSource:
+    return PlanSource(name, commit, config, None, CopiedFiles.estimated(config))

@@ -1,0 +1,66 @@
+"""What a sequence carries from step to step, in bytes: keys and values by length, the other states of a fixed size."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+from qwonnx.export.artifact import StateSpec
+from qwonnx.export.cache_spec import state_specs
+from qwonnx.export.config import ModelConfig
+
+_STATE_BITS = {"float32": 32}  # of the dtypes that cache_spec.py names for convolution and recurrent states
+
+
+class KvType(StrEnum):
+    """How keys and values are stored, the most exact first."""
+
+    FLOAT32 = "float32"
+    INT8 = "int8"
+    INT4 = "int4"
+
+    @property
+    def bits(self) -> int:
+        return {"float32": 32, "int8": 8, "int4": 4}[self.value]
+
+
+@dataclass(frozen=True, slots=True)
+class StateSizes:
+    """Bytes of a sequence's states, in all layers together."""
+
+    kv_values_per_token: int  # numbers of keys and values, whatever they are stored as
+    num_kv_stripes: int  # runs of memory that grow with a sequence: layers x key and value x heads
+    recurrent_bytes: int
+    conv_bytes: int
+    num_linear_layers: int
+
+    def kv_bytes_per_token(self, kv: KvType) -> int:
+        """Scales of quantised caches are one a tensor, and not counted."""
+        return self.kv_values_per_token * kv.bits // 8
+
+    @property
+    def fixed_bytes(self) -> int:
+        return self.recurrent_bytes + self.conv_bytes
+
+
+def state_sizes(config: ModelConfig) -> StateSizes:
+    """Sums over `cache_spec.state_specs`."""
+    specs = state_specs(config)
+    growing = [spec for spec in specs if spec.kind in ("key", "value")]
+    return StateSizes(
+        kv_values_per_token=sum(_values(spec) for spec in growing),
+        num_kv_stripes=len(growing) * config.num_key_value_heads,
+        recurrent_bytes=_bytes(specs, "recurrent_state"),
+        conv_bytes=_bytes(specs, "conv_state"),
+        num_linear_layers=sum(spec.kind == "recurrent_state" for spec in specs),
+    )
+
+
+def _values(spec: StateSpec) -> int:
+    """Numbers in a state, of one sequence and, where it has a length, of one token."""
+    return math.prod(size for size in spec.shape if isinstance(size, int))
+
+
+def _bytes(specs: tuple[StateSpec, ...], kind: str) -> int:
+    return sum(_values(spec) * _STATE_BITS[spec.dtype] // 8 for spec in specs if spec.kind == kind)

@@ -1,0 +1,90 @@
+"""A model under a recipe: its weights, their files, its artifact, and what is in memory once it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qwonnx.export.artifact import WeightGroup
+from qwonnx.export.config import ModelConfig
+from qwonnx.export.errors import RecipeError
+from qwonnx.export.planning.artifact_size import ArtifactSize, CopiedFiles, estimate_artifact
+from qwonnx.export.planning.decoder_weights import StoredWeight, stored_weights
+from qwonnx.export.planning.resident_memory import LoadedWeights, load_weights
+from qwonnx.export.planning.weight_files import WeightLayout, lay_out_weights
+from qwonnx.export.recipe import BLOCK_SIZES, NO_RECIPE, PRESETS, SHIPPED, Recipe
+from qwonnx.export.size_table import weight_groups
+
+
+@dataclass(frozen=True, slots=True)
+class NamedRecipe:
+    """A recipe under the name by which people ask for it."""
+
+    name: str
+    recipe: Recipe
+    options: str  # that ask `qwonnx export` for it, block size aside
+
+
+def named_recipes(weight_block_size: int | None = None) -> tuple[NamedRecipe, ...]:
+    """Every recipe that has a name: the presets without exceptions, and the shipped recipes."""
+    return tuple(named_recipe(name, weight_block_size) for name in (*PRESETS, *SHIPPED))
+
+
+def named_recipe(name: str, weight_block_size: int | None = None) -> NamedRecipe:
+    """The recipe of a name; weight_block_size None is the recipe's own.
+
+    Raises:
+        RecipeError: no recipe has this name.
+    """
+    if name in PRESETS:
+        chosen = Recipe.choose(NO_RECIPE, name, weight_block_size)
+        return NamedRecipe(name, chosen, f"--weights {name} --recipe {NO_RECIPE}")
+    if name in SHIPPED:
+        return NamedRecipe(name, Recipe.choose(name, None, weight_block_size), f"--recipe {name}")
+    raise RecipeError(f"there is no recipe {name!r}: use one of {', '.join((*PRESETS, *SHIPPED))}")
+
+
+def in_every_block_size(recipes: Sequence[str]) -> tuple[NamedRecipe, ...]:
+    """Recipes of these names with every block size that there is, each once."""
+    made = (named_recipe(name, block_size) for block_size in BLOCK_SIZES for name in recipes)
+    return tuple(dict.fromkeys(made))
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """What a recipe makes of a model. num_bytes are of codes and scales, without what pads them to pages."""
+
+    named: NamedRecipe
+    weights: tuple[StoredWeight, ...]
+    num_parameters: int
+    num_bytes: int
+    layout: WeightLayout
+    artifact: ArtifactSize
+    loaded: LoadedWeights
+
+    @property
+    def groups(self) -> tuple[WeightGroup, ...]:
+        """By kind of weight and by storage, as an export's closing table has them."""
+        return weight_groups(self.weights)
+
+
+def store_model(
+    config: ModelConfig, named: NamedRecipe, copied: CopiedFiles, *, target: str, int8_activations: bool
+) -> StoredModel:
+    """A model under one recipe.
+
+    Raises:
+        RecipeError: the recipe cannot be applied to the model, or has a rule that matches nothing.
+    """
+    weights = stored_weights(config, named.recipe, target=target, int8_activations=int8_activations)
+    named.recipe.check_rules_match(part.name for weight in weights for part in weight.parts)
+    layout = lay_out_weights(weights)
+    return StoredModel(
+        named=named,
+        weights=weights,
+        num_parameters=sum(weight.num_parameters for weight in weights),
+        num_bytes=sum(weight.num_bytes for weight in weights),
+        layout=layout,
+        artifact=estimate_artifact(config, layout, copied, target=target),
+        loaded=load_weights(config, weights, target=target, int8_activations=int8_activations),
+    )

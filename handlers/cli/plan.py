@@ -1,0 +1,182 @@
+"""`qwonnx plan`: what an export and its serving will need and cost, before anything is exported."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from qwonnx.handlers.cli.export import Activations, Target
+from qwonnx.handlers.cli.failures import CommandError
+from qwonnx.runtime.settings import RuntimeSettings
+
+if TYPE_CHECKING:
+    from qwonnx.export.planning.plan import Assumptions
+    from qwonnx.export.planning.source import PlanSource
+    from qwonnx.export.planning.stored_model import NamedRecipe, StoredModel
+
+
+def plan(
+    source: Annotated[
+        str, typer.Argument(help="A config.json, a checkpoint's folder, or a hub repo id (only its config.json comes).")
+    ],
+    weights: Annotated[str | None, typer.Option(help="Plan for plain bits alone: fp32, int8 or int4.")] = None,
+    weight_block_size: Annotated[
+        int | None, typer.Option(help="Input features that share a scale, instead of the recipe's.")
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Plan for one recipe alone: smallest, balanced, best, or a TOML file.", metavar="NAME|FILE"),
+    ] = None,
+    target: Annotated[Target, typer.Option(help="As for `qwonnx export`.")] = Target.CPU,
+    activations: Annotated[Activations, typer.Option(help="As for `qwonnx export`.")] = Activations.INT8,
+    context: Annotated[str, typer.Option(help="Tokens of a sequence, prompt and answer: 4096, 32k, 1M.")] = "32k",
+    sequences: Annotated[int, typer.Option(min=1, max=1024, help="Sequences that run at once.")] = 1,
+    kv: Annotated[str, typer.Option(help="How keys and values are kept: float32, int8 or int4.")] = "float32",
+    max_num_batched_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of a prompt read in one step, as for `qwonnx serve`.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads of ONNX Runtime.")] = 4,
+    bandwidth: Annotated[
+        str | None, typer.Option(help="Memory bandwidth for a roofline: 50GB/s, or a name such as ddr5-2ch, h100.")
+    ] = None,
+    fit: Annotated[
+        str | None,
+        typer.Option(help="Choose what fits: memory=10GB,disk=10GB,context=32k,sequences=4. Status 1 if nothing does."),
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Trace the graph for its exact size: needs torch, some seconds a recipe.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
+) -> None:
+    """Say what an export and its serving will need: disk, memory, bytes read a token, and where it fits.
+
+    Only config.json is read. Weight files are exact to the byte; memory is that of ONNX Runtime's CPU provider.
+
+    Examples:
+
+        qwonnx plan Qwen/Qwen3.5-35B-A3B
+
+        qwonnx plan ./checkpoint/config.json --context 256k --sequences 4 --bandwidth 200GB/s
+
+        qwonnx plan Qwen/Qwen3.5-9B --fit memory=10GB,disk=10GB,context=32k
+
+        qwonnx plan ./checkpoint --weights int4 --exact --json
+    """
+    from qwonnx.export.planning.machines import parse_bandwidth
+    from qwonnx.export.planning.plan import Assumptions, plan_models, store_models
+    from qwonnx.export.planning.quantities import parse_tokens
+    from qwonnx.export.planning.resident_memory import Serving
+    from qwonnx.export.planning.source import open_source
+    from qwonnx.export.planning.states import KvType
+
+    if recipe is not None and weights is not None:
+        raise CommandError("--recipe and --weights exclude each other: give one")
+    if kv not in set(KvType):
+        raise CommandError(f"--kv is {kv[:40]!r}: use one of {', '.join(KvType)}")
+    assumptions = Assumptions(
+        target=target.value,
+        int8_activations=activations is Activations.INT8,
+        serving=Serving(
+            context=parse_tokens(context, "--context"),
+            sequences=sequences,
+            kv=KvType(kv),
+            chunk_tokens=max_num_batched_tokens or RuntimeSettings().max_num_batched_tokens,
+            num_threads=threads,
+        ),
+        bandwidth=None if bandwidth is None else parse_bandwidth(bandwidth),
+    )
+    opened = open_source(source, revision)
+    if fit is not None:
+        checkpoint = Path(source).parent if Path(source).is_file() else source
+        _fit(opened, str(checkpoint), weights, recipe, fit, assumptions, as_json=as_json)
+        return
+    recipes = _recipes(weights, recipe, weight_block_size)
+    models, notes = store_models(opened.config, recipes, assumptions, opened.copied)
+    if exact:
+        models = _exact(opened, models, assumptions)
+    planned = plan_models(opened.config, models, assumptions, notes)
+    if as_json:
+        from qwonnx.export.planning.report import plan_report
+
+        typer.echo(json.dumps(plan_report(opened.name, planned), indent=1))
+        return
+    from qwonnx.handlers.cli.plan_tables import plan_tables
+
+    console = Console()
+    for part in plan_tables(opened.name, planned):
+        console.print(part)
+
+
+def _recipes(weights: str | None, recipe: str | None, weight_block_size: int | None) -> tuple[NamedRecipe, ...]:
+    from qwonnx.export.planning.stored_model import NamedRecipe, named_recipe, named_recipes
+    from qwonnx.export.recipe import SHIPPED, Recipe
+
+    if recipe is not None:
+        if recipe in SHIPPED:
+            return (named_recipe(recipe, weight_block_size),)
+        chosen = Recipe.choose(recipe, None, weight_block_size)
+        return (NamedRecipe(Path(recipe).stem, chosen, f"--recipe {shlex.quote(recipe)}"),)
+    if weights is not None:
+        return (named_recipe(weights, weight_block_size),)
+    return named_recipes(weight_block_size)
+
+
+def _fit(
+    opened: PlanSource,
+    checkpoint: str,
+    weights: str | None,
+    recipe: str | None,
+    text: str,
+    assumptions: Assumptions,
+    *,
+    as_json: bool,
+) -> None:
+    from qwonnx.export.planning.fit import find_fit, parse_limits
+    from qwonnx.export.planning.states import KvType
+    from qwonnx.export.planning.stored_model import in_every_block_size, named_recipes
+
+    serving = assumptions.serving
+    limits = parse_limits(text, serving.context, serving.sequences)
+    if recipe is not None:
+        recipes = _recipes(None, recipe, None)
+    else:
+        names = [weights] if weights is not None else [named.name for named in named_recipes()]
+        recipes = in_every_block_size(names)
+    found = find_fit(opened.config, recipes, list(KvType), limits, assumptions, opened.copied)
+    if as_json:
+        from qwonnx.export.planning.report import fit_report
+
+        typer.echo(json.dumps(fit_report(opened.name, found, assumptions), indent=1))
+    else:
+        from qwonnx.handlers.cli.plan_tables import fit_tables
+
+        console = Console()
+        for part in fit_tables(checkpoint, found):
+            console.print(part)
+    if found.chosen is None:
+        raise typer.Exit(1)
+
+
+def _exact(opened: PlanSource, models: list[StoredModel], assumptions: Assumptions) -> list[StoredModel]:
+    from qwonnx.export.planning.exact_artifact import source_facts, with_exact_artifact
+
+    facts = source_facts(opened)
+    with Console(stderr=True).status("tracing the model"):
+        return [
+            with_exact_artifact(
+                opened.config,
+                model,
+                opened.copied,
+                facts,
+                target=assumptions.target,
+                int8_activations=assumptions.int8_activations,
+                kv=assumptions.serving.kv.value,
+            )
+            for model in models
+        ]

@@ -1,0 +1,210 @@
+"""A plan, or what fits, as text and tables that an 80-column terminal holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from qwonnx.export.planning.fit import Candidate, Fit, Limits
+from qwonnx.export.planning.plan import CONTEXTS, EXPORT_MEMORY_BYTES, Plan, RecipePlan
+from qwonnx.export.planning.quantities import bytes_text, tokens_text
+from qwonnx.export.planning.resident_memory import MemoryUse
+from qwonnx.handlers.cli.tables import bits_per_weight, count_of
+
+_MOST_CANDIDATES = 8
+
+# The parts of memory that must be there, and those that may be dropped.
+_NEEDED: dict[str, Callable[[MemoryUse], int]] = {
+    "process": lambda use: use.process + use.session,
+    "tokenizer": lambda use: use.tokenizer,
+    "weights, packed": lambda use: use.packed_weights,
+    "weights, mapped": lambda use: use.mapped_weights,
+    "keys and values": lambda use: use.kv,
+    "other states": lambda use: use.states,
+    "huge pages, up to": lambda use: use.page_rounding,
+    "work buffers": lambda use: use.work,
+}
+_DROPPABLE: dict[str, Callable[[MemoryUse], int]] = {
+    "file pages, idle": lambda use: use.read_once_weights + use.embedding,
+    "resident": lambda use: use.resident,
+}
+
+
+def plan_tables(name: str, plan: Plan) -> Iterator[RenderableType]:
+    """What to print, in order."""
+    yield _model_line(name, plan)
+    yield from _artifact(plan)
+    yield from _contexts(plan)
+    yield from _parts(plan)
+    yield from _deployments(plan)
+    yield Text(f"An export takes about {bytes_text(EXPORT_MEMORY_BYTES)} of memory at most, whatever the model's size.")
+    for note in plan.notes:
+        yield Text(f"Note: {note}.")
+
+
+def fit_tables(name: str, fit: Fit) -> Iterator[RenderableType]:
+    """The candidates that fit, best first, and the command for the best; or what is missing, and what would fit."""
+    limits = fit.limits
+    yield Text(f"{name}: {_limits_text(limits)}\n")
+    fitting = [candidate for candidate in fit.candidates if candidate.fits]
+    if not fitting:
+        yield from _candidates("Nothing fits. Nearest to it:", [fit.nearest], limits)
+        yield Text("What is missing:\n" + "\n".join(f"- {line}" for line in remedies(fit)))
+        return
+    yield from _candidates("What fits, the most exact first", fitting[:_MOST_CANDIDATES], limits)
+    if len(fitting) > _MOST_CANDIDATES:
+        yield Text(f"and {len(fitting) - _MOST_CANDIDATES} more, which --json lists")
+    best = fitting[0]
+    block_size = best.model.named.recipe.weight_block_size
+    block = f" --weight-block-size {block_size}" if block_size else ""
+    kv = "" if best.kv == "float32" else f" --kv {best.kv}"
+    yield Text("Export it with")
+    yield Text(f"  qwonnx export {name} OUT {best.model.named.options}{block}{kv}")
+
+
+def remedies(fit: Fit) -> list[str]:
+    """What would have to change for the nearest candidate to fit."""
+    nearest, limits = fit.nearest, fit.limits
+    lines = []
+    if nearest.missing_disk:
+        lines.append(f"disk: {bytes_text(nearest.missing_disk)} more, {bytes_text(nearest.disk)} in all")
+    if nearest.missing_memory:
+        lines.append(f"memory: {bytes_text(nearest.missing_memory)} more, {bytes_text(nearest.memory)} in all")
+        if nearest.largest_context:
+            lines.append(f"or context={tokens_text(nearest.largest_context)} instead of {tokens_text(limits.context)}")
+        if nearest.largest_sequences:
+            lines.append(f"or sequences={nearest.largest_sequences} instead of {limits.sequences}")
+    if nearest.missing_disk or not (nearest.largest_context or nearest.largest_sequences):
+        lines.append("or a smaller model: none of these recipes takes fewer bits")
+    return lines
+
+
+def _section(title: str, table: Table, caption: str = "") -> Iterator[RenderableType]:
+    yield Text(title, style="bold")
+    yield table
+    if caption:
+        yield Text(caption + "\n", style="dim")
+
+
+def _model_line(name: str, plan: Plan) -> Text:
+    model = plan.model
+    experts = f", {model.num_experts_per_tok} of {model.num_experts} experts" if model.num_experts else ""
+    return Text(
+        f"{name}: {count_of(model.num_parameters)} parameters, {count_of(model.num_active_parameters)} active a token"
+        f"{experts}; {model.num_linear_attention_layers} linear and {model.num_full_attention_layers} full attention"
+        f" layers; made for {tokens_text(model.max_position_embeddings)} tokens\n"
+    )
+
+
+def _artifact(plan: Plan) -> Iterator[RenderableType]:
+    assumptions = plan.assumptions
+    table = _table("recipe", "bits/weight", "weights", "other files", "artifact", "read/token")
+    if assumptions.bandwidth is not None:
+        table.add_column("tokens/s", justify="right")
+    for recipe in plan.recipes:
+        model, artifact = recipe.model, recipe.model.artifact
+        cells = [
+            model.named.name,
+            bits_per_weight(model.num_bytes, model.num_parameters),
+            bytes_text(artifact.weight_bytes),
+            ("" if artifact.is_exact else "~") + bytes_text(artifact.num_bytes - artifact.weight_bytes),
+            bytes_text(artifact.num_bytes),
+            bytes_text(recipe.traffic.bytes_per_token),
+        ]
+        if assumptions.bandwidth is not None:
+            cells.append(f"{recipe.traffic.tokens_per_second(assumptions.bandwidth):.3g}")
+        table.add_row(*cells)
+    caption = f"Read at {_serving(plan)}"
+    if assumptions.bandwidth is not None:
+        caption += f"; nothing decodes faster from memory of {bytes_text(assumptions.bandwidth)}/s"
+    yield from _section(f"Artifact for {assumptions.target}, and bytes read to decode a token", table, caption + ".")
+
+
+def _contexts(plan: Plan) -> Iterator[RenderableType]:
+    serving = plan.assumptions.serving
+    contexts = sorted({*CONTEXTS, serving.context})
+    table = _table("recipe", *(tokens_text(context) for context in contexts))
+    for recipe in plan.recipes:
+        needed = (bytes_text(recipe.memory_at(context).required) for context in contexts)
+        table.add_row(recipe.model.named.name, *needed)
+    yield from _section(f"Memory to serve {serving.sequences} at once, {serving.kv} keys and values", table)
+
+
+def _parts(plan: Plan) -> Iterator[RenderableType]:
+    context = plan.assumptions.serving.context
+    uses = [recipe.memory_at(context) for recipe in plan.recipes]
+    table = _recipes_table(plan)
+    for title, part in _NEEDED.items():
+        table.add_row(title, *(bytes_text(part(use)) for use in uses))
+    table.add_row("needed", *(bytes_text(use.required) for use in uses), style="bold")
+    for title, part in _DROPPABLE.items():
+        table.add_row(title, *(bytes_text(part(use)) for use in uses))
+    yield from _section(f"Parts of it at {tokens_text(context)} tokens", table)
+
+
+def _deployments(plan: Plan) -> Iterator[RenderableType]:
+    table = _recipes_table(plan)
+    for target in (one.target for one in plan.recipes[0].deployments if one.target.num_devices <= 1):
+        cells = [_longest(recipe, target.memory, accelerated=target.num_devices > 0) for recipe in plan.recipes]
+        table.add_row(target.name.removeprefix("1 x ") + ("s" if target.num_devices else ""), *cells)
+    caption = "-: none. 2x: on so many together, if there were kernels for them."
+    yield from _section("The longest context that fits", table, caption)
+
+
+def _longest(recipe: RecipePlan, memory: int, *, accelerated: bool) -> str:
+    """The longest context on one kind of machine; of accelerators the fewest that hold the context asked for."""
+    kind = [
+        one for one in recipe.deployments if one.target.memory == memory and bool(one.target.num_devices) == accelerated
+    ]
+    best = next((one for one in kind if one.fits), max(kind, key=lambda one: one.largest_context))
+    if not best.largest_context:
+        return "-"
+    return (f"{best.target.num_devices}x " if accelerated else "") + tokens_text(best.largest_context)
+
+
+def _candidates(title: str, candidates: Sequence[Candidate], limits: Limits) -> Iterator[RenderableType]:
+    table = _table("recipe", "block", "KV", "memory", "artifact", "longest", "at once", "error")
+    for one in candidates:
+        table.add_row(
+            one.model.named.name,
+            str(one.model.named.recipe.weight_block_size or "-"),
+            one.kv,
+            bytes_text(one.memory),
+            bytes_text(one.disk),
+            tokens_text(one.largest_context) if one.largest_context else "-",
+            str(one.largest_sequences or "-"),
+            f"{one.rounding_error:.1e}" if one.rounding_error else "0",
+        )
+    yield from _section(
+        title,
+        table,
+        f"Memory at {tokens_text(limits.context)} tokens, {limits.sequences} at once; the longest context and the most"
+        " sequences at once that fit; squared error of rounding, relative: an order, not a loss.",
+    )
+
+
+def _limits_text(limits: Limits) -> str:
+    sizes = {"memory": limits.memory, "disk": limits.disk}
+    parts = [f"{name} {bytes_text(size)}" for name, size in sizes.items() if size is not None]
+    return ", ".join((*parts, f"context {tokens_text(limits.context)}", f"sequences {limits.sequences}"))
+
+
+def _serving(plan: Plan) -> str:
+    serving = plan.assumptions.serving
+    return f"{tokens_text(serving.context)} tokens, {serving.sequences} at once"
+
+
+def _recipes_table(plan: Plan) -> Table:
+    return _table("", *(recipe.model.named.name for recipe in plan.recipes))
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    for title in others:
+        table.add_column(title, justify="right", no_wrap=True)
+    return table

@@ -1,0 +1,43 @@
+"""The finished model as a folder in Hugging Face layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from tests.checkpoints import chat_template
+from tests.checkpoints.config_json import generation_config
+from tests.checkpoints.safetensors_files import StoredTensor, encode, write_file
+from tests.checkpoints.tiny import write_json
+from tests.checkpoints.tokenizer import tokenizer_config
+from tests.miniature import vocabulary
+from tests.miniature.configuration import preprocessor_config
+from tests.miniature.model import Miniature, stored_tensors
+
+# What the published checkpoints keep in float32.
+_KEPT = ("linear_attn.A_log", "linear_attn.norm.weight")
+
+
+def write_checkpoint(folder: Path, model: Miniature, config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+    """Write model.safetensors (BF16), config, tokenizer, chat template, generation and preprocessor configuration."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = []
+    for name, tensor in stored_tensors(model):
+        dtype = "F32" if name.endswith(_KEPT) else "BF16"
+        content = encode(tensor.float().numpy(), dtype)
+        tensors.append(StoredTensor(name, dtype, tuple(tensor.shape), lambda content=content: (content,)))  # type: ignore[misc]
+    write_file(folder / "model.safetensors", tensors)
+    ids = vocabulary.token_ids(tokenizer)
+    write_json(folder / "config.json", dict(config))
+    # Greedy: every question has one answer.
+    greedy = {
+        name: value for name, value in generation_config(ids).items() if name not in {"temperature", "top_k", "top_p"}
+    }
+    write_json(folder / "generation_config.json", {**greedy, "do_sample": False})
+    write_json(folder / "tokenizer_config.json", tokenizer_config())
+    write_json(folder / "preprocessor_config.json", preprocessor_config())
+    vocabulary.save(tokenizer, folder)
+    (folder / "chat_template.jinja").write_text(chat_template(), encoding="utf-8")

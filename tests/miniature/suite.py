@@ -1,0 +1,68 @@
+"""Held-out examples as requests in a file, for whoever asks a server: `python -m tests.miniature.suite --out FILE`.
+
+One JSON object a line: `task`, `messages` and `tools` as a chat completion takes them (pictures are PNG data URLs),
+`thinking`, and `expected`, the message that is right. `Example.is_right` is the judge.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from tests.miniature.conversation import Example, Json
+from tests.miniature.evaluate import suites
+from tests.miniature.mixture import Mixture, Proportions
+from tests.miniature.pictures import png
+
+
+def request(example: Example) -> Json:
+    """The line of an example, as an object."""
+    pictures = iter(example.pictures)
+
+    def part(item: Json) -> Json:
+        if item["type"] != "image":
+            return item
+        content = base64.b64encode(png(next(pictures))).decode()
+        return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{content}"}}
+
+    def message(given: Json) -> Json:
+        content: Any = given["content"]
+        return given if isinstance(content, str) else {**given, "content": [part(item) for item in content]}
+
+    return {
+        "task": example.task,
+        "thinking": example.thinking,
+        "messages": [message(given) for given in example.messages[:-1]],
+        "tools": list(example.tools),
+        "expected": example.messages[-1],
+    }
+
+
+def write_suite(path: Path, examples: Iterable[Example]) -> None:
+    """Write one line an example."""
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(request(example), ensure_ascii=False) + "\n" for example in examples)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.miniature.suite", description=__doc__)
+    parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json: lengths are counted with it")
+    parser.add_argument("--out", type=Path, required=True, help="the file to write")
+    parser.add_argument("--number", type=int, default=256, help="questions of the glossary; others in proportion")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    mixture = Mixture(Tokenizer.from_file(str(options.tokenizer)), options.seed, Proportions())
+    every = suites(mixture, options.seed, options.number)
+    write_suite(options.out, (example for _, _, examples in every for example in examples))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""Held-out examples are requests that a server takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from tests.miniature import pictures, vocabulary
+from tests.miniature.conversation import Encoder, Example
+from tests.miniature.suite import main, request
+
+
+def test_a_file_has_every_task_and_its_expected_answers_are_right(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    vocabulary.save(tokenizer, tmp_path)
+    out = tmp_path / "suite.jsonl"
+    assert main(["--tokenizer", str(tmp_path / "tokenizer.json"), "--out", str(out), "--number", "16"]) == 0
+    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert {line["task"] for line in lines} == {"glossary", "tools", "pictures", "retrieval"}
+    assert {line["thinking"] for line in lines} == {False, True}
+    for line in lines:
+        assert line["messages"][-1]["role"] in {"user", "tool"}
+        example = Example(line["task"], (*line["messages"], line["expected"]), tuple(line["tools"]))
+        if line["task"] != "pictures":
+            assert example.is_right(Encoder(tokenizer).render(example).rpartition("<|im_start|>assistant\n")[2])
+
+
+def test_a_picture_is_a_data_url() -> None:
+    example = next(pictures.held_out(1, 0))
+    item = request(example)["messages"][0]["content"][0]
+    assert item["type"] == "image_url"
+    assert item["image_url"]["url"].startswith("data:image/png;base64,iVBOR")
