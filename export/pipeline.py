@@ -7,6 +7,7 @@ nothing that opens, and may be resumed.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from qwonnx.export.progress import ExportProgress
 from qwonnx.export.recipe import Recipe
 from qwonnx.export.storage_plan import StoragePlan
 from qwonnx.export.strict_json import quoted
-from qwonnx.export.text_files import read_text_files
+from qwonnx.export.text_files import check_text_files
 from qwonnx.export.trace import trace_decoder
 from qwonnx.export.unfinished import unfinished_export
 from qwonnx.export.weight_fit import fitting_weights
@@ -98,7 +99,7 @@ def export_checkpoint(
     source = WeightSource(resolved.tensors, config)
     shapes = fitting_weights(source, config)
     recipe.check_rules_match(shapes)
-    texts = read_text_files(resolved.folder, config.vocab_size)
+    texts = check_text_files(resolved.folder, config.vocab_size)
 
     fingerprint = export_fingerprint(
         resolved.tensors,
@@ -153,13 +154,14 @@ def export_checkpoint(
         report(ExportProgress("finish", resolved.tensors.total_bytes, resolved.tensors.total_bytes))
         decoder.weights.attach(written)
         (building / GRAPH_FILE).write_bytes(decoder.serialized())
-        texts.write(building)
+        for name in texts:
+            shutil.copyfile(resolved.folder / name, building / name)
         manifest = describe_artifact(
             config,
             recipe,
             resolved.source,
             items,
-            (*writer.files, *(_file_entry(building, name) for name in (GRAPH_FILE, *texts.contents))),
+            (*writer.files, *(_file_entry(building, name) for name in (GRAPH_FILE, *texts))),
             target=options.target,
             int8_activations=int8_activations,
             kv=options.kv,

@@ -30,7 +30,7 @@ from qwonnx.export.progress import ExportProgress
 from tests.export.malformed_checkpoints import Case, mutated_cases, named_cases, write_sound
 
 # Beyond what the process has when it begins: libraries, thread pools, and the cases' own bytes.
-MEMORY_BYTES = 768 << 20
+MEMORY_BYTES = 512 << 20
 SECONDS = 3.0  # of the processor
 _LONGEST_MESSAGE = 1500  # of which a path may be a large part
 

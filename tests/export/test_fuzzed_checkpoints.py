@@ -17,7 +17,7 @@ from qwonnx.export.strict_json import StrictJsonError, parse_object, quoted
 
 # For an afternoon's search: QWONNX_FUZZ_SCALE=2000 QWONNX_FUZZ_SEED=7 pytest tests/export/test_fuzzed_checkpoints.py
 SEED = int(os.environ.get("QWONNX_FUZZ_SEED", "1"))
-SCALE = int(os.environ.get("QWONNX_FUZZ_SCALE", "150"))
+SCALE = int(os.environ.get("QWONNX_FUZZ_SCALE", "120"))
 
 
 @pytest.fixture(scope="module")

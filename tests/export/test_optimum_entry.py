@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from qwonnx.export import ExportOptions, main_export, pipeline
-from qwonnx.export.artifact import Artifact
 from qwonnx.export.errors import ExportError
 from qwonnx.export.recipe import Recipe
 
 
-def test_it_makes_what_export_checkpoint_makes(
-    tiny_checkpoint: Path, tmp_path: Path, export_tiny: Callable[[ExportOptions], Artifact]
+def test_export_checkpoint_is_called_with_everything_that_was_given(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    manifest = main_export(str(tiny_checkpoint), tmp_path / "artifact", task="text-generation", weights="int8")
-    assert manifest == export_tiny(ExportOptions(weights="int8")).manifest
-
-
-def test_everything_it_is_given_arrives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    seen: list[Any] = []
-    monkeypatch.setattr(pipeline, "export_checkpoint", lambda *given, on_progress: seen.append((*given, on_progress)))
+    monkeypatch.setattr(pipeline, "export_checkpoint", lambda *given, on_progress: (*given, on_progress))
     (tmp_path / "recipe.toml").write_text('weights = "int8"\n')
-    for recipe in (tmp_path / "recipe.toml", str(tmp_path / "recipe.toml"), Recipe.preset("int8")):
-        main_export("a/b", "out", recipe=recipe, revision="main", overwrite=True, on_progress=print)
     options = ExportOptions(recipe=Recipe.preset("int8"), revision="main", overwrite=True)
-    assert seen == [("a/b", Path("out"), options, print)] * 3
+    for recipe in (tmp_path / "recipe.toml", str(tmp_path / "recipe.toml"), Recipe.preset("int8")):
+        made: Any = main_export(
+            Path("a/b"), "out", task="auto", recipe=recipe, revision="main", overwrite=True, on_progress=print
+        )
+        assert made == ("a/b", Path("out"), options, print)
 
 
 @pytest.mark.parametrize(

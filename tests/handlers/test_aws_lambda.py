@@ -29,9 +29,7 @@ _API = "/2018-06-01/runtime"
 class LambdaService:
     """Lambda's side of the runtime API: hands out events, takes answers."""
 
-    events: queue.Queue[tuple[str, float, dict[str, Any]]] = field(
-        default_factory=queue.Queue
-    )  # name, time it has, event
+    events: queue.Queue[tuple[str, float, dict[str, Any]]] = field(default_factory=queue.Queue)  # name, seconds, event
     answers: queue.Queue[tuple[str, Any]] = field(default_factory=queue.Queue)  # ("response" or "error", document)
     count: int = 0
 
