@@ -9,8 +9,8 @@ best scale for them is (x.q) / (q.q), which leaves the error x.x - (x.q)^2 / (q.
 (x.q)^2 / (q.q) wins, and its weights are rounded once more with its best scale. Input features may count differently:
 with an importance w the products are weighted by it.
 
-The functions work on slices of rows and allocate what `scratch_bytes` says. A block's codes and scale depend on the
-block alone, not on the slice that it comes in.
+Rows are worked on a few at a time, so that what a trial touches stays in the processor's cache, and memory beside the
+arguments is what `scratch_bytes` says. A block's codes and scale depend on the block alone, not on what comes with it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ TRIALS = {
 # With importance, extremes that hardly count are clipped further: up to 6% less of the weighted error.
 CLIPPING_TRIALS: dict[int, tuple[float, ...]] = {4: (1.3, 1.45, 1.7), 8: ()}
 
+# Values worked on at once, three times which a trial touches. Half as many take 10% longer, for calls of torch cost the
+# same whatever their size; four times as many take 40% longer where other programs use the cache too.
+_VALUES_AT_ONCE = 1 << 18
+
 # Below this a scale's reciprocal overflows: float32 cannot divide by it.
 _SMALLEST_SCALE = 2.0**-126
 
@@ -36,8 +40,9 @@ class NonFiniteWeightError(ValueError):
     """A weight is NaN or infinite; the caller knows its name."""
 
 
-def scratch_bytes(num_values: int, block_size: int) -> int:
-    """Bytes that `quantize_blocks` allocates at its peak beside its arguments, for so many values."""
+def scratch_bytes(num_rows: int, num_columns: int, block_size: int) -> int:
+    """Bytes that `quantize_blocks` allocates at its peak beside its arguments."""
+    num_values = min(num_rows, _rows_at_once(num_columns)) * num_columns
     # Two float32 a value; a block has at most ten float32 and a truth value at a time.
     return 8 * num_values + 41 * (num_values // block_size)
 
@@ -66,6 +71,19 @@ def quantize_blocks(
     Raises:
         NonFiniteWeightError: a weight is NaN or infinite.
     """
+    height = _rows_at_once(weights.shape[1])
+    for rows in (slice(start, start + height) for start in range(0, len(weights), height)):
+        _quantize_rows(weights[rows], bits, codes[rows], scales[rows], importance)
+
+
+def _rows_at_once(num_columns: int) -> int:
+    return max(1, _VALUES_AT_ONCE // num_columns)
+
+
+def _quantize_rows(
+    weights: torch.Tensor, bits: int, codes: torch.Tensor, scales: torch.Tensor, importance: torch.Tensor | None
+) -> None:
+    """What `quantize_blocks` says, at once."""
     num_levels = 1 << (bits - 1)
     blocks = weights.view(scales.numel(), -1)
     steps = scales.view(-1)

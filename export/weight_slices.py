@@ -85,7 +85,7 @@ def making_bytes(reader: RowReader, storage: WeightStorage, num_rows: int, num_c
     if keeps_codes(reader, storage):
         return read + 2 * written  # of every part, before it takes its place among the others
     if storage.is_quantized:
-        return read + 4 * num_values + scratch_bytes(num_values, storage.block_size) + written
+        return read + 4 * num_values + scratch_bytes(num_rows, num_columns, storage.block_size) + written
     return read + 4 * num_values  # the values themselves are written
 
 

@@ -27,6 +27,7 @@ class Verdict:
     weight_error: float  # squared error over squared weights, of the quantised weights
     mean_kl: float
     kl_error: float
+    median_kl: float  # a token that is routed to other experts can weigh as much as a thousand others in the mean
     perplexity: float
     top1_agreement: float
     num_weights: Counter[WeightStorage]
@@ -86,6 +87,7 @@ class Judge:
             weight_error=lost / total,
             mean_kl=float(kl.mean()),
             kl_error=float(kl.std() / len(kl) ** 0.5),
+            median_kl=float(kl.median()),
             perplexity=self._perplexity(log_probabilities),
             top1_agreement=float(agreement),
             num_weights=num_weights,

@@ -204,6 +204,7 @@ def _comparison(outcomes: list[Outcome], bits: int, block_size: int) -> dict[str
                 "bits_per_weight": round(outcome.bits_per_weight, 4),
                 "weight_error": float(f"{outcome.verdict.weight_error:.4g}"),
                 "mean_kl": float(f"{outcome.verdict.mean_kl:.4g}"),
+                "median_kl": float(f"{outcome.verdict.median_kl:.4g}"),
                 "equal_bits_kl": float(f"{outcome.verdict.mean_kl * 4 ** (outcome.bits_per_weight - ours):.4g}"),
                 "perplexity": round(outcome.verdict.perplexity, 4),
                 "top1_agreement": round(outcome.verdict.top1_agreement, 4),
@@ -218,8 +219,8 @@ def _line(outcome: Outcome) -> str:
     return (
         f"{outcome.bits} bits, blocks of {outcome.block_size:3}, {outcome.algorithm:18}"
         f" {outcome.bits_per_weight:.4f} bits/weight, error {verdict.weight_error:.4e},"
-        f" KL {verdict.mean_kl:.4e} +- {verdict.kl_error:.1e}, perplexity {verdict.perplexity:.4f},"
-        f" top-1 {verdict.top1_agreement:.4f}, {verdict.seconds:.2f} s"
+        f" KL {verdict.mean_kl:.4e} +- {verdict.kl_error:.1e}, median {verdict.median_kl:.4e},"
+        f" perplexity {verdict.perplexity:.4f}, top-1 {verdict.top1_agreement:.4f}, {verdict.seconds:.2f} s"
     )
 
 

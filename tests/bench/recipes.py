@@ -129,6 +129,7 @@ def _search(name: str, weight: torch.Tensor, bits: int, block_size: int) -> torc
 def _numbers(verdict: Verdict) -> dict[str, float]:
     return {
         "mean_kl": float(f"{verdict.mean_kl:.4g}"),
+        "median_kl": float(f"{verdict.median_kl:.4g}"),
         "perplexity": round(verdict.perplexity, 4),
         "top1_agreement": round(verdict.top1_agreement, 4),
     }

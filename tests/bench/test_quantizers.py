@@ -88,7 +88,7 @@ def test_the_search_without_importance_is_the_search_with_equal_importance() -> 
 
 def test_kl_at_equal_bits_grows_fourfold_a_bit() -> None:
     def outcome(name: str, bits_per_weight: float) -> Outcome:
-        return Outcome(name, 4, 32, bits_per_weight, Verdict(0.01, 0.02, 0.001, 30.0, 0.9, Counter(), 1.0))
+        return Outcome(name, 4, 32, bits_per_weight, Verdict(0.01, 0.02, 0.001, 0.02, 30.0, 0.9, Counter(), 1.0))
 
     comparison = _comparison([outcome("plain", 5.0), outcome("ours", 5.0), outcome("hqq", 6.0)], 4, 32)
     assert comparison["ours"]["equal_bits_kl"] == 0.02
