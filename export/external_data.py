@@ -48,6 +48,8 @@ _FILE = re.compile(r"weights-\d{5,}(\.scales|\.zero_points)?\.bin")
 
 # The disk, the user's share of it, or the file system's limit on a file's size.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What file systems answer that cannot say when the disk has something.
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,15 @@ def lay_out(sizes: Sequence[StoredSize], shard_bytes: int | None = None) -> tupl
     return tuple(shards)
 
 
+def sync(file: int) -> None:
+    """Wait until the disk has a file or a folder, where the file system can tell."""
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
 def is_weight_file(name: str) -> bool:
     """Whether a file is named as this module names them."""
     return _FILE.fullmatch(name) is not None
@@ -187,8 +198,20 @@ class Shard:
         """What was written so far."""
         return ShardPrefix(tuple(file.prefix for file in self._files))
 
+    def cut(self) -> None:
+        """Drop what the files have beyond what they are known to begin with.
+
+        Raises:
+            OutputError: they cannot be opened.
+        """
+        try:
+            for file in self._files:
+                file.cut()
+        except OSError as error:
+            raise self._writer.output_error(error) from error
+
     def open(self) -> None:
-        """Make or open the files, cut to what they are known to begin with.
+        """Make the files, or open them to go on.
 
         Raises:
             OutputError: they cannot be made.
@@ -260,7 +283,7 @@ class ExternalDataWriter:
         return lay_out(sizes, self._shard_bytes)
 
     def begin(self, layouts: Sequence[ShardLayout], prefixes: Sequence[ShardPrefix] | None = None) -> tuple[Shard, ...]:
-        """The shards, none of them open. What their files hold beyond these prefixes is dropped when they are opened.
+        """The shards, none of them open. What the folder's weight files hold beyond these prefixes is dropped.
 
         Raises:
             OutputError: the disk has no room for what is still to be written.
@@ -268,6 +291,8 @@ class ExternalDataWriter:
         _remove_others(self.folder, layouts)
         prefixes = prefixes or [ShardPrefix.empty(layout) for layout in layouts]
         self._shards = tuple(Shard(self, *pair) for pair in zip(layouts, prefixes, strict=True))
+        for shard in self._shards:
+            shard.cut()
         free, missing = self._free_bytes(), self._missing_bytes()
         if free < missing:
             raise OutputError(
@@ -316,10 +341,18 @@ class _HashedFile:
     def prefix(self) -> HashedPrefix:
         return HashedPrefix(self.size, self._digest.copy())
 
+    def cut(self) -> None:
+        try:
+            file = os.open(self.path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            assert self.size == 0, "a file is gone"
+            return
+        os.ftruncate(file, self.size)
+        os.close(file)
+
     def open(self) -> None:
-        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-        os.ftruncate(self._file, self.size)
-        os.lseek(self._file, self.size, os.SEEK_SET)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._file = os.open(self.path, flags, 0o644)
 
     def append(self, tensor: ExternalTensor, content: memoryview) -> None:
         """The next bytes of a tensor; zeros before its first."""
@@ -330,7 +363,7 @@ class _HashedFile:
 
     def sync(self) -> None:
         assert self._file is not None
-        os.fsync(self._file)
+        sync(self._file)
 
     def close(self) -> None:
         if self._file is not None:

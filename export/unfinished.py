@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from qwonnx.export.errors import ExportError, OutputError, TensorFormatError
-from qwonnx.export.external_data import is_weight_file
+from qwonnx.export.external_data import is_weight_file, sync
 from qwonnx.export.fingerprint import difference
 from qwonnx.export.journal import JOURNAL_NAME, Journal
 
@@ -150,7 +150,7 @@ def _check_fingerprint(folder: Path, journal: Journal, fingerprint: dict[str, An
 def _take_name(folder: Path, out: Path, *, overwrite: bool) -> None:
     """Rename the folder once the disk has all of it. Its journal goes last: without one, nothing could resume."""
     for path in (*folder.iterdir(), folder):
-        _sync(path)
+        _sync_path(path)
     if overwrite and out.exists():
         previous = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".previous", dir=out.parent))
         out.rename(previous)  # in the place of the empty folder
@@ -159,13 +159,13 @@ def _take_name(folder: Path, out: Path, *, overwrite: bool) -> None:
     else:
         folder.rename(out)
     (out / JOURNAL_NAME).unlink()
-    _sync(out.parent)
+    _sync_path(out.parent)
 
 
-def _sync(path: Path) -> None:
+def _sync_path(path: Path) -> None:
     file = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(file)
+        sync(file)
     finally:
         os.close(file)
 

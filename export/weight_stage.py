@@ -143,13 +143,11 @@ def _write_shards(
         report(ExportProgress("weights", done, total, resumed, account.peak))
 
     on_written(0)
-    lanes = []
-    for shard, part in zip(shards, slices, strict=True):
-        if shard.is_complete:
-            shard.open()  # which cuts off what may follow
-            shard.close()
-        else:
-            lanes.append(_ShardLane(shard, part, writer, journal, on_written))
+    lanes = [
+        _ShardLane(shard, part, writer, journal, on_written)
+        for shard, part in zip(shards, slices, strict=True)
+        if not shard.is_complete
+    ]
     with (
         _one_torch_thread_each(),
         ThreadPoolExecutor(cut.num_threads, "qwonnx-weights", torch.set_num_threads, (1,)) as pool,

@@ -109,8 +109,11 @@ def export(
 
         qwonnx export ./Qwen3.5-397B-A17B ./qwen-large --memory 8GB --resume
     """
-    from qwonnx.export.calibration import read_text
     from qwonnx.export.memory_budget import parse_memory
+
+    memory_bytes = parse_memory(memory)  # before torch is imported: a slip of the pen is told at once
+
+    from qwonnx.export.calibration import read_text
     from qwonnx.export.pipeline import ExportOptions, export_checkpoint
     from qwonnx.export.recipe import Recipe
     from qwonnx.export.unfinished import incomplete_folder
@@ -124,7 +127,7 @@ def export(
         overwrite=force,
         resume=resume,
         revision=revision,
-        memory_bytes=parse_memory(memory),
+        memory_bytes=memory_bytes,
     )
     console = Console(stderr=True)
     if not resume and incomplete_folder(out).exists():

@@ -151,11 +151,39 @@ def test_a_shard_goes_on_from_what_its_files_begin_with_and_drops_the_rest(tmp_p
     assert writer.files == whole
 
 
+def test_what_is_dropped_is_room_on_the_disk_before_that_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "weights-00001.bin").write_bytes(bytes(1000))  # of a file that no mark is true of
+    sizes: list[int] = []
+
+    def free(writer: ExternalDataWriter) -> int:
+        sizes.extend(path.stat().st_size for path in writer.folder.iterdir())
+        return 10**9
+
+    monkeypatch.setattr(ExternalDataWriter, "_free_bytes", free)
+    _begin(tmp_path, [StoredSize((1000,))])
+    assert sizes == [0]
+
+
+def test_a_file_system_that_cannot_sync_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(file: int) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", cannot)
+    with ExternalDataWriter(tmp_path) as writer:
+        _write_all(writer, [StoredSize((3,))])
+    assert [entry.size for entry in writer.files] == [3]
+
+
 def test_a_weight_file_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("x")
     (tmp_path / "weights-00001.bin").symlink_to(tmp_path / "precious")
+    writer = ExternalDataWriter(tmp_path)
     with pytest.raises(OutputError, match="cannot write"):
-        _write_all(ExternalDataWriter(tmp_path), [StoredSize((1,))])
+        writer.begin(writer.lay_out([StoredSize((1,))]))
     assert (tmp_path / "precious").read_text() == "x"
 
 
