@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from qwonnx.export.artifact import ArtifactError, open_artifact, write_manifest
+from qwonnx.export.artifact import (
+    ArtifactError,
+    ArtifactHashError,
+    file_sha256,
+    open_artifact,
+    read_manifest,
+    write_manifest,
+)
 from qwonnx.runtime.engine import Engine
 from qwonnx.runtime.errors import (
     EngineClosedError,
@@ -186,5 +193,10 @@ def test_a_graph_that_is_no_graph_is_refused(tmp_path: Path) -> None:
     model = make(tmp_path / "artifact")
     size = (model.folder / "decoder.onnx").stat().st_size
     (model.folder / "decoder.onnx").write_bytes(b"\xff" * size)
+    with pytest.raises(ArtifactHashError, match="was changed after its export"):
+        Engine.open(model.folder)
+    manifest = read_manifest(model.folder)
+    files = (replace(file, sha256=file_sha256(model.folder / file.path)) for file in manifest.files)
+    write_manifest(model.folder, replace(manifest, files=tuple(files)))
     with pytest.raises(SessionError, match="cannot load"):
         Engine.open(model.folder)
