@@ -100,6 +100,7 @@ def test_the_artifact_contract_is_standard_library_alone() -> None:
         ("qwonnx.handlers.app, qwonnx.handlers.aws_lambda", HEAVY | {"typer", "rich"}),
         ("qwonnx.handlers.cli.main", HEAVY),
         (OPTIMUM_COMMAND, HEAVY - {"optimum"}),
+        ("qwonnx.export.planning.report, qwonnx.export.planning.source", HEAVY | {"numpy", "onnxruntime"}),
     ],
 )
 def test_importing_loads_nothing_more(modules: str, forbidden: set[str]) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from qwonnx.export.config import ModelConfig
+from qwonnx.export.errors import RecipeError
 from qwonnx.export.lower.siblings import Projection, sibling_groups
 from qwonnx.export.recipe import Recipe, WeightStorage
 
@@ -131,6 +132,8 @@ def stored_weights(
     """
     weights = decoder_weights(config)
     stored = {weight.name: StoredWeight((weight,), recipe.storage(weight.name, weight.shape)) for weight in weights}
+    for index in range(config.num_hidden_layers if config.num_experts else 0):
+        _check_experts(stored, f"layers.{index}.mlp.experts.")
     if target == "cpu":
         _join(stored, list(_siblings(config)))
         if config.num_experts:
@@ -138,7 +141,14 @@ def stored_weights(
     return tuple(stored.values())
 
 
-def has_expert_kernel(stored: dict[str, StoredWeight], experts: str, int8_activations: bool) -> bool:
+def _check_experts(stored: dict[str, StoredWeight], experts: str) -> None:
+    """Refuse what the lowering refuses."""
+    gate_up, down = experts + "gate_up_proj", experts + "down_proj"
+    if stored[gate_up].storage.is_quantized != stored[down].storage.is_quantized:
+        raise RecipeError(f"{gate_up} and {down} are stored as one: quantise both, or neither")
+
+
+def _has_expert_kernel(stored: dict[str, StoredWeight], experts: str, int8_activations: bool) -> bool:
     """Whether a CPU kernel runs a layer's experts; without one, their router stays inside the operator's body."""
     bits = [stored[experts + name].storage.bits for name in ("gate_up_proj", "down_proj")]
     return int8_activations or 8 not in bits  # the 8-bit kernel quantises activations whatever it is told
@@ -176,7 +186,7 @@ def _routers(config: ModelConfig, stored: dict[str, StoredWeight], int8_activati
     return [
         [f"{layer}gate.weight", stored_in[f"{layer}shared_expert_gate.weight"]]
         for layer in layers
-        if has_expert_kernel(stored, f"{layer}experts.", int8_activations)
+        if _has_expert_kernel(stored, f"{layer}experts.", int8_activations)
     ]
 
 

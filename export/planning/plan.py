@@ -167,6 +167,8 @@ def _recipe_plan(config: ModelConfig, model: StoredModel, assumptions: Assumptio
 
 
 def _notes(config: ModelConfig, assumptions: Assumptions) -> list[str]:
+    """What holds for every recipe. That a checkpoint keeps codes of its own would be said here: config.py refuses such
+    checkpoints so far."""
     notes = []
     serving, limit = assumptions.serving, config.max_position_embeddings
     beyond = [tokens_text(context) for context in sorted({*CONTEXTS, serving.context}) if context > limit]

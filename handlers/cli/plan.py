@@ -17,6 +17,7 @@ from qwonnx.runtime.settings import RuntimeSettings
 if TYPE_CHECKING:
     from qwonnx.export.planning.plan import Assumptions
     from qwonnx.export.planning.source import PlanSource
+    from qwonnx.export.planning.states import KvType
     from qwonnx.export.planning.stored_model import NamedRecipe, StoredModel
 
 
@@ -36,7 +37,10 @@ def plan(
     activations: Annotated[Activations, typer.Option(help="As for `qwonnx export`.")] = Activations.INT8,
     context: Annotated[str, typer.Option(help="Tokens of a sequence, prompt and answer: 4096, 32k, 1M.")] = "32k",
     sequences: Annotated[int, typer.Option(min=1, max=1024, help="Sequences that run at once.")] = 1,
-    kv: Annotated[str, typer.Option(help="How keys and values are kept: float32, int8 or int4.")] = "float32",
+    kv: Annotated[
+        str | None,
+        typer.Option(help="Keys and values: float32 (the default), int8 or int4; with --fit by default any."),
+    ] = None,
     max_num_batched_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens of a prompt read in one step, as for `qwonnx serve`.")
     ] = None,
@@ -46,7 +50,7 @@ def plan(
     ] = None,
     fit: Annotated[
         str | None,
-        typer.Option(help="Choose what fits: memory=10GB,disk=10GB,context=32k,sequences=4. Status 1 if nothing does."),
+        typer.Option(help="Choose what fits: memory=8GB,disk=9GB; also context, sequences. Status 1 if nothing does."),
     ] = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="Trace the graph for its exact size: needs torch, some seconds a recipe.")
@@ -77,7 +81,7 @@ def plan(
 
     if recipe is not None and weights is not None:
         raise CommandError("--recipe and --weights exclude each other: give one")
-    if kv not in set(KvType):
+    if kv is not None and kv not in set(KvType):
         raise CommandError(f"--kv is {kv[:40]!r}: use one of {', '.join(KvType)}")
     assumptions = Assumptions(
         target=target.value,
@@ -85,7 +89,7 @@ def plan(
         serving=Serving(
             context=parse_tokens(context, "--context"),
             sequences=sequences,
-            kv=KvType(kv),
+            kv=KvType(kv or KvType.FLOAT32),
             chunk_tokens=max_num_batched_tokens or RuntimeSettings().max_num_batched_tokens,
             num_threads=threads,
         ),
@@ -94,7 +98,8 @@ def plan(
     opened = open_source(source, revision)
     if fit is not None:
         checkpoint = Path(source).parent if Path(source).is_file() else source
-        _fit(opened, str(checkpoint), weights, recipe, fit, assumptions, as_json=as_json)
+        kv_types = list(KvType) if kv is None else [KvType(kv)]
+        _fit(opened, str(checkpoint), weights, recipe, fit, kv_types, assumptions, as_json=as_json)
         return
     recipes = _recipes(weights, recipe, weight_block_size)
     models, notes = store_models(opened.config, recipes, assumptions, opened.copied)
@@ -133,12 +138,12 @@ def _fit(
     weights: str | None,
     recipe: str | None,
     text: str,
+    kv_types: list[KvType],
     assumptions: Assumptions,
     *,
     as_json: bool,
 ) -> None:
     from qwonnx.export.planning.fit import find_fit, parse_limits
-    from qwonnx.export.planning.states import KvType
     from qwonnx.export.planning.stored_model import in_every_block_size, named_recipes
 
     serving = assumptions.serving
@@ -148,7 +153,7 @@ def _fit(
     else:
         names = [weights] if weights is not None else [named.name for named in named_recipes()]
         recipes = in_every_block_size(names)
-    found = find_fit(opened.config, recipes, list(KvType), limits, assumptions, opened.copied)
+    found = find_fit(opened.config, recipes, kv_types, limits, assumptions, opened.copied)
     if as_json:
         from qwonnx.export.planning.report import fit_report
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from qwonnx.export.decoder_graph import lower_decoder
+from qwonnx.export.errors import RecipeError
 from qwonnx.export.lower.graph_weights import GraphWeights
 from qwonnx.export.planning.decoder_weights import decoder_weights, stored_weights
 from qwonnx.export.planning.stored_model import named_recipes
@@ -46,6 +47,18 @@ def test_they_are_stored_and_joined_as_a_lowered_graph_stores_and_joins_them(
         assert [(item.weights, item.storage) for item in items] == [
             (weight.weights, weight.storage) for weight in planned
         ]
+
+
+def test_experts_of_which_half_is_quantised_are_refused_as_the_lowering_refuses_them(
+    traced: Callable[[str], Traced],
+) -> None:
+    made = traced("tiny-moe")
+    recipe = Recipe("int4", 64, (Rule("*.experts.down_proj", 32),))
+    with pytest.raises(RecipeError) as lowered:
+        _items(made, recipe, "cpu", True)
+    with pytest.raises(RecipeError) as planned:
+        stored_weights(made.config, recipe, target="cpu", int8_activations=True)
+    assert str(planned.value) == str(lowered.value)
 
 
 def _items(made: Traced, recipe: Recipe, target: str, int8_activations: bool) -> list[WeightItem]:
