@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from qwonnx.export.errors import RecipeError
 from qwonnx.export.lower.constants import floats, integers
+from qwonnx.export.lower.cpu_attention import lower_attention
 from qwonnx.export.lower.functions import add_function_bodies
 from qwonnx.export.lower.graph_weights import GraphWeights
 from qwonnx.export.lower.merge import merge_projections
@@ -17,9 +18,6 @@ from qwonnx.export.lower.quantized_ops import quantize_weights
 from qwonnx.export.lower.rewrite import attribute, call, own_nodes, replace, required, sizes, transpose
 
 _MICROSOFT = "com.microsoft"
-
-# Operators of attention, and the bits of a cached value that the kernel is told: 0 is a float.
-_CACHE_BITS = {"GatedAttention": 0, "GatedAttentionInt8": 8, "GatedAttentionInt4": 4}
 
 
 def lower_to_cpu(model: ir.Model, weights: GraphWeights, *, int8_activations: bool) -> None:
@@ -33,7 +31,7 @@ def lower_to_cpu(model: ir.Model, weights: GraphWeights, *, int8_activations: bo
     _lower_linear(graph, weights, accuracy_level)
     _lower_embedding(graph)
     _lower_linear_attention(graph)
-    _lower_attention(graph)
+    lower_attention(graph)
     add_function_bodies(model)
     model.opset_imports[_MICROSOFT] = 1
 
@@ -193,38 +191,6 @@ def _delta_rule_kernels(graph: ir.Graph, node: ir.Node) -> tuple[list[ir.Node], 
         num_outputs=2,
     )
     return [split, norm, unit, gate, attention], list(attention.outputs)
-
-
-def _lower_attention(graph: ir.Graph) -> None:
-    """GroupQueryAttention writes into the cache in place; the lengths that it wants are computed once a graph."""
-    nodes = [node for op_type in _CACHE_BITS for node in own_nodes(graph, op_type)]
-    if not nodes:
-        return
-    past_lengths = next(value for value in graph.inputs if value.name == "past_lengths")
-    input_ids = next(value for value in graph.inputs if value.name == "input_ids")
-    num_tokens = call("Shape", [input_ids], {"start": 1, "end": 2}, domain="")
-    lengths = call("Add", [past_lengths, num_tokens.outputs[0]], domain="")
-    longest = call("ReduceMax", [lengths.outputs[0]], {"keepdims": 0}, domain="")
-    total_length = call("Cast", [longest.outputs[0]], {"to": ir.DataType.INT32.value}, domain="")
-    last = call("Sub", [lengths.outputs[0], integers(graph, [1])], domain="")
-    last_positions = call("Cast", [last.outputs[0]], {"to": ir.DataType.INT32.value}, domain="")
-    shared = [num_tokens, lengths, longest, total_length, last, last_positions]
-    graph.insert_before(graph[0], shared)
-    for node in nodes:
-        query, key, value, gate, past_key, past_value, _, *scales = required(node.inputs)
-        attributes: dict[str, int | float | str] = {
-            "num_heads": attribute(node, "num_heads"),
-            "kv_num_heads": sizes(past_key)[1],
-        }
-        inputs: list[ir.Value | None] = [query, key, value, past_key, past_value]
-        inputs += [last_positions.outputs[0], total_length.outputs[0]]
-        if bits := _CACHE_BITS[node.op_type]:
-            attributes |= {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": bits}
-            inputs += [*[None] * 5, *scales]  # the rotary caches and ids, the bias and the sink are not there
-        attention = call("GroupQueryAttention", inputs, attributes, domain=_MICROSOFT, num_outputs=3)
-        opening = call("Sigmoid", [gate], domain="")
-        gated = call("Mul", [attention.outputs[0], opening.outputs[0]], domain="")
-        replace(node, [attention, opening, gated], [gated.outputs[0], *attention.outputs[1:]])
 
 
 def _block_size(codes: ir.Value, scales: ir.Value, bits: int) -> int:

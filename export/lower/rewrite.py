@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from qwonnx.export.ops import DOMAIN
 
-Attributes = Mapping[str, int | float | str]
+Attributes = Mapping[str, int | float | str | ir.Graph | Sequence[int]]
 
 
 def own_nodes(graph: ir.Graph, op_type: str) -> Iterator[ir.Node]:

@@ -58,6 +58,18 @@ def test_a_newer_schema_asks_for_an_upgrade(artifact: Path) -> None:
     _refused(artifact, ManifestError, str(SCHEMA_VERSION + 1), "upgrade qwonnx")
 
 
+def test_an_artifact_of_the_first_schema_has_a_float_cache(tiny_fp32: Artifact, artifact: Path) -> None:
+    def age(document: dict[str, Any]) -> None:
+        document.update(schema_version=1)
+        del document["quantization"]["kv"]
+
+    _edit(artifact, age)
+    manifest = open_artifact(artifact, verify=True).manifest
+    assert (manifest.schema_version, manifest.quantization) == (1, tiny_fp32.manifest.quantization)
+    _edit(artifact, lambda document: document.update(schema_version=2))
+    _refused(artifact, ManifestError, "quantization", "kv")
+
+
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "null", '{"schema_version": "1"}', '{"schema_version": true}', "[" * 99_999]
 )

@@ -161,7 +161,8 @@ def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"target": "tpu"}, {"weights": "int5"}, {"weight_block_size": 24}, {"activations": "int4"}]
+    "options",
+    [{"target": "tpu"}, {"weights": "int5"}, {"weight_block_size": 24}, {"activations": "int4"}, {"kv": "int2"}],
 )
 def test_an_option_that_does_not_exist_is_refused_at_once(
     tiny_checkpoint: Path, tmp_path: Path, options: dict[str, Any]

@@ -52,6 +52,15 @@ def test_weights_that_were_damaged_are_found_by_their_size_their_hash_and_their_
         assert f"{weights.name} in" in error_line(qwonnx(command[0], damaged, *command[1:]))
 
 
+def test_an_artifact_with_an_int8_cache_says_so_and_generates(long_checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "artifact"
+    assert qwonnx("export", long_checkpoint, out, "--kv", "int8").returncode == 0
+    shown = qwonnx("inspect", out).stdout
+    assert re.search(r"keys and values +\W int8, 64 B a token", shown), shown
+    longest = ("--max-tokens", 4, "--max-model-len", 1_010_000)
+    assert qwonnx("generate", out, "--prompt", "Hello", *longest).returncode == 0
+
+
 def test_a_served_artifact_answers_the_openai_client(artifact: Path) -> None:
     with serving(artifact, runtime=RUNTIME) as served, served.client() as client:
         (model,) = client.models.list()

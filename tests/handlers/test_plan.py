@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from qwonnx.export.recipe import PRESETS, SHIPPED
 from qwonnx.handlers.cli.main import app
 from tests.checkpoints import write_tiny
-from tests.checkpoints.published import published_config
+from tests.checkpoints.published import PUBLISHED
 from tests.handlers.commands import QWONNX, error_line, qwonnx
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("Qwen3.5-35B-A3B") / "config.json"
-    path.write_text(json.dumps(published_config("35B-A3B")))
+    path.write_text(json.dumps(PUBLISHED["35B-A3B"].config()))
     return path
 
 
@@ -74,8 +75,7 @@ def test_json_has_stable_keys_and_its_parts_add_up(config_file: Path) -> None:
         "num_threads": 4,
         "bandwidth": 50_000_000_000,
     }
-    assert any("exports no int8 keys and values" in note for note in document["notes"])
-    assert [recipe["name"] for recipe in document["recipes"]] == ["fp32", "int8", "int4"]
+    assert [recipe["name"] for recipe in document["recipes"]] == [*PRESETS, *SHIPPED]
     for recipe in document["recipes"]:
         artifact, decode = recipe["artifact"], recipe["decode"]
         assert artifact["total"] == sum(artifact["files"].values())
@@ -139,7 +139,7 @@ def test_what_fits_is_chosen_with_status_0(config_file: Path) -> None:
     assert document["fits"]
     assert chosen == next(candidate for candidate in document["candidates"] if candidate["fits"])
     assert (
-        f"qwonnx export {config_file.parent} OUT --weights {chosen['name']}"
+        f"qwonnx export {config_file.parent} OUT --recipe {chosen['name']}"
         f" --weight-block-size {chosen['weight_block_size']}"
     ) in " ".join(shown.stdout.split())
 

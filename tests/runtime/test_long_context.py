@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -50,9 +51,7 @@ def cache(artifact: Artifact) -> HybridCache:
 def _runner(artifact: Artifact, cache: HybridCache) -> ModelRunner:
     session = Session(artifact.file("decoder.onnx"), RuntimeSettings(num_threads=1))
     num_rows, vocab_size = _num_rows(artifact), artifact.manifest.model.vocab_size
-    return ModelRunner(
-        session, artifact.manifest.states, cache, InputBuffers(num_rows, len(PROMPT)), num_rows, vocab_size
-    )
+    return ModelRunner(session, artifact.manifest.states, cache, InputBuffers(num_rows, 16), num_rows, vocab_size)
 
 
 def _prefill(runner: ModelRunner, row: int, prompt: list[int]) -> tuple[Sequence, np.ndarray]:
@@ -85,6 +84,18 @@ def test_a_row_moved_across_four_gigabytes_goes_on_as_before(artifact: Artifact,
     cache.move(RowMove(last, 0, sequence.num_computed))
     decoded = runner.run(StepPlan(0, (sequence, stayed), 1, wants_logits=True))
     np.testing.assert_allclose(decoded[0], decoded[1], atol=1e-5, rtol=0)
+
+
+def test_no_step_copies_a_buffer(artifact: Artifact, cache: HybridCache) -> None:
+    """One token and a chunk, before and after the CPU target begins to compute them in other ways."""
+    runner, last = _runner(artifact, cache), _num_rows(artifact) - 1
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    sequence = Sequence("long", [7] * 400, 390)
+    for width in (4, 1, *[16] * 24, 1, 1):
+        runner.run(StepPlan(last, (sequence,), width, wants_logits=False))
+        sequence.num_computed += width
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
+    assert grown < min(buffer.nbytes for name, buffer in cache.buffers.items() if name.endswith("key")) // 4
 
 
 def test_pointers_are_counted_in_64_bits(cache: HybridCache) -> None:

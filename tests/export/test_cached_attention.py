@@ -1,27 +1,38 @@
-"""Attention over an int8 or int4 cache: function bodies, kernel and plain arithmetic agree on codes and on outputs."""
+"""Attention over a float, int8 or int4 cache: function bodies, kernels and plain arithmetic agree on all they yield.
+
+The kernels are those that the CPU target chooses for a step; `WAYS` has steps for every choice.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
 from torch.nn import functional as F
 
-from qwonnx.export.lower.cpu import lower_to_cpu
-from qwonnx.export.lower.graph_weights import GraphWeights
-from qwonnx.export.op_bodies import OPSET
-from qwonnx.export.ops import DOMAIN, VERSION
-from qwonnx.export.recipe import Recipe
 from tests.export import single_op
+from tests.export.attention_graph import OPERATORS, OUTPUTS, TYPES, cpu_attention
 
-HEADS, KV_HEADS, DIM, CAPACITY = 6, 2, 16, 24
+HEADS, KV_HEADS, DIM, CAPACITY = 6, 2, 16, 330
 ENGINES = (*single_op.ENGINES, "kernel")
 RANGES = {"int8": (-128, 127), "int4": (-8, 7)}
-TYPES = {"int8": ir.DataType.INT8, "int4": ir.DataType.UINT8}
+# Lengths of the rows before a step, and its tokens.
+WAYS = {
+    "one token of many rows": ([7, 300, 0], 1),
+    "the first token": ([0], 1),
+    "one token, before it pays to fold": ([254], 1),
+    "one token, from where it does": ([255], 1),
+    "one token far on": ([329], 1),
+    "a few tokens": ([9], 6),
+    "a chunk": ([290], 40),
+    "a first chunk": ([0], 33),
+    "first chunks of two rows": ([0, 0], 12),
+}
 
 Arrays = dict[str, np.ndarray]
 
@@ -36,22 +47,24 @@ class Step:
 
 
 def _pack(codes: np.ndarray, kv: str) -> np.ndarray:
-    """Codes [..., DIM] as the cache stores them."""
-    if kv == "int8":
-        return codes.astype(np.int8)
+    """Codes [..., DIM], or floats, as the cache stores them."""
+    if kv != "int4":
+        return codes.astype(np.int8 if kv == "int8" else np.float32)
     shifted = (codes + 8).astype(np.uint8)
     return shifted[..., 0::2] | (shifted[..., 1::2] << 4)
 
 
 def _unpack(stored: np.ndarray, kv: str) -> np.ndarray:
-    if kv == "int8":
+    if kv != "int4":
         return stored.astype(np.float32)
     return np.stack([stored & 15, stored >> 4], axis=-1).reshape(*stored.shape[:-1], -1).astype(np.float32) - 8
 
 
 def _quantize(x: np.ndarray, scale: np.ndarray, kv: str) -> np.ndarray:
-    """x [B, T, KV_HEADS * DIM] -> codes [B, KV_HEADS, T, DIM]."""
+    """x [B, T, KV_HEADS * DIM] -> codes [B, KV_HEADS, T, DIM]; floats stay what they are."""
     heads = x.reshape(*x.shape[:2], KV_HEADS, DIM).swapaxes(1, 2)
+    if kv == "float32":
+        return heads
     return np.clip(np.rint(heads * (np.float32(1) / scale)), *RANGES[kv])
 
 
@@ -64,12 +77,14 @@ def _inputs(kv: str, lengths: list[int], num_tokens: int, seed: int = 0) -> Arra
         return rng.standard_normal(shape, np.float32)
 
     def buffer() -> np.ndarray:
+        if kv == "float32":
+            return normal(batch, KV_HEADS, CAPACITY, DIM)
         return _pack(rng.integers(*RANGES[kv], (batch, KV_HEADS, CAPACITY, DIM), endpoint=True), kv)
 
     def scale() -> np.ndarray:
         return rng.uniform(0.5, 3.0, (1, KV_HEADS, 1, DIM)).astype(np.float32) / RANGES[kv][1]
 
-    return {
+    inputs = {
         "query": normal(batch, num_tokens, HEADS * DIM),
         "key": normal(batch, num_tokens, KV_HEADS * DIM),
         "value": normal(batch, num_tokens, KV_HEADS * DIM),
@@ -77,37 +92,22 @@ def _inputs(kv: str, lengths: list[int], num_tokens: int, seed: int = 0) -> Arra
         "past_key": buffer(),
         "past_value": buffer(),
         "past_lengths": np.array(lengths),
-        "key_scale": scale(),
-        "value_scale": scale(),
     }
+    return inputs if kv == "float32" else inputs | {"key_scale": scale(), "value_scale": scale()}
 
 
 def _run(engine: str, kv: str, inputs: Arrays) -> Step:
-    op_type = {"int8": "GatedAttentionInt8", "int4": "GatedAttentionInt4"}[kv]
     if engine == "kernel":
-        return Step(*_run_lowered(op_type, kv, inputs))
+        return Step(*_run_lowered(kv, inputs))
     types = (ir.DataType.FLOAT, TYPES[kv], TYPES[kv])
-    return Step(*single_op.run(engine, op_type, inputs, 3, types, num_heads=HEADS))
+    return Step(*single_op.run(engine, OPERATORS[kv], inputs, 3, types, num_heads=HEADS))
 
 
-def _run_lowered(op_type: str, kv: str, inputs: Arrays) -> list[np.ndarray]:
-    """The operator alone in a graph, lowered to ONNX Runtime's kernel, its buffers updated in place."""
-    shapes = {name: ir.Shape(array.shape) for name, array in inputs.items()}
+def _run_lowered(kv: str, inputs: Arrays) -> list[np.ndarray]:
+    """As the CPU target computes it, its buffers updated in place."""
+    proto = cpu_attention(kv, num_heads=HEADS, num_kv_heads=KV_HEADS, head_dim=DIM)
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     ids = np.zeros(inputs["query"].shape[:2], np.int64)
-    values = {
-        name: ir.Value(name=name, shape=shapes[name], type=ir.TensorType(ir.DataType.from_numpy(array.dtype)))
-        for name, array in inputs.items()
-    }
-    input_ids = ir.Value(name="input_ids", shape=ir.Shape(ids.shape), type=ir.TensorType(ir.DataType.INT64))
-    node = ir.node(op_type, list(values.values()), {"num_heads": HEADS}, domain=DOMAIN, num_outputs=3)
-    for output, name, dtype in zip(node.outputs, ("o", "k", "v"), (ir.DataType.FLOAT, *[TYPES[kv]] * 2), strict=True):
-        output.name, output.type = name, ir.TensorType(dtype)
-    opsets = {"": OPSET, DOMAIN: VERSION}
-    graph = ir.Graph([*values.values(), input_ids], node.outputs, nodes=[node], opset_imports=opsets, name="attention")
-    model = ir.Model(graph, ir_version=10)
-    weights = GraphWeights.of_traced(graph, Recipe.preset("fp32"), tie_word_embeddings=False)
-    lower_to_cpu(model, weights, int8_activations=False)
-    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
     buffers = {"past_key": inputs["past_key"].copy(), "past_value": inputs["past_value"].copy()}
     feeds = {**inputs, **buffers, "input_ids": ids}
     binding = session.io_binding()
@@ -115,7 +115,7 @@ def _run_lowered(op_type: str, kv: str, inputs: Arrays) -> list[np.ndarray]:
         array = feeds[value.name]
         binding.bind_input(value.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
     attended = np.empty_like(inputs["query"])
-    for name, array in (("o", attended), ("k", buffers["past_key"]), ("v", buffers["past_value"])):
+    for name, array in zip(OUTPUTS, (attended, *buffers.values()), strict=True):
         binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
     session.run_with_iobinding(binding)
     return [attended, buffers["past_key"], buffers["past_value"]]
@@ -128,12 +128,15 @@ def _check(step: Step, inputs: Arrays, kv: str) -> None:
         total = length + num_tokens
         stored: Arrays = {}
         for kind, present in (("key", step.key), ("value", step.value)):
-            scale, past = inputs[f"{kind}_scale"], inputs[f"past_{kind}"]
+            past = inputs[f"past_{kind}"]
+            scale = np.ones((1, 1, 1, 1)) if kv == "float32" else inputs[f"{kind}_scale"]
             new = _pack(_quantize(inputs[kind], scale, kv), kv)[row]
             np.testing.assert_array_equal(present[row, :, length:total], new)
             np.testing.assert_array_equal(present[row, :, :length], past[row, :, :length])
             np.testing.assert_array_equal(present[row, :, total:], past[row, :, total:])
-            stored[kind] = (_unpack(present[row, :, :total], kv) * scale[0]).repeat(HEADS // KV_HEADS, axis=0)
+            stored[kind] = (
+                (_unpack(present[row, :, :total], kv) * scale[0]).astype(np.float32).repeat(HEADS // KV_HEADS, axis=0)
+            )
         expected = F.scaled_dot_product_attention(
             torch.tensor(inputs["query"][row]).reshape(num_tokens, HEADS, DIM).transpose(0, 1),
             torch.tensor(stored["key"]),
@@ -144,14 +147,30 @@ def _check(step: Step, inputs: Arrays, kv: str) -> None:
         np.testing.assert_allclose(step.attended[row], gated.numpy(), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kv", ["int8", "int4"])
+@pytest.mark.parametrize("kv", TYPES)
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize(("lengths", "num_tokens"), [([7, 20, 0], 1), ([9], 6), ([0, 0], 5), ([0], 1)], ids=str)
-def test_codes_and_outputs_are_those_of_plain_arithmetic(
+@pytest.mark.parametrize(("lengths", "num_tokens"), WAYS.values(), ids=WAYS.keys())
+def test_caches_and_outputs_are_those_of_plain_arithmetic(
     engine: str, kv: str, lengths: list[int], num_tokens: int
 ) -> None:
     inputs = _inputs(kv, lengths, num_tokens)
     _check(_run(engine, kv, inputs), inputs, kv)
+
+
+@pytest.mark.parametrize("kv", TYPES)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_step_is_computed_as_it_is_fastest(kv: str, way: str) -> None:
+    lengths, num_tokens = WAYS[way]
+    proto = onnx.shape_inference.infer_shapes(cpu_attention(kv, num_heads=HEADS, num_kv_heads=KV_HEADS, head_dim=DIM))
+    (choice,) = (node for node in proto.graph.node if node.op_type == "If")
+    part = onnx.utils.Extractor(proto).extract_model(["input_ids", "past_lengths"], [choice.input[0]])
+    session = ort.InferenceSession(part.SerializeToString(), providers=["CPUExecutionProvider"])
+    feeds = {"input_ids": np.zeros((len(lengths), num_tokens), np.int64), "past_lengths": np.array(lengths)}
+    (is_special,) = session.run(None, feeds)
+    if kv == "float32":
+        assert bool(is_special) == (way in ("one token, from where it does", "one token far on"))
+    else:
+        assert bool(is_special) == ("chunk" in way)
 
 
 @pytest.mark.parametrize("kv", ["int8", "int4"])
@@ -185,14 +204,15 @@ def test_halves_round_to_even(engine: str, kv: str) -> None:
     np.testing.assert_array_equal(codes[0, 0, :4, :4], [[0, 0, 2, -2]] * 4)
 
 
-@pytest.mark.parametrize("kv", ["int8", "int4"])
+@pytest.mark.parametrize("kv", TYPES)
 def test_tokens_one_by_one_leave_the_cache_of_one_chunk(kv: str) -> None:
-    whole = _inputs(kv, [5], 6, seed=3)
+    first, num_tokens = 246, 20  # on the way, one token at a time begins to be folded
+    whole = _inputs(kv, [first], num_tokens, seed=3)
     expected = _run("kernel", kv, whole)
     buffers, attended = {name: whole[name] for name in ("past_key", "past_value")}, []
-    for token in range(6):
+    for token in range(num_tokens):
         part = {name: whole[name][:, token : token + 1] for name in ("query", "key", "value", "gate")}
-        step = _run("kernel", kv, {**whole, **part, **buffers, "past_lengths": np.array([5 + token])})
+        step = _run("kernel", kv, {**whole, **part, **buffers, "past_lengths": np.array([first + token])})
         buffers = {"past_key": step.key, "past_value": step.value}
         attended.append(step.attended)
     np.testing.assert_array_equal(buffers["past_key"], expected.key)
