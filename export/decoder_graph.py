@@ -13,9 +13,10 @@ from qwonnx.export.cache_scales import CacheScales
 from qwonnx.export.cache_spec import state_specs
 from qwonnx.export.config import ModelConfig
 from qwonnx.export.lower.cpu import lower_to_cpu
-from qwonnx.export.lower.graph_weights import GraphWeights, Storages
+from qwonnx.export.lower.graph_weights import GraphWeights
 from qwonnx.export.lower.portable import lower_to_portable
 from qwonnx.export.lower.quantized_cache import quantize_cache
+from qwonnx.export.recipe import Storages
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,21 +23,12 @@ import torch
 
 from qwonnx.export.checkpoint import FLOAT_DTYPES, Checkpoint
 from qwonnx.export.errors import MissingTensorError, TensorFormatError
-from qwonnx.export.source_quantization import GptqFormat
+from qwonnx.export.source_quantization import GptqFormat, StoredCodes
 
 CODES_SUFFIX = ".qweight"
 SUFFIXES = (CODES_SUFFIX, ".qzeros", ".scales", ".g_idx")  # after the module's name
 
 _WORD_BITS = 32
-
-
-@dataclass(frozen=True, slots=True)
-class StoredCodes:
-    """What a checkpoint's codes are: bits of each, and input features that share a scale (the last may be fewer)."""
-
-    bits: int
-    group_size: int
-    has_zero_points: bool  # false: all are 2 ** (bits - 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,7 +116,7 @@ def export_checkpoint(
         cache = None
         if options.kv != "float32":
             cache = QuantizedCache(options.kv, cache_scales(source, config, options.kv))
-        storages = StoragePlan(recipe, source)
+        storages = StoragePlan(recipe, source.stored_codes)
         int8_activations = options.activations == "int8"
         decoder = lower_decoder(
             trace_decoder(config),

@@ -24,7 +24,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from qwonnx.export.errors import RecipeError
 
@@ -90,6 +90,12 @@ class WeightStorage:
 
 
 FLOAT32 = WeightStorage(bits=32)
+
+
+class Storages(Protocol):
+    """Says how weights are stored: a recipe alone, or a plan that knows the checkpoint too."""
+
+    def storage(self, name: str, shape: tuple[int, ...]) -> WeightStorage: ...
 
 
 @dataclass(frozen=True, slots=True)

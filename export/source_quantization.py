@@ -3,13 +3,14 @@
     quant_method "fp8"     X.weight in F8_E4M3, X.weight_scale_inv with one scale for each block of 128 x 128 values
     quant_method "gptq"    X.qweight, X.qzeros, X.scales, perhaps X.g_idx in the place of X.weight, 4 or 8 bits
 
-Which tensors are quantised is not read here: exclusion lists are written by prefix or pattern and disagree between
-tools, so a tensor's companions decide (stored_weights.py). What this module reads is what the numbers mean, and a field
-that could change it and is unknown is refused, as everywhere in config.json.
+What this module reads is what the numbers mean, and a field that could change it and is unknown is refused, as
+everywhere in config.json. Which tensors are quantised is told by their companions (stored_weights.py), since lists of
+exclusions disagree between tools; a plan, which has no tensors, takes GPTQ's rules at their word.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +75,9 @@ _GPTQ_READ = frozenset({"bits", "desc_act", "dynamic", "group_size", "sym"})
 _GPTQ_BITS = (4, 8)
 # One group of -1 is a whole row. Any power of two from 16 can be cut into the blocks that the kernels take.
 _GPTQ_GROUP_SIZES = (-1, 16, 32, 64, 128, 256, 512, 1024)
-_MAX_DYNAMIC_RULES = 1 << 16
+_MAX_DYNAMIC_RULES = 1 << 12
+_SIMPLE_PATTERN = re.compile(r"(?:[\w-]|\\?\.|\.\*)*\$?")
+_MAX_WILDCARDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,33 @@ class Fp8Format:
     def name(self) -> str:
         """What a manifest calls it."""
         return "float8_e4m3"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCodes:
+    """What a checkpoint's codes are: bits of each, and input features that share a scale (the last may be fewer)."""
+
+    bits: int
+    group_size: int
+    has_zero_points: bool  # false: all are 2 ** (bits - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class GptqRule:
+    """What the modules whose names begin with a match of `pattern` have; bits None: they are not quantised.
+
+    Raises:
+        ConfigError: by `matches`, a pattern that is more than names, dots and `.*`: some take exponential time.
+    """
+
+    pattern: str
+    bits: int | None
+    group_size: int | None  # None: a whole row
+
+    def matches(self, module: str) -> bool:
+        if not _SIMPLE_PATTERN.fullmatch(self.pattern) or self.pattern.count("*") > _MAX_WILDCARDS:
+            raise ConfigError(f"{_NAME}: the pattern {self.pattern[:60]!r} of dynamic is more than names, dots and .*")
+        return re.match(self.pattern, module) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +130,23 @@ class GptqFormat:
     group_sizes: tuple[int | None, ...]
     symmetric: bool
     may_permute: bool  # desc_act: without a tensor that says which group an input feature is in, nobody knows
+    rules: tuple[GptqRule, ...] = ()
+
+    def foreseen_codes(self, module: str, num_columns: int) -> StoredCodes | None:
+        """What a linear module of the decoder layers should have by the rules, the first that matches it; None: floats.
+
+        Args:
+            module: its name in the checkpoint, "model.language_model.layers.0.mlp.experts.0.up_proj".
+            num_columns: its input features.
+
+        Raises:
+            ConfigError: a rule that comes first cannot be read.
+        """
+        default = GptqRule("", self.bits[0], self.group_sizes[0])
+        rule = next((rule for rule in self.rules if rule.matches(module)), default)
+        if rule.bits is None:
+            return None
+        return StoredCodes(rule.bits, rule.group_size or num_columns, not self.symmetric)
 
     @property
     def name(self) -> str:
@@ -149,7 +196,13 @@ def _fp8(fields: Fields) -> Fp8Format:
 
 
 def _gptq(fields: Fields) -> GptqFormat:
-    described = [fields, *_overrides(fields)]
+    rules = _rules(fields)
+    overrides = {
+        pattern: Fields({**fields.values, **values}, f"{fields.where}: dynamic {pattern[:60]!r}")
+        for pattern, values in rules.items()
+        if not pattern.startswith("-:")
+    }
+    described = [fields, *overrides.values()]
     for one in described:
         _check_fields(one, "gptq", _GPTQ_FIXED, _GPTQ_IGNORED | _GPTQ_READ)
     bits = [_choice(one, "bits", _GPTQ_BITS) for one in described]
@@ -157,29 +210,27 @@ def _gptq(fields: Fields) -> GptqFormat:
     # Zero points that are read are right in any case: where one module needs its own, all have theirs read.
     symmetric = [one.flag("sym", default=False) for one in described]
     permuting = [one.flag("desc_act", default=False) for one in described]
+    sizes = [None if size == -1 else size for size in group_sizes]
+    own = dict(zip(overrides, zip(bits[1:], sizes[1:], strict=True), strict=True))
     return GptqFormat(
         bits=tuple(dict.fromkeys(bits)),
-        group_sizes=tuple(dict.fromkeys(None if size == -1 else size for size in group_sizes)),
+        group_sizes=tuple(dict.fromkeys(sizes)),
         symmetric=all(symmetric),
         may_permute=any(permuting),
+        rules=tuple(GptqRule(re.sub("^[+-]:", "", pattern), *own.get(pattern, (None, None))) for pattern in rules),
     )
 
 
-def _overrides(fields: Fields) -> list[Fields]:
-    """What `dynamic` gives single modules, each with the outer fields that it does not set."""
+def _rules(fields: Fields) -> Mapping[str, Any]:
+    """`dynamic`: what single modules have instead, by pattern, or with -: before it that they are not quantised."""
     dynamic = fields.values.get("dynamic")
     if is_off(dynamic):
-        return []
+        return {}
     if not isinstance(dynamic, dict) or len(dynamic) > _MAX_DYNAMIC_RULES:
         raise fields.error("dynamic", "an object of rules")
-    overrides = []
-    for pattern, values in dynamic.items():
-        if pattern.startswith("-:"):  # not quantised, which its tensors say too
-            continue
-        if not isinstance(values, dict):
-            raise fields.error("dynamic", "an object of rules")
-        overrides.append(Fields({**fields.values, **values}, f"{fields.where}: dynamic {pattern[:60]!r}"))
-    return overrides
+    if any(not isinstance(values, dict) for pattern, values in dynamic.items() if not pattern.startswith("-:")):
+        raise fields.error("dynamic", "an object of rules")
+    return dynamic
 
 
 def _check_fields(fields: Fields, method: str, fixed: Mapping[str, tuple[Any, ...]], known: frozenset[str]) -> None:

@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 
 from qwonnx.export.errors import RecipeError
-from qwonnx.export.gptq import StoredCodes
 from qwonnx.export.recipe import BLOCK_SIZES, Recipe, WeightStorage
-from qwonnx.export.weights import WeightSource
+from qwonnx.export.source_quantization import StoredCodes
 
 _GATE_UP, _DOWN = "gate_up_proj", "down_proj"
 _EXPERTS = re.compile(rf"(.*\.mlp\.experts\.)({_GATE_UP}|{_DOWN})$")
 
 
+# How a checkpoint stores the codes of a weight, by name and shape: one way, unless its parts differ; None is floats.
+CodesOf = Callable[[str, tuple[int, ...]], frozenset[StoredCodes | None]]
+
+
 class StoragePlan:
     """The storage of every weight of one checkpoint under one recipe."""
 
-    def __init__(self, recipe: Recipe, source: WeightSource) -> None:
+    def __init__(self, recipe: Recipe, stored_codes: CodesOf) -> None:
         self._recipe = recipe
-        self._source = source
+        self._stored_codes = stored_codes
         self._known: dict[str, WeightStorage] = {}
 
     def storage(self, name: str, shape: tuple[int, ...]) -> WeightStorage:
@@ -53,7 +57,7 @@ class StoragePlan:
         wanted = self._recipe.storage(name, shape)
         if not wanted.is_quantized:
             return wanted
-        found = self._source.rows(name, shape).stored_codes
+        found = self._stored_codes(name, shape)
         if len(found) > 1:
             kinds = ", ".join(sorted("floats" if codes is None else f"int{codes.bits}" for codes in found))
             raise RecipeError(

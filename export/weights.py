@@ -29,7 +29,8 @@ import torch
 from qwonnx.export.checkpoint import Checkpoint
 from qwonnx.export.config import ModelConfig
 from qwonnx.export.errors import TensorFormatError, UnusedTensorError
-from qwonnx.export.gptq import CodeRows, GptqWeight, StoredCodes
+from qwonnx.export.gptq import CodeRows, GptqWeight
+from qwonnx.export.source_quantization import StoredCodes
 from qwonnx.export.stored_weights import StoredWeight, StoredWeights
 from qwonnx.export.strict_json import quoted
 
@@ -250,6 +251,10 @@ class WeightSource:
             _groups=groups,
             _transform=transform,
         )
+
+    def stored_codes(self, name: str, shape: tuple[int, ...]) -> frozenset[StoredCodes | None]:
+        """What `rows` says of a weight's codes, and raises."""
+        return self.rows(name, shape).stored_codes
 
     @property
     def num_layers(self) -> int:

@@ -7,21 +7,14 @@ floats by codes and scales; this table follows what it does, so that the weight 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import onnx_ir as ir
 
 from qwonnx.export.errors import RecipeError
 from qwonnx.export.external_data import ExternalTensor
 from qwonnx.export.lower.rewrite import sizes
-from qwonnx.export.recipe import WeightStorage
+from qwonnx.export.recipe import Storages, WeightStorage
 from qwonnx.export.weight_stage import CODES, SCALES, ZERO_POINTS, WeightItem
-
-
-class Storages(Protocol):
-    """Says how weights are stored: a recipe alone, or a plan that knows the checkpoint too."""
-
-    def storage(self, name: str, shape: tuple[int, ...]) -> WeightStorage: ...
 
 
 @dataclass(slots=True)

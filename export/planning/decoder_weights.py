@@ -15,7 +15,7 @@ from enum import Enum
 from qwonnx.export.config import ModelConfig
 from qwonnx.export.errors import RecipeError
 from qwonnx.export.lower.siblings import Projection, sibling_groups
-from qwonnx.export.recipe import Recipe, WeightStorage
+from qwonnx.export.recipe import Storages, WeightStorage
 
 EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 
@@ -117,13 +117,13 @@ def decoder_weights(config: ModelConfig) -> tuple[Weight, ...]:
 
 
 def stored_weights(
-    config: ModelConfig, recipe: Recipe, *, target: str, int8_activations: bool
+    config: ModelConfig, storages: Storages, *, target: str, int8_activations: bool
 ) -> tuple[StoredWeight, ...]:
     """What the weight stage writes, in its order.
 
     Args:
         config: the model.
-        recipe: how weights are stored.
+        storages: how weights are stored: a recipe, or a plan that knows the checkpoint's codes too.
         target: "cpu" or "portable"; only the former joins projections.
         int8_activations: whether the CPU kernels quantise activations.
 
@@ -131,7 +131,7 @@ def stored_weights(
         RecipeError: the recipe cannot be applied to a weight.
     """
     weights = decoder_weights(config)
-    stored = {weight.name: StoredWeight((weight,), recipe.storage(weight.name, weight.shape)) for weight in weights}
+    stored = {weight.name: StoredWeight((weight,), storages.storage(weight.name, weight.shape)) for weight in weights}
     for index in range(config.num_hidden_layers if config.num_experts else 0):
         _check_experts(stored, f"layers.{index}.mlp.experts.")
     if target == "cpu":

@@ -21,8 +21,11 @@ from qwonnx.export.planning.artifact_size import ArtifactSize, CopiedFiles
 from qwonnx.export.planning.source import PlanSource
 from qwonnx.export.planning.stored_model import StoredModel
 from qwonnx.export.planning.weight_files import PlannedFile
+from qwonnx.export.source_quantization import GptqFormat
+from qwonnx.export.storage_plan import CodesOf
 from qwonnx.export.trace import trace_decoder
 from qwonnx.export.weight_stage import weight_places
+from qwonnx.export.weights import WeightSource
 
 _ANY_SHA256 = "0" * 64
 
@@ -47,10 +50,9 @@ def with_exact_artifact(
         target, int8_activations: see `stored_weights`.
         kv: how keys and values are cached.
     """
-    recipe = model.named.recipe
     decoder = lower_decoder(
         trace_decoder(config),
-        recipe,
+        model.storages,
         config,
         target=target,
         int8_activations=int8_activations,
@@ -62,7 +64,7 @@ def with_exact_artifact(
     files = (*model.layout.files, PlannedFile(GRAPH_FILE, len(decoder.serialized())), *copied.files)
     manifest = describe_artifact(
         config,
-        recipe,
+        model.named.recipe,
         source,
         items,
         tuple(FileEntry(file.path, file.num_bytes, _ANY_SHA256) for file in files),
@@ -72,6 +74,17 @@ def with_exact_artifact(
     )
     manifest_file = PlannedFile(MANIFEST_NAME, len(manifest_text(manifest).encode()))
     return replace(model, artifact=ArtifactSize((*files, manifest_file), model.layout.num_bytes, copied.is_exact))
+
+
+def codes_at_hand(source: PlanSource) -> CodesOf | None:
+    """What a GPTQ checkpoint's tensors say of its codes; None of another, or where no tensors are at hand.
+
+    Raises:
+        CheckpointError: the folder's tensors cannot be read.
+    """
+    if source.folder is None or not isinstance(source.config.quantization, GptqFormat):
+        return None
+    return WeightSource(Checkpoint.open(source.folder), source.config).stored_codes
 
 
 def _any_scales(config: ModelConfig) -> dict[int, CacheScales]:
@@ -87,5 +100,8 @@ def source_facts(source: PlanSource) -> SourceFacts:
     Raises:
         CheckpointError: the folder's tensors cannot be read.
     """
-    dtype = Checkpoint.open(source.folder).dtype if source.folder is not None else "bfloat16"
+    if source.config.quantization is not None:
+        dtype = source.config.quantization.name
+    else:
+        dtype = Checkpoint.open(source.folder).dtype if source.folder is not None else "bfloat16"
     return SourceFacts(checkpoint=source.name, revision=source.commit, dtype=dtype)

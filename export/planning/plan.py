@@ -16,12 +16,15 @@ from qwonnx.export.config import ModelConfig
 from qwonnx.export.errors import RecipeError
 from qwonnx.export.planning.artifact_size import CopiedFiles
 from qwonnx.export.planning.deployment import Deployment, deployment
+from qwonnx.export.planning.kept_codes import foreseen_codes
 from qwonnx.export.planning.machines import DEPLOYMENT_TARGETS
 from qwonnx.export.planning.quantities import tokens_text
 from qwonnx.export.planning.resident_memory import MemoryUse, Serving, memory_use
 from qwonnx.export.planning.states import StateSizes, state_sizes
 from qwonnx.export.planning.stored_model import NamedRecipe, StoredModel, store_model
 from qwonnx.export.planning.traffic import DecodeTraffic, active_parameters, decode_traffic
+from qwonnx.export.source_quantization import GptqFormat
+from qwonnx.export.storage_plan import CodesOf
 
 CONTEXTS = (4 << 10, 32 << 10, 256 << 10, 1 << 20)
 
@@ -102,14 +105,29 @@ def plan_models(
 
 
 def store_models(
-    config: ModelConfig, recipes: Sequence[NamedRecipe], assumptions: Assumptions, copied: CopiedFiles
+    config: ModelConfig,
+    recipes: Sequence[NamedRecipe],
+    assumptions: Assumptions,
+    copied: CopiedFiles,
+    stored_codes: CodesOf | None = None,
 ) -> tuple[list[StoredModel], list[str]]:
     """The model under every recipe that can be applied to it, and a note on each that cannot.
+
+    Args:
+        config: the model.
+        recipes: to apply.
+        assumptions: of which the target and its activations count.
+        copied: files that an export would copy.
+        stored_codes: what is known of the checkpoint's own codes; by default what config.json lets foresee.
 
     Raises:
         RecipeError: none can.
     """
-    models, notes = [], []
+    notes: list[str] = []
+    if stored_codes is None and isinstance(config.quantization, GptqFormat):
+        stored_codes, note = foreseen_codes(config)
+        notes.append(note)
+    models = []
     refused: RecipeError | None = None
     for named in recipes:
         try:
@@ -120,6 +138,7 @@ def store_models(
                     copied,
                     target=assumptions.target,
                     int8_activations=assumptions.int8_activations,
+                    stored_codes=stored_codes,
                 )
             )
         except RecipeError as error:
@@ -167,8 +186,7 @@ def _recipe_plan(config: ModelConfig, model: StoredModel, assumptions: Assumptio
 
 
 def _notes(config: ModelConfig, assumptions: Assumptions) -> list[str]:
-    """What holds for every recipe. That a checkpoint keeps codes of its own would be said here: config.py refuses such
-    checkpoints so far."""
+    """What holds for every recipe."""
     notes = []
     serving, limit = assumptions.serving, config.max_position_embeddings
     beyond = [tokens_text(context) for context in sorted({*CONTEXTS, serving.context}) if context > limit]

@@ -12,8 +12,9 @@ from qwonnx.export.planning.artifact_size import ArtifactSize, CopiedFiles, esti
 from qwonnx.export.planning.decoder_weights import StoredWeight, stored_weights
 from qwonnx.export.planning.resident_memory import LoadedWeights, load_weights
 from qwonnx.export.planning.weight_files import WeightLayout, lay_out_weights
-from qwonnx.export.recipe import BLOCK_SIZES, NO_RECIPE, PRESETS, SHIPPED, Recipe
+from qwonnx.export.recipe import BLOCK_SIZES, NO_RECIPE, PRESETS, SHIPPED, Recipe, Storages
 from qwonnx.export.size_table import weight_groups
+from qwonnx.export.storage_plan import CodesOf, StoragePlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class StoredModel:
     """What a recipe makes of a model. num_bytes are of codes and scales, without what pads them to pages."""
 
     named: NamedRecipe
+    storages: Storages
     weights: tuple[StoredWeight, ...]
     num_parameters: int
     num_bytes: int
@@ -69,18 +71,26 @@ class StoredModel:
 
 
 def store_model(
-    config: ModelConfig, named: NamedRecipe, copied: CopiedFiles, *, target: str, int8_activations: bool
+    config: ModelConfig,
+    named: NamedRecipe,
+    copied: CopiedFiles,
+    *,
+    target: str,
+    int8_activations: bool,
+    stored_codes: CodesOf | None = None,
 ) -> StoredModel:
-    """A model under one recipe.
+    """A model under one recipe, beside what its checkpoint has as codes already, which are kept.
 
     Raises:
         RecipeError: the recipe cannot be applied to the model, or has a rule that matches nothing.
     """
-    weights = stored_weights(config, named.recipe, target=target, int8_activations=int8_activations)
+    storages = named.recipe if stored_codes is None else StoragePlan(named.recipe, stored_codes)
+    weights = stored_weights(config, storages, target=target, int8_activations=int8_activations)
     named.recipe.check_rules_match(part.name for weight in weights for part in weight.parts)
     layout = lay_out_weights(weights)
     return StoredModel(
         named=named,
+        storages=storages,
         weights=weights,
         num_parameters=sum(weight.num_parameters for weight in weights),
         num_bytes=sum(weight.num_bytes for weight in weights),

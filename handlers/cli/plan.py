@@ -102,9 +102,13 @@ def plan(
         _fit(opened, str(checkpoint), weights, recipe, fit, kv_types, assumptions, as_json=as_json)
         return
     recipes = _recipes(weights, recipe, weight_block_size)
-    models, notes = store_models(opened.config, recipes, assumptions, opened.copied)
     if exact:
+        from qwonnx.export.planning.exact_artifact import codes_at_hand
+
+        models, notes = store_models(opened.config, recipes, assumptions, opened.copied, codes_at_hand(opened))
         models = _exact(opened, models, assumptions)
+    else:
+        models, notes = store_models(opened.config, recipes, assumptions, opened.copied)
     planned = plan_models(opened.config, models, assumptions, notes)
     if as_json:
         from qwonnx.export.planning.report import plan_report

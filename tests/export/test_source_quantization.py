@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from qwonnx.export.errors import ConfigError
-from qwonnx.export.source_quantization import Fp8Format, GptqFormat, SourceQuantization, parse_quantization
+from qwonnx.export.source_quantization import (
+    Fp8Format,
+    GptqFormat,
+    GptqRule,
+    SourceQuantization,
+    StoredCodes,
+    parse_quantization,
+)
 
 Json = dict[str, Any]
 
@@ -41,7 +48,12 @@ GPTQ: Json = {
     },
     "meta": {"quantizer": ["gptqmodel:5.7.0"]},
 }
-OFFICIAL_GPTQ = GptqFormat(bits=(4,), group_sizes=(128,), symmetric=True, may_permute=False)
+OFFICIAL_RULES = (
+    GptqRule("lm_head", 4, 128),
+    GptqRule("model.language_model.embed_tokens", 4, 128),
+    *(GptqRule(f".*{part}.*", None, None) for part in ("attn", "shared_expert", "mtp", "visual")),
+)
+OFFICIAL_GPTQ = GptqFormat(bits=(4,), group_sizes=(128,), symmetric=True, may_permute=False, rules=OFFICIAL_RULES)
 
 
 def parse(quantization: Any) -> SourceQuantization | None:
@@ -84,7 +96,7 @@ def test_a_manifest_names_the_formats() -> None:
 
 @pytest.mark.parametrize(("group_size", "expected"), [(32, 32), (64, 64), (128, 128), (-1, None)])
 def test_groups_may_have_the_sizes_that_kernels_can_be_given(group_size: int, expected: int | None) -> None:
-    found = parse({**GPTQ, "bits": 8, "group_size": group_size})
+    found = parse({**GPTQ, "bits": 8, "group_size": group_size, "dynamic": None})
     assert found == GptqFormat((8,), (expected,), symmetric=True, may_permute=False)
 
 
@@ -97,7 +109,33 @@ def test_zero_points_are_read_unless_all_modules_are_said_to_be_symmetric() -> N
 
 def test_rules_for_single_modules_widen_what_is_allowed() -> None:
     rules = {"+:.*down_proj": {"bits": 8, "group_size": 32}, ".*up_proj": {"desc_act": True}, "-:.*attn.*": {"bits": 3}}
-    assert parse({**GPTQ, "dynamic": rules}) == GptqFormat((4, 8), (128, 32), symmetric=True, may_permute=True)
+    read = (GptqRule(".*down_proj", 8, 32), GptqRule(".*up_proj", 4, 128), GptqRule(".*attn.*", None, None))
+    found = parse({**GPTQ, "dynamic": rules})
+    assert found == GptqFormat((4, 8), (128, 32), symmetric=True, may_permute=True, rules=read)
+
+
+def test_the_first_rule_that_matches_a_modules_name_from_its_start_says_what_codes_it_has() -> None:
+    layer = "model.language_model.layers.0."
+    for module, expected in (
+        ("mlp.experts.0.up_proj", StoredCodes(4, 128, has_zero_points=False)),
+        ("mlp.shared_expert.up_proj", None),
+        ("linear_attn.out_proj", None),
+    ):
+        assert OFFICIAL_GPTQ.foreseen_codes(layer + module, 2048) == expected
+    rules = {"up_proj": {"bits": 8}, r"+:.*\.down_proj$": {"group_size": -1}, "-:.*down.*": {}}
+    found = parse({**GPTQ, "sym": False, "dynamic": rules})
+    assert isinstance(found, GptqFormat)
+    assert found.foreseen_codes(layer + "mlp.up_proj", 512) == StoredCodes(4, 128, has_zero_points=True)
+    assert found.foreseen_codes(layer + "mlp.down_proj", 512) == StoredCodes(4, 512, has_zero_points=True)
+    assert found.foreseen_codes(layer + "mlp.down_project", 512) is None
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", ".*.*.*.*", "[a-z]", "a{2}", "a|b", "a*"])
+def test_patterns_that_may_take_long_are_read_and_not_tried(pattern: str) -> None:
+    found = parse({**GPTQ, "dynamic": {f"-:{pattern}": {}}})
+    assert isinstance(found, GptqFormat)
+    with pytest.raises(ConfigError, match="more than names"):
+        found.foreseen_codes("model.layers.0.mlp.up_proj", 512)
 
 
 def test_unknown_fields_that_are_off_change_nothing() -> None:

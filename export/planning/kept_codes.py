@@ -1,0 +1,47 @@
+"""Which weights a GPTQ checkpoint has as codes, from config.json alone: an export keeps those, whatever the recipe.
+
+The rules are GPTQModel's (`dynamic`): every linear module of the decoder layers is quantised unless a rule says
+otherwise; what recipes never quantise, the router above all, does not come here. Tensors may tell otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+
+from qwonnx.export.config import ModelConfig
+from qwonnx.export.errors import ConfigError
+from qwonnx.export.source_quantization import GptqFormat, StoredCodes
+from qwonnx.export.storage_plan import CodesOf
+
+_LAYER_WEIGHT = re.compile(r"(layers\..*)\.weight")
+_EXPERTS = re.compile(r"(layers\..*\.experts\.)(gate_up_proj|down_proj)")
+_MATRICES = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
+
+
+def foreseen_codes(config: ModelConfig) -> tuple[CodesOf | None, str]:
+    """What a GPTQ checkpoint should have as codes, None if its rules cannot be read; and a note that says so."""
+    stored = config.quantization
+    assert isinstance(stored, GptqFormat)
+    prefix = "model.language_model." if config.architecture.endswith("ForConditionalGeneration") else "model."
+
+    def codes(name: str, shape: tuple[int, ...]) -> frozenset[StoredCodes | None]:
+        modules = _modules(name)
+        if not modules:
+            return frozenset((None,))
+        return frozenset(stored.foreseen_codes(prefix + module, shape[-1]) for module in modules)
+
+    try:
+        for rule in stored.rules:
+            rule.matches("")
+    except ConfigError as error:
+        return None, f"planned as if no weight had codes already, for they cannot be foreseen: {error}"
+    return codes, f"weights that config.json calls {stored.name} keep their codes, whatever the recipe"
+
+
+def _modules(name: str) -> tuple[str, ...]:
+    """The modules that a weight comes from, one expert's for all; none for those that are not in a layer."""
+    if experts := _EXPERTS.fullmatch(name):
+        return tuple(f"{experts[1]}0.{matrix}" for matrix in _MATRICES[experts[2]])
+    if weight := _LAYER_WEIGHT.fullmatch(name):
+        return (weight[1],)
+    return ()
