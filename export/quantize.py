@@ -6,9 +6,9 @@ Two 4-bit codes share a byte, the even input feature in the low nibble.
 
 Which scale: a few steps t are tried a block, and the one that loses least is kept. With q the codes that a trial rounds
 x to, and r = x / t - q what they leave, the best scale for q is t (1 + q.r / q.q), and its error is
-t^2 (r.r - (q.r)^2 / q.q): a form in which nothing cancels, though at 8 bits it is a hundred-thousandth of x.x. The weights
-are rounded once more with the best scale of the best trial. Input features may count differently: with an importance w
-the products are weighted by it.
+t^2 (r.r - (q.r)^2 / q.q): a form in which nothing cancels, though at 8 bits it is a hundred-thousandth of x.x. The
+weights are rounded once more with the best scale of the best trial. Input features may count differently: with an
+importance w the products are weighted by it.
 
 A block's codes and scale depend on the block alone, not on what comes with it.
 """
