@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from qwonnx.export.external_data import ShardLayout, ShardPrefix, StoredSize
 from qwonnx.export.memory_budget import SLICE_ALIGNMENT
-from qwonnx.export.quantize import scratch_bytes
 from qwonnx.export.recipe import WeightStorage
 from qwonnx.export.weights import RowReader
 
@@ -79,13 +78,13 @@ def keeps_codes(reader: RowReader, storage: WeightStorage) -> bool:
 
 
 def making_bytes(reader: RowReader, storage: WeightStorage, num_rows: int, num_columns: int) -> int:
-    """Memory of a slice that is made: source bytes, float32 values, scratch, codes, scales and zero points."""
+    """Memory of a slice that is made: source bytes, float32 values, codes, scales and zero points."""
     num_values = num_rows * num_columns
     read, written = reader.read_bytes(num_values), sum(storage.stream_bytes(num_rows, num_columns))
     if keeps_codes(reader, storage):
         return read + 2 * written  # of every part, before it takes its place among the others
     if storage.is_quantized:
-        return read + 4 * num_values + scratch_bytes(num_rows, num_columns, storage.block_size) + written
+        return read + 4 * num_values + written
     return read + 4 * num_values  # the values themselves are written
 
 
