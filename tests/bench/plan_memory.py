@@ -1,6 +1,7 @@
 """What `qwonnx plan` says of memory, beside a server that has read a prompt.
 
-    python -m tests.bench.plan_memory ARTIFACT --checkpoint FOLDER [--prompt-tokens 4096] [--threads 2]
+    python -m tests.bench.plan_memory ARTIFACT --checkpoint FOLDER [--recipe balanced] [--prompt-tokens 4096]
+                                      [--threads 2]
 
 Starts `qwonnx serve`, sends one chat request whose prompt has about so many tokens, and reads the process's maps: what
 is anonymous (packed weights, states, work buffers, the process itself), what is pages of weight files, and what is
@@ -29,8 +30,8 @@ from qwonnx.export.planning.plan import Assumptions, make_plan
 from qwonnx.export.planning.resident_memory import MemoryUse, Serving
 from qwonnx.export.planning.source import open_source
 from qwonnx.export.planning.states import KvType
-from qwonnx.export.planning.stored_model import NamedRecipe
-from qwonnx.export.recipe import Recipe
+from qwonnx.export.planning.stored_model import NamedRecipe, named_recipe
+from qwonnx.export.recipe import SHIPPED, Recipe
 from qwonnx.runtime.settings import RuntimeSettings
 from qwonnx.runtime.tokenizer import Tokenizer
 
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--checkpoint", type=Path, required=True, help="folder with the config.json it came from")
+    parser.add_argument("--recipe", choices=SHIPPED, help="that the artifact was made by; by default a preset alone")
     parser.add_argument("--prompt-tokens", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
@@ -73,25 +75,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
             measured = read_maps(server.pid)
         finally:
             server.kill()
-    planned = plan_for(manifest, options.artifact, options.checkpoint, num_tokens, options.threads)
+    planned = plan_for(manifest, options, num_tokens)
     _print(loaded, measured, planned, num_tokens, seconds)
     print(json.dumps(_summary(options, manifest, measured, planned, num_tokens)))
 
 
-def plan_for(manifest: Manifest, artifact: Path, checkpoint: Path, num_tokens: int, threads: int) -> MemoryUse:
+def plan_for(manifest: Manifest, options: argparse.Namespace, num_tokens: int) -> MemoryUse:
     """What the plan says of a server that holds one sequence of so many tokens."""
     facts = manifest.quantization
-    assert not facts.recipe, "the artifact was made by a recipe with rules: only presets can be planned from a manifest"
-    named = NamedRecipe(facts.weights, Recipe.preset(facts.weights, facts.weight_block_size or 128), "")
+    if options.recipe is None:
+        named = NamedRecipe(facts.weights, Recipe.preset(facts.weights, facts.weight_block_size or 128), "")
+    else:
+        named = named_recipe(options.recipe)
+    rules = tuple((rule.pattern, rule.bits) for rule in named.recipe.rules)
+    assert rules == facts.recipe, "the artifact was made by another recipe: say by which with --recipe"
     assumptions = Assumptions(
         target=manifest.target,
         int8_activations=facts.activations == "int8",
-        serving=Serving(num_tokens, 1, KvType.FLOAT32, RuntimeSettings().max_num_batched_tokens, threads),
+        serving=Serving(num_tokens, 1, KvType.FLOAT32, RuntimeSettings().max_num_batched_tokens, options.threads),
         bandwidth=None,
     )
-    copied = CopiedFiles.of_folder(artifact)
+    copied = CopiedFiles.of_folder(options.artifact)
     assert copied is not None, "an artifact has a tokenizer"
-    plan = make_plan(open_source(str(checkpoint)).config, [named], assumptions, copied)
+    plan = make_plan(open_source(str(options.checkpoint)).config, [named], assumptions, copied)
     return plan.recipes[0].memory_at(num_tokens)
 
 
