@@ -22,7 +22,7 @@ demo-once: .venv/.demo  ## The same, with one chat request through the openai cl
 	@$(BIN)/python infra/demo.py --once
 
 test: .venv/.dev  ## Run all tests
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 check: .venv/.dev  ## Lint, format, types
 	$(BIN)/ruff check .
