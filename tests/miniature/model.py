@@ -19,7 +19,6 @@ from tests.miniature.layers import DecoderLayer, Layout, RMSNorm, Routing
 from tests.miniature.packing import Batch
 from tests.miniature.vision import VisionTower
 
-
 # What a block of the text model adds its result by.
 _BLOCK_OUTPUTS = ("out_proj.weight", "o_proj.weight", "down_proj", "down_proj.weight")
 
