@@ -63,8 +63,9 @@ def run_workers(count: int, meeting: Path, function: Callable[..., None], *argum
     if count == 1:
         function(Workers(), *arguments)
         return
-    meeting.unlink(missing_ok=True)
+    meeting.unlink(missing_ok=True)  # of a run that was killed
     spawn(_run, (count, str(meeting), function, arguments), nprocs=count)  # type: ignore[no-untyped-call]
+    meeting.unlink(missing_ok=True)
 
 
 def _run(rank: int, count: int, meeting: str, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
