@@ -85,8 +85,10 @@ class Training:
         self.model = Miniature(config).to(device)
         groups = parameter_groups(self.model, weight_decay=settings.weight_decay)
         self.optimizer = Muon(groups, lr=settings.lr)
-        self.mixture = Mixture(tokenizer, settings.seed, proportions or Proportions())
-        self.prefetcher = Prefetcher(self.mixture, makers, self._progress_at_share)
+        self.mixture = Mixture(
+            tokenizer, settings.seed, proportions or Proportions(), self.workers.rank, self.workers.count
+        )
+        self.prefetcher = Prefetcher(self.mixture, makers, self.progress_at)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self._losses: dict[str, list[float]] = {}
 
@@ -100,10 +102,6 @@ class Training:
         if self.settings.steps:
             return step / self.settings.steps
         return min(1.0, self.seconds / (60 * self.settings.minutes))
-
-    def _progress_at_share(self, share: int) -> float:
-        """How far the training is when a process works on a share, of which every step has one for each process."""
-        return self.progress_at(share // self.workers.count)
 
     def run(self) -> None:
         """Go on from where the run stands to its end."""
@@ -131,11 +129,11 @@ class Training:
     def train_step(self) -> float:
         """One step; returns its loss, all parts of it."""
         total = 0.0
-        for task in self.prefetcher.tasks(self.step * self.workers.count + self.workers.rank):
+        for task in self.prefetcher.tasks(self.step):
             loss = self._loss(task)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
-            self.tokens += self.workers.count * task.batch.ids.size  # all have as many
+            self.tokens += self.workers.count * task.batch.ids.size  # the others have as many
         self.workers.average_gradients(self.model.parameters())
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.lr * self._schedule()
@@ -278,8 +276,6 @@ def _train(workers: Workers, settings: Settings, options: argparse.Namespace) ->
         config,
         out=options.out,
         device=options.device,
-        # Short rows are shared out; each process has a long batch of its own, of tools or of retrieval.
-        proportions=Proportions(short_rows=Proportions().short_rows // workers.count),
         makers=options.makers,
         workers=workers,
     )
