@@ -43,12 +43,14 @@ def mixture(tokenizer: Tokenizer) -> Mixture:
 
 @pytest.fixture
 def rough_model(probe_config: Json) -> Miniature:
-    """The small model with norms, biases and gates that no initialisation gives."""
+    """The small model with norms, biases, gates and outputs of blocks that no initialisation gives."""
     torch.manual_seed(1)
     model = Miniature(probe_config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.ndim > 1:
+            if not parameter.any() and parameter.ndim > 1:
+                parameter.normal_(std=parameter.shape[-1] ** -0.5)
+            elif parameter.ndim > 1:
                 parameter.mul_(2)
             elif not name.endswith(("A_log", "dt_bias")):
                 parameter.add_(0.3 * torch.randn_like(parameter))

@@ -58,9 +58,11 @@ def gated_delta_rule(
 
     state = value.new_zeros(batch, heads, key_dim, value.shape[-1])
     outputs = []
-    for index in range(length // chunk):
-        new = written[:, :, index] - erased[:, :, index] @ state
-        outputs.append(reading[:, :, index] @ state + within[:, :, index] @ new)
-        state = state * remaining[:, :, index] + writing[:, :, index] @ new
+    # Unbound at once: the gradient of a single index is a whole tensor of zeros but for it.
+    parts = (part.unbind(2) for part in (written, erased, reading, within, remaining, writing))
+    for write, erase, read, attend, remain, add in zip(*parts, strict=True):
+        new = write - erase @ state
+        outputs.append(read @ state + attend @ new)
+        state = state * remain + add @ new
     # [B, heads, T / chunk, chunk, d] -> [B, T, heads, d]
     return torch.stack(outputs, 2).permute(0, 2, 3, 1, 4).reshape(batch, length, heads, -1)

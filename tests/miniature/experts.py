@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 
 def routed_experts(x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, index: Tensor) -> Tensor:
@@ -35,7 +36,7 @@ class _RoutedExperts(torch.autograd.Function):
         back = torch.empty_like(order)
         back[order] = torch.arange(len(order), device=order.device)
 
-        rows = x[token]
+        rows = x.index_select(0, token)
         products = rows.new_empty(len(rows), gate_up.shape[1])
         for expert, (start, end) in enumerate(pairwise(bounds)):
             torch.mm(rows[start:end], gate_up[expert].t(), out=products[start:end])
@@ -47,20 +48,20 @@ class _RoutedExperts(torch.autograd.Function):
             torch.mm(inner[start:end], down[expert].t(), out=outputs[start:end])
         ctx.save_for_backward(x, gate_up, down, weights, order, back, products)
         ctx.bounds = bounds
-        return outputs[back].view(*index.shape, -1).sum(1)
+        return embedding_bag(back.view_as(index), outputs, mode="sum")  # gathered and summed at once
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, gate_up, down, weights, order, back, products = ctx.saved_tensors
         bounds = ctx.bounds
         token = order // weights.shape[1]
-        of_output = gradients[0][token]
+        of_output = gradients[0].index_select(0, token)
         scale = weights.flatten()[order].unsqueeze(1)
         gate, up = products.chunk(2, 1)
         sigmoid = gate.sigmoid()
         activated = gate * sigmoid
         inner = activated * up * scale
-        rows = x[token]
+        rows = x.index_select(0, token)
 
         of_inner = torch.empty_like(inner)
         of_down, of_gate_up = torch.empty_like(down), torch.empty_like(gate_up)
@@ -74,5 +75,5 @@ class _RoutedExperts(torch.autograd.Function):
         for expert, (start, end) in enumerate(pairwise(bounds)):
             torch.mm(of_products[start:end], gate_up[expert], out=of_rows[start:end])
             torch.mm(of_products[start:end].t(), rows[start:end], out=of_gate_up[expert])
-        of_x = of_rows[back].view(*weights.shape, -1).sum(1)
+        of_x = embedding_bag(back.view_as(weights), of_rows, mode="sum")
         return of_x, of_gate_up, of_down, of_weights, None

