@@ -94,7 +94,14 @@ async def _submit(engine: Engine, chat: ChatCompletionRequest, request_id: str, 
     params = prompt.sampling_params(engine, chat)
     # Templates and tokenizers take tens of milliseconds for long conversations; the event loop must not wait.
     rendered = await asyncio.to_thread(prompt.chat_prompt, engine, chat)
-    outputs = OutputStream(engine, rendered.token_ids, params, request_id=request_id, deadline=ends_at)
+    outputs = OutputStream(
+        engine,
+        rendered.token_ids,
+        params,
+        request_id=request_id,
+        snapshot_at=rendered.turn_ends,
+        deadline=ends_at,
+    )
     return _Generation(outputs, rendered)
 
 

@@ -31,12 +31,13 @@ class OutputStream:
         params: SamplingParams,
         *,
         request_id: str | None = None,
+        snapshot_at: Sequence[int] = (),
         deadline: float | None = None,
     ) -> None:
         """Submit.
 
         Args:
-            engine, prompt_token_ids, params, request_id: see Engine.submit.
+            engine, prompt_token_ids, params, request_id, snapshot_at: see Engine.submit.
             deadline: the loop's time at which the answer ends with LENGTH, if it has not ended otherwise.
 
         Raises:
@@ -48,7 +49,9 @@ class OutputStream:
         self._begun = asyncio.Event()
         self._deadline = deadline
         self._ended = False
-        self._request_id = engine.submit(prompt_token_ids, params, self._receive, request_id=request_id)
+        self._request_id = engine.submit(
+            prompt_token_ids, params, self._receive, request_id=request_id, snapshot_at=snapshot_at
+        )
 
     def _receive(self, output: RequestOutput) -> None:
         """On the engine's thread."""

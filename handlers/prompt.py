@@ -33,11 +33,14 @@ class ChatPrompt:
     token_ids: what the model reads.
     thinking_open: the prompt ends inside <think>, so the answer begins with reasoning.
     tools: what the model was told it may call, in OpenAI's form.
+    turn_ends: positions from which other prompts are likely to go on differently: after the first turn, which is the
+        system's if there is one, and after the last, where the next turn of this chat will leave it.
     """
 
     token_ids: list[int]
     thinking_open: bool
     tools: list[dict[str, Any]]
+    turn_ends: tuple[int, ...]
 
     def parser(self) -> OutputParser:
         return OutputParser(self.thinking_open, self.tools or None)
@@ -57,7 +60,12 @@ def render_chat(
     if engine.chat_template is None:
         raise TemplateError("the artifact has no chat template: export a checkpoint that has one")
     text = engine.chat_template.render(messages, tools=tools or None, **variables)
-    return ChatPrompt(engine.tokenizer.encode(text), text.rstrip().endswith("<think>"), tools)
+    token_ids = engine.tokenizer.encode(text)
+    # Turns end as answers do. What follows the last end opens the answer: later renderings write it differently.
+    ends = [position for position, token in enumerate(token_ids, 1) if token in engine.eos_token_ids]
+    return ChatPrompt(
+        token_ids, text.rstrip().endswith("<think>"), tools, tuple(dict.fromkeys((*ends[:1], *ends[-1:])))
+    )
 
 
 def chat_prompt(engine: Engine, request: ChatCompletionRequest) -> ChatPrompt:

@@ -47,12 +47,25 @@ class CacheSnapshot:
     used_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class RowSegment:
+    """Copies of what a row holds: keys and values of num_tokens, and the states after the last of them."""
+
+    num_tokens: int
+    keys_and_values: dict[str, StateArray]  # [num_key_value_heads, num_tokens, head_dim] each
+    states: dict[str, StateArray]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(array.nbytes for part in (self.keys_and_values, self.states) for array in part.values())
+
+
 class KVCache:
     """Keys and values of the full-attention layers, `[rows, num_key_value_heads, max_model_len, head_dim]` each."""
 
     def __init__(self, specs: Sequence[StateSpec], num_rows: int, max_model_len: int) -> None:
         self.buffers = {spec.past: _reserve(spec, num_rows, max_model_len) for spec in specs}
-        self.bytes_per_token = sum(b[0].nbytes for b in self.buffers.values()) // max_model_len
+        self.bytes_per_token: int = sum(b[0].nbytes for b in self.buffers.values()) // max_model_len
 
     def copy(self, move: RowMove) -> None:
         for buffer in self.buffers.values():
@@ -64,7 +77,7 @@ class StatePool:
 
     def __init__(self, specs: Sequence[StateSpec], num_rows: int) -> None:
         self.buffers = {spec.past: _reserve(spec, num_rows, max_model_len=0) for spec in specs}
-        self.bytes_per_row = sum(b[0].nbytes for b in self.buffers.values())
+        self.bytes_per_row: int = sum(b[0].nbytes for b in self.buffers.values())
 
     def clear(self, row: int) -> None:
         for buffer in self.buffers.values():
@@ -108,6 +121,34 @@ class HybridCache:
         assert self._lengths[row] is None, f"row {row} is in use"
         self.pool.clear(row)
         self._lengths[row] = 0
+
+    def copy_out(self, row: int, start: int) -> RowSegment:
+        """Copies of what a row in use holds from position `start` on."""
+        length = self._lengths[row]
+        assert length is not None, f"row {row} is free"
+        assert start < length, f"row {row} holds {length} tokens, none from {start} on"
+        return RowSegment(
+            num_tokens=length - start,
+            keys_and_values={name: buffer[row, :, start:length].copy() for name, buffer in self.kv.buffers.items()},
+            states={name: buffer[row].copy() for name, buffer in self.pool.buffers.items()},
+        )
+
+    def restore(self, row: int, segments: Sequence[RowSegment]) -> None:
+        """Take a free row for a sequence whose beginning these segments hold, one after the other."""
+        assert self._lengths[row] is None, f"row {row} is in use"
+        start = 0
+        for segment in segments:
+            end = start + segment.num_tokens
+            for name, array in segment.keys_and_values.items():
+                self.kv.buffers[name][row, :, start:end] = array
+            start = end
+        for name, array in segments[-1].states.items():
+            self.pool.buffers[name][row] = array
+        self._lengths[row] = start
+
+    def segment_bytes(self, num_tokens: int) -> int:
+        """Bytes of a segment of so many tokens."""
+        return self.pool.bytes_per_row + num_tokens * self.kv.bytes_per_token
 
     def advance(self, row: int, num_tokens: int) -> None:
         """Account for tokens that a step has added to a row."""

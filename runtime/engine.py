@@ -24,6 +24,7 @@ from qwonnx.runtime.errors import EngineClosedError, InvalidRequestError, QueueF
 from qwonnx.runtime.generation import Generation
 from qwonnx.runtime.model_inputs import InputBuffers
 from qwonnx.runtime.model_runner import ModelRunner
+from qwonnx.runtime.prefix_cache import PrefixCache, PrefixCacheAccount, Snapshot
 from qwonnx.runtime.request import FinishReason, RequestOutput
 from qwonnx.runtime.sampling_params import SamplingParams
 from qwonnx.runtime.scheduler import Scheduler, StepPlan, violations
@@ -33,6 +34,9 @@ from qwonnx.runtime.settings import RuntimeSettings
 from qwonnx.runtime.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
+
+# Tokens between snapshots of a long prompt: what is read again, at most, of one that begins alike.
+_SNAPSHOT_INTERVAL = 2048
 
 
 class Engine:
@@ -51,7 +55,8 @@ class Engine:
         self._num_tokens = min(facts.vocab_size, model.tokenizer.num_tokens)
         states = model.artifact.manifest.states
         chunk = min(settings.max_num_batched_tokens, max_model_len)
-        self._scheduler = Scheduler(settings.max_num_seqs, chunk)
+        self._scheduler = Scheduler(settings.max_num_seqs, chunk, self._begin)
+        self._prefixes = PrefixCache(settings.prefix_cache_bytes)
         self._cache = HybridCache(states, settings.max_num_seqs, max_model_len)
         self._runner = ModelRunner(
             Session(model.graph, settings),
@@ -125,6 +130,7 @@ class Engine:
         on_output: Callable[[RequestOutput], None],
         *,
         request_id: str | None = None,
+        snapshot_at: Sequence[int] = (),
     ) -> str:
         """Accept a request, from any thread, and return its id. Starts no thread: start() does.
 
@@ -134,6 +140,8 @@ class Engine:
             on_output: called on the engine thread with every delta, of which exactly one, the last, has a
                 finish_reason. It must not block. If it raises, the request is aborted.
             request_id: unique among live requests; made up if None.
+            snapshot_at: positions of the prompt from which other prompts are likely to go on differently, such as the
+                ends of a chat's turns: there its state is kept, as it is every few thousand tokens anyway.
 
         Raises:
             InvalidRequestError: an empty prompt, an unknown token id, or more tokens than max_model_len.
@@ -142,7 +150,9 @@ class Engine:
         """
         prompt = list(prompt_token_ids)
         generation = Generation(
-            TokenSequence(request_id or uuid.uuid4().hex, prompt, len(prompt)),
+            TokenSequence(
+                request_id or uuid.uuid4().hex, prompt, len(prompt), boundaries=self._boundaries(prompt, snapshot_at)
+            ),
             params,
             self.tokenizer,
             self.eos_token_ids,
@@ -217,7 +227,15 @@ class Engine:
     def check(self) -> list[str]:
         """What is wrong with the accounts between two steps, for tests; empty when all is well."""
         unread = [name for name, g in self._generations.items() if g.sequence.is_prefilling]
-        return violations(self._scheduler.snapshot(), self._cache.snapshot(), unread)
+        found = violations(self._scheduler.snapshot(), self._cache.snapshot(), unread) + self._prefixes.violations()
+        held = sum(g.snapshot is not None for g in self._generations.values())
+        if (pins := self._prefixes.account().num_pins) != held:
+            found.append(f"{held} sequences came by a snapshot, and {pins} pins are held")
+        return found
+
+    def prefix_account(self) -> PrefixCacheAccount:
+        """What the prefix cache holds, between two steps."""
+        return self._prefixes.account()
 
     def __enter__(self) -> Engine:
         return self
@@ -248,6 +266,43 @@ class Engine:
                 "context_length_exceeded",
             )
         return params.max_tokens or room
+
+    def _boundaries(self, prompt: Sequence[int], snapshot_at: Sequence[int]) -> tuple[int, ...]:
+        """Where the prompt's state is kept."""
+        if not self.settings.prefix_cache_bytes:
+            return ()
+        positions = {*snapshot_at, *range(_SNAPSHOT_INTERVAL, len(prompt), _SNAPSHOT_INTERVAL)}
+        return tuple(sorted(position for position in positions if 0 < position < len(prompt)))
+
+    def _begin(self, sequence: TokenSequence, row: int) -> None:
+        """Before a sequence's first chunk: restore as much of its prompt as a snapshot has."""
+        found = self._prefixes.find(sequence.token_ids)
+        if found is None:
+            return
+        generation = self._generations[sequence.request_id]
+        self._cache.restore(row, [node.segment for node in found.chain()])
+        sequence.num_computed = generation.num_cached_tokens = found.position
+        self._came_by(generation, found)
+
+    def _keep(self, generation: Generation, row: int, position: int) -> None:
+        """After a chunk, before rows move: keep the state if the chunk ended where it should be."""
+        if position not in generation.sequence.boundaries:
+            return
+        start = generation.snapshot.position if generation.snapshot is not None else 0
+        if not self._prefixes.has_room_for(self._cache.segment_bytes(position - start) + 4 * (position - start)):
+            return
+        segment = self._cache.copy_out(row, start)
+        node = self._prefixes.store(generation.snapshot, generation.sequence.token_ids[start:position], segment)
+        if node is not None:
+            self._came_by(generation, node)
+
+    def _came_by(self, generation: Generation, node: Snapshot | None) -> None:
+        """The snapshot that a sequence came by last keeps those before it."""
+        if node is not None:
+            self._prefixes.pin(node)
+        if generation.snapshot is not None:
+            self._prefixes.unpin(generation.snapshot)
+        generation.snapshot = node
 
     def _serve(self) -> None:
         """The engine thread."""
@@ -286,6 +341,8 @@ class Engine:
             logits = self._runner.run(plan)
         except SessionError as error:
             return [(g, self._end(g, FinishReason.ERROR, str(error))) for g in generations]
+        if generations[0].sequence.is_prefilling:
+            self._keep(generations[0], plan.first_row, plan.sequences[0].num_computed + plan.num_tokens)
         chosen: list[int | SessionError] = []
         for generation, row in zip(generations, logits, strict=False):  # no rows if the plan wants no logits
             try:
@@ -311,6 +368,7 @@ class Engine:
 
     def _forget(self, generation: Generation) -> None:
         """Give a finished request's row back."""
+        self._came_by(generation, None)
         row = self._scheduler.row_of(generation.sequence)
         moves = self._scheduler.remove(generation.sequence)
         if row is not None:
@@ -336,4 +394,6 @@ class Engine:
             self._inbox.clear()
         for generation in live:  # those whose last output a fault kept from being delivered, too
             self._deliver(generation, generation.end(reason, error))
+        for generation in self._generations.values():
+            self._came_by(generation, None)
         self._generations.clear()

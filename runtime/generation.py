@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from qwonnx.runtime.detokenizer import Detokenizer
+from qwonnx.runtime.prefix_cache import Snapshot
 from qwonnx.runtime.request import FinishReason, RequestOutput
 from qwonnx.runtime.sampler import Sampler
 from qwonnx.runtime.sampling_params import SamplingParams
@@ -45,6 +46,8 @@ class Generation:
             frozenset() if params.ignore_eos else frozenset(end_token_ids)
         )
         self._max_tokens = max_tokens
+        self.num_cached_tokens = 0  # of the prompt, restored instead of computed
+        self.snapshot: Snapshot | None = None  # that it came by last, pinned
 
     @property
     def request_id(self) -> str:
@@ -76,6 +79,6 @@ class Generation:
             finish_reason=reason,
             num_prompt_tokens=self.sequence.num_prompt_tokens,
             num_generated_tokens=self.sequence.num_generated,
-            num_cached_tokens=0,
+            num_cached_tokens=self.num_cached_tokens,
             error=error,
         )

@@ -12,7 +12,7 @@ requests get rows in the order they came.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from qwonnx.runtime.cache import CacheSnapshot, RowMove
@@ -20,12 +20,16 @@ from qwonnx.runtime.cache import CacheSnapshot, RowMove
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """The tokens of one request. Those up to num_computed are in the states of its row."""
+    """The tokens of one request. Those up to num_computed are in the states of its row.
+
+    No chunk of its prompt goes beyond the next of `boundaries`, which are ascending positions within the prompt.
+    """
 
     request_id: str
     token_ids: list[int]
     num_prompt_tokens: int
     num_computed: int = 0
+    boundaries: tuple[int, ...] = ()
     last_turn: int = field(default=0, repr=False)
 
     @property
@@ -65,11 +69,19 @@ class Scheduler:
     Args:
         max_num_seqs: rows.
         max_num_batched_tokens: tokens of a prompt's chunk, at most.
+        begin: called with a sequence and its row before its first chunk is cut; it may fill the row with a beginning
+            that is known, and say how long that is in num_computed.
     """
 
-    def __init__(self, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+    def __init__(
+        self,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        begin: Callable[[Sequence, int], None] = lambda sequence, row: None,
+    ) -> None:
         self._max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
+        self._begin = begin
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         self._turn = 0
@@ -99,9 +111,14 @@ class Scheduler:
             self._prefilled_last = True
             sequence = min(prefilling, key=lambda candidate: candidate.last_turn)
             sequence.last_turn = self._turn
+            row = self._running.index(sequence)
+            if sequence.num_computed == 0:
+                self._begin(sequence, row)
             remaining = sequence.num_prompt_tokens - sequence.num_computed
-            chunk = min(remaining, self._max_num_batched_tokens)
-            return StepPlan(self._running.index(sequence), (sequence,), chunk, wants_logits=chunk == remaining)
+            ahead = (boundary - sequence.num_computed for boundary in sequence.boundaries)
+            to_boundary = next((distance for distance in ahead if distance > 0), remaining)
+            chunk = min(remaining, to_boundary, self._max_num_batched_tokens)
+            return StepPlan(row, (sequence,), chunk, wants_logits=chunk == remaining)
         self._prefilled_last = False
         return StepPlan(0, tuple(self._running[:num_decoding]), 1, wants_logits=True)
 

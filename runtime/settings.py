@@ -21,6 +21,7 @@ _LOWEST = {
     "max_num_batched_tokens": 1,
     "max_model_len": 2,  # one token of prompt and one of answer
     "max_queued_requests": 1,
+    "prefix_cache_bytes": 0,
     "log_severity": 0,
 }
 _HIGHEST = {"num_threads": 1024, "max_num_seqs": 1024, "log_severity": 4}
@@ -36,6 +37,7 @@ class RuntimeSettings:
     max_num_batched_tokens: tokens of a prompt's chunk, the largest step.
     max_model_len: tokens of prompt and answer together; None is the model's own limit, at most 32,768.
     max_queued_requests: requests that may wait for a row; one more is refused.
+    prefix_cache_bytes: memory for snapshots of prompts, so that one that begins alike is not read again; 0 for none.
     spin: threads wait busily between operators, which is faster and keeps the cores at 100 % during a step.
     log_severity: ONNX Runtime's, from 0 (verbose) to 4 (fatal only); what it logs as an error, it also raises.
     """
@@ -46,6 +48,7 @@ class RuntimeSettings:
     max_num_batched_tokens: int = 512
     max_model_len: int | None = None
     max_queued_requests: int = 256
+    prefix_cache_bytes: int = 1 << 30
     spin: bool = True
     log_severity: int = 4
 

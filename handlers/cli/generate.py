@@ -65,7 +65,7 @@ def generate(
 
     given: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
     given = {name: value for name, value in given.items() if value is not None}
-    settings = runtime_settings(max_num_seqs=1, num_threads=threads, max_model_len=max_model_len)
+    settings = runtime_settings(max_num_seqs=1, num_threads=threads, max_model_len=max_model_len, prefix_cache_bytes=0)
     with Engine.open(artifact, settings) as engine:
         params = dataclasses.replace(engine.default_sampling, **given, max_tokens=max_tokens, stop=tuple(stop or ()))
         if chat is None:

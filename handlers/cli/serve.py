@@ -26,6 +26,12 @@ def serve(
     max_num_seqs: Annotated[int | None, typer.Option(help="Requests that run at once.")] = None,
     max_model_len: Annotated[int | None, typer.Option(help="Tokens of prompt and answer together.")] = None,
     max_num_batched_tokens: Annotated[int | None, typer.Option(help="Tokens of a prompt read in one step.")] = None,
+    prefix_cache_bytes: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory for beginnings of prompts, which are then not read again: 500MB; by default 1GiB, 0B for none."
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; by default all cores.")] = None,
     model_name: Annotated[
         str | None, typer.Option(help="Name that requests ask for; by default the checkpoint's.")
@@ -47,6 +53,7 @@ def serve(
         max_num_seqs=max_num_seqs,
         max_model_len=max_model_len,
         max_num_batched_tokens=max_num_batched_tokens,
+        prefix_cache_bytes=None if prefix_cache_bytes is None else _prefix_cache_bytes(prefix_cache_bytes),
         num_threads=threads,
     )
     settings = ServerSettings.from_environment()
@@ -82,6 +89,12 @@ def serve(
         server.run(sockets=[listener])
     if model.error is not None:
         raise model.error
+
+
+def _prefix_cache_bytes(text: str) -> int:
+    from qwonnx.export.planning.quantities import parse_bytes
+
+    return 0 if text in ("0", "0B") else parse_bytes(text, "--prefix-cache-bytes")
 
 
 def _greeting(url: str, name: str, *, needs_key: bool) -> str:

@@ -248,3 +248,23 @@ def test_a_failing_step_is_a_500_or_an_error_event_and_the_server_goes_on(served
 
 def text_of(chunks: list[ChatCompletionChunk]) -> str:
     return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+
+
+def test_a_second_turn_reads_only_what_the_first_did_not(served: Served) -> None:
+    system: Any = {"role": "system", "content": "You are a box of many words."}
+    first = [system, *chat("What is in it?")]
+    with served.client() as client:
+        answer = client.chat.completions.create(model=MODEL, messages=first, max_tokens=6)
+        said: Any = {"role": "assistant", "content": answer.choices[0].message.content}
+        second = client.chat.completions.create(model=MODEL, messages=[*first, said, *chat("And?")], max_tokens=6)
+        other = client.chat.completions.create(model=MODEL, messages=[system, *chat("Why?")], max_tokens=6)
+    turns = "<|im_start|>{}\n{}<|im_end|>"
+    beginnings = [turns.format("system", system["content"])]
+    beginnings.append(beginnings[0] + "\n" + turns.format("user", "What is in it?"))
+    lengths = [len(served.engine.tokenizer.encode(text)) for text in beginnings]
+    cached = [
+        completion.usage.prompt_tokens_details.cached_tokens
+        for completion in (answer, second, other)
+        if completion.usage is not None and completion.usage.prompt_tokens_details is not None
+    ]
+    assert cached == [0, lengths[1], lengths[0]]

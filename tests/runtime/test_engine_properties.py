@@ -17,7 +17,12 @@ from qwonnx.runtime.settings import RuntimeSettings
 from tests.runtime.counting_model import FAILING_TEXT, NAN_TEXT, CountingModel, make
 
 SETTINGS = RuntimeSettings(
-    num_threads=1, max_num_seqs=3, max_num_batched_tokens=3, max_model_len=40, max_queued_requests=3
+    num_threads=1,
+    max_num_seqs=3,
+    max_num_batched_tokens=3,
+    max_model_len=40,
+    max_queued_requests=3,
+    prefix_cache_bytes=1200,  # a handful of snapshots
 )
 PROMPTS = st.text("abc é", min_size=1, max_size=9)
 
@@ -49,14 +54,19 @@ class Requests(RuleBasedStateMachine):
         text=PROMPTS,
         max_tokens=st.integers(1, 12),
         fault=st.sampled_from(["", "", FAILING_TEXT, NAN_TEXT]),
+        snapshot_at=st.lists(st.integers(1, 8), max_size=2),
     )
-    def submit(self, text: str, max_tokens: int, fault: str) -> str:
+    def submit(self, text: str, max_tokens: int, fault: str, snapshot_at: list[int]) -> str:
         name = f"r{len(self.outputs)}"
         prompt = self.model.tokenizer.encode(text + fault)
         received: list[RequestOutput] = []
         try:
             self.engine.submit(
-                prompt, SamplingParams(temperature=0, max_tokens=max_tokens), received.append, request_id=name
+                prompt,
+                SamplingParams(temperature=0, max_tokens=max_tokens),
+                received.append,
+                request_id=name,
+                snapshot_at=snapshot_at,
             )
         except QueueFullError:
             assert self.engine.num_live_requests == 6

@@ -11,9 +11,15 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from qwonnx.export import ExportOptions, export_checkpoint
+from qwonnx.export.artifact import open_artifact
+from qwonnx.runtime.cache import HybridCache
 from qwonnx.runtime.engine import Engine
+from qwonnx.runtime.model_inputs import InputBuffers
+from qwonnx.runtime.model_runner import ModelRunner
 from qwonnx.runtime.request import FinishReason
 from qwonnx.runtime.sampling_params import SamplingParams
+from qwonnx.runtime.scheduler import Sequence, StepPlan
+from qwonnx.runtime.session import Session
 from qwonnx.runtime.settings import RuntimeSettings
 from tests.checkpoints.tokenizer import NUM_TOKENS
 from tests.runtime.engine_driver import Received, drive
@@ -77,6 +83,43 @@ def test_one_after_the_other_in_one_row_gets_the_tokens_of_transformers(
     artifact: Path, greedy_of_transformers: Tokens
 ) -> None:
     assert _answers(artifact, replace(SETTINGS, max_num_seqs=1), steps_between=0) == greedy_of_transformers
+
+
+@pytest.mark.parametrize("at", [1, 64, 200, 299])
+def test_a_prompt_that_goes_on_from_a_snapshot_gets_the_tokens_of_transformers(
+    artifact: Path, greedy_of_transformers: Tokens, at: int
+) -> None:
+    prompt, received = PROMPTS[0], [Received(), Received()]
+    with Engine.open(artifact, replace(SETTINGS, max_num_batched_tokens=100)) as engine:
+        engine.submit([*prompt[:at], *PROMPTS[1]], PARAMS, received[0], snapshot_at=[at])
+        drive(engine)
+        engine.submit(prompt, PARAMS, received[1])
+        drive(engine)
+    assert received[1].outputs[-1].num_cached_tokens == at
+    assert received[1].tokens == greedy_of_transformers[0]
+
+
+def test_restored_states_give_the_logits_of_fresh_ones(artifact: Path) -> None:
+    opened, prompt = open_artifact(artifact), PROMPTS[0]
+    states = opened.manifest.states
+    cache = HybridCache(states, max_num_seqs=2, max_model_len=400)
+    session = Session(opened.file("decoder.onnx"), SETTINGS)
+    runner = ModelRunner(session, states, cache, InputBuffers(2, 400), 2, opened.manifest.model.vocab_size)
+
+    def logits(row: int, start: int, end: int) -> np.ndarray:
+        sequence = Sequence("any", prompt, len(prompt), num_computed=start)
+        return runner.run(StepPlan(row, (sequence,), end - start, wants_logits=True)).copy()
+
+    fresh = logits(0, 0, 300)
+    cache.release(0)
+    logits(0, 0, 120)
+    first = cache.copy_out(0, 0)
+    logits(0, 120, 200)
+    second = cache.copy_out(0, 120)
+    logits(0, 200, 300)  # what was copied must not change with the row
+    cache.restore(1, [first, second])
+    np.testing.assert_allclose(logits(1, 200, 300), fresh, atol=1e-4)
+    assert first.num_bytes == cache.segment_bytes(120)
 
 
 def test_a_conversation_goes_through_template_and_tokenizer(artifact: Path) -> None:
