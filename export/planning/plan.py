@@ -195,6 +195,7 @@ def _notes(config: ModelConfig, assumptions: Assumptions) -> list[str]:
             f"{' and '.join(beyond)} tokens are more than the {limit} that this config.json allows:"
             " extend it with rope_type yarn first"
         )
+    notes.append("`qwonnx serve` keeps snapshots of prompts besides, up to 1 GiB or what --prefix-cache-bytes says")
     if assumptions.target == "portable":
         notes.append("memory of the portable target is an upper bound, for ONNX Runtime's CPU provider")
     return notes
