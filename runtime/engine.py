@@ -14,13 +14,16 @@ import queue
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from types import TracebackType
+from typing import Any, TypeVar
 
 from qwonnx.export.artifact import Artifact
 from qwonnx.runtime import model_files
-from qwonnx.runtime.cache import HybridCache
+from qwonnx.runtime.cache import HybridCache, RowSegment
+from qwonnx.runtime.capsule import decode, encode
 from qwonnx.runtime.chat_template import ChatTemplate
-from qwonnx.runtime.errors import EngineClosedError, InvalidRequestError, QueueFullError, SessionError
+from qwonnx.runtime.errors import CapsuleError, EngineClosedError, InvalidRequestError, QueueFullError, SessionError
 from qwonnx.runtime.generation import Generation
 from qwonnx.runtime.model_inputs import InputBuffers
 from qwonnx.runtime.model_runner import ModelRunner
@@ -37,6 +40,9 @@ logger = logging.getLogger(__name__)
 
 # Tokens between snapshots of a long prompt: what is read again, at most, of one that begins alike.
 _SNAPSHOT_INTERVAL = 2048
+
+
+_Result = TypeVar("_Result")
 
 
 class Engine:
@@ -73,6 +79,8 @@ class Engine:
         self._inbox: list[Generation] = []
         self._to_abort: set[str] = set()
         self._live: dict[str, Generation] = {}  # by request id, accepted and not finished
+        self._calls: list[Callable[[], None]] = []
+        self._unanswered: set[Future[Any]] = set()
         self._closed = False
         self._thread: threading.Thread | None = None
 
@@ -233,6 +241,44 @@ class Engine:
             found.append(f"{held} sequences came by a snapshot, and {pins} pins are held")
         return found
 
+    def save_capsule(self, token_ids: Sequence[int]) -> bytes | None:
+        """The kept state of the longest beginning of these tokens as a capsule, None if none is kept.
+
+        From any thread; it waits for the step that runs.
+
+        Args:
+            token_ids: of a prompt that was read; `snapshot_at` said where its state is kept.
+
+        Raises:
+            EngineClosedError: the engine was closed.
+        """
+        wanted = list(token_ids)
+
+        def save() -> tuple[list[int], list[RowSegment]] | None:
+            node = self._prefixes.longest(wanted, len(wanted))
+            return None if node is None else (wanted[: node.position], [each.segment for each in node.chain()])
+
+        saved = self._between_steps(save)
+        return None if saved is None else encode(self.artifact.id, self.artifact.manifest.states, *saved)
+
+    def load_capsule(self, data: bytes) -> int:
+        """Take up a capsule: prompts that begin with its tokens go on from there, as long as the prefix cache keeps it.
+
+        From any thread; it waits for the step that runs.
+
+        Returns:
+            How many tokens it has, 0 if prefix_cache_bytes has no room for it.
+
+        Raises:
+            CapsuleError: it is damaged, or of another artifact.
+            EngineClosedError: the engine was closed.
+        """
+        capsule = decode(data, self.artifact.id, self.artifact.manifest.states, self.max_model_len - 1)
+        if any(not 0 <= token < self._num_tokens for token in capsule.token_ids):
+            raise CapsuleError("the capsule has token ids that the tokenizer does not know: write it again")
+        kept = self._between_steps(lambda: self._prefixes.store(None, capsule.token_ids, capsule.segment))
+        return 0 if kept is None else kept.position
+
     def prefix_account(self) -> PrefixCacheAccount:
         """What the prefix cache holds, between two steps."""
         return self._prefixes.account()
@@ -304,6 +350,20 @@ class Engine:
             self._prefixes.unpin(generation.snapshot)
         generation.snapshot = node
 
+    def _between_steps(self, function: Callable[[], _Result]) -> _Result:
+        """Call a function on the thread that owns cache and scheduler, between two steps."""
+        with self._condition:
+            if self._closed:
+                raise EngineClosedError("the engine is closed: open the artifact again")
+            if self._thread in (None, threading.current_thread()):  # whoever drives the engine is the one who asks
+                return function()
+            answer: Future[_Result] = Future()
+            self._calls.append(lambda: answer.set_result(function()))
+            self._unanswered.add(answer)
+            answer.add_done_callback(self._unanswered.discard)
+            self._condition.notify_all()
+        return answer.result()
+
     def _serve(self) -> None:
         """The engine thread."""
         reason, error = FinishReason.ABORT, None
@@ -321,14 +381,17 @@ class Engine:
     def _wait_for_work(self) -> bool:
         """Sleep until there is something to do; False once the engine is closed."""
         with self._condition:
-            while not (self._closed or self._inbox or self._to_abort or self._generations):
+            while not (self._closed or self._inbox or self._to_abort or self._calls or self._generations):
                 self._condition.wait()
             return not self._closed
 
     def _take_in(self) -> list[tuple[Generation, RequestOutput]]:
         with self._condition:
+            calls, self._calls = self._calls, []
             arrived, self._inbox = self._inbox, []
             aborted, self._to_abort = self._to_abort, set()
+        for call in calls:
+            call()
         for generation in arrived:
             self._generations[generation.request_id] = generation
             self._scheduler.add(generation.sequence)
@@ -392,6 +455,9 @@ class Engine:
         with self._condition:
             live = list(self._live.values())
             self._inbox.clear()
+            unanswered = list(self._unanswered)
+        for answer in unanswered:
+            answer.set_exception(EngineClosedError("the engine was closed: open the artifact again"))
         for generation in live:  # those whose last output a fault kept from being delivered, too
             self._deliver(generation, generation.end(reason, error))
         for generation in self._generations.values():

@@ -85,15 +85,18 @@ class PrefixCache:
 
         At least one token is left, whose logits are wanted.
         """
-        tokens = _as_bytes(token_ids)
-        found, deepest = None, 0
-        for node in self._matching(self._beginnings, tokens, 0):
-            if deepest < node.position < len(token_ids):
-                found, deepest = node, node.position
+        found = self.longest(token_ids, len(token_ids) - 1)
         if found is not None:
             self._touch(found)
             self._tokens_found += found.position
         return found
+
+    def longest(self, token_ids: Sequence[int], max_position: int) -> Snapshot | None:
+        """The longest snapshot of a beginning of these tokens, up to a position; it does not count as a use."""
+        within = (
+            node for node in self._matching(self._beginnings, _as_bytes(token_ids), 0) if node.position <= max_position
+        )
+        return max(within, key=lambda node: node.position, default=None)
 
     def store(self, parent: Snapshot | None, token_ids: Sequence[int], segment: RowSegment) -> Snapshot | None:
         """Keep a copy; returns the snapshot of that position, None where the budget has no room for it.

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from qwonnx.export import ExportOptions, export_checkpoint
 from qwonnx.export.artifact import open_artifact
 from qwonnx.runtime.cache import HybridCache
+from qwonnx.runtime.capsule import decode, encode
 from qwonnx.runtime.engine import Engine
 from qwonnx.runtime.model_inputs import InputBuffers
 from qwonnx.runtime.model_runner import ModelRunner
@@ -120,6 +121,10 @@ def test_restored_states_give_the_logits_of_fresh_ones(artifact: Path) -> None:
     cache.restore(1, [first, second])
     np.testing.assert_allclose(logits(1, 200, 300), fresh, atol=1e-4)
     assert first.num_bytes == cache.segment_bytes(120)
+    cache.release(0)
+    capsule = decode(encode(opened.id, states, prompt[:200], [first, second]), opened.id, states, 400)
+    cache.restore(0, [capsule.segment])
+    np.testing.assert_allclose(logits(0, 200, 300), fresh, atol=1e-4)
 
 
 def test_a_conversation_goes_through_template_and_tokenizer(artifact: Path) -> None:
