@@ -20,6 +20,7 @@ from starlette.routing import Route
 from qwonnx.handlers import chat_completions, health, models
 from qwonnx.handlers.access_log import AccessLog
 from qwonnx.handlers.api_key import ApiKey
+from qwonnx.handlers.capsule_store import CapsuleStore
 from qwonnx.handlers.errors import ApiError, answer_api_error, answer_http_exception
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.settings import ServerSettings
@@ -34,6 +35,9 @@ def create_app(engine: Engine | ModelHost, settings: ServerSettings | None = Non
     Args:
         engine: an open engine; or a host, which opens one while the application answers already.
         settings: see ServerSettings. A host has a model name of its own.
+
+    Raises:
+        SettingsError: capsules cannot be kept where the settings say.
     """
     settings = settings or ServerSettings()
     host = engine if isinstance(engine, ModelHost) else ModelHost(lambda: engine, model_name=settings.model_name)
@@ -63,6 +67,7 @@ def create_app(engine: Engine | ModelHost, settings: ServerSettings | None = Non
     )
     app.state.host = host
     app.state.settings = settings
+    app.state.capsules = None if settings.capsules is None else CapsuleStore(settings.capsules)
     return app
 
 

@@ -17,10 +17,12 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 import msgspec
+from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response
 
 from qwonnx.handlers import body, chat_request, deadline, errors, prompt, sse
+from qwonnx.handlers.capsule_store import CapsuleStore
 from qwonnx.handlers.completion_objects import (
     AnswerMessage,
     ChatCompletion,
@@ -64,6 +66,7 @@ async def create_chat_completion(request: Request) -> Response:
     """
     host: ModelHost = request.app.state.host
     settings: ServerSettings = request.app.state.settings
+    capsules: CapsuleStore | None = request.app.state.capsules
     chat = chat_request.parse(await body.read(request, settings.max_body_bytes))
     engine = host.ready_engine()
     model = host.check_model(chat.model)
@@ -71,11 +74,12 @@ async def create_chat_completion(request: Request) -> Response:
     ends_at = deadline.of_request(request.scope, settings)
     try:
         if chat.stream:
-            generation = await _submit(engine, chat, answer.id, ends_at)
+            generation = await _submit(engine, chat, answer.id, ends_at, capsules)
             if deadline.of_invocation(request.scope) is not None:
                 await generation.outputs.begun()  # the answer goes out in one piece, so its status can still tell
-            return sse.EventStream(answer.events(generation), generation.outputs)
-        return await while_connected(request.receive, _whole(engine, chat, answer, ends_at))
+            saving = _saving(engine, generation.prompt, capsules)
+            return sse.EventStream(answer.events(generation), generation.outputs, background=saving)
+        return await while_connected(request.receive, _whole(engine, chat, answer, ends_at, capsules))
     except InvalidRequestError as error:
         raise ApiError.of(_in_openai_words(error, chat)) from error
     except (QueueFullError, EngineClosedError) as error:
@@ -90,26 +94,42 @@ class _Generation:
     prompt: prompt.ChatPrompt
 
 
-async def _submit(engine: Engine, chat: ChatCompletionRequest, request_id: str, ends_at: float | None) -> _Generation:
+async def _submit(
+    engine: Engine, chat: ChatCompletionRequest, request_id: str, ends_at: float | None, capsules: CapsuleStore | None
+) -> _Generation:
     params = prompt.sampling_params(engine, chat)
     # Templates and tokenizers take tens of milliseconds for long conversations; the event loop must not wait.
     rendered = await asyncio.to_thread(prompt.chat_prompt, engine, chat)
+    if capsules is not None:
+        await asyncio.to_thread(capsules.restore, engine, rendered)
     outputs = OutputStream(
         engine,
         rendered.token_ids,
         params,
         request_id=request_id,
-        snapshot_at=rendered.turn_ends,
+        snapshot_at=rendered.snapshot_at,
         deadline=ends_at,
     )
     return _Generation(outputs, rendered)
 
 
-async def _whole(engine: Engine, chat: ChatCompletionRequest, answer: _Answer, ends_at: float | None) -> Response:
-    generation = await _submit(engine, chat, answer.id, ends_at)
+async def _whole(
+    engine: Engine,
+    chat: ChatCompletionRequest,
+    answer: _Answer,
+    ends_at: float | None,
+    capsules: CapsuleStore | None,
+) -> Response:
+    generation = await _submit(engine, chat, answer.id, ends_at, capsules)
     async with generation.outputs:
         completion = await answer.whole(generation)
-    return Response(msgspec.json.encode(completion), media_type="application/json")
+    saving = _saving(engine, generation.prompt, capsules)
+    return Response(msgspec.json.encode(completion), media_type="application/json", background=saving)
+
+
+def _saving(engine: Engine, rendered: prompt.ChatPrompt, capsules: CapsuleStore | None) -> BackgroundTask | None:
+    """What is left to do once the answer is out; a function's invocation lasts until it is done."""
+    return None if capsules is None else BackgroundTask(capsules.save, engine, rendered)
 
 
 class _Answer:

@@ -33,14 +33,19 @@ class ChatPrompt:
     token_ids: what the model reads.
     thinking_open: the prompt ends inside <think>, so the answer begins with reasoning.
     tools: what the model was told it may call, in OpenAI's form.
-    turn_ends: positions from which other prompts are likely to go on differently: after the first turn, which is the
-        system's if there is one, and after the last, where the next turn of this chat will leave it.
+    turn_ends: positions after each turn, ascending.
     """
 
     token_ids: list[int]
     thinking_open: bool
     tools: list[dict[str, Any]]
     turn_ends: tuple[int, ...]
+
+    @property
+    def snapshot_at(self) -> tuple[int, ...]:
+        """Where other prompts are likely to go on differently: after the first turn, which is the system's if there is
+        one, and after the last, where the next turn of this chat will leave it."""
+        return tuple(dict.fromkeys((*self.turn_ends[:1], *self.turn_ends[-1:])))
 
     def parser(self) -> OutputParser:
         return OutputParser(self.thinking_open, self.tools or None)
@@ -62,10 +67,8 @@ def render_chat(
     text = engine.chat_template.render(messages, tools=tools or None, **variables)
     token_ids = engine.tokenizer.encode(text)
     # Turns end as answers do. What follows the last end opens the answer: later renderings write it differently.
-    ends = [position for position, token in enumerate(token_ids, 1) if token in engine.eos_token_ids]
-    return ChatPrompt(
-        token_ids, text.rstrip().endswith("<think>"), tools, tuple(dict.fromkeys((*ends[:1], *ends[-1:])))
-    )
+    ends = tuple(position for position, token in enumerate(token_ids, 1) if token in engine.eos_token_ids)
+    return ChatPrompt(token_ids, text.rstrip().endswith("<think>"), tools, ends)
 
 
 def chat_prompt(engine: Engine, request: ChatCompletionRequest) -> ChatPrompt:

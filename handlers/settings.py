@@ -27,6 +27,7 @@ class ServerSettings:
     shutdown_seconds: how long running requests may go on once the server was told to stop.
     max_answer_seconds: how long an answer may take before it ends as it is, with finish_reason "length", for gateways
         that hang up (29 behind AWS API Gateway); None is as long as it takes.
+    capsules: where states of conversations are kept for other instances, a folder or a URL of fsspec; None: nowhere.
     """
 
     model_name: str | None = None
@@ -34,6 +35,7 @@ class ServerSettings:
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
     shutdown_seconds: float = 20.0
     max_answer_seconds: float | None = None
+    capsules: str | None = field(default=None, repr=False)  # a URL may hold credentials
 
     def __post_init__(self) -> None:
         if self.model_name is not None and not self.model_name.strip():
@@ -49,8 +51,8 @@ class ServerSettings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> ServerSettings:
-        """Settings from QWONNX_MODEL_NAME, QWONNX_API_KEY, QWONNX_MAX_BODY_BYTES, QWONNX_SHUTDOWN_SECONDS and
-        QWONNX_MAX_ANSWER_SECONDS.
+        """Settings from QWONNX_MODEL_NAME, QWONNX_API_KEY, QWONNX_MAX_BODY_BYTES, QWONNX_SHUTDOWN_SECONDS,
+        QWONNX_MAX_ANSWER_SECONDS and QWONNX_CAPSULES.
 
         Those unset or empty keep the default; an empty key is refused, since a secret that failed to arrive must not
         open the server.
@@ -64,6 +66,8 @@ class ServerSettings:
             given["api_key"] = source["QWONNX_API_KEY"]
         if name := source.get("QWONNX_MODEL_NAME", "").strip():
             given["model_name"] = name
+        if capsules := source.get("QWONNX_CAPSULES", "").strip():
+            given["capsules"] = capsules
         for field_name, number in _NUMBERS.items():
             variable = f"QWONNX_{field_name.upper()}"
             text = source.get(variable, "").strip()

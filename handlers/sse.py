@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, aclosing
 
 import msgspec
+from starlette.background import BackgroundTask
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -39,6 +40,7 @@ class EventStream(Response):
     Args:
         events: encoded events.
         source: entered before the first event and left after the last, also if there never is one.
+        background: done once all is sent.
     """
 
     media_type = "text/event-stream"
@@ -49,9 +51,10 @@ class EventStream(Response):
         source: AbstractAsyncContextManager[object],
         *,
         keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
+        background: BackgroundTask | None = None,
     ) -> None:
         self.status_code = 200
-        self.background = None
+        self.background = background
         self._events = events
         self._source = source
         self._keep_alive_seconds = keep_alive_seconds
@@ -61,6 +64,8 @@ class EventStream(Response):
         # Raises ClientDisconnect; the access log is who wants to know.
         async with self._source, aclosing(self._events):
             await while_connected(receive, self._send(send))
+        if self.background is not None:
+            await self.background()
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})

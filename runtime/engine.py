@@ -261,6 +261,16 @@ class Engine:
         saved = self._between_steps(save)
         return None if saved is None else encode(self.artifact.id, self.artifact.manifest.states, *saved)
 
+    def kept_tokens(self, token_ids: Sequence[int]) -> int:
+        """How many of these tokens need not be computed again, by what is kept; from any thread.
+
+        Raises:
+            EngineClosedError: the engine was closed.
+        """
+        wanted = list(token_ids)
+        found = self._between_steps(lambda: self._prefixes.longest(wanted, len(wanted)))
+        return 0 if found is None else found.position
+
     def load_capsule(self, data: bytes) -> int:
         """Take up a capsule: prompts that begin with its tokens go on from there, as long as the prefix cache keeps it.
 

@@ -36,6 +36,10 @@ def serve(
     model_name: Annotated[
         str | None, typer.Option(help="Name that requests ask for; by default the checkpoint's.")
     ] = None,
+    capsules: Annotated[
+        str | None,
+        typer.Option(help="Keep states of conversations here for other instances: a folder, or s3://... and the like."),
+    ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Hash the weights too before serving.")] = False,
 ) -> None:
     """Serve an artifact to OpenAI's clients, until Ctrl-C.
@@ -59,6 +63,8 @@ def serve(
     settings = ServerSettings.from_environment()
     if model_name is not None:
         settings = dataclasses.replace(settings, model_name=model_name)
+    if capsules is not None:
+        settings = dataclasses.replace(settings, capsules=capsules)
     opened = open_artifact(artifact, verify=verify)  # what is wrong with it is said before anything listens
     name = settings.model_name or opened.manifest.source.checkpoint
 
