@@ -31,6 +31,7 @@ from qwonnx.runtime import model_files
 from qwonnx.runtime.engine import Engine
 from qwonnx.runtime.request import FinishReason, RequestOutput
 from qwonnx.runtime.sampling_params import SamplingParams
+from qwonnx.runtime.session import cpu_quota
 from qwonnx.runtime.settings import RuntimeSettings
 from qwonnx.runtime.tokenizer import Tokenizer
 
@@ -114,7 +115,7 @@ class ArtifactSubject:
 
     def _session(self) -> tuple[DecoderSession, tuple[str, ...]]:
         """The decoder, and the names of its routers' outputs, of which there are none where they cannot be had."""
-        artifact, threads = self._files.artifact, self._settings.num_threads
+        artifact, threads = self._files.artifact, self._settings.num_threads or cpu_quota()
         if self._model.num_experts:
             try:
                 from qwonnx.export.router_outputs import with_router_outputs

@@ -139,6 +139,8 @@ class CheckpointSubject:
         import torch
         from transformers import GenerationConfig
 
+        from qwonnx.export.reference_model import quiet_transformers
+
         # The checkpoint's own recommendations, which generate() would follow where these are silent, are for sampling.
         self._model.generation_config = GenerationConfig()
         for index, prompt in enumerate(prompts):
@@ -151,7 +153,7 @@ class CheckpointSubject:
                 suppress_tokens=self._no_tokens or None,
             )
             arguments = self._picture_arguments(ids, prompt)
-            with torch.no_grad():
+            with quiet_transformers(), torch.no_grad():
                 whole = self._model.generate(
                     ids, attention_mask=torch.ones_like(ids), generation_config=greedy, **arguments
                 )
@@ -160,14 +162,17 @@ class CheckpointSubject:
     def score(self, prompts: Sequence[Prompt]) -> Iterator[Scored]:
         import torch
 
+        from qwonnx.export.reference_model import quiet_transformers
+
         for prompt in prompts:
             ids = torch.tensor([prompt.token_ids + prompt.answer_ids])
             first, last = len(prompt.token_ids) - 1, ids.shape[1] - 1
-            with torch.no_grad():
+            with quiet_transformers(), torch.no_grad():
                 states = self._states(ids, prompt)
                 scores = self._token_scores(states.final[0, first:last], ids[0, first + 1 :].numpy())
                 hits = scores.likeliest == ids[0, first + 1 :].numpy()
-                yield Scored(scores.surprise, hits, self._counts(first, last), self._drafts(states, first, scores))
+                drafts = self._drafts(states, first, scores)
+            yield Scored(scores.surprise, hits, self._counts(first, last), drafts)
 
     def _answer(self, token_ids: list[int]) -> Answer:
         """An answer up to its end token; what is no whole character at its end has no text, as in the engine."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -42,15 +42,20 @@ class Text:
     content: str
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a question: skipped is the reason why it was not asked, if so."""
+    """What became of a question.
+
+    skipped: the reason why it was not asked, if so.
+    answer, right: what was answered to one that was.
+    scored: None too where the template does not show which tokens are expected.
+    """
 
     question: Question
-    skipped: str | None = None
-    answer: Answer | None = None
-    right: bool = False
-    scored: Scored | None = None
+    skipped: str | None
+    answer: Answer | None
+    right: bool
+    scored: Scored | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,22 +90,30 @@ def evaluate(
     """
     say = on_progress or (lambda stage: None)
     windows, text_notes = ([], []) if text is None else _windows(subject, text)
-    outcomes = [Outcome(question) for question in chosen]
-    asked: list[tuple[Outcome, Prompt]] = []
-    for outcome in outcomes:
+    prompts: dict[int, Prompt] = {}
+    skipped: dict[int, str] = {}
+    for index, question in enumerate(chosen):
         try:
-            asked.append((outcome, subject.prompt(outcome.question, max_tokens)))
+            prompts[index] = subject.prompt(question, max_tokens)
         except SkippedError as error:
-            outcome.skipped = str(error)
-    if asked:
-        _ask(subject, asked, say)
-    scorable = [(outcome, prompt) for outcome, prompt in asked if prompt.answer_ids]
-    scored = _score(subject, [*(prompt for _, prompt in scorable), *windows], say)
-    for (outcome, _), one in zip(scorable, scored, strict=False):
-        outcome.scored = one
-    of_text = scored[len(scorable) :]
-    counted = scored[: len(scorable)] if suite is not None else of_text
-    reasons = Counter(outcome.skipped for outcome in outcomes if outcome.skipped is not None)
+            skipped[index] = str(error)
+    answers = _answers(subject, prompts, say)
+    scorable = {index: prompt for index, prompt in prompts.items() if prompt.answer_ids}
+    scored = _score(subject, [*scorable.values(), *windows], say)
+    of_suite, of_text = scored[: len(scorable)], scored[len(scorable) :]
+    by_index = dict(zip(scorable, of_suite, strict=True))
+    outcomes = tuple(
+        Outcome(
+            question=question,
+            skipped=skipped.get(index),
+            answer=answers.get(index),
+            right=index in answers and _is_right(question, answers[index], prompts[index]),
+            scored=by_index.get(index),
+        )
+        for index, question in enumerate(chosen)
+    )
+    counted = of_text if suite is None else of_suite
+    reasons = Counter(skipped.values())
     total = _total(outcomes)
     report = EvalReport(
         schema_version=SCHEMA_VERSION,
@@ -114,9 +127,9 @@ def evaluate(
         text=None if text is None else _text_score(text, of_text),
         experts=_experts(counted),
         mtp=_mtp(counted),
-        notes=(*_notes(total, len(asked) - len(scorable)), *text_notes, *subject.notes),
+        notes=(*_notes(total, len(prompts) - len(scorable)), *text_notes, *subject.notes),
     )
-    return Evaluation(report, tuple(outcomes))
+    return Evaluation(report, outcomes)
 
 
 def _windows(subject: Subject, text: Text) -> tuple[list[Prompt], list[str]]:
@@ -130,16 +143,20 @@ def _windows(subject: Subject, text: Text) -> tuple[list[Prompt], list[str]]:
     return [Prompt(window[:1], window[1:]) for window in windows if len(window) > 1], notes
 
 
-def _ask(subject: Subject, asked: Sequence[tuple[Outcome, Prompt]], say: Callable[[str], None]) -> None:
-    """Let the subject answer, and judge its answers."""
-    say(f"answering {len(asked)} questions")
-    for number, (index, answer) in enumerate(subject.answers([prompt for _, prompt in asked]), 1):
-        outcome, prompt = asked[index]
-        outcome.answer = answer
-        outcome.right = answer.is_complete and is_right(
-            outcome.question, answer.text, thinking_open=prompt.thinking_open
-        )
-        say(f"answered {number} of {len(asked)} questions")
+def _answers(subject: Subject, prompts: Mapping[int, Prompt], say: Callable[[str], None]) -> dict[int, Answer]:
+    """What the subject answers, by the keys of the prompts."""
+    answers: dict[int, Answer] = {}
+    if prompts:
+        say(f"answering {len(prompts)} questions")
+        keys = list(prompts)
+        for place, answer in subject.answers(list(prompts.values())):
+            answers[keys[place]] = answer
+            say(f"answered {len(answers)} of {len(prompts)} questions")
+    return answers
+
+
+def _is_right(question: Question, answer: Answer, prompt: Prompt) -> bool:
+    return answer.is_complete and is_right(question, answer.text, thinking_open=prompt.thinking_open)
 
 
 def _score(subject: Subject, prompts: Sequence[Prompt], say: Callable[[str], None]) -> list[Scored]:

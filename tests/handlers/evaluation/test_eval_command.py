@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from qwonnx.handlers.cli.eval import evaluate
+from qwonnx.handlers.cli.failures import CommandError
 from tests.handlers.commands import error_line, qwonnx, running
 from tests.runtime import counting_model
 
@@ -103,30 +106,29 @@ def test_an_answer_that_does_not_end_is_wrong_and_said_to_be_cut_off(paris: Path
     assert "5 answers were cut off" in report["notes"][0]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["{model}"], "give --suite, --text or both"),
-        (["{model}", "--suite", "{folder}/none.jsonl"], "cannot read"),
-        (["{model}", "--suite", "{folder}/bad.jsonl"], "line 2 of"),
-        (["{model}", "--suite", "{suite}", "--task", "seas"], "no task 'seas'"),
-        (["{model}", "--text", "{folder}/short.txt"], "fewer than two tokens"),
-        (["{model}", "--suite", "{suite}", "--answers", "{folder}/none/answers"], "cannot write"),
-        (["{folder}", "--suite", "{suite}"], "neither manifest.json nor config.json"),
-        (["{model}", "--suite", "{folder}/failing.jsonl"], "the model failed"),
-        (["{model}", "--suite", "{folder}/refused.jsonl"], "the question of line 1 cannot be rendered"),
-    ],
-)
-def test_what_cannot_be_evaluated_is_one_line(
-    paris: Path, suite: Path, tmp_path: Path, arguments: list[str], message: str
-) -> None:
-    (tmp_path / "bad.jsonl").write_text(json.dumps(LINES[0]) + '\n{"task": 5}\n', encoding="utf-8")
-    (tmp_path / "short.txt").write_text("x", encoding="utf-8")
-    (tmp_path / "failing.jsonl").write_text(json.dumps(line("t", "x", counting_model.FAILING_TEXT)), encoding="utf-8")
-    refused = {**line("t", "x"), "messages": [{"role": "user"}]}
-    (tmp_path / "refused.jsonl").write_text(json.dumps(refused), encoding="utf-8")
-    filled = [one.format(model=paris, suite=suite, folder=tmp_path) for one in arguments]
-    assert message in error_line(qwonnx("eval", *filled))
+def test_what_cannot_be_evaluated_is_said_in_a_line(paris: Path, suite: Path, tmp_path: Path) -> None:
+    def file(name: str, content: str) -> Path:
+        (path := tmp_path / name).write_text(content, encoding="utf-8")
+        return path
+
+    failing = file("failing.jsonl", json.dumps(line("t", "x", counting_model.FAILING_TEXT)))
+    refused = file("refused.jsonl", json.dumps({**line("t", "x"), "messages": [{"role": "user"}]}))
+    cases: list[tuple[Path, dict[str, Any], str]] = [
+        (paris, {}, "give --suite, --text or both"),
+        (paris, {"suite": tmp_path / "none.jsonl"}, "cannot read"),
+        (paris, {"suite": suite, "task": ["seas"]}, "no task 'seas'"),
+        (paris, {"text": file("short.txt", "x")}, "fewer than two tokens"),
+        (paris, {"suite": suite, "answers": tmp_path / "none" / "answers"}, "cannot write"),
+        (tmp_path, {"suite": suite}, "neither manifest.json nor config.json"),
+        (paris, {"suite": failing}, "the model failed"),
+        (paris, {"suite": refused}, "the question of line 1 cannot be rendered"),
+    ]
+    for model, options, message in cases:
+        with pytest.raises(CommandError, match=re.escape(message)) as caught:
+            evaluate(str(model), **options)
+        assert "\n" not in str(caught.value)
+    bad = file("bad.jsonl", json.dumps(LINES[0]) + '\n{"task": 5}\n')
+    assert "line 2 of" in error_line(qwonnx("eval", paris, "--suite", bad))
 
 
 def test_ctrl_c_ends_it_with_130_and_no_traceback(counting_folder: Path, tmp_path: Path) -> None:
