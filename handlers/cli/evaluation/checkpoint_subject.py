@@ -266,11 +266,11 @@ def _chat_files(folder: Path, names: Sequence[str]) -> _ChatFiles:
 
 def _processor(folder: Path) -> tuple[Any, str]:
     """transformers' processor of pictures and prompts; None, and why, if it does not load."""
-    from transformers import AutoProcessor
-
     from qwonnx.export.errors import first_line
 
     try:
+        from transformers import AutoProcessor  # which a torchvision that does not go with torch prevents
+
         processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
     except (ImportError, OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         return None, f"transformers loads no processor ({' '.join(first_line(error).split())})"

@@ -1,10 +1,11 @@
-"""The draft head that is evaluated is the one that is trained, from either way of storing its experts."""
+"""What `qwonnx eval` makes of the miniature is what its training makes of it, draft head and all."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,11 +16,16 @@ from qwonnx.export.errors import MissingTensorError, TensorFormatError, Verifica
 from qwonnx.export.reference_model import load_reference_model, quiet_transformers
 from qwonnx.export.reference_mtp import load_mtp_head
 from qwonnx.export.stored_weights import StoredWeights
+from qwonnx.handlers.cli.evaluation.checkpoint_subject import CheckpointSubject
+from qwonnx.handlers.cli.evaluation.run import evaluate
+from qwonnx.handlers.cli.evaluation.subject import Drafts
+from qwonnx.handlers.cli.evaluation.suite import read_suite
 from tests.checkpoints.config_json import Json
-from tests.miniature import glossary, pictures
+from tests.miniature import glossary, pictures, tool_calls, vocabulary
 from tests.miniature.checkpoint import write_checkpoint
 from tests.miniature.mixture import Mixture
 from tests.miniature.model import Miniature
+from tests.miniature.suite import write_suite
 from tests.miniature.test_model import frames
 
 FILE = "model.safetensors"
@@ -28,13 +34,17 @@ FILE = "model.safetensors"
 @pytest.fixture
 def folder(rough_model: Miniature, probe_config: Json, tokenizer: Tokenizer, tmp_path: Path) -> Path:
     """The rough model's checkpoint, and the model rounded to what is in it."""
-    folder = tmp_path / "checkpoint"
-    write_checkpoint(folder, rough_model, probe_config, tokenizer)
+    round_to_stored(rough_model)
+    write_checkpoint(tmp_path / "checkpoint", rough_model, probe_config, tokenizer)
+    return tmp_path / "checkpoint"
+
+
+def round_to_stored(model: Miniature) -> None:
+    """Round a model's parameters to what a checkpoint holds of them."""
     with torch.no_grad():
-        for name, parameter in rough_model.named_parameters():
+        for name, parameter in model.named_parameters():
             if not name.endswith(("linear_attn.A_log", "linear_attn.norm.weight")):
                 parameter.copy_(parameter.bfloat16())
-    return folder
 
 
 def stored(folder: Path) -> StoredWeights:
@@ -114,3 +124,41 @@ def test_a_head_that_is_not_whole_or_not_known_is_refused(folder: Path) -> None:
         load_mtp_head(text_model, changed(folder, **{"mtp.layers.1.input_layernorm.weight": weight}))
     none = changed(folder, **{name: None for name in load_file(folder / FILE) if name.startswith("mtp.")})
     assert load_mtp_head(text_model, none) is None
+
+
+def test_a_suite_is_scored_as_in_training(
+    rough_model: Miniature, probe_config: Json, tokenizer: Tokenizer, mixture: Mixture, tmp_path: Path
+) -> None:
+    favourite = vocabulary.token_ids(tokenizer)["<|fim_pad|>"]
+    with torch.no_grad():  # a token that both the model and the head often find the likeliest, and often not
+        rough_model.model.language_model.embed_tokens.weight[favourite] *= 30
+    round_to_stored(rough_model)
+    folder, suite = tmp_path / "checkpoint", tmp_path / "suite.jsonl"
+    write_checkpoint(folder, rough_model, probe_config, tokenizer)
+    examples = [
+        *glossary.held_out(4, 0),
+        *glossary.held_out(3, 1, thinking=True),
+        *tool_calls.held_out(2, 0),
+        *tool_calls.held_out(2, 1, thinking=True),
+    ]
+    write_suite(suite, examples)
+    read = read_suite(suite)
+    subject = CheckpointSubject(str(folder), None, pictures=False)
+    evaluation = evaluate(subject, read, read.questions, None, max_tokens=1)
+    assert [one.task for one in evaluation.report.tasks] == ["glossary", "glossary", "tools", "tools"]
+    for example, outcome in zip(examples, evaluation.outcomes, strict=True):
+        encoded = mixture.encoder.encode(example)
+        learnt = np.flatnonzero(encoded.learnt)[-len(outcome.scored.surprise) :]  # type: ignore[union-attr]
+        with torch.no_grad():
+            own, head = (logits[0] for logits in rough_model.logits(mixture.pack([[encoded]], 1024)))
+        expected = torch.nn.functional.cross_entropy(
+            own[learnt - 1].double(), torch.from_numpy(encoded.ids[learnt]).long(), reduction="none"
+        )
+        assert outcome.scored is not None
+        np.testing.assert_allclose(outcome.scored.surprise, expected, rtol=0, atol=2e-4)
+        # The head at t and the model at t + 1 both predict token t + 2.
+        agreed = head[learnt[1:] - 2].argmax(-1) == own[learnt[1:] - 1].argmax(-1)
+        assert outcome.scored.drafts == Drafts(len(agreed), int(agreed.sum()))
+    mtp = evaluation.report.mtp
+    assert mtp is not None
+    assert 0.1 < (mtp.acceptance or 0) < 0.9
