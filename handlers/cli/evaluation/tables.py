@@ -61,9 +61,10 @@ def _scores(first: str, rows: dict[str, Score], total: Score | None) -> Iterator
 
 
 def _cells(score: Score) -> tuple[str, ...]:
-    asked = str(score.num_answered) if score.num_answered or not score.num_skipped else "skipped"
+    if score.num_skipped and not score.num_answered:
+        return "skipped", "-", "-", "-", "-", "-"
     return (
-        asked,
+        str(score.num_answered),
         str(score.num_right),
         _percent(score.exact),
         f"{score.num_tokens:,}",
@@ -76,7 +77,7 @@ def _experts(usage: ExpertUsage) -> Iterator[RenderableType]:
     yield Text(
         f"Experts, {usage.num_experts_per_tok} of {usage.num_experts}, by {usage.num_tokens:,} predicted tokens", "bold"
     )
-    table = numbers_table("layer", "entropy, bits", "of the most", "least used, of its share")
+    table = numbers_table("layer", "entropy, bits", f"of log2({usage.num_experts})", "least used, of its share")
     for layer in usage.layers:
         add_row(
             table,
