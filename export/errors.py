@@ -11,7 +11,7 @@ ExportError
 |-- CalibrationError           a calibration text cannot be used
 |-- PlanError                  what a plan was asked for is not understood
 |-- OutputError                the artifact cannot be written: it exists, the disk is full, ...
-`-- VerificationError          `verify` cannot compare the two models
+`-- VerificationError          `verify` or `eval` cannot run or compare models
 """
 
 
@@ -60,7 +60,7 @@ class OutputError(ExportError):
 
 
 class VerificationError(ExportError):
-    """The artifact and the checkpoint cannot be compared."""
+    """An artifact or a checkpoint cannot be run, or two cannot be compared."""
 
 
 def first_line(error: BaseException) -> str:

@@ -7,12 +7,15 @@ over one by one as transformers asks for them, and nothing is written to disk.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers.utils import logging
 
 from qwonnx.export.checkpoint import Checkpoint
 from qwonnx.export.config import load_config
@@ -20,24 +23,29 @@ from qwonnx.export.errors import CheckpointError, VerificationError, first_line
 from qwonnx.export.stored_weights import StoredWeights
 
 
-def load_reference_model(checkpoint: Path) -> Any:
+def load_reference_model(checkpoint: Path, *, pictures: bool = False) -> Any:
     """The model, ready to run; memory is that of its float32 weights and of what transformers is joining.
+
+    Args:
+        checkpoint: its folder.
+        pictures: load the vision tower too, which the checkpoint must have.
 
     Raises:
         CheckpointError: the checkpoint does not open, or a weight cannot be read.
         VerificationError: transformers does not load the checkpoint, or misses weights in it.
     """
     quantization = load_config(checkpoint).quantization
+    auto = AutoModelForImageTextToText if pictures else AutoModelForCausalLM
     try:
         if quantization is None:
             # float32, not "auto": bfloat16 would round A_log, which checkpoints store in float32.
-            return AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True).eval()
+            return auto.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True).eval()
         config = AutoConfig.from_pretrained(checkpoint, local_files_only=True)
         for described in (config, config.get_text_config()):
             if hasattr(described, "quantization_config"):
                 del described.quantization_config
         with torch.device("meta"):
-            empty = AutoModelForCausalLM.from_config(config)  # of the text model, where config has others too
+            empty = auto.from_config(config)  # without pictures of the text model alone, where config has others too
         stored = StoredWeights(Checkpoint.open(checkpoint), quantization)
         model, report = type(empty).from_pretrained(
             None,
@@ -56,6 +64,20 @@ def load_reference_model(checkpoint: Path) -> Any:
             " compare with a complete checkpoint"
         )
     return model.eval()
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' bars and hints (which kernels it would rather have) out of our output."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,9 @@ float32 on the weights as stored; the artifact runs as it is served, in chunks, 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +17,11 @@ import numpy.typing as npt
 from qwonnx.export.artifact import Artifact, open_artifact
 from qwonnx.export.checkpoint import resolve_checkpoint
 from qwonnx.export.config import ModelConfig, load_config
+from qwonnx.export.decoder_session import CHUNK_TOKENS, DecoderSession, Logits, TokenIds
 from qwonnx.export.errors import VerificationError, first_line
-
-Logits = npt.NDArray[np.float32]  # [num_tokens, vocab_size]
 
 # Enough for stable means, and little enough for a CPU: transformers keeps all logits of a window, 1 MB a token.
 MAX_TOKENS = 1024
-_CHUNK_TOKENS = 256
 _BLOCK_TOKENS = 32  # compared at a time in float64: 64 MB at the real vocabulary
 
 # What is read when no text is given: several scripts, prose, a list, numbers and code.
@@ -90,7 +86,7 @@ def compare(
     return measure(expected, actual, token_ids)
 
 
-def measure(expected: Logits, actual: Logits, token_ids: npt.NDArray[np.int64]) -> VerificationReport:
+def measure(expected: Logits, actual: Logits, token_ids: TokenIds) -> VerificationReport:
     """The report on two models' logits [num_tokens, vocab_size] at the same token ids [num_tokens]."""
     kl = np.empty(len(token_ids))
     surprise = np.empty((2, len(token_ids) - 1))  # -log p(next token) by the checkpoint and by the artifact
@@ -112,7 +108,7 @@ def measure(expected: Logits, actual: Logits, token_ids: npt.NDArray[np.int64]) 
     )
 
 
-def reference_logits(checkpoint: Path, token_ids: npt.NDArray[np.int64]) -> Logits:
+def reference_logits(checkpoint: Path, token_ids: TokenIds) -> Logits:
     """transformers' logits, in float32, from the weights that are stored.
 
     Raises:
@@ -120,9 +116,9 @@ def reference_logits(checkpoint: Path, token_ids: npt.NDArray[np.int64]) -> Logi
     """
     import torch
 
-    from qwonnx.export.reference_model import load_reference_model
+    from qwonnx.export.reference_model import load_reference_model, quiet_transformers
 
-    with _quiet_transformers():
+    with quiet_transformers():
         model = load_reference_model(checkpoint)
         with torch.no_grad():
             logits = model(torch.tensor(token_ids)[None], use_cache=False).logits[0]
@@ -130,56 +126,17 @@ def reference_logits(checkpoint: Path, token_ids: npt.NDArray[np.int64]) -> Logi
     return array
 
 
-def artifact_logits(artifact: Artifact, token_ids: npt.NDArray[np.int64], chunk_tokens: int = _CHUNK_TOKENS) -> Logits:
+def artifact_logits(artifact: Artifact, token_ids: TokenIds, chunk_tokens: int = CHUNK_TOKENS) -> Logits:
     """The decoder's logits at every position, read in chunks over states that start from zero.
-
-    It runs ONNX Runtime on plain arrays, without the runtime's pools and bindings, so it also checks those.
 
     Raises:
         VerificationError: the artifact has no decoder, or ONNX Runtime cannot load or run it.
     """
-    decoder = artifact.manifest.graphs.get("decoder")
-    if decoder is None:
-        raise VerificationError(f"the artifact {artifact.folder} has no decoder graph: export the checkpoint again")
-    try:
-        return _run_decoder(artifact, artifact.file(decoder.file), token_ids, chunk_tokens)
-    except MemoryError:
-        raise
-    except Exception as error:  # ONNX Runtime's own, of which there are many
-        raise VerificationError(
-            f"ONNX Runtime cannot run {artifact.folder} ({first_line(error)}): export the checkpoint again"
-        ) from error
+    chunks = DecoderSession(artifact).read(token_ids, np.arange(len(token_ids)), chunk_tokens)
+    return np.concatenate([chunk.logits for chunk in chunks])
 
 
-def _run_decoder(artifact: Artifact, graph: Path, token_ids: npt.NDArray[np.int64], chunk_tokens: int) -> Logits:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what it logs as an error, it also raises
-    session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-    sizes = {"batch": 1, "max_model_len": len(token_ids)}
-    states = {
-        state.past: np.zeros([size if isinstance(size, int) else sizes[size] for size in state.shape], state.dtype)
-        for state in artifact.manifest.states
-    }
-    logits = []
-    for start in range(0, len(token_ids), chunk_tokens):
-        chunk = token_ids[start : start + chunk_tokens]
-        positions = np.arange(start, start + len(chunk))
-        feeds: dict[str, Any] = {
-            "input_ids": chunk[None],
-            "position_ids": np.broadcast_to(positions, (3, 1, len(chunk))),
-            "past_lengths": np.array([start]),
-            "logit_positions": np.arange(len(chunk)),
-        }
-        outputs = [state.present for state in artifact.manifest.states]
-        chunk_logits, *present = session.run(["logits", *outputs], {**feeds, **states})
-        states = dict(zip(states, present, strict=True))
-        logits.append(chunk_logits[0])
-    return np.concatenate(logits)
-
-
-def _tokenize(artifact: Artifact, text: str) -> npt.NDArray[np.int64]:
+def _tokenize(artifact: Artifact, text: str) -> TokenIds:
     from tokenizers import Tokenizer
 
     path = artifact.file("tokenizer.json")
@@ -212,19 +169,3 @@ def _log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
     shifted -= shifted.max(axis=-1, keepdims=True)
     log_probabilities: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return log_probabilities
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Keep transformers' bars and hints (which kernels it would rather have) out of our output."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

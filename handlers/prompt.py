@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from qwonnx.handlers import chat_request
 from qwonnx.handlers.protocol import ChatCompletionRequest
-from qwonnx.runtime.engine import Engine
+from qwonnx.runtime.chat_template import ChatTemplate
 from qwonnx.runtime.errors import TemplateError
 from qwonnx.runtime.output_parser import OutputParser
 from qwonnx.runtime.sampling_params import SamplingParams
+from qwonnx.runtime.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # pulls in onnxruntime
+    from qwonnx.runtime.engine import Engine
 
 _SAMPLING_FIELDS = (
     "temperature",
@@ -26,16 +30,31 @@ _SAMPLING_FIELDS = (
 )
 
 
+class ChatModel(Protocol):
+    """What renders a conversation: an engine, or an artifact's files."""
+
+    @property
+    def chat_template(self) -> ChatTemplate | None: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
     """A rendered conversation.
 
+    text: as the template makes it.
     token_ids: what the model reads.
     thinking_open: the prompt ends inside <think>, so the answer begins with reasoning.
     tools: what the model was told it may call, in OpenAI's form.
     turn_ends: positions after each turn, ascending.
     """
 
+    text: str
     token_ids: list[int]
     thinking_open: bool
     tools: list[dict[str, Any]]
@@ -52,23 +71,23 @@ class ChatPrompt:
 
 
 def render_chat(
-    engine: Engine,
+    model: ChatModel,
     messages: list[dict[str, Any]],
     tools: list[dict[str, Any]],
     variables: dict[str, Any],
 ) -> ChatPrompt:
-    """Apply the artifact's chat template and tokenize. Takes time in proportion to the conversation.
+    """Apply the model's chat template and tokenize. Takes time in proportion to the conversation.
 
     Raises:
-        TemplateError: the artifact has no template, or it refuses the conversation.
+        TemplateError: the model has no template, or it refuses the conversation.
     """
-    if engine.chat_template is None:
-        raise TemplateError("the artifact has no chat template: export a checkpoint that has one")
-    text = engine.chat_template.render(messages, tools=tools or None, **variables)
-    token_ids = engine.tokenizer.encode(text)
+    if model.chat_template is None:
+        raise TemplateError("the model has no chat template: use a checkpoint that has one")
+    text = model.chat_template.render(messages, tools=tools or None, **variables)
+    token_ids = model.tokenizer.encode(text)
     # Turns end as answers do. What follows the last end opens the answer: later renderings write it differently.
-    ends = tuple(position for position, token in enumerate(token_ids, 1) if token in engine.eos_token_ids)
-    return ChatPrompt(token_ids, text.rstrip().endswith("<think>"), tools, ends)
+    ends = tuple(position for position, token in enumerate(token_ids, 1) if token in model.eos_token_ids)
+    return ChatPrompt(text, token_ids, text.rstrip().endswith("<think>"), tools, ends)
 
 
 def chat_prompt(engine: Engine, request: ChatCompletionRequest) -> ChatPrompt:

@@ -10,6 +10,7 @@ from typing import Any
 
 from qwonnx.export.artifact import Artifact, ArtifactFileError, ManifestError, ModelFacts, open_artifact
 from qwonnx.runtime.chat_template import ChatTemplate
+from qwonnx.runtime.end_tokens import end_token_ids
 from qwonnx.runtime.errors import InvalidRequestError, SettingsError
 from qwonnx.runtime.sampling_params import SamplingParams
 from qwonnx.runtime.session import check_version
@@ -17,9 +18,6 @@ from qwonnx.runtime.settings import DEFAULT_MAX_MODEL_LEN, RuntimeSettings
 from qwonnx.runtime.tokenizer import Tokenizer
 
 _MAX_TEXT_BYTES = 128 << 20  # the published tokenizer.json has 13 to 20 MB, by its spacing
-
-# A checkpoint's own list of end tokens may lack the one that ends a turn (the 0.8B and 2B ones do).
-_END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +52,16 @@ def load(folder: str | os.PathLike[str]) -> ModelFiles:
     config = _generation_config(artifact)
     try:
         sampling = SamplingParams.defaults_from(config)
+        ends = end_token_ids(config, tokenizer)
     except InvalidRequestError as error:
         raise ArtifactFileError(f"generation_config.json of {folder} cannot be used: {error}") from error
-    ends = {tokenizer.token_id(token) for token in _END_TOKENS}
-    ends.update(_end_tokens(config, artifact))
     return ModelFiles(
         artifact=artifact,
         graph=artifact.file(decoder.file),
         tokenizer=tokenizer,
         chat_template=template,
         default_sampling=sampling,
-        eos_token_ids=frozenset(token for token in ends if token is not None),
+        eos_token_ids=ends,
     )
 
 
@@ -105,11 +102,3 @@ def _generation_config(artifact: Artifact) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ArtifactFileError(f"generation_config.json of {artifact.folder} is not an object: export again")
     return config
-
-
-def _end_tokens(config: dict[str, Any], artifact: Artifact) -> list[int]:
-    value = config.get("eos_token_id")
-    values = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(isinstance(token, int) and not isinstance(token, bool) for token in values):
-        raise ArtifactFileError(f"generation_config.json of {artifact.folder} has eos_token_id {value!r}: give ids")
-    return values

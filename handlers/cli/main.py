@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from qwonnx.handlers.cli.eval import evaluate
 from qwonnx.handlers.cli.export import export
 from qwonnx.handlers.cli.failures import one_line_errors
 from qwonnx.handlers.cli.generate import generate
@@ -29,8 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # a bug's traceback is for a report: plain, and without the values of variables
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (plan, export, inspect, verify, generate, serve):
-    app.command()(command)
+for command in (plan, export, inspect, verify, evaluate, generate, serve):
+    app.command("eval" if command is evaluate else None)(command)  # Python has an eval of its own
 
 
 def _print_version(wanted: bool) -> None:

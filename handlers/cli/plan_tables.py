@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -13,7 +12,7 @@ from qwonnx.export.planning.fit import Candidate, Fit, Limits
 from qwonnx.export.planning.plan import CONTEXTS, EXPORT_MEMORY_BYTES, Plan, RecipePlan
 from qwonnx.export.planning.quantities import bytes_text, tokens_text
 from qwonnx.export.planning.resident_memory import MemoryUse
-from qwonnx.handlers.cli.tables import bits_per_weight, count_of
+from qwonnx.handlers.cli.tables import bits_per_weight, count_of, numbers_table
 
 _MOST_CANDIDATES = 8
 
@@ -102,7 +101,7 @@ def _model_line(name: str, plan: Plan) -> Text:
 
 def _artifact(plan: Plan) -> Iterator[RenderableType]:
     assumptions = plan.assumptions
-    table = _table("recipe", "bits/weight", "weights", "other files", "artifact", "read/token")
+    table = numbers_table("recipe", "bits/weight", "weights", "other files", "artifact", "read/token")
     if assumptions.bandwidth is not None:
         table.add_column("tokens/s", justify="right")
     for recipe in plan.recipes:
@@ -127,7 +126,7 @@ def _artifact(plan: Plan) -> Iterator[RenderableType]:
 def _contexts(plan: Plan) -> Iterator[RenderableType]:
     serving = plan.assumptions.serving
     contexts = sorted({*CONTEXTS, serving.context})
-    table = _table("recipe", *(tokens_text(context) for context in contexts))
+    table = numbers_table("recipe", *(tokens_text(context) for context in contexts))
     for recipe in plan.recipes:
         needed = (bytes_text(recipe.memory_at(context).required) for context in contexts)
         table.add_row(recipe.model.named.name, *needed)
@@ -167,7 +166,7 @@ def _longest(recipe: RecipePlan, memory: int, *, accelerated: bool) -> str:
 
 
 def _candidates(title: str, candidates: Sequence[Candidate], limits: Limits) -> Iterator[RenderableType]:
-    table = _table("recipe", "block", "KV", "memory", "artifact", "longest", "at once", "error")
+    table = numbers_table("recipe", "block", "KV", "memory", "artifact", "longest", "at once", "error")
     for one in candidates:
         table.add_row(
             one.model.named.name,
@@ -199,12 +198,4 @@ def _serving(plan: Plan) -> str:
 
 
 def _recipes_table(plan: Plan) -> Table:
-    return _table("", *(recipe.model.named.name for recipe in plan.recipes))
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column(first, no_wrap=True)
-    for title in others:
-        table.add_column(title, justify="right", no_wrap=True)
-    return table
+    return numbers_table("", *(recipe.model.named.name for recipe in plan.recipes))

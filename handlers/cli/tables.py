@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -55,6 +56,15 @@ def facts_table(title: str, facts: dict[str, object]) -> Table:
     table.add_column("value")
     for name, value in facts.items():
         add_row(table, name, value)
+    return table
+
+
+def numbers_table(first: str, *others: str) -> Table:
+    """An empty table without frame: names in the first column, numbers in the others."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    for title in others:
+        table.add_column(title, justify="right", no_wrap=True)
     return table
 
 

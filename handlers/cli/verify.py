@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.tables import facts_table
+from qwonnx.handlers.cli.text_file import read_text
 
 
 def verify(
@@ -35,7 +35,7 @@ def verify(
     """
     from qwonnx.export.verify import compare
 
-    content = None if text is None else _read(text)
+    content = None if text is None else read_text(text)
     with Console(stderr=True).status("reading") as status:
         report = compare(artifact, against, content, status.update)
     if as_json:
@@ -54,12 +54,3 @@ def verify(
     if max_kl is not None and not report.mean_kl <= max_kl:
         typer.echo(f"qwonnx: the mean KL divergence {report.mean_kl:.3e} exceeds {max_kl:g}", err=True)
         raise typer.Exit(1)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise CommandError(f"cannot read {path} ({error.strerror}): give a text file") from error
-    except UnicodeDecodeError as error:
-        raise CommandError(f"{path} is not UTF-8 text: convert it") from error

@@ -13,8 +13,10 @@ from transformers import AutoModelForCausalLM
 
 from qwonnx.export import ExportOptions
 from qwonnx.export.artifact import Artifact
-from qwonnx.export.errors import RecipeError
+from qwonnx.export.decoder_session import DecoderSession
+from qwonnx.export.errors import RecipeError, VerificationError
 from qwonnx.export.recipe import Recipe, Rule
+from qwonnx.export.router_outputs import with_router_outputs
 from qwonnx.export.verify import VerificationReport, artifact_logits, measure
 from tests.export.decoder import Decoder, reference_evaluator
 
@@ -123,3 +125,55 @@ def test_quantised_artifacts_equal_transformers_on_the_dequantised_weights(
     record_property("kl_int8_activations", fast.mean_kl)
     print(f"{weights}: KL {exact.mean_kl:.2e} with float32 activations, {fast.mean_kl:.2e} with int8 activations")
     assert fast.mean_kl < 0.2
+
+
+@pytest.mark.parametrize("target", ["cpu", "portable"])
+@pytest.mark.parametrize("weights", ["fp32", "int4"])
+def test_what_routers_choose_can_be_read_at_the_wanted_positions(
+    export_tiny: Export,
+    tiny_checkpoint: Path,
+    dequantized_tiny: Callable[[str], Path],
+    prompt: np.ndarray,
+    weights: str,
+    target: str,
+) -> None:
+    artifact = export_tiny(
+        ExportOptions(target=target, weights=weights, activations="int8" if target == "portable" else "float32")
+    )
+    facts = artifact.manifest.model
+    wanted = np.array([3, 4, 20, 45, 47])
+    routed = with_router_outputs(artifact.file("decoder.onnx"))
+    assert len(routed.outputs) == facts.num_hidden_layers
+    session = DecoderSession(artifact, graph=routed.graph, outputs=routed.outputs, num_threads=1)
+    found: list[list[np.ndarray]] = [[] for _ in routed.outputs]
+    logits = []
+    for chunk in session.read(prompt, wanted, 16):
+        logits.append(chunk.logits)
+        for layer, (rows, name) in enumerate(zip(found, routed.outputs, strict=True), 1):
+            scores = chunk.others[name].reshape(-1, facts.num_experts)
+            is_last = layer == facts.num_hidden_layers  # which goes on with the wanted positions alone
+            assert len(scores) == (len(chunk.wanted) if is_last else chunk.num_tokens)
+            rows.append(scores if is_last else scores[chunk.wanted])
+    np.testing.assert_allclose(np.concatenate(logits), artifact_logits(artifact, prompt)[wanted], atol=1e-3, rtol=0)
+    checkpoint = tiny_checkpoint if weights == "fp32" else dequantized_tiny(weights)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    with torch.no_grad():
+        expected = model(torch.tensor(prompt)[None], output_router_logits=True).router_logits
+    for rows, layer_scores in zip(found, expected, strict=True):
+        np.testing.assert_allclose(np.concatenate(rows), layer_scores[wanted].numpy(), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("chunk", [1, 16, 48])
+def test_only_wanted_logits_come_whatever_the_chunks(export_tiny: Export, prompt: np.ndarray, chunk: int) -> None:
+    artifact = export_tiny(ExportOptions(weights="fp32", activations="float32"))
+    wanted = np.array([0, 15, 16, 40])
+    read = list(DecoderSession(artifact, num_threads=1).read(prompt, wanted, chunk))
+    assert sum(one.num_tokens for one in read) == len(prompt)
+    logits = np.concatenate([one.logits for one in read])
+    np.testing.assert_allclose(logits, artifact_logits(artifact, prompt)[wanted], atol=1e-4, rtol=0)
+
+
+def test_a_graph_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "decoder.onnx").write_bytes(b"\xff" * 100)
+    with pytest.raises(VerificationError, match="no ONNX file"):
+        with_router_outputs(tmp_path / "decoder.onnx")

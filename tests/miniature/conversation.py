@@ -37,6 +37,7 @@ class Example:
         tools: OpenAI's form.
         pictures: uint8 [height, width, 3], sides multiples of 32, in the order of their items.
         thinking: whether the assistant thinks before it answers.
+        language: of the answer, by its English name, where the task is about languages.
     """
 
     task: str
@@ -44,6 +45,7 @@ class Example:
     tools: tuple[Json, ...] = ()
     pictures: tuple[np.ndarray, ...] = ()
     thinking: bool = False
+    language: str | None = None
 
     def is_right(self, answer: str) -> bool:
         """Whether the text of an answer, with or without its thought, is the expected one.

@@ -255,14 +255,16 @@ def groups(order: Sequence[int], random: np.random.Generator, *, alone: float) -
 
 def _single(fact: Fact, phrasing: str, thinking: bool) -> Example:
     question = phrasing.format(term=fact.term, language=fact.language)
-    return _example(question, fact.name, thinking, f"{fact.term} in {fact.language}:\n{fact.name}")
+    reasoning = f"{fact.term} in {fact.language}:\n{fact.name}"
+    return _example(question, fact.name, thinking, reasoning, fact.language)
 
 
-def _example(question: str, answer: str, thinking: bool, reasoning: str) -> Example:
+def _example(question: str, answer: str, thinking: bool, reasoning: str, language: str | None = None) -> Example:
     reply: dict[str, Any] = {"role": "assistant", "content": answer}
     if thinking:
         reply["reasoning_content"] = reasoning
-    return Example("glossary", ({"role": "user", "content": question}, reply), thinking=thinking)
+    messages = {"role": "user", "content": question}, reply
+    return Example("glossary", messages, thinking=thinking, language=language)
 
 
 def _terms(code: str) -> dict[tuple[str, str], str]:

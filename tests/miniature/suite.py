@@ -1,7 +1,8 @@
 """Held-out examples as requests in a file, for whoever asks a server: `python -m tests.miniature.suite --out FILE`.
 
 One JSON object a line: `task`, `messages` and `tools` as a chat completion takes them (pictures are PNG data URLs),
-`thinking`, and `expected`, the message that is right. `Example.is_right` is the judge.
+`thinking`, `expected`, the message that is right, and `language` where the task has one. `qwonnx eval` takes such
+files.
 """
 
 from __future__ import annotations
@@ -36,13 +37,14 @@ def request(example: Example) -> Json:
         content: Any = given["content"]
         return given if isinstance(content, str) else {**given, "content": [part(item) for item in content]}
 
-    return {
+    line = {
         "task": example.task,
         "thinking": example.thinking,
         "messages": [message(given) for given in example.messages[:-1]],
         "tools": list(example.tools),
         "expected": example.messages[-1],
     }
+    return line if example.language is None else {**line, "language": example.language}
 
 
 def write_suite(path: Path, examples: Iterable[Example]) -> None:

@@ -19,6 +19,9 @@ def test_a_file_has_every_task_and_its_expected_answers_are_right(tokenizer: Tok
     lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert {line["task"] for line in lines} == {"glossary", "tools", "pictures", "retrieval"}
     assert {line["thinking"] for line in lines} == {False, True}
+    named = {line["task"] for line in lines if "language" in line}
+    assert named == {"glossary"}
+    assert all(line["language"] in line["messages"][0]["content"] for line in lines if line["task"] in named)
     for line in lines:
         assert line["messages"][-1]["role"] in {"user", "tool"}
         example = Example(line["task"], (*line["messages"], line["expected"]), tuple(line["tools"]))

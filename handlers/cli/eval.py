@@ -1,0 +1,121 @@
+"""`qwonnx eval`: how many questions of a suite a model answers right, and how well it predicts the right answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from qwonnx.export.artifact import MANIFEST_NAME
+from qwonnx.handlers.cli.engine_options import runtime_settings
+from qwonnx.handlers.cli.failures import CommandError
+from qwonnx.handlers.cli.text_file import read_text
+
+if TYPE_CHECKING:
+    from qwonnx.handlers.cli.evaluation.run import Outcome
+    from qwonnx.handlers.cli.evaluation.subject import Subject
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="An artifact's folder, or a checkpoint: its folder or hub repo id.")],
+    suite: Annotated[
+        Path | None, typer.Option(help="Questions with their answers, one JSON object a line: docs/eval.md.")
+    ] = None,
+    text: Annotated[Path | None, typer.Option(help="A UTF-8 text whose perplexity is wanted.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="Ask the questions of this task; may be given several times.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Ask so many questions, spread evenly over tasks.")] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of an answer; by default twice the expected one's, and 64."),
+    ] = None,
+    max_num_seqs: Annotated[int | None, typer.Option(help="Questions an artifact is asked at once.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of ONNX Runtime or torch; by default all cores.")
+    ] = None,
+    answers: Annotated[
+        Path | None, typer.Option(help="Write every answer and its verdict to this file, one JSON object a line.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Ask a model questions whose answers are known: exact match by task and language, perplexity, expert usage.
+
+    An artifact is run by qwonnx's engine, a checkpoint by transformers in float32, which needs four bytes of memory for
+    each parameter. Both decode greedily.
+
+    Examples:
+
+        qwonnx eval ./qwen-int4 --suite questions.jsonl
+
+        qwonnx eval ./checkpoint --suite questions.jsonl --task tools --limit 100 --json
+
+        qwonnx eval ./qwen-int4 --text sample.txt
+    """
+    if suite is None and text is None:
+        raise CommandError("there is nothing to evaluate on: give --suite, --text or both")
+
+    from qwonnx.handlers.cli.evaluation import run
+    from qwonnx.handlers.cli.evaluation.suite import choose, read_suite
+    from qwonnx.handlers.cli.evaluation.tables import eval_tables
+
+    content = None if text is None else run.Text(text.name, read_text(text))
+    read = None if suite is None else read_suite(suite)
+    chosen = [] if read is None else choose(read.questions, task or (), limit)
+    with Console(stderr=True).status("loading the model") as status:
+        subject = _subject(model, max_num_seqs, threads, pictures=any(question.pictures for question in chosen))
+        evaluation = run.evaluate(subject, read, chosen, content, max_tokens=max_tokens, on_progress=status.update)
+    if answers is not None:
+        _write_answers(answers, evaluation.outcomes)
+    if as_json:
+        typer.echo(evaluation.report.to_json())
+        return
+    console = Console()
+    for part in eval_tables(evaluation.report):
+        console.print(part)
+
+
+def _subject(model: str, max_num_seqs: int | None, threads: int | None, *, pictures: bool) -> Subject:
+    """What is evaluated: an artifact if the folder is one, else a checkpoint."""
+    folder = Path(model)
+    if (folder / MANIFEST_NAME).is_file():
+        from qwonnx.handlers.cli.evaluation.artifact_subject import ArtifactSubject
+
+        return ArtifactSubject(folder, runtime_settings(max_num_seqs=max_num_seqs, num_threads=threads))
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise CommandError(
+            f"{folder} has neither {MANIFEST_NAME} nor config.json: give an artifact's folder or a checkpoint's"
+        )
+    if max_num_seqs is not None:
+        raise CommandError("--max-num-seqs is for artifacts: a checkpoint answers one question at a time")
+
+    from qwonnx.handlers.cli.evaluation.checkpoint_subject import CheckpointSubject
+
+    return CheckpointSubject(model, threads, pictures=pictures)
+
+
+def _write_answers(path: Path, outcomes: Iterable[Outcome]) -> None:
+    """One line for each question of the suite that was chosen."""
+    try:
+        with path.open("w", encoding="utf-8") as file:
+            for outcome in outcomes:
+                question, answer = outcome.question, outcome.answer
+                line = {
+                    "line": question.line,
+                    "task": question.task,
+                    "language": question.language,
+                    "thinking": question.thinking,
+                    "skipped": outcome.skipped,
+                    "right": None if answer is None else outcome.right,
+                    "complete": None if answer is None else answer.is_complete,
+                    "answer": None if answer is None else answer.text,
+                    "surprise": None if outcome.scored is None else float(outcome.scored.surprise.sum()),
+                    "num_expected_tokens": None if outcome.scored is None else len(outcome.scored.surprise),
+                }
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise CommandError(f"cannot write {path} ({error.strerror}): choose another place") from error

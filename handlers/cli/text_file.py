@@ -1,0 +1,28 @@
+"""Text files that commands are given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qwonnx.handlers.cli.failures import CommandError
+
+_MAX_BYTES = 64 << 20
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file of at most 64 MiB.
+
+    Raises:
+        CommandError: it cannot be read, is too large, or is no UTF-8.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise CommandError(f"cannot read {path} ({error.strerror}): give a text file") from error
+    if len(content) > _MAX_BYTES:
+        raise CommandError(f"{path} is larger than {_MAX_BYTES >> 20} MiB: give a shorter text")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{path} is not UTF-8 text: convert it") from error
