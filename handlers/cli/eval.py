@@ -85,7 +85,9 @@ def _subject(model: str, max_num_seqs: int | None, threads: int | None, *, pictu
     if (folder / MANIFEST_NAME).is_file():
         from qwonnx.handlers.cli.evaluation.artifact_subject import ArtifactSubject
 
-        return ArtifactSubject(folder, runtime_settings(max_num_seqs=max_num_seqs, num_threads=threads))
+        # Without a prefix cache: an answer is not to depend on the questions before it.
+        settings = runtime_settings(max_num_seqs=max_num_seqs, num_threads=threads, prefix_cache_bytes=0)
+        return ArtifactSubject(folder, settings)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise CommandError(
             f"{folder} has neither {MANIFEST_NAME} nor config.json: give an artifact's folder or a checkpoint's"
