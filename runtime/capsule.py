@@ -79,8 +79,10 @@ def encode(
             parts.append(np.concatenate(pieces, axis=1).tobytes())
         else:
             parts.append(segments[-1].states[spec.past].tobytes())
-    content = b"".join(parts)
-    return content + hashlib.sha256(content).digest()
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return b"".join((*parts, digest.digest()))
 
 
 def decode(data: bytes, artifact_id: str, states: Sequence[StateSpec], max_tokens: int) -> Capsule:

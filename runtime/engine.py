@@ -4,6 +4,8 @@
 
 One thread owns the session, the cache and the scheduler; other threads reach it through submit(), abort() and close(),
 which only leave word under a lock. A step that fails ends the requests that were in it and no others.
+
+The file is longer than most: taking in, running and delivering share that lock and one order of events.
 """
 
 from __future__ import annotations
@@ -20,14 +22,15 @@ from typing import Any, TypeVar
 
 from qwonnx.export.artifact import Artifact
 from qwonnx.runtime import model_files
-from qwonnx.runtime.cache import HybridCache, RowSegment
+from qwonnx.runtime.cache import HybridCache
 from qwonnx.runtime.capsule import decode, encode
 from qwonnx.runtime.chat_template import ChatTemplate
 from qwonnx.runtime.errors import CapsuleError, EngineClosedError, InvalidRequestError, QueueFullError, SessionError
 from qwonnx.runtime.generation import Generation
 from qwonnx.runtime.model_inputs import InputBuffers
 from qwonnx.runtime.model_runner import ModelRunner
-from qwonnx.runtime.prefix_cache import PrefixCache, PrefixCacheAccount, Snapshot
+from qwonnx.runtime.prefix_cache import PrefixCacheAccount
+from qwonnx.runtime.prefix_reuse import PrefixReuse
 from qwonnx.runtime.request import FinishReason, RequestOutput
 from qwonnx.runtime.sampling_params import SamplingParams
 from qwonnx.runtime.scheduler import Scheduler, StepPlan, violations
@@ -37,9 +40,6 @@ from qwonnx.runtime.settings import RuntimeSettings
 from qwonnx.runtime.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
-
-# Tokens between snapshots of a long prompt: what is read again, at most, of one that begins alike.
-_SNAPSHOT_INTERVAL = 2048
 
 
 _Result = TypeVar("_Result")
@@ -62,8 +62,8 @@ class Engine:
         states = model.artifact.manifest.states
         chunk = min(settings.max_num_batched_tokens, max_model_len)
         self._scheduler = Scheduler(settings.max_num_seqs, chunk, self._begin)
-        self._prefixes = PrefixCache(settings.prefix_cache_bytes)
         self._cache = HybridCache(states, settings.max_num_seqs, max_model_len)
+        self._reuse = PrefixReuse(self._cache, settings.prefix_cache_bytes)
         self._runner = ModelRunner(
             Session(model.graph, settings),
             states,
@@ -159,7 +159,10 @@ class Engine:
         prompt = list(prompt_token_ids)
         generation = Generation(
             TokenSequence(
-                request_id or uuid.uuid4().hex, prompt, len(prompt), boundaries=self._boundaries(prompt, snapshot_at)
+                request_id or uuid.uuid4().hex,
+                prompt,
+                len(prompt),
+                boundaries=self._reuse.boundaries(prompt, snapshot_at),
             ),
             params,
             self.tokenizer,
@@ -235,11 +238,8 @@ class Engine:
     def check(self) -> list[str]:
         """What is wrong with the accounts between two steps, for tests; empty when all is well."""
         unread = [name for name, g in self._generations.items() if g.sequence.is_prefilling]
-        found = violations(self._scheduler.snapshot(), self._cache.snapshot(), unread) + self._prefixes.violations()
-        held = sum(g.snapshot is not None for g in self._generations.values())
-        if (pins := self._prefixes.account().num_pins) != held:
-            found.append(f"{held} sequences came by a snapshot, and {pins} pins are held")
-        return found
+        found = violations(self._scheduler.snapshot(), self._cache.snapshot(), unread)
+        return found + self._reuse.violations(self._generations.values())
 
     def save_capsule(self, token_ids: Sequence[int]) -> bytes | None:
         """The kept state of the longest beginning of these tokens as a capsule, None if none is kept.
@@ -252,14 +252,11 @@ class Engine:
         Raises:
             EngineClosedError: the engine was closed.
         """
-        wanted = list(token_ids)
-
-        def save() -> tuple[list[int], list[RowSegment]] | None:
-            node = self._prefixes.longest(wanted, len(wanted))
-            return None if node is None else (wanted[: node.position], [each.segment for each in node.chain()])
-
-        saved = self._between_steps(save)
-        return None if saved is None else encode(self.artifact.id, self.artifact.manifest.states, *saved)
+        segments = self._between_steps(lambda: self._reuse.kept_segments(token_ids))
+        if not segments:
+            return None
+        kept = token_ids[: sum(segment.num_tokens for segment in segments)]
+        return encode(self.artifact.id, self.artifact.manifest.states, kept, segments)
 
     def kept_tokens(self, token_ids: Sequence[int]) -> int:
         """How many of these tokens need not be computed again, by what is kept; from any thread.
@@ -267,9 +264,7 @@ class Engine:
         Raises:
             EngineClosedError: the engine was closed.
         """
-        wanted = list(token_ids)
-        found = self._between_steps(lambda: self._prefixes.longest(wanted, len(wanted)))
-        return 0 if found is None else found.position
+        return self._between_steps(lambda: self._reuse.kept_tokens(token_ids))
 
     def load_capsule(self, data: bytes) -> int:
         """Take up a capsule: prompts that begin with its tokens go on from there, as long as the prefix cache keeps it.
@@ -284,14 +279,13 @@ class Engine:
             EngineClosedError: the engine was closed.
         """
         capsule = decode(data, self.artifact.id, self.artifact.manifest.states, self.max_model_len - 1)
-        if any(not 0 <= token < self._num_tokens for token in capsule.token_ids):
+        if self._unknown_token(capsule.token_ids) is not None:
             raise CapsuleError("the capsule has token ids that the tokenizer does not know: write it again")
-        kept = self._between_steps(lambda: self._prefixes.store(None, capsule.token_ids, capsule.segment))
-        return 0 if kept is None else kept.position
+        return self._between_steps(lambda: self._reuse.take_up(capsule))
 
     def prefix_account(self) -> PrefixCacheAccount:
         """What the prefix cache holds, between two steps."""
-        return self._prefixes.account()
+        return self._reuse.account()
 
     def __enter__(self) -> Engine:
         return self
@@ -305,8 +299,7 @@ class Engine:
         room = self.max_model_len - len(prompt)
         if not prompt:
             raise InvalidRequestError("the prompt is empty: give at least one token", "prompt")
-        wrong = next((token for token in prompt if not 0 <= token < self._num_tokens), None)
-        if wrong is not None:
+        if (wrong := self._unknown_token(prompt)) is not None:
             raise InvalidRequestError(f"token id {wrong} is not one of the {self._num_tokens} tokens", "prompt")
         if room < 1:
             raise InvalidRequestError(
@@ -323,42 +316,13 @@ class Engine:
             )
         return params.max_tokens or room
 
-    def _boundaries(self, prompt: Sequence[int], snapshot_at: Sequence[int]) -> tuple[int, ...]:
-        """Where the prompt's state is kept."""
-        if not self.settings.prefix_cache_bytes:
-            return ()
-        positions = {*snapshot_at, *range(_SNAPSHOT_INTERVAL, len(prompt), _SNAPSHOT_INTERVAL)}
-        return tuple(sorted(position for position in positions if 0 < position < len(prompt)))
+    def _unknown_token(self, token_ids: Sequence[int]) -> int | None:
+        """The first id that is not one of the tokenizer's."""
+        return next((token for token in token_ids if not 0 <= token < self._num_tokens), None)
 
     def _begin(self, sequence: TokenSequence, row: int) -> None:
-        """Before a sequence's first chunk: restore as much of its prompt as a snapshot has."""
-        found = self._prefixes.find(sequence.token_ids)
-        if found is None:
-            return
-        generation = self._generations[sequence.request_id]
-        self._cache.restore(row, [node.segment for node in found.chain()])
-        sequence.num_computed = generation.num_cached_tokens = found.position
-        self._came_by(generation, found)
-
-    def _keep(self, generation: Generation, row: int, position: int) -> None:
-        """After a chunk, before rows move: keep the state if the chunk ended where it should be."""
-        if position not in generation.sequence.boundaries:
-            return
-        start = generation.snapshot.position if generation.snapshot is not None else 0
-        if not self._prefixes.has_room_for(self._cache.segment_bytes(position - start) + 4 * (position - start)):
-            return
-        segment = self._cache.copy_out(row, start)
-        node = self._prefixes.store(generation.snapshot, generation.sequence.token_ids[start:position], segment)
-        if node is not None:
-            self._came_by(generation, node)
-
-    def _came_by(self, generation: Generation, node: Snapshot | None) -> None:
-        """The snapshot that a sequence came by last keeps those before it."""
-        if node is not None:
-            self._prefixes.pin(node)
-        if generation.snapshot is not None:
-            self._prefixes.unpin(generation.snapshot)
-        generation.snapshot = node
+        """Before a sequence's first chunk is cut."""
+        self._reuse.begin(self._generations[sequence.request_id], row)
 
     def _between_steps(self, function: Callable[[], _Result]) -> _Result:
         """Call a function on the thread that owns cache and scheduler, between two steps."""
@@ -415,7 +379,7 @@ class Engine:
         except SessionError as error:
             return [(g, self._end(g, FinishReason.ERROR, str(error))) for g in generations]
         if generations[0].sequence.is_prefilling:
-            self._keep(generations[0], plan.first_row, plan.sequences[0].num_computed + plan.num_tokens)
+            self._reuse.keep(generations[0], plan.first_row, plan.sequences[0].num_computed + plan.num_tokens)
         chosen: list[int | SessionError] = []
         for generation, row in zip(generations, logits, strict=False):  # no rows if the plan wants no logits
             try:
@@ -441,7 +405,7 @@ class Engine:
 
     def _forget(self, generation: Generation) -> None:
         """Give a finished request's row back."""
-        self._came_by(generation, None)
+        self._reuse.release(generation)
         row = self._scheduler.row_of(generation.sequence)
         moves = self._scheduler.remove(generation.sequence)
         if row is not None:
@@ -471,5 +435,5 @@ class Engine:
         for generation in live:  # those whose last output a fault kept from being delivered, too
             self._deliver(generation, generation.end(reason, error))
         for generation in self._generations.values():
-            self._came_by(generation, None)
+            self._reuse.release(generation)
         self._generations.clear()

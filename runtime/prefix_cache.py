@@ -18,6 +18,8 @@ import numpy as np
 
 from qwonnx.runtime.cache import RowSegment
 
+TOKEN_BYTES = 4  # that an id takes beside the states
+
 
 @dataclass(slots=True, eq=False)
 class Snapshot:
@@ -106,18 +108,22 @@ class PrefixCache:
             token_ids: since the parent, at least one.
             segment: what the row holds since the parent, in copies that nobody writes to.
         """
-        children = self._beginnings if parent is None else parent.children
-        tokens = _as_bytes(token_ids)
-        if (known := children.get(tokens)) is not None:
-            self._touch(known)
+        if (known := self.known(parent, token_ids)) is not None:
             return known
         position = (0 if parent is None else parent.position) + len(token_ids)
-        node = Snapshot(parent, tokens, position, segment)
+        node = Snapshot(parent, _as_bytes(token_ids), position, segment)
         if not self._make_room(node.num_bytes):
             return None
-        children[tokens] = node
+        self._children(parent)[node.tokens] = node
         self._used_bytes += node.num_bytes
         self._touch(node)
+        return node
+
+    def known(self, parent: Snapshot | None, token_ids: Sequence[int]) -> Snapshot | None:
+        """The snapshot of these tokens after the parent, now in use; None if there is none."""
+        node = self._children(parent).get(_as_bytes(token_ids))
+        if node is not None:
+            self._touch(node)
         return node
 
     def has_room_for(self, num_bytes: int) -> bool:
@@ -151,8 +157,8 @@ class PrefixCache:
         if self._used_bytes > self.max_bytes:
             found.append(f"{self._used_bytes} bytes of snapshots exceed {self.max_bytes}")
         for node in nodes:
-            before = 0 if node.parent is None else node.parent.position
-            if node.position != before + len(node.tokens) // 4 or node.segment.num_tokens * 4 != len(node.tokens):
+            before, num_tokens = 0 if node.parent is None else node.parent.position, len(node.tokens) // TOKEN_BYTES
+            if not node.position - before == node.segment.num_tokens == num_tokens:
                 found.append(f"a snapshot at {node.position} continues one at {before}")
         return found
 
@@ -180,9 +186,11 @@ class PrefixCache:
         return (node for node in self._all() if not node.children and not node.pins)
 
     def _drop(self, node: Snapshot) -> None:
-        children = self._beginnings if node.parent is None else node.parent.children
-        del children[node.tokens]
+        del self._children(node.parent)[node.tokens]
         self._used_bytes -= node.num_bytes
+
+    def _children(self, parent: Snapshot | None) -> dict[bytes, Snapshot]:
+        return self._beginnings if parent is None else parent.children
 
     def _kept_bytes(self) -> int:
         """Of snapshots that cannot go: pinned ones and those before them."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from qwonnx.runtime import engine as module
+from qwonnx.runtime import prefix_reuse as module
 from qwonnx.runtime.engine import Engine
 from qwonnx.runtime.request import FinishReason
 from tests.runtime.counting_model import FAILING_TEXT, CountingModel
