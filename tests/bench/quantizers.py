@@ -172,7 +172,7 @@ def quantized_and_back(
     for rows, vector in zip(torch.split(weight, height), groups, strict=True):
         codes = torch.empty((height, rows.shape[1] * bits // 8), dtype=torch.uint8)
         scales = torch.empty((height, rows.shape[1] // block_size))
-        quantize_blocks(rows.clone(), bits, codes, scales, vector)
+        quantize_blocks(rows, bits, codes, scales, vector)
         restored.append(dequantize_blocks(codes, scales, bits))
     return torch.cat(restored)
 

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _error(values: torch.Tensor, bits: int, block_size: int) -> float:
     codes, scales = _outputs(bits, block_size)
-    quantize_blocks(values.clone(), bits, codes, scales)
+    quantize_blocks(values, bits, codes, scales)
     return float((dequantize_blocks(codes, scales, bits) - values).square().mean() / values.square().mean())
 
 

@@ -36,7 +36,7 @@ def write_dequantized(checkpoint: Path, folder: Path, weights: str) -> Path:
 
 
 def _round(value: torch.Tensor, bits: int, block_size: int) -> torch.Tensor:
-    rows = value.reshape(-1, value.shape[-1]).clone()
+    rows = value.reshape(-1, value.shape[-1])
     codes = torch.empty(rows.shape[0], rows.shape[1] * bits // 8, dtype=torch.uint8)
     scales = torch.empty(rows.shape[0], rows.shape[1] // block_size)
     quantize_blocks(rows, bits, codes, scales)
