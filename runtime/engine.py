@@ -14,6 +14,7 @@ import logging
 import os
 import queue
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -21,12 +22,13 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from qwonnx.export.artifact import Artifact
-from qwonnx.runtime import model_files
-from qwonnx.runtime.cache import HybridCache
+from qwonnx.runtime import model_files, row_budget
+from qwonnx.runtime.cache import HybridCache, RowMove
 from qwonnx.runtime.capsule import decode, encode
 from qwonnx.runtime.chat_template import ChatTemplate
 from qwonnx.runtime.errors import CapsuleError, EngineClosedError, InvalidRequestError, QueueFullError, SessionError
 from qwonnx.runtime.generation import Generation
+from qwonnx.runtime.metrics import EngineMetrics, MetricsSnapshot
 from qwonnx.runtime.model_inputs import InputBuffers
 from qwonnx.runtime.model_runner import ModelRunner
 from qwonnx.runtime.prefix_cache import PrefixCacheAccount
@@ -44,6 +46,9 @@ logger = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 
+# Steps that fail one after the other until the session, rather than what it was asked, is held to be broken.
+_BROKEN_AFTER = 3
+
 
 class Engine:
     """One artifact, ready to answer. Made by open(); a context manager that closes itself."""
@@ -56,16 +61,17 @@ class Engine:
         self.chat_template: ChatTemplate | None = model.chat_template
         self.default_sampling: SamplingParams = model.default_sampling
         self.eos_token_ids: frozenset[int] = model.eos_token_ids
-        self.max_model_len = max_model_len
         # The embedding has rows beyond the tokenizer's tokens: never accepted, never sampled.
         self._num_tokens = min(facts.vocab_size, model.tokenizer.num_tokens)
         states = model.artifact.manifest.states
-        chunk = min(settings.max_num_batched_tokens, max_model_len)
-        self._scheduler = Scheduler(settings.max_num_seqs, chunk, self._begin)
-        self._cache = HybridCache(states, settings.max_num_seqs, max_model_len)
+        session = Session(model.graph, settings)
+        budget, self.max_model_len = row_budget.settle(states, settings, max_model_len)
+        chunk = min(settings.max_num_batched_tokens, self.max_model_len)
+        self._scheduler = Scheduler(settings.max_num_seqs, chunk, self._begin, budget)
+        self._cache = HybridCache(states, settings.max_num_seqs, self.max_model_len, budget.max_bytes)
         self._reuse = PrefixReuse(self._cache, settings.prefix_cache_bytes)
         self._runner = ModelRunner(
-            Session(model.graph, settings),
+            session,
             states,
             self._cache,
             InputBuffers(settings.max_num_seqs, chunk),
@@ -73,6 +79,8 @@ class Engine:
             facts.vocab_size,
         )
         self._generations: dict[str, Generation] = {}  # by request id, those the scheduler knows
+        self._metrics = EngineMetrics()
+        self._failures = 0  # steps that failed since one did not
         self._is_warm = False
         # Shared with other threads, under the condition's lock:
         self._condition = threading.Condition()
@@ -99,8 +107,8 @@ class Engine:
 
     @property
     def is_ready(self) -> bool:
-        """True once a token went through the whole path, until the engine is closed."""
-        return self._is_warm and not self._closed
+        """True once a token went through the whole path, while steps succeed and until the engine is closed."""
+        return self._is_warm and not self._closed and self._failures < _BROKEN_AFTER
 
     @property
     def num_live_requests(self) -> int:
@@ -139,6 +147,7 @@ class Engine:
         *,
         request_id: str | None = None,
         snapshot_at: Sequence[int] = (),
+        deadline: float | None = None,
     ) -> str:
         """Accept a request, from any thread, and return its id. Starts no thread: start() does.
 
@@ -150,6 +159,8 @@ class Engine:
             request_id: unique among live requests; made up if None.
             snapshot_at: positions of the prompt from which other prompts are likely to go on differently, such as the
                 ends of a chat's turns: there its state is kept, as it is every few thousand tokens anyway.
+            deadline: of time.monotonic(): the request ends with DEADLINE within a step of it, with what there is of
+                its answer, also if it still waits.
 
         Raises:
             InvalidRequestError: an empty prompt, an unknown token id, or more tokens than max_model_len.
@@ -170,6 +181,7 @@ class Engine:
             self._settle_max_tokens(prompt, params),
             self._num_tokens,
             on_output,
+            deadline,
         )
         with self._condition:
             if self._closed:
@@ -192,15 +204,20 @@ class Engine:
                 self._to_abort.add(request_id)
                 self._condition.notify_all()
 
-    def generate(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> Iterator[RequestOutput]:
+    def generate(
+        self, prompt_token_ids: Sequence[int], params: SamplingParams, *, deadline: float | None = None
+    ) -> Iterator[RequestOutput]:
         """Submit on the first next(), and yield outputs up to the last; closing the iterator aborts.
+
+        Args:
+            prompt_token_ids, params, deadline: see submit().
 
         Raises:
             what submit() raises.
         """
         outputs: queue.SimpleQueue[RequestOutput] = queue.SimpleQueue()
         self.start()
-        request_id = self.submit(prompt_token_ids, params, outputs.put)
+        request_id = self.submit(prompt_token_ids, params, outputs.put, deadline=deadline)
         try:
             while True:
                 output = outputs.get()
@@ -228,6 +245,8 @@ class Engine:
         The engine thread calls this; without one, whoever drives the engine may.
         """
         deliveries = self._take_in()
+        while (sequence := self._scheduler.overflowing()) is not None:
+            self._preempt(self._generations[sequence.request_id])
         plan = self._scheduler.schedule()
         if plan is not None:
             deliveries += self._run(plan)
@@ -283,6 +302,16 @@ class Engine:
             raise CapsuleError("the capsule has token ids that the tokenizer does not know: write it again")
         return self._between_steps(lambda: self._reuse.take_up(capsule))
 
+    def metrics(self) -> MetricsSnapshot:
+        """What the engine has counted; from any thread."""
+        rows = self._cache.snapshot()
+        return self._metrics.snapshot(
+            num_waiting=self._scheduler.num_waiting + len(self._inbox),
+            num_running=self._scheduler.num_running,
+            cache_bytes=rows.used_bytes,
+            max_cache_bytes=rows.max_bytes,
+        )
+
     def prefix_account(self) -> PrefixCacheAccount:
         """What the prefix cache holds, between two steps."""
         return self._reuse.account()
@@ -321,8 +350,15 @@ class Engine:
         return next((token for token in token_ids if not 0 <= token < self._num_tokens), None)
 
     def _begin(self, sequence: TokenSequence, row: int) -> None:
-        """Before a sequence's first chunk is cut."""
-        self._reuse.begin(self._generations[sequence.request_id], row)
+        """Before a sequence's first chunk is cut; again, if it had to give its row back."""
+        generation = self._generations[sequence.request_id]
+        sequence.num_computed = self._reuse.begin(generation, row)
+        if not generation.has_begun:
+            generation.has_begun = True
+            generation.num_cached_tokens = sequence.num_computed
+            self._metrics.queue_seconds.observe(time.monotonic() - generation.accepted_at)
+            self._metrics.prompt_tokens += sequence.num_prompt_tokens
+            self._metrics.cached_tokens += sequence.num_computed
 
     def _between_steps(self, function: Callable[[], _Result]) -> _Result:
         """Call a function on the thread that owns cache and scheduler, between two steps."""
@@ -369,17 +405,29 @@ class Engine:
         for generation in arrived:
             self._generations[generation.request_id] = generation
             self._scheduler.add(generation.sequence)
-        ended = [self._generations[name] for name in aborted if name in self._generations]
-        return [(generation, self._end(generation, FinishReason.ABORT)) for generation in ended]
+        ended = {name: FinishReason.ABORT for name in aborted if name in self._generations}
+        now = time.monotonic()
+        for name, generation in self._generations.items():
+            if generation.deadline is not None and generation.deadline <= now:
+                ended.setdefault(name, FinishReason.DEADLINE)
+        doomed = [(self._generations[name], reason) for name, reason in ended.items()]
+        return [(generation, self._end(generation, reason)) for generation, reason in doomed]
 
     def _run(self, plan: StepPlan) -> list[tuple[Generation, RequestOutput]]:
         generations = [self._generations[sequence.request_id] for sequence in plan.sequences]
         try:
             logits = self._runner.run(plan)
         except SessionError as error:
+            self._failures += 1
+            self._metrics.failed_steps += 1
             return [(g, self._end(g, FinishReason.ERROR, str(error))) for g in generations]
-        if generations[0].sequence.is_prefilling:
-            self._reuse.keep(generations[0], plan.first_row, plan.sequences[0].num_computed + plan.num_tokens)
+        self._failures = 0
+        if plan.sequences[0].is_prefilling:
+            position = plan.sequences[0].num_computed + plan.num_tokens
+            if position in plan.sequences[0].boundaries:
+                self._reuse.keep(generations[0], plan.first_row, position)
+        else:
+            self._metrics.decoding_rows.observe(len(generations))
         chosen: list[int | SessionError] = []
         for generation, row in zip(generations, logits, strict=False):  # no rows if the plan wants no logits
             try:
@@ -394,6 +442,9 @@ class Engine:
                 output = self._end(generation, FinishReason.ERROR, str(choice))
             else:
                 output = generation.push(choice)
+                self._metrics.generated_tokens += 1
+                if generation.sequence.num_generated == 1:
+                    self._metrics.first_token_seconds.observe(time.monotonic() - generation.accepted_at)
                 if output.finish_reason is not None:
                     self._forget(generation)
             deliveries.append((generation, output))
@@ -405,17 +456,29 @@ class Engine:
 
     def _forget(self, generation: Generation) -> None:
         """Give a finished request's row back."""
+        self._leave_row(generation, self._scheduler.remove)
+        del self._generations[generation.request_id]
+
+    def _preempt(self, generation: Generation) -> None:
+        """Give a running request's row to others; it goes on from what the prefix cache kept, or from its tokens."""
+        self._metrics.preemptions += 1
+        row = self._scheduler.row_of(generation.sequence)
+        if row is not None and generation.sequence.num_computed:
+            self._reuse.keep(generation, row, generation.sequence.num_computed)
+        self._leave_row(generation, self._scheduler.preempt)
+
+    def _leave_row(self, generation: Generation, leave: Callable[[TokenSequence], Sequence[RowMove]]) -> None:
         self._reuse.release(generation)
         row = self._scheduler.row_of(generation.sequence)
-        moves = self._scheduler.remove(generation.sequence)
+        moves = leave(generation.sequence)
         if row is not None:
             self._cache.release(row)
         for move in moves:
             self._cache.move(move)
-        del self._generations[generation.request_id]
 
     def _deliver(self, generation: Generation, output: RequestOutput) -> None:
         if output.finish_reason is not None:
+            self._count_end(generation, output.finish_reason)
             with self._condition:
                 self._live.pop(generation.request_id, None)
                 self._to_abort.discard(generation.request_id)
@@ -424,6 +487,12 @@ class Engine:
         except Exception:
             logger.exception("the receiver of request %s failed: aborting it", generation.request_id)
             self.abort(generation.request_id)
+
+    def _count_end(self, generation: Generation, reason: FinishReason) -> None:
+        self._metrics.finished[reason] += 1
+        further = generation.sequence.num_generated - 1
+        if generation.first_token_at is not None and further > 0:
+            self._metrics.seconds_per_token.observe((time.monotonic() - generation.first_token_at) / further)
 
     def _end_all(self, reason: FinishReason, error: str | None = None) -> None:
         with self._condition:

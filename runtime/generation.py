@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 
 from qwonnx.runtime.detokenizer import Detokenizer
@@ -25,6 +26,7 @@ class Generation:
         max_tokens: tokens to generate at most, settled against max_model_len.
         num_sampled_tokens: ids below this may be sampled.
         on_output: who hears of each delta.
+        deadline: of time.monotonic(), None for none.
     """
 
     def __init__(
@@ -36,8 +38,13 @@ class Generation:
         max_tokens: int,
         num_sampled_tokens: int,
         on_output: Callable[[RequestOutput], None],
+        deadline: float | None = None,
     ) -> None:
         self.sequence = sequence
+        self.deadline = deadline
+        self.accepted_at = time.monotonic()
+        self.first_token_at: float | None = None
+        self.has_begun = False
         self.sampler = Sampler(params, sequence.token_ids, num_sampled_tokens)
         self.on_output = on_output
         self._detokenizer = Detokenizer(tokenizer)
@@ -55,6 +62,8 @@ class Generation:
 
     def push(self, token_id: int) -> RequestOutput:
         """Take the next token; the delta's finish_reason says whether it was the last."""
+        if self.first_token_at is None:
+            self.first_token_at = time.monotonic()
         self.sequence.token_ids.append(token_id)
         if token_id in self._stop_tokens:
             return self._output(self._stop_strings.finish(), (token_id,), FinishReason.STOP)

@@ -95,6 +95,7 @@ class ModelRunner:
             SessionError: the graph failed; the states of the plan's rows are then undefined.
         """
         batch = len(plan.sequences)
+        self._cache.prepare(batch * plan.num_tokens)
         for row, sequence in enumerate(plan.sequences, plan.first_row):
             if sequence.num_computed == 0:
                 self._cache.begin(row)

@@ -35,20 +35,21 @@ class PrefixReuse:
         positions = {*snapshot_at, *range(_SNAPSHOT_INTERVAL, len(prompt), _SNAPSHOT_INTERVAL)}
         return tuple(sorted(position for position in positions if 0 < position < len(prompt)))
 
-    def begin(self, generation: Generation, row: int) -> None:
-        """Before a sequence's first chunk: restore as much of its prompt as a snapshot has."""
+    def begin(self, generation: Generation, row: int) -> int:
+        """Before a sequence's first chunk: restore as many of its tokens as a snapshot has, and say how many."""
         found = self._snapshots.find(generation.sequence.token_ids)
-        if found is not None:
-            self._cache.restore(row, [node.segment for node in found.chain()])
-            generation.sequence.num_computed = generation.num_cached_tokens = found.position
-            self._came_by(generation, found)
+        if found is None:
+            return 0
+        self._cache.restore(row, [node.segment for node in found.chain()])
+        self._came_by(generation, found)
+        return found.position
 
     def keep(self, generation: Generation, row: int, position: int) -> None:
-        """After a chunk, before rows move: keep the state if the chunk ended at a boundary."""
-        if position not in generation.sequence.boundaries:
-            return
+        """Keep the state of the row of a sequence, which has computed so many tokens, if there is room for it."""
         last = generation.snapshot
         start = 0 if last is None else last.position
+        if position == start:
+            return
         tokens = generation.sequence.token_ids[start:position]
         node = self._snapshots.known(last, tokens)
         num_bytes = self._cache.segment_bytes(len(tokens)) + TOKEN_BYTES * len(tokens)

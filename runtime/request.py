@@ -11,6 +11,7 @@ class FinishReason(Enum):
 
     STOP = "stop"  # the model's end token, a stop token or a stop string
     LENGTH = "length"  # max_tokens or max_model_len
+    DEADLINE = "deadline"  # its time was up
     ABORT = "abort"  # the caller aborted, or the engine was closed
     ERROR = "error"  # a step failed; RequestOutput.error says how
 

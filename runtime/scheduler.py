@@ -5,8 +5,10 @@ of a running sequence is its place in `running`; decoding sequences come first, 
 those whose prompt is not read yet follow. Where a change of places would open a gap, commit() and remove() say which
 rows have to be moved.
 
-Fairness: prompts and decoding take turns while both want to run; prompts take turns among each other chunk by chunk;
-requests get rows in the order they came.
+Fairness: prompts and decoding take turns while both want to run, so neither waits for more than one step of the other;
+prompts take turns among each other chunk by chunk, but that one which begins like another that is being read waits for
+what both share; requests get rows in the order they came, and the last to come is the first to give its row back when
+bytes run out, to read its tokens again later.
 """
 
 from __future__ import annotations
@@ -16,13 +18,20 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from qwonnx.runtime.cache import CacheSnapshot, RowMove
+from qwonnx.runtime.row_budget import UNLIMITED, RowBudget
+
+# Tokens for which there must be bytes beyond what is known when a row is given, for it and all that run: with none, a
+# row would be given back with the next token that another one says.
+_HEADROOM = 64
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
     """The tokens of one request. Those up to num_computed are in the states of its row.
 
-    No chunk of its prompt goes beyond the next of `boundaries`, which are ascending positions within the prompt.
+    Attributes:
+        boundaries: ascending positions within the prompt; no chunk goes beyond the next one.
+        num_known: tokens that are read in chunks: the prompt, and what was generated before a row was given back.
     """
 
     request_id: str
@@ -30,15 +39,25 @@ class Sequence:
     num_prompt_tokens: int
     num_computed: int = 0
     boundaries: tuple[int, ...] = ()
+    num_known: int = field(init=False)
+    arrival: int = field(default=0, repr=False)
     last_turn: int = field(default=0, repr=False)
+
+    def __post_init__(self) -> None:
+        self.num_known = self.num_prompt_tokens
 
     @property
     def is_prefilling(self) -> bool:
-        return self.num_computed < self.num_prompt_tokens
+        return self.num_computed < self.num_known
 
     @property
     def num_generated(self) -> int:
         return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def num_reserved(self) -> int:
+        """Tokens that it holds, or will, after its chunks or its next step."""
+        return max(self.num_known, self.num_computed + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +90,7 @@ class Scheduler:
         max_num_batched_tokens: tokens of a prompt's chunk, at most.
         begin: called with a sequence and its row before its first chunk is cut; it may fill the row with a beginning
             that is known, and say how long that is in num_computed.
+        budget: of the rows; one sequence alone must fit.
     """
 
     def __init__(
@@ -78,12 +98,15 @@ class Scheduler:
         max_num_seqs: int,
         max_num_batched_tokens: int,
         begin: Callable[[Sequence, int], None] = lambda sequence, row: None,
+        budget: RowBudget = UNLIMITED,
     ) -> None:
+        self._budget = budget
         self._max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
         self._begin = begin
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
+        self._arrivals = 0
         self._turn = 0
         self._prefilled_last = False
 
@@ -96,11 +119,27 @@ class Scheduler:
         return len(self._running)
 
     def add(self, sequence: Sequence) -> None:
+        self._arrivals += 1
+        sequence.arrival = self._arrivals
         self._waiting.append(sequence)
 
+    def overflowing(self) -> Sequence | None:
+        """The last of the running sequences to come, if there are not bytes for what all of them reserve."""
+        if self._budget.fits(sequence.num_reserved for sequence in self._running):
+            return None
+        return max(self._running, key=lambda sequence: sequence.arrival)
+
+    def preempt(self, sequence: Sequence) -> tuple[RowMove, ...]:
+        """Let a running sequence wait again, before all others that do; moves as of remove()."""
+        moves = self.remove(sequence)
+        sequence.num_computed = 0
+        sequence.num_known = len(sequence.token_ids)
+        self._waiting.appendleft(sequence)
+        return moves
+
     def schedule(self) -> StepPlan | None:
-        """The next step, None if there is nothing to do. The plan stays valid until commit() or remove()."""
-        while self._waiting and len(self._running) < self._max_num_seqs:
+        """The next step, None if there is nothing to do. The plan stays valid until commit(), preempt() or remove()."""
+        while self._waiting and len(self._running) < self._max_num_seqs and self._admits(self._waiting[0]):
             self._running.append(self._waiting.popleft())
         num_decoding = self._num_decoding()
         prefilling = self._running[num_decoding:]
@@ -109,12 +148,13 @@ class Scheduler:
         self._turn += 1
         if prefilling and not (num_decoding and self._prefilled_last):
             self._prefilled_last = True
-            sequence = min(prefilling, key=lambda candidate: candidate.last_turn)
+            ready = (candidate for candidate in prefilling if not _awaits_another(candidate, prefilling))
+            sequence = min(ready, key=lambda candidate: candidate.last_turn)
             sequence.last_turn = self._turn
             row = self._running.index(sequence)
             if sequence.num_computed == 0:
                 self._begin(sequence, row)
-            remaining = sequence.num_prompt_tokens - sequence.num_computed
+            remaining = sequence.num_known - sequence.num_computed
             ahead = (boundary - sequence.num_computed for boundary in sequence.boundaries)
             to_boundary = next((distance for distance in ahead if distance > 0), remaining)
             chunk = min(remaining, to_boundary, self._max_num_batched_tokens)
@@ -165,6 +205,10 @@ class Scheduler:
             num_decoding=self._num_decoding(),
         )
 
+    def _admits(self, sequence: Sequence) -> bool:
+        lengths = [each.num_reserved + _HEADROOM for each in (*self._running, sequence)]
+        return not self._running or self._budget.fits(lengths)
+
     def _num_decoding(self) -> int:
         return sum(not sequence.is_prefilling for sequence in self._running)
 
@@ -175,6 +219,18 @@ class Scheduler:
             moves.append(RowMove(source, gap, moved.num_computed))
             self._running[gap] = moved
         return source
+
+
+def _awaits_another(sequence: Sequence, prefilling: Iterable[Sequence]) -> bool:
+    """Whether a sequence that has not begun will find more of its tokens computed once another has gone on.
+
+    It waits no longer than it would take to read them itself, and never for one that has not begun either.
+    """
+    return sequence.num_computed == 0 and any(
+        0 < other.num_computed < boundary and sequence.token_ids[:boundary] == other.token_ids[:boundary]
+        for other in prefilling
+        for boundary in other.boundaries
+    )
 
 
 def violations(scheduler: SchedulerSnapshot, cache: CacheSnapshot, prefilling: Iterable[str]) -> list[str]:
@@ -196,6 +252,8 @@ def violations(scheduler: SchedulerSnapshot, cache: CacheSnapshot, prefilling: I
             found.append(f"{name} has {computed} tokens, beyond {cache.max_model_len}")
         if (row < scheduler.num_decoding) == (name in unread):
             found.append(f"{name} is in row {row}, on the wrong side of {scheduler.num_decoding}")
+    if cache.used_bytes > cache.max_bytes:
+        found.append(f"rows hold {cache.used_bytes} bytes, more than {cache.max_bytes}")
     for row in range(len(scheduler.running), len(cache.row_lengths)):
         if cache.row_lengths[row] is not None:
             found.append(f"row {row} holds {cache.row_lengths[row]} tokens and belongs to no one")

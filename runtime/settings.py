@@ -21,6 +21,7 @@ _LOWEST = {
     "max_num_batched_tokens": 1,
     "max_model_len": 2,  # one token of prompt and one of answer
     "max_queued_requests": 1,
+    "cache_bytes": 1,
     "prefix_cache_bytes": 0,
     "log_severity": 0,
 }
@@ -35,8 +36,11 @@ class RuntimeSettings:
     providers: ONNX Runtime's execution providers, the first that can run a node runs it.
     max_num_seqs: sequences that run at once, each owning one row of every state buffer.
     max_num_batched_tokens: tokens of a prompt's chunk, the largest step.
-    max_model_len: tokens of prompt and answer together; None is the model's own limit, at most 32,768.
+    max_model_len: tokens of prompt and answer together; None is the model's own limit, at most 32,768, and no more than
+        fit into cache_bytes if that is given.
     max_queued_requests: requests that may wait for a row; one more is refused.
+    cache_bytes: memory for the states of running requests; more of them wait, and the last to come gives its row back
+        if the others' answers need it. None is half of what is free once the model is loaded.
     prefix_cache_bytes: memory for snapshots of prompts, so that one that begins alike is not read again; 0 for none.
     spin: threads wait busily between operators, which is faster and keeps the cores at 100 % during a step.
     log_severity: ONNX Runtime's, from 0 (verbose) to 4 (fatal only); what it logs as an error, it also raises.
@@ -48,6 +52,7 @@ class RuntimeSettings:
     max_num_batched_tokens: int = 512
     max_model_len: int | None = None
     max_queued_requests: int = 256
+    cache_bytes: int | None = None
     prefix_cache_bytes: int = 1 << 30
     spin: bool = True
     log_severity: int = 4

@@ -26,6 +26,10 @@ def serve(
     max_num_seqs: Annotated[int | None, typer.Option(help="Requests that run at once.")] = None,
     max_model_len: Annotated[int | None, typer.Option(help="Tokens of prompt and answer together.")] = None,
     max_num_batched_tokens: Annotated[int | None, typer.Option(help="Tokens of a prompt read in one step.")] = None,
+    cache_bytes: Annotated[
+        str | None,
+        typer.Option(help="Memory for running requests: 8GB; by default half of what the loaded model leaves free."),
+    ] = None,
     prefix_cache_bytes: Annotated[
         str | None,
         typer.Option(
@@ -57,7 +61,8 @@ def serve(
         max_num_seqs=max_num_seqs,
         max_model_len=max_model_len,
         max_num_batched_tokens=max_num_batched_tokens,
-        prefix_cache_bytes=None if prefix_cache_bytes is None else _prefix_cache_bytes(prefix_cache_bytes),
+        cache_bytes=None if cache_bytes is None else _bytes(cache_bytes, "--cache-bytes"),
+        prefix_cache_bytes=None if prefix_cache_bytes is None else _bytes(prefix_cache_bytes, "--prefix-cache-bytes"),
         num_threads=threads,
     )
     settings = ServerSettings.from_environment()
@@ -97,10 +102,10 @@ def serve(
         raise model.error
 
 
-def _prefix_cache_bytes(text: str) -> int:
+def _bytes(text: str, option: str) -> int:
     from qwonnx.export.planning.quantities import parse_bytes
 
-    return 0 if text in ("0", "0B") else parse_bytes(text, "--prefix-cache-bytes")
+    return 0 if text in ("0", "0B") else parse_bytes(text, option)
 
 
 def _greeting(url: str, name: str, *, needs_key: bool) -> str:

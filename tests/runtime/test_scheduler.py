@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwonnx.runtime.cache import CacheSnapshot, RowMove
+from qwonnx.runtime.row_budget import RowBudget
 from qwonnx.runtime.scheduler import Scheduler, Sequence, StepPlan, violations
 
 
@@ -133,7 +134,76 @@ def test_rows_stay_without_gaps_and_every_step_finds_its_sequences_in_theirs(
         computed = {sequence.request_id: sequence.num_computed for sequence in live}
         lengths = tuple(computed[rows.owner[row]] if row in rows.owner else None for row in range(max_num_seqs + 1))
         unread = [sequence.request_id for sequence in live if sequence.is_prefilling]
-        assert violations(scheduler.snapshot(), CacheSnapshot(lengths, 1000, 0, 0), unread) == []
+        assert violations(scheduler.snapshot(), CacheSnapshot(lengths, 1000, 0, 0, 0, 0), unread) == []
+
+
+@given(
+    prompts=st.lists(st.tuples(st.integers(0, 8), st.integers(1, 40)), min_size=1, max_size=8),
+    max_num_seqs=st.integers(1, 4),
+    chunk=st.integers(1, 8),
+)
+def test_nobody_who_has_a_row_waits_longer_than_the_rule_says(
+    prompts: list[tuple[int, int]], max_num_seqs: int, chunk: int
+) -> None:
+    """Decoding waits for one chunk at most, a prompt for a chunk of each other one and the decoding steps between."""
+    scheduler, rows = Scheduler(max_num_seqs, chunk), Rows()
+    waited: dict[Sequence, int] = {}
+    pending = [(sum(gap for gap, _ in prompts[: i + 1]), _sequence(str(i), n)) for i, (_, n) in enumerate(prompts)]
+    for step in range(2000):
+        for sequence in [sequence for due, sequence in pending if due == step]:
+            scheduler.add(sequence)
+        plan = scheduler.schedule()
+        if plan is None:
+            if step >= pending[-1][0]:
+                break
+            continue
+        running = [name for name, _ in scheduler.snapshot().running]
+        for sequence in [sequence for _, sequence in pending if sequence.request_id in running]:
+            if sequence in plan.sequences:
+                waited[sequence] = 0
+                continue
+            waited[sequence] = waited.get(sequence, 0) + 1
+            assert waited[sequence] <= (2 * max_num_seqs if sequence.is_prefilling else 1)
+        rows.run(scheduler, plan)
+        for sequence in plan.sequences:
+            if sequence.num_generated == 6:
+                rows.remove(scheduler, sequence)
+    assert not scheduler.num_running + scheduler.num_waiting
+
+
+@given(
+    prompts=st.lists(st.integers(1, 30), min_size=1, max_size=8),
+    max_num_seqs=st.integers(1, 4),
+    max_tokens=st.integers(36, 120),
+)
+def test_bytes_are_never_exceeded_and_everyone_ends_in_spite_of_it(
+    prompts: list[int], max_num_seqs: int, max_tokens: int
+) -> None:
+    budget = RowBudget(max_tokens + 2 * max_num_seqs, 2, 1)
+    scheduler, rows = Scheduler(max_num_seqs, 4, budget=budget), Rows()
+    sequences = [_sequence(str(number), length) for number, length in enumerate(prompts)]
+    for sequence in sequences:
+        scheduler.add(sequence)
+    ended = []
+    for _ in range(5000):
+        while (victim := scheduler.overflowing()) is not None:
+            assert victim.arrival == max(each.arrival for each in sequences if scheduler.row_of(each) is not None)
+            row = scheduler.row_of(victim)
+            moves = scheduler.preempt(victim)
+            assert row is not None
+            rows.owner.pop(row, None)
+            rows.apply(moves)
+        plan = scheduler.schedule()
+        if plan is None:
+            break
+        rows.run(scheduler, plan)
+        running = [each for each in sequences if scheduler.row_of(each) is not None]
+        assert budget.fits(each.num_computed for each in running)
+        for sequence in plan.sequences:
+            if sequence.num_generated == 5:
+                rows.remove(scheduler, sequence)
+                ended.append(sequence)
+    assert len(ended) == len(sequences)
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(1, 3))
@@ -158,8 +228,8 @@ def test_violations_are_seen() -> None:
     scheduler = Scheduler(2, 4)
     scheduler.add(_sequence("a", 3))
     scheduler.schedule()
-    good = CacheSnapshot((None, None, None), 10, 0, 0)
+    good = CacheSnapshot((None, None, None), 10, 0, 0, 0, 0)
     assert violations(scheduler.snapshot(), good, ["a"]) == []
-    wrong = CacheSnapshot((2, None, 1), 10, 0, 0)
+    wrong = CacheSnapshot((2, None, 1), 10, 0, 0, 0, 0)
     assert len(violations(scheduler.snapshot(), wrong, ["a"])) == 2
     assert violations(scheduler.snapshot(), good, []) == ["a is in row 0, on the wrong side of 0"]

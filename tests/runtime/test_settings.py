@@ -20,13 +20,14 @@ def test_every_field_can_come_from_the_environment() -> None:
             "QWONNX_MAX_NUM_BATCHED_TOKENS": "64",
             "QWONNX_MAX_MODEL_LEN": "1000",
             "QWONNX_MAX_QUEUED_REQUESTS": "5",
+            "QWONNX_CACHE_BYTES": "6",
             "QWONNX_PREFIX_CACHE_BYTES": "7",
             "QWONNX_SPIN": "off",
             "QWONNX_LOG_SEVERITY": "0",
         }
     )
     assert settings == RuntimeSettings(
-        3, ("CUDAExecutionProvider", "CPUExecutionProvider"), 2, 64, 1000, 5, 7, False, 0
+        3, ("CUDAExecutionProvider", "CPUExecutionProvider"), 2, 64, 1000, 5, 6, 7, False, 0
     )
 
 

@@ -1,0 +1,40 @@
+"""How much memory this process may still take, by the machine and by its container."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
+_MEMINFO = Path("/proc/meminfo")
+
+
+def free_memory_bytes(cgroup: Path = _CGROUP, meminfo: Path = _MEMINFO) -> int | None:
+    """Bytes that can be taken without swapping; None where the system does not say (it is not Linux).
+
+    Args:
+        cgroup: folder of the process's control group, version 2.
+        meminfo: the kernel's account of the machine.
+    """
+    found = [number for number in (_of_machine(meminfo), _of_container(cgroup)) if number is not None]
+    return min(found, default=None)
+
+
+def _of_machine(meminfo: Path) -> int | None:
+    try:
+        lines = meminfo.read_text().splitlines()
+        fields = dict(line.split(":", 1) for line in lines if ":" in line)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError, IndexError):
+        return None
+
+
+def _of_container(cgroup: Path) -> int | None:
+    try:
+        limit = int((cgroup / "memory.max").read_text())
+        current = int((cgroup / "memory.current").read_text())
+        lines = (cgroup / "memory.stat").read_text().splitlines()
+        # Pages of files count as current, and go when something else needs the memory.
+        cached = next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
+    except (OSError, ValueError, IndexError):  # no limit ("max"), an older version, or another system
+        return None
+    return max(0, limit - current + cached)
