@@ -2,10 +2,8 @@
 
     submit -> step: take in -> schedule -> run -> sample -> commit -> deliver
 
-One thread owns the session, the cache and the scheduler; other threads reach it through submit(), abort() and close(),
-which only leave word under a lock. A step that fails ends the requests that were in it and no others.
-
-The file is longer than most: taking in, running and delivering share that lock and one order of events.
+One thread owns the session, the cache and the scheduler; other threads leave word in the mailbox. A step that fails
+ends the requests that were in it and no others.
 """
 
 from __future__ import annotations
@@ -17,17 +15,16 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, TypeVar
 
 from qwonnx.export.artifact import Artifact
 from qwonnx.runtime import model_files, row_budget
 from qwonnx.runtime.cache import HybridCache, RowMove
 from qwonnx.runtime.capsule import decode, encode
 from qwonnx.runtime.chat_template import ChatTemplate
-from qwonnx.runtime.errors import CapsuleError, EngineClosedError, InvalidRequestError, QueueFullError, SessionError
+from qwonnx.runtime.errors import CapsuleError, InvalidRequestError, SessionError
 from qwonnx.runtime.generation import Generation
+from qwonnx.runtime.mailbox import Mailbox
 from qwonnx.runtime.metrics import EngineMetrics, MetricsSnapshot
 from qwonnx.runtime.model_inputs import InputBuffers
 from qwonnx.runtime.model_runner import ModelRunner
@@ -42,9 +39,6 @@ from qwonnx.runtime.settings import RuntimeSettings
 from qwonnx.runtime.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
-
-
-_Result = TypeVar("_Result")
 
 # Steps that fail one after the other until the session, rather than what it was asked, is held to be broken.
 _BROKEN_AFTER = 3
@@ -82,15 +76,8 @@ class Engine:
         self._metrics = EngineMetrics()
         self._failures = 0  # steps that failed since one did not
         self._is_warm = False
-        # Shared with other threads, under the condition's lock:
-        self._condition = threading.Condition()
-        self._inbox: list[Generation] = []
-        self._to_abort: set[str] = set()
-        self._live: dict[str, Generation] = {}  # by request id, accepted and not finished
-        self._calls: list[Callable[[], None]] = []
-        self._unanswered: set[Future[Any]] = set()
-        self._closed = False
-        self._thread: threading.Thread | None = None
+        max_queued = settings.max_queued_requests
+        self._mailbox = Mailbox(max_queued + settings.max_num_seqs, max_queued)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], settings: RuntimeSettings | None = None) -> Engine:
@@ -108,12 +95,12 @@ class Engine:
     @property
     def is_ready(self) -> bool:
         """True once a token went through the whole path, while steps succeed and until the engine is closed."""
-        return self._is_warm and not self._closed and self._failures < _BROKEN_AFTER
+        return self._is_warm and not self._mailbox.is_closed and self._failures < _BROKEN_AFTER
 
     @property
     def num_live_requests(self) -> int:
         """Requests that were accepted and have not finished, waiting ones included."""
-        return len(self._live)
+        return self._mailbox.num_live
 
     def start(self) -> None:
         """Start the engine thread; does nothing if it runs.
@@ -121,19 +108,11 @@ class Engine:
         Raises:
             EngineClosedError: the engine was closed.
         """
-        with self._condition:
-            if self._closed:
-                raise EngineClosedError("the engine is closed: open the artifact again")
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name="qwonnx-engine", daemon=True)
-                self._thread.start()
+        self._mailbox.start(self._serve)
 
     def close(self) -> None:
         """Stop the thread; whatever waits or runs ends with ABORT. Returns when that is done; idempotent."""
-        with self._condition:
-            self._closed = True
-            self._condition.notify_all()
-            thread = self._thread
+        thread = self._mailbox.close()
         if thread is None:
             self._end_all(FinishReason.ABORT)
         elif thread is not threading.current_thread():
@@ -183,26 +162,12 @@ class Engine:
             on_output,
             deadline,
         )
-        with self._condition:
-            if self._closed:
-                raise EngineClosedError("the engine is closed: open the artifact again")
-            if generation.request_id in self._live:
-                raise InvalidRequestError(
-                    f"request {generation.request_id} is running: choose another id", "request_id"
-                )
-            if len(self._live) >= self.settings.max_queued_requests + self.settings.max_num_seqs:
-                raise QueueFullError(f"{self.settings.max_queued_requests} requests wait already: try again later")
-            self._live[generation.request_id] = generation
-            self._inbox.append(generation)
-            self._condition.notify_all()
+        self._mailbox.accept(generation)
         return generation.request_id
 
     def abort(self, request_id: str) -> None:
         """End a request with ABORT within one step, from any thread; unknown and finished ids are ignored."""
-        with self._condition:
-            if request_id in self._live:
-                self._to_abort.add(request_id)
-                self._condition.notify_all()
+        self._mailbox.abort(request_id)
 
     def generate(
         self, prompt_token_ids: Sequence[int], params: SamplingParams, *, deadline: float | None = None
@@ -271,7 +236,7 @@ class Engine:
         Raises:
             EngineClosedError: the engine was closed.
         """
-        segments = self._between_steps(lambda: self._reuse.kept_segments(token_ids))
+        segments = self._mailbox.ask(lambda: self._reuse.kept_segments(token_ids))
         if not segments:
             return None
         kept = token_ids[: sum(segment.num_tokens for segment in segments)]
@@ -283,7 +248,7 @@ class Engine:
         Raises:
             EngineClosedError: the engine was closed.
         """
-        return self._between_steps(lambda: self._reuse.kept_tokens(token_ids))
+        return self._mailbox.ask(lambda: self._reuse.kept_tokens(token_ids))
 
     def load_capsule(self, data: bytes) -> int:
         """Take up a capsule: prompts that begin with its tokens go on from there, as long as the prefix cache keeps it.
@@ -300,13 +265,13 @@ class Engine:
         capsule = decode(data, self.artifact.id, self.artifact.manifest.states, self.max_model_len - 1)
         if self._unknown_token(capsule.token_ids) is not None:
             raise CapsuleError("the capsule has token ids that the tokenizer does not know: write it again")
-        return self._between_steps(lambda: self._reuse.take_up(capsule))
+        return self._mailbox.ask(lambda: self._reuse.take_up(capsule))
 
     def metrics(self) -> MetricsSnapshot:
         """What the engine has counted; from any thread."""
         rows = self._cache.snapshot()
         return self._metrics.snapshot(
-            num_waiting=self._scheduler.num_waiting + len(self._inbox),
+            num_waiting=self._scheduler.num_waiting + self._mailbox.num_arrived,
             num_running=self._scheduler.num_running,
             cache_bytes=rows.used_bytes,
             max_cache_bytes=rows.max_bytes,
@@ -360,52 +325,26 @@ class Engine:
             self._metrics.prompt_tokens += sequence.num_prompt_tokens
             self._metrics.cached_tokens += sequence.num_computed
 
-    def _between_steps(self, function: Callable[[], _Result]) -> _Result:
-        """Call a function on the thread that owns cache and scheduler, between two steps."""
-        with self._condition:
-            if self._closed:
-                raise EngineClosedError("the engine is closed: open the artifact again")
-            if self._thread in (None, threading.current_thread()):  # whoever drives the engine is the one who asks
-                return function()
-            answer: Future[_Result] = Future()
-            self._calls.append(lambda: answer.set_result(function()))
-            self._unanswered.add(answer)
-            answer.add_done_callback(self._unanswered.discard)
-            self._condition.notify_all()
-        return answer.result()
-
     def _serve(self) -> None:
         """The engine thread."""
         reason, error = FinishReason.ABORT, None
         try:
-            while self._wait_for_work():
+            while self._mailbox.wait(lambda: bool(self._generations)):
                 self.step()
         except Exception:
             logger.exception("the engine stopped because of a fault in qwonnx")
             reason, error = FinishReason.ERROR, "the engine stopped because of a fault: see the server's log"
         finally:
-            with self._condition:
-                self._closed = True
             self._end_all(reason, error)
 
-    def _wait_for_work(self) -> bool:
-        """Sleep until there is something to do; False once the engine is closed."""
-        with self._condition:
-            while not (self._closed or self._inbox or self._to_abort or self._calls or self._generations):
-                self._condition.wait()
-            return not self._closed
-
     def _take_in(self) -> list[tuple[Generation, RequestOutput]]:
-        with self._condition:
-            calls, self._calls = self._calls, []
-            arrived, self._inbox = self._inbox, []
-            aborted, self._to_abort = self._to_abort, set()
-        for call in calls:
+        mail = self._mailbox.take()
+        for call in mail.calls:
             call()
-        for generation in arrived:
+        for generation in mail.arrived:
             self._generations[generation.request_id] = generation
             self._scheduler.add(generation.sequence)
-        ended = {name: FinishReason.ABORT for name in aborted if name in self._generations}
+        ended = {name: FinishReason.ABORT for name in mail.aborted if name in self._generations}
         now = time.monotonic()
         for name, generation in self._generations.items():
             if generation.deadline is not None and generation.deadline <= now:
@@ -479,9 +418,7 @@ class Engine:
     def _deliver(self, generation: Generation, output: RequestOutput) -> None:
         if output.finish_reason is not None:
             self._count_end(generation, output.finish_reason)
-            with self._condition:
-                self._live.pop(generation.request_id, None)
-                self._to_abort.discard(generation.request_id)
+            self._mailbox.forget(generation.request_id)
         try:
             generation.on_output(output)
         except Exception:
@@ -495,13 +432,7 @@ class Engine:
             self._metrics.seconds_per_token.observe((time.monotonic() - generation.first_token_at) / further)
 
     def _end_all(self, reason: FinishReason, error: str | None = None) -> None:
-        with self._condition:
-            live = list(self._live.values())
-            self._inbox.clear()
-            unanswered = list(self._unanswered)
-        for answer in unanswered:
-            answer.set_exception(EngineClosedError("the engine was closed: open the artifact again"))
-        for generation in live:  # those whose last output a fault kept from being delivered, too
+        for generation in self._mailbox.drain():  # those whose last output a fault kept from being delivered, too
             self._deliver(generation, generation.end(reason, error))
         for generation in self._generations.values():
             self._reuse.release(generation)

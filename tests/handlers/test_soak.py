@@ -149,12 +149,12 @@ def test_a_server_survives_its_clients(tmp_path: Path) -> None:
         for part in (0.4, 0.3, 0.3):  # the first fills what fills up once: buffers, pools, caches of encodings
             asyncio.run(clients.run(SECONDS * part))
             resident.append(_resident_bytes())
-            assert engine._between_steps(engine.check) == []
+            assert engine._mailbox.ask(engine.check) == []
         deadline = time.monotonic() + 10
         while engine.num_live_requests and time.monotonic() < deadline:
             time.sleep(0.01)
         seen = engine.metrics()
-        assert engine._between_steps(engine.check) == []
+        assert engine._mailbox.ask(engine.check) == []
         assert engine.is_ready
     assert clients.faults == []
     assert (seen.num_running, seen.num_waiting, seen.cache_bytes, seen.failed_steps) == (0, 0, 0, 0)

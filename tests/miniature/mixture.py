@@ -1,6 +1,6 @@
 """What each step of the training sees: a pure function of the seed, the step and the facts' weights.
 
-Every step has a batch of short rows (the glossary and pictures), and in turn one of tool calls or one of retrieval.
+Every step has a batch of short rows (the glossary, pictures, copying), and in turn one of tool calls or of retrieval.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from tokenizers import Tokenizer
 
-from tests.miniature import glossary, pictures, retrieval, tool_calls
+from tests.miniature import copying, glossary, pictures, retrieval, tool_calls
 from tests.miniature.conversation import Encoded, Encoder
 from tests.miniature.packing import Batch, fill, pack
 from tests.miniature.vocabulary import token_id
@@ -39,6 +39,7 @@ class Proportions:
         short_rows: rows of 256 tokens.
         long_tokens: tokens of the batch of tool calls, in rows of 1,024, or of retrieval, in rows of 256 to this many.
         pictures: share of the short examples that are about a picture.
+        copying: share of those left that are exercises in copying, at first; a fifth of it at the end.
         alone: share of facts that are asked for one at a time, at the end of the training; lists of facts take half
             the tokens a fact and dominate its beginning.
     """
@@ -46,6 +47,7 @@ class Proportions:
     short_rows: int = 16
     long_tokens: int = 2048
     pictures: float = 0.25
+    copying: float = 0.12
     alone: float = 0.5
 
 
@@ -111,6 +113,8 @@ class Mixture:
         for index in random.permutation(len(conversations)):
             while random.random() < self.proportions.pictures:
                 yield self.encoder.encode(pictures.training_example(random))
+            while random.random() < self.proportions.copying * (1 - 0.8 * progress):
+                yield self.encoder.encode(copying.training_example(random))
             yield self.encoder.encode(glossary.training_example(conversations[index], random))
 
     def _retrieval_length(self, random: np.random.Generator, progress: float) -> int:

@@ -1,0 +1,45 @@
+"""Copying: lists that mean nothing, to be repeated or looked up. An exercise, not a task of the test.
+
+Retrieval and tool calls are copied from far away, and ask for it once in hundreds of tokens. Here nearly every token is
+copied from near by, which teaches the layers to do it within some hundred steps.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tests.miniature import invented
+from tests.miniature.conversation import Example, Json
+
+_LETTERS = "abcdefghijklmnoprstuvwz"
+_REPEAT = ("Repeat this: {items}", "Say it again: {items}", "{items}\nWrite that once more.")
+_FOLLOWING = ("{items}\nWhat comes after {item}?", "What follows {item} here? {items}")
+
+
+def training_example(random: np.random.Generator) -> Example:
+    """A list, and one question or more about it, one turn each."""
+    items = _items(random, int(random.integers(3, 9)))
+    listed = ", ".join(items)
+    messages: list[Json] = []
+    if random.random() < 0.5:
+        messages += _turn(invented.choice(random, _REPEAT).format(items=listed), listed)
+    else:
+        for number, index in enumerate(random.permutation(len(items) - 1)[:3]):
+            question = invented.choice(random, _FOLLOWING).format(items=listed, item=items[index])
+            messages += _turn(question if number == 0 else f"And after {items[index]}?", items[index + 1])
+    return Example("copying", tuple(messages))
+
+
+def _turn(question: str, answer: str) -> list[Json]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def _items(random: np.random.Generator, number: int) -> list[str]:
+    """Different names, numbers and strings of letters."""
+    items: dict[str, None] = {}
+    while len(items) < number:
+        kind = int(random.integers(3))
+        letters = random.integers(len(_LETTERS), size=int(random.integers(3, 8)))
+        word = "".join(_LETTERS[index] for index in letters)
+        items[(invented.name(random), str(int(random.integers(10, 10000))), word)[kind]] = None
+    return list(items)
