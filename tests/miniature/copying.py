@@ -13,18 +13,21 @@ from tests.miniature.conversation import Example, Json
 
 _LETTERS = "abcdefghijklmnoprstuvwz"
 _REPEAT = ("Repeat this: {items}", "Say it again: {items}", "{items}\nWrite that once more.")
+_AGAIN = ("Again.", "Once more.", "And again, please.")
 _FOLLOWING = ("{items}\nWhat comes after {item}?", "What follows {item} here? {items}")
 
 
 def training_example(random: np.random.Generator) -> Example:
-    """A list, and one question or more about it, one turn each."""
-    items = _items(random, int(random.integers(3, 9)))
+    """A list, and questions about it, one turn each."""
+    items = _items(random, int(random.integers(3, 8)))
     listed = ", ".join(items)
     messages: list[Json] = []
-    if random.random() < 0.5:
+    if random.random() < 0.6:
         messages += _turn(invented.choice(random, _REPEAT).format(items=listed), listed)
+        for _ in range(int(random.integers(1, 3))):
+            messages += _turn(invented.choice(random, _AGAIN), listed)
     else:
-        for number, index in enumerate(random.permutation(len(items) - 1)[:3]):
+        for number, index in enumerate(random.permutation(len(items) - 1)[:6]):
             question = invented.choice(random, _FOLLOWING).format(items=listed, item=items[index])
             messages += _turn(question if number == 0 else f"And after {items[index]}?", items[index + 1])
     return Example("copying", tuple(messages))
