@@ -67,8 +67,14 @@ def create_app(engine: Engine | ModelHost, settings: ServerSettings | None = Non
     )
     app.state.host = host
     app.state.settings = settings
-    app.state.capsules = None if settings.capsules is None else CapsuleStore(settings.capsules)
+    app.state.capsules = _capsule_store(settings)
     return app
+
+
+def _capsule_store(settings: ServerSettings) -> CapsuleStore | None:
+    if settings.capsules is None:
+        return None
+    return CapsuleStore(settings.capsules, compress=settings.capsule_compression == "zstd")
 
 
 def host_from_environment(settings: ServerSettings) -> ModelHost:

@@ -8,15 +8,13 @@ Whatever goes wrong with the store costs time and nothing else: the prompt is re
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Iterator, Sequence
-
-import numpy as np
+from importlib.util import find_spec
 
 from qwonnx.handlers.prompt import ChatPrompt
-from qwonnx.runtime.capsule import capsule_bytes
+from qwonnx.runtime.capsule import beginning_name, max_capsule_bytes
 from qwonnx.runtime.engine import Engine
 from qwonnx.runtime.errors import CapsuleError, EngineClosedError, SettingsError
 
@@ -31,16 +29,20 @@ class CapsuleStore:
 
     Args:
         url: a path, or what fsspec takes: s3://bucket/folder, gs://..., memory://...
+        compress: what is written, with zstd; what is read may be either.
 
     Raises:
-        SettingsError: fsspec, or what it needs for such a URL, is not installed.
+        SettingsError: fsspec, or what it needs for such a URL, or zstandard is not installed.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, compress: bool = False) -> None:
         try:
             from fsspec.core import url_to_fs
         except ImportError as error:
             raise SettingsError("capsules need fsspec: pip install 'qwonnx[capsules]'") from error
+        if compress and find_spec("zstandard") is None:
+            raise SettingsError("compressed capsules need zstandard: pip install 'qwonnx[capsules]'")
+        self._compress = compress
         try:
             self._files, self._folder = url_to_fs(url)
         except (ImportError, ValueError) as error:  # no such protocol, or its package is missing
@@ -68,7 +70,7 @@ class CapsuleStore:
                 path = self._path(engine, token_ids)
                 if engine.kept_tokens(token_ids) < position or self._files.exists(path):
                     continue
-                data = engine.save_capsule(token_ids)
+                data = engine.save_capsule(token_ids, compress=self._compress)
                 if data is not None:
                     self._files.makedirs(self._folder, exist_ok=True)
                     self._files.pipe_file(path, data)  # one that is cut off is found out by its size and digest
@@ -79,13 +81,13 @@ class CapsuleStore:
 
     def _restore(self, engine: Engine, token_ids: Sequence[int]) -> bool:
         path = self._path(engine, token_ids)
-        expected = capsule_bytes(engine.artifact.manifest.states, len(token_ids))
+        at_most = max_capsule_bytes(engine.artifact.manifest.states, len(token_ids))
         try:
             size = self._files.size(path)
         except FileNotFoundError:
             return False
-        if size != expected:
-            logger.warning("a capsule has %s bytes and should have %s: it is removed", size, expected)
+        if size > at_most:  # before memory is taken; the exact size is checked with the rest
+            logger.warning("a capsule has %s bytes and should have at most %s: it is removed", size, at_most)
             self._files.rm_file(path)
             return False
         started = time.perf_counter()
@@ -99,9 +101,7 @@ class CapsuleStore:
         return restored > 0
 
     def _path(self, engine: Engine, token_ids: Sequence[int]) -> str:
-        tokens = np.asarray(token_ids, np.int32).tobytes()
-        name = hashlib.sha256(bytes.fromhex(engine.artifact.id) + tokens).hexdigest()
-        return f"{self._folder.rstrip('/')}/{name}.capsule"
+        return f"{self._folder.rstrip('/')}/{beginning_name(engine.artifact.id, token_ids)}.capsule"
 
 
 def _candidates(turn_ends: Sequence[int]) -> Iterator[int]:

@@ -90,6 +90,25 @@ def render_chat(
     return ChatPrompt(text, token_ids, text.rstrip().endswith("<think>"), tools, ends)
 
 
+def system_beginning(model: ChatModel, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> list[int]:
+    """The tokens with which every chat begins that has these system messages and tools: up to the end of their turn,
+    which is a position that chats restore. What the user says, and whether the model thinks, makes no difference.
+
+    Raises:
+        TemplateError: the model has no template, it refuses the messages, or it writes nothing before the user's turn.
+    """
+    one, other = (
+        render_chat(model, [*messages, {"role": "user", "content": text}], tools, {"enable_thinking": thinking})
+        for text, thinking in (("A", True), ("B", False))
+    )
+    pairs = zip(one.token_ids, other.token_ids, strict=False)
+    shared = next((position for position, (a, b) in enumerate(pairs) if a != b), 0)
+    end = max((end for end in one.turn_ends if end <= shared), default=0)
+    if not end:
+        raise TemplateError("nothing comes before the user's turn: give a system message or tools")
+    return one.token_ids[:end]
+
+
 def chat_prompt(engine: Engine, request: ChatCompletionRequest) -> ChatPrompt:
     """The prompt of a request.
 

@@ -14,6 +14,8 @@ from qwonnx.runtime.errors import SettingsError
 
 DEFAULT_MAX_BODY_BYTES = 10 << 20  # what API gateways let through; some 3 million tokens of English
 
+CAPSULE_COMPRESSIONS = ("none", "zstd")
+
 _NUMBERS = {"max_body_bytes": int, "shutdown_seconds": float, "max_answer_seconds": float}
 
 
@@ -28,6 +30,7 @@ class ServerSettings:
     max_answer_seconds: how long an answer may take before it ends as it is, with finish_reason "length", for gateways
         that hang up (29 behind AWS API Gateway); None is as long as it takes.
     capsules: where states of conversations are kept for other instances, a folder or a URL of fsspec; None: nowhere.
+    capsule_compression: of those that are written, "none" or "zstd".
     """
 
     model_name: str | None = None
@@ -36,6 +39,7 @@ class ServerSettings:
     shutdown_seconds: float = 20.0
     max_answer_seconds: float | None = None
     capsules: str | None = field(default=None, repr=False)  # a URL may hold credentials
+    capsule_compression: str = "none"
 
     def __post_init__(self) -> None:
         if self.model_name is not None and not self.model_name.strip():
@@ -48,11 +52,14 @@ class ServerSettings:
             raise SettingsError(f"shutdown_seconds is {self.shutdown_seconds}: give 0 to 3600")
         if self.max_answer_seconds is not None and not 0 < self.max_answer_seconds <= 1e6:
             raise SettingsError(f"max_answer_seconds is {self.max_answer_seconds}: give a positive number")
+        if self.capsule_compression not in CAPSULE_COMPRESSIONS:
+            choices = " or ".join(CAPSULE_COMPRESSIONS)
+            raise SettingsError(f"capsule_compression is {self.capsule_compression!r}: give {choices}")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> ServerSettings:
         """Settings from QWONNX_MODEL_NAME, QWONNX_API_KEY, QWONNX_MAX_BODY_BYTES, QWONNX_SHUTDOWN_SECONDS,
-        QWONNX_MAX_ANSWER_SECONDS and QWONNX_CAPSULES.
+        QWONNX_MAX_ANSWER_SECONDS, QWONNX_CAPSULES and QWONNX_CAPSULE_COMPRESSION.
 
         Those unset or empty keep the default; an empty key is refused, since a secret that failed to arrive must not
         open the server.
@@ -64,10 +71,9 @@ class ServerSettings:
         given: dict[str, Any] = {}
         if "QWONNX_API_KEY" in source:
             given["api_key"] = source["QWONNX_API_KEY"]
-        if name := source.get("QWONNX_MODEL_NAME", "").strip():
-            given["model_name"] = name
-        if capsules := source.get("QWONNX_CAPSULES", "").strip():
-            given["capsules"] = capsules
+        for field_name in ("model_name", "capsules", "capsule_compression"):
+            if text := source.get(f"QWONNX_{field_name.upper()}", "").strip():
+                given[field_name] = text
         for field_name, number in _NUMBERS.items():
             variable = f"QWONNX_{field_name.upper()}"
             text = source.get(variable, "").strip()

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 from qwonnx.export.artifact import Artifact
-from qwonnx.runtime import model_files, row_budget
+from qwonnx.runtime import baked_prefixes, model_files, row_budget
 from qwonnx.runtime.cache import HybridCache, RowMove
 from qwonnx.runtime.capsule import decode, encode
 from qwonnx.runtime.chat_template import ChatTemplate
@@ -64,6 +64,8 @@ class Engine:
         self._scheduler = Scheduler(settings.max_num_seqs, chunk, self._begin, budget)
         self._cache = HybridCache(states, settings.max_num_seqs, self.max_model_len, budget.max_bytes)
         self._reuse = PrefixReuse(self._cache, settings.prefix_cache_bytes)
+        for capsule in baked_prefixes.load(self.artifact, self.max_model_len - 1):
+            self._reuse.add_permanent(capsule)
         self._runner = ModelRunner(
             session,
             states,
@@ -81,7 +83,7 @@ class Engine:
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], settings: RuntimeSettings | None = None) -> Engine:
-        """Load an artifact: session, states, tokenizer, template. Starts no thread.
+        """Load an artifact: session, states, baked prefixes, tokenizer, template. Starts no thread.
 
         Raises:
             ArtifactError: the folder is no artifact that this version reads.
@@ -225,22 +227,24 @@ class Engine:
         found = violations(self._scheduler.snapshot(), self._cache.snapshot(), unread)
         return found + self._reuse.violations(self._generations.values())
 
-    def save_capsule(self, token_ids: Sequence[int]) -> bytes | None:
+    def save_capsule(self, token_ids: Sequence[int], *, compress: bool = False) -> bytes | None:
         """The kept state of the longest beginning of these tokens as a capsule, None if none is kept.
 
         From any thread; it waits for the step that runs.
 
         Args:
             token_ids: of a prompt that was read; `snapshot_at` said where its state is kept.
+            compress: with zstd; `load_capsule` sees by itself.
 
         Raises:
+            CapsuleError: zstandard is to compress and is not installed.
             EngineClosedError: the engine was closed.
         """
         segments = self._mailbox.ask(lambda: self._reuse.kept_segments(token_ids))
         if not segments:
             return None
         kept = token_ids[: sum(segment.num_tokens for segment in segments)]
-        return encode(self.artifact.id, self.artifact.manifest.states, kept, segments)
+        return encode(self.artifact.id, self.artifact.manifest.states, kept, segments, compress=compress)
 
     def kept_tokens(self, token_ids: Sequence[int]) -> int:
         """How many of these tokens need not be computed again, by what is kept; from any thread.

@@ -7,7 +7,7 @@ QwonnxRuntimeError
 |   `-- TemplateError        the chat template refuses the conversation, or is itself broken
 |-- QueueFullError           too many requests wait already; try again later
 |-- EngineClosedError        the engine was closed, or stopped because of a fault
-|-- CapsuleError             a saved state is damaged, or of another artifact; the prompt can still be read again
+|-- CapsuleError             a saved state cannot be used or kept; its prompt can still be read again
 `-- SessionError             ONNX Runtime cannot load or run the graph
 
 An artifact that cannot be opened raises qwonnx.export.artifact.ArtifactError, which is the format's own tree.
@@ -55,7 +55,7 @@ class EngineClosedError(QwonnxRuntimeError):
 
 
 class CapsuleError(QwonnxRuntimeError):
-    """A capsule that cannot be restored. Nothing is lost but time: its conversation can be read again."""
+    """A capsule that cannot be restored, or written. Nothing is lost but time: its conversation can be read again."""
 
 
 class SessionError(QwonnxRuntimeError):

@@ -7,6 +7,7 @@ before it, so a long conversation is stored once.
 
 Prompts are compared token by token, not by a hash: nobody can make one that is taken for another. Under the budget of
 bytes the snapshot that was used longest ago goes first, unless others continue it or a running sequence came by it.
+Permanent snapshots, whose arrays lie in mapped files, are found like others; they never go, and are outside the budget.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Snapshot:
         children: snapshots that continue it, by their tokens.
         pins: running sequences that came by it.
         last_use: grows with every use.
+        is_permanent: it never goes, and takes nothing of the budget.
     """
 
     parent: Snapshot | None
@@ -42,6 +44,7 @@ class Snapshot:
     children: dict[bytes, Snapshot] = field(default_factory=dict, repr=False)
     pins: int = 0
     last_use: int = 0
+    is_permanent: bool = False
 
     @property
     def num_bytes(self) -> int:
@@ -59,9 +62,13 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class PrefixCacheAccount:
-    """What the cache holds at one moment; tokens_found is a total since it was made."""
+    """What the cache holds at one moment; tokens_found is a total since it was made.
+
+    used_bytes is what counts against max_bytes: permanent snapshots do not.
+    """
 
     num_snapshots: int
+    num_permanent: int
     num_pins: int
     used_bytes: int
     max_bytes: int
@@ -119,6 +126,17 @@ class PrefixCache:
         self._touch(node)
         return node
 
+    def add_permanent(self, token_ids: Sequence[int], segment: RowSegment) -> None:
+        """Keep the snapshot of a beginning for good, whatever the budget. To be called before any other is stored.
+
+        Args:
+            token_ids: from the first on, at least one.
+            segment: what the row holds after them.
+        """
+        tokens = _as_bytes(token_ids)
+        assert tokens not in self._beginnings, "this beginning is kept already"
+        self._beginnings[tokens] = Snapshot(None, tokens, len(token_ids), segment, is_permanent=True)
+
     def known(self, parent: Snapshot | None, token_ids: Sequence[int]) -> Snapshot | None:
         """The snapshot of these tokens after the parent, now in use; None if there is none."""
         node = self._children(parent).get(_as_bytes(token_ids))
@@ -142,6 +160,7 @@ class PrefixCache:
         nodes = list(self._all())
         return PrefixCacheAccount(
             num_snapshots=len(nodes),
+            num_permanent=sum(node.is_permanent for node in nodes),
             num_pins=sum(node.pins for node in nodes),
             used_bytes=self._used_bytes,
             max_bytes=self.max_bytes,
@@ -152,7 +171,7 @@ class PrefixCache:
         """What is wrong with the accounts, for tests; empty when all is well."""
         nodes = list(self._all())
         found = []
-        if (held := sum(node.num_bytes for node in nodes)) != self._used_bytes:
+        if (held := sum(node.num_bytes for node in nodes if not node.is_permanent)) != self._used_bytes:
             found.append(f"snapshots hold {held} bytes and {self._used_bytes} are accounted for")
         if self._used_bytes > self.max_bytes:
             found.append(f"{self._used_bytes} bytes of snapshots exceed {self.max_bytes}")
@@ -183,7 +202,7 @@ class PrefixCache:
         return True
 
     def _droppable(self) -> Iterator[Snapshot]:
-        return (node for node in self._all() if not node.children and not node.pins)
+        return (node for node in self._all() if not (node.children or node.pins or node.is_permanent))
 
     def _drop(self, node: Snapshot) -> None:
         del self._children(node.parent)[node.tokens]
@@ -193,8 +212,8 @@ class PrefixCache:
         return self._beginnings if parent is None else parent.children
 
     def _kept_bytes(self) -> int:
-        """Of snapshots that cannot go: pinned ones and those before them."""
-        kept = {each for node in self._all() if node.pins for each in node.chain()}
+        """Of snapshots that cannot go and count: pinned ones and those before them."""
+        kept = {each for node in self._all() if node.pins for each in node.chain() if not each.is_permanent}
         return sum(node.num_bytes for node in kept)
 
     def _all(self) -> Iterator[Snapshot]:

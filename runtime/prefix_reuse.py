@@ -77,6 +77,10 @@ class PrefixReuse:
         kept = self._snapshots.store(None, capsule.token_ids, capsule.segment)
         return 0 if kept is None else kept.position
 
+    def add_permanent(self, capsule: Capsule) -> None:
+        """Keep what a capsule has for good; before the first request."""
+        self._snapshots.add_permanent(capsule.token_ids, capsule.segment)
+
     def account(self) -> PrefixCacheAccount:
         return self._snapshots.account()
 

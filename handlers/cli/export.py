@@ -14,7 +14,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from qwonnx.handlers.cli.engine_options import runtime_settings
+from qwonnx.handlers.cli.failures import CommandError
+from qwonnx.handlers.cli.system_prompts import bake_prompts, read_prompt
 from qwonnx.handlers.cli.tables import size_of, weights_table
+from qwonnx.runtime.errors import QwonnxRuntimeError
 
 if TYPE_CHECKING:  # pulls in torch
     from qwonnx.export.progress import ExportProgress
@@ -89,6 +93,14 @@ def export(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT if it is an artifact.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
+    prefix: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Bake this system prompt, a text or a .json with messages and tools, so that no process need read it;"
+            " may be given several times. See qwonnx bake.",
+            metavar="FILE",
+        ),
+    ] = None,
 ) -> None:
     """Export a checkpoint to a folder that ONNX Runtime can run.
 
@@ -107,6 +119,8 @@ def export(
 
         qwonnx export ./checkpoint ./long --kv int8
 
+        qwonnx export ./checkpoint ./assistant --prefix system.txt --prefix agent.json
+
         qwonnx export ./Qwen3.5-397B-A17B ./qwen-large --memory 8GB --resume
     """
     from qwonnx.export.memory_budget import parse_memory
@@ -118,6 +132,9 @@ def export(
     from qwonnx.export.recipe import Recipe
     from qwonnx.export.unfinished import incomplete_folder
 
+    prompts = {path: read_prompt(path) for path in prefix or ()}
+    if prompts:
+        import qwonnx.runtime.engine  # noqa: F401 - it bakes; that it cannot is said before the work
     options = ExportOptions(
         target=target.value,
         activations=activations.value,
@@ -145,6 +162,17 @@ def export(
     seconds, in_flight = time.monotonic() - started, size_of(bar.peak_bytes)
     summary = f"{out}: {size_of(total)} in {seconds:.0f} s, with {in_flight} of tensors in flight at most"
     output.print(summary, markup=False, highlight=False, soft_wrap=True)
+    if prompts:
+        with _note_that_the_artifact_is_whole(out):
+            bake_prompts(out, prompts, runtime_settings())
+
+
+@contextmanager
+def _note_that_the_artifact_is_whole(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except (QwonnxRuntimeError, CommandError) as error:
+        raise CommandError(f"{error}; {out} is whole without it: go on with qwonnx bake") from error
 
 
 @contextmanager

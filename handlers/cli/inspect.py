@@ -15,7 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from qwonnx.export.artifact import Artifact, Manifest, open_artifact
+from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.tables import add_row, facts_table, size_of, weights_table
+from qwonnx.runtime.baked_prefixes import FOLDER, PrefixFile, prefix_files
+
+_EXCERPT = 40  # characters
 
 
 def inspect(
@@ -23,9 +27,10 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Also hash the weights and compare.")] = False,
 ) -> None:
-    """Show an artifact's model, weights, graphs, states and files.
+    """Show an artifact's model, weights, graphs, states, files and baked prefixes.
 
-    Presence and sizes of all files, and the contents of all but the weights, are always checked.
+    Presence and sizes of all files, and the contents of all but the weights, are always checked. A baked prefix that
+    cannot be used is shown with the reason; with --verify it is an error.
 
     Examples:
 
@@ -40,7 +45,13 @@ def inspect(
     console = Console()
     for table in _tables(opened):
         console.print(table)
+    prefixes = list(prefix_files(opened, opened.manifest.model.max_position_embeddings))
+    if prefixes:
+        console.print(_prefixes_table(opened, prefixes))
     if verify:
+        for prefix in prefixes:
+            if prefix.capsule is None:
+                raise CommandError(f"the baked prefix {prefix.path} is not used: {prefix.refusal}")
         console.print("All files are as they were exported.")
 
 
@@ -120,6 +131,32 @@ def _files_table(manifest: Manifest) -> Table:
     for entry in manifest.files:
         add_row(table, entry.path, size_of(entry.size), entry.sha256[:16])
     return table
+
+
+def _prefixes_table(artifact: Artifact, prefixes: list[PrefixFile]) -> Table:
+    from qwonnx.runtime.tokenizer import Tokenizer  # megabytes, and most artifacts have none of these
+
+    tokenizer = Tokenizer.from_file(artifact.file("tokenizer.json"))
+    table = Table(title=f"Baked prefixes (in {FOLDER})", title_justify="left")
+    table.add_column("file")
+    table.add_column("tokens", justify="right")
+    table.add_column("size", justify="right")
+    table.add_column("text, or why it is not used")
+    for prefix in prefixes:
+        name = prefix.path.name[:16]
+        if prefix.capsule is None:
+            add_row(table, name, "-", size_of(prefix.num_bytes), prefix.refusal)
+        else:
+            token_ids = prefix.capsule.token_ids
+            add_row(table, name, len(token_ids), size_of(prefix.num_bytes), _excerpt(tokenizer.decode(token_ids)))
+    return table
+
+
+def _excerpt(text: str) -> str:
+    """How a text begins and ends, in one printable line: those with tools begin alike."""
+    line = "".join(character if character.isprintable() else " " for character in text)
+    words = " ".join(line.split())
+    return words if len(words) <= 2 * _EXCERPT else f"{words[:_EXCERPT]} ... {words[-_EXCERPT:]}"
 
 
 def _shape(shape: tuple[int | str, ...]) -> str:

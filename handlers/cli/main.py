@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from qwonnx.handlers.cli.bake import bake
 from qwonnx.handlers.cli.eval import evaluate
 from qwonnx.handlers.cli.export import export
 from qwonnx.handlers.cli.failures import one_line_errors
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # a bug's traceback is for a report: plain, and without the values of variables
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (plan, export, inspect, verify, evaluate, generate, serve):
+for command in (plan, export, bake, inspect, verify, evaluate, generate, serve):
     app.command("eval" if command is evaluate else None)(command)  # Python has an eval of its own
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 import shlex
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,11 @@ from qwonnx.handlers.cli.engine_options import runtime_settings
 from qwonnx.handlers.settings import ServerSettings
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class CapsuleCompression(StrEnum):
+    NONE = "none"
+    ZSTD = "zstd"
 
 
 def serve(
@@ -44,6 +50,10 @@ def serve(
         str | None,
         typer.Option(help="Keep states of conversations here for other instances: a folder, or s3://... and the like."),
     ] = None,
+    capsule_compression: Annotated[
+        CapsuleCompression | None,
+        typer.Option(help="zstd: write smaller capsules, at some processor time; by default none."),
+    ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Hash the weights too before serving.")] = False,
 ) -> None:
     """Serve an artifact to OpenAI's clients, until Ctrl-C.
@@ -54,6 +64,8 @@ def serve(
     Examples:
 
         qwonnx serve ./qwen-int4
+
+        qwonnx serve ./qwen-int4 --capsules /mnt/shared/capsules --capsule-compression zstd
 
         QWONNX_API_KEY=secret qwonnx serve ./qwen-int4 --host 0.0.0.0 --port 80 --model-name qwen
     """
@@ -70,6 +82,8 @@ def serve(
         settings = dataclasses.replace(settings, model_name=model_name)
     if capsules is not None:
         settings = dataclasses.replace(settings, capsules=capsules)
+    if capsule_compression is not None:
+        settings = dataclasses.replace(settings, capsule_compression=capsule_compression.value)
     opened = open_artifact(artifact, verify=verify)  # what is wrong with it is said before anything listens
     name = settings.model_name or opened.manifest.source.checkpoint
 

@@ -102,6 +102,28 @@ def test_snapshots_in_use_stay_and_what_has_no_room_is_not_kept() -> None:
     assert cache.account().num_pins == 0
 
 
+def test_permanent_ones_never_go_and_take_nothing_of_the_budget() -> None:
+    cache = PrefixCache(2 * size_of(3))
+    for text in ("system", "system two", "other"):
+        cache.add_permanent([ord(letter) for letter in text], segment(len(text)))
+    assert (cache.account().used_bytes, cache.account().num_permanent) == (0, 3)
+    for text in ("abc", "def", "ghi", "jkl"):
+        add(cache, text)
+    parent = cache.find([ord(letter) for letter in "system!"])
+    assert parent is not None
+    cache.pin(parent)
+    assert cache.has_room_for(2 * size_of(3))
+    child = cache.store(parent, [ord(letter) for letter in "..."], segment(3))
+    cache.unpin(parent)
+    assert child is not None
+    assert (found(cache, "system...?"), found(cache, "system two?"), found(cache, "other?")) == (9, 10, 5)
+    for text in ("mno", "pqr"):
+        add(cache, text)
+    assert (found(cache, "system...?"), found(cache, "system two?"), found(cache, "other?")) == (6, 10, 5)
+    assert cache.account().num_snapshots == 5
+    assert cache.violations() == []
+
+
 def test_without_a_budget_nothing_is_kept() -> None:
     cache = PrefixCache(0)
     assert add(cache, "abc") is None

@@ -1,0 +1,79 @@
+"""System prompts as `bake` and `export --prefix` take them: files, and what is said while they are baked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from qwonnx.handlers.cli.failures import CommandError
+from qwonnx.handlers.cli.tables import size_of
+from qwonnx.handlers.cli.text_file import read_text
+from qwonnx.runtime.errors import InvalidRequestError
+from qwonnx.runtime.settings import RuntimeSettings
+
+if TYPE_CHECKING:  # pulls in onnxruntime
+    from qwonnx.handlers.baking import SystemPrompt
+
+
+def read_prompt(path: Path) -> SystemPrompt:
+    """What a file says: JSON if its name ends so, otherwise it is the system message, to the last character.
+
+    Raises:
+        CommandError: it cannot be read, or is no prompt.
+    """
+    from qwonnx.handlers.baking import SystemPrompt, parse_prompt
+
+    text = read_text(path)
+    if path.suffix.lower() != ".json":
+        return SystemPrompt([{"role": "system", "content": text}], [])
+    try:
+        return parse_prompt(text)
+    except InvalidRequestError as error:
+        raise CommandError(f"{path}: {error}") from error
+
+
+def bake_prompts(artifact: Path, prompts: Mapping[Path, SystemPrompt], settings: RuntimeSettings) -> list[Path]:
+    """Bake what files say, with a bar, and print a line for each; returns where the prefixes lie.
+
+    Raises:
+        CommandError: the artifact's folder cannot be written.
+        ArtifactError, QwonnxRuntimeError: see baking.bake.
+    """
+    from qwonnx.handlers.baking import bake
+
+    started = time.monotonic()
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("tokens"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    ) as progress:
+        task = progress.add_task("baking", total=None)
+        try:
+            baked = bake(
+                artifact,
+                list(prompts.values()),
+                settings,
+                on_tokens=lambda done, total: progress.update(task, completed=done, total=total),
+            )
+        except OSError as error:
+            raise CommandError(
+                f"cannot write into {artifact} ({error.strerror or error}): free some space, or copy it"
+            ) from error
+    for source, prefix in zip(prompts, baked, strict=True):
+        status = "" if prefix.is_new else ", was there"
+        line = f"{source}: {prefix.num_tokens} tokens, {size_of(prefix.num_bytes)} in {prefix.path}{status}"
+        Console().print(line, markup=False, highlight=False, soft_wrap=True)
+    if any(prefix.is_new for prefix in baked):
+        console.print(f"baked in {time.monotonic() - started:.0f} s", highlight=False)
+    return [prefix.path for prefix in baked]
