@@ -18,7 +18,7 @@ from qwonnx.export.planning.artifact_size import CopiedFiles
 from qwonnx.export.planning.deployment import Deployment, deployment
 from qwonnx.export.planning.kept_codes import foreseen_codes
 from qwonnx.export.planning.machines import DEPLOYMENT_TARGETS
-from qwonnx.export.planning.quantities import tokens_text
+from qwonnx.export.planning.quantities import bytes_text, tokens_text
 from qwonnx.export.planning.resident_memory import MemoryUse, Serving, memory_use
 from qwonnx.export.planning.states import StateSizes, state_sizes
 from qwonnx.export.planning.stored_model import NamedRecipe, StoredModel, store_model
@@ -196,6 +196,9 @@ def _notes(config: ModelConfig, assumptions: Assumptions) -> list[str]:
             " extend it with rope_type yarn first"
         )
     notes.append("`qwonnx serve` keeps snapshots of prompts besides, up to 1 GiB or what --prefix-cache-bytes says")
+    states = state_sizes(config)
+    each, fixed = bytes_text(states.kv_bytes_per_token(serving.kv)), bytes_text(states.fixed_bytes)
+    notes.append(f"a system prompt baked with --prefix takes {fixed}, and {each} a token, on disk and mapped")
     if assumptions.target == "portable":
         notes.append("memory of the portable target is an upper bound, for ONNX Runtime's CPU provider")
     return notes

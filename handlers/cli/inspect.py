@@ -156,7 +156,7 @@ def _excerpt(text: str) -> str:
     """How a text begins and ends, in one printable line: those with tools begin alike."""
     line = "".join(character if character.isprintable() else " " for character in text)
     words = " ".join(line.split())
-    return words if len(words) <= 2 * _EXCERPT else f"{words[:_EXCERPT]} ... {words[-_EXCERPT:]}"
+    return words if len(words) <= 2 * _EXCERPT else f"{words[:_EXCERPT].strip()} ... {words[-_EXCERPT:].strip()}"
 
 
 def _shape(shape: tuple[int | str, ...]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import fsspec
 import pytest
 
+from qwonnx.handlers import capsule_store
 from qwonnx.handlers.capsule_store import CapsuleStore
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.errors import SettingsError
@@ -51,9 +52,10 @@ def saved(url: str) -> list[Path]:
     return sorted(Path(url).glob("*.capsule"))
 
 
-def first_turn(folder: Path, url: str, *, stream: bool = False) -> list[Any]:
+def first_turn(folder: Path, url: str, *, stream: bool = False, compression: str = "none") -> list[Any]:
     """A conversation after its first turn, which was answered by an instance that is gone."""
-    with instance(folder, url) as served:
+    settings = replace(SETTINGS, capsules=url, capsule_compression=compression)
+    with serving(folder, settings=settings) as served:
         text, cached = ask(served, [SYSTEM, *chat("What is in it?")], stream=stream)
         assert cached == 0
         until(lambda: len(saved(url)) == 2)
@@ -70,6 +72,22 @@ def test_another_instance_goes_on_with_the_next_turn(counting_folder: Path, url:
         assert cached == len(served.engine.tokenizer.encode(turns.rstrip("\n")))
     with serving(counting_folder) as served:
         assert ask(served, messages) == (text, 0)
+
+
+def test_compressed_ones_are_smaller_and_do_as_well_whatever_the_reader_writes(
+    counting_folder: Path, url: str, tmp_path: Path
+) -> None:
+    plain, messages = str(tmp_path / "plain"), [*first_turn(counting_folder, url, compression="zstd"), *chat("And?")]
+    first_turn(counting_folder, plain)
+    for compressed, other in zip(saved(url), saved(plain), strict=True):
+        assert compressed.name == other.name
+        assert compressed.stat().st_size < other.stat().st_size
+    answers = []
+    for place in (url, plain):
+        with instance(counting_folder, place) as served:
+            answers.append(ask(served, messages))
+    assert answers[0] == answers[1]
+    assert answers[0][1] > 0
 
 
 def test_another_chat_with_the_same_system_text_goes_on_after_it(counting_folder: Path, url: str) -> None:
@@ -90,11 +108,16 @@ def _flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("damage", [_cut, _flip])
+def _grow(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + bytes(1 << 16))
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+@pytest.mark.parametrize("damage", [_cut, _flip, _grow])
 def test_damaged_ones_are_not_used_and_the_prompt_is_read(
-    counting_folder: Path, url: str, damage: Any, caplog: pytest.LogCaptureFixture
+    counting_folder: Path, url: str, damage: Any, compression: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    messages = [*first_turn(counting_folder, url), *chat("And?")]
+    messages = [*first_turn(counting_folder, url, compression=compression), *chat("And?")]
     for path in saved(url):
         damage(path)
     with instance(counting_folder, url) as served, caplog.at_level(logging.WARNING):
@@ -135,6 +158,13 @@ def test_any_file_system_of_fsspec_will_do(counting_folder: Path, memory: str) -
         until(lambda: len(fsspec.filesystem("memory").store) == 1)
     with serving(counting_folder, runtime=RUNTIME, settings=replace(SETTINGS, capsules=memory)) as served:
         assert ask(served, chat("Why?"))[1] > 0
+
+
+def test_compression_without_its_package_is_refused_at_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capsule_store, "find_spec", lambda name: None)
+    CapsuleStore(url)
+    with pytest.raises(SettingsError, match=r"zstandard.*qwonnx\[capsules\]"):
+        CapsuleStore(url, compress=True)
 
 
 @pytest.mark.parametrize("url", ["nonsense://somewhere", "s3://bucket/folder"])

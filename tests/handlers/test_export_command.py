@@ -10,7 +10,9 @@ from rich.progress import Progress
 
 from qwonnx.export.progress import ExportProgress
 from qwonnx.export.unfinished import incomplete_folder
-from qwonnx.handlers.cli.export import _Bar, _note_what_is_kept
+from qwonnx.handlers.cli.export import _Bar, _note_that_the_artifact_is_whole, _note_what_is_kept
+from qwonnx.handlers.cli.failures import CommandError
+from qwonnx.runtime.errors import TemplateError
 from tests.handlers.commands import error_line, qwonnx
 
 
@@ -42,6 +44,14 @@ def test_ctrl_c_says_what_is_kept_if_anything_is(
         raise KeyboardInterrupt
     said = f"qwonnx: interrupted; what is written is kept in {incomplete_folder(out)}: go on with --resume\n"
     assert capsys.readouterr().err == (said if kept else "")
+
+
+@pytest.mark.parametrize("fault", [TemplateError("nothing is there"), CommandError("nothing is there")])
+def test_when_a_prompt_cannot_be_baked_the_artifact_is_said_to_be_whole(tmp_path: Path, fault: Exception) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(CommandError) as refusal, _note_that_the_artifact_is_whole(out):
+        raise fault
+    assert str(refusal.value) == f"nothing is there; {out} is whole without it: go on with qwonnx bake"
 
 
 def test_the_bar_counts_resumed_bytes_as_done_and_not_as_speed() -> None:

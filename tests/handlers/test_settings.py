@@ -19,6 +19,8 @@ def test_the_environment_is_read_and_empty_variables_keep_the_defaults() -> None
         "QWONNX_MAX_ANSWER_SECONDS": "29",
     }
     assert ServerSettings.from_environment(given) == ServerSettings("m", "k", 9, 0.5, 29.0)
+    given = {"QWONNX_CAPSULES": "s3://bucket", "QWONNX_CAPSULE_COMPRESSION": "zstd"}
+    assert ServerSettings.from_environment(given) == ServerSettings(capsules="s3://bucket", capsule_compression="zstd")
     empty = {"QWONNX_MODEL_NAME": "", "QWONNX_MAX_BODY_BYTES": " "}
     assert ServerSettings.from_environment(empty) == ServerSettings()
 
@@ -35,6 +37,7 @@ def test_the_environment_is_read_and_empty_variables_keep_the_defaults() -> None
         ("QWONNX_SHUTDOWN_SECONDS", "-1"),
         ("QWONNX_MAX_ANSWER_SECONDS", "0"),
         ("QWONNX_MAX_ANSWER_SECONDS", "nan"),
+        ("QWONNX_CAPSULE_COMPRESSION", "gzip"),
     ],
 )
 def test_a_malformed_variable_is_named(variable: str, value: str) -> None:
