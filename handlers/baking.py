@@ -118,6 +118,7 @@ def bake(
             settings or RuntimeSettings(),
             max_num_seqs=1,
             max_model_len=max(longest + 2, min(limit, DEFAULT_MAX_MODEL_LEN)),
+            cache_bytes=None,  # room for one sequence, whatever a server is allowed
             prefix_cache_bytes=_NO_LIMIT,
         )
         done, total = 0, sum(map(len, missing.values()))

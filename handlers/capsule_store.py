@@ -63,12 +63,15 @@ class CapsuleStore:
             logger.warning("a capsule was not restored (%s)", type(error).__name__)
 
     def save(self, engine: Engine, prompt: ChatPrompt) -> None:
-        """Write what the engine keeps at the ends of a prompt's first and last turn, unless it is there. Blocks."""
+        """Write what the engine keeps at the ends of a prompt's first and last turn, unless it is there. Blocks.
+
+        What is baked into the artifact comes with it, and is not written.
+        """
         try:
             for position in prompt.snapshot_at:
                 token_ids = prompt.token_ids[:position]
                 path = self._path(engine, token_ids)
-                if engine.kept_tokens(token_ids) < position or self._files.exists(path):
+                if engine.kept_tokens(token_ids) < position or engine.is_baked(token_ids) or self._files.exists(path):
                     continue
                 data = engine.save_capsule(token_ids, compress=self._compress)
                 if data is not None:

@@ -254,6 +254,14 @@ class Engine:
         """
         return self._mailbox.ask(lambda: self._reuse.kept_tokens(token_ids))
 
+    def is_baked(self, token_ids: Sequence[int]) -> bool:
+        """Whether the artifact itself brings the state after exactly these tokens; from any thread.
+
+        Raises:
+            EngineClosedError: the engine was closed.
+        """
+        return self._mailbox.ask(lambda: self._reuse.is_permanent(token_ids))
+
     def load_capsule(self, data: bytes) -> int:
         """Take up a capsule: prompts that begin with its tokens go on from there, as long as the prefix cache keeps it.
 

@@ -67,6 +67,11 @@ class PrefixReuse:
         found = self._snapshots.longest(token_ids, len(token_ids))
         return 0 if found is None else found.position
 
+    def is_permanent(self, token_ids: Sequence[int]) -> bool:
+        """Whether exactly these tokens are kept for good."""
+        found = self._snapshots.longest(token_ids, len(token_ids))
+        return found is not None and found.is_permanent and found.position == len(token_ids)
+
     def kept_segments(self, token_ids: Sequence[int]) -> list[RowSegment]:
         """What a row holds after the longest kept beginning of these tokens, one segment after the other."""
         found = self._snapshots.longest(token_ids, len(token_ids))

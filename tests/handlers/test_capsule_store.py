@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import fsspec
 import pytest
 
 from qwonnx.handlers import capsule_store
+from qwonnx.handlers.baking import SystemPrompt, bake
 from qwonnx.handlers.capsule_store import CapsuleStore
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.errors import SettingsError
@@ -88,6 +90,21 @@ def test_compressed_ones_are_smaller_and_do_as_well_whatever_the_reader_writes(
             answers.append(ask(served, messages))
     assert answers[0] == answers[1]
     assert answers[0][1] > 0
+
+
+def test_what_the_artifact_brings_itself_is_not_written(counting_folder: Path, url: str, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(counting_folder, tmp_path / "artifact"))
+    (baked,) = bake(folder, [SystemPrompt([SYSTEM], [])], RUNTIME)
+    with instance(folder, url) as served:
+        text, cached = ask(served, [SYSTEM, *chat("What is in it?")])
+        until(lambda: len(saved(url)) == 1)
+        spoken = [SYSTEM, *chat("What is in it?"), {"role": "assistant", "content": text}, *chat("And?")]
+        assert ask(served, spoken)[1] > cached
+        until(lambda: len(saved(url)) == 2)  # one for each turn, none for the system's
+    assert cached == baked.num_tokens
+    with instance(folder, url) as served:
+        assert ask(served, [*spoken, {"role": "assistant", "content": "x"}, *chat("Why?")])[1] > baked.num_tokens
+        assert ask(served, [SYSTEM, *chat("Why?")])[1] == baked.num_tokens
 
 
 def test_another_chat_with_the_same_system_text_goes_on_after_it(counting_folder: Path, url: str) -> None:

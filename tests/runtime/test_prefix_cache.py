@@ -133,14 +133,19 @@ def test_without_a_budget_nothing_is_kept() -> None:
 @settings(deadline=None, max_examples=200)
 @given(
     texts=st.lists(st.lists(st.text("ab", min_size=1, max_size=3), min_size=1, max_size=4), max_size=12),
+    baked=st.lists(st.text("ab", min_size=1, max_size=4), unique=True, max_size=2),
     budget=st.integers(0, 12),
     wanted=st.text("ab", max_size=10),
 )
 def test_nothing_is_found_that_was_not_kept_and_with_room_everything_is(
-    texts: list[list[str]], budget: int, wanted: str
+    texts: list[list[str]], baked: list[str], budget: int, wanted: str
 ) -> None:
     small, large = PrefixCache(budget * size_of(2)), PrefixCache(1 << 20)
-    kept = {0}
+    for text in baked:
+        for cache in (small, large):
+            cache.add_permanent([ord(letter) for letter in text], segment(len(text)))
+    permanent = {0, *(len(text) for text in baked if wanted.startswith(text) and len(text) < len(wanted))}
+    kept = set(permanent)
     for pieces in texts:
         add(small, *pieces)
         add(large, *pieces)
@@ -150,3 +155,5 @@ def test_nothing_is_found_that_was_not_kept_and_with_room_everything_is(
                 kept.add(len(beginning))
     assert found(large, wanted) == max(kept)
     assert found(small, wanted) in kept
+    assert found(small, wanted) >= max(permanent)
+    assert small.account().num_permanent == len(baked)
