@@ -4,7 +4,7 @@ is the likeliest after the tokens before it, so one forward pass over the right 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -16,6 +16,8 @@ from tests.miniature.conversation import Encoded, Example
 from tests.miniature.mixture import SHORT_LENGTH, Mixture
 from tests.miniature.model import Losses, Miniature
 from tests.miniature.packing import Batch
+
+TRAINED_LENGTHS = (256, 1024, 2048)  # of retrieval's texts, in tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +31,37 @@ class Score:
     least_load: float
 
 
-def suites(mixture: Mixture, seed: int, number: int) -> Iterator[tuple[str, int, Iterable[Example]]]:
-    """(name, row length, held-out examples): `number` questions of the glossary and in proportion of the rest."""
-    yield "glossary", SHORT_LENGTH, glossary.held_out(number, seed)
-    yield "glossary, thinking", SHORT_LENGTH, glossary.held_out(number // 2, seed + 1, thinking=True)
-    yield "tools", 1024, tool_calls.held_out(number // 4, seed)
-    yield "tools, thinking", 1024, tool_calls.held_out(number // 8, seed + 1, thinking=True)
-    yield "pictures", SHORT_LENGTH, pictures.held_out(number // 2, seed)
-    for length in (256, 1024, 2048):
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """How many held-out examples of each kind.
+
+    Attributes:
+        retrieval: by the length of its texts in tokens, question and answer included.
+    """
+
+    glossary: int
+    glossary_thinking: int
+    tools: int
+    tools_thinking: int
+    pictures: int
+    retrieval: Mapping[int, int]
+
+    @classmethod
+    def in_proportion(cls, number: int, lengths: Iterable[int] = TRAINED_LENGTHS) -> Numbers:
+        """`number` questions of the glossary and in proportion of the rest."""
+        retrieval = dict.fromkeys(lengths, max(8, number // 16))
+        return cls(number, number // 2, number // 4, number // 8, number // 2, retrieval)
+
+
+def suites(mixture: Mixture, seed: int, numbers: Numbers) -> Iterator[tuple[str, int, Iterable[Example]]]:
+    """(name, row length, held-out examples)."""
+    yield "glossary", SHORT_LENGTH, glossary.held_out(numbers.glossary, seed)
+    yield "glossary, thinking", SHORT_LENGTH, glossary.held_out(numbers.glossary_thinking, seed + 1, thinking=True)
+    yield "tools", 1024, tool_calls.held_out(numbers.tools, seed)
+    yield "tools, thinking", 1024, tool_calls.held_out(numbers.tools_thinking, seed + 1, thinking=True)
+    yield "pictures", SHORT_LENGTH, pictures.held_out(numbers.pictures, seed)
+    for length, count in numbers.retrieval.items():
         room = length - 64
-        count = max(8, number // 16)
         yield f"retrieval {length}", length, retrieval.held_out(count, seed, mixture.count_tokens, room)
 
 

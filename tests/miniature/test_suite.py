@@ -15,9 +15,10 @@ from tests.miniature.suite import main, request
 def test_a_file_has_every_task_and_its_expected_answers_are_right(tokenizer: Tokenizer, tmp_path: Path) -> None:
     vocabulary.save(tokenizer, tmp_path)
     out = tmp_path / "suite.jsonl"
-    assert main(["--tokenizer", str(tmp_path / "tokenizer.json"), "--out", str(out), "--number", "16"]) == 0
+    options = ["--tokenizer", str(tmp_path / "tokenizer.json"), "--number", "16", "--lengths", "256", "512"]
+    assert main([*options, "--out", str(out)]) == 0
     lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
-    assert {line["task"] for line in lines} == {"glossary", "tools", "pictures", "retrieval"}
+    assert {line["task"] for line in lines} == {"glossary", "tools", "pictures", "retrieval 256", "retrieval 512"}
     assert {line["thinking"] for line in lines} == {False, True}
     named = {line["task"] for line in lines if "language" in line}
     assert named == {"glossary"}
