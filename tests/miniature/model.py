@@ -219,3 +219,19 @@ def stored_tensors(model: Miniature) -> Iterator[tuple[str, Tensor]]:
                 yield f"{prefix}.{index}.up_proj.weight", up
             else:
                 yield f"{prefix}.{index}.down_proj.weight", matrix
+
+
+@torch.no_grad()
+def load_stored(model: Miniature, stored: Mapping[str, Tensor]) -> None:
+    """Fill the parameters of a model that is on the CPU from tensors by their stored names, of any float type.
+
+    Raises:
+        ValueError: a tensor is missing, is of no parameter, or has another shape.
+    """
+    parts = dict(stored_tensors(model))  # views of the parameters
+    if unmatched := sorted(parts.keys() ^ stored.keys()):
+        raise ValueError(f"{unmatched[0]} is in the checkpoint or in the model, and not in both: their sizes differ")
+    for name, part in parts.items():
+        if part.shape != stored[name].shape:
+            raise ValueError(f"{name} is {list(stored[name].shape)} in the checkpoint, {list(part.shape)} in the model")
+        part.copy_(stored[name])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,11 @@ import torch
 from tokenizers import Tokenizer
 
 from tests.checkpoints.config_json import Json
+from tests.miniature.checkpoint import read_weights, write_checkpoint
 from tests.miniature.curves import read_log
 from tests.miniature.evaluate import unknown_facts
-from tests.miniature.mixture import Mixture, Proportions
-from tests.miniature.model import Miniature
+from tests.miniature.mixture import Mixture, Proportions, Task
+from tests.miniature.model import Miniature, stored_tensors
 from tests.miniature.optimizer import Muon, orthogonal
 from tests.miniature.train import Settings, Training
 
@@ -62,6 +65,26 @@ def test_a_whole_run_writes_the_log_the_curves_and_the_checkpoint(
     names = {path.name for path in (tmp_path / "checkpoint").iterdir()}
     assert {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"} <= names
     assert run.progress == 1
+
+
+def test_a_training_that_starts_from_a_checkpoint_scores_it_first_and_sees_the_data_of_the_end(
+    tokenizer: Tokenizer, probe_config: Json, rough_model: Miniature, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_checkpoint(tmp_path / "start", rough_model, probe_config, tokenizer)
+    settings, small = replace(SETTINGS, steps=2), Proportions(short_rows=2, long_tokens=1024)
+    run = Training(settings, tokenizer, probe_config, out=tmp_path, proportions=small, start=tmp_path / "start")
+    start, untouched = read_weights(tmp_path / "start"), dict(stored_tensors(run.model))
+    assert all(torch.equal(untouched[name], tensor.float()) for name, tensor in start.items())
+    seen: list[tuple[str, float]] = []
+
+    def no_tasks(step: int, progress: float) -> Iterator[Task]:
+        seen.append(("data of", progress))
+        return iter(())
+
+    monkeypatch.setattr(run, "score", lambda: seen.append(("scored at", run.step)))
+    monkeypatch.setattr(run.mixture, "tasks", no_tasks)
+    run.run()
+    assert seen == [("scored at", 0), ("data of", 1), ("data of", 1), ("scored at", 2)]
 
 
 def test_an_untrained_model_knows_no_fact(mixture: Mixture, rough_model: Miniature) -> None:

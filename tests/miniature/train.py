@@ -4,6 +4,9 @@ In DIR: `training.pt`, from which the same command goes on; `log.jsonl` and `cur
 model in Hugging Face layout, rewritten whenever the held-out examples are scored.
 
 The same seed, steps, processes, threads and machine give the same model. With --minutes the schedule follows the clock.
+
+`--start tests/miniature/checkpoint` trains a finished model further: with a fresh optimizer, a schedule of its own, and
+data as at the end of a training. Give another --seed than it had, for other examples, and perhaps a lower --lr.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -21,12 +25,12 @@ import torch
 from tokenizers import Tokenizer
 
 from tests.miniature import vocabulary
-from tests.miniature.checkpoint import write_checkpoint
+from tests.miniature.checkpoint import read_weights, write_checkpoint
 from tests.miniature.configuration import configuration
 from tests.miniature.curves import read_log, write_curves
-from tests.miniature.evaluate import score, suites, unknown_facts
+from tests.miniature.evaluate import Numbers, score, suites, unknown_facts
 from tests.miniature.mixture import Mixture, Proportions, Task
-from tests.miniature.model import Miniature
+from tests.miniature.model import Miniature, load_stored
 from tests.miniature.optimizer import Muon, parameter_groups
 from tests.miniature.prefetch import Prefetcher
 from tests.miniature.workers import Workers, run_workers
@@ -65,7 +69,11 @@ class Settings:
 
 
 class Training:
-    """One run: the model, its optimizer, its data, and the folder that it writes."""
+    """One run: the model, its optimizer, its data, and the folder that it writes.
+
+    Args:
+        start: a checkpoint's folder, whose weights the model begins with.
+    """
 
     def __init__(
         self,
@@ -78,17 +86,22 @@ class Training:
         proportions: Proportions | None = None,
         makers: int = 0,
         workers: Workers | None = None,
+        start: Path | None = None,
     ) -> None:
         torch.manual_seed(settings.seed)
         self.workers = workers or Workers()
         self.settings, self.tokenizer, self.config, self.out = settings, tokenizer, config, out
-        self.model = Miniature(config).to(device)
+        self.model = Miniature(config)
+        self._is_trained = start is not None
+        if start is not None:
+            load_stored(self.model, read_weights(start))
+        self.model.to(device)
         groups = parameter_groups(self.model, weight_decay=settings.weight_decay)
         self.optimizer = Muon(groups, lr=settings.lr)
         self.mixture = Mixture(
             tokenizer, settings.seed, proportions or Proportions(), self.workers.rank, self.workers.count
         )
-        self.prefetcher = Prefetcher(self.mixture, makers, self.progress_at)
+        self.prefetcher = Prefetcher(self.mixture, makers, self._data_progress_at)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self._losses: dict[str, list[float]] = {}
 
@@ -103,6 +116,10 @@ class Training:
             return step / self.settings.steps
         return min(1.0, self.seconds / (60 * self.settings.minutes))
 
+    def _data_progress_at(self, step: int) -> float:
+        """The same for the data, which is made easier at the beginning for a model that knows nothing."""
+        return 1.0 if self._is_trained else self.progress_at(step)
+
     def run(self) -> None:
         """Go on from where the run stands to its end."""
         try:
@@ -111,6 +128,8 @@ class Training:
             self.prefetcher.close()
 
     def _run(self) -> None:
+        if self._is_trained and self.step == 0:
+            self._score_and_review()
         while self.progress < 1:
             began = time.monotonic()
             self.train_step()
@@ -120,11 +139,15 @@ class Training:
             if self.step % 10 == 0:
                 self._record_losses()
             if self.step % self.settings.score_every == 0 or self.progress >= 1:
-                if self.workers.is_first:
-                    self.score()
-                self.workers.from_first(torch.from_numpy(self.mixture.fact_weights))
+                self._score_and_review()
             if self.workers.is_first and (self.step % self.settings.save_every == 0 or self.progress >= 1):
                 self.save()
+
+    def _score_and_review(self) -> None:
+        """Let the first process score, and tell the others how often facts are to be drawn."""
+        if self.workers.is_first:
+            self.score()
+        self.workers.from_first(torch.from_numpy(self.mixture.fact_weights))
 
     def train_step(self) -> float:
         """One step; returns its loss, all parts of it."""
@@ -149,7 +172,7 @@ class Training:
         self.model.eval()
         scores = {
             name: score(self.model, self.mixture, examples, length)
-            for name, length, examples in suites(self.mixture, self.settings.seed, SCORED)
+            for name, length, examples in suites(self.mixture, self.settings.seed, Numbers.in_proportion(SCORED))
         }
         if self.settings.known_weight < 1:
             self._review()
@@ -245,6 +268,7 @@ def main(arguments: list[str] | None = None) -> int:
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, default=DEFAULT_STEPS, help=f"default {DEFAULT_STEPS}")
     length.add_argument("--minutes", type=float, default=0.0, help="as many steps as fit")
+    parser.add_argument("--start", type=Path, help="folder of a checkpoint to train further, instead of random weights")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument(
         "--processes", type=int, default=2, help="that share the work of a step: one a core (default 2)"
@@ -259,7 +283,9 @@ def main(arguments: list[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     steps = 0 if options.minutes else options.steps
     settings = Settings(steps=steps, minutes=options.minutes, seed=options.seed, lr=options.lr)
-    if not (options.out / "tokenizer.json").exists():
+    if options.start is not None:
+        shutil.copy(options.start / "tokenizer.json", options.out)
+    elif not (options.out / "tokenizer.json").exists():
         vocabulary.save(vocabulary.train_tokenizer(), options.out)
     run_workers(options.processes, options.out / "meeting", _train, settings, options)
     return 0
@@ -278,6 +304,7 @@ def _train(workers: Workers, settings: Settings, options: argparse.Namespace) ->
         device=options.device,
         makers=options.makers,
         workers=workers,
+        start=options.start,
     )
     if (options.out / "training.pt").exists():
         training.resume()
