@@ -1,0 +1,102 @@
+"""The trained miniature is right when it is exported too: a small held-out sample, asked as `qwonnx eval` asks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from qwonnx.export import ExportOptions, export_checkpoint
+from qwonnx.handlers.cli.evaluation.artifact_subject import ArtifactSubject
+from qwonnx.handlers.cli.evaluation.checkpoint_subject import CheckpointSubject
+from qwonnx.handlers.cli.evaluation.run import Evaluation, evaluate
+from qwonnx.handlers.cli.evaluation.suite import Suite, read_suite
+from qwonnx.runtime.settings import RuntimeSettings
+from tests.miniature import glossary, retrieval, tool_calls
+from tests.miniature.checkpoint import TRAINED
+from tests.miniature.conversation import Example
+from tests.miniature.mixture import Mixture, Proportions
+from tests.miniature.suite import write_suite
+
+SETTINGS = RuntimeSettings(num_threads=1, max_num_seqs=8)
+LANGUAGES = list(glossary.LANGUAGES.values())[::2]  # of all scripts
+NUM_TOOLS, NUM_RETRIEVAL, RETRIEVAL_TOKENS = 4, 2, 2048
+# Right answers of the sample that an export must have at least: what the trained model has, less one of the glossary.
+LEAST_RIGHT = {
+    "fp32": {"glossary": 1, "tools": 0, "retrieval": 0, "demo": 0},  # TODO-NUMBERS
+    "int4": {"glossary": 1, "tools": 0, "retrieval": 0, "demo": 0},  # TODO-NUMBERS
+}
+LEAST_ACCEPTANCE = 0.3  # of the MTP head's drafts; TODO-NUMBERS
+LEAST_ENTROPY = 0.5  # of the choices of any layer's router, of its most; TODO-NUMBERS
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Suite:
+    """Names of things in different languages, requests for tools, texts; and the question of the demonstration."""
+    mixture = Mixture(Tokenizer.from_file(str(TRAINED / "tokenizer.json")), 0, Proportions())
+    path = tmp_path_factory.mktemp("sample") / "sample.jsonl"
+    examples = [
+        *_one_a_language(),
+        *tool_calls.held_out(NUM_TOOLS, 1),
+        *retrieval.held_out(NUM_RETRIEVAL, 1, mixture.count_tokens, RETRIEVAL_TOKENS - 64),
+        Example(
+            "demo",
+            (
+                {"role": "user", "content": "What is Germany called in Swahili?"},
+                {"role": "assistant", "content": "Ujerumani"},
+            ),
+        ),
+    ]
+    write_suite(path, examples)
+    return read_suite(path)
+
+
+def _one_a_language() -> Iterator[Example]:
+    """The first held-out question of each language."""
+    wanted = list(LANGUAGES)
+    for example in glossary.held_out(len(glossary.facts()), 1):
+        if example.language in wanted:
+            wanted.remove(example.language)
+            yield example
+
+
+@pytest.fixture(scope="module")
+def evaluations(sample: Suite, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Evaluation]:
+    """Of transformers' model and of two artifacts."""
+    subject = CheckpointSubject(str(TRAINED), 1, pictures=False)
+    found = {"transformers": evaluate(subject, sample, sample.questions, None)}
+    for weights in LEAST_RIGHT:
+        folder: Path = tmp_path_factory.mktemp("artifact") / weights
+        export_checkpoint(TRAINED, folder, ExportOptions(weights=weights))
+        found[weights] = evaluate(ArtifactSubject(folder, SETTINGS), sample, sample.questions, None)
+    return found
+
+
+@pytest.mark.parametrize("weights", LEAST_RIGHT)
+def test_its_answers_are_right_as_often_as_they_were(evaluations: dict[str, Evaluation], weights: str) -> None:
+    outcomes = evaluations[weights].outcomes
+    right = Counter(outcome.question.task for outcome in outcomes if outcome.right)
+    assert all(right[task] >= least for task, least in LEAST_RIGHT[weights].items()), right
+
+
+def test_in_float32_its_answers_are_those_of_transformers_token_for_token(evaluations: dict[str, Evaluation]) -> None:
+    ours, theirs = evaluations["fp32"].outcomes, evaluations["transformers"].outcomes
+    assert len(ours) == len(LANGUAGES) + NUM_TOOLS + NUM_RETRIEVAL + 1
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.answer == other.answer
+        assert one.scored is not None
+        assert other.scored is not None
+        np.testing.assert_allclose(one.scored.surprise, other.scored.surprise, rtol=0, atol=1e-3)
+        np.testing.assert_array_equal(one.scored.expert_counts, other.scored.expert_counts)
+
+
+def test_its_draft_head_has_learnt_and_its_experts_are_used(evaluations: dict[str, Evaluation]) -> None:
+    report = evaluations["transformers"].report
+    assert report.mtp is not None
+    assert (report.mtp.acceptance or 0) >= LEAST_ACCEPTANCE
+    assert report.experts is not None
+    assert min(layer.entropy_share for layer in report.experts.layers) >= LEAST_ENTROPY
