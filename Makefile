@@ -15,10 +15,10 @@ SOURCES := export runtime handlers tests infra/install.py infra/demo.py
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: .venv/.demo  ## Export a small checkpoint, serve it, print the URL and a curl line; Ctrl-C ends it
+demo: .venv/.demo  ## Export the trained miniature, serve it, print the URL and a curl line; Ctrl-C ends it
 	@$(BIN)/python infra/demo.py --port $(PORT)
 
-demo-once: .venv/.demo  ## The same, with one chat request through the openai client, then stop
+demo-once: .venv/.demo  ## The same, with one question through the openai client and its answer checked, then stop
 	@$(BIN)/python infra/demo.py --once
 
 test: .venv/.dev  ## Run all tests

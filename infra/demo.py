@@ -1,6 +1,7 @@
-"""The demonstration: make a small checkpoint, export it, serve it; with --once also ask it something, and stop.
+"""The demonstration: export the trained miniature, serve it; with --once also ask it a question, and stop.
 
-The checkpoint is random: what it answers is noise, but everything on the way is what a real one takes. Each step is a
+The miniature (tests/miniature/CARD.md) is a Qwen 3.5 of nine million parameters that knows what countries, languages,
+currencies, weekdays and months are called in 46 languages; --once fails unless its answer is right. Each step is a
 command that a user would type, and is printed.
 """
 
@@ -8,8 +9,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
-import shutil
+import shlex
 import signal
 import socket
 import subprocess
@@ -21,8 +23,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CHECKPOINT, ARTIFACT = ".demo/checkpoint", ".demo/artifact"  # in ROOT, where every command runs
-MODEL_NAME = "tiny"
+CHECKPOINT, ARTIFACT = "tests/miniature/checkpoint", ".demo/artifact"  # in ROOT, where every command runs
+MODEL_NAME = "miniature"
+QUESTION, ANSWER = "What is Germany called in Swahili?", "Ujerumani"
 _READY_SECONDS = 120.0
 _STOP_SECONDS = 20.0
 
@@ -34,14 +37,13 @@ def main() -> int:
     arguments = parser.parse_args()
     port = _free_port() if arguments.once else arguments.port
     try:
-        shutil.rmtree(ROOT / CHECKPOINT, ignore_errors=True)  # of an earlier run: it is made in no time
-        _run("python", "-m", "tests.checkpoints", "tiny", CHECKPOINT)
         _run("qwonnx", "export", CHECKPOINT, ARTIFACT, "--weights", "int4", "--force")
         with _server(port) as server:
             url = f"http://127.0.0.1:{port}"
+            _wait_until_ready(url, server)
             if arguments.once:
-                _wait_until_ready(url, server)
                 return _ask(url)
+            print(_what_to_ask(url), flush=True)
             return server.wait()
     except subprocess.CalledProcessError as error:
         print(f"demo: {error}", file=sys.stderr)
@@ -92,21 +94,37 @@ def _wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
     raise SystemExit(f"demo: the server was not ready after {_READY_SECONDS:.0f} s")
 
 
+def _what_to_ask(url: str) -> str:
+    """A question to which the miniature knows the answer, as a line for a shell."""
+    body = {
+        "model": MODEL_NAME,
+        "messages": [{"role": "user", "content": QUESTION}],
+        "chat_template_kwargs": {"enable_thinking": False},
+    }
+    lines = [
+        "The miniature knows what things are called in 46 languages (tests/miniature/CARD.md). Ask it:",
+        f"  curl {url}/v1/chat/completions -H 'content-type: application/json' \\",
+        f"    -d {shlex.quote(json.dumps(body))}",
+    ]
+    if "QWONNX_API_KEY" in os.environ:
+        lines.insert(2, '    -H "authorization: Bearer $QWONNX_API_KEY" \\')
+    return "\n".join(lines)
+
+
 def _ask(url: str) -> int:
     from openai import OpenAI
 
     client = OpenAI(base_url=f"{url}/v1", api_key=os.environ.get("QWONNX_API_KEY", "none"))
     stream = client.chat.completions.create(
         model=MODEL_NAME,
-        messages=[{"role": "user", "content": "What is Germany called in Swahili?"}],
+        messages=[{"role": "user", "content": QUESTION}],
         max_tokens=48,
         temperature=0,
         stream=True,
         stream_options={"include_usage": True},
-        # A random model ends its answer anywhere, also before the first word: let it go on.
-        extra_body={"chat_template_kwargs": {"enable_thinking": False}, "ignore_eos": True},
+        extra_body={"chat_template_kwargs": {"enable_thinking": False}},
     )
-    print("\nanswer: ", end="")
+    print(f"\nquestion: {QUESTION}\nanswer: ", end="")
     finish_reason, usage, answer = None, None, ""
     for chunk in stream:
         usage = chunk.usage or usage
@@ -115,8 +133,11 @@ def _ask(url: str) -> int:
             answer += choice.delta.content or ""
             print(choice.delta.content or "", end="", flush=True)
     print(f"\nfinish_reason {finish_reason}, usage {usage.to_json(indent=None) if usage else None}")
-    if finish_reason not in ("stop", "length") or usage is None or usage.completion_tokens == 0 or not answer:
+    if finish_reason != "stop" or usage is None or usage.completion_tokens == 0:
         print("demo: the answer is not whole", file=sys.stderr)
+        return 1
+    if answer.strip() != ANSWER:
+        print(f"demo: the answer is {answer.strip()!r}, and {ANSWER!r} is right", file=sys.stderr)
         return 1
     return 0
 
