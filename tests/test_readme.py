@@ -13,7 +13,8 @@ from qwonnx.export import ExportOptions, export_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+CARD = ROOT / "tests" / "miniature" / "CARD.md"
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", CARD, *(ROOT / "docs").glob("*.md")])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
