@@ -90,7 +90,7 @@ def _wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
             with urllib.request.urlopen(f"{url}/health/ready", timeout=5):
                 return
         except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
+            time.sleep(0.25)
     raise SystemExit(f"demo: the server was not ready after {_READY_SECONDS:.0f} s")
 
 

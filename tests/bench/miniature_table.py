@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -130,7 +131,7 @@ def _columns(suite: Path, mixture: Mixture, options: argparse.Namespace) -> list
         )
         if name != REFERENCE:
             export_checkpoint(options.checkpoint, models[name], ARTIFACTS[name])
-    threads = max(1, cpu_quota() // options.jobs)
+    threads = max(1, (cpu_quota() or os.cpu_count() or 1) // options.jobs)
     with ThreadPoolExecutor(options.jobs) as pool:
         return list(pool.map(lambda name: _evaluate(name, models[name], suite, threads), models))
 
@@ -226,7 +227,13 @@ def examples(questions: Sequence[dict[str, Any]], column: Column) -> Iterator[st
         expected = question["expected"]
         right = expected["content"] or json.dumps([call["function"] for call in expected["tool_calls"]])
         asked = question["messages"][-1]["content"]
-        yield _row(*(str(cell).replace("\n", " ").replace("|", "\\|") for cell in (asked, answer["answer"], right)))
+        yield _row(*(_cell(text) for text in (asked, answer["answer"], right)))
+
+
+def _cell(text: str) -> str:
+    """A text in one line; what Markdown would take for its own is code."""
+    line = " ".join(text.split()).replace("|", "\\|")
+    return f"`{line}`" if "<" in line or "{" in line else line
 
 
 def _of(layers: Sequence[dict[str, float]], name: str) -> list[float]:

@@ -50,5 +50,5 @@ def test_examples_are_the_first_questions_whether_they_were_answered_right_or_no
     ]
     assert list(examples(questions, column("int4", (True, False, True, False), None)))[2:] == [
         "| glossary? | a b | x |",
-        '| tools? | a b | [{"name": "f", "arguments": {}}] |',
+        '| tools? | a b | `[{"name": "f", "arguments": {}}]` |',
     ]
