@@ -67,11 +67,11 @@ def test_a_whole_run_writes_the_log_the_curves_and_the_checkpoint(
     assert run.progress == 1
 
 
-def test_a_training_that_starts_from_a_checkpoint_scores_it_first_and_sees_the_data_of_the_end(
+def test_a_training_that_starts_from_a_checkpoint_scores_it_first_and_sees_later_data(
     tokenizer: Tokenizer, probe_config: Json, rough_model: Miniature, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_checkpoint(tmp_path / "start", rough_model, probe_config, tokenizer)
-    settings, small = replace(SETTINGS, steps=2), Proportions(short_rows=2, long_tokens=1024)
+    settings, small = replace(SETTINGS, steps=2, data_from=0.5), Proportions(short_rows=2, long_tokens=1024)
     run = Training(settings, tokenizer, probe_config, out=tmp_path, proportions=small, start=tmp_path / "start")
     start, untouched = read_weights(tmp_path / "start"), dict(stored_tensors(run.model))
     assert all(torch.equal(untouched[name], tensor.float()) for name, tensor in start.items())
@@ -84,7 +84,7 @@ def test_a_training_that_starts_from_a_checkpoint_scores_it_first_and_sees_the_d
     monkeypatch.setattr(run, "score", lambda: seen.append(("scored at", run.step)))
     monkeypatch.setattr(run.mixture, "tasks", no_tasks)
     run.run()
-    assert seen == [("scored at", 0), ("data of", 1), ("data of", 1), ("scored at", 2)]
+    assert seen == [("scored at", 0), ("data of", 0.5), ("data of", 0.75), ("scored at", 2)]
 
 
 def test_an_untrained_model_knows_no_fact(mixture: Mixture, rough_model: Miniature) -> None:

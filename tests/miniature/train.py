@@ -6,7 +6,8 @@ model in Hugging Face layout, rewritten whenever the held-out examples are score
 The same seed, steps, processes, threads and machine give the same model. With --minutes the schedule follows the clock.
 
 `--start tests/miniature/checkpoint` trains a finished model further: with a fresh optimizer, a schedule of its own, and
-data as at the end of a training. Give another --seed than it had, for other examples, and perhaps a lower --lr.
+unless --data-from says otherwise data as at the end of a training. Give another --seed than it had, for other examples,
+and perhaps a lower --lr.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Settings:
         lr: the peak; reached after `warmup` of the training, and falling to zero over its last `cooldown`.
         mtp_every: how often the multi-token-prediction head runs on the short batches (always on the others).
         mtp, balance, z: weights of these losses.
+        data_from: where the data begins, which is easier at first: 0 for a model that knows nothing, 1 as at the end.
         known_weight: how often a fact that is known is drawn, of one that is not; 1 leaves them alike.
     """
 
@@ -63,6 +65,7 @@ class Settings:
     mtp: float = 0.3
     balance: float = 0.1
     z: float = 1e-4
+    data_from: float = 0.0
     known_weight: float = 0.3
     score_every: int = 250
     save_every: int = 50
@@ -117,8 +120,8 @@ class Training:
         return min(1.0, self.seconds / (60 * self.settings.minutes))
 
     def _data_progress_at(self, step: int) -> float:
-        """The same for the data, which is made easier at the beginning for a model that knows nothing."""
-        return 1.0 if self._is_trained else self.progress_at(step)
+        """The same for the data."""
+        return self.settings.data_from + (1 - self.settings.data_from) * self.progress_at(step)
 
     def run(self) -> None:
         """Go on from where the run stands to its end."""
@@ -269,6 +272,9 @@ def main(arguments: list[str] | None = None) -> int:
     length.add_argument("--steps", type=int, default=DEFAULT_STEPS, help=f"default {DEFAULT_STEPS}")
     length.add_argument("--minutes", type=float, default=0.0, help="as many steps as fit")
     parser.add_argument("--start", type=Path, help="folder of a checkpoint to train further, instead of random weights")
+    parser.add_argument(
+        "--data-from", type=float, help="where the data begins: 0 as for a new model (default), 1 as for a finished one"
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument(
         "--processes", type=int, default=2, help="that share the work of a step: one a core (default 2)"
@@ -282,7 +288,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--makers is for one process that has an accelerator: add --processes 1")
     options.out.mkdir(parents=True, exist_ok=True)
     steps = 0 if options.minutes else options.steps
-    settings = Settings(steps=steps, minutes=options.minutes, seed=options.seed, lr=options.lr)
+    data_from = options.data_from if options.data_from is not None else float(options.start is not None)
+    settings = Settings(steps=steps, minutes=options.minutes, seed=options.seed, lr=options.lr, data_from=data_from)
     if options.start is not None:
         shutil.copy(options.start / "tokenizer.json", options.out)
     elif not (options.out / "tokenizer.json").exists():
