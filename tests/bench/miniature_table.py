@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=TRAINED)
     parser.add_argument("--glossary", type=int, default=1536, help="questions, all in held-out phrasings")
-    parser.add_argument("--thinking", type=int, default=384, help="questions of the glossary with thinking")
+    parser.add_argument("--thinking", type=int, default=256, help="questions of the glossary with thinking")
     parser.add_argument("--tools", type=int, default=64)
     parser.add_argument("--tools-thinking", type=int, default=32)
     parser.add_argument("--pictures", type=int, default=256)
