@@ -24,6 +24,7 @@ from qwonnx.runtime.request import FinishReason
 from qwonnx.runtime.row_budget import settle
 from qwonnx.runtime.sampling_params import SamplingParams
 from qwonnx.runtime.settings import RuntimeSettings
+from tests.miniature.checkpoint import TRAINED
 from tests.runtime.counting_model import make
 from tests.runtime.engine_driver import Received
 
@@ -184,10 +185,12 @@ def counting(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return Model(make(tmp_path_factory.mktemp("counting") / "artifact", end_at=70).folder)
 
 
-@pytest.fixture(scope="module")
-def tiny(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
+@pytest.fixture(scope="module", params=["tiny", "miniature"])
+def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """Random weights, and trained ones."""
+    checkpoint = TRAINED if request.param == "miniature" else request.getfixturevalue("tiny_checkpoint")
     out = tmp_path_factory.mktemp("artifact") / "fp32"
-    export_checkpoint(tiny_checkpoint, out, ExportOptions(weights="fp32"))
+    export_checkpoint(checkpoint, out, ExportOptions(weights="fp32"))
     return Model(out)
 
 
@@ -214,6 +217,6 @@ def test_no_schedule_changes_what_a_counting_model_says(
 @given(st.lists(ARRIVALS, min_size=1, max_size=8), LIMITS)
 @example(arrivals=CROWD, limits=Limits(4, 5, 150, 0))
 @example(arrivals=CROWD, limits=Limits(4, 64, 150, 100))
-@hypothesis_settings(max_examples=60, deadline=None, derandomize=True, database=None)
-def test_no_schedule_changes_what_a_tiny_checkpoint_says(tiny: Model, arrivals: list[Arrival], limits: Limits) -> None:
-    run(tiny, arrivals, limits)
+@hypothesis_settings(max_examples=50, deadline=None, derandomize=True, database=None)
+def test_no_schedule_changes_what_a_real_checkpoint_says(real: Model, arrivals: list[Arrival], limits: Limits) -> None:
+    run(real, arrivals, limits)
