@@ -9,6 +9,7 @@ with Engine.open("artifact") as engine:
 
 from typing import TYPE_CHECKING, Any
 
+from qwonnx.runtime.guide import Guide
 from qwonnx.runtime.request import FinishReason, RequestOutput
 from qwonnx.runtime.sampling_params import SamplingParams
 from qwonnx.runtime.settings import RuntimeSettings
@@ -16,7 +17,7 @@ from qwonnx.runtime.settings import RuntimeSettings
 if TYPE_CHECKING:
     from qwonnx.runtime.engine import Engine as Engine
 
-__all__ = ["Engine", "FinishReason", "RequestOutput", "RuntimeSettings", "SamplingParams"]
+__all__ = ["Engine", "FinishReason", "Guide", "RequestOutput", "RuntimeSettings", "SamplingParams"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,16 +14,20 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from types import TracebackType
+from typing import Any
 
 from qwonnx.export.artifact import Artifact
 from qwonnx.runtime import baked_prefixes, model_files, row_budget
 from qwonnx.runtime.cache import HybridCache, RowMove
 from qwonnx.runtime.capsule import decode, encode
 from qwonnx.runtime.chat_template import ChatTemplate
-from qwonnx.runtime.errors import CapsuleError, InvalidRequestError, SessionError
+from qwonnx.runtime.errors import CapsuleError, GuideError, InvalidRequestError, SessionError
 from qwonnx.runtime.generation import Generation
+from qwonnx.runtime.grammar import GrammarCompiler
+from qwonnx.runtime.guide import Guide
 from qwonnx.runtime.mailbox import Mailbox
 from qwonnx.runtime.metrics import EngineMetrics, MetricsSnapshot
 from qwonnx.runtime.model_inputs import InputBuffers
@@ -57,6 +61,7 @@ class Engine:
         self.eos_token_ids: frozenset[int] = model.eos_token_ids
         # The embedding has rows beyond the tokenizer's tokens: never accepted, never sampled.
         self._num_tokens = min(facts.vocab_size, model.tokenizer.num_tokens)
+        self._grammars = GrammarCompiler(model.tokenizer, model.eos_token_ids, self._num_tokens)
         states = model.artifact.manifest.states
         session = Session(model.graph, settings)
         budget, self.max_model_len = row_budget.settle(states, settings, max_model_len)
@@ -144,11 +149,14 @@ class Engine:
                 its answer, also if it still waits.
 
         Raises:
-            InvalidRequestError: an empty prompt, an unknown token id, or more tokens than max_model_len.
-            QueueFullError: max_queued_requests wait already.
+            InvalidRequestError: an empty prompt, an unknown token id, more tokens than max_model_len, or a guide that
+                cannot be followed.
+            QueueFullError: max_queued_requests wait already, or too many guides are being compiled.
             EngineClosedError: the engine was closed.
         """
         prompt = list(prompt_token_ids)
+        max_tokens = self._settle_max_tokens(prompt, params)
+        guide = params.guide
         generation = Generation(
             TokenSequence(
                 request_id or uuid.uuid4().hex,
@@ -159,13 +167,24 @@ class Engine:
             params,
             self.tokenizer,
             self.eos_token_ids,
-            self._settle_max_tokens(prompt, params),
+            max_tokens,
             self._num_tokens,
             on_output,
             deadline,
+            None if guide is None else self._grammars.constraint(guide, ignore_eos=params.ignore_eos),
         )
         self._mailbox.accept(generation)
         return generation.request_id
+
+    def compile_guide(self, guide: Guide) -> Future[Any]:
+        """Begin to check and compile a guide, in a thread of the engine's own; submit() waits for that otherwise.
+
+        Raises:
+            InvalidRequestError: of the future: the guide cannot be followed.
+            QueueFullError: too many are being compiled.
+            EngineClosedError: the engine was closed.
+        """
+        return self._grammars.compile(guide)
 
     def abort(self, request_id: str) -> None:
         """End a request with ABORT within one step, from any thread; unknown and finished ids are ignored."""
@@ -305,8 +324,9 @@ class Engine:
         room = self.max_model_len - len(prompt)
         if not prompt:
             raise InvalidRequestError("the prompt is empty: give at least one token", "prompt")
-        if (wrong := self._unknown_token(prompt)) is not None:
-            raise InvalidRequestError(f"token id {wrong} is not one of the {self._num_tokens} tokens", "prompt")
+        for param, token_ids in (("prompt", prompt), ("logit_bias", params.logit_bias)):
+            if (wrong := self._unknown_token(token_ids)) is not None:
+                raise InvalidRequestError(f"token id {wrong} is not one of the {self._num_tokens} tokens", param)
         if room < 1:
             raise InvalidRequestError(
                 f"the prompt has {len(prompt)} tokens and at most {self.max_model_len - 1} fit: shorten it",
@@ -322,7 +342,7 @@ class Engine:
             )
         return params.max_tokens or room
 
-    def _unknown_token(self, token_ids: Sequence[int]) -> int | None:
+    def _unknown_token(self, token_ids: Iterable[int]) -> int | None:
         """The first id that is not one of the tokenizer's."""
         return next((token for token in token_ids if not 0 <= token < self._num_tokens), None)
 
@@ -355,6 +375,7 @@ class Engine:
             call()
         for generation in mail.arrived:
             self._generations[generation.request_id] = generation
+            generation.begin()
             self._scheduler.add(generation.sequence)
         ended = {name: FinishReason.ABORT for name in mail.aborted if name in self._generations}
         now = time.monotonic()
@@ -379,17 +400,17 @@ class Engine:
                 self._reuse.keep(generations[0], plan.first_row, position)
         else:
             self._metrics.decoding_rows.observe(len(generations))
-        chosen: list[int | SessionError] = []
+        chosen: list[int | SessionError | GuideError] = []
         for generation, row in zip(generations, logits, strict=False):  # no rows if the plan wants no logits
             try:
-                chosen.append(generation.sampler.sample(row))
-            except SessionError as error:
+                chosen.append(generation.choose(row))
+            except (SessionError, GuideError) as error:
                 chosen.append(error)
         for move in self._scheduler.commit(plan):
             self._cache.move(move)
         deliveries = []
         for generation, choice in zip(generations, chosen, strict=False):
-            if isinstance(choice, SessionError):
+            if isinstance(choice, (SessionError, GuideError)):
                 output = self._end(generation, FinishReason.ERROR, str(choice))
             else:
                 output = generation.push(choice)
@@ -449,3 +470,4 @@ class Engine:
         for generation in self._generations.values():
             self._reuse.release(generation)
         self._generations.clear()
+        self._grammars.close()

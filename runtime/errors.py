@@ -7,6 +7,7 @@ QwonnxRuntimeError
 |   `-- TemplateError        the chat template refuses the conversation, or is itself broken
 |-- QueueFullError           too many requests wait already; try again later
 |-- EngineClosedError        the engine was closed, or stopped because of a fault
+|-- GuideError               an answer cannot go on in the form that was asked for; that request alone ends
 |-- CapsuleError             a saved state cannot be used or kept; its prompt can still be read again
 `-- SessionError             ONNX Runtime cannot load or run the graph
 
@@ -52,6 +53,10 @@ class QueueFullError(QwonnxRuntimeError):
 
 class EngineClosedError(QwonnxRuntimeError):
     """The engine takes no more requests: it was closed, or its thread stopped because of a fault."""
+
+
+class GuideError(QwonnxRuntimeError):
+    """A guide that was accepted cannot go on: its grammar became too complex. Ends that request and no other."""
 
 
 class CapsuleError(QwonnxRuntimeError):

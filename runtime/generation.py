@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Iterable
 
 from qwonnx.runtime.detokenizer import Detokenizer
+from qwonnx.runtime.grammar import Constraint
 from qwonnx.runtime.prefix_cache import Snapshot
 from qwonnx.runtime.request import FinishReason, RequestOutput
-from qwonnx.runtime.sampler import Sampler
+from qwonnx.runtime.sampler import FloatArray, Sampler
 from qwonnx.runtime.sampling_params import SamplingParams
 from qwonnx.runtime.scheduler import Sequence
 from qwonnx.runtime.stop_strings import StopStrings
@@ -27,6 +28,7 @@ class Generation:
         num_sampled_tokens: ids below this may be sampled.
         on_output: who hears of each delta.
         deadline: of time.monotonic(), None for none.
+        constraint: the guide's, if there is one.
     """
 
     def __init__(
@@ -39,19 +41,21 @@ class Generation:
         num_sampled_tokens: int,
         on_output: Callable[[RequestOutput], None],
         deadline: float | None = None,
+        constraint: Constraint | None = None,
     ) -> None:
         self.sequence = sequence
         self.deadline = deadline
         self.accepted_at = time.monotonic()
         self.first_token_at: float | None = None
         self.has_begun = False
-        self.sampler = Sampler(params, sequence.token_ids, num_sampled_tokens)
+        self._sampler = Sampler(params, sequence.token_ids, num_sampled_tokens)
+        self._constraint = constraint
         self.on_output = on_output
         self._detokenizer = Detokenizer(tokenizer)
         self._stop_strings = StopStrings(params.stop)
-        self._stop_tokens = frozenset(params.stop_token_ids) | (
-            frozenset() if params.ignore_eos else frozenset(end_token_ids)
-        )
+        # A guide allows an end token only where the answer may end, and with ignore_eos only where it must.
+        ignored = params.ignore_eos and constraint is None
+        self._stop_tokens = frozenset(params.stop_token_ids) | (frozenset() if ignored else frozenset(end_token_ids))
         self._max_tokens = max_tokens
         self.num_cached_tokens = 0  # of the prompt, restored instead of computed
         self.snapshot: Snapshot | None = None  # that it came by last, pinned
@@ -59,6 +63,27 @@ class Generation:
     @property
     def request_id(self) -> str:
         return self.sequence.request_id
+
+    def begin(self) -> None:
+        """The request was taken in: its first mask can be computed while its prompt is read."""
+        if self._constraint is not None:
+            self._constraint.begin()
+
+    def choose(self, logits: FloatArray) -> int:
+        """The token that comes next; push() takes it.
+
+        Args:
+            logits: `[vocab_size]`; not changed.
+
+        Raises:
+            SessionError: the logits are meaningless.
+            GuideError: the guide cannot go on.
+        """
+        if self._constraint is None:
+            return self._sampler.sample(logits)
+        token_id = self._sampler.sample(logits, self._constraint.allowed())
+        self._constraint.accept(token_id)
+        return token_id
 
     def push(self, token_id: int) -> RequestOutput:
         """Take the next token; the delta's finish_reason says whether it was the last."""
@@ -70,6 +95,8 @@ class Generation:
         text, stopped = self._stop_strings.push(self._detokenizer.push(token_id))
         if stopped:
             return self._output(text, (token_id,), FinishReason.STOP)
+        if self._constraint is not None and self._constraint.is_complete:
+            return self._output(text + self._stop_strings.finish(), (token_id,), FinishReason.STOP)
         if self.sequence.num_generated >= self._max_tokens:
             return self._output(text + self._stop_strings.finish(), (token_id,), FinishReason.LENGTH)
         return self._output(text, (token_id,), None)

@@ -1,8 +1,9 @@
 """Choose the next token of one request from its logits.
 
-In this order, each step as in transformers' processor of that name: repetition penalty, then presence and frequency
-penalties, temperature, top_k, top_p, min_p, and a draw by the inverse of the cumulative distribution over token ids.
-One draw consumes one number of the request's own generator, so what else runs has no say in it.
+In this order, each step as in transformers' processor of that name: logit bias, repetition penalty, then presence and
+frequency penalties, temperature, top_k, top_p, min_p, and a draw by the inverse of the cumulative distribution over
+token ids. Where a guide allows some tokens only, the others are left out before the temperature: top_k and top_p count
+the allowed ones. One draw consumes one number of the request's own generator, so what else runs has no say in it.
 
 The vocabulary has a quarter of a million tokens and a step may have many rows, so nothing sorts it whole: top_k finds
 its threshold among the maxima of blocks, and top_p drops beforehand what cannot be in the nucleus.
@@ -11,6 +12,7 @@ its threshold among the maxima of blocks, and top_p drops beforehand what cannot
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,14 @@ FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.intp]
 
 _BLOCK = 256  # tokens whose maximum stands for them while top_k looks for its threshold
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedTokens:
+    """Which tokens may be chosen: those with these ascending ids, or all but those. Whichever are fewer."""
+
+    ids: IntArray
+    all_but: bool
 
 
 class Sampler:
@@ -38,27 +48,45 @@ class Sampler:
         self._num_tokens = num_tokens
         seed = None if params.seed is None else params.seed & 0xFFFF_FFFF_FFFF_FFFF
         self._generator = np.random.Generator(np.random.Philox(seed))
+        self._biased_ids = np.fromiter(params.logit_bias.keys(), dtype=np.intp)
+        self._biases = np.fromiter(params.logit_bias.values(), dtype=np.float32)
         self._counts: _TokenCounts | None = None
         if params.repetition_penalty != 1 or params.presence_penalty or params.frequency_penalty:
             self._counts = _TokenCounts(prompt_token_ids)
 
-    def sample(self, logits: FloatArray) -> int:
+    def sample(self, logits: FloatArray, allowed: AllowedTokens | None = None) -> int:
         """The next token.
 
         Args:
             logits: `[vocab_size]`; not changed.
+            allowed: what to choose from, at least one token; None is all of them.
 
         Raises:
             SessionError: the largest logit is not a finite number, so the model's output is meaningless.
         """
-        scores = self._penalized(logits[: self._num_tokens])
+        scores = self._penalized(self._biased(logits[: self._num_tokens]))
+        chosen_from: IntArray | None = None  # None is every id
+        if allowed is not None and allowed.all_but:
+            scores = scores.copy()
+            scores[allowed.ids] = -np.inf
+        elif allowed is not None:
+            chosen_from = allowed.ids
+            scores = scores[chosen_from]
         best = int(scores.argmax())  # a NaN, if there is one
         if not np.isfinite(scores[best]):
             raise SessionError("the model's logits are not finite numbers: check the artifact with `qwonnx verify`")
-        token = best if self._params.temperature == 0 else self._draw(scores, scores[best])
+        place = best if self._params.temperature == 0 else self._draw(scores, scores[best])
+        token = place if chosen_from is None else int(chosen_from[place])
         if self._counts is not None:
             self._counts.add(token)
         return token
+
+    def _biased(self, scores: FloatArray) -> FloatArray:
+        if not self._biased_ids.size:
+            return scores
+        scores = scores.copy()
+        scores[self._biased_ids] += self._biases
+        return scores
 
     def _penalized(self, scores: FloatArray) -> FloatArray:
         params = self._params
@@ -126,16 +154,21 @@ def _narrow(kept: IntArray | None, weights: FloatArray, places: IntArray) -> tup
 
 
 def _place(weights: FloatArray, share: float) -> int:
-    """The place where the running sum of weights passes this share, from 0 to 1, of their sum."""
+    """The place, never one without weight, where the running sum of weights passes this share (0 to 1) of their sum."""
     # First among blocks, then within one: a running sum of the whole vocabulary takes as long as a small model's step.
     starts = np.arange(0, weights.size, _BLOCK)
     reached = np.cumsum(np.add.reduceat(weights, starts, dtype=np.float64))
     wanted = share * reached[-1]
-    block = min(int(np.searchsorted(reached, wanted, side="right")), starts.size - 1)
+    block = _passing(reached, wanted)
     start = int(starts[block])
     within = np.cumsum(weights[start : start + _BLOCK], dtype=np.float64)
     before = float(reached[block - 1]) if block else 0.0
-    return start + min(int(np.searchsorted(within, wanted - before, side="right")), within.size - 1)
+    return start + _passing(within, wanted - before)
+
+
+def _passing(running: npt.NDArray[np.float64], wanted: float) -> int:
+    """Where a running sum passes a number; where it reaches its end, if rounding has put the number there or beyond."""
+    return int(min(np.searchsorted(running, wanted, side="right"), np.searchsorted(running, running[-1])))
 
 
 def _top_k(scores: FloatArray, k: int) -> IntArray:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from qwonnx.runtime.errors import InvalidRequestError
+from qwonnx.runtime.guide import Guide
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_LENGTH = 256  # characters; text that may still become a stop string is held back from the stream
+MAX_BIASED_TOKENS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,10 @@ class SamplingParams:
     max_tokens: tokens to generate at most; None is up to max_model_len.
     stop: strings that end the answer and are not part of it.
     stop_token_ids: tokens that end the answer, beside the model's own.
-    ignore_eos: the model's own end tokens do not end the answer.
+    ignore_eos: the model's own end tokens do not end the answer; a guide then ends it where nothing more may follow.
+    logit_bias: added to the logits of these tokens before anything else, from -100 (hardly ever) to 100 (nearly always)
+        for at most 300 tokens.
+    guide: the form the answer must have; no token is chosen that it does not allow.
 
     Raises:
         InvalidRequestError: a value out of range, with its name as param.
@@ -45,6 +50,8 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)  # a dict has no hash; equality counts it
+    guide: Guide | None = None
 
     def __post_init__(self) -> None:
         _between("temperature", self.temperature, 0.0, 100.0)
@@ -69,6 +76,11 @@ class SamplingParams:
                 raise InvalidRequestError(message, "stop")
         if any(token < 0 for token in self.stop_token_ids):
             raise InvalidRequestError("stop_token_ids holds a negative id: give token ids", "stop_token_ids")
+        if len(self.logit_bias) > MAX_BIASED_TOKENS:
+            message = f"logit_bias has {len(self.logit_bias)} tokens: give at most {MAX_BIASED_TOKENS}"
+            raise InvalidRequestError(message, "logit_bias")
+        for bias in self.logit_bias.values():
+            _between("logit_bias", bias, -100.0, 100.0)
 
     @classmethod
     def defaults_from(cls, generation_config: Mapping[str, Any]) -> SamplingParams:

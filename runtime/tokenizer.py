@@ -41,6 +41,8 @@ class Tokenizer:
             raise TokenizerError(f"tokenizer.json has a decoder of type {kind}: only ByteLevel ones are supported")
         added = self._tokenizer.get_added_tokens_decoder()
         self._special = frozenset(token_id for token_id, token in added.items() if token.special)
+        # Matched literally, never by merging: the special ones, <think>, <tool_call>.
+        self.added_token_ids = tuple(sorted(added))
         self._bytes: dict[int, bytes] = {}
         # Ids from here on are rows that pad the embedding; no text stands for them.
         self.num_tokens = max(self._tokenizer.get_vocab_size(with_added_tokens=False), *(1 + i for i in added), 0)
@@ -72,9 +74,16 @@ class Tokenizer:
         """UTF-8 bytes of one token, possibly part of a character; empty for an id without a token."""
         known = self._bytes.get(token_id)
         if known is None:
-            token = self._tokenizer.id_to_token(token_id)
-            known = self._bytes[token_id] = b"" if token is None else _bytes_of(token)
+            known = self._bytes[token_id] = self._look_up(token_id)
         return known
+
+    def vocabulary(self, num_tokens: int) -> list[bytes]:
+        """token_bytes() of the ids below num_tokens, without keeping them."""
+        return [self._look_up(token_id) for token_id in range(num_tokens)]
+
+    def _look_up(self, token_id: int) -> bytes:
+        token = self._tokenizer.id_to_token(token_id)
+        return b"" if token is None else _bytes_of(token)
 
 
 def _byte_of_character() -> dict[str, int]:

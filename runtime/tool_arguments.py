@@ -35,11 +35,11 @@ class ToolSchemas:
         root = self._parameters.get(function, {})
         properties = root.get("properties")
         schemas = properties if isinstance(properties, Mapping) else {}
-        arguments = {key: _coerced(text, _types(schemas.get(key), root)) for key, text in values.items()}
+        arguments = {key: _coerced(text, json_types(schemas.get(key), root)) for key, text in values.items()}
         return json.dumps(arguments, ensure_ascii=False)
 
 
-def _types(schema: Any, root: Mapping[str, Any], depth: int = 0) -> frozenset[str]:
+def json_types(schema: Any, root: Mapping[str, Any], depth: int = 0) -> frozenset[str]:
     """JSON types a schema allows; empty if it does not say."""
     if not isinstance(schema, Mapping) or depth > _MAX_REFERENCES:
         return frozenset()
@@ -54,16 +54,16 @@ def _types(schema: Any, root: Mapping[str, Any], depth: int = 0) -> frozenset[st
         return frozenset([_type_of(schema["const"])])
     reference = schema.get("$ref")
     if isinstance(reference, str):
-        return _types(_resolved(reference, root), root, depth + 1)
+        return json_types(resolved(reference, root), root, depth + 1)
     found: frozenset[str] = frozenset()
     for combination in ("anyOf", "oneOf", "allOf"):
         choices = schema.get(combination)
         for choice in choices if isinstance(choices, list) else ():
-            found |= _types(choice, root, depth + 1)
+            found |= json_types(choice, root, depth + 1)
     return found
 
 
-def _resolved(reference: str, root: Mapping[str, Any]) -> Any:
+def resolved(reference: str, root: Mapping[str, Any]) -> Any:
     """What a "#/$defs/Name" reference points to, None if it points nowhere."""
     if not reference.startswith("#/"):
         return None

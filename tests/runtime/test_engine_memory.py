@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 
 import pytest
 
 from qwonnx.runtime.engine import Engine
+from qwonnx.runtime.guide import Guide
 from qwonnx.runtime.request import FinishReason
 from qwonnx.runtime.row_budget import RowBudget, settle
 from qwonnx.runtime.sampling_params import SamplingParams
@@ -69,6 +71,22 @@ def test_the_last_to_come_gives_its_row_back_and_says_the_same(
         assert received.tokens == expected
         assert received.outputs[-1].num_cached_tokens == 0
     assert (seen.prompt_tokens, seen.queue_seconds.num_observations) == (20, 2)  # counted once
+
+
+def test_an_answer_under_a_guide_goes_on_where_it_gave_its_row_back(counting_model: CountingModel) -> None:
+    settings = replace(LONG, cache_bytes=_budget(counting_model, 75, 75), prefix_cache_bytes=0, max_model_len=None)
+    params = SamplingParams(temperature=2, seed=1, guide=Guide.regex("([a-z]{3}-[0-9]{2} ){20}"))
+    answers = []
+    for count in (1, 2):
+        with opened(counting_model, settings) as engine:
+            received = [Received() for _ in range(count)]
+            for one in received:
+                engine.submit(engine.tokenizer.encode("abcdefghi"), params, one)
+            drive(engine)
+            assert engine.metrics().preemptions == count - 1
+        answers += received
+    assert {answer.text for answer in answers} == {answers[0].text}
+    assert re.fullmatch("([a-z]{3}-[0-9]{2} ){20}", answers[0].text)
 
 
 def test_a_default_length_is_no_longer_than_the_budget(counting_model: CountingModel) -> None:

@@ -12,7 +12,7 @@ import torch
 from transformers.generation import logits_process as reference
 
 from qwonnx.runtime.errors import SessionError
-from qwonnx.runtime.sampler import Sampler
+from qwonnx.runtime.sampler import AllowedTokens, Sampler
 from qwonnx.runtime.sampling_params import SamplingParams
 
 FloatArray = npt.NDArray[np.float32]
@@ -162,3 +162,56 @@ def test_logits_that_are_no_numbers_are_an_error(params: SamplingParams, value: 
 def test_equal_logits_leave_something_to_draw(top_p: float) -> None:
     logits = np.zeros(10_000, dtype=np.float32)
     assert 0 <= Sampler(SamplingParams(top_p=top_p, top_k=9_999), [], logits.size).sample(logits) < logits.size
+
+
+class _Fixed:
+    """A generator of one number."""
+
+    def __init__(self, number: float) -> None:
+        self._number = number
+
+    def random(self) -> float:
+        return self._number
+
+
+_EVERY_KIND = [
+    SamplingParams(temperature=0),
+    SamplingParams(seed=1),
+    SamplingParams(seed=1, temperature=1.5, top_k=5),
+    SamplingParams(seed=1, top_p=0.7, min_p=0.01),
+    SamplingParams(seed=1, repetition_penalty=1.3, presence_penalty=0.5, logit_bias={0: 3.0, 7: -2.0}),
+]
+
+
+@pytest.mark.parametrize("size", [40, 3000])
+@pytest.mark.parametrize("params", _EVERY_KIND, ids=lambda params: str(params.top_k))
+def test_allowed_tokens_are_drawn_from_their_own_distribution_however_they_are_named(
+    params: SamplingParams, size: int
+) -> None:
+    logits, mask = _logits(size), np.arange(size) % 3 == 0
+    forbidden = np.where(mask, logits, -np.inf).astype(np.float32)
+    samplers = [Sampler(params, [1, 2, 3], size) for _ in range(3)]
+    for _ in range(30):
+        some = samplers[0].sample(logits, AllowedTokens(np.flatnonzero(mask), all_but=False))
+        others = samplers[1].sample(logits, AllowedTokens(np.flatnonzero(~mask), all_but=True))
+        assert some == others == samplers[2].sample(forbidden)
+        assert mask[some]
+
+
+@pytest.mark.parametrize("point", [0.0, 0.5, 1 - 2**-53])
+def test_a_token_that_is_not_allowed_is_never_drawn_whatever_the_rounding(point: float) -> None:
+    size = 2000
+    for start in range(0, size, 97):
+        banned = np.setdiff1d(np.arange(size), np.arange(start, min(start + 40, size)))
+        sampler = Sampler(SamplingParams(), [], size)
+        sampler._generator = _Fixed(point)  # type: ignore[assignment]
+        assert start <= sampler.sample(_logits(size, start), AllowedTokens(banned, all_but=True)) < start + 40
+
+
+def test_a_bias_is_added_before_anything_else() -> None:
+    logits = np.array([0, 1, 2, 3], dtype=np.float32)
+    assert Sampler(SamplingParams(temperature=0, logit_bias={0: 3.5}), [], 4).sample(logits) == 0
+    assert Sampler(SamplingParams(temperature=0, logit_bias={3: -1.5}), [], 4).sample(logits) == 2
+    halved = SamplingParams(temperature=0, logit_bias={0: 5.0}, repetition_penalty=2)
+    assert Sampler(halved, [0], 4).sample(logits) == 3
+    np.testing.assert_array_equal(logits, [0, 1, 2, 3])

@@ -56,3 +56,8 @@ def test_a_recommendation_of_the_wrong_type_is_refused() -> None:
 def test_a_recommendation_that_is_no_number_one_can_use_is_refused(name: str, value: Any) -> None:
     with pytest.raises(InvalidRequestError, match=name):
         SamplingParams.defaults_from({name: value})
+
+
+def test_parameters_are_keys_and_a_bias_tells_them_apart() -> None:
+    biased = SamplingParams(logit_bias={1: 2.0})
+    assert {SamplingParams(): "plain", biased: "biased"}[SamplingParams(logit_bias={1: 2.0})] == "biased"

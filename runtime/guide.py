@@ -1,0 +1,132 @@
+"""What a request says of the form of its answer: a JSON schema, a regular expression, a list of texts, a grammar.
+
+A guide is checked here as far as Python can: its size and its nesting. Whether it can be followed, grammar.py says,
+which knows the tokens. Tool calls are a grammar too, made by tool_grammar.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from qwonnx.runtime.errors import InvalidRequestError
+
+MAX_GUIDE_BYTES = 256 << 10
+MAX_NESTING = 64  # objects and lists within each other; what reads the schema gives up at 128
+
+# White space between the tokens of JSON. Without a bound, a model that has lost its way writes it to the end.
+_JSON_OPTIONS = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,32}", "lenient": False, "coerce_one_of": False}
+
+
+class GuideKind(Enum):
+    """The language a guide is written in."""
+
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    LARK = "lark"  # llguidance's variant of Lark
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """The form of one answer.
+
+    kind, source: what it must be, as json_schema(), regex(), choice() and lark() write it.
+    param: the request's parameter that asked for it, for errors.
+    after_thinking: the prompt ends inside <think>: the thoughts are free, and the form holds for what follows
+        </think>, but for up to two line breaks.
+
+    Raises:
+        InvalidRequestError: too large.
+    """
+
+    kind: GuideKind
+    source: str
+    param: str = "guide"
+    after_thinking: bool = False
+
+    def __post_init__(self) -> None:
+        try:
+            size = len(self.source.encode())
+        except UnicodeEncodeError as error:
+            raise InvalidRequestError(f"{self.param} holds half a surrogate pair: send UTF-8", self.param) from error
+        if size > MAX_GUIDE_BYTES:
+            message = f"{self.param} has {size} bytes: give at most {MAX_GUIDE_BYTES}"
+            raise InvalidRequestError(message, self.param)
+
+    @classmethod
+    def json_schema(cls, schema: Mapping[str, Any] | bool, param: str = "guide") -> Guide:
+        """A JSON text that is valid by this schema (draft 2020-12, as far as llguidance knows it).
+
+        Raises:
+            InvalidRequestError: too large, nested too deeply, not JSON, or a schema that nothing is valid by.
+        """
+        return cls(GuideKind.JSON_SCHEMA, schema_text(schema, param), param)
+
+    @classmethod
+    def json_object(cls, param: str = "guide") -> Guide:
+        """Any JSON object."""
+        return cls.json_schema({"type": "object"}, param)
+
+    @classmethod
+    def regex(cls, pattern: str, param: str = "guide") -> Guide:
+        """A text that this regular expression matches as a whole: Rust's syntax, no look-around.
+
+        Raises:
+            InvalidRequestError: too large.
+        """
+        return cls(GuideKind.REGEX, pattern, param)
+
+    @classmethod
+    def choice(cls, options: Sequence[str], param: str = "guide") -> Guide:
+        """One of these texts.
+
+        Raises:
+            InvalidRequestError: too large, or nothing to choose from.
+        """
+        if not options or not all(options):
+            raise InvalidRequestError(f"{param} is empty or has an empty text: give texts to choose from", param)
+        return cls(GuideKind.LARK, "start: " + " | ".join(map(quoted, options)), param)
+
+    @classmethod
+    def lark(cls, grammar: str, param: str = "guide") -> Guide:
+        """A text that follows from `start` of this grammar, in llguidance's variant of Lark.
+
+        Raises:
+            InvalidRequestError: too large.
+        """
+        return cls(GuideKind.LARK, grammar, param)
+
+
+def schema_text(schema: Mapping[str, Any] | bool, param: str) -> str:
+    """A schema as JSON text with our options, for a guide or within a Lark grammar after %json.
+
+    Raises:
+        InvalidRequestError: nested too deeply, not JSON, or a schema that nothing is valid by.
+    """
+    if schema is False:
+        raise InvalidRequestError(f"{param} is false, so that nothing is valid: give a schema", param)
+    if schema is True:
+        schema = {}
+    if not _is_nested_within(schema, MAX_NESTING):
+        raise InvalidRequestError(f"{param} is nested deeper than {MAX_NESTING} levels: use $defs", param)
+    try:
+        # Replaces what the schema may say itself: our options are not the client's to choose.
+        return json.dumps({**schema, "x-guidance": _JSON_OPTIONS}, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequestError(f"{param} is not JSON ({error}): send a JSON schema", param) from error
+
+
+def quoted(text: str) -> str:
+    """A text as a literal of Lark."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _is_nested_within(value: Any, levels: int) -> bool:
+    """Whether no value lies deeper than so many objects and lists. Looks no deeper than that itself."""
+    if not isinstance(value, (Mapping, list, tuple)):
+        return True
+    inner = value.values() if isinstance(value, Mapping) else value
+    return levels > 0 and all(_is_nested_within(item, levels - 1) for item in inner)
