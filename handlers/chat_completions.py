@@ -10,6 +10,7 @@ generation within one step, streaming or not.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 import uuid
 from collections.abc import AsyncGenerator
@@ -21,7 +22,7 @@ from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response
 
-from qwonnx.handlers import body, chat_request, deadline, errors, prompt, sse
+from qwonnx.handlers import answer_guide, body, chat_request, deadline, errors, prompt, sse
 from qwonnx.handlers.capsule_store import CapsuleStore
 from qwonnx.handlers.completion_objects import (
     AnswerMessage,
@@ -100,6 +101,11 @@ async def _submit(
     params = prompt.sampling_params(engine, chat)
     # Templates and tokenizers take tens of milliseconds for long conversations; the event loop must not wait.
     rendered = await asyncio.to_thread(prompt.chat_prompt, engine, chat)
+    guide = answer_guide.of_request(chat, thinking_open=rendered.thinking_open)
+    if guide is not None:
+        params = dataclasses.replace(params, guide=guide)
+        # It may take seconds, and others may wait for the same one.
+        await asyncio.shield(asyncio.wrap_future(engine.compile_guide(guide)))
     if capsules is not None:
         await asyncio.to_thread(capsules.restore, engine, rendered)
     outputs = OutputStream(

@@ -18,6 +18,7 @@ from qwonnx.handlers.protocol import (
     Content,
     DeveloperMessage,
     Message,
+    NamedTool,
     RefusalPart,
     SystemMessage,
     TextPart,
@@ -25,7 +26,8 @@ from qwonnx.handlers.protocol import (
 
 _DECODER = msgspec.json.Decoder(ChatCompletionRequest)
 
-_PATH = re.compile(r" - at `\$\.?(.*)`$")  # how msgspec ends its messages: at `$.messages[0].content`
+# How msgspec ends its messages: at `$.messages[0].content`, or at `key` in `$.logit_bias`.
+_PATH = re.compile(r" - at (?:`key` in )?`\$\.?(.*)`$")
 _UNKNOWN_FIELD = re.compile(r"^Object contains unknown field `(.*)`$")
 
 # Fields that are not supported: the values that ask for nothing, and what to do instead.
@@ -34,8 +36,6 @@ _NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
     "store": ((False,), "answers are never stored"),
     "logprobs": ((False,), "leave it out"),
     "top_logprobs": ((0,), "leave it out"),
-    "logit_bias": (({},), "leave it out"),
-    "response_format": (({"type": "text"},), "only text is supported: leave it out"),
     "modalities": ((["text"],), "only text is supported: leave it out"),
     "audio": ((), "only text is supported: leave it out"),
     "prediction": ((), "leave it out"),
@@ -77,10 +77,16 @@ def text_of(content: Content | None) -> str:
 
 
 def offered_tools(request: ChatCompletionRequest) -> list[dict[str, Any]]:
-    """The tools that the model is told of, in OpenAI's form; none if it must not call any."""
+    """The tools that the model is told of, in OpenAI's form; none if it must not call any.
+
+    Whether one is strict is not for the model to know: the grammar sees to it (answer_guide.py).
+    """
     if request.tool_choice == "none":
         return []
-    return [msgspec.to_builtins(tool) for tool in request.tools or ()]
+    tools: list[dict[str, Any]] = [msgspec.to_builtins(tool) for tool in request.tools or ()]
+    for tool in tools:
+        tool["function"].pop("strict", None)
+    return tools
 
 
 def _of_validation(text: str) -> ApiError:
@@ -110,21 +116,18 @@ def _check_unsupported(request: ChatCompletionRequest) -> None:
 
 
 def _check_tools(request: ChatCompletionRequest) -> None:
-    choice = request.tool_choice
-    if choice is not None and choice not in ("none", "auto"):
-        known = choice == "required" or isinstance(choice, dict)
-        reason = "is not supported" if known else "is invalid"
-        code = "unsupported_parameter" if known else "invalid_value"
-        raise ApiError(400, f"tool_choice {reason}: use 'auto' or 'none'", param="tool_choice", code=code)
     names = set()
     for index, tool in enumerate(request.tools or ()):
         param = f"tools[{index}].function"
-        if tool.function.strict:
-            message = f"{param}.strict is not supported: arguments are not forced into the schema; leave it out"
-            raise ApiError(400, message, param=f"{param}.strict", code="unsupported_parameter")
         if tool.function.name in names:
             raise ApiError(400, f"two tools are named {tool.function.name}: rename one", param=f"{param}.name")
         names.add(tool.function.name)
+    choice = request.tool_choice
+    if choice == "required" and not names:
+        raise ApiError(400, "tool_choice is 'required' and there are no tools: send tools", param="tool_choice")
+    if isinstance(choice, NamedTool) and choice.function.name not in names:
+        message = f"tool_choice names {choice.function.name}, which is none of the tools: name one of them"
+        raise ApiError(400, message, param="tool_choice.function.name")
 
 
 def thinking(request: ChatCompletionRequest) -> bool | None:

@@ -134,5 +134,6 @@ def sampling_params(engine: Engine, request: ChatCompletionRequest) -> SamplingP
         **given,
         stop=stop,
         stop_token_ids=tuple(request.stop_token_ids or ()),
+        logit_bias=request.logit_bias or {},
         max_tokens=request.max_tokens if request.max_tokens is not None else request.max_completion_tokens,
     )

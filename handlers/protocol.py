@@ -3,7 +3,7 @@
 Every field of OpenAI's request is known here, so that a misspelt one is refused. Three kinds:
 - honoured: they have a precise type;
 - without effect here whatever they say (user, metadata, ...): typed, accepted, named in docs/http-api.md;
-- not supported (logprobs, response_format, ...): accepted only with the value that means "nothing special", see
+- not supported (logprobs, n, ...): accepted only with the value that means "nothing special", see
   chat_request.py.
 
 Fields after the marker "ours" are extensions that other servers of open models share.
@@ -24,6 +24,7 @@ FunctionName = Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
 PositiveInt = Annotated[int, Meta(ge=1, lt=_LARGE)]
 TokenId = Annotated[int, Meta(ge=0, lt=_LARGE)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Bias = Annotated[float, Meta(ge=-100, le=100)]
 
 
 class _Object(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -133,6 +134,46 @@ class Tool(_Object):
     function: FunctionDefinition
 
 
+class NamedFunction(_Object):
+    name: FunctionName
+
+
+class NamedTool(_Object):
+    """A choice of one tool, which must then be called."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class TextFormat(_Object, tag_field="type", tag="text"):
+    pass
+
+
+class JsonObjectFormat(_Object, tag_field="type", tag="json_object"):
+    pass
+
+
+class JsonSchema(_Object):
+    name: FunctionName
+    schema: dict[str, Any] | bool
+    description: str | None = None
+    strict: bool | None = None  # the schema is followed whatever this says
+
+
+class JsonSchemaFormat(_Object, tag_field="type", tag="json_schema"):
+    json_schema: JsonSchema
+
+
+class StructuredOutputs(_Object):
+    """What vLLM calls so: one form of the answer."""
+
+    json: dict[str, Any] | bool | str | None = None  # a schema, or its text
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+
+
 class StreamOptions(_Object):
     include_usage: bool = False
     include_obfuscation: bool = False
@@ -158,8 +199,10 @@ class ChatCompletionRequest(_Object):
     frequency_penalty: Penalty | None = None
     seed: int | None = None
     tools: Annotated[list[Tool], Meta(max_length=128)] | None = None
-    tool_choice: Any = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
+    response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
+    logit_bias: Annotated[dict[TokenId, Bias], Meta(max_length=300)] | None = None
 
     # Ours.
     top_k: PositiveInt | None = None
@@ -168,6 +211,7 @@ class ChatCompletionRequest(_Object):
     ignore_eos: bool | None = None
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=64)] | None = None
     chat_template_kwargs: ChatTemplateKwargs | None = None
+    structured_outputs: StructuredOutputs | None = None
 
     # Without effect here: they speak of OpenAI's accounts, storage, caches and prices.
     user: str | None = None
@@ -182,8 +226,6 @@ class ChatCompletionRequest(_Object):
     store: Any = None
     logprobs: Any = None
     top_logprobs: Any = None
-    logit_bias: Any = None
-    response_format: Any = None
     modalities: Any = None
     audio: Any = None
     prediction: Any = None

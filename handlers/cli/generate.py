@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 import time
 from pathlib import Path
@@ -13,10 +14,13 @@ from rich.console import Console
 
 from qwonnx.handlers.cli.engine_options import runtime_settings
 from qwonnx.handlers.cli.failures import CommandError
+from qwonnx.handlers.cli.text_file import read_text
+from qwonnx.runtime.guide import Guide
 from qwonnx.runtime.output_parser import ContentDelta, OutputParser, ReasoningDelta
 from qwonnx.runtime.request import FinishReason, RequestOutput
 
 if TYPE_CHECKING:  # pulls in onnxruntime
+    from qwonnx.handlers.prompt import ChatPrompt
     from qwonnx.runtime.engine import Engine
 
 # What a model writes must not move the cursor, rename the window or type into the terminal.
@@ -34,6 +38,8 @@ def generate(
     temperature: Annotated[float | None, typer.Option(help="0 takes the likeliest token.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Keep the likeliest tokens that reach this probability.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Keep so many of the likeliest tokens.")] = None,
+    json_schema: Annotated[Path | None, typer.Option(help="The answer is JSON, valid by this file's schema.")] = None,
+    regex: Annotated[str | None, typer.Option(help="The whole answer matches this regular expression.")] = None,
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given several times.")] = None,
     thinking: Annotated[
@@ -53,12 +59,17 @@ def generate(
 
         qwonnx generate ./qwen-int4 --prompt "Once upon a time" --max-tokens 64 --temperature 0
 
+        qwonnx generate ./qwen-int4 --chat "Three colours, as a list." --json-schema colours.json
+
         cat letter.txt | qwonnx generate ./qwen-int4 --system "Translate to French." --chat - > letter-fr.txt
     """
     if (prompt is None) == (chat is None):
         raise CommandError("give either --prompt or --chat")
     if chat is None and (system is not None or thinking is not None):
         raise CommandError("--system, --thinking and --no-thinking need --chat")
+    if json_schema is not None and regex is not None:
+        raise CommandError("give either --json-schema or --regex")
+    guide = _guide(json_schema, regex)
     text = _text(chat if prompt is None else prompt)
 
     from qwonnx.runtime.engine import Engine
@@ -71,7 +82,10 @@ def generate(
         if chat is None:
             token_ids, parser = engine.tokenizer.encode(text), None
         else:
-            token_ids, parser = _chat_prompt(engine, text, system, thinking)
+            rendered = _chat_prompt(engine, text, system, thinking)
+            token_ids, parser = rendered.token_ids, rendered.parser()
+            guide = guide and dataclasses.replace(guide, after_thinking=rendered.thinking_open)
+        params = dataclasses.replace(params, guide=guide)
         started = time.perf_counter()
         first: float | None = None
         printer = _Printer(parser)
@@ -122,16 +136,27 @@ class _Printer:
         sys.stdout.flush()
 
 
-def _chat_prompt(
-    engine: Engine, text: str, system: str | None, thinking: bool | None
-) -> tuple[list[int], OutputParser]:
+def _guide(json_schema: Path | None, regex: str | None) -> Guide | None:
+    if regex is not None:
+        return Guide.regex(regex, "--regex")
+    if json_schema is None:
+        return None
+    try:
+        schema = json.loads(read_text(json_schema))
+    except (ValueError, RecursionError) as error:
+        raise CommandError(f"{json_schema} is not JSON ({error}): give a JSON schema") from error
+    if not isinstance(schema, (dict, bool)):
+        raise CommandError(f"{json_schema} is not a JSON schema: give an object, true or false")
+    return Guide.json_schema(schema, "--json-schema")
+
+
+def _chat_prompt(engine: Engine, text: str, system: str | None, thinking: bool | None) -> ChatPrompt:
     from qwonnx.handlers.prompt import render_chat
 
     messages: list[dict[str, Any]] = [{"role": "user", "content": text}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
-    rendered = render_chat(engine, messages, [], {} if thinking is None else {"enable_thinking": thinking})
-    return rendered.token_ids, rendered.parser()
+    return render_chat(engine, messages, [], {} if thinking is None else {"enable_thinking": thinking})
 
 
 def _text(given: str | None) -> str:
