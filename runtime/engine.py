@@ -392,24 +392,29 @@ class Engine:
         except SessionError as error:
             self._failures += 1
             self._metrics.failed_steps += 1
+            if plan.sequences[0].is_prefilling and len(generations) > 1:
+                self._read_one_by_one(generations)
+                return []
             return [(g, self._end(g, FinishReason.ERROR, str(error))) for g in generations]
         self._failures = 0
         if plan.sequences[0].is_prefilling:
-            position = plan.sequences[0].num_computed + plan.num_tokens
-            if position in plan.sequences[0].boundaries:
-                self._reuse.keep(generations[0], plan.first_row, position)
+            for row, generation in enumerate(generations, plan.first_row):
+                position = generation.sequence.num_computed + plan.num_tokens
+                if position in generation.sequence.boundaries:
+                    self._reuse.keep(generation, row, position)
         else:
             self._metrics.decoding_rows.observe(len(generations))
         chosen: list[int | SessionError | GuideError] = []
-        for generation, row in zip(generations, logits, strict=False):  # no rows if the plan wants no logits
+        answering = [generations[index] for index in plan.sampled]
+        for generation, index in zip(answering, plan.sampled, strict=True):
             try:
-                chosen.append(generation.choose(row))
+                chosen.append(generation.choose(logits[index]))
             except (SessionError, GuideError) as error:
                 chosen.append(error)
         for move in self._scheduler.commit(plan):
             self._cache.move(move)
         deliveries = []
-        for generation, choice in zip(generations, chosen, strict=False):
+        for generation, choice in zip(answering, chosen, strict=True):
             if isinstance(choice, (SessionError, GuideError)):
                 output = self._end(generation, FinishReason.ERROR, str(choice))
             else:
@@ -440,6 +445,12 @@ class Engine:
         if row is not None and generation.sequence.num_computed:
             self._reuse.keep(generation, row, generation.sequence.num_computed)
         self._leave_row(generation, self._scheduler.preempt)
+
+    def _read_one_by_one(self, generations: Sequence[Generation]) -> None:
+        """After a step that failed: one of its prompts may be at fault, so each is read again by itself."""
+        for generation in sorted(generations, key=lambda each: -each.sequence.arrival):  # the first to come waits first
+            generation.sequence.reads_alone = True
+            self._leave_row(generation, self._scheduler.preempt)
 
     def _leave_row(self, generation: Generation, leave: Callable[[TokenSequence], Sequence[RowMove]]) -> None:
         self._reuse.release(generation)

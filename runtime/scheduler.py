@@ -1,9 +1,9 @@
 """Who runs next: a pure account of sequences, tokens and rows, which knows nothing of tensors or text.
 
-A step is a rectangle: one chunk of one prompt, [1, S], or the next token of every decoding sequence, [B, 1]. The row
-of a running sequence is its place in `running`; decoding sequences come first, so that they are the rows 0..B-1, and
-those whose prompt is not read yet follow. Where a change of places would open a gap, commit() and remove() say which
-rows have to be moved.
+A step is a rectangle: a chunk of a prompt, or of several that go on equally far, [B, S], or the next token of every
+decoding sequence, [B, 1]. The row of a running sequence is its place in `running`; decoding sequences come first, so
+that they are the rows 0..B-1, and those whose prompt is not read yet follow. Where a change of places would open a gap,
+commit() and remove() say which rows have to be moved.
 
 Fairness: prompts and decoding take turns while both want to run, so neither waits for more than one step of the other;
 prompts take turns among each other chunk by chunk, but that one which begins like another that is being read waits for
@@ -32,6 +32,7 @@ class Sequence:
     Attributes:
         boundaries: ascending positions within the prompt; no chunk goes beyond the next one.
         num_known: tokens that are read in chunks: the prompt, and what was generated before a row was given back.
+        reads_alone: its chunks are never in one step with another's: a step that had several failed.
     """
 
     request_id: str
@@ -40,6 +41,7 @@ class Sequence:
     num_computed: int = 0
     boundaries: tuple[int, ...] = ()
     num_known: int = field(init=False)
+    reads_alone: bool = False
     arrival: int = field(default=0, repr=False)
     last_turn: int = field(default=0, repr=False)
 
@@ -64,13 +66,19 @@ class Sequence:
 class StepPlan:
     """One rectangle: num_tokens of each of these sequences, which hold consecutive rows from first_row on.
 
-    wants_logits is False for a prompt's chunk that is not its last: nothing is sampled after it.
+    wants_logits is False if nothing is sampled after it: no sequence has come to the end of its tokens.
     """
 
     first_row: int
     sequences: tuple[Sequence, ...]
     num_tokens: int
     wants_logits: bool
+
+    @property
+    def sampled(self) -> tuple[int, ...]:
+        """Which of the sequences get a token after it; asked before it is committed."""
+        lengths = ((sequence.num_computed + self.num_tokens, len(sequence.token_ids)) for sequence in self.sequences)
+        return tuple(index for index, (computed, known) in enumerate(lengths) if computed == known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +95,7 @@ class Scheduler:
 
     Args:
         max_num_seqs: rows.
-        max_num_batched_tokens: tokens of a prompt's chunk, at most.
+        max_num_batched_tokens: tokens of a step that reads prompts, at most.
         begin: called with a sequence and its row before its first chunk is cut; it may fill the row with a beginning
             that is known, and say how long that is in num_computed.
         budget: of the rows; one sequence alone must fit.
@@ -148,17 +156,7 @@ class Scheduler:
         self._turn += 1
         if prefilling and not (num_decoding and self._prefilled_last):
             self._prefilled_last = True
-            ready = (candidate for candidate in prefilling if not _awaits_another(candidate, prefilling))
-            sequence = min(ready, key=lambda candidate: candidate.last_turn)
-            sequence.last_turn = self._turn
-            row = self._running.index(sequence)
-            if sequence.num_computed == 0:
-                self._begin(sequence, row)
-            remaining = sequence.num_known - sequence.num_computed
-            ahead = (boundary - sequence.num_computed for boundary in sequence.boundaries)
-            to_boundary = next((distance for distance in ahead if distance > 0), remaining)
-            chunk = min(remaining, to_boundary, self._max_num_batched_tokens)
-            return StepPlan(row, (sequence,), chunk, wants_logits=chunk == remaining)
+            return self._read(prefilling)
         self._prefilled_last = False
         return StepPlan(0, tuple(self._running[:num_decoding]), 1, wants_logits=True)
 
@@ -167,18 +165,12 @@ class Scheduler:
         num_decoding = self._num_decoding()
         for sequence in plan.sequences:
             sequence.num_computed += plan.num_tokens
-        row = plan.first_row
-        if row < num_decoding or self._running[row].is_prefilling or row == num_decoding:
-            return ()
-        other = self._running[num_decoding]
-        self._running[num_decoding], self._running[row] = self._running[row], other
-        spare = self._max_num_seqs
-        computed = self._running[num_decoding].num_computed
-        return (
-            RowMove(row, spare, computed),
-            RowMove(num_decoding, row, other.num_computed),
-            RowMove(spare, num_decoding, computed),
-        )
+        moves: list[RowMove] = []
+        for row in range(max(num_decoding, plan.first_row), plan.first_row + len(plan.sequences)):
+            if not self._running[row].is_prefilling:
+                self._exchange(row, num_decoding, moves)
+                num_decoding += 1
+        return tuple(moves)
 
     def row_of(self, sequence: Sequence) -> int | None:
         """The row of a running sequence, None for one that waits."""
@@ -205,6 +197,59 @@ class Scheduler:
             num_decoding=self._num_decoding(),
         )
 
+    def _read(self, prefilling: list[Sequence]) -> StepPlan:
+        """A chunk of the prompt whose turn it is, and as much of those in rows beside it that can go as far."""
+        ready = [sequence for sequence in prefilling if not _awaits_another(sequence, prefilling)]
+        sequence = min(ready, key=lambda candidate: candidate.last_turn)
+        first = last = self._running.index(sequence)
+        chunk = self._begin_chunk(sequence, first)
+        reading = [sequence]
+        num_decoding = len(self._running) - len(prefilling)
+        for step, end in ((1, len(self._running)), (-1, num_decoding - 1)):
+            for row in range((last if step > 0 else first) + step, end, step):
+                other = self._running[row]
+                fits = (len(reading) + 1) * chunk <= self._max_num_batched_tokens
+                if not fits or other not in ready or not self._joins(other, row, reading, chunk):
+                    break
+                reading.append(other)
+                first, last = min(first, row), max(last, row)
+        for each in reading:
+            each.last_turn = self._turn
+        sequences = tuple(self._running[first : last + 1])
+        wants_logits = any(each.num_computed + chunk == each.num_known for each in sequences)
+        return StepPlan(first, sequences, chunk, wants_logits)
+
+    def _begin_chunk(self, sequence: Sequence, row: int) -> int:
+        """How many tokens of a prompt may be read at once, when what is known of its beginning is in its row."""
+        if sequence.num_computed == 0:
+            self._begin(sequence, row)
+        remaining = sequence.num_known - sequence.num_computed
+        ahead = (boundary - sequence.num_computed for boundary in sequence.boundaries)
+        to_boundary = next((distance for distance in ahead if distance > 0), remaining)
+        return min(remaining, to_boundary, self._max_num_batched_tokens)
+
+    def _joins(self, other: Sequence, row: int, reading: list[Sequence], chunk: int) -> bool:
+        """Whether another prompt is read in the same step: as far as the first, and with no small rest left over."""
+        if other.reads_alone or reading[0].reads_alone:
+            return False
+        if other.num_computed == 0 and any(_has_ahead(each, other) for each in reading):
+            return False  # it goes on from what they will have read
+        rest = self._begin_chunk(other, row) - chunk
+        return rest == 0 or 2 * rest >= chunk
+
+    def _exchange(self, row: int, target: int, moves: list[RowMove]) -> None:
+        """Let two running sequences change places, by way of the spare row."""
+        if row == target:
+            return
+        one, other = self._running[row], self._running[target]
+        self._running[row], self._running[target] = other, one
+        spare = self._max_num_seqs
+        moves += [
+            RowMove(row, spare, one.num_computed),
+            RowMove(target, row, other.num_computed),
+            RowMove(spare, target, one.num_computed),
+        ]
+
     def _admits(self, sequence: Sequence) -> bool:
         lengths = [each.num_reserved + _HEADROOM for each in (*self._running, sequence)]
         return not self._running or self._budget.fits(lengths)
@@ -227,9 +272,15 @@ def _awaits_another(sequence: Sequence, prefilling: Iterable[Sequence]) -> bool:
     It waits no longer than it would take to read them itself, and never for one that has not begun either.
     """
     return sequence.num_computed == 0 and any(
-        0 < other.num_computed < boundary and sequence.token_ids[:boundary] == other.token_ids[:boundary]
-        for other in prefilling
-        for boundary in other.boundaries
+        other.num_computed and _has_ahead(other, sequence) for other in prefilling
+    )
+
+
+def _has_ahead(reader: Sequence, sequence: Sequence) -> bool:
+    """Whether a sequence is about to come to a boundary up to which another one's tokens are the same."""
+    return any(
+        reader.num_computed < boundary and sequence.token_ids[:boundary] == reader.token_ids[:boundary]
+        for boundary in reader.boundaries
     )
 
 

@@ -153,6 +153,24 @@ def test_a_failing_step_ends_its_own_requests_with_one_error_and_no_other(
     assert well.tokens == after.tokens == counting_model.answer(encode(TEXT), 12)
 
 
+def test_a_prompt_that_fails_does_not_take_those_with_it_that_are_read_in_the_same_step(
+    counting_model: CountingModel,
+) -> None:
+    encode = counting_model.tokenizer.encode
+    prompts = [encode("ab"), encode(f"a{FAILING_TEXT}"), encode("cd")]
+    with opened(counting_model) as engine:
+        received = [Received() for _ in prompts]
+        for prompt, receiver in zip(prompts, received, strict=True):
+            engine.submit(prompt, GREEDY, receiver)
+        drive(engine)
+        assert (
+            engine.metrics().failed_steps == 2
+        )  # of both that fit into a step of four tokens, and of the one at fault
+    assert [receiver.reason for receiver in received] == [FinishReason.LENGTH, FinishReason.ERROR, FinishReason.LENGTH]
+    for index in (0, 2):
+        assert received[index].tokens == counting_model.answer(prompts[index], 12)
+
+
 def test_logits_that_are_no_numbers_end_only_their_own_request(counting_model: CountingModel) -> None:
     encode = counting_model.tokenizer.encode
     with opened(counting_model) as engine:

@@ -91,6 +91,55 @@ def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
     assert scheduler.snapshot().running == (("short", 8), ("long", 8))  # who decodes comes first
 
 
+def _read_together(*lengths: int, chunk: int = 16, decoding: bool = False) -> list[tuple[list[str], int]]:
+    """Names and tokens of the steps that read these prompts, in rows beside each other."""
+    scheduler, rows = Scheduler(len(lengths) + 1, chunk), Rows()
+    if decoding:
+        scheduler.add(_sequence("decodes", 1))
+        _run(scheduler, rows, 1)
+    for name, length in zip("abcdefgh", lengths, strict=False):
+        scheduler.add(_sequence(name, length))
+    steps = []
+    while any(sequence.is_prefilling for sequence in [*scheduler._running, *scheduler._waiting]):
+        (plan,) = _run(scheduler, rows, 1)
+        names = [sequence.request_id for sequence in plan.sequences]
+        if plan.num_tokens > 1:  # the others decode
+            steps.append((names, plan.num_tokens))
+    return steps
+
+
+def test_prompts_of_one_length_are_read_in_one_step_if_its_tokens_suffice() -> None:
+    assert _read_together(5, 5, 5) == [(["a", "b", "c"], 5)]
+    assert _read_together(5, 5, 5, decoding=True) == [(["a", "b", "c"], 5)]
+    assert _read_together(8, 8, 8) == [(["a", "b"], 8), (["c"], 8)]
+    assert _read_together(9, 9) == [(["a"], 9), (["b"], 9)]
+
+
+def test_a_longer_prompt_joins_if_no_small_rest_is_left_over() -> None:
+    assert _read_together(4, 8) == [(["a", "b"], 4), (["b"], 4)]
+    assert _read_together(4, 5) == [(["a"], 4), (["b"], 5)]
+    assert _read_together(8, 4) == [(["a"], 8), (["b"], 4)]
+
+
+def test_a_prompt_that_was_in_a_step_that_failed_is_read_alone() -> None:
+    scheduler, rows = Scheduler(3, 16), Rows()
+    first, second, third = (_sequence(name, 5) for name in "abc")
+    second.reads_alone = True
+    for sequence in (first, second, third):
+        scheduler.add(sequence)
+    assert [len(plan.sequences) for plan in _run(scheduler, rows, 1)] == [1]
+
+
+def test_who_begins_alike_does_not_join_but_waits() -> None:
+    scheduler, rows = Scheduler(3, 64), Rows()
+    tokens = list(range(10))
+    alike = [Sequence(name, [*tokens, ord(name)], 11, boundaries=(10,)) for name in "ab"]
+    for sequence in alike:
+        scheduler.add(sequence)
+    plans = _run(scheduler, rows, 1)
+    assert [(plan.sequences, plan.num_tokens) for plan in plans] == [((alike[0],), 10)]
+
+
 def test_rows_are_given_in_order_of_arrival() -> None:
     scheduler, rows = Scheduler(1, 4), Rows()
     first, second = _sequence("first", 1), _sequence("second", 1)
