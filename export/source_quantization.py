@@ -75,7 +75,7 @@ _GPTQ_READ = frozenset({"bits", "desc_act", "dynamic", "group_size", "sym"})
 _GPTQ_BITS = (4, 8)
 # One group of -1 is a whole row. Any power of two from 16 can be cut into the blocks that the kernels take.
 _GPTQ_GROUP_SIZES = (-1, 16, 32, 64, 128, 256, 512, 1024)
-_MAX_DYNAMIC_RULES = 1 << 12
+_MAX_DYNAMIC_RULES = 1 << 16
 _SIMPLE_PATTERN = re.compile(r"(?:[\w-]|\\?\.|\.\*)*\$?")
 _MAX_WILDCARDS = 3
 

@@ -15,6 +15,8 @@ from qwonnx.export.storage_plan import CodesOf
 
 _LAYER_WEIGHT = re.compile(r"(layers\..*)\.weight")
 _EXPERTS = re.compile(r"(layers\..*\.experts\.)(gate_up_proj|down_proj)")
+# Each weight of each layer is held against each rule; a plan is to take no longer than it takes to read.
+_MAX_FORESEEN_RULES = 1 << 12
 _MATRICES = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 
 
@@ -30,11 +32,14 @@ def foreseen_codes(config: ModelConfig) -> tuple[CodesOf | None, str]:
             return frozenset((None,))
         return frozenset(stored.foreseen_codes(prefix + module, shape[-1]) for module in modules)
 
+    not_foreseen = "planned as if no weight had codes already, for they cannot be foreseen"
+    if len(stored.rules) > _MAX_FORESEEN_RULES:
+        return None, f"{not_foreseen}: config.json has {len(stored.rules)} rules"
     try:
         for rule in stored.rules:
             rule.matches("")
     except ConfigError as error:
-        return None, f"planned as if no weight had codes already, for they cannot be foreseen: {error}"
+        return None, f"{not_foreseen}: {error}"
     return codes, f"weights that config.json calls {stored.name} keep their codes, whatever the recipe"
 
 

@@ -55,14 +55,24 @@ def test_the_official_files_keep_their_experts_under_every_recipe(tmp_path: Path
         assert stored_in(model) == expected
 
 
-def test_rules_that_cannot_be_read_are_noted_and_the_recipe_decides(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("rules", "named"),
+    [
+        ({"-:(.*attn)+": {}}, "(.*attn)+"),
+        ({f"-:model.layers.{number}": {} for number in range(5000)}, "has 5000 rules"),
+    ],
+    ids=["unreadable", "many"],
+)
+def test_rules_that_cannot_be_followed_are_noted_and_the_recipe_decides(
+    tmp_path: Path, rules: dict[str, Any], named: str
+) -> None:
     (tmp_path / "config.json").write_text(json.dumps(PUBLISHED["35B-A3B"].config()))
     copied = open_source(str(tmp_path)).copied
-    odd = {**OFFICIAL, "dynamic": {"-:(.*attn)+": {}}}
+    odd = {**OFFICIAL, "dynamic": rules}
     (model,), (note,) = store_models(published(odd), [named_recipe("int8")], ASSUMPTIONS, copied)
     assert {storage.bits for storage in stored_in(model).values()} == {8, 32}
     assert "cannot be foreseen" in note
-    assert "(.*attn)+" in note
+    assert named in note
 
 
 @pytest.mark.parametrize(("group_size", "symmetric"), [(32, True), (128, False)])
