@@ -65,7 +65,7 @@ def test_answers_say_what_the_responses_say() -> None:
 
 def test_held_out_phrasings_and_names_are_not_in_training() -> None:
     for tool in TOOLS:
-        assert not set(tool.held_out) & set(tool.requests)
+        assert not set(tool.held_out) & {*tool.requests, *tool.variations}
     words = {
         word.strip(".,?:")
         for example in training(500)

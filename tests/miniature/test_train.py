@@ -22,7 +22,7 @@ from tests.miniature.train import Settings, Training
 
 SETTINGS = Settings(steps=4, lr=5e-3, score_every=1000, save_every=3, known_weight=1.0)
 # Of the small model's first steps: whatever changes them changes what the miniature's training gives.
-STORED = [17.20447, 14.60584, 17.08668]
+STORED = [17.17901, 14.61375, 17.1675]
 
 
 def training(tokenizer: Tokenizer, config: Json, out: Path) -> Training:

@@ -7,7 +7,7 @@ the requests and invented names (invented.py).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -23,38 +23,56 @@ _SPOKEN = {
 }
 
 
-def training_example(random: np.random.Generator) -> Example:
-    """A conversation of one to three requests, each with its calls, responses and answer."""
-    return _conversation(random, int(random.integers(1, 4)), held_out=False, thinking=bool(random.random() < 0.4))
+def training_example(random: np.random.Generator, *, varied: bool = True) -> Example:
+    """A conversation of one to three requests, each with its calls, responses and answer.
+
+    Args:
+        varied: whether requests are also phrased in their tools' variations.
+    """
+    number = int(random.integers(1, 4))
+    phrasings = [tool.requests + tool.variations if varied else tool.requests for tool in TOOLS]
+    return _conversation(random, number, phrasings, held_out=False, thinking=bool(random.random() < 0.4))
 
 
 def held_out(number: int, seed: int, *, thinking: bool = False) -> Iterator[Example]:
     """Conversations of one request, phrased as in no training example; the last turn is the call or the answer."""
     random = np.random.default_rng([seed, 12])
     for index in range(number):
-        example = _conversation(random, 1, held_out=True, thinking=thinking)
+        example = _conversation(random, 1, [tool.held_out for tool in TOOLS], held_out=True, thinking=thinking)
         if index % 2:
             yield example
         else:  # up to the call
             yield Example(example.task, example.messages[:2], example.tools, thinking=thinking)
 
 
-def _conversation(random: np.random.Generator, number: int, *, held_out: bool, thinking: bool) -> Example:
-    offered = [TOOLS[index] for index in random.permutation(len(TOOLS))[: int(random.integers(1, 4))]]
+def _conversation(
+    random: np.random.Generator,
+    number: int,
+    phrasings: Sequence[tuple[str, ...]],
+    *,
+    held_out: bool,
+    thinking: bool,
+) -> Example:
+    """So many requests for some of the tools, in one of each tool's phrasings."""
+    chosen = random.permutation(len(TOOLS))[: int(random.integers(1, 4))]
+    offered = [(TOOLS[index], phrasings[index]) for index in chosen]
     messages: list[Json] = []
     for _ in range(number):
         messages += _exchange(random, offered, held_out, thinking)
-    return Example("tools", tuple(messages), tuple(tool.definition() for tool in offered), thinking=thinking)
+    return Example("tools", tuple(messages), tuple(tool.definition() for tool, _ in offered), thinking=thinking)
 
 
-def _exchange(random: np.random.Generator, offered: list[Tool], held_out: bool, thinking: bool) -> Iterator[Json]:
+def _exchange(
+    random: np.random.Generator, offered: Sequence[tuple[Tool, tuple[str, ...]]], held_out: bool, thinking: bool
+) -> Iterator[Json]:
     """A request, the calls, the responses, the answer."""
-    used = [offered[int(random.integers(len(offered)))] for _ in range(1 + int(random.random() < 0.3))]
+    asked = [offered[int(random.integers(len(offered)))] for _ in range(1 + int(random.random() < 0.3))]
+    used = [tool for tool, _ in asked]
     values = [{name: draw(random, held_out) for name, draw in tool.draws.items()} for tool in used]
     responses = [{name: draw(random, held_out) for name, draw in tool.response.items()} for tool in used]
     requests = [
-        invented.choice(random, tool.held_out if held_out else tool.requests).format(**_spoken(arguments))
-        for tool, arguments in zip(used, values, strict=True)
+        invented.choice(random, phrasings).format(**_spoken(arguments))
+        for (_, phrasings), arguments in zip(asked, values, strict=True)
     ]
     yield {"role": "user", "content": " ".join(requests)}
     calls = [

@@ -24,8 +24,9 @@ Draw = Callable[[np.random.Generator, bool], Any]
 class Tool:
     """One tool: its parameters as JSON schemas, how values and a response are drawn, and what is said.
 
-    `requests` are phrasings for training, `held_out` the others; both name parameters in braces. A `{flag}` part is
-    written by `spoken`. `answer` may name parameters and fields of the response.
+    `requests` and `variations` are phrasings for training, `held_out` the others; all name parameters in braces. The
+    vocabulary was learnt before there were variations, and knows nothing of them. A `{flag}` part is written by
+    `spoken`. `answer` may name parameters and fields of the response.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Tool:
     held_out: tuple[str, ...]
     response: Mapping[str, Draw]
     answer: str
+    variations: tuple[str, ...]
 
     def definition(self) -> Json:
         parameters = {"type": "object", "properties": dict(self.schemas), "required": list(self.schemas)}
@@ -91,6 +93,12 @@ TOOLS = (
         ("How will the weather be in {city} in {days} days?",),
         {"sky": _one_of(_SKIES), "temperature": _integer(1, 39)},
         "In {city} it will be {sky}, {temperature} degrees.",
+        (
+            "Tell me the weather in {city} in {days} days.",
+            "Please check the weather of {city}, {days} days ahead.",
+            "Will it rain in {city} in {days} days?",
+            "Please say what {city} has to expect in {days} days.",
+        ),
     ),
     Tool(
         "set_alarm",
@@ -105,6 +113,12 @@ TOOLS = (
         ("Set my alarm at {hour}:{minute}, please.",),
         {"number": _integer(1, 99)},
         "Alarm {number} is set for {hour}:{minute}.",
+        (
+            "Alarm at {hour}:{minute}.",
+            "My alarm should ring at {hour}:{minute}.",
+            "Set one more alarm: {hour}:{minute}.",
+            "Wake me up at {hour}:{minute}, please.",
+        ),
     ),
     Tool(
         "book_table",
@@ -119,6 +133,12 @@ TOOLS = (
         ("Please book {restaurant} for {people}, {outdoor}.",),
         {"hour": _integer(17, 22)},
         "Your table at {restaurant} is booked for {hour}:00.",
+        (
+            "Please reserve a table for {people} at {restaurant}, {outdoor}.",
+            "Book {restaurant}: {people} people, {outdoor}.",
+            "We are {people} and want to eat at {restaurant}, {outdoor}.",
+            "Please get a table at {restaurant}, {outdoor}, for {people}.",
+        ),
     ),
     Tool(
         "play_music",
@@ -133,6 +153,12 @@ TOOLS = (
         ("Please play {artist}, {shuffle}, at volume {volume}.",),
         {"song": _name},
         "Now playing {song} by {artist}.",
+        (
+            "Please put on {artist}, {shuffle}, volume {volume}.",
+            "Play some {artist} {shuffle} at volume {volume}.",
+            "Can you play {artist}? Volume {volume}, {shuffle}.",
+            "Please let me hear {artist}, {shuffle}, at {volume}.",
+        ),
     ),
     Tool(
         "send_message",
@@ -148,6 +174,12 @@ TOOLS = (
         ("Send this to {recipient}: {text}.",),
         {"number": _integer(1, 99)},
         "Message {number} was sent to {recipient}.",
+        (
+            "Please write this to {recipient}: {text}.",
+            "Message for {recipient}: {text}.",
+            "Send a note to {recipient}: {text}.",
+            "Please tell {recipient} this: {text}.",
+        ),
     ),
     Tool(
         "find_flights",
@@ -162,6 +194,12 @@ TOOLS = (
         ("Please find a flight to {destination} from {origin}, {direct}.",),
         {"airline": _name, "price": _integer(50, 990)},
         "{airline} flies to {destination} for {price}.",
+        (
+            "Please show flights from {origin} to {destination}, {direct}.",
+            "A flight to {destination}, from {origin}, {direct}, please.",
+            "How can I fly to {destination} from {origin}, {direct}?",
+            "Find me a flight {direct} from {origin} to {destination}.",
+        ),
     ),
     Tool(
         "create_event",
@@ -176,6 +214,12 @@ TOOLS = (
         ("Please create {title} for {hours} hours on {day}.",),
         {"number": _integer(1, 99)},
         "{title} is event {number}, on {day}.",
+        (
+            "Please add {title} to {day}, {hours} hours.",
+            "Put {title} on {day}: {hours} hours.",
+            "New event: {title}, {hours} hours on {day}.",
+            "Please make an event of {hours} hours on {day}, called {title}.",
+        ),
     ),
     Tool(
         "set_light",
@@ -190,6 +234,12 @@ TOOLS = (
         ("Please set the light of the {room} to {brightness}.",),
         {"watts": _integer(1, 60)},
         "The {room} light is at {brightness} and uses {watts} watts.",
+        (
+            "Please make the {room} light {brightness}.",
+            "Turn the light of the {room} to {brightness}.",
+            "The {room} light should be {brightness}.",
+            "Please put the {room} at {brightness}.",
+        ),
     ),
     Tool(
         "convert_money",
@@ -204,6 +254,12 @@ TOOLS = (
         ("What is {amount} {source} in {target}?",),
         {"result": _decimal(1, 999)},
         "{amount} {source} is {result} {target}.",
+        (
+            "Please convert {amount} {source} to {target}.",
+            "What do I get in {target} for {amount} {source}?",
+            "Change {amount} {source} into {target}.",
+            "What are {amount} {source} worth in {target}?",
+        ),
     ),
     Tool(
         "order_food",
@@ -214,6 +270,12 @@ TOOLS = (
         ("Please order {dishes} to table {table}.",),
         {"minutes": _integer(5, 50)},
         "The order for table {table} takes {minutes} minutes.",
+        (
+            "Please bring {dishes} to table {table}.",
+            "We want {dishes} at table {table}.",
+            "Table {table}: {dishes}, please.",
+            "Please, for table {table}, order {dishes}.",
+        ),
     ),
     Tool(
         "find_books",
@@ -228,6 +290,12 @@ TOOLS = (
         ("Please find {author}, {limit} books.",),
         {"first": _name, "count": _integer(1, 20)},
         "There are {count} books by {author}, the first is {first}.",
+        (
+            "Please show me {limit} books by {author}.",
+            "Books by {author}, {limit} of them.",
+            "What did {author} write? Show {limit} books.",
+            "Please list {limit} books of {author}.",
+        ),
     ),
     Tool(
         "get_stock",
@@ -242,5 +310,11 @@ TOOLS = (
         ("Does shop {shop} have {article}?",),
         {"pieces": _integer(0, 500)},
         "Shop {shop} has {pieces} pieces of {article}.",
+        (
+            "Please check {article} in shop {shop}.",
+            "Does shop {shop} still sell {article}, and how many?",
+            "Shop {shop}: how many {article}?",
+            "Please ask shop {shop} for {article}.",
+        ),
     ),
 )

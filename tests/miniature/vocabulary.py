@@ -71,7 +71,7 @@ def _sample(random: np.random.Generator) -> Iterator[Example]:
     for group in glossary.groups(random.permutation(len(glossary.facts()))[:3000].tolist(), random, alone=0.7):
         yield glossary.training_example(group, random)
     for _ in range(300):
-        yield tool_calls.training_example(random)
+        yield tool_calls.training_example(random, varied=False)
         yield pictures.training_example(random)
     for _ in range(20):
         yield retrieval.training_example(random, lambda text: len(text) // 4, 512)
