@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator
@@ -49,6 +50,8 @@ from qwonnx.runtime.engine import Engine
 from qwonnx.runtime.errors import EngineClosedError, InvalidRequestError, QueueFullError
 from qwonnx.runtime.output_parser import ContentDelta, Event, ReasoningDelta, ToolCall
 from qwonnx.runtime.request import FinishReason, RequestOutput
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +245,7 @@ def _check_alive(output: RequestOutput) -> None:
     if output.finish_reason is FinishReason.ABORT:
         raise errors.closing()  # nobody else aborts a request that is still being answered
     if output.finish_reason is FinishReason.ERROR:
+        logger.error("request %s failed: %s", output.request_id, output.error)
         raise errors.internal()
 
 

@@ -428,8 +428,6 @@ class Engine:
         return deliveries
 
     def _end(self, generation: Generation, reason: FinishReason, error: str | None = None) -> RequestOutput:
-        if error is not None:
-            logger.error("request %s failed: %s", generation.request_id, error)
         self._forget(generation)
         return generation.end(reason, error)
 

@@ -14,7 +14,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 from typer.models import OptionInfo
@@ -109,8 +109,11 @@ def _types() -> dict[str, type]:
 
 def _settings(kind: type, info: OptionInfo, default: Any) -> dict[str, Any]:
     """argparse's keywords for an option."""
-    assert isinstance(kind, type), f"options of type {kind} have no counterpart here yet"
     text = (info.help or "").replace("%", "%%")  # argparse expands % in a help text
+    if get_origin(kind) is list:
+        (item,) = get_args(kind)
+        return {"action": "append", "help": text, "type": _converter(item, info), "metavar": info.metavar}
+    assert isinstance(kind, type), f"options of type {kind} have no counterpart here yet"
     if kind is bool:
         assert default is False, "a switch that is on by default needs a name for off"
         return {"action": "store_true", "help": text}

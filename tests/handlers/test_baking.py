@@ -141,7 +141,6 @@ def test_a_template_that_writes_nothing_first_or_varies_it_is_refused(tmp_path: 
         ('{"messages": [{"role": "system"}]}', "content is missing"),
         ('{"messages": [{"role": "system", "content": "a", "mood": 1}]}', r"unknown parameter messages\[0\]\.mood"),
         ('{"tools": [{"type": "function", "function": {"name": "no name"}}]}', r"tools\[0\]"),
-        ('{"tools": [{"type": "function", "function": {"name": "a", "strict": true}}]}', "strict"),
     ],
 )
 def test_what_is_no_prompt_is_refused_by_the_rules_of_a_request(document: str | bytes, said: str) -> None:

@@ -21,6 +21,7 @@ from qwonnx.runtime.tokenizer import Tokenizer
 from tests.handlers.commands import QWONNX, error_line, qwonnx, running
 from tests.handlers.serving import MODEL, chat
 from tests.runtime import counting_model
+from tests.runtime.counting_model import make
 
 
 def test_prompts_are_continued_on_stdout_and_nothing_else_is_printed(counting_folder: Path) -> None:
@@ -151,8 +152,9 @@ def test_serve_refuses_what_it_cannot_do_before_it_listens(counting_folder: Path
     assert "max_model_len" in error_line(qwonnx("serve", counting_folder, "--port", 0, "--max-model-len", 10**6))
 
 
-def test_ctrl_c_ends_generate_with_130_and_no_traceback(counting_folder: Path) -> None:
-    with running("generate", counting_folder, "--prompt", "Hello", "--max-tokens", 4000) as process:
+def test_ctrl_c_ends_generate_with_130_and_no_traceback(tmp_path: Path) -> None:
+    slow = make(tmp_path / "slow", num_pairs=48).folder  # no machine is through with it before it is stopped
+    with running("generate", slow, "--prompt", "Hello", "--max-tokens", 4000) as process:
         assert process.stdout is not None
         assert process.stdout.read(1)
         process.send_signal(signal.SIGINT)

@@ -234,7 +234,9 @@ def test_the_clients_own_stream_and_its_messages_are_understood(tmp_path: Path) 
             assert client.chat.completions.create(model=MODEL, messages=history, tools=[WEATHER]).choices
 
 
-def test_a_failing_step_is_a_500_or_an_error_event_and_the_server_goes_on(served: Served) -> None:
+def test_a_failing_step_is_a_500_or_an_error_event_and_the_server_goes_on(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
     with served.client() as client:
         failing = chat(f"x{counting_model.FAILING_TEXT}")
         with pytest.raises(openai.InternalServerError) as refusal:
@@ -243,6 +245,7 @@ def test_a_failing_step_is_a_500_or_an_error_event_and_the_server_goes_on(served
         with pytest.raises(openai.APIError) as cut:
             list(client.chat.completions.create(model=MODEL, messages=failing, max_tokens=3, stream=True))
         assert cut.value.code == "internal_error"
+        assert caplog.text.count("failed: ONNX Runtime failed to run a step") == 2
         assert client.chat.completions.create(model=MODEL, messages=chat(), max_tokens=3).choices
 
 

@@ -16,6 +16,7 @@ from qwonnx.handlers.cli.eval import evaluate
 from qwonnx.handlers.cli.failures import CommandError
 from tests.handlers.commands import error_line, qwonnx, running
 from tests.runtime import counting_model
+from tests.runtime.counting_model import make
 
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
 
@@ -131,10 +132,11 @@ def test_what_cannot_be_evaluated_is_said_in_a_line(paris: Path, suite: Path, tm
     assert "line 2 of" in error_line(qwonnx("eval", paris, "--suite", bad))
 
 
-def test_ctrl_c_ends_it_with_130_and_no_traceback(counting_folder: Path, tmp_path: Path) -> None:
+def test_ctrl_c_ends_it_with_130_and_no_traceback(tmp_path: Path) -> None:
+    slow = make(tmp_path / "slow", num_pairs=48).folder  # no machine is through with it before it is stopped
     suite = tmp_path / "suite.jsonl"
     os.mkfifo(suite)  # opening it waits for the command to have come so far
-    with running("eval", counting_folder, "--suite", suite, "--max-tokens", 3500) as process:
+    with running("eval", slow, "--suite", suite, "--max-tokens", 3500) as process:
         with suite.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(line("t", "x")) + "\n" for _ in range(64))
         time.sleep(2)
