@@ -7,8 +7,6 @@ client sends one streamed chat request of its own, all at the same moment, with 
 before, and reads 64 new tokens, greedy, not ended by an end token. Counted are all tokens, prompts and answers, by the
 time from the first request to the last answer; and each client's time to its first token. Without llama-server qwonnx
 is measured alone. The last line is JSON.
-
-How to make the peer: docs/performance.md.
 """
 
 from __future__ import annotations
