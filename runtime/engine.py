@@ -4,6 +4,8 @@
 
 One thread owns the session, the cache and the scheduler; other threads leave word in the mailbox. A step that fails
 ends the requests that were in it and no others.
+
+The file is longer than most: it is what callers see, described in full, and one order of events that parts would hide.
 """
 
 from __future__ import annotations
@@ -353,9 +355,7 @@ class Engine:
         if not generation.has_begun:
             generation.has_begun = True
             generation.num_cached_tokens = sequence.num_computed
-            self._metrics.queue_seconds.observe(time.monotonic() - generation.accepted_at)
-            self._metrics.prompt_tokens += sequence.num_prompt_tokens
-            self._metrics.cached_tokens += sequence.num_computed
+            self._metrics.count_beginning(generation)
 
     def _serve(self) -> None:
         """The engine thread."""
@@ -405,8 +405,9 @@ class Engine:
         else:
             self._metrics.decoding_rows.observe(len(generations))
         chosen: list[int | SessionError | GuideError] = []
-        answering = [generations[index] for index in plan.sampled]
-        for generation, index in zip(answering, plan.sampled, strict=True):
+        sampled = plan.sampled
+        answering = [generations[index] for index in sampled]
+        for generation, index in zip(answering, sampled, strict=True):
             try:
                 chosen.append(generation.choose(logits[index]))
             except (SessionError, GuideError) as error:
@@ -419,9 +420,7 @@ class Engine:
                 output = self._end(generation, FinishReason.ERROR, str(choice))
             else:
                 output = generation.push(choice)
-                self._metrics.generated_tokens += 1
-                if generation.sequence.num_generated == 1:
-                    self._metrics.first_token_seconds.observe(time.monotonic() - generation.accepted_at)
+                self._metrics.count_token(generation)
                 if output.finish_reason is not None:
                     self._forget(generation)
             deliveries.append((generation, output))
@@ -461,19 +460,13 @@ class Engine:
 
     def _deliver(self, generation: Generation, output: RequestOutput) -> None:
         if output.finish_reason is not None:
-            self._count_end(generation, output.finish_reason)
+            self._metrics.count_end(generation, output.finish_reason)
             self._mailbox.forget(generation.request_id)
         try:
             generation.on_output(output)
         except Exception:
             logger.exception("the receiver of request %s failed: aborting it", generation.request_id)
             self.abort(generation.request_id)
-
-    def _count_end(self, generation: Generation, reason: FinishReason) -> None:
-        self._metrics.finished[reason] += 1
-        further = generation.sequence.num_generated - 1
-        if generation.first_token_at is not None and further > 0:
-            self._metrics.seconds_per_token.observe((time.monotonic() - generation.first_token_at) / further)
 
     def _end_all(self, reason: FinishReason, error: str | None = None) -> None:
         for generation in self._mailbox.drain():  # those whose last output a fault kept from being delivered, too

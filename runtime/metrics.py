@@ -5,9 +5,11 @@ One thread counts; any thread may take a snapshot, whose numbers may then be a s
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
+from qwonnx.runtime.generation import Generation
 from qwonnx.runtime.request import FinishReason
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -92,6 +94,25 @@ class EngineMetrics:
     first_token_seconds: Histogram = field(default_factory=lambda: Histogram(_SECONDS))
     seconds_per_token: Histogram = field(default_factory=lambda: Histogram(_SECONDS_PER_TOKEN))
     decoding_rows: Histogram = field(default_factory=lambda: Histogram(_ROWS))
+
+    def count_beginning(self, generation: Generation) -> None:
+        """Its first chunk is next, and what was known of its prompt is restored."""
+        self.queue_seconds.observe(time.monotonic() - generation.accepted_at)
+        self.prompt_tokens += generation.sequence.num_prompt_tokens
+        self.cached_tokens += generation.num_cached_tokens
+
+    def count_token(self, generation: Generation) -> None:
+        """It got a token."""
+        self.generated_tokens += 1
+        if generation.sequence.num_generated == 1 and generation.first_token_at is not None:
+            self.first_token_seconds.observe(generation.first_token_at - generation.accepted_at)
+
+    def count_end(self, generation: Generation, reason: FinishReason) -> None:
+        """It has ended."""
+        self.finished[reason] += 1
+        further = generation.sequence.num_generated - 1
+        if generation.first_token_at is not None and further > 0:
+            self.seconds_per_token.observe((time.monotonic() - generation.first_token_at) / further)
 
     def snapshot(
         self, *, num_waiting: int, num_running: int, cache_bytes: int, max_cache_bytes: int

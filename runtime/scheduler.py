@@ -234,6 +234,8 @@ class Scheduler:
             return False
         if other.num_computed == 0 and any(_has_ahead(each, other) for each in reading):
             return False  # it goes on from what they will have read
+        if other.num_known - other.num_computed < chunk:
+            return False  # whatever is known of its beginning: seen without looking for that
         rest = self._begin_chunk(other, row) - chunk
         return rest == 0 or 2 * rest >= chunk
 

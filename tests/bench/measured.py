@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -39,6 +40,16 @@ def run_task(module: str, arguments: Sequence[str]) -> Run:
     if process.returncode:
         raise SystemExit(f"{module} {' '.join(arguments)} failed with status {process.returncode}")
     return Run(**json.loads(output.splitlines()[-1]), max_anonymous=anonymous)
+
+
+def ratio_summary(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
+    """Of the ratios of two rates, round by round."""
+    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+    return {
+        "median": round(statistics.median(ratios), 2),
+        "lowest": round(min(ratios), 2),
+        "highest": round(max(ratios), 2),
+    }
 
 
 def report(stages: Mapping[str, float], facts: Mapping[str, float] | None = None) -> None:

@@ -26,6 +26,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from tests.bench.measured import ratio_summary
+
 PROMPT_TOKENS = 512
 DECODE_TOKENS = 64
 _PAUSE_SECONDS = 0.5  # lets the other engine's threads stop waiting busily
@@ -157,12 +159,7 @@ def _statistics(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
         rates = {name: [run[what] for run in runs[name]] for name in ENGINES}
         result[f"{what}_tokens_per_s"] = {name: round(statistics.median(values), 1) for name, values in rates.items()}
         for peer in ENGINES[1:]:
-            ratios = [ours / theirs for ours, theirs in zip(rates["qwonnx"], rates[peer], strict=True)]
-            result[f"{what}_ratio_to_{peer}"] = {
-                "median": round(statistics.median(ratios), 2),
-                "lowest": round(min(ratios), 2),
-                "highest": round(max(ratios), 2),
-            }
+            result[f"{what}_ratio_to_{peer}"] = ratio_summary(rates["qwonnx"], rates[peer])
     return result
 
 

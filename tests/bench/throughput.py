@@ -30,6 +30,7 @@ import numpy as np
 
 from qwonnx.runtime.chat_template import ChatTemplate
 from qwonnx.runtime.tokenizer import Tokenizer
+from tests.bench.measured import ratio_summary
 from tests.handlers.commands import QWONNX
 
 PROMPT_TOKENS = 128
@@ -184,13 +185,8 @@ def summary(runs: dict[str, list[Round]]) -> dict[str, Any]:
         for name, rounds in runs.items()
     }
     if len(runs) == 2:
-        ours, theirs = runs.values()
-        ratios = [one.tokens_per_s / other.tokens_per_s for one, other in zip(ours, theirs, strict=True)]
-        result["ratio"] = {
-            "median": round(statistics.median(ratios), 2),
-            "lowest": round(min(ratios), 2),
-            "highest": round(max(ratios), 2),
-        }
+        ours, theirs = ([each.tokens_per_s for each in rounds] for rounds in runs.values())
+        result["ratio"] = ratio_summary(ours, theirs)
     return result
 
 
