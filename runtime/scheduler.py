@@ -148,7 +148,10 @@ class Scheduler:
     def schedule(self) -> StepPlan | None:
         """The next step, None if there is nothing to do. The plan stays valid until commit(), preempt() or remove()."""
         while self._waiting and len(self._running) < self._max_num_seqs and self._admits(self._waiting[0]):
-            self._running.append(self._waiting.popleft())
+            sequence = self._waiting.popleft()
+            # Behind those that wait already: else short prompts, one after the other, would keep a long one waiting.
+            sequence.last_turn = self._turn
+            self._running.append(sequence)
         num_decoding = self._num_decoding()
         prefilling = self._running[num_decoding:]
         if not self._running:

@@ -28,7 +28,8 @@ def write_curves(records: Sequence[Mapping[str, Any]], path: Path) -> None:
             losses.setdefault(name, []).append((tokens, value))
         for name, value in record.get("scores", {}).items():
             scores.setdefault(name, []).append((tokens, value["exact"]))
-    last = max((record["tokens"] for record in records), default=1) / 1e6
+    # A training that starts from a checkpoint has scores before it has seen a token.
+    last = max([1, *(record["tokens"] for record in records)]) / 1e6
     top = max((value for points in losses.values() for _, value in points), default=1.0)
     height = 2 * (_HEIGHT + _GAP) + _TOP
     parts = [

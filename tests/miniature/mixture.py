@@ -1,6 +1,7 @@
 """What each step of the training sees: a pure function of the seed, the step and the facts' weights.
 
-Every step has a batch of short rows (the glossary, pictures, copying), and in turn one of tool calls or of retrieval.
+Every step has a batch of short rows (the glossary, pictures, copying); two of three have one of tool calls as well, the
+others one of retrieval.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Proportions:
 
     short_rows: int = 16
     long_tokens: int = 2048
-    pictures: float = 0.25
+    pictures: float = 0.35
     copying: float = 0.4
     alone: float = 0.5
 
@@ -92,7 +93,7 @@ class Mixture:
 
     def _long(self, random: np.random.Generator, step: int, progress: float) -> Task:
         total, weight = self.proportions.long_tokens, 0.5 * self.shares
-        if step % 2:
+        if step % 3:
             length = 1024
             stream = (self.encoder.encode(tool_calls.training_example(random)) for _ in iter(int, 1))
             return Task("tools", self.pack(fill(stream, max(1, total // length), length), length), weight)

@@ -27,10 +27,11 @@ def training_example(random: np.random.Generator, *, varied: bool = True) -> Exa
     """A conversation of one to three requests, each with its calls, responses and answer.
 
     Args:
-        varied: whether requests are also phrased in their tools' variations.
+        varied: whether requests are phrased in all ways that are for training; if not, in those that the vocabulary was
+            learnt from.
     """
     number = int(random.integers(1, 4))
-    phrasings = [tool.requests + tool.variations if varied else tool.requests for tool in TOOLS]
+    phrasings = [tool.phrasings() if varied else tool.requests for tool in TOOLS]
     return _conversation(random, number, phrasings, held_out=False, thinking=bool(random.random() < 0.4))
 
 

@@ -16,6 +16,16 @@ _SKIES = ("sunny", "cloudy", "rainy", "windy")
 _ROOMS = ("kitchen", "bedroom", "garden", "office")
 _DISHES = ("soup", "rice", "bread", "salad", "pasta", "tea")
 
+# How a clause in the imperative becomes a request.
+_FRAMES: tuple[Callable[[str], str], ...] = (
+    lambda clause: f"{_capitalised(clause)}.",
+    lambda clause: f"{_capitalised(clause)}, please.",
+    lambda clause: f"Please {clause}.",
+    lambda clause: f"Please {clause}.",
+    lambda clause: f"Can you {clause}?",
+    lambda clause: f"I want you to {clause}.",
+)
+
 Values = dict[str, Any]
 Draw = Callable[[np.random.Generator, bool], Any]
 
@@ -24,9 +34,9 @@ Draw = Callable[[np.random.Generator, bool], Any]
 class Tool:
     """One tool: its parameters as JSON schemas, how values and a response are drawn, and what is said.
 
-    `requests` and `variations` are phrasings for training, `held_out` the others; all name parameters in braces. The
-    vocabulary was learnt before there were variations, and knows nothing of them. A `{flag}` part is written by
-    `spoken`. `answer` may name parameters and fields of the response.
+    `requests`, `variations` and `clauses`, which are said in every one of the frames, are phrasings for training,
+    `held_out` the others; all name parameters in braces. A boolean is said in words. `answer` may name parameters and
+    fields of the response.
     """
 
     name: str
@@ -38,11 +48,21 @@ class Tool:
     response: Mapping[str, Draw]
     answer: str
     variations: tuple[str, ...]
+    clauses: tuple[str, ...]
+
+    def phrasings(self) -> tuple[str, ...]:
+        """All that are for training."""
+        framed = (frame(clause) for clause in self.clauses for frame in _FRAMES)
+        return (*self.requests, *self.variations, *framed)
 
     def definition(self) -> Json:
         parameters = {"type": "object", "properties": dict(self.schemas), "required": list(self.schemas)}
         function = {"name": self.name, "description": self.description, "parameters": parameters}
         return {"type": "function", "function": function}
+
+
+def _capitalised(clause: str) -> str:
+    return clause[0].upper() + clause[1:]
 
 
 def _integer(low: int, high: int) -> Draw:
@@ -95,9 +115,16 @@ TOOLS = (
         "In {city} it will be {sky}, {temperature} degrees.",
         (
             "Tell me the weather in {city} in {days} days.",
-            "Please check the weather of {city}, {days} days ahead.",
             "Will it rain in {city} in {days} days?",
-            "Please say what {city} has to expect in {days} days.",
+        ),
+        (
+            "tell me the weather in {city} in {days} days",
+            "check the weather of {city}, {days} days ahead",
+            "say what {city} has to expect in {days} days",
+            "find out if {city} will be sunny in {days} days",
+            "look up {city}, {days} days from now, will it rain",
+            "show how warm {city} will be in {days} days",
+            "give me the weather of {days} days ahead in {city}",
         ),
     ),
     Tool(
@@ -119,6 +146,15 @@ TOOLS = (
             "Set one more alarm: {hour}:{minute}.",
             "Wake me up at {hour}:{minute}, please.",
         ),
+        (
+            "set an alarm at {hour}:{minute}",
+            "wake me up at {hour}:{minute}",
+            "let the alarm ring at {hour}:{minute}",
+            "put an alarm on {hour}:{minute}",
+            "make the clock ring at {hour}:{minute}",
+            "set one more alarm: {hour}:{minute}",
+            "set the alarm clock to {hour}:{minute}",
+        ),
     ),
     Tool(
         "book_table",
@@ -134,10 +170,17 @@ TOOLS = (
         {"hour": _integer(17, 22)},
         "Your table at {restaurant} is booked for {hour}:00.",
         (
-            "Please reserve a table for {people} at {restaurant}, {outdoor}.",
             "Book {restaurant}: {people} people, {outdoor}.",
             "We are {people} and want to eat at {restaurant}, {outdoor}.",
-            "Please get a table at {restaurant}, {outdoor}, for {people}.",
+        ),
+        (
+            "reserve a table for {people} at {restaurant}, {outdoor}",
+            "book {restaurant}, {outdoor}, for {people}",
+            "get a table at {restaurant}, {outdoor}, for {people}",
+            "book {people} seats at {restaurant}, {outdoor}",
+            "book a table {outdoor} at {restaurant} for {people}",
+            "book something {outdoor} for {people}, at {restaurant}",
+            "let {people} of us eat {outdoor} at {restaurant}",
         ),
     ),
     Tool(
@@ -154,10 +197,17 @@ TOOLS = (
         {"song": _name},
         "Now playing {song} by {artist}.",
         (
-            "Please put on {artist}, {shuffle}, volume {volume}.",
             "Play some {artist} {shuffle} at volume {volume}.",
             "Can you play {artist}? Volume {volume}, {shuffle}.",
-            "Please let me hear {artist}, {shuffle}, at {volume}.",
+        ),
+        (
+            "put on {artist}, {shuffle}, volume {volume}",
+            "play some {artist} {shuffle} at volume {volume}",
+            "let me hear {artist}, {shuffle}, at {volume}",
+            "play music of {artist}, volume {volume}, {shuffle}",
+            "play {artist}, {volume} loud, {shuffle}",
+            "set the volume to {volume} and play {artist} {shuffle}",
+            "play songs by {artist} at {volume}, {shuffle}",
         ),
     ),
     Tool(
@@ -175,10 +225,17 @@ TOOLS = (
         {"number": _integer(1, 99)},
         "Message {number} was sent to {recipient}.",
         (
-            "Please write this to {recipient}: {text}.",
             "Message for {recipient}: {text}.",
             "Send a note to {recipient}: {text}.",
-            "Please tell {recipient} this: {text}.",
+        ),
+        (
+            "write this to {recipient}: {text}",
+            "send a note to {recipient}: {text}",
+            "tell {recipient} this: {text}",
+            "let {recipient} know: {text}",
+            "send {recipient} this: {text}",
+            "send to {recipient} the following: {text}",
+            "give {recipient} this message: {text}",
         ),
     ),
     Tool(
@@ -195,10 +252,18 @@ TOOLS = (
         {"airline": _name, "price": _integer(50, 990)},
         "{airline} flies to {destination} for {price}.",
         (
-            "Please show flights from {origin} to {destination}, {direct}.",
             "A flight to {destination}, from {origin}, {direct}, please.",
             "How can I fly to {destination} from {origin}, {direct}?",
             "Find me a flight {direct} from {origin} to {destination}.",
+        ),
+        (
+            "show flights from {origin} to {destination}, {direct}",
+            "find me a flight {direct} from {origin} to {destination}",
+            "look for a flight to {destination}, {direct}, from {origin}",
+            "find a way to fly to {destination} from {origin}, {direct}",
+            "search flights to {destination}, leaving {origin}, {direct}",
+            "find flights for {origin} to {destination} {direct}",
+            "get me from {origin} to {destination} by plane, {direct}",
         ),
     ),
     Tool(
@@ -215,10 +280,17 @@ TOOLS = (
         {"number": _integer(1, 99)},
         "{title} is event {number}, on {day}.",
         (
-            "Please add {title} to {day}, {hours} hours.",
             "Put {title} on {day}: {hours} hours.",
             "New event: {title}, {hours} hours on {day}.",
-            "Please make an event of {hours} hours on {day}, called {title}.",
+        ),
+        (
+            "add {title} to {day}, {hours} hours",
+            "make an event of {hours} hours on {day}, called {title}",
+            "put {title} on {day}: {hours} hours",
+            "create {title}, {hours} hours, on {day}",
+            "plan {hours} hours of {title} on {day}",
+            "create a new event, {title}, for {day}, of {hours} hours",
+            "keep {hours} hours free on {day} for {title}",
         ),
     ),
     Tool(
@@ -235,10 +307,17 @@ TOOLS = (
         {"watts": _integer(1, 60)},
         "The {room} light is at {brightness} and uses {watts} watts.",
         (
-            "Please make the {room} light {brightness}.",
             "Turn the light of the {room} to {brightness}.",
             "The {room} light should be {brightness}.",
-            "Please put the {room} at {brightness}.",
+        ),
+        (
+            "make the {room} light {brightness}",
+            "turn the light of the {room} to {brightness}",
+            "put the {room} at {brightness}",
+            "set the lamp in the {room} to {brightness}",
+            "change the light of the {room} to {brightness}",
+            "give the {room} a light of {brightness}",
+            "dim the {room} to {brightness}",
         ),
     ),
     Tool(
@@ -255,10 +334,18 @@ TOOLS = (
         {"result": _decimal(1, 999)},
         "{amount} {source} is {result} {target}.",
         (
-            "Please convert {amount} {source} to {target}.",
             "What do I get in {target} for {amount} {source}?",
             "Change {amount} {source} into {target}.",
             "What are {amount} {source} worth in {target}?",
+        ),
+        (
+            "convert {amount} {source} to {target}",
+            "change {amount} {source} into {target}",
+            "tell me what {amount} {source} is in {target}",
+            "say how much {target} is {amount} {source}",
+            "calculate {amount} {source} in {target}",
+            "turn {amount} {source} into {target}",
+            "give me {amount} {source} as {target}",
         ),
     ),
     Tool(
@@ -271,10 +358,17 @@ TOOLS = (
         {"minutes": _integer(5, 50)},
         "The order for table {table} takes {minutes} minutes.",
         (
-            "Please bring {dishes} to table {table}.",
             "We want {dishes} at table {table}.",
             "Table {table}: {dishes}, please.",
-            "Please, for table {table}, order {dishes}.",
+        ),
+        (
+            "bring {dishes} to table {table}",
+            "order {dishes} at table {table}",
+            "serve {dishes} at table {table}",
+            "for table {table}, order {dishes}",
+            "get table {table} some {dishes}",
+            "send {dishes} to table {table}",
+            "order for table {table}: {dishes}",
         ),
     ),
     Tool(
@@ -291,10 +385,17 @@ TOOLS = (
         {"first": _name, "count": _integer(1, 20)},
         "There are {count} books by {author}, the first is {first}.",
         (
-            "Please show me {limit} books by {author}.",
             "Books by {author}, {limit} of them.",
             "What did {author} write? Show {limit} books.",
-            "Please list {limit} books of {author}.",
+        ),
+        (
+            "show me {limit} books by {author}",
+            "list {limit} books of {author}",
+            "find {author}, at most {limit} books",
+            "look for {limit} books that {author} wrote",
+            "find books by {author}, {limit} of them",
+            "search for {author} and show {limit} books",
+            "name {limit} books of {author}",
         ),
     ),
     Tool(
@@ -311,10 +412,17 @@ TOOLS = (
         {"pieces": _integer(0, 500)},
         "Shop {shop} has {pieces} pieces of {article}.",
         (
-            "Please check {article} in shop {shop}.",
             "Does shop {shop} still sell {article}, and how many?",
             "Shop {shop}: how many {article}?",
-            "Please ask shop {shop} for {article}.",
+        ),
+        (
+            "check {article} in shop {shop}",
+            "ask shop {shop} for {article}",
+            "find out how many {article} shop {shop} has",
+            "see whether shop {shop} sells {article}",
+            "count the {article} of shop {shop}",
+            "look for {article} in shop {shop}",
+            "tell me if {article} is left in shop {shop}",
         ),
     ),
 )

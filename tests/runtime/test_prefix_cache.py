@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qwonnx.runtime.cache import RowSegment
@@ -23,13 +23,15 @@ def size_of(num_tokens: int) -> int:
 def add(cache: PrefixCache, *pieces: str) -> Snapshot | None:
     """Keep a text at the end of each of its pieces, as a sequence that runs would."""
     node: Snapshot | None = None
+    since = ""  # the snapshot that it came by last
     for piece in pieces:
-        following = cache.store(node, [ord(letter) for letter in piece], segment(len(piece)))
+        since += piece
+        following = cache.store(node, [ord(letter) for letter in since], segment(len(since)))
         if following is not None:
             cache.pin(following)
             if node is not None:
                 cache.unpin(node)
-            node = following
+            node, since = following, ""
     if node is not None:
         cache.unpin(node)
     assert cache.violations() == []
@@ -137,6 +139,7 @@ def test_without_a_budget_nothing_is_kept() -> None:
     budget=st.integers(0, 12),
     wanted=st.text("ab", max_size=10),
 )
+@example(texts=[["aa", "aaa", "a"]], baked=[], budget=2, wanted="aaaa")  # no room for the second piece
 def test_nothing_is_found_that_was_not_kept_and_with_room_everything_is(
     texts: list[list[str]], baked: list[str], budget: int, wanted: str
 ) -> None:

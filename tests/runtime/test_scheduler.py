@@ -190,9 +190,10 @@ def test_rows_stay_without_gaps_and_every_step_finds_its_sequences_in_theirs(
     prompts=st.lists(st.tuples(st.integers(0, 8), st.integers(1, 40)), min_size=1, max_size=8),
     max_num_seqs=st.integers(1, 4),
     chunk=st.integers(1, 8),
+    num_generated=st.integers(1, 6),
 )
 def test_nobody_who_has_a_row_waits_longer_than_the_rule_says(
-    prompts: list[tuple[int, int]], max_num_seqs: int, chunk: int
+    prompts: list[tuple[int, int]], max_num_seqs: int, chunk: int, num_generated: int
 ) -> None:
     """Decoding waits for one chunk at most, a prompt for a chunk of each other one and the decoding steps between."""
     scheduler, rows = Scheduler(max_num_seqs, chunk), Rows()
@@ -215,9 +216,26 @@ def test_nobody_who_has_a_row_waits_longer_than_the_rule_says(
             assert waited[sequence] <= (2 * max_num_seqs if sequence.is_prefilling else 1)
         rows.run(scheduler, plan)
         for sequence in plan.sequences:
-            if sequence.num_generated == 6:
+            if sequence.num_generated == num_generated:
                 rows.remove(scheduler, sequence)
     assert not scheduler.num_running + scheduler.num_waiting
+
+
+def test_short_prompts_that_keep_coming_do_not_keep_a_long_one_waiting() -> None:
+    scheduler, rows = Scheduler(2, 4), Rows()
+    long = _sequence("long", 40)
+    scheduler.add(long)
+    for number in range(40):
+        scheduler.add(_sequence(str(number), 2))
+    for _ in range(40):
+        plan = _run(scheduler, rows, 1)[0]
+        for sequence in plan.sequences:
+            if sequence is not long and sequence.num_generated:
+                rows.remove(scheduler, sequence)
+        if not long.is_prefilling:
+            break
+    assert not long.is_prefilling
+    assert scheduler.num_waiting > 15
 
 
 @given(
