@@ -1,10 +1,14 @@
 """Copying: lists that mean nothing, to be repeated or looked up. An exercise, not a task of the test.
 
 Retrieval and tool calls are copied from far away, and ask for it once in hundreds of tokens. Here nearly every token is
-copied from near by, which teaches the layers to do it within some hundred steps.
+copied from near by, which teaches the layers to do it within some hundred steps. Some lists are to be written in
+another form, as a tool call writes what a sentence said: a word has other tokens where no space stands before it.
 """
 
 from __future__ import annotations
+
+import json
+from collections.abc import Callable
 
 import numpy as np
 
@@ -14,15 +18,33 @@ from tests.miniature.conversation import Example, Json
 _LETTERS = "abcdefghijklmnoprstuvwz"
 _REPEAT = ("Repeat this: {items}", "Say it again: {items}", "{items}\nWrite that once more.")
 _AGAIN = ("Again.", "Once more.", "And again, please.")
+_REWRITE = ("{form}: {items}", "{items}\n{form}.", "Please write {form}: {items}")
+FORMS: dict[str, Callable[[list[str]], str]] = {
+    "as JSON": json.dumps,
+    "line by line": "\n".join,
+    "with commas": ", ".join,
+    "with and": " and ".join,
+    "in quotes": lambda items: " ".join(f'"{item}"' for item in items),
+}
+_THINGS = ("soup", "rice", "bread", "salad", "pasta", "tea", "red", "blue", "kitchen", "garden", "Monday", "Friday")
 _FOLLOWING = ("{items}\nWhat comes after {item}?", "What follows {item} here? {items}")
 
 
 def training_example(random: np.random.Generator) -> Example:
     """A list, and questions about it, one turn each."""
-    items = _items(random, int(random.integers(3, 8)))
+    kind = random.random()
+    items = _items(random, int(random.integers(1, 6) if kind < 0.5 else random.integers(3, 8)))
     listed = ", ".join(items)
     messages: list[Json] = []
-    if random.random() < 0.6:
+    if kind < 0.5:
+        said = FORMS[invented.choice(random, ("with commas", "with and", "line by line"))](items)
+        for number, index in enumerate(random.permutation(len(FORMS))[:3]):
+            form = list(FORMS)[index]
+            question = (
+                invented.choice(random, _REWRITE).format(form=form, items=said) if number == 0 else f"Now {form}."
+            )
+            messages += _turn(question, FORMS[form](items))
+    elif kind < 0.8:
         messages += _turn(invented.choice(random, _REPEAT).format(items=listed), listed)
         for _ in range(int(random.integers(1, 3))):
             messages += _turn(invented.choice(random, _AGAIN), listed)
@@ -38,11 +60,12 @@ def _turn(question: str, answer: str) -> list[Json]:
 
 
 def _items(random: np.random.Generator, number: int) -> list[str]:
-    """Different names, numbers and strings of letters."""
+    """Different names, numbers, things and strings of letters."""
     items: dict[str, None] = {}
     while len(items) < number:
-        kind = int(random.integers(3))
+        kind = int(random.integers(4))
         letters = random.integers(len(_LETTERS), size=int(random.integers(3, 8)))
         word = "".join(_LETTERS[index] for index in letters)
-        items[(invented.name(random), str(int(random.integers(10, 10000))), word)[kind]] = None
+        thing = invented.choice(random, _THINGS)
+        items[(invented.name(random), str(int(random.integers(10, 10000))), word, thing)[kind]] = None
     return list(items)

@@ -1,9 +1,15 @@
-"""The course of a training as an SVG: losses above, exact match on held-out examples below."""
+"""The course of a training as an SVG: losses above, exact match on held-out examples below.
+
+A training writes its own. `python -m tests.miniature.curves LOG [LOG ...] --out FILE` draws several as one, each of
+which started from what the one before had made.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +22,15 @@ _INKS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c5
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The records of log.jsonl."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def joined(logs: Iterable[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """The records of several logs, their tokens counted from the beginning of the first."""
+    records: list[dict[str, Any]] = []
+    for log in logs:
+        before = records[-1]["tokens"] if records else 0
+        records += [{**record, "tokens": before + record["tokens"]} for record in log]
+    return records
 
 
 def write_curves(records: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -61,3 +76,20 @@ def _chart(title: str, series: Mapping[str, Points], last: float, top: float, y:
         parts.append(f'<polyline points="{path}" fill="none" stroke="{ink}" stroke-width="1.5"/>')
         parts.append(f'<text x="{_LEFT + _WIDTH + 12}" y="{y + 12 + 18 * number}" fill="{ink}">{name}</text>')
     return parts
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.miniature.curves",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("logs", metavar="LOG", type=Path, nargs="+", help="log.jsonl of a training")
+    parser.add_argument("--out", type=Path, required=True, help="the file to write")
+    options = parser.parse_args(arguments)
+    write_curves(joined(read_log(log) for log in options.logs), options.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

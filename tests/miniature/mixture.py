@@ -40,7 +40,7 @@ class Proportions:
         short_rows: rows of 256 tokens.
         long_tokens: tokens of the batch of tool calls, in rows of 1,024, or of retrieval, in rows of 256 to this many.
         pictures: share of the short examples that are about a picture.
-        copying: share of those left that are exercises in copying, up to 45% of the training; an eighth of it after.
+        copying: share of those left that are exercises in copying, up to 45% of the training; half of it after.
         alone: share of facts that are asked for one at a time, at the end of the training; lists of facts take half
             the tokens a fact and dominate its beginning.
     """
@@ -114,7 +114,7 @@ class Mixture:
         for index in random.permutation(len(conversations)):
             while random.random() < self.proportions.pictures:
                 yield self.encoder.encode(pictures.training_example(random))
-            while random.random() < self.proportions.copying * (1.0 if progress < 0.45 else 0.125):
+            while random.random() < self.proportions.copying * (1.0 if progress < 0.45 else 0.5):
                 yield self.encoder.encode(copying.training_example(random))
             yield self.encoder.encode(glossary.training_example(conversations[index], random))
 
