@@ -1,7 +1,8 @@
 """What each step of the training sees: a pure function of the seed, the step and the facts' weights.
 
 Every step has a batch of short rows (the glossary, pictures, copying); two of three have one of tool calls as well, the
-others one of retrieval.
+others one of retrieval. At first two thirds of a step's tokens are short rows, later one third: the glossary takes many
+sightings, and what the others ask for is learnt once there is something to learn it with.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ class Proportions:
     """How a step is made up.
 
     Attributes:
-        short_rows: rows of 256 tokens.
-        long_tokens: tokens of the batch of tool calls, in rows of 1,024, or of retrieval, in rows of 256 to this many.
+        short_rows: rows of 256 tokens, up to 45% of the training; half of them after.
+        long_tokens: tokens of the batch of tool calls, in rows of 1,024, or of retrieval, in rows of 256 to a process's
+            share of this many; after 45% of the training as many more as there are fewer in short rows.
         pictures: share of the short examples that are about a picture.
         copying: share of those left that are exercises in copying, up to 45% of the training; half of it after.
         alone: share of facts that are asked for one at a time, at the end of the training; lists of facts take half
@@ -53,14 +55,15 @@ class Proportions:
 
 
 SHORT_LENGTH = 256
+_TOOLS_LENGTH = 1024
+_LATE = 0.45  # of the training
 
 
 class Mixture:
     """Batches of a training run, or what one of the processes that share it sees of them.
 
     Args:
-        share, shares: which process, of how many. All have about as many tokens: the long batch is one's, in turn, and
-            the others have more of the short rows.
+        share, shares: which process, of how many; each has its own examples.
     """
 
     def __init__(
@@ -78,28 +81,27 @@ class Mixture:
     def tasks(self, step: int, progress: float) -> Iterator[Task]:
         """The batches of a step, each made when it is asked for. `progress` runs from 0 to 1 over the training."""
         random = np.random.default_rng([self.seed, 2, step * self.shares + self.share])
-        has_long = step % self.shares == self.share
-        rows = self._num_short_rows(has_long)
+        rows, tokens = self._sizes(progress)
         short = fill(self._short(random, progress, rows), rows, SHORT_LENGTH)
-        # The mean over the processes of means over their rows, so weighted, is the mean over all rows.
-        yield Task("short", self.pack(short, SHORT_LENGTH), rows * self.shares / self.proportions.short_rows)
-        if has_long:
-            yield self._long(random, step, progress)
-
-    def _num_short_rows(self, has_long: bool) -> int:
-        short, long = self.proportions.short_rows, self.proportions.long_tokens // SHORT_LENGTH
-        beside_long = (short + long) // self.shares - long if self.shares > 1 else short
-        return beside_long if has_long else (short - beside_long) // (self.shares - 1)
-
-    def _long(self, random: np.random.Generator, step: int, progress: float) -> Task:
-        total, weight = self.proportions.long_tokens, 0.5 * self.shares
+        yield Task("short", self.pack(short, SHORT_LENGTH), 1.0)
+        weight = tokens / (rows * SHORT_LENGTH)
         if step % 3:
-            length = 1024
-            stream = (self.encoder.encode(tool_calls.training_example(random)) for _ in iter(int, 1))
-            return Task("tools", self.pack(fill(stream, max(1, total // length), length), length), weight)
-        length = self._retrieval_length(random, progress)
-        stream = (self._retrieval(random, length) for _ in iter(int, 1))
-        return Task("retrieval", self.pack(fill(stream, max(1, total // length), length), length), weight)
+            yield self._long("tools", self._tool_calls(random), _TOOLS_LENGTH, tokens, weight)
+        else:
+            length = self._retrieval_length(random, progress, tokens)
+            stream = (self._retrieval(random, length) for _ in iter(int, 1))
+            yield self._long("retrieval", stream, length, tokens, weight)
+
+    def _sizes(self, progress: float) -> tuple[int, int]:
+        """Short rows, and tokens of the long batch, of this process."""
+        rows, tokens = self.proportions.short_rows, self.proportions.long_tokens
+        if progress >= _LATE:
+            tokens += rows // 2 * SHORT_LENGTH
+            rows -= rows // 2
+        return max(1, rows // self.shares), tokens // self.shares
+
+    def _long(self, name: str, stream: Iterator[Encoded], length: int, tokens: int, weight: float) -> Task:
+        return Task(name, self.pack(fill(stream, max(1, tokens // length), length), length), weight)
 
     def pack(self, rows: Sequence[Sequence[Encoded]], length: int) -> Batch:
         """Rows of examples as a batch of this vocabulary."""
@@ -114,13 +116,19 @@ class Mixture:
         for index in random.permutation(len(conversations)):
             while random.random() < self.proportions.pictures:
                 yield self.encoder.encode(pictures.training_example(random))
-            while random.random() < self.proportions.copying * (1.0 if progress < 0.45 else 0.5):
+            while random.random() < self.proportions.copying * (1.0 if progress < _LATE else 0.5):
                 yield self.encoder.encode(copying.training_example(random))
             yield self.encoder.encode(glossary.training_example(conversations[index], random))
 
-    def _retrieval_length(self, random: np.random.Generator, progress: float) -> int:
-        """Row length: short at first, the longest when the training is half over."""
-        longest = int(min(1.0, 0.25 + progress * 1.5) * np.log2(self.proportions.long_tokens / 256) + 1e-9)
+    def _tool_calls(self, random: np.random.Generator) -> Iterator[Encoded]:
+        while True:
+            example = self.encoder.encode(tool_calls.training_example(random))
+            if len(example.ids) <= _TOOLS_LENGTH:
+                yield example
+
+    def _retrieval_length(self, random: np.random.Generator, progress: float, tokens: int) -> int:
+        """Row length: short at first, up to all these tokens when the training is half over."""
+        longest = int(min(1.0, 0.25 + progress * 1.5) * np.log2(tokens / 256) + 1e-9)
         return 256 << int(random.integers(longest + 1))
 
     def _retrieval(self, random: np.random.Generator, row: int) -> Encoded:

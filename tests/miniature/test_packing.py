@@ -84,15 +84,20 @@ def test_steps_made_ahead_by_other_processes_are_the_same(mixture: Mixture) -> N
         ahead.close()
 
 
-def test_shares_of_a_step_have_equal_tokens_and_weigh_its_rows_alike(tokenizer: Tokenizer) -> None:
-    proportions = Proportions(short_rows=16, long_tokens=2048)
+@pytest.mark.parametrize(("progress", "rows", "tokens"), [(0.4, 16, 2048), (0.5, 8, 4096)])
+def test_shares_of_a_step_are_alike_and_differ_in_their_examples(
+    tokenizer: Tokenizer, progress: float, rows: int, tokens: int
+) -> None:
+    mixtures = [Mixture(tokenizer, 0, Proportions(short_rows=16, long_tokens=2048), share, 2) for share in range(2)]
     for step in range(4):
-        shares = [list(Mixture(tokenizer, 0, proportions, share, 2).tasks(step, 0.5)) for share in range(2)]
-        assert [sum(task.batch.ids.size for task in tasks) for tasks in shares] == [3072, 3072]
-        assert sorted(len(tasks) for tasks in shares) == [1, 2]
-        for tasks in shares:
-            assert tasks[0].weight / 2 == len(tasks[0].batch.ids) / 16
-        (long,) = [task for tasks in shares for task in tasks[1:]]
-        assert (long.name, long.weight) == ("tools" if step % 2 else "retrieval", 1.0)
-    one, other = (next(Mixture(tokenizer, 0, proportions, share, 2).tasks(0, 0.0)).batch.ids for share in range(2))
-    assert one[0].tolist() != other[0].tolist()
+        ours, theirs = (list(mixture.tasks(step, progress)) for mixture in mixtures)
+        for tasks in (ours, theirs):
+            short, long = tasks
+            assert short.batch.ids.shape == (rows // 2, 256)
+            assert long.batch.ids.size == tokens // 2
+            assert (long.name, short.weight, long.weight) == (
+                "tools" if step % 3 else "retrieval",
+                1.0,
+                tokens / (256 * rows),
+            )
+        assert ours[0].batch.ids[0].tolist() != theirs[0].batch.ids[0].tolist()

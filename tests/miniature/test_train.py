@@ -22,7 +22,7 @@ from tests.miniature.train import Settings, Training
 
 SETTINGS = Settings(steps=4, lr=5e-3, score_every=1000, save_every=3, known_weight=1.0)
 # Of the small model's first steps: whatever changes them changes what the miniature's training gives.
-STORED = [17.3366, 14.83211, 17.28662]
+STORED = [34.46764, 31.82933, 67.10055]
 
 
 def training(tokenizer: Tokenizer, config: Json, out: Path) -> Training:
@@ -43,11 +43,12 @@ def test_a_resumed_training_goes_on_as_if_it_had_not_stopped(
     for _ in range(2):
         whole.train_step()
     whole.save()
+    tokens = whole.tokens
     expected = whole.train_step()
     (tmp_path / "log.jsonl").write_text(json.dumps({"step": 2}) + "\n" + json.dumps({"step": 3}) + "\n")
     resumed = training(tokenizer, probe_config, tmp_path)
     resumed.resume()
-    assert (resumed.step, resumed.tokens) == (2, whole.tokens * 2 // 3)
+    assert (resumed.step, resumed.tokens) == (2, tokens)
     assert resumed.train_step() == pytest.approx(expected, rel=1e-5)
     assert [record["step"] for record in read_log(tmp_path / "log.jsonl")] == [2]
 

@@ -24,13 +24,13 @@ _SPOKEN = {
 
 
 def training_example(random: np.random.Generator, *, varied: bool = True) -> Example:
-    """A conversation of one to three requests, each with its calls, responses and answer.
+    """A conversation of one to four requests, each with its calls, responses and answer.
 
     Args:
         varied: whether requests are phrased in all ways that are for training; if not, in those that the vocabulary was
             learnt from.
     """
-    number = int(random.integers(1, 4))
+    number = int(random.integers(1, 5))
     phrasings = [tool.phrasings() if varied else tool.requests for tool in TOOLS]
     return _conversation(random, number, phrasings, held_out=False, thinking=bool(random.random() < 0.4))
 
