@@ -38,6 +38,7 @@ NEW_TOKENS = 64
 _READY_SECONDS = 600.0
 _PAUSE_SECONDS = 0.5  # lets the other server's threads stop waiting busily
 _MODEL = "bench"
+_PARTS = ("content", "reasoning_content", "tool_calls")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,18 +159,27 @@ def _ask(http: httpx.Client, text: str, began: float) -> Answer:
     with http.stream("POST", "/v1/chat/completions", json=body) as response:
         if response.status_code != 200:
             raise SystemExit(f"{http.base_url} answered {response.status_code}: {response.read().decode()[:500]}")
-        for line in response.iter_lines():
-            if not line.startswith("data: {"):
+        for line in _lines(response):
+            if not line.startswith(b"data: {"):
                 continue
-            chunk = json.loads(line.removeprefix("data: "))
+            chunk = json.loads(line.removeprefix(b"data: "))
             usage = chunk.get("usage") or usage
             deltas = [choice["delta"] for choice in chunk.get("choices", ())]
-            if first is None and any(delta.get("content") or delta.get("reasoning_content") for delta in deltas):
+            if first is None and any(delta.get(part) for delta in deltas for part in _PARTS):
                 first = time.perf_counter() - began
     end = time.perf_counter() - began
-    if first is None or usage.get("completion_tokens") != NEW_TOKENS:
+    if usage.get("completion_tokens") != NEW_TOKENS:
         raise SystemExit(f"{http.base_url} did not write {NEW_TOKENS} tokens: {usage}")
-    return Answer(first, end, usage["prompt_tokens"], usage["completion_tokens"])
+    # What random weights write may look like the beginning of a call, and is then held back to the end.
+    return Answer(end if first is None else first, end, usage["prompt_tokens"], usage["completion_tokens"])
+
+
+def _lines(response: httpx.Response) -> Iterator[bytes]:
+    """Lines that end in a newline: httpx ends them at all that Unicode calls a line break, which may stand in a text."""
+    rest = b""
+    for block in response.iter_bytes():
+        *lines, rest = (rest + block).split(b"\n")
+        yield from lines
 
 
 def summary(runs: dict[str, list[Round]]) -> dict[str, Any]:
