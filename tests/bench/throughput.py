@@ -175,7 +175,7 @@ def _ask(http: httpx.Client, text: str, began: float) -> Answer:
 
 
 def _lines(response: httpx.Response) -> Iterator[bytes]:
-    """Lines that end in a newline: httpx ends them at all that Unicode calls a line break, which may stand in a text."""
+    """Lines that end in a newline: httpx also ends them at other breaks of Unicode, which may stand in a text."""
     rest = b""
     for block in response.iter_bytes():
         *lines, rest = (rest + block).split(b"\n")
