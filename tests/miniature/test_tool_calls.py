@@ -73,9 +73,8 @@ def test_held_out_phrasings_and_names_are_not_in_training() -> None:
         if message["role"] == "user"
         for word in message["content"].split()
     }
-    assert not any(invented.is_held_out(word) for word in words)
     random = np.random.default_rng(0)
-    assert all(invented.is_held_out(invented.name(random, held_out=True)) for _ in range(100))
+    assert not words & {invented.name(random, held_out=True) for _ in range(2000)}
 
 
 @pytest.mark.parametrize("thinking", [False, True])

@@ -27,10 +27,10 @@ def training_example(random: np.random.Generator, *, varied: bool = True) -> Exa
     """A conversation of one to four requests, each with its calls, responses and answer.
 
     Args:
-        varied: whether requests are phrased in all ways that are for training; if not, in those that the vocabulary was
-            learnt from.
+        varied: whether requests are as many and phrased in all ways that are for training; if not, as those that the
+            vocabulary was learnt from.
     """
-    number = int(random.integers(1, 5))
+    number = int(random.integers(1, 5 if varied else 4))
     phrasings = [tool.phrasings() if varied else tool.requests for tool in TOOLS]
     return _conversation(random, number, phrasings, held_out=False, thinking=bool(random.random() < 0.4))
 
