@@ -38,11 +38,11 @@ def training_example(random: np.random.Generator) -> Example:
     messages: list[Json] = []
     if kind < 0.5:
         said = FORMS[invented.choice(random, ("with commas", "with and", "line by line"))](items)
-        for number, index in enumerate(random.permutation(len(FORMS))[:3]):
-            form = list(FORMS)[index]
-            question = (
-                invented.choice(random, _REWRITE).format(form=form, items=said) if number == 0 else f"Now {form}."
-            )
+        forms = [list(FORMS)[index] for index in random.permutation(len(FORMS))[:3]]
+        for number, form in enumerate(forms):
+            question = f"Now {form}."
+            if number == 0:
+                question = invented.choice(random, _REWRITE).format(form=form, items=said)
             messages += _turn(question, FORMS[form](items))
     elif kind < 0.8:
         messages += _turn(invented.choice(random, _REPEAT).format(items=listed), listed)

@@ -1,4 +1,7 @@
-"""Twelve tools with parameters of every JSON type: what defines them, how they are asked for and what they answer."""
+"""Twelve tools with parameters of every JSON type: what defines them, how they are asked for and what they answer.
+
+The file is longer than most: it is a table of sentences, and what belongs to one tool stands together.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ _SKIES = ("sunny", "cloudy", "rainy", "windy")
 _ROOMS = ("kitchen", "bedroom", "garden", "office")
 _DISHES = ("soup", "rice", "bread", "salad", "pasta", "tea")
 
-# How a clause in the imperative becomes a request.
+# How a clause in the imperative becomes a request; the commonest way stands twice, and is drawn twice as often.
 _FRAMES: tuple[Callable[[str], str], ...] = (
     lambda clause: f"{_capitalised(clause)}.",
     lambda clause: f"{_capitalised(clause)}, please.",
@@ -113,10 +116,7 @@ TOOLS = (
         ("How will the weather be in {city} in {days} days?",),
         {"sky": _one_of(_SKIES), "temperature": _integer(1, 39)},
         "In {city} it will be {sky}, {temperature} degrees.",
-        (
-            "Tell me the weather in {city} in {days} days.",
-            "Will it rain in {city} in {days} days?",
-        ),
+        ("Will it rain in {city} in {days} days?",),
         (
             "tell me the weather in {city} in {days} days",
             "check the weather of {city}, {days} days ahead",
@@ -143,8 +143,6 @@ TOOLS = (
         (
             "Alarm at {hour}:{minute}.",
             "My alarm should ring at {hour}:{minute}.",
-            "Set one more alarm: {hour}:{minute}.",
-            "Wake me up at {hour}:{minute}, please.",
         ),
         (
             "set an alarm at {hour}:{minute}",
@@ -196,10 +194,7 @@ TOOLS = (
         ("Please play {artist}, {shuffle}, at volume {volume}.",),
         {"song": _name},
         "Now playing {song} by {artist}.",
-        (
-            "Play some {artist} {shuffle} at volume {volume}.",
-            "Can you play {artist}? Volume {volume}, {shuffle}.",
-        ),
+        ("Can you play {artist}? Volume {volume}, {shuffle}.",),
         (
             "put on {artist}, {shuffle}, volume {volume}",
             "play some {artist} {shuffle} at volume {volume}",
@@ -224,10 +219,7 @@ TOOLS = (
         ("Send this to {recipient}: {text}.",),
         {"number": _integer(1, 99)},
         "Message {number} was sent to {recipient}.",
-        (
-            "Message for {recipient}: {text}.",
-            "Send a note to {recipient}: {text}.",
-        ),
+        ("Message for {recipient}: {text}.",),
         (
             "write this to {recipient}: {text}",
             "send a note to {recipient}: {text}",
@@ -254,7 +246,6 @@ TOOLS = (
         (
             "A flight to {destination}, from {origin}, {direct}, please.",
             "How can I fly to {destination} from {origin}, {direct}?",
-            "Find me a flight {direct} from {origin} to {destination}.",
         ),
         (
             "show flights from {origin} to {destination}, {direct}",
@@ -279,10 +270,7 @@ TOOLS = (
         ("Please create {title} for {hours} hours on {day}.",),
         {"number": _integer(1, 99)},
         "{title} is event {number}, on {day}.",
-        (
-            "Put {title} on {day}: {hours} hours.",
-            "New event: {title}, {hours} hours on {day}.",
-        ),
+        ("New event: {title}, {hours} hours on {day}.",),
         (
             "add {title} to {day}, {hours} hours",
             "make an event of {hours} hours on {day}, called {title}",
@@ -306,10 +294,7 @@ TOOLS = (
         ("Please set the light of the {room} to {brightness}.",),
         {"watts": _integer(1, 60)},
         "The {room} light is at {brightness} and uses {watts} watts.",
-        (
-            "Turn the light of the {room} to {brightness}.",
-            "The {room} light should be {brightness}.",
-        ),
+        ("The {room} light should be {brightness}.",),
         (
             "make the {room} light {brightness}",
             "turn the light of the {room} to {brightness}",
@@ -335,7 +320,6 @@ TOOLS = (
         "{amount} {source} is {result} {target}.",
         (
             "What do I get in {target} for {amount} {source}?",
-            "Change {amount} {source} into {target}.",
             "What are {amount} {source} worth in {target}?",
         ),
         (
