@@ -67,5 +67,5 @@ def _items(random: np.random.Generator, number: int) -> list[str]:
         letters = random.integers(len(_LETTERS), size=int(random.integers(3, 8)))
         word = "".join(_LETTERS[index] for index in letters)
         thing = invented.choice(random, _THINGS)
-        items[(invented.name(random), str(int(random.integers(10, 10000))), word, thing)[kind]] = None
+        items[(invented.name(random, invented.MANY), str(int(random.integers(10, 10000))), word, thing)[kind]] = None
     return list(items)

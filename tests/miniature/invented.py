@@ -1,9 +1,12 @@
 """Names that mean nothing: a value that a model can only have copied.
 
-Words are built of syllables; those that end in a held-out syllable never occur in training.
+Words are built of syllables; those that end in a held-out one never occur in training, where nearly any other may.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 
@@ -44,17 +47,24 @@ _FIRST = [
     "ti",
     "to",
 ]
-_LAST = ["bel", "dor", "fan", "gal", "kin", "lan", "mar", "nel", "pol", "rik", "sam", "tan", "vel", "wen"]
-_HELD_OUT_LAST = ["bor", "len", "mir", "ras", "tol"]
+
+# Last syllables: those that the vocabulary was learnt from, those of the test, and of a consonant, a vowel and a
+# consonant all others. With a few of them alone a model learns which names there are, not how to copy one.
+FEW = ("bel", "dor", "fan", "gal", "kin", "lan", "mar", "nel", "pol", "rik", "sam", "tan", "vel", "wen")
+HELD_OUT = ("bor", "len", "mir", "ras", "tol")
+MANY = tuple(
+    syllable
+    for first, vowel, last in product("bdfghklmnprstvw", "aeiou", "bdfgklmnprst")
+    if (syllable := first + vowel + last) not in HELD_OUT
+)
 
 
-def name(random: np.random.Generator, *, held_out: bool = False) -> str:
-    """A capitalised name of two or three syllables."""
-    last = _HELD_OUT_LAST if held_out else _LAST
-    syllables = [choice(random, _FIRST) for _ in range(int(random.integers(1, 3)))] + [choice(random, last)]
+def name(random: np.random.Generator, endings: Sequence[str]) -> str:
+    """A capitalised name of two or three syllables, the last of them one of `endings`."""
+    syllables = [choice(random, _FIRST) for _ in range(int(random.integers(1, 3)))] + [choice(random, endings)]
     return "".join(syllables).capitalize()
 
 
-def choice(random: np.random.Generator, items: list[str] | tuple[str, ...]) -> str:
+def choice(random: np.random.Generator, items: Sequence[str]) -> str:
     """One of the items; numpy's own choice turns strings into arrays and takes fifty times as long."""
     return items[int(random.integers(len(items)))]

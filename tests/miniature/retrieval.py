@@ -6,7 +6,7 @@ Held out are the pairs of adjective and noun that name a place: those that a has
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -45,9 +45,18 @@ _NOTES = (
 )
 
 
-def training_example(random: np.random.Generator, count_tokens: Callable[[str], int], length: int) -> Example:
-    """A text of about `length` tokens with many notes, and as many questions about them, one turn each."""
-    return _example(random, count_tokens, length, number=max(2, min(8, length // 48)), held_out=False, thinking=False)
+def training_example(
+    random: np.random.Generator,
+    count_tokens: Callable[[str], int],
+    length: int,
+    endings: Sequence[str] = invented.MANY,
+) -> Example:
+    """A text of about `length` tokens with many notes, and as many questions about them, one turn each.
+
+    Invented names have one of the `endings`.
+    """
+    number = max(2, min(8, length // 48))
+    return _example(random, count_tokens, length, endings, number=number, held_out=False, thinking=False)
 
 
 def held_out(
@@ -56,7 +65,7 @@ def held_out(
     """One question each, about the note that stands in the first tenth of a text of about `length` tokens."""
     random = np.random.default_rng([seed, 14, length])
     for _ in range(number):
-        yield _example(random, count_tokens, length, number=1, held_out=True, thinking=thinking)
+        yield _example(random, count_tokens, length, invented.HELD_OUT, number=1, held_out=True, thinking=thinking)
 
 
 def is_held_out(place: str) -> bool:
@@ -68,6 +77,7 @@ def _example(
     random: np.random.Generator,
     count_tokens: Callable[[str], int],
     length: int,
+    endings: Sequence[str],
     *,
     number: int,
     held_out: bool,
@@ -83,7 +93,7 @@ def _example(
         kind = int(random.integers(3))
         value = (
             str(int(random.integers(1000, 10000))),
-            invented.name(random, held_out=held_out),
+            invented.name(random, endings),
             invented.choice(random, _COLOURS),
         )[kind]
         notes.append((_NOTES[kind][0].format(place=place, value=value), _NOTES[kind][1].format(place=place), value))

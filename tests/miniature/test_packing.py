@@ -63,7 +63,7 @@ def test_every_step_has_full_rows_at_every_length(mixture: Mixture) -> None:
             assert (task.batch.example >= 0).mean() > 0.5
             assert task.batch.learnt.sum() > 4
     assert names == {"short", "tools", "retrieval"}
-    assert lengths == {256, 512, 1024}
+    assert lengths == {256, 512, 1024, 2048}
 
 
 def test_a_step_depends_on_the_seed_and_its_number_alone(mixture: Mixture) -> None:
@@ -84,7 +84,7 @@ def test_steps_made_ahead_by_other_processes_are_the_same(mixture: Mixture) -> N
         ahead.close()
 
 
-@pytest.mark.parametrize(("progress", "rows", "tokens"), [(0.4, 16, 2048), (0.5, 8, 4096)])
+@pytest.mark.parametrize(("progress", "rows", "tokens"), [(0.4, 16, 2048), (0.5, 12, 4096)])
 def test_shares_of_a_step_are_alike_and_differ_in_their_examples(
     tokenizer: Tokenizer, progress: float, rows: int, tokens: int
 ) -> None:

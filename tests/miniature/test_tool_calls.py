@@ -74,7 +74,7 @@ def test_held_out_phrasings_and_names_are_not_in_training() -> None:
         for word in message["content"].split()
     }
     random = np.random.default_rng(0)
-    assert not words & {invented.name(random, held_out=True) for _ in range(2000)}
+    assert not words & {invented.name(random, invented.HELD_OUT) for _ in range(2000)}
 
 
 @pytest.mark.parametrize("thinking", [False, True])

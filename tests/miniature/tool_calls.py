@@ -27,19 +27,21 @@ def training_example(random: np.random.Generator, *, varied: bool = True) -> Exa
     """A conversation of one to four requests, each with its calls, responses and answer.
 
     Args:
-        varied: whether requests are as many and phrased in all ways that are for training; if not, as those that the
-            vocabulary was learnt from.
+        varied: whether requests are as many, phrased in all ways and with all names that are for training; if not, as
+            those that the vocabulary was learnt from.
     """
     number = int(random.integers(1, 5 if varied else 4))
     phrasings = [tool.phrasings() if varied else tool.requests for tool in TOOLS]
-    return _conversation(random, number, phrasings, held_out=False, thinking=bool(random.random() < 0.4))
+    endings = invented.MANY if varied else invented.FEW
+    return _conversation(random, number, phrasings, endings, thinking=bool(random.random() < 0.4))
 
 
 def held_out(number: int, seed: int, *, thinking: bool = False) -> Iterator[Example]:
     """Conversations of one request, phrased as in no training example; the last turn is the call or the answer."""
     random = np.random.default_rng([seed, 12])
     for index in range(number):
-        example = _conversation(random, 1, [tool.held_out for tool in TOOLS], held_out=True, thinking=thinking)
+        phrasings = [tool.held_out for tool in TOOLS]
+        example = _conversation(random, 1, phrasings, invented.HELD_OUT, thinking=thinking)
         if index % 2:
             yield example
         else:  # up to the call
@@ -50,27 +52,30 @@ def _conversation(
     random: np.random.Generator,
     number: int,
     phrasings: Sequence[tuple[str, ...]],
+    endings: Sequence[str],
     *,
-    held_out: bool,
     thinking: bool,
 ) -> Example:
-    """So many requests for some of the tools, in one of each tool's phrasings."""
+    """So many requests for some of the tools, in one of each tool's phrasings; invented names have these endings."""
     chosen = random.permutation(len(TOOLS))[: int(random.integers(1, 4))]
     offered = [(TOOLS[index], phrasings[index]) for index in chosen]
     messages: list[Json] = []
     for _ in range(number):
-        messages += _exchange(random, offered, held_out, thinking)
+        messages += _exchange(random, offered, endings, thinking)
     return Example("tools", tuple(messages), tuple(tool.definition() for tool, _ in offered), thinking=thinking)
 
 
 def _exchange(
-    random: np.random.Generator, offered: Sequence[tuple[Tool, tuple[str, ...]]], held_out: bool, thinking: bool
+    random: np.random.Generator,
+    offered: Sequence[tuple[Tool, tuple[str, ...]]],
+    endings: Sequence[str],
+    thinking: bool,
 ) -> Iterator[Json]:
     """A request, the calls, the responses, the answer."""
     asked = [offered[int(random.integers(len(offered)))] for _ in range(1 + int(random.random() < 0.3))]
     used = [tool for tool, _ in asked]
-    values = [{name: draw(random, held_out) for name, draw in tool.draws.items()} for tool in used]
-    responses = [{name: draw(random, held_out) for name, draw in tool.response.items()} for tool in used]
+    values = [{name: draw(random, endings) for name, draw in tool.draws.items()} for tool in used]
+    responses = [{name: draw(random, endings) for name, draw in tool.response.items()} for tool in used]
     requests = [
         invented.choice(random, phrasings).format(**_spoken(arguments))
         for (_, phrasings), arguments in zip(asked, values, strict=True)

@@ -5,7 +5,7 @@ The file is longer than most: it is a table of sentences, and what belongs to on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ _FRAMES: tuple[Callable[[str], str], ...] = (
 )
 
 Values = dict[str, Any]
-Draw = Callable[[np.random.Generator, bool], Any]
+Draw = Callable[[np.random.Generator, Sequence[str]], Any]  # with the endings of invented names
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,28 +69,28 @@ def _capitalised(clause: str) -> str:
 
 
 def _integer(low: int, high: int) -> Draw:
-    return lambda random, held_out: int(random.integers(low, high + 1))
+    return lambda random, endings: int(random.integers(low, high + 1))
 
 
 def _decimal(low: int, high: int) -> Draw:
     # Hundredths that end in five: never a whole number, whose spelling a schema could not settle.
-    return lambda random, held_out: round(int(random.integers(low * 10, high * 10)) / 10 + 0.05, 2)
+    return lambda random, endings: round(int(random.integers(low * 10, high * 10)) / 10 + 0.05, 2)
 
 
-def _boolean(random: np.random.Generator, held_out: bool) -> bool:
+def _boolean(random: np.random.Generator, endings: Sequence[str]) -> bool:
     return bool(random.random() < 0.5)
 
 
-def _name(random: np.random.Generator, held_out: bool) -> str:
-    return invented.name(random, held_out=held_out)
+def _name(random: np.random.Generator, endings: Sequence[str]) -> str:
+    return invented.name(random, endings)
 
 
 def _one_of(items: tuple[str, ...]) -> Draw:
-    return lambda random, held_out: invented.choice(random, items)
+    return lambda random, endings: invented.choice(random, items)
 
 
 def _some_of(items: tuple[str, ...]) -> Draw:
-    def draw(random: np.random.Generator, held_out: bool) -> list[str]:
+    def draw(random: np.random.Generator, endings: Sequence[str]) -> list[str]:
         size = int(random.integers(1, 4))
         return [items[index] for index in random.permutation(len(items))[:size]]
 
@@ -211,7 +211,7 @@ TOOLS = (
         {"recipient": _STRING, "text": _STRING},
         {
             "recipient": _name,
-            "text": lambda random, held_out: (
+            "text": lambda random, endings: (
                 f"We meet {_DAYS[int(random.integers(7))]} in the {invented.choice(random, _ROOMS)}"
             ),
         },

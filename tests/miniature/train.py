@@ -38,6 +38,7 @@ from tests.miniature.workers import Workers, run_workers
 
 DEFAULT_STEPS = 3500
 DEFAULT_LR = 3e-3
+DEFAULT_COOLDOWN = 0.4
 SCORED = 256  # held-out questions of the glossary; other suites in proportion
 
 
@@ -59,7 +60,7 @@ class Settings:
     seed: int = 0
     lr: float = DEFAULT_LR
     warmup: float = 0.02
-    cooldown: float = 0.4
+    cooldown: float = DEFAULT_COOLDOWN
     weight_decay: float = 0.01
     mtp_every: int = 2
     mtp: float = 0.3
@@ -282,14 +283,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1, help="of each process (default 1)")
     parser.add_argument("--makers", type=int, default=0, help="processes that make data; an accelerator needs about 8")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--lr", type=float, default=DEFAULT_LR, help=f"default {DEFAULT_LR}")
+    parser.add_argument("--lr", type=float, default=DEFAULT_LR, help=f"the peak; default {DEFAULT_LR}")
+    parser.add_argument(
+        "--cooldown",
+        type=float,
+        default=DEFAULT_COOLDOWN,
+        help=f"share of the training, its last, over which the rate falls to nothing (default {DEFAULT_COOLDOWN})",
+    )
     options = parser.parse_args(arguments)
     if options.makers and options.processes > 1:
         parser.error("--makers is for one process that has an accelerator: add --processes 1")
     options.out.mkdir(parents=True, exist_ok=True)
     steps = 0 if options.minutes else options.steps
     data_from = options.data_from if options.data_from is not None else float(options.start is not None)
-    settings = Settings(steps=steps, minutes=options.minutes, seed=options.seed, lr=options.lr, data_from=data_from)
+    settings = Settings(
+        steps=steps,
+        minutes=options.minutes,
+        seed=options.seed,
+        lr=options.lr,
+        cooldown=options.cooldown,
+        data_from=data_from,
+    )
     if options.start is not None:
         shutil.copy(options.start / "tokenizer.json", options.out)
     elif not (options.out / "tokenizer.json").exists():
