@@ -11,6 +11,7 @@ from pathlib import Path
 
 import tokenizers
 import tokenizers.decoders
+import tokenizers.models
 
 from qwonnx.runtime.errors import TokenizerError
 
@@ -35,6 +36,10 @@ class Tokenizer:
         # Some files carry the settings of a training run, which would cut prompts short, or fill them up.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        # The library remembers the tokens of ten thousand words in every thread that encodes: 7 MB a thread of ordinary
+        # words, ten times that of long ones. Encoding is as fast without (English), or a quarter slower (names).
+        if isinstance(self._tokenizer.model, tokenizers.models.BPE):
+            self._tokenizer.model._resize_cache(0)
         decoder = self._tokenizer.decoder
         if not isinstance(decoder, tokenizers.decoders.ByteLevel):
             kind = type(decoder).__name__

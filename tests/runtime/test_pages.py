@@ -1,21 +1,20 @@
 from __future__ import annotations
 
 import mmap
-import resource
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from qwonnx.runtime.pages import PagedArray
+from tests.resident import resident_bytes
 
 PAGE = mmap.PAGESIZE
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems keep the pages")
 
 
 def _resident_pages() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() // PAGE
+    return resident_bytes() // PAGE
 
 
 def test_memory_comes_with_writing_and_goes_with_discarding() -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import random
+import sys
 
 import pytest
 import tokenizers
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from qwonnx.runtime.errors import TokenizerError
 from qwonnx.runtime.tokenizer import Tokenizer
+from tests.resident import resident_bytes
 from tests.runtime.counting_model import ADDED_TOKENS, SPECIAL_TOKENS, tokenizer_json
 
 SOURCE = json.dumps(tokenizer_json())
@@ -83,3 +86,13 @@ def test_a_panic_of_the_library_is_a_malformed_file() -> None:
     document = tokenizer_json() | {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}
     with pytest.raises(TokenizerError, match="malformed"):
         Tokenizer(json.dumps(document))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is asked of /proc")
+def test_encoding_keeps_nothing_of_what_it_saw() -> None:
+    """Each thread of the library would remember ten thousand words, these in 60 MB."""
+    words = random.Random(0)
+    before = resident_bytes()
+    for _ in range(10_000):
+        TOKENIZER.encode("".join(words.choices("abcdefgh", k=200)))
+    assert resident_bytes() - before < 8 << 20
