@@ -1,9 +1,8 @@
 """What each step of the training sees: a pure function of the seed, the step and the facts' weights.
 
 Every step has a batch of short rows (the glossary, pictures, copying); two of three have one of tool calls as well, the
-others one of retrieval. At first two thirds of a step's tokens are short rows, later three sevenths of one that is
-larger: the glossary takes many sightings, and what the others ask for is learnt once there is something to learn it
-with.
+others one of retrieval. At first two thirds of a step's tokens are short rows, later half of one that is larger: the
+glossary takes many sightings, and what the others ask for is learnt once there is something to learn it with.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Proportions:
     """How a step is made up.
 
     Attributes:
-        short_rows: rows of 256 tokens, up to 45% of the training; three quarters of them after.
+        short_rows: rows of 256 tokens.
         long_tokens: tokens of the batch of tool calls, in rows of 1,024, or of retrieval, in rows of 256 to a process's
             share of this many; after 45% of the training twice as many.
         pictures: share of the short examples that are about a picture.
@@ -98,7 +97,6 @@ class Mixture:
         rows, tokens = self.proportions.short_rows, self.proportions.long_tokens
         if progress >= _LATE:
             tokens *= 2
-            rows -= rows // 4
         return max(1, rows // self.shares), tokens // self.shares
 
     def _long(self, name: str, stream: Iterator[Encoded], length: int, tokens: int, weight: float) -> Task:

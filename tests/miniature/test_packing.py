@@ -84,7 +84,7 @@ def test_steps_made_ahead_by_other_processes_are_the_same(mixture: Mixture) -> N
         ahead.close()
 
 
-@pytest.mark.parametrize(("progress", "rows", "tokens"), [(0.4, 16, 2048), (0.5, 12, 4096)])
+@pytest.mark.parametrize(("progress", "rows", "tokens"), [(0.4, 16, 2048), (0.5, 16, 4096)])
 def test_shares_of_a_step_are_alike_and_differ_in_their_examples(
     tokenizer: Tokenizer, progress: float, rows: int, tokens: int
 ) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,6 +24,27 @@ _SPOKEN = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class _Manner:
+    """How conversations are drawn.
+
+    Attributes:
+        phrasings: of each tool's requests.
+        endings: of invented names.
+        pairs: share of requests that ask for two things.
+    """
+
+    phrasings: Sequence[tuple[str, ...]]
+    endings: Sequence[str]
+    pairs: float
+
+
+# Which tool the second of a pair asks for is what is learnt last: in training there are more of them.
+_TRAINING = _Manner([tool.phrasings() for tool in TOOLS], invented.MANY, 0.45)
+_VOCABULARY = _Manner([tool.requests for tool in TOOLS], invented.FEW, 0.3)
+_HELD_OUT = _Manner([tool.held_out for tool in TOOLS], invented.HELD_OUT, 0.3)
+
+
 def training_example(random: np.random.Generator, *, varied: bool = True) -> Example:
     """A conversation of one to four requests, each with its calls, responses and answer.
 
@@ -31,54 +53,38 @@ def training_example(random: np.random.Generator, *, varied: bool = True) -> Exa
             those that the vocabulary was learnt from.
     """
     number = int(random.integers(1, 5 if varied else 4))
-    phrasings = [tool.phrasings() if varied else tool.requests for tool in TOOLS]
-    endings = invented.MANY if varied else invented.FEW
-    return _conversation(random, number, phrasings, endings, thinking=bool(random.random() < 0.4))
+    return _conversation(random, number, _TRAINING if varied else _VOCABULARY, thinking=bool(random.random() < 0.4))
 
 
 def held_out(number: int, seed: int, *, thinking: bool = False) -> Iterator[Example]:
     """Conversations of one request, phrased as in no training example; the last turn is the call or the answer."""
     random = np.random.default_rng([seed, 12])
     for index in range(number):
-        phrasings = [tool.held_out for tool in TOOLS]
-        example = _conversation(random, 1, phrasings, invented.HELD_OUT, thinking=thinking)
+        example = _conversation(random, 1, _HELD_OUT, thinking=thinking)
         if index % 2:
             yield example
         else:  # up to the call
             yield Example(example.task, example.messages[:2], example.tools, thinking=thinking)
 
 
-def _conversation(
-    random: np.random.Generator,
-    number: int,
-    phrasings: Sequence[tuple[str, ...]],
-    endings: Sequence[str],
-    *,
-    thinking: bool,
-) -> Example:
-    """So many requests for some of the tools, in one of each tool's phrasings; invented names have these endings."""
+def _conversation(random: np.random.Generator, number: int, manner: _Manner, *, thinking: bool) -> Example:
+    """So many requests for some of the tools."""
     chosen = random.permutation(len(TOOLS))[: int(random.integers(1, 4))]
-    offered = [(TOOLS[index], phrasings[index]) for index in chosen]
     messages: list[Json] = []
     for _ in range(number):
-        messages += _exchange(random, offered, endings, thinking)
-    return Example("tools", tuple(messages), tuple(tool.definition() for tool, _ in offered), thinking=thinking)
+        messages += _exchange(random, chosen, manner, thinking)
+    return Example("tools", tuple(messages), tuple(TOOLS[index].definition() for index in chosen), thinking=thinking)
 
 
-def _exchange(
-    random: np.random.Generator,
-    offered: Sequence[tuple[Tool, tuple[str, ...]]],
-    endings: Sequence[str],
-    thinking: bool,
-) -> Iterator[Json]:
-    """A request, the calls, the responses, the answer."""
-    asked = [offered[int(random.integers(len(offered)))] for _ in range(1 + int(random.random() < 0.3))]
-    used = [tool for tool, _ in asked]
-    values = [{name: draw(random, endings) for name, draw in tool.draws.items()} for tool in used]
-    responses = [{name: draw(random, endings) for name, draw in tool.response.items()} for tool in used]
+def _exchange(random: np.random.Generator, offered: Sequence[int], manner: _Manner, thinking: bool) -> Iterator[Json]:
+    """A request for some of the tools offered, by their indices; the calls, the responses, the answer."""
+    asked = [offered[int(random.integers(len(offered)))] for _ in range(1 + int(random.random() < manner.pairs))]
+    used = [TOOLS[index] for index in asked]
+    values = [{name: draw(random, manner.endings) for name, draw in tool.draws.items()} for tool in used]
+    responses = [{name: draw(random, manner.endings) for name, draw in tool.response.items()} for tool in used]
     requests = [
-        invented.choice(random, phrasings).format(**_spoken(arguments))
-        for (_, phrasings), arguments in zip(asked, values, strict=True)
+        invented.choice(random, manner.phrasings[index]).format(**_spoken(arguments))
+        for index, arguments in zip(asked, values, strict=True)
     ]
     yield {"role": "user", "content": " ".join(requests)}
     calls = [
