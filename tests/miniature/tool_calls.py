@@ -69,7 +69,7 @@ def held_out(number: int, seed: int, *, thinking: bool = False) -> Iterator[Exam
 
 def _conversation(random: np.random.Generator, number: int, manner: _Manner, *, thinking: bool) -> Example:
     """So many requests for some of the tools."""
-    chosen = random.permutation(len(TOOLS))[: int(random.integers(1, 4))]
+    chosen = random.permutation(len(TOOLS)).tolist()[: int(random.integers(1, 4))]
     messages: list[Json] = []
     for _ in range(number):
         messages += _exchange(random, chosen, manner, thinking)
