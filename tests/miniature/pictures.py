@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.miniature.conversation import Example
+from tests.miniature.conversation import Example, Json
 
 CELL = 32  # pixels; one visual token
 SIDE = 4  # cells
@@ -54,9 +54,14 @@ class Group:
         return f"{NUMBERS[len(self.cells) - 1]} {self.colour} {self.shape}{plural}"
 
 
-def training_example(random: np.random.Generator) -> Example:
-    """A picture and a question about it: what is there, or how many, which colour, which shape, where."""
-    return _example(random, held_out=False, thinking=bool(random.random() < 0.3))
+def training_example(random: np.random.Generator, *, varied: bool = True) -> Example:
+    """A picture and questions about it: what is there, or how many, which colour, which shape, where.
+
+    Args:
+        varied: whether there are up to four questions, one turn each; if not, one as the vocabulary was learnt from.
+    """
+    thinking = bool(random.random() < 0.3)
+    return _example(random, held_out=False, thinking=thinking, turns=int(random.integers(1, 5)) if varied else 1)
 
 
 def held_out(number: int, seed: int, *, thinking: bool = False) -> Iterator[Example]:
@@ -149,20 +154,25 @@ def _inside(shape: str, x: Any, y: Any) -> Any:
     return (np.minimum(abs(x), abs(y)) <= 0.3) & (np.maximum(abs(x), abs(y)) <= 1)
 
 
-def _example(random: np.random.Generator, *, held_out: bool, thinking: bool) -> Example:
+def _example(random: np.random.Generator, *, held_out: bool, thinking: bool, turns: int = 1) -> Example:
     groups = scene(random, held_out=held_out)
     description = "; ".join(f"{group.things}, {group.place}" for group in groups)
-    question, answer = _about(random, groups, held_out) if random.random() < 0.4 else ("", description)
-    if not question:
-        phrasings = _HELD_OUT_QUESTIONS if held_out else _QUESTIONS
-        question = phrasings[int(random.integers(len(phrasings)))]
-    reply = {"role": "assistant", "content": answer, **({"reasoning_content": description} if thinking else {})}
-    content = [{"type": "image"}, {"type": "text", "text": question}]
-    messages = ({"role": "user", "content": content}, reply)
-    return Example("pictures", messages, pictures=(draw(groups, random),), thinking=thinking)
+    answers: dict[str, str] = {}  # by question, so that none is asked twice
+    for _ in range(turns):
+        question, answer = _about(random, groups) if random.random() < (0.8 if answers else 0.4) else ("", description)
+        if not question:
+            phrasings = _HELD_OUT_QUESTIONS if held_out else _QUESTIONS
+            question = phrasings[int(random.integers(len(phrasings)))]
+        answers[question] = answer
+    messages: list[Json] = []
+    for question, answer in answers.items():
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+        reply = {"role": "assistant", "content": answer, **({"reasoning_content": description} if thinking else {})}
+        messages += [{"role": "user", "content": question if messages else content}, reply]
+    return Example("pictures", tuple(messages), pictures=(draw(groups, random),), thinking=thinking)
 
 
-def _about(random: np.random.Generator, groups: tuple[Group, ...], held_out: bool) -> tuple[str, str]:
+def _about(random: np.random.Generator, groups: tuple[Group, ...]) -> tuple[str, str]:
     """A question about one group that no other could answer; or nothing, where every question would be ambiguous."""
     group = groups[int(random.integers(len(groups)))]
     others = [other for other in groups if other is not group]

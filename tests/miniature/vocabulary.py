@@ -72,6 +72,6 @@ def _sample(random: np.random.Generator) -> Iterator[Example]:
         yield glossary.training_example(group, random)
     for _ in range(300):
         yield tool_calls.training_example(random, varied=False)
-        yield pictures.training_example(random)
+        yield pictures.training_example(random, varied=False)
     for _ in range(20):
         yield retrieval.training_example(random, lambda text: len(text) // 4, 512, invented.FEW)
