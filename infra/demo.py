@@ -124,15 +124,15 @@ def _ask(url: str) -> int:
         stream_options={"include_usage": True},
         extra_body={"chat_template_kwargs": {"enable_thinking": False}},
     )
-    print(f"\nquestion: {QUESTION}\nanswer: ", end="")
     finish_reason, usage, answer = None, None, ""
     for chunk in stream:
         usage = chunk.usage or usage
         for choice in chunk.choices:
             finish_reason = choice.finish_reason or finish_reason
             answer += choice.delta.content or ""
-            print(choice.delta.content or "", end="", flush=True)
-    print(f"\nfinish_reason {finish_reason}, usage {usage.to_json(indent=None) if usage else None}")
+    # Printed whole: the server's line about the request would stand in the middle of it.
+    print(f"\nquestion: {QUESTION}\nanswer: {answer}")
+    print(f"finish_reason {finish_reason}, usage {usage.to_json(indent=None) if usage else None}")
     if finish_reason != "stop" or usage is None or usage.completion_tokens == 0:
         print("demo: the answer is not whole", file=sys.stderr)
         return 1
