@@ -1,4 +1,4 @@
-"""How much memory a process holds at present, on Linux."""
+"""How much memory this process holds at present, on Linux."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import resource
 from pathlib import Path
 
 
-def resident_bytes(pid: int | str = "self") -> int:
-    """Bytes of a process's pages that lie in memory."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
+def resident_bytes() -> int:
+    """Bytes of its pages that lie in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.miniature import invented
 from tests.miniature.conversation import Example, Json
 
 CELL = 32  # pixels; one visual token
@@ -157,12 +158,11 @@ def _inside(shape: str, x: Any, y: Any) -> Any:
 def _example(random: np.random.Generator, *, held_out: bool, thinking: bool, turns: int = 1) -> Example:
     groups = scene(random, held_out=held_out)
     description = "; ".join(f"{group.things}, {group.place}" for group in groups)
+    phrasings = _HELD_OUT_QUESTIONS if held_out else _QUESTIONS
     answers: dict[str, str] = {}  # by question, so that none is asked twice
     for _ in range(turns):
-        question, answer = _about(random, groups) if random.random() < (0.8 if answers else 0.4) else ("", description)
-        if not question:
-            phrasings = _HELD_OUT_QUESTIONS if held_out else _QUESTIONS
-            question = phrasings[int(random.integers(len(phrasings)))]
+        asked = _about(random, groups) if random.random() < (0.8 if answers else 0.4) else None
+        question, answer = asked or (invented.choice(random, phrasings), description)
         answers[question] = answer
     messages: list[Json] = []
     for question, answer in answers.items():
@@ -172,8 +172,8 @@ def _example(random: np.random.Generator, *, held_out: bool, thinking: bool, tur
     return Example("pictures", tuple(messages), pictures=(draw(groups, random),), thinking=thinking)
 
 
-def _about(random: np.random.Generator, groups: tuple[Group, ...]) -> tuple[str, str]:
-    """A question about one group that no other could answer; or nothing, where every question would be ambiguous."""
+def _about(random: np.random.Generator, groups: tuple[Group, ...]) -> tuple[str, str] | None:
+    """A question about one group that no other could answer; None where the question drawn would be ambiguous."""
     group = groups[int(random.integers(len(groups)))]
     others = [other for other in groups if other is not group]
     kind = int(random.integers(4))
@@ -185,7 +185,7 @@ def _about(random: np.random.Generator, groups: tuple[Group, ...]) -> tuple[str,
         return f"Which colour are the {_plural(group.shape)}?", group.colour
     if kind == 3 and all(other.colour != group.colour for other in others):
         return f"Which shapes are {group.colour}?", _plural(group.shape)
-    return "", "; ".join(f"{group.things}, {group.place}" for group in groups)
+    return None
 
 
 def _plural(shape: str) -> str:

@@ -49,13 +49,16 @@ def training_example(
     random: np.random.Generator,
     count_tokens: Callable[[str], int],
     length: int,
-    endings: Sequence[str] = invented.MANY,
+    *,
+    varied: bool = True,
 ) -> Example:
     """A text of about `length` tokens with many notes, and as many questions about them, one turn each.
 
-    Invented names have one of the `endings`.
+    Args:
+        varied: whether names are all that are for training; if not, as those that the vocabulary was learnt from.
     """
     number = max(2, min(8, length // 48))
+    endings = invented.MANY if varied else invented.FEW
     return _example(random, count_tokens, length, endings, number=number, held_out=False, thinking=False)
 
 

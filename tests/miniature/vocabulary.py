@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from tests.checkpoints import SPECIAL_TOKENS
 from tests.checkpoints.tokenizer import add_special_tokens, qwen_tokenizer
-from tests.miniature import glossary, invented, pictures, retrieval, tool_calls
+from tests.miniature import glossary, pictures, retrieval, tool_calls
 from tests.miniature.conversation import Encoder, Example
 
 VOCAB_SIZE = 6144
@@ -74,4 +74,4 @@ def _sample(random: np.random.Generator) -> Iterator[Example]:
         yield tool_calls.training_example(random, varied=False)
         yield pictures.training_example(random, varied=False)
     for _ in range(20):
-        yield retrieval.training_example(random, lambda text: len(text) // 4, 512, invented.FEW)
+        yield retrieval.training_example(random, lambda text: len(text) // 4, 512, varied=False)
