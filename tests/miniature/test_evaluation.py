@@ -140,12 +140,15 @@ def test_a_suite_is_scored_as_in_training(
         *glossary.held_out(3, 1, thinking=True),
         *tool_calls.held_out(2, 0),
         *tool_calls.held_out(2, 1, thinking=True),
+        *pictures.held_out(3, 0),
+        *pictures.held_out(2, 1, thinking=True),
     ]
     write_suite(suite, examples)
     read = read_suite(suite)
-    subject = CheckpointSubject(str(folder), None, pictures=False)
+    subject = CheckpointSubject(str(folder), None, pictures=True)
     evaluation = evaluate(subject, read, read.questions, None, max_tokens=1)
-    assert [one.task for one in evaluation.report.tasks] == ["glossary", "glossary", "tools", "tools"]
+    tasks = [one.task for one in evaluation.report.tasks]
+    assert tasks == ["glossary", "glossary", "pictures", "pictures", "tools", "tools"]
     for example, outcome in zip(examples, evaluation.outcomes, strict=True):
         encoded = mixture.encoder.encode(example)
         learnt = np.flatnonzero(encoded.learnt)[-len(outcome.scored.surprise) :]  # type: ignore[union-attr]

@@ -6,9 +6,6 @@ runtime's own modules, and ids without a token are never generated.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qwonnx.export.strict_json import read_object
+from qwonnx.handlers.cli.evaluation.picture_reader import PictureReader
 from qwonnx.handlers.cli.evaluation.report import ModelRow
 from qwonnx.handlers.cli.evaluation.subject import (
     Answer,
@@ -43,7 +41,6 @@ if TYPE_CHECKING:
 _GENERATION, _TEMPLATE = "generation_config.json", "chat_template.jinja"
 _MAX_CONFIG_BYTES = 1 << 20
 _BLOCK_ROWS = 64  # of logits at a time: 64 MB at the real vocabulary
-_DATA_URL = "data:image/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +68,7 @@ class CheckpointSubject:
     Args:
         name_or_path: of the checkpoint.
         num_threads: of torch; None: its own choice.
-        pictures: some questions have pictures; transformers' processor is tried, and the vision tower loaded.
+        pictures: some questions have pictures; the vision tower is loaded if they can be read.
 
     Raises:
         CheckpointError, VerificationError: it does not open, or transformers does not load it.
@@ -108,12 +105,13 @@ class CheckpointSubject:
             max_num_seqs=1,
         )
         self.notes: list[str] = []
-        self._processor: Any = None
+        self._pictures: PictureReader | str = "with pictures"  # the latter: why there is no reader
         with quiet_transformers():
             if pictures:
-                self._processor, self._no_pictures = _processor(resolved.folder)
-            self._model = load_reference_model(resolved.folder, pictures=self._processor is not None)
-        self._text_model = self._model.model if self._processor is None else self._model.model.language_model
+                self._pictures = _picture_reader(resolved.folder)
+            sees = isinstance(self._pictures, PictureReader)
+            self._model = load_reference_model(resolved.folder, pictures=sees)
+        self._text_model = self._model.model.language_model if sees else self._model.model
         self._head = load_mtp_head(self._text_model, StoredWeights(resolved.tensors, config.quantization))
         self._chosen: dict[int, Tensor] = {}  # by layer, int64 [T, top_k]: what the routers chose in the last run
         for layer, block in enumerate(self._text_model.layers if self._num_experts else ()):
@@ -125,11 +123,11 @@ class CheckpointSubject:
 
     def prompt(self, question: Question, max_tokens: int | None) -> Prompt:
         rendered = render(self._files, question)
-        pictures = None
+        ids, pictures = self.tokenizer.encode(rendered.prompt), None
         if question.pictures:
-            ids, pictures = self._read_pictures(rendered.prompt, question)
-        else:
-            ids = self.tokenizer.encode(rendered.prompt)
+            if isinstance(self._pictures, str):
+                raise SkippedError(self._pictures)
+            ids, pictures = self._pictures.read(ids, question.pictures)
         answer = answer_tokens(self.tokenizer, rendered.answer, self._files.eos_token_ids)
         settled = settle_max_tokens(len(ids), len(answer), max_tokens, self._longest)
         return Prompt(tuple(ids), answer, rendered.thinking_open, settled, pictures)
@@ -239,18 +237,6 @@ class CheckpointSubject:
 
         return keep
 
-    def _read_pictures(self, prompt: str, question: Question) -> tuple[list[int], dict[str, Any]]:
-        """Token ids of a prompt with a place for each visual token, and what the model takes beside them.
-
-        Raises:
-            SkippedError: there is no processor, or a part is no picture in the line itself.
-        """
-        if self._processor is None:
-            raise SkippedError(f"with pictures: {self._no_pictures}")
-        pictures = [_picture(part) for part in question.pictures]
-        made = self._processor(text=[prompt], images=pictures, return_tensors="pt")
-        return made["input_ids"][0].tolist(), {name: made[name] for name in ("pixel_values", "image_grid_thw")}
-
     def _picture_arguments(self, ids: Tensor, prompt: Prompt) -> dict[str, Any]:
         if prompt.pictures is None:
             return {}
@@ -265,36 +251,9 @@ def _chat_files(folder: Path, names: Sequence[str]) -> _ChatFiles:
     return _ChatFiles(tokenizer, template, end_token_ids(generation, tokenizer))
 
 
-def _processor(folder: Path) -> tuple[Any, str]:
-    """transformers' processor of pictures and prompts; None, and why, if it does not load."""
-    from qwonnx.export.errors import first_line
-
+def _picture_reader(folder: Path) -> PictureReader | str:
+    """What reads pictures, or why nothing does."""
     try:
-        from transformers import AutoProcessor  # which a torchvision that does not go with torch prevents
-
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-    except (ImportError, OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        return None, f"transformers loads no processor ({' '.join(first_line(error).split())})"
-    if not hasattr(processor, "image_processor"):  # it falls back on the tokenizer alone
-        return None, "the checkpoint has no preprocessor_config.json"
-    return processor, ""
-
-
-def _picture(part: dict[str, Any]) -> Any:
-    """The picture of a message's part, which must hold it as a data URL: nothing is fetched.
-
-    Raises:
-        SkippedError: it is none.
-    """
-    from PIL import Image
-
-    url = part.get("image_url", part.get("image"))
-    if isinstance(url, dict):
-        url = url.get("url")
-    if not isinstance(url, str) or not url.startswith(_DATA_URL):
-        raise SkippedError("with a part that is neither text nor a picture as a data URL")
-    try:
-        content = base64.b64decode(url.partition(",")[2], validate=True)
-        return Image.open(io.BytesIO(content)).convert("RGB")
-    except (binascii.Error, ValueError, OSError, Image.DecompressionBombError) as error:
-        raise SkippedError("with a picture that cannot be decoded") from error
+        return PictureReader(folder)
+    except SkippedError as error:
+        return str(error)
