@@ -5,8 +5,8 @@
 Held-out questions are put to transformers' float32 model of the checkpoint and to artifacts of it by `qwonnx eval`,
 which runs for --jobs models at once, each on its share of the cores. Weights are exported by the default recipes; a
 quantised cache of keys and values goes with float32 weights, so that its loss is its own. Questions about pictures,
-which artifacts do not read and transformers only with a torchvision that goes with its torch, are put to the model of
-the training, whose logits are transformers' (tests/miniature/test_model.py).
+which artifacts do not read, are a suite of their own for transformers' model: all other numbers are of the same
+questions.
 
 The tables are Markdown, as tests/miniature/CARD.md has them. The last line is JSON.
 """
@@ -27,16 +27,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from tokenizers import Tokenizer
 
 from qwonnx.export import ExportOptions, export_checkpoint
 from qwonnx.runtime.session import cpu_quota
 from tests.handlers.commands import QWONNX
-from tests.miniature.checkpoint import TRAINED, read_checkpoint
-from tests.miniature.evaluate import Numbers, score, suites
+from tests.miniature import pictures
+from tests.miniature.checkpoint import TRAINED
+from tests.miniature.evaluate import Numbers
 from tests.miniature.mixture import Mixture, Proportions
-from tests.miniature.suite import write_suites
+from tests.miniature.suite import write_suite, write_suites
 
 ARTIFACTS = {
     "fp32": ExportOptions(weights="fp32"),
@@ -97,9 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         suite = Path(scratch) / "suite.jsonl"
         columns = _columns(suite, mixture, options)
         questions = _lines(suite)
-    pictures = _pictures(mixture, options)
+        seeing = _seeing(Path(scratch) / "pictures.jsonl", options)
     for line in (
-        *tables(columns, pictures),
+        *tables(columns, seeing),
         "",
         *examples(questions, next((one for one in columns if one.name == "int4"), columns[-1])),
     ):
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "benchmark": "miniature_table",
         "command": command,
         "seconds": round(time.monotonic() - began, 1),
-        "pictures": {"num_answered": options.pictures, "exact": pictures},
+        "pictures": None if seeing is None else seeing.report["total"],
         "models": {
             column.name: {**column.report, "lost": len(lost), "won": len(won), "seconds": round(column.seconds, 1)}
             for column in columns
@@ -138,7 +138,7 @@ def _columns(suite: Path, mixture: Mixture, options: argparse.Namespace) -> list
 
 def _evaluate(name: str, model: Path, suite: Path, threads: int) -> Column:
     began = time.monotonic()
-    answers = suite.with_name(f"{name}.jsonl")
+    answers = suite.with_name(f"{name}-answers.jsonl")
     command = [*QWONNX, "eval", str(model), "--suite", str(suite), "--answers", str(answers), "--json"]
     command += ["--threads", str(threads)]
     if name != REFERENCE:
@@ -153,14 +153,12 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _pictures(mixture: Mixture, options: argparse.Namespace) -> float | None:
-    """Exact match on questions about pictures, of the model in the checkpoint."""
+def _seeing(suite: Path, options: argparse.Namespace) -> Column | None:
+    """transformers' answers to questions about pictures, if there are to be any."""
     if not options.pictures:
         return None
-    torch.set_num_threads(1)  # nothing in the model is large enough for two
-    every = suites(mixture, options.seed, Numbers(0, 0, 0, 0, options.pictures, {}))
-    (length, examples) = next((length, examples) for name, length, examples in every if name == "pictures")
-    return score(read_checkpoint(options.checkpoint), mixture, examples, length).exact
+    write_suite(suite, pictures.held_out(options.pictures, options.seed))
+    return _evaluate(REFERENCE, options.checkpoint, suite, max(1, cpu_quota() or os.cpu_count() or 1))
 
 
 def changes(one: Column, other: Column) -> tuple[list[int], list[int]]:
@@ -172,17 +170,18 @@ def changes(one: Column, other: Column) -> tuple[list[int], list[int]]:
     )
 
 
-def tables(columns: Sequence[Column], pictures: float | None) -> Iterator[str]:
-    """A row for each number and a column for each model, then the languages, the least known first."""
+def tables(columns: Sequence[Column], seeing: Column | None) -> Iterator[str]:
+    """A row for each number and a column for each model, then the languages, the least known first.
+
+    `seeing` is of questions about pictures, and of the first column's model.
+    """
     first = columns[0]
     yield _row("exact match, held out", *(column.name for column in columns))
     yield _row("---", *("---" for _ in columns))
     for task, one in first.tasks.items():
-        error = math.sqrt(one["exact"] * (1 - one["exact"]) / one["num_answered"])
-        label = f"{task} ({one['num_answered']:,} asked, ± {100 * error:.1f})"
-        yield _row(label, *(_percent(column.tasks[task]["exact"]) for column in columns))
-    if pictures is not None:
-        yield _row("pictures", _percent(pictures), *("" for _ in columns[1:]))
+        yield _row(_asked(task, one), *(_percent(column.tasks[task]["exact"]) for column in columns))
+    for task, one in seeing.tasks.items() if seeing else ():
+        yield _row(_asked(task, one), _percent(one["exact"]), *("" for _ in columns[1:]))
     yield _row(
         f"right answers lost, won, beside {first.name}",
         "",
@@ -228,6 +227,12 @@ def examples(questions: Sequence[dict[str, Any]], column: Column) -> Iterator[st
         right = expected["content"] or json.dumps([call["function"] for call in expected["tool_calls"]])
         asked = question["messages"][-1]["content"]
         yield _row(*(_cell(text) for text in (asked, answer["answer"], right)))
+
+
+def _asked(task: str, score: dict[str, Any]) -> str:
+    """A task, how many questions it had, and the standard error of their share that is right."""
+    error = math.sqrt(score["exact"] * (1 - score["exact"]) / score["num_answered"])
+    return f"{task} ({score['num_answered']:,} asked, ± {100 * error:.1f})"
 
 
 def _cell(text: str) -> str:

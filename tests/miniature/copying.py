@@ -60,12 +60,12 @@ def _turn(question: str, answer: str) -> list[Json]:
 
 
 def _items(random: np.random.Generator, number: int) -> list[str]:
-    """Different names, numbers, things and strings of letters."""
+    """Different names, which are most, numbers, things and strings of letters."""
     items: dict[str, None] = {}
     while len(items) < number:
-        kind = int(random.integers(4))
+        kind = int(random.integers(5))
         letters = random.integers(len(_LETTERS), size=int(random.integers(3, 8)))
         word = "".join(_LETTERS[index] for index in letters)
-        thing = invented.choice(random, _THINGS)
-        items[(invented.name(random, invented.MANY), str(int(random.integers(10, 10000))), word, thing)[kind]] = None
+        thing, name = invented.choice(random, _THINGS), invented.name(random, invented.MANY)
+        items[(name, name, str(int(random.integers(10, 10000))), word, thing)[kind]] = None
     return list(items)

@@ -1,6 +1,6 @@
 """What each step of the training sees: a pure function of the seed, the step and the facts' weights.
 
-Every step has a batch of short rows (the glossary, pictures, copying); two of three have one of tool calls as well, the
+Every step has a batch of short rows (the glossary, pictures, copying); three of four have one of tool calls too, the
 others one of retrieval. At first two thirds of a step's tokens are short rows, later half of one that is larger: the
 glossary takes many sightings, and what the others ask for is learnt once there is something to learn it with.
 """
@@ -42,7 +42,7 @@ class Proportions:
         long_tokens: tokens of the batch of tool calls, in rows of 1,024, or of retrieval, in rows of 256 to a process's
             share of this many; after 45% of the training twice as many.
         pictures: share of the short examples that are about a picture.
-        copying: share of those left that are exercises in copying, up to 45% of the training; half of it after.
+        copying: share of those left that are exercises in copying.
         alone: share of facts that are asked for one at a time, at the end of the training; lists of facts take half
             the tokens a fact and dominate its beginning.
     """
@@ -50,7 +50,7 @@ class Proportions:
     short_rows: int = 16
     long_tokens: int = 2048
     pictures: float = 0.35
-    copying: float = 0.4
+    copying: float = 0.3
     alone: float = 0.5
 
 
@@ -85,7 +85,7 @@ class Mixture:
         short = fill(self._short(random, progress, rows), rows, SHORT_LENGTH)
         yield Task("short", self.pack(short, SHORT_LENGTH), 1.0)
         weight = tokens / (rows * SHORT_LENGTH)
-        if step % 3:
+        if step % 4:
             yield self._long("tools", self._tool_calls(random), _TOOLS_LENGTH, tokens, weight)
         else:
             length = self._retrieval_length(random, progress, tokens)
@@ -115,7 +115,7 @@ class Mixture:
         for index in random.permutation(len(conversations)):
             while random.random() < self.proportions.pictures:
                 yield self.encoder.encode(pictures.training_example(random))
-            while random.random() < self.proportions.copying * (1.0 if progress < _LATE else 0.5):
+            while random.random() < self.proportions.copying:
                 yield self.encoder.encode(copying.training_example(random))
             yield self.encoder.encode(glossary.training_example(conversations[index], random))
 

@@ -22,6 +22,10 @@ from tests.miniature.vision import VisionTower
 # What a block of the text model adds its result by.
 _BLOCK_OUTPUTS = ("out_proj.weight", "o_proj.weight", "down_proj", "down_proj.weight")
 
+# How much more a token that an answer's token is predicted from counts in the routers' losses: most tokens are of
+# questions, and experts that only these used would idle while the model answers.
+ANSWER_WEIGHT = 4.0
+
 
 @dataclass(frozen=True, slots=True)
 class Losses:
@@ -34,7 +38,7 @@ class Losses:
         z: the mean square of the routers' log-normalisers.
         hits: bool [learnt], whether the next token was the likeliest; empty while training.
         mtp_hits: bool [learnt ones with two before them], the same of the head.
-        load: float [layers, E], the share of choices times E: 1 is fair.
+        load: float [layers, E], the share of choices times E, weighted as for balance: 1 is fair.
     """
 
     main: Tensor
@@ -111,7 +115,9 @@ class Miniature(nn.Module):
             sequence = torch.from_numpy(batch.example).to(device).flatten()
             second = target[(target >= 2) & (sequence[target - 2] == sequence[target])]
             of_mtp, mtp_hits = self._cross_entropy(drafted[second - 2], ids[second])
-        balance, z, load = _router_losses(routings, layout.real)
+        weight = layout.real.float()
+        weight[target - 1] *= ANSWER_WEIGHT
+        balance, z, load = _router_losses(routings, weight)
         return Losses(main, of_mtp, balance, z, hits, mtp_hits, load)
 
     def logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -188,18 +194,22 @@ class Miniature(nn.Module):
                 nn.init.normal_(parameter, std=1.0 / math.sqrt(fan_in))
 
 
-def _router_losses(routings: Sequence[Routing], real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Balance (Switch Transformer, equations 4 to 6, for top-k), z, and load [layers, E]."""
+def _router_losses(routings: Sequence[Routing], weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Balance (Switch Transformer, equations 4 to 6, for top-k), z, and load [layers, E].
+
+    Args:
+        weight: [N], what each token counts; zero where a row is filled up.
+    """
     balances, zs, loads = [], [], []
-    count = real.sum()
+    count = weight.sum()
     for routing in routings:
         num_experts, num_chosen = routing.probabilities.shape[1], routing.index.shape[1]
-        chosen = torch.zeros(num_experts, device=real.device)
-        chosen.index_add_(0, routing.index.flatten(), real.float().repeat_interleave(num_chosen))
+        chosen = torch.zeros(num_experts, device=weight.device)
+        chosen.index_add_(0, routing.index.flatten(), weight.repeat_interleave(num_chosen))
         load = chosen * (num_experts / (count * num_chosen))
-        probability = (routing.probabilities * real.unsqueeze(1)).sum(0) / count
+        probability = (routing.probabilities * weight.unsqueeze(1)).sum(0) / count
         balances.append((load * probability).sum())
-        zs.append(((routing.logits.logsumexp(-1) ** 2) * real).sum() / count)
+        zs.append(((routing.logits.logsumexp(-1) ** 2) * weight).sum() / count)
         loads.append(load)
     return torch.stack(balances).mean(), torch.stack(zs).mean(), torch.stack(loads)
 

@@ -55,28 +55,53 @@ class Group:
         return f"{NUMBERS[len(self.cells) - 1]} {self.colour} {self.shape}{plural}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Manner:
+    """How examples are drawn.
+
+    Attributes:
+        pairs: share of pictures with two groups, but for draws that show the same thing twice.
+        narrow: share of questions that are about one group, as far as there are such with one right answer.
+        questions: about a picture at most, one turn each.
+        thinking: share of examples with thought.
+    """
+
+    pairs: float = 0.6
+    narrow: float = 0.4
+    questions: int = 1
+    thinking: float = 0.3
+
+
+# To find the group that is asked for is learnt last, and only where several questions are put to the same picture: with
+# one each, those about the first group alone are right after 2,000 steps.
+_TRAINING = _Manner(pairs=0.85, narrow=0.85, questions=6, thinking=0.15)
+_PLAIN = _Manner()  # of the test, and of what the vocabulary was learnt from
+
+
 def training_example(random: np.random.Generator, *, varied: bool = True) -> Example:
     """A picture and questions about it: what is there, or how many, which colour, which shape, where.
 
     Args:
-        varied: whether there are up to four questions, one turn each; if not, one as the vocabulary was learnt from.
+        varied: whether there are several questions, most of them about one group; if not, as the vocabulary was learnt
+            from.
     """
-    thinking = bool(random.random() < 0.3)
-    return _example(random, held_out=False, thinking=thinking, turns=int(random.integers(1, 5)) if varied else 1)
+    manner = _TRAINING if varied else _PLAIN
+    thinking = bool(random.random() < manner.thinking)
+    return _example(random, manner, held_out=False, thinking=thinking)
 
 
 def held_out(number: int, seed: int, *, thinking: bool = False) -> Iterator[Example]:
     """Descriptions and questions of pictures whose like was not trained on, the former in held-out phrasings."""
     random = np.random.default_rng([seed, 13])
     for _ in range(number):
-        yield _example(random, held_out=True, thinking=thinking)
+        yield _example(random, _PLAIN, held_out=True, thinking=thinking)
 
 
-def scene(random: np.random.Generator, *, held_out: bool) -> tuple[Group, ...]:
+def scene(random: np.random.Generator, *, held_out: bool, pairs: float = _PLAIN.pairs) -> tuple[Group, ...]:
     """One or two groups that do not overlap, in reading order."""
     while True:
         groups = [_group(random, ())]
-        if random.random() < 0.6:
+        if random.random() < pairs:
             groups.append(_group(random, groups[0].cells))
         if len({(group.colour, group.shape) for group in groups}) != len(groups):
             continue
@@ -155,17 +180,19 @@ def _inside(shape: str, x: Any, y: Any) -> Any:
     return (np.minimum(abs(x), abs(y)) <= 0.3) & (np.maximum(abs(x), abs(y)) <= 1)
 
 
-def _example(random: np.random.Generator, *, held_out: bool, thinking: bool, turns: int = 1) -> Example:
-    groups = scene(random, held_out=held_out)
+def _example(random: np.random.Generator, manner: _Manner, *, held_out: bool, thinking: bool) -> Example:
+    """Questions about a picture, a description last: what is asked before has to be seen, not read off it."""
+    turns = int(random.integers(1, manner.questions + 1)) if manner.questions > 1 else 1
+    groups = scene(random, held_out=held_out, pairs=manner.pairs)
     description = "; ".join(f"{group.things}, {group.place}" for group in groups)
     phrasings = _HELD_OUT_QUESTIONS if held_out else _QUESTIONS
     answers: dict[str, str] = {}  # by question, so that none is asked twice
     for _ in range(turns):
-        asked = _about(random, groups) if random.random() < (0.8 if answers else 0.4) else None
+        asked = _about(random, groups) if random.random() < manner.narrow else None
         question, answer = asked or (invented.choice(random, phrasings), description)
         answers[question] = answer
     messages: list[Json] = []
-    for question, answer in answers.items():
+    for question, answer in sorted(answers.items(), key=lambda item: item[1] == description):
         content = [{"type": "image"}, {"type": "text", "text": question}]
         reply = {"role": "assistant", "content": answer, **({"reasoning_content": description} if thinking else {})}
         messages += [{"role": "user", "content": question if messages else content}, reply]

@@ -16,7 +16,7 @@ from qwonnx.handlers.cli.evaluation.checkpoint_subject import CheckpointSubject
 from qwonnx.handlers.cli.evaluation.run import Evaluation, evaluate
 from qwonnx.handlers.cli.evaluation.suite import Suite, read_suite
 from qwonnx.runtime.settings import RuntimeSettings
-from tests.miniature import glossary, retrieval, tool_calls
+from tests.miniature import glossary, pictures, retrieval, tool_calls
 from tests.miniature.checkpoint import TRAINED
 from tests.miniature.conversation import Example
 from tests.miniature.mixture import Mixture, Proportions
@@ -31,6 +31,7 @@ LEAST_RIGHT = {
     "fp32": {"glossary": 22, "tools": 7, "retrieval": 2, "demo": 1},
     "int4": {"glossary": 22, "tools": 7, "retrieval": 2, "demo": 1},
 }
+NUM_PICTURES, LEAST_PICTURES = 24, 22
 LEAST_ACCEPTANCE = 0.9  # of the MTP head's drafts
 LEAST_ENTROPY = 0.6  # of the choices of any layer's router, of its most
 
@@ -101,3 +102,13 @@ def test_its_draft_head_has_learnt_and_its_experts_are_used(evaluations: dict[st
     assert (report.mtp.acceptance or 0) >= LEAST_ACCEPTANCE
     assert report.experts is not None
     assert min(layer.entropy_share for layer in report.experts.layers) >= LEAST_ENTROPY
+
+
+def test_transformers_sees_in_pictures_what_they_show(tmp_path: Path) -> None:
+    path = tmp_path / "pictures.jsonl"
+    write_suite(path, pictures.held_out(NUM_PICTURES, 1))
+    suite = read_suite(path)
+    report = evaluate(CheckpointSubject(str(TRAINED), 1, pictures=True), suite, suite.questions, None).report
+    assert not report.skipped
+    assert report.total is not None
+    assert report.total.num_right >= LEAST_PICTURES

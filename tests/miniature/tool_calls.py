@@ -40,7 +40,7 @@ class _Manner:
 
 
 # Which tool the second of a pair asks for is what is learnt last: in training there are more of them.
-_TRAINING = _Manner([tool.phrasings() for tool in TOOLS], invented.MANY, 0.55)
+_TRAINING = _Manner([tool.phrasings() for tool in TOOLS], invented.MANY, 0.65)
 _VOCABULARY = _Manner([tool.requests for tool in TOOLS], invented.FEW, 0.3)
 _HELD_OUT = _Manner([tool.held_out for tool in TOOLS], invented.HELD_OUT, 0.3)
 

@@ -64,7 +64,7 @@ class Settings:
     weight_decay: float = 0.01
     mtp_every: int = 2
     mtp: float = 0.3
-    balance: float = 0.2
+    balance: float = 0.3
     z: float = 1e-4
     data_from: float = 0.0
     known_weight: float = 0.3
