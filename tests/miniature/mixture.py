@@ -49,7 +49,7 @@ class Proportions:
 
     short_rows: int = 16
     long_tokens: int = 2048
-    pictures: float = 0.35
+    pictures: float = 0.5
     copying: float = 0.3
     alone: float = 0.5
 

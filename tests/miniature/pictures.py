@@ -61,12 +61,14 @@ class _Manner:
 
     Attributes:
         pairs: share of pictures with two groups, but for draws that show the same thing twice.
+        small: share of pictures whose groups have one shape each.
         narrow: share of questions that are about one group, as far as there are such with one right answer.
         questions: about a picture at most, one turn each.
         thinking: share of examples with thought.
     """
 
     pairs: float = 0.6
+    small: float = 0.0
     narrow: float = 0.4
     questions: int = 1
     thinking: float = 0.3
@@ -74,7 +76,7 @@ class _Manner:
 
 # To find the group that is asked for is learnt last, and only where several questions are put to the same picture: with
 # one each, those about the first group alone are right after 2,000 steps.
-_TRAINING = _Manner(pairs=0.85, narrow=0.85, questions=6, thinking=0.15)
+_TRAINING = _Manner(pairs=0.85, small=0.3, narrow=0.85, questions=6, thinking=0.15)
 _PLAIN = _Manner()  # of the test, and of what the vocabulary was learnt from
 
 
@@ -97,12 +99,13 @@ def held_out(number: int, seed: int, *, thinking: bool = False) -> Iterator[Exam
         yield _example(random, _PLAIN, held_out=True, thinking=thinking)
 
 
-def scene(random: np.random.Generator, *, held_out: bool, pairs: float = _PLAIN.pairs) -> tuple[Group, ...]:
+def scene(random: np.random.Generator, *, held_out: bool, manner: _Manner = _PLAIN) -> tuple[Group, ...]:
     """One or two groups that do not overlap, in reading order."""
+    largest = 1 if manner.small and random.random() < manner.small else 4
     while True:
-        groups = [_group(random, ())]
-        if random.random() < pairs:
-            groups.append(_group(random, groups[0].cells))
+        groups = [_group(random, (), largest)]
+        if random.random() < manner.pairs:
+            groups.append(_group(random, groups[0].cells, largest))
         if len({(group.colour, group.shape) for group in groups}) != len(groups):
             continue
         groups.sort(key=lambda group: group.cells[0])
@@ -148,12 +151,12 @@ def png(picture: np.ndarray) -> bytes:
     )
 
 
-def _group(random: np.random.Generator, taken: tuple[tuple[int, int], ...]) -> Group:
+def _group(random: np.random.Generator, taken: tuple[tuple[int, int], ...], largest: int) -> Group:
     while True:
         place = list(_PLACES)[int(random.integers(len(_PLACES)))]
         rows, columns = _PLACES[place]
         free = [(row, column) for row in rows for column in columns]
-        count = int(random.integers(1, 5))
+        count = int(random.integers(1, largest + 1))
         cells = sorted(free[index] for index in random.permutation(len(free))[:count])
         # A half is the place only of what no quadrant holds, and a group leaves the other one's cells alone.
         if place_of(cells) == place and not set(cells) & set(taken):
@@ -183,7 +186,7 @@ def _inside(shape: str, x: Any, y: Any) -> Any:
 def _example(random: np.random.Generator, manner: _Manner, *, held_out: bool, thinking: bool) -> Example:
     """Questions about a picture, a description last: what is asked before has to be seen, not read off it."""
     turns = int(random.integers(1, manner.questions + 1)) if manner.questions > 1 else 1
-    groups = scene(random, held_out=held_out, pairs=manner.pairs)
+    groups = scene(random, held_out=held_out, manner=manner)
     description = "; ".join(f"{group.things}, {group.place}" for group in groups)
     phrasings = _HELD_OUT_QUESTIONS if held_out else _QUESTIONS
     answers: dict[str, str] = {}  # by question, so that none is asked twice
