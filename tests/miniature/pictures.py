@@ -61,22 +61,24 @@ class _Manner:
 
     Attributes:
         pairs: share of pictures with two groups, but for draws that show the same thing twice.
-        small: share of pictures whose groups have one shape each.
+        crowds: share of pictures with more groups, which are not described.
         narrow: share of questions that are about one group, as far as there are such with one right answer.
+        kinds: of these, drawn alike: 0 how many, 1 where, 2 which colour, 3 which shapes.
         questions: about a picture at most, one turn each.
         thinking: share of examples with thought.
     """
 
     pairs: float = 0.6
-    small: float = 0.0
+    crowds: float = 0.0
     narrow: float = 0.4
+    kinds: tuple[int, ...] = (0, 1, 2, 3)
     questions: int = 1
     thinking: float = 0.3
 
 
-# To find the group that is asked for is learnt last, and only where several questions are put to the same picture: with
-# one each, those about the first group alone are right after 2,000 steps.
-_TRAINING = _Manner(pairs=0.85, small=0.3, narrow=0.85, questions=6, thinking=0.15)
+# To find the group that is asked for is learnt last: with one or two of them, an answer about any is right too often.
+# Its colour or shape is found before its place and number.
+_TRAINING = _Manner(pairs=0.85, crowds=0.4, narrow=0.85, kinds=(0, 0, 0, 1, 1, 1, 2, 3), questions=8, thinking=0.1)
 _PLAIN = _Manner()  # of the test, and of what the vocabulary was learnt from
 
 
@@ -99,18 +101,27 @@ def held_out(number: int, seed: int, *, thinking: bool = False) -> Iterator[Exam
         yield _example(random, _PLAIN, held_out=True, thinking=thinking)
 
 
-def scene(random: np.random.Generator, *, held_out: bool, manner: _Manner = _PLAIN) -> tuple[Group, ...]:
+def scene(random: np.random.Generator, *, held_out: bool, pairs: float = _PLAIN.pairs) -> tuple[Group, ...]:
     """One or two groups that do not overlap, in reading order."""
-    largest = 1 if manner.small and random.random() < manner.small else 4
     while True:
-        groups = [_group(random, (), largest)]
-        if random.random() < manner.pairs:
-            groups.append(_group(random, groups[0].cells, largest))
+        groups = [_group(random, ())]
+        if random.random() < pairs:
+            groups.append(_group(random, groups[0].cells))
         if len({(group.colour, group.shape) for group in groups}) != len(groups):
             continue
         groups.sort(key=lambda group: group.cells[0])
         if is_held_out(groups) == held_out:
             return tuple(groups)
+
+
+def crowd(random: np.random.Generator) -> tuple[Group, ...]:
+    """Three to eight groups of one shape each, in different colours, in reading order."""
+    colours = random.permutation(len(COLOURS))[: int(random.integers(3, len(COLOURS) + 1))]
+    cells = sorted(divmod(int(index), SIDE) for index in random.permutation(SIDE**2)[: len(colours)])
+    return tuple(
+        Group(list(COLOURS)[colour], invented.choice(random, SHAPES), place_of([cell]) or "", (cell,))
+        for colour, cell in zip(colours, cells, strict=True)
+    )
 
 
 def is_held_out(groups: list[Group] | tuple[Group, ...]) -> bool:
@@ -151,12 +162,12 @@ def png(picture: np.ndarray) -> bytes:
     )
 
 
-def _group(random: np.random.Generator, taken: tuple[tuple[int, int], ...], largest: int) -> Group:
+def _group(random: np.random.Generator, taken: tuple[tuple[int, int], ...]) -> Group:
     while True:
         place = list(_PLACES)[int(random.integers(len(_PLACES)))]
         rows, columns = _PLACES[place]
         free = [(row, column) for row in rows for column in columns]
-        count = int(random.integers(1, largest + 1))
+        count = int(random.integers(1, 5))
         cells = sorted(free[index] for index in random.permutation(len(free))[:count])
         # A half is the place only of what no quadrant holds, and a group leaves the other one's cells alone.
         if place_of(cells) == place and not set(cells) & set(taken):
@@ -186,12 +197,15 @@ def _inside(shape: str, x: Any, y: Any) -> Any:
 def _example(random: np.random.Generator, manner: _Manner, *, held_out: bool, thinking: bool) -> Example:
     """Questions about a picture, a description last: what is asked before has to be seen, not read off it."""
     turns = int(random.integers(1, manner.questions + 1)) if manner.questions > 1 else 1
-    groups = scene(random, held_out=held_out, manner=manner)
+    is_crowd = bool(manner.crowds and random.random() < manner.crowds)
+    groups = crowd(random) if is_crowd else scene(random, held_out=held_out, pairs=manner.pairs)
     description = "; ".join(f"{group.things}, {group.place}" for group in groups)
     phrasings = _HELD_OUT_QUESTIONS if held_out else _QUESTIONS
     answers: dict[str, str] = {}  # by question, so that none is asked twice
     for _ in range(turns):
-        asked = _about(random, groups) if random.random() < manner.narrow else None
+        asked = _about(random, groups, manner) if is_crowd or random.random() < manner.narrow else None
+        while is_crowd and (asked is None or asked[1] == NUMBERS[0]):  # all are one
+            asked = _about(random, groups, manner)
         question, answer = asked or (invented.choice(random, phrasings), description)
         answers[question] = answer
     messages: list[Json] = []
@@ -202,11 +216,11 @@ def _example(random: np.random.Generator, manner: _Manner, *, held_out: bool, th
     return Example("pictures", tuple(messages), pictures=(draw(groups, random),), thinking=thinking)
 
 
-def _about(random: np.random.Generator, groups: tuple[Group, ...]) -> tuple[str, str] | None:
+def _about(random: np.random.Generator, groups: tuple[Group, ...], manner: _Manner) -> tuple[str, str] | None:
     """A question about one group that no other could answer; None where the question drawn would be ambiguous."""
     group = groups[int(random.integers(len(groups)))]
     others = [other for other in groups if other is not group]
-    kind = int(random.integers(4))
+    kind = manner.kinds[int(random.integers(len(manner.kinds)))]
     if kind == 0:
         return f"How many {group.colour} {_plural(group.shape)} are there?", NUMBERS[len(group.cells) - 1]
     if kind == 1:
