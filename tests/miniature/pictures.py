@@ -41,7 +41,7 @@ _BACKGROUNDS = ((200, 200, 200), (225, 220, 205), (185, 200, 210))
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """`cells` are (row, column), in reading order."""
+    """`cells` are (row, column), in reading order; `place` is empty where none has a name."""
 
     colour: str
     shape: str
@@ -78,7 +78,7 @@ class _Manner:
 
 # To find the group that is asked for is learnt last: with one or two of them, an answer about any is right too often.
 # Its colour or shape is found before its place and number.
-_TRAINING = _Manner(pairs=0.85, crowds=0.4, narrow=0.85, kinds=(0, 0, 0, 1, 1, 1, 2, 3), questions=8, thinking=0.1)
+_TRAINING = _Manner(pairs=0.85, crowds=0.5, narrow=0.85, kinds=(0, 0, 0, 1, 1, 1, 2, 3), questions=8, thinking=0.1)
 _PLAIN = _Manner()  # of the test, and of what the vocabulary was learnt from
 
 
@@ -115,13 +115,16 @@ def scene(random: np.random.Generator, *, held_out: bool, pairs: float = _PLAIN.
 
 
 def crowd(random: np.random.Generator) -> tuple[Group, ...]:
-    """Three to eight groups of one shape each, in different colours, in reading order."""
+    """Three to eight groups in different colours that lie anywhere, in reading order; some are at no place."""
     colours = random.permutation(len(COLOURS))[: int(random.integers(3, len(COLOURS) + 1))]
-    cells = sorted(divmod(int(index), SIDE) for index in random.permutation(SIDE**2)[: len(colours)])
-    return tuple(
-        Group(list(COLOURS)[colour], invented.choice(random, SHAPES), place_of([cell]) or "", (cell,))
-        for colour, cell in zip(colours, cells, strict=True)
-    )
+    largest = SIDE**2 // len(colours)
+    cells = [divmod(int(index), SIDE) for index in random.permutation(SIDE**2)]
+    groups = []
+    for colour in colours:
+        chosen = sorted(cells.pop() for _ in range(int(random.integers(1, min(largest, len(NUMBERS)) + 1))))
+        shape = invented.choice(random, SHAPES)
+        groups.append(Group(list(COLOURS)[colour], shape, place_of(chosen) or "", tuple(chosen)))
+    return tuple(sorted(groups, key=lambda group: group.cells[0]))
 
 
 def is_held_out(groups: list[Group] | tuple[Group, ...]) -> bool:
@@ -197,14 +200,14 @@ def _inside(shape: str, x: Any, y: Any) -> Any:
 def _example(random: np.random.Generator, manner: _Manner, *, held_out: bool, thinking: bool) -> Example:
     """Questions about a picture, a description last: what is asked before has to be seen, not read off it."""
     turns = int(random.integers(1, manner.questions + 1)) if manner.questions > 1 else 1
-    is_crowd = bool(manner.crowds and random.random() < manner.crowds)
+    is_crowd = bool(not thinking and manner.crowds and random.random() < manner.crowds)
     groups = crowd(random) if is_crowd else scene(random, held_out=held_out, pairs=manner.pairs)
     description = "; ".join(f"{group.things}, {group.place}" for group in groups)
     phrasings = _HELD_OUT_QUESTIONS if held_out else _QUESTIONS
     answers: dict[str, str] = {}  # by question, so that none is asked twice
     for _ in range(turns):
         asked = _about(random, groups, manner) if is_crowd or random.random() < manner.narrow else None
-        while is_crowd and (asked is None or asked[1] == NUMBERS[0]):  # all are one
+        while is_crowd and asked is None:
             asked = _about(random, groups, manner)
         question, answer = asked or (invented.choice(random, phrasings), description)
         answers[question] = answer
@@ -223,7 +226,7 @@ def _about(random: np.random.Generator, groups: tuple[Group, ...], manner: _Mann
     kind = manner.kinds[int(random.integers(len(manner.kinds)))]
     if kind == 0:
         return f"How many {group.colour} {_plural(group.shape)} are there?", NUMBERS[len(group.cells) - 1]
-    if kind == 1:
+    if kind == 1 and group.place:
         return f"Where are the {group.colour} {_plural(group.shape)}?", group.place
     if kind == 2 and all(other.shape != group.shape for other in others):
         return f"Which colour are the {_plural(group.shape)}?", group.colour
