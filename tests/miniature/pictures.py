@@ -78,7 +78,7 @@ class _Manner:
 
 # To find the group that is asked for is learnt last: with one or two of them, an answer about any is right too often.
 # Its colour or shape is found before its place and number.
-_TRAINING = _Manner(pairs=0.85, crowds=0.5, narrow=0.85, kinds=(0, 0, 0, 1, 1, 1, 2, 3), questions=8, thinking=0.1)
+_TRAINING = _Manner(pairs=0.85, crowds=0.2, narrow=0.85, kinds=(0, 0, 0, 1, 1, 1, 2, 3), questions=8, thinking=0.1)
 _PLAIN = _Manner()  # of the test, and of what the vocabulary was learnt from
 
 
