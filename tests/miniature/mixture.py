@@ -41,8 +41,8 @@ class Proportions:
         short_rows: rows of 256 tokens.
         long_tokens: tokens of the batch of tool calls, in rows of 1,024, or of retrieval, in rows of 256 to a process's
             share of this many; after 45% of the training twice as many.
-        pictures: share of the short examples that are about a picture.
-        copying: share of those left that are exercises in copying.
+        pictures: share of the short examples that are about a picture; half of it over the last fifth of the training.
+        copying: share of those left that are exercises in copying; the same.
         alone: share of facts that are asked for one at a time, at the end of the training; lists of facts take half
             the tokens a fact and dominate its beginning.
     """
@@ -57,6 +57,7 @@ class Proportions:
 SHORT_LENGTH = 256
 _TOOLS_LENGTH = 1024
 _LATE = 0.45  # of the training
+_LAST = 0.8  # of it: from here on the glossary, of which there is most to know, gets more
 
 
 class Mixture:
@@ -112,10 +113,11 @@ class Mixture:
         chosen = np.argsort(-keys)[: 24 * rows]
         alone = self.proportions.alone * min(1.0, 0.3 + progress)
         conversations = list(glossary.groups(chosen.tolist(), random, alone=alone))
+        share = 1.0 if progress < _LAST else 0.5
         for index in random.permutation(len(conversations)):
-            while random.random() < self.proportions.pictures:
+            while random.random() < share * self.proportions.pictures:
                 yield self.encoder.encode(pictures.training_example(random))
-            while random.random() < self.proportions.copying:
+            while random.random() < share * self.proportions.copying:
                 yield self.encoder.encode(copying.training_example(random))
             yield self.encoder.encode(glossary.training_example(conversations[index], random))
 

@@ -41,12 +41,12 @@ def test_a_batch_says_which_token_is_whose(mixture: Mixture) -> None:
     random = np.random.default_rng(0)
     first = mixture.encoder.encode(pictures.training_example(random))
     second = mixture.encoder.encode(next(glossary.held_out(1, 0)))
-    batch = mixture.pack([[first, second], [second]], 128)
+    batch = mixture.pack([[first, second], [second]], 256)
     a, b = len(first.ids), len(second.ids)
     np.testing.assert_array_equal(batch.ids[0, a : a + b], second.ids)
     np.testing.assert_array_equal(batch.learnt[0, a : a + b], second.learnt)
-    assert batch.example[0].tolist() == [0] * a + [1] * b + [-1] * (128 - a - b)
-    assert batch.example[1].tolist() == [2] * b + [-1] * (128 - b)
+    assert batch.example[0].tolist() == [0] * a + [1] * b + [-1] * (256 - a - b)
+    assert batch.example[1].tolist() == [2] * b + [-1] * (256 - b)
     assert batch.sequence[0, a] == 1
     assert batch.positions[:, 0, a].tolist() == [0, 0, 0]
     pixels, places = batch.pictures[8, 8]

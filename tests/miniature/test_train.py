@@ -22,7 +22,7 @@ from tests.miniature.train import Settings, Training
 
 SETTINGS = Settings(steps=4, lr=5e-3, score_every=1000, save_every=3, known_weight=1.0)
 # Of the small model's first steps: whatever changes them changes what the miniature's training gives.
-STORED = [34.59675, 31.99067, 56.57324]
+STORED = [34.59675, 31.99067, 56.36723]
 
 
 def training(tokenizer: Tokenizer, config: Json, out: Path) -> Training:
