@@ -75,3 +75,16 @@ def test_a_png_holds_the_picture() -> None:
     rows = np.frombuffer(zlib.decompress(content[start : start + size]), np.uint8).reshape(picture.shape[0], -1)
     assert not rows[:, 0].any()
     np.testing.assert_array_equal(rows[:, 1:].reshape(picture.shape), picture)
+
+
+def test_a_crowd_has_a_colour_for_each_group_and_names_the_places_that_have_one() -> None:
+    random = np.random.default_rng(5)
+    sizes = set()
+    for _ in range(200):
+        groups = pictures.crowd(random)
+        cells = [cell for group in groups for cell in group.cells]
+        assert len(set(cells)) == len(cells) <= SIDE**2
+        assert len({group.colour for group in groups}) == len(groups)
+        assert [group.place or None for group in groups] == [pictures.place_of(list(group.cells)) for group in groups]
+        sizes |= {len(group.cells) for group in groups}
+    assert sizes == {1, 2, 3, 4}
