@@ -31,7 +31,7 @@ LEAST_RIGHT = {
     "fp32": {"glossary": 22, "tools": 7, "retrieval": 2, "demo": 1},
     "int4": {"glossary": 22, "tools": 7, "retrieval": 2, "demo": 1},
 }
-NUM_PICTURES, LEAST_PICTURES = 24, 22
+NUM_PICTURES, LEAST_PICTURES = 24, 20
 LEAST_ACCEPTANCE = 0.9  # of the MTP head's drafts
 LEAST_ENTROPY = 0.6  # of the choices of any layer's router, of its most
 
