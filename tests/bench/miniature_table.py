@@ -131,13 +131,14 @@ def _columns(suite: Path, mixture: Mixture, options: argparse.Namespace) -> list
         )
         if name != REFERENCE:
             export_checkpoint(options.checkpoint, models[name], ARTIFACTS[name])
-    threads = max(1, (cpu_quota() or os.cpu_count() or 1) // options.jobs)
     with ThreadPoolExecutor(options.jobs) as pool:
-        return list(pool.map(lambda name: _evaluate(name, models[name], suite, threads), models))
+        return list(pool.map(lambda name: _evaluate(name, models[name], suite, options.jobs), models))
 
 
-def _evaluate(name: str, model: Path, suite: Path, threads: int) -> Column:
+def _evaluate(name: str, model: Path, suite: Path, jobs: int = 1) -> Column:
+    """`qwonnx eval`, on the share of the cores that each of so many jobs has."""
     began = time.monotonic()
+    threads = max(1, (cpu_quota() or os.cpu_count() or 1) // jobs)
     answers = suite.with_name(f"{name}-answers.jsonl")
     command = [*QWONNX, "eval", str(model), "--suite", str(suite), "--answers", str(answers), "--json"]
     command += ["--threads", str(threads)]
@@ -158,7 +159,7 @@ def _seeing(suite: Path, options: argparse.Namespace) -> Column | None:
     if not options.pictures:
         return None
     write_suite(suite, pictures.held_out(options.pictures, options.seed))
-    return _evaluate(REFERENCE, options.checkpoint, suite, max(1, cpu_quota() or os.cpu_count() or 1))
+    return _evaluate(REFERENCE, options.checkpoint, suite)
 
 
 def changes(one: Column, other: Column) -> tuple[list[int], list[int]]:
