@@ -8,7 +8,7 @@ PYTHON ?= python3
 PORT ?= 8000
 BIN := .venv/bin
 INSTALL := $(PYTHON) infra/install.py --venv .venv
-SOURCES := export runtime handlers tests infra/install.py infra/demo.py
+SOURCES := export runtime handlers tests infra/install.py infra/demo.py infra/bench infra/miniature
 
 .PHONY: help demo demo-once test check bench format clean
 
@@ -34,8 +34,8 @@ format: .venv/.dev  ## Rewrite the sources as `check` wants them
 	$(BIN)/ruff format .
 
 bench: .venv/.bench  ## Measure exports, and the runtime beside its peer; makes 11 GB in .bench
-	$(BIN)/python -m tests.bench.peers --work .bench
-	$(BIN)/python -m tests.bench.export_speed .bench/geometry
+	$(BIN)/python -m infra.bench.peers --work .bench
+	$(BIN)/python -m infra.bench.export_speed .bench/geometry
 
 clean:  ## Remove everything that the other targets made
 	rm -rf .venv .bench .demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -6,7 +6,13 @@ import dataclasses
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from qwonnx.export.artifact import (
+from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.modeling.cache_spec import state_specs
+from qwonnx.export.modeling.trace import decoder_inputs, decoder_outputs
+from qwonnx.export.quantization.recipe import Recipe
+from qwonnx.export.quantization.size_table import Stored, weight_groups
+from qwonnx.runtime.artifact.file_names import GRAPH_FILE
+from qwonnx.runtime.artifact.manifest import (
     SCHEMA_VERSION,
     FileEntry,
     GraphSpec,
@@ -16,12 +22,6 @@ from qwonnx.export.artifact import (
     SourceFacts,
     WeightGroup,
 )
-from qwonnx.export.artifact_files import GRAPH_FILE
-from qwonnx.export.cache_spec import state_specs
-from qwonnx.export.config import ModelConfig
-from qwonnx.export.recipe import Recipe
-from qwonnx.export.size_table import Stored, weight_groups
-from qwonnx.export.trace import decoder_inputs, decoder_outputs
 
 # The kernels that the CPU target names first came together in this release.
 MINIMUM_ONNXRUNTIME = "1.32"

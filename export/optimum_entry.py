@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qwonnx.export.artifact import Manifest
 from qwonnx.export.errors import ExportError
-from qwonnx.export.recipe import Recipe
+from qwonnx.export.quantization.recipe import Recipe
+from qwonnx.runtime.artifact.manifest import Manifest
 
 if TYPE_CHECKING:  # pulls in torch
-    from qwonnx.export.progress import ExportProgress
+    from qwonnx.export.weight_files.progress import ExportProgress
 
 # The one thing that is exported, by optimum's names for it; they select nothing.
 TASKS = ("auto", "text-generation", "text-generation-with-past")

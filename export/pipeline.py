@@ -12,29 +12,36 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwonnx.export.artifact import ArtifactError, FileEntry, Manifest, file_sha256, read_manifest, write_manifest
-from qwonnx.export.artifact_files import GRAPH_FILE
-from qwonnx.export.cache_scales import cache_scales
-from qwonnx.export.cache_spec import KV_TYPES
-from qwonnx.export.calibration import calibrate
-from qwonnx.export.checkpoint import resolve_checkpoint
-from qwonnx.export.config import load_config
-from qwonnx.export.decoder_graph import QuantizedCache, lower_decoder
+from qwonnx.export.checkpoint.checkpoint import resolve_checkpoint
+from qwonnx.export.checkpoint.config import load_config
+from qwonnx.export.checkpoint.text_files import check_text_files
+from qwonnx.export.checkpoint.weight_source import SkippedPart, WeightSource
 from qwonnx.export.description import describe_artifact
 from qwonnx.export.errors import ExportError, OutputError
-from qwonnx.export.external_data import ExternalDataWriter
-from qwonnx.export.fingerprint import export_fingerprint
-from qwonnx.export.memory_budget import DEFAULT_MEMORY_BYTES, check_memory
-from qwonnx.export.progress import ExportProgress
-from qwonnx.export.recipe import Recipe
-from qwonnx.export.storage_plan import StoragePlan
-from qwonnx.export.strict_json import quoted
-from qwonnx.export.text_files import check_text_files
-from qwonnx.export.trace import trace_decoder
-from qwonnx.export.unfinished import unfinished_export
-from qwonnx.export.weight_fit import fitting_weights
-from qwonnx.export.weight_stage import write_weights
-from qwonnx.export.weights import SkippedPart, WeightSource
+from qwonnx.export.modeling.cache_spec import KV_TYPES
+from qwonnx.export.modeling.trace import trace_decoder
+from qwonnx.export.modeling.weight_fit import fitting_weights
+from qwonnx.export.quantization.cache_scales import cache_scales
+from qwonnx.export.quantization.calibration import calibrate
+from qwonnx.export.quantization.recipe import Recipe
+from qwonnx.export.quantization.storage_plan import StoragePlan
+from qwonnx.export.targets.lowered_decoder import QuantizedCache, lower_decoder
+from qwonnx.export.weight_files.external_data import ExternalDataWriter
+from qwonnx.export.weight_files.fingerprint import export_fingerprint
+from qwonnx.export.weight_files.memory_budget import DEFAULT_MEMORY_BYTES, check_memory
+from qwonnx.export.weight_files.progress import ExportProgress
+from qwonnx.export.weight_files.unfinished import unfinished_export
+from qwonnx.export.weight_files.weight_stage import write_weights
+from qwonnx.runtime.artifact.file_names import GRAPH_FILE
+from qwonnx.runtime.artifact.manifest import (
+    ArtifactError,
+    FileEntry,
+    Manifest,
+    file_sha256,
+    read_manifest,
+    write_manifest,
+)
+from qwonnx.runtime.artifact.strict_json import quoted
 
 TARGETS = ("cpu", "portable")
 ACTIVATIONS = ("int8", "float32")

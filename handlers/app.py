@@ -17,14 +17,15 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from qwonnx.handlers import chat_completions, health, models
-from qwonnx.handlers.access_log import AccessLog
-from qwonnx.handlers.api_key import ApiKey
-from qwonnx.handlers.capsule_store import CapsuleStore
+from qwonnx.handlers.chat.capsule_store import CapsuleStore
 from qwonnx.handlers.errors import ApiError, answer_api_error, answer_http_exception
+from qwonnx.handlers.http import health
+from qwonnx.handlers.http.access_log import AccessLog
+from qwonnx.handlers.http.api_key import ApiKey
 from qwonnx.handlers.model_host import ModelHost
+from qwonnx.handlers.openai import chat_completions, models
 from qwonnx.handlers.settings import ServerSettings
-from qwonnx.runtime.engine import Engine
+from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.errors import SettingsError
 from qwonnx.runtime.settings import RuntimeSettings
 

@@ -12,7 +12,7 @@ from enum import Enum
 
 from qwonnx.handlers import errors
 from qwonnx.handlers.errors import ApiError
-from qwonnx.runtime.engine import Engine
+from qwonnx.runtime.engine.engine import Engine
 
 logger = logging.getLogger(__name__)
 

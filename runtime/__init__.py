@@ -9,20 +9,20 @@ with Engine.open("artifact") as engine:
 
 from typing import TYPE_CHECKING, Any
 
-from qwonnx.runtime.guide import Guide
-from qwonnx.runtime.request import FinishReason, RequestOutput
-from qwonnx.runtime.sampling_params import SamplingParams
+from qwonnx.runtime.engine.request import FinishReason, RequestOutput
+from qwonnx.runtime.sampling.guide import Guide
+from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.settings import RuntimeSettings
 
 if TYPE_CHECKING:
-    from qwonnx.runtime.engine import Engine as Engine
+    from qwonnx.runtime.engine.engine import Engine as Engine
 
 __all__ = ["Engine", "FinishReason", "Guide", "RequestOutput", "RuntimeSettings", "SamplingParams"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "Engine":
-        from qwonnx.runtime import engine
+        from qwonnx.runtime.engine import engine
 
         return engine.Engine
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

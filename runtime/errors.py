@@ -11,7 +11,7 @@ QwonnxRuntimeError
 |-- CapsuleError             a saved state cannot be used or kept; its prompt can still be read again
 `-- SessionError             ONNX Runtime cannot load or run the graph
 
-An artifact that cannot be opened raises qwonnx.export.artifact.ArtifactError, which is the format's own tree.
+An artifact that cannot be opened raises qwonnx.runtime.artifact.manifest.ArtifactError, which is the format's own tree.
 """
 
 

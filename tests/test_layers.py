@@ -16,7 +16,7 @@ MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*
 
 # What only an export needs; a server must start, and fit, without it.
 HEAVY = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors", "optimum", "huggingface_hub"}
-CONTRACT = "qwonnx.export.artifact"
+CONTRACT = "qwonnx.runtime.artifact.manifest"
 
 # What optimum-cli loads, and nothing of ours does: these alone may import optimum, and only what is light in it.
 OPTIMUM_COMMAND = "qwonnx.handlers.cli.optimum_export"
@@ -88,16 +88,16 @@ def test_only_optimum_loads_optimums_command(path: Path) -> None:
 
 def test_the_artifact_contract_is_standard_library_alone() -> None:
     for name in ("artifact", "strict_json"):
-        imported = set(_imports(ROOT / "export" / f"{name}.py")) - {"qwonnx.export.strict_json"}
+        imported = set(_imports(ROOT / "export" / f"{name}.py")) - {"qwonnx.runtime.artifact.strict_json"}
         assert {module.partition(".")[0] for module in imported} <= sys.stdlib_module_names
 
 
 @pytest.mark.parametrize(
     ("modules", "forbidden"),
     [
-        ("qwonnx.export.artifact", HEAVY | {"numpy", "onnxruntime"}),
+        ("qwonnx.runtime.artifact.manifest", HEAVY | {"numpy", "onnxruntime"}),
         ("qwonnx.runtime", HEAVY | {"starlette", "uvicorn", "msgspec", "typer", "rich"}),
-        ("qwonnx.handlers.app, qwonnx.handlers.aws_lambda", HEAVY | {"typer", "rich"}),
+        ("qwonnx.handlers.app, qwonnx.handlers.functions.aws_lambda", HEAVY | {"typer", "rich"}),
         ("qwonnx.handlers.cli.main", HEAVY),
         (OPTIMUM_COMMAND, HEAVY - {"optimum"}),
         ("qwonnx.export.planning.report, qwonnx.export.planning.source", HEAVY | {"numpy", "onnxruntime"}),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from qwonnx.export import ops
-from qwonnx.export.config import ModelConfig
+from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.modeling.layers import Linear, RMSNorm
+from qwonnx.export.operators import ops
 
 
 class GatedAttention(nn.Module):

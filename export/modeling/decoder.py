@@ -9,13 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qwonnx.export import ops
-from qwonnx.export.config import ModelConfig
+from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.modeling.attention import GatedAttention
 from qwonnx.export.modeling.delta_net import GatedDeltaNet
 from qwonnx.export.modeling.feed_forward import MixtureOfExperts, SwiGLU
 from qwonnx.export.modeling.layers import Linear, RMSNorm
 from qwonnx.export.modeling.rotary import RotaryAngles
+from qwonnx.export.operators import ops
 
 
 class Embedding(nn.Module):

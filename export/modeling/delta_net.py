@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qwonnx.export import ops
-from qwonnx.export.config import ModelConfig
+from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.modeling.layers import Linear
+from qwonnx.export.operators import ops
 
 # The reference normalises q and k with this epsilon whatever rms_norm_eps says (transformers `l2norm`).
 L2_NORM_EPSILON = 1e-6

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qwonnx.export import ops
+from qwonnx.export.operators import ops
 
 
 class Linear(nn.Module):

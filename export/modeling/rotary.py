@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from qwonnx.export.config import ModelConfig, RopeParameters
+from qwonnx.export.checkpoint.config import ModelConfig, RopeParameters
 
 
 class RotaryAngles(nn.Module):

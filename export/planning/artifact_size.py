@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwonnx.export.artifact import MANIFEST_NAME
-from qwonnx.export.artifact_files import GRAPH_FILE, OPTIONAL_FILES, TOKENIZER_FILE
-from qwonnx.export.config import ModelConfig
-from qwonnx.export.planning.weight_files import PlannedFile, WeightLayout
+from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.planning.weight_layout import PlannedFile, WeightLayout
+from qwonnx.runtime.artifact.file_names import GRAPH_FILE, OPTIONAL_FILES, TOKENIZER_FILE
+from qwonnx.runtime.artifact.manifest import MANIFEST_NAME
 
 # Bytes of decoder.onnx, measured on models of 4 and of 40 layers: what every graph has, and what a layer adds. The
 # portable target carries the bodies of its operators.

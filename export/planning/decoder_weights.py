@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from qwonnx.export.config import ModelConfig
+from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.errors import RecipeError
-from qwonnx.export.lower.siblings import Projection, sibling_groups
-from qwonnx.export.recipe import Storages, WeightStorage
+from qwonnx.export.lowering.siblings import Projection, sibling_groups
+from qwonnx.export.quantization.recipe import Storages, WeightStorage
 
 EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from qwonnx.export.config import ModelConfig
+from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.planning.machines import DeploymentTarget
 from qwonnx.export.planning.resident_memory import Serving, held_values, memory_use
 from qwonnx.export.planning.states import StateSizes, state_sizes

@@ -10,22 +10,22 @@ from dataclasses import replace
 
 import torch
 
-from qwonnx.export.artifact import MANIFEST_NAME, FileEntry, SourceFacts, manifest_text
-from qwonnx.export.artifact_files import GRAPH_FILE
-from qwonnx.export.cache_scales import CacheScales
-from qwonnx.export.checkpoint import Checkpoint
-from qwonnx.export.config import ModelConfig
-from qwonnx.export.decoder_graph import QuantizedCache, lower_decoder
+from qwonnx.export.checkpoint.checkpoint import Checkpoint
+from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.checkpoint.source_quantization import GptqFormat
+from qwonnx.export.checkpoint.weight_source import WeightSource
 from qwonnx.export.description import describe_artifact
+from qwonnx.export.modeling.trace import trace_decoder
 from qwonnx.export.planning.artifact_size import ArtifactSize, CopiedFiles
 from qwonnx.export.planning.source import PlanSource
 from qwonnx.export.planning.stored_model import StoredModel
-from qwonnx.export.planning.weight_files import PlannedFile
-from qwonnx.export.source_quantization import GptqFormat
-from qwonnx.export.storage_plan import CodesOf
-from qwonnx.export.trace import trace_decoder
-from qwonnx.export.weight_stage import weight_places
-from qwonnx.export.weights import WeightSource
+from qwonnx.export.planning.weight_layout import PlannedFile
+from qwonnx.export.quantization.cache_scales import CacheScales
+from qwonnx.export.quantization.storage_plan import CodesOf
+from qwonnx.export.targets.lowered_decoder import QuantizedCache, lower_decoder
+from qwonnx.export.weight_files.weight_stage import weight_places
+from qwonnx.runtime.artifact.file_names import GRAPH_FILE
+from qwonnx.runtime.artifact.manifest import MANIFEST_NAME, FileEntry, SourceFacts, manifest_text
 
 _ANY_SHA256 = "0" * 64
 

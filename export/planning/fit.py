@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from qwonnx.export.config import ModelConfig
+from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.errors import PlanError
 from qwonnx.export.planning.artifact_size import CopiedFiles
 from qwonnx.export.planning.deployment import longest_context
 from qwonnx.export.planning.plan import Assumptions, store_models
-from qwonnx.export.planning.quantities import parse_bytes, parse_count, parse_tokens
 from qwonnx.export.planning.resident_memory import Serving, memory_use
 from qwonnx.export.planning.states import KvType, state_sizes
 from qwonnx.export.planning.stored_model import NamedRecipe, StoredModel
+from qwonnx.runtime.quantities import parse_bytes, parse_count, parse_tokens
 
 # Squared error of rounding normal values by quantize_blocks, over their variance; docs/plan.md says how measured.
 ROUNDING_ERROR = {

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 
-from qwonnx.export.config import ModelConfig
+from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.checkpoint.source_quantization import GptqFormat, StoredCodes
 from qwonnx.export.errors import ConfigError
-from qwonnx.export.source_quantization import GptqFormat, StoredCodes
-from qwonnx.export.storage_plan import CodesOf
+from qwonnx.export.quantization.storage_plan import CodesOf
 
 _LAYER_WEIGHT = re.compile(r"(layers\..*)\.weight")
 _EXPERTS = re.compile(r"(layers\..*\.experts\.)(gate_up_proj|down_proj)")

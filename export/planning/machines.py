@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from qwonnx.export.errors import PlanError
-from qwonnx.export.planning.quantities import parse_bytes
+from qwonnx.runtime.quantities import parse_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,19 +12,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from qwonnx.export.config import ModelConfig
+from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.checkpoint.source_quantization import GptqFormat
 from qwonnx.export.errors import RecipeError
 from qwonnx.export.planning.artifact_size import CopiedFiles
 from qwonnx.export.planning.deployment import Deployment, deployment
 from qwonnx.export.planning.kept_codes import foreseen_codes
 from qwonnx.export.planning.machines import DEPLOYMENT_TARGETS
-from qwonnx.export.planning.quantities import bytes_text, tokens_text
 from qwonnx.export.planning.resident_memory import MemoryUse, Serving, memory_use
 from qwonnx.export.planning.states import StateSizes, state_sizes
 from qwonnx.export.planning.stored_model import NamedRecipe, StoredModel, store_model
 from qwonnx.export.planning.traffic import DecodeTraffic, active_parameters, decode_traffic
-from qwonnx.export.source_quantization import GptqFormat
-from qwonnx.export.storage_plan import CodesOf
+from qwonnx.export.quantization.storage_plan import CodesOf
+from qwonnx.runtime.quantities import bytes_text, tokens_text
 
 CONTEXTS = (4 << 10, 32 << 10, 256 << 10, 1 << 20)
 

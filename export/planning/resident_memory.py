@@ -1,6 +1,6 @@
 """Memory of a serving process: what ONNX Runtime's CPU provider does with weights, and what lies beside them.
 
-Measured with ONNX Runtime 1.32 on x86-64 with AVX-512 VNNI by `python -m tests.bench.plan_memory` and, kernel by
+Measured with ONNX Runtime 1.32 on x86-64 with AVX-512 VNNI by `python -m infra.bench.plan_memory` and, kernel by
 kernel, from /proc/self/smaps; docs/plan.md has the formulas and the numbers. In short:
 
 - Weight files are mapped. A weight that its kernel packs is copied into memory of the process, and unmapped; what is
@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qwonnx.export.config import ModelConfig
-from qwonnx.export.lower.siblings import LARGE
+from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.lowering.siblings import LARGE
 from qwonnx.export.planning.decoder_weights import HEAD, Role, StoredWeight, Weight
 from qwonnx.export.planning.states import KvType, StateSizes
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwonnx.export.config import CONFIG_NAME, ModelConfig, load_config_file
+from qwonnx.export.checkpoint.config import CONFIG_NAME, ModelConfig, load_config_file
 from qwonnx.export.errors import CheckpointError, ConfigError
 from qwonnx.export.planning.artifact_size import CopiedFiles
 
@@ -49,7 +49,7 @@ def open_source(name_or_path: str, revision: str | None = None) -> PlanSource:
             return _without_folder(path.resolve().name, None, config)
         return PlanSource(path.resolve().name, None, config, path, copied)
 
-    from qwonnx.export.checkpoint_source import fetch_config
+    from qwonnx.export.checkpoint.location import fetch_config
 
     fetched = fetch_config(name_or_path, revision)
     return _without_folder(name_or_path, fetched.name, load_config_file(fetched / CONFIG_NAME))

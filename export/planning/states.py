@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-from qwonnx.export.artifact import StateSpec
-from qwonnx.export.cache_spec import state_specs
-from qwonnx.export.config import ModelConfig
+from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.modeling.cache_spec import state_specs
+from qwonnx.runtime.artifact.manifest import StateSpec
 
 _STATE_BITS = {"float32": 32}  # of the dtypes that cache_spec.py names for convolution and recurrent states
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qwonnx.export.artifact import WeightGroup
-from qwonnx.export.config import ModelConfig
+from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.errors import RecipeError
 from qwonnx.export.planning.artifact_size import ArtifactSize, CopiedFiles, estimate_artifact
 from qwonnx.export.planning.decoder_weights import StoredWeight, stored_weights
 from qwonnx.export.planning.resident_memory import LoadedWeights, load_weights
-from qwonnx.export.planning.weight_files import WeightLayout, lay_out_weights
-from qwonnx.export.recipe import BLOCK_SIZES, NO_RECIPE, PRESETS, SHIPPED, Recipe, Storages
-from qwonnx.export.size_table import weight_groups
-from qwonnx.export.storage_plan import CodesOf, StoragePlan
+from qwonnx.export.planning.weight_layout import WeightLayout, lay_out_weights
+from qwonnx.export.quantization.recipe import BLOCK_SIZES, NO_RECIPE, PRESETS, SHIPPED, Recipe, Storages
+from qwonnx.export.quantization.size_table import weight_groups
+from qwonnx.export.quantization.storage_plan import CodesOf, StoragePlan
+from qwonnx.runtime.artifact.manifest import WeightGroup
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qwonnx.export.config import ModelConfig
+from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.planning.decoder_weights import Role, StoredWeight
 from qwonnx.export.planning.states import KvType, StateSizes
 

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from qwonnx.export.artifact import open_artifact
 from qwonnx.handlers.cli.engine_options import runtime_settings
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.system_prompts import bake_prompts, read_prompt
-from qwonnx.runtime.baked_prefixes import remove_others
+from qwonnx.runtime.artifact.manifest import open_artifact
+from qwonnx.runtime.cache.baked_prefixes import remove_others
 
 
 def bake(

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from qwonnx.export.artifact import MANIFEST_NAME
 from qwonnx.handlers.cli.engine_options import runtime_settings
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.text_file import read_text
+from qwonnx.runtime.artifact.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
-    from qwonnx.handlers.cli.evaluation.run import Outcome
-    from qwonnx.handlers.cli.evaluation.subject import Subject
+    from qwonnx.export.evaluation.run import Outcome
+    from qwonnx.export.evaluation.subject import Subject
 
 
 def evaluate(
@@ -59,9 +59,9 @@ def evaluate(
     if suite is None and text is None:
         raise CommandError("there is nothing to evaluate on: give --suite, --text or both")
 
-    from qwonnx.handlers.cli.evaluation import run
-    from qwonnx.handlers.cli.evaluation.suite import choose, read_suite
-    from qwonnx.handlers.cli.evaluation.tables import eval_tables
+    from qwonnx.export.evaluation import run
+    from qwonnx.export.evaluation.suite import choose, read_suite
+    from qwonnx.handlers.cli.eval_tables import eval_tables
 
     content = None if text is None else run.Text(text.name, read_text(text))
     read = None if suite is None else read_suite(suite)
@@ -83,7 +83,7 @@ def _subject(model: str, max_num_seqs: int | None, threads: int | None, *, pictu
     """What is evaluated: an artifact if the folder is one, else a checkpoint."""
     folder = Path(model)
     if (folder / MANIFEST_NAME).is_file():
-        from qwonnx.handlers.cli.evaluation.artifact_subject import ArtifactSubject
+        from qwonnx.export.evaluation.artifact_subject import ArtifactSubject
 
         # Without a prefix cache: an answer is not to depend on the questions before it.
         settings = runtime_settings(max_num_seqs=max_num_seqs, num_threads=threads, prefix_cache_bytes=0)
@@ -95,7 +95,7 @@ def _subject(model: str, max_num_seqs: int | None, threads: int | None, *, pictu
     if max_num_seqs is not None:
         raise CommandError("--max-num-seqs is for artifacts: a checkpoint answers one question at a time")
 
-    from qwonnx.handlers.cli.evaluation.checkpoint_subject import CheckpointSubject
+    from qwonnx.export.evaluation.checkpoint_subject import CheckpointSubject
 
     return CheckpointSubject(model, threads, pictures=pictures)
 

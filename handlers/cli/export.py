@@ -21,8 +21,8 @@ from qwonnx.handlers.cli.tables import size_of, weights_table
 from qwonnx.runtime.errors import QwonnxRuntimeError
 
 if TYPE_CHECKING:  # pulls in torch
-    from qwonnx.export.progress import ExportProgress
-    from qwonnx.export.weights import SkippedPart
+    from qwonnx.export.checkpoint.weight_source import SkippedPart
+    from qwonnx.export.weight_files.progress import ExportProgress
 
 _STAGES = {
     "trace": "tracing the model",
@@ -123,18 +123,18 @@ def export(
 
         qwonnx export ./Qwen3.5-397B-A17B ./qwen-large --memory 8GB --resume
     """
-    from qwonnx.export.memory_budget import parse_memory
+    from qwonnx.export.weight_files.memory_budget import parse_memory
 
     memory_bytes = parse_memory(memory)  # before torch is imported: a slip of the pen is told at once
 
-    from qwonnx.export.calibration import read_text
     from qwonnx.export.pipeline import ExportOptions, export_checkpoint
-    from qwonnx.export.recipe import Recipe
-    from qwonnx.export.unfinished import incomplete_folder
+    from qwonnx.export.quantization.calibration import read_text
+    from qwonnx.export.quantization.recipe import Recipe
+    from qwonnx.export.weight_files.unfinished import incomplete_folder
 
     prompts = {path: read_prompt(path) for path in prefix or ()}
     if prompts:
-        import qwonnx.runtime.engine  # noqa: F401 - it bakes; that it cannot is said before the work
+        import qwonnx.runtime.engine.engine  # noqa: F401 - it bakes; that it cannot is said before the work
     options = ExportOptions(
         target=target.value,
         activations=activations.value,
@@ -178,7 +178,7 @@ def _note_that_the_artifact_is_whole(out: Path) -> Iterator[None]:
 @contextmanager
 def _note_what_is_kept(out: Path) -> Iterator[None]:
     """Say on Ctrl-C that the work is not lost."""
-    from qwonnx.export.unfinished import incomplete_folder
+    from qwonnx.export.weight_files.unfinished import incomplete_folder
 
     try:
         yield

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from qwonnx.export.artifact import ArtifactError
+from qwonnx.runtime.artifact.manifest import ArtifactError
 from qwonnx.runtime.errors import QwonnxRuntimeError
 
 # What the extras bring, by the name under which it is imported.

@@ -15,13 +15,13 @@ from rich.console import Console
 from qwonnx.handlers.cli.engine_options import runtime_settings
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.text_file import read_text
-from qwonnx.runtime.guide import Guide
-from qwonnx.runtime.output_parser import ContentDelta, OutputParser, ReasoningDelta
-from qwonnx.runtime.request import FinishReason, RequestOutput
+from qwonnx.runtime.engine.request import FinishReason, RequestOutput
+from qwonnx.runtime.sampling.guide import Guide
+from qwonnx.runtime.text.output_parser import ContentDelta, OutputParser, ReasoningDelta
 
 if TYPE_CHECKING:  # pulls in onnxruntime
-    from qwonnx.handlers.prompt import ChatPrompt
-    from qwonnx.runtime.engine import Engine
+    from qwonnx.handlers.openai.engine_request import ChatPrompt
+    from qwonnx.runtime.engine.engine import Engine
 
 # What a model writes must not move the cursor, rename the window or type into the terminal.
 _CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
@@ -72,7 +72,7 @@ def generate(
     guide = _guide(json_schema, regex)
     text = _text(chat if prompt is None else prompt)
 
-    from qwonnx.runtime.engine import Engine
+    from qwonnx.runtime.engine.engine import Engine
 
     given: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
     given = {name: value for name, value in given.items() if value is not None}
@@ -151,7 +151,7 @@ def _guide(json_schema: Path | None, regex: str | None) -> Guide | None:
 
 
 def _chat_prompt(engine: Engine, text: str, system: str | None, thinking: bool | None) -> ChatPrompt:
-    from qwonnx.handlers.prompt import render_chat
+    from qwonnx.handlers.openai.engine_request import render_chat
 
     messages: list[dict[str, Any]] = [{"role": "user", "content": text}]
     if system is not None:

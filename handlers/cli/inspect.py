@@ -14,10 +14,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from qwonnx.export.artifact import Artifact, Manifest, open_artifact
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.tables import add_row, facts_table, size_of, weights_table
-from qwonnx.runtime.baked_prefixes import FOLDER, PrefixFile, prefix_files
+from qwonnx.runtime.artifact.manifest import Artifact, Manifest, open_artifact
+from qwonnx.runtime.cache.baked_prefixes import FOLDER, PrefixFile, prefix_files
 
 _EXCERPT = 40  # characters
 
@@ -134,7 +134,7 @@ def _files_table(manifest: Manifest) -> Table:
 
 
 def _prefixes_table(artifact: Artifact, prefixes: list[PrefixFile]) -> Table:
-    from qwonnx.runtime.tokenizer import Tokenizer  # megabytes, and most artifacts have none of these
+    from qwonnx.runtime.text.tokenizer import Tokenizer  # megabytes, and most artifacts have none of these
 
     tokenizer = Tokenizer.from_file(artifact.file("tokenizer.json"))
     table = Table(title=f"Baked prefixes (in {FOLDER})", title_justify="left")

@@ -74,10 +74,10 @@ def plan(
     """
     from qwonnx.export.planning.machines import parse_bandwidth
     from qwonnx.export.planning.plan import Assumptions, plan_models, store_models
-    from qwonnx.export.planning.quantities import parse_tokens
     from qwonnx.export.planning.resident_memory import Serving
     from qwonnx.export.planning.source import open_source
     from qwonnx.export.planning.states import KvType
+    from qwonnx.runtime.quantities import parse_tokens
 
     if recipe is not None and weights is not None:
         raise CommandError("--recipe and --weights exclude each other: give one")
@@ -124,7 +124,7 @@ def plan(
 
 def _recipes(weights: str | None, recipe: str | None, weight_block_size: int | None) -> tuple[NamedRecipe, ...]:
     from qwonnx.export.planning.stored_model import NamedRecipe, named_recipe, named_recipes
-    from qwonnx.export.recipe import SHIPPED, Recipe
+    from qwonnx.export.quantization.recipe import SHIPPED, Recipe
 
     if recipe is not None:
         if recipe in SHIPPED:

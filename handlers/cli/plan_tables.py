@@ -10,9 +10,9 @@ from rich.text import Text
 
 from qwonnx.export.planning.fit import Candidate, Fit, Limits
 from qwonnx.export.planning.plan import CONTEXTS, EXPORT_MEMORY_BYTES, Plan, RecipePlan
-from qwonnx.export.planning.quantities import bytes_text, tokens_text
 from qwonnx.export.planning.resident_memory import MemoryUse
 from qwonnx.handlers.cli.tables import bits_per_weight, count_of, numbers_table
+from qwonnx.runtime.quantities import bytes_text, tokens_text
 
 _MOST_CANDIDATES = 8
 

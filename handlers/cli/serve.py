@@ -13,9 +13,9 @@ from typing import Annotated
 
 import typer
 
-from qwonnx.export.artifact import open_artifact
 from qwonnx.handlers.cli.engine_options import runtime_settings
 from qwonnx.handlers.settings import ServerSettings
+from qwonnx.runtime.artifact.manifest import open_artifact
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -89,7 +89,7 @@ def serve(
 
     from qwonnx.handlers.model_host import ModelHost
     from qwonnx.handlers.server import Server, bind, url_of
-    from qwonnx.runtime.engine import Engine
+    from qwonnx.runtime.engine.engine import Engine
 
     listener = bind(host, port)
     url = url_of(listener)
@@ -117,7 +117,7 @@ def serve(
 
 
 def _bytes(text: str, option: str) -> int:
-    from qwonnx.export.planning.quantities import parse_bytes
+    from qwonnx.runtime.quantities import parse_bytes
 
     return 0 if text in ("0", "0B") else parse_bytes(text, option)
 

@@ -17,7 +17,7 @@ from qwonnx.runtime.errors import InvalidRequestError
 from qwonnx.runtime.settings import RuntimeSettings
 
 if TYPE_CHECKING:  # pulls in onnxruntime
-    from qwonnx.handlers.baking import SystemPrompt
+    from qwonnx.runtime.baking import SystemPrompt
 
 
 def read_prompt(path: Path) -> SystemPrompt:
@@ -26,7 +26,7 @@ def read_prompt(path: Path) -> SystemPrompt:
     Raises:
         CommandError: it cannot be read, or is no prompt.
     """
-    from qwonnx.handlers.baking import SystemPrompt, parse_prompt
+    from qwonnx.runtime.baking import SystemPrompt, parse_prompt
 
     text = read_text(path)
     if path.suffix.lower() != ".json":
@@ -44,7 +44,7 @@ def bake_prompts(artifact: Path, prompts: Mapping[Path, SystemPrompt], settings:
         CommandError: the artifact's folder cannot be written.
         ArtifactError, QwonnxRuntimeError: see baking.bake.
     """
-    from qwonnx.handlers.baking import bake
+    from qwonnx.runtime.baking import bake
 
     started = time.monotonic()
     console = Console(stderr=True)

@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from qwonnx.export.artifact import QuantizationFacts
+from qwonnx.runtime.artifact.manifest import QuantizationFacts
 
 
 def size_of(num_bytes: int) -> str:

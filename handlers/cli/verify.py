@@ -33,7 +33,7 @@ def verify(
 
         qwonnx verify ./qwen-int4 --against ./checkpoint --text sample.txt --max-kl 0.05
     """
-    from qwonnx.export.verify import compare
+    from qwonnx.export.evaluation.verify import compare
 
     content = None if text is None else read_text(text)
     with Console(stderr=True).status("reading") as status:

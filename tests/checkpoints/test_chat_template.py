@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from qwonnx.runtime.chat_template import ChatTemplate
 from qwonnx.runtime.errors import TemplateError
+from qwonnx.runtime.text.chat_template import ChatTemplate
 from tests.checkpoints import chat_template
 
 Message = dict[str, Any]

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from qwonnx.export.checkpoint import Checkpoint
-from qwonnx.export.config import load_config
+from qwonnx.export.checkpoint.checkpoint import Checkpoint
+from qwonnx.export.checkpoint.config import load_config
 from tests.checkpoints import write_sparse
 from tests.checkpoints.published import PUBLISHED, PublishedModel
 from tests.checkpoints.sparse import sparse_tensors

@@ -19,7 +19,7 @@ from transformers import (
     Qwen3_5MoeForConditionalGeneration,
 )
 
-from qwonnx.export.checkpoint import Checkpoint
+from qwonnx.export.checkpoint.checkpoint import Checkpoint
 from tests.checkpoints import SPECIAL_TOKENS, write_tiny
 from tests.checkpoints.__main__ import main
 

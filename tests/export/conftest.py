@@ -10,9 +10,9 @@ import onnx_ir as ir
 import pytest
 
 from qwonnx.export import ExportOptions, export_checkpoint
-from qwonnx.export.artifact import Artifact, open_artifact
-from qwonnx.export.config import ModelConfig
-from qwonnx.export.trace import trace_decoder
+from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.modeling.trace import trace_decoder
+from qwonnx.runtime.artifact.manifest import Artifact, open_artifact
 from tests.export.dequantized import write_dequantized
 
 

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime as ort
 from onnx.reference import ReferenceEvaluator
 
-from qwonnx.export.artifact import Artifact
+from qwonnx.runtime.artifact.manifest import Artifact
 
 
 def onnxruntime_session(artifact: Artifact) -> Any:

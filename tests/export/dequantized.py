@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from qwonnx.export.quantize import dequantize_blocks, quantize_blocks
-from qwonnx.export.recipe import Recipe
+from qwonnx.export.quantization.quantize import dequantize_blocks, quantize_blocks
+from qwonnx.export.quantization.recipe import Recipe
 
 
 def write_dequantized(checkpoint: Path, folder: Path, weights: str) -> Path:

@@ -10,7 +10,7 @@ import pytest
 
 from qwonnx.export import ExportOptions, main_export, pipeline
 from qwonnx.export.errors import ExportError
-from qwonnx.export.recipe import Recipe
+from qwonnx.export.quantization.recipe import Recipe
 
 
 def test_export_checkpoint_is_called_with_everything_that_was_given(

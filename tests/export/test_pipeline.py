@@ -13,7 +13,6 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from qwonnx.export import ExportOptions, export_checkpoint
-from qwonnx.export.artifact import Artifact, ArtifactError, file_sha256, open_artifact
 from qwonnx.export.errors import (
     CheckpointError,
     ExportError,
@@ -23,8 +22,9 @@ from qwonnx.export.errors import (
     UnsupportedModelError,
     UnusedTensorError,
 )
-from qwonnx.export.progress import ExportProgress
-from qwonnx.export.verify import artifact_logits
+from qwonnx.export.evaluation.verify import artifact_logits
+from qwonnx.export.weight_files.progress import ExportProgress
+from qwonnx.runtime.artifact.manifest import Artifact, ArtifactError, file_sha256, open_artifact
 from tests.checkpoints import write_tiny
 
 FP32 = ExportOptions(weights="fp32")

@@ -15,8 +15,8 @@ import openai
 from qwonnx.handlers.model_host import HostStatus, ModelHost
 from qwonnx.handlers.server import Server, bind, url_of
 from qwonnx.handlers.settings import ServerSettings
-from qwonnx.runtime.engine import Engine
-from qwonnx.runtime.request import RequestOutput
+from qwonnx.runtime.engine.engine import Engine
+from qwonnx.runtime.engine.request import RequestOutput
 from qwonnx.runtime.settings import RuntimeSettings
 
 MODEL = "counting-model"  # the checkpoint's name in a counting model's manifest

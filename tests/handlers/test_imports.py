@@ -11,7 +11,13 @@ FORBIDDEN = ("typer", "rich", "torch", "onnx", "onnx_ir", "onnxscript", "transfo
 
 
 @pytest.mark.parametrize(
-    "module", ["qwonnx.handlers.app", "qwonnx.handlers.aws_lambda", "qwonnx.handlers.server", "qwonnx.runtime.engine"]
+    "module",
+    [
+        "qwonnx.handlers.app",
+        "qwonnx.handlers.functions.aws_lambda",
+        "qwonnx.handlers.server",
+        "qwonnx.runtime.engine.engine",
+    ],
 )
 def test_a_server_imports_no_command_line_and_no_exporter(module: str) -> None:
     program = f"import sys, {module}; print(*[name for name in {FORBIDDEN!r} if name in sys.modules])"

@@ -10,17 +10,22 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from infra.miniature import (
+    glossary,
+    pictures,
+    retrieval,
+    tool_calls,
+)
+from infra.miniature.checkpoint import TRAINED
+from infra.miniature.conversation import Example
+from infra.miniature.mixture import Mixture, Proportions
+from infra.miniature.suite import write_suite
 from qwonnx.export import ExportOptions, export_checkpoint
-from qwonnx.handlers.cli.evaluation.artifact_subject import ArtifactSubject
-from qwonnx.handlers.cli.evaluation.checkpoint_subject import CheckpointSubject
-from qwonnx.handlers.cli.evaluation.run import Evaluation, evaluate
-from qwonnx.handlers.cli.evaluation.suite import Suite, read_suite
+from qwonnx.export.evaluation.artifact_subject import ArtifactSubject
+from qwonnx.export.evaluation.checkpoint_subject import CheckpointSubject
+from qwonnx.export.evaluation.run import Evaluation, evaluate
+from qwonnx.export.evaluation.suite import Suite, read_suite
 from qwonnx.runtime.settings import RuntimeSettings
-from tests.miniature import glossary, pictures, retrieval, tool_calls
-from tests.miniature.checkpoint import TRAINED
-from tests.miniature.conversation import Example
-from tests.miniature.mixture import Mixture, Proportions
-from tests.miniature.suite import write_suite
 
 SETTINGS = RuntimeSettings(num_threads=1, max_num_seqs=8)
 LANGUAGES = list(glossary.LANGUAGES.values())[::2]  # of all scripts

@@ -11,22 +11,27 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-from qwonnx.export.checkpoint import Checkpoint
+from infra.miniature import (
+    glossary,
+    pictures,
+    tool_calls,
+    vocabulary,
+)
+from infra.miniature.checkpoint import write_checkpoint
+from infra.miniature.mixture import Mixture
+from infra.miniature.model import Miniature
+from infra.miniature.suite import write_suite
+from qwonnx.export.checkpoint.checkpoint import Checkpoint
+from qwonnx.export.checkpoint.stored_weights import StoredWeights
 from qwonnx.export.errors import MissingTensorError, TensorFormatError, VerificationError
-from qwonnx.export.reference_model import load_reference_model, quiet_transformers
-from qwonnx.export.reference_mtp import load_mtp_head
-from qwonnx.export.stored_weights import StoredWeights
-from qwonnx.handlers.cli.evaluation.checkpoint_subject import CheckpointSubject
-from qwonnx.handlers.cli.evaluation.run import evaluate
-from qwonnx.handlers.cli.evaluation.subject import Drafts
-from qwonnx.handlers.cli.evaluation.suite import read_suite
+from qwonnx.export.evaluation.checkpoint_subject import CheckpointSubject
+from qwonnx.export.evaluation.reference_model import load_reference_model, quiet_transformers
+from qwonnx.export.evaluation.reference_mtp import load_mtp_head
+from qwonnx.export.evaluation.run import evaluate
+from qwonnx.export.evaluation.subject import Drafts
+from qwonnx.export.evaluation.suite import read_suite
 from tests.checkpoints.config_json import Json
-from tests.miniature import glossary, pictures, tool_calls, vocabulary
-from tests.miniature.checkpoint import write_checkpoint
-from tests.miniature.mixture import Mixture
-from tests.miniature.model import Miniature
-from tests.miniature.suite import write_suite
-from tests.miniature.test_model import frames
+from tests.infra.miniature.test_model import frames
 
 FILE = "model.safetensors"
 

@@ -25,7 +25,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from qwonnx.export.artifact import (
+from qwonnx.runtime.artifact.manifest import (
     SCHEMA_VERSION,
     FileEntry,
     GraphSpec,
@@ -38,7 +38,7 @@ from qwonnx.export.artifact import (
     file_sha256,
     write_manifest,
 )
-from qwonnx.runtime.tokenizer import Tokenizer
+from qwonnx.runtime.text.tokenizer import Tokenizer
 
 FAILING_TEXT = "\x00"
 NAN_TEXT = "\x01"

@@ -9,8 +9,8 @@ from functools import cache
 import onnx_ir as ir
 import pytest
 
-from qwonnx.export.config import ModelConfig, parse_config
-from qwonnx.export.trace import trace_decoder
+from qwonnx.export.checkpoint.config import ModelConfig, parse_config
+from qwonnx.export.modeling.trace import trace_decoder
 from tests.checkpoints.config_json import TINY_DENSE, TINY_MOE, TINY_TEXT, Json, config_json, text_config
 from tests.checkpoints.published import PUBLISHED
 from tests.checkpoints.tokenizer import token_ids

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from qwonnx.export import ExportOptions, export_checkpoint
-from qwonnx.export.artifact import Artifact
 from qwonnx.export.planning.artifact_size import CopiedFiles
 from qwonnx.export.planning.exact_artifact import source_facts, with_exact_artifact
 from qwonnx.export.planning.source import PlanSource, open_source
 from qwonnx.export.planning.stored_model import NamedRecipe, StoredModel, named_recipe, named_recipes, store_model
-from qwonnx.export.recipe import Recipe, Rule
+from qwonnx.export.quantization.recipe import Recipe, Rule
+from qwonnx.runtime.artifact.manifest import Artifact
 from tests.checkpoints import write_tiny
 
 

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
-from qwonnx.export.decoder_graph import lower_decoder
 from qwonnx.export.errors import RecipeError
-from qwonnx.export.lower.graph_weights import GraphWeights
+from qwonnx.export.lowering.graph_weights import GraphWeights
 from qwonnx.export.planning.decoder_weights import decoder_weights, stored_weights
 from qwonnx.export.planning.stored_model import named_recipes
-from qwonnx.export.recipe import Recipe, Rule
-from qwonnx.export.weight_stage import WeightItem
+from qwonnx.export.quantization.recipe import Recipe, Rule
+from qwonnx.export.targets.lowered_decoder import lower_decoder
+from qwonnx.export.weight_files.weight_stage import WeightItem
 from tests.export.planning.conftest import MODELS, Traced
 
 # A recipe with a rule of every kind that decides what may be joined.

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from qwonnx.export.config import ModelConfig, parse_config
+from qwonnx.export.checkpoint.config import ModelConfig, parse_config
 from qwonnx.export.planning.artifact_size import CopiedFiles
 from qwonnx.export.planning.deployment import deployment, longest_context, needed_memory
 from qwonnx.export.planning.machines import DEPLOYMENT_TARGETS, DeploymentTarget

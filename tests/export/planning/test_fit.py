@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from qwonnx.export.config import ModelConfig, parse_config
+from qwonnx.export.checkpoint.config import ModelConfig, parse_config
 from qwonnx.export.errors import PlanError, RecipeError
 from qwonnx.export.planning.artifact_size import CopiedFiles
 from qwonnx.export.planning.fit import ROUNDING_ERROR, Candidate, Fit, Limits, find_fit, parse_limits
@@ -122,7 +122,7 @@ def test_a_recipe_that_cannot_be_applied_is_left_out_unless_it_is_the_only_one()
 
 def test_errors_of_rounding_are_about_those_of_the_quantiser() -> None:
     torch = pytest.importorskip("torch")
-    from qwonnx.export.quantize import dequantize_blocks, quantize_blocks
+    from qwonnx.export.quantization.quantize import dequantize_blocks, quantize_blocks
 
     values = torch.randn((256, 1024), generator=torch.Generator().manual_seed(0))
     for (bits, block_size), expected in ROUNDING_ERROR.items():

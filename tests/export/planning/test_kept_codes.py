@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from qwonnx.export import ExportOptions, export_checkpoint
-from qwonnx.export.config import ModelConfig, parse_config
+from qwonnx.export.checkpoint.config import ModelConfig, parse_config
 from qwonnx.export.planning.exact_artifact import codes_at_hand, source_facts, with_exact_artifact
 from qwonnx.export.planning.plan import Assumptions, store_models
 from qwonnx.export.planning.resident_memory import Serving
 from qwonnx.export.planning.source import open_source
 from qwonnx.export.planning.states import KvType
 from qwonnx.export.planning.stored_model import StoredModel, named_recipe
-from qwonnx.export.recipe import WeightStorage
+from qwonnx.export.quantization.recipe import WeightStorage
 from tests.checkpoints import write_tiny
 from tests.checkpoints.published import PUBLISHED
 from tests.checkpoints.quantized_formats import write_gptq

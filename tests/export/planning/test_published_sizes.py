@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from qwonnx.export.config import ModelConfig, parse_config
+from qwonnx.export.checkpoint.config import ModelConfig, parse_config
 from qwonnx.export.planning.decoder_weights import Role, decoder_weights, stored_weights
 from qwonnx.export.planning.states import KvType, state_sizes
 from qwonnx.export.planning.traffic import active_parameters, decode_traffic
-from qwonnx.export.recipe import Recipe, Rule
+from qwonnx.export.quantization.recipe import Recipe, Rule
 from tests.checkpoints.published import PUBLISHED
 
 

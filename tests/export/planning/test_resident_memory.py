@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from qwonnx.export.config import ModelConfig, parse_config
+from qwonnx.export.checkpoint.config import ModelConfig, parse_config
 from qwonnx.export.planning.decoder_weights import StoredWeight, Weight, stored_weights
 from qwonnx.export.planning.resident_memory import (
     LoadedWeights,
@@ -23,7 +23,7 @@ from qwonnx.export.planning.resident_memory import (
     work_bytes,
 )
 from qwonnx.export.planning.states import KvType, state_sizes
-from qwonnx.export.recipe import FLOAT32, Recipe, Rule, WeightStorage
+from qwonnx.export.quantization.recipe import FLOAT32, Recipe, Rule, WeightStorage
 from tests.checkpoints.published import PUBLISHED
 
 SERVING = Serving(context=4096, sequences=1, kv=KvType.FLOAT32, chunk_tokens=512, num_threads=2)
@@ -33,7 +33,7 @@ ROWS, COLUMNS = 6144, 4096
 LOAD = """
 import json, re, sys
 from pathlib import Path
-from qwonnx.runtime.session import Session
+from qwonnx.runtime.model.session import Session
 from qwonnx.runtime.settings import RuntimeSettings
 
 def read(weights):

@@ -11,7 +11,7 @@ import pytest
 
 from qwonnx.export.errors import CheckpointError, ConfigError, UnsupportedModelError
 from qwonnx.export.planning.source import open_source
-from tests.export.hub_server import COMMIT, GATED, REPOSITORY, hub_server
+from tests.export.checkpoint.hub_server import COMMIT, GATED, REPOSITORY, hub_server
 
 
 def test_a_folder_a_file_and_a_folder_with_nothing_else(tiny_checkpoint: Path, tmp_path: Path) -> None:

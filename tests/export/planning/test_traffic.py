@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from qwonnx.export.config import parse_config
+from qwonnx.export.checkpoint.config import parse_config
 from qwonnx.export.planning.decoder_weights import Role, stored_weights
 from qwonnx.export.planning.states import KvType, state_sizes
 from qwonnx.export.planning.traffic import DecodeTraffic, decode_traffic
-from qwonnx.export.recipe import Recipe
+from qwonnx.export.quantization.recipe import Recipe
 from tests.checkpoints.published import PUBLISHED
 
 

@@ -1,0 +1,158 @@
+"""The fields of config.json: how one is read, and which matter.
+
+config.py reads some of them, others must have one value, and others cannot matter.
+
+Anything else in the text model's description is refused unless it is off (null, false, empty): a field this version
+does not know may change the model, and an export that ignores it would give wrong answers without a word. Fields beside
+a nested text_config are not looked at, but for those in FIXED: they describe other parts of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from qwonnx.export.errors import ConfigError
+from qwonnx.runtime.artifact.strict_json import quoted
+
+# No dimension of any model comes near; beyond it, a product of three would no longer be a sane number of bytes.
+MAX_SIZE = 1 << 24
+
+# No factor, base or epsilon of any model comes near, and products and logarithms of these stay finite in float32.
+MIN_NUMBER, MAX_NUMBER = 1e-12, 1e12
+
+# Read, checked and used by config.py, quantization_config by source_quantization.py.
+READ = frozenset(
+    {
+        "architectures",
+        "full_attention_interval",
+        "head_dim",
+        "hidden_size",
+        "intermediate_size",
+        "layer_types",
+        "linear_conv_kernel_dim",
+        "linear_key_head_dim",
+        "linear_num_key_heads",
+        "linear_num_value_heads",
+        "linear_value_head_dim",
+        "max_position_embeddings",
+        "model_type",
+        "moe_intermediate_size",
+        "num_attention_heads",
+        "num_experts",
+        "num_experts_per_tok",
+        "num_hidden_layers",
+        "num_key_value_heads",
+        "partial_rotary_factor",
+        "quantization_config",
+        "rms_norm_eps",
+        "rope_parameters",
+        "rope_scaling",
+        "rope_theta",
+        "shared_expert_intermediate_size",
+        "tie_word_embeddings",
+        "vocab_size",
+    }
+)
+
+# May be absent; if present, any other value changes the maths. The last column is the remedy.
+FIXED: Mapping[str, tuple[tuple[Any, ...], str]] = {
+    "attention_bias": ((False, None), "only attention without bias is supported"),
+    "attn_output_gate": ((True,), "only gated attention is supported"),
+    "compression_config": ((None,), "export the checkpoint that is not compressed"),
+    "decoder_sparse_step": ((1, None), "only models with experts in every layer are supported"),
+    "hidden_act": (("silu",), "only silu is supported"),
+    "mamba_ssm_dtype": (("float32", None), "only a float32 recurrent state is supported"),
+    "mlp_only_layers": (([], None), "only models with experts in every layer are supported"),
+    "norm_topk_prob": ((True, None), "only renormalised expert weights are supported"),
+    "output_gate_type": (("swish", "silu", None), "only a swish output gate is supported"),
+    "quantization": ((None,), "export the checkpoint that is not quantised"),  # what MLX writes
+    "routed_scaling_factor": ((1, None), "only an unscaled sum of experts is supported"),
+    "scoring_func": (("softmax", None), "only a softmax router is supported"),
+}
+
+# Training, bookkeeping, other parts of the model, and what generation code reads from elsewhere.
+IGNORED = frozenset(
+    {
+        "attention_dropout",
+        "auto_map",
+        "bos_token_id",
+        "chunk_size_feed_forward",
+        "dtype",
+        "eos_token_id",
+        "id2label",
+        "initializer_range",
+        "is_decoder",
+        "label2id",
+        "language_model_only",
+        "max_length",
+        "mrope_interleaved",  # also checked within rope_parameters
+        "name_or_path",
+        "output_router_logits",
+        "pad_token_id",
+        "return_dict",
+        "router_aux_loss_coef",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+    }
+)
+IGNORED_PREFIXES = ("_", "mtp_", "unsloth_")
+
+
+def is_off(value: Any) -> bool:
+    """True for a value with which a field, whatever it is, asks for nothing."""
+    return value is None or value is False or value in ([], {}, "")
+
+
+def odd_fields(text: Mapping[str, Any]) -> list[str]:
+    """Names of the fields that nobody here knows and that ask for something."""
+    known = READ | IGNORED | FIXED.keys()
+    return sorted(
+        name
+        for name, value in text.items()
+        if name not in known and not name.startswith(IGNORED_PREFIXES) and not is_off(value)
+    )
+
+
+class Fields:
+    """The fields of one object, by name and type; null is absent. `where` opens every error message.
+
+    All methods raise ConfigError: the field is missing and has no default, is of another type, or is out of range.
+    """
+
+    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+        self.values = values
+        self.where = where
+
+    def size(self, name: str, *, at_least: int = 1, at_most: int = MAX_SIZE, default: int | None = None) -> int:
+        value = self._present(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not at_least <= value <= at_most:
+            raise self.error(name, f"an integer from {at_least} to {at_most}")
+        return value
+
+    def number(self, name: str, *, above: float = MIN_NUMBER, default: float | None = None) -> float:
+        value = self._present(name, default)
+        # Compared before it is converted: a JSON integer may be larger than any float.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not above < value <= MAX_NUMBER:
+            raise self.error(name, f"a number above {above:g}, up to {MAX_NUMBER:g}")
+        return float(value)
+
+    def flag(self, name: str, *, default: bool) -> bool:
+        value = self._present(name, default)
+        if not isinstance(value, bool):
+            raise self.error(name, "true or false")
+        return value
+
+    def error(self, name: str, expected: str) -> ConfigError:
+        return ConfigError(
+            f"{self.where}: {name} is {quoted(self.values.get(name))} and must be {expected}: download the file again"
+        )
+
+    def _present(self, name: str, default: float | None) -> Any:
+        value = self.values.get(name)
+        if value is None:
+            value = default
+        if value is None:
+            raise ConfigError(f"{self.where} has no {name}: download the file again")
+        return value

@@ -1,0 +1,105 @@
+"""Where a checkpoint is: a local folder, or a repository of the Hugging Face hub, which is then downloaded.
+
+Downloading goes through huggingface_hub and its cache; only what an export reads is fetched, and the small config.json
+first, so that a model that cannot be exported is refused before its weights travel.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from qwonnx.export.checkpoint.config import CONFIG_NAME, load_config
+from qwonnx.export.errors import CheckpointError
+from qwonnx.runtime.artifact.strict_json import quoted
+
+# Files in sub-folders (other formats of the same weights) match `*` as well, and are excluded by _IGNORED.
+_DOWNLOADED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer*"]
+_IGNORED = ["*/*"]
+
+_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def locate_checkpoint(name_or_path: str, revision: str | None) -> tuple[Path, str, str | None]:
+    """Folder of a checkpoint, its name for the manifest, and the commit it is at (None for a local folder).
+
+    The model's config.json is checked on the way: of two things wrong with a checkpoint, that one explains more.
+
+    Raises:
+        CheckpointError: there is no such folder or repository, or it cannot be downloaded.
+        ConfigError: its model is not supported, or its config.json is malformed.
+    """
+    path = Path(name_or_path)
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise CheckpointError(f"{quoted(name_or_path)} cannot be read ({error.strerror}): give a folder") from error
+    if is_folder:
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise CheckpointError(f"{path} may not be read: check its permissions")
+        if revision is not None:
+            raise CheckpointError(f"{path} is a local folder, which has no revision {revision!r}: leave --revision out")
+        load_config(path)
+        # A manifest's strings are printable, whatever the folder is called.
+        return path, "".join(c if c.isprintable() else "?" for c in path.resolve().name), None
+    if exists:
+        raise CheckpointError(f"{path} is a file: give the checkpoint's folder")
+    small = fetch_config(name_or_path, revision)
+    load_config(small)
+    commit = small.name  # the cache keeps a snapshot in a folder that is named by its commit
+    with _hub_errors(name_or_path, commit):
+        folder = snapshot_download(name_or_path, revision=commit, allow_patterns=_DOWNLOADED, ignore_patterns=_IGNORED)
+    return Path(folder), name_or_path, commit
+
+
+def fetch_config(repository: str, revision: str | None) -> Path:
+    """Folder with the config.json of a hub repository, which is all that is downloaded; its name is the commit.
+
+    Raises:
+        CheckpointError: it is no repository's name, there is none, or it cannot be downloaded.
+    """
+    if not _REPO_ID.fullmatch(repository):
+        shown = repository if repository.isprintable() else quoted(repository)
+        raise CheckpointError(f"{shown} does not exist: give a checkpoint's folder, or a hub repository (owner/name)")
+    with _hub_errors(repository, revision):
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=[CONFIG_NAME]))
+
+
+@contextmanager
+def _hub_errors(repository: str, revision: str | None) -> Iterator[None]:
+    """Map the hub client's errors, all of which run over many lines, to one line each."""
+    try:
+        yield
+    except GatedRepoError as error:
+        raise CheckpointError(
+            f"{repository} is gated: accept its terms on the hub, then log in with `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"{repository} is neither a local folder nor a repository of the hub that you may read:"
+            " check the name, or log in with `hf auth login`"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise CheckpointError(f"{repository} has no revision {revision!r}: name a branch, tag or commit") from error
+    except HFValidationError as error:
+        raise CheckpointError(f"{repository} is neither a local folder nor a repository's name: check it") from error
+    except LocalEntryNotFoundError as error:
+        raise CheckpointError(
+            f"{repository} is no local folder, and the hub cannot be reached to download it:"
+            " check the connection, or give a folder"
+        ) from error
+    except Exception as error:  # the HTTP client's own errors, which hub versions take from different libraries
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise CheckpointError(f"{repository} cannot be downloaded from the hub ({reason}): try again") from error

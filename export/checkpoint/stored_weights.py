@@ -1,0 +1,121 @@
+"""A checkpoint's weights by their logical names, whatever tensors they are stored in.
+
+    format        logical name     stored as
+    float         X                X
+    fp8           X.weight         X.weight, X.weight_scale_inv                  float8.py
+    gptq          X.weight         X.qweight, X.qzeros, X.scales, X.g_idx        gptq.py
+
+In a quantised checkpoint many tensors are not quantised; which are is told by what stands beside them. This module
+knows names and formats, and not what a weight is for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import KeysView
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from qwonnx.export.checkpoint.checkpoint import FLOAT_DTYPES, Checkpoint, TensorInfo
+from qwonnx.export.checkpoint.float8 import SCALE_SUFFIX, Float8Weight
+from qwonnx.export.checkpoint.gptq import CODES_SUFFIX, SUFFIXES, GptqWeight, gptq_shape
+from qwonnx.export.checkpoint.source_quantization import Fp8Format, GptqFormat, SourceQuantization
+from qwonnx.export.errors import TensorFormatError
+
+_WEIGHT = ".weight"
+
+
+@dataclass(frozen=True, slots=True)
+class PlainWeight:
+    """A tensor of floats, its axes but the last taken as one."""
+
+    codes: ClassVar[None] = None
+    name: str
+    num_rows: int
+    num_columns: int
+    num_bytes: int
+    _checkpoint: Checkpoint
+
+    def read(self, start: int, count: int) -> torch.Tensor:
+        """Rows [count, num_columns] in the stored dtype."""
+        values = self._checkpoint.read_flat(self.name, start * self.num_columns, count * self.num_columns)
+        return values.view(count, self.num_columns)
+
+    def read_part(self, row: int, first_column: int, num_columns: int) -> torch.Tensor:
+        """Some columns [1, num_columns] of one row, which alone are read."""
+        return self._checkpoint.read_flat(self.name, row * self.num_columns + first_column, num_columns).view(1, -1)
+
+
+# All have `codes` (None where there are none to hand over), their size as a matrix, `num_bytes` of all their tensors,
+# and `read` and `read_part`, which are thread-safe and raise CheckpointError where the checkpoint cannot be read.
+StoredWeight = PlainWeight | Float8Weight | GptqWeight
+
+
+class StoredWeights:
+    """Finds a checkpoint's weights; holds no value.
+
+    Raises:
+        TensorFormatError: a weight is there twice, quantised and not.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, quantization: SourceQuantization | None) -> None:
+        self._checkpoint = checkpoint
+        self._quantization = quantization
+        self._parts = _logical_names(checkpoint.names, quantization)
+
+    @property
+    def names(self) -> KeysView[str]:
+        """Logical names. A part of a quantised weight that lacks its main tensor keeps its own name."""
+        return self._parts.keys()
+
+    def tensors(self, name: str) -> tuple[TensorInfo, ...]:
+        """All that a weight is stored in."""
+        return tuple(self._checkpoint.info(part) for part in self._parts[name])
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape that a weight's tensors say it has."""
+        main = self._parts[name][0]
+        if isinstance(self._quantization, GptqFormat) and main.endswith(CODES_SUFFIX):
+            return gptq_shape(self._checkpoint, name.removesuffix(_WEIGHT), self._quantization)
+        return self._checkpoint.info(main).shape
+
+    def open(self, name: str, shape: tuple[int, ...]) -> StoredWeight:
+        """A weight that must have this shape.
+
+        Raises:
+            MissingTensorError: the checkpoint has no such weight, or not all of its parts.
+            TensorFormatError: a tensor has another shape, or a type that cannot be read.
+        """
+        parts = self._parts.get(name, (name,))
+        if isinstance(self._quantization, GptqFormat) and parts[0].endswith(CODES_SUFFIX):
+            return GptqWeight.open(self._checkpoint, name.removesuffix(_WEIGHT), shape, self._quantization)
+        if isinstance(self._quantization, Fp8Format) and self._is_float8(parts):
+            return Float8Weight.open(self._checkpoint, name, shape)
+        num_bytes = self._checkpoint.expect(name, shape, FLOAT_DTYPES)
+        return PlainWeight(name, math.prod(shape[:-1]), shape[-1], num_bytes, self._checkpoint)
+
+    def _is_float8(self, parts: tuple[str, ...]) -> bool:
+        name = parts[0]
+        return len(parts) > 1 or (name in self._checkpoint.names and self._checkpoint.info(name).dtype == "F8_E4M3")
+
+
+def _logical_names(names: KeysView[str], quantization: SourceQuantization | None) -> dict[str, tuple[str, ...]]:
+    """Logical name -> stored tensors, the main one first."""
+    parts: dict[str, tuple[str, ...]] = {name: (name,) for name in names}
+    if isinstance(quantization, Fp8Format):
+        for name in names:
+            if (weight := name.removesuffix(SCALE_SUFFIX)) != name and weight in names:
+                parts[weight] = (weight, name)
+                del parts[name]
+    elif isinstance(quantization, GptqFormat):
+        for name in names:
+            if (module := name.removesuffix(CODES_SUFFIX)) != name:
+                if module + _WEIGHT in names:
+                    raise TensorFormatError(f"{module[:120]} has a weight and a {CODES_SUFFIX[1:]}: remove one")
+                found = tuple(module + suffix for suffix in SUFFIXES if module + suffix in names)
+                for part in found:
+                    del parts[part]
+                parts[module + _WEIGHT] = found
+    return parts

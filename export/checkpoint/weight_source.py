@@ -1,0 +1,337 @@
+"""The exporter's weights, by name, out of a checkpoint's tensors: other names, other layouts, a little arithmetic.
+
+    ours                                    the checkpoint's, after `model.language_model.` or `model.`
+    lm_head.weight                          lm_head.weight, without prefix
+    layers.N.mlp.experts.gate_up_proj       the same, fused: gate rows, then up; or experts.E.{gate,up}_proj.weight.
+                                            Ours alternate (2r: gate r, 2r + 1: up r), as the kernels want them
+    layers.N.mlp.experts.down_proj          the same, fused; or experts.E.down_proj.weight
+    layers.N.linear_attn.decay_scale        -exp(A_log)
+    norms (but linear_attn.norm)            1 + weight: checkpoints store them centred on zero
+    all others                              the same
+
+Values are taken in their stored type and computed in float32; a weight that the checkpoint stores quantised can also be
+had as codes. Reading is by rows, a few at a time, and thread-safe. This module knows what a weight means, not how the
+checkpoint stores it (stored_weights.py) nor how it will be stored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+
+from qwonnx.export.checkpoint.checkpoint import Checkpoint
+from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.checkpoint.gptq import CodeRows, GptqWeight
+from qwonnx.export.checkpoint.source_quantization import StoredCodes
+from qwonnx.export.checkpoint.stored_weights import StoredWeight, StoredWeights
+from qwonnx.export.errors import TensorFormatError, UnusedTensorError
+from qwonnx.runtime.artifact.strict_json import quoted
+
+_PREFIXES = ("model.language_model.", "model.")
+_EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
+
+# Recognised, and not part of the text model.
+_SKIPPED_PREFIXES = {"mtp.": "multi-token-prediction head", "model.visual.": "vision tower"}
+_TIED_HEAD = "copy of the tied embedding"
+
+# Stored as w, used as 1 + w. The gated norm of the linear layers, linear_attn.norm, is not among them.
+_CENTRED_NORM = re.compile(r"^norm\.weight$|\.(input_layernorm|post_attention_layernorm|self_attn\.[qk]_norm)\.weight$")
+_EXPERTS = re.compile(r"(.*\.mlp\.experts\.)(gate_up_proj|down_proj)$")
+_DECAY_SCALE, _LOG_DECAY = ".linear_attn.decay_scale", ".linear_attn.A_log"
+
+
+class Transform(Enum):
+    """What happens to stored values, in float32."""
+
+    NONE = "as stored"
+    ADD_ONE = "1 + w"
+    NEGATIVE_EXP = "-exp(w)"
+
+    def apply(self, values: torch.Tensor) -> None:
+        """In place."""
+        if self is Transform.ADD_ONE:
+            values.add_(1.0)
+        elif self is Transform.NEGATIVE_EXP:
+            values.exp_().neg_()
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedPart:
+    """A part of the checkpoint that is recognised and not exported."""
+
+    name: str  # for people
+    num_tensors: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Consecutive rows of one stored weight, whose axes but the last are taken as one."""
+
+    weight: StoredWeight
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Rows `start` and following of a stored weight, and where they go among the rows that were asked for."""
+
+    weight: StoredWeight
+    start: int
+    num_rows: int
+    target: slice
+
+
+@dataclass(frozen=True, slots=True)
+class RowReader:
+    """One weight as a matrix [num_rows, num_columns]: all axes but the last are taken as one, a vector is one row.
+
+    The rows are cut into groups of equal size (an expert's rows, or all there are). Row r of a group is row r // k of
+    the group's lane r % k, where k is the number of lanes: two for gate and up, else one.
+
+    stored_codes says how the checkpoint stores codes of the weight: one way, None for floats among them, unless its
+    experts are stored differently.
+    """
+
+    name: str
+    num_rows: int
+    num_columns: int
+    num_source_bytes: int
+    stored_codes: frozenset[StoredCodes | None]
+    _groups: tuple[tuple[_Rows, ...], ...]
+    _transform: Transform
+
+    @property
+    def codes(self) -> StoredCodes | None:
+        """How all of the weight's codes are stored; None where there are none to hand over."""
+        return next(iter(self.stored_codes)) if len(self.stored_codes) == 1 else None
+
+    @property
+    def num_values(self) -> int:
+        return self.num_rows * self.num_columns
+
+    def read_bytes(self, num_values: int) -> int:
+        """Memory that reading so many values takes at most, beside what comes out.
+
+        Codes are stored transposed, so there is a copy of them as they are stored and one of their transpose.
+        """
+        stored = -(-self.num_source_bytes * num_values // self.num_values)
+        return stored if self.codes is None else 2 * stored
+
+    def rows_at_once(self, num_values: int) -> int:
+        """How many rows to read at a time, given how many values a reader of floats can well take on.
+
+        Codes are stored transposed: few rows would be as many reads of a few bytes as there are columns. So they are
+        read by groups where those fit into eight times as many values (at 4 bits the size of as many floats), which is
+        one piece of the file a matrix: any expert of the published models.
+        """
+        if self.codes is None:
+            return max(1, num_values // self.num_columns)
+        rows, group_rows = max(1, 8 * num_values // self.num_columns), self._group_rows
+        if rows >= group_rows:
+            return rows - rows % group_rows
+        return -(-group_rows // -(-group_rows // rows))  # as few slices of a group as can be, of equal size
+
+    def read(self, start: int, count: int, first_column: int = 0, num_columns: int | None = None) -> torch.Tensor:
+        """Rows as float32 [count, num_columns], in memory of their own. Safe to call from several threads.
+
+        Rows are read whole, except that of a single row some columns may be asked for.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be read any more.
+        """
+        columns = self.num_columns - first_column if num_columns is None else num_columns
+        assert columns == self.num_columns or (count == 1 and 0 <= first_column <= self.num_columns - columns)
+        values = torch.empty((count, columns), dtype=torch.float32)
+        for piece in self._pieces(start, count):
+            if columns == self.num_columns:
+                stored = piece.weight.read(piece.start, piece.num_rows)
+            else:
+                stored = piece.weight.read_part(piece.start, first_column, columns)
+            values[piece.target].copy_(stored)
+        self._transform.apply(values)
+        return values
+
+    def as_stored(self) -> RowReader:
+        """The same weight before its transform."""
+        return dataclasses.replace(self, _transform=Transform.NONE)
+
+    def read_codes(self, start: int, count: int, block_size: int) -> CodeRows:
+        """Rows as the checkpoint has quantised them; only where `codes` is not None. Thread-safe.
+
+        Raises:
+            TensorFormatError: zero points are not what config.json says of them.
+            CheckpointError: the checkpoint cannot be read any more.
+        """
+        assert self.codes is not None, self.name
+        bits, num_blocks = self.codes.bits, self.num_columns // block_size
+        rows = CodeRows(
+            codes=torch.empty((count, self.num_columns * bits // 8), dtype=torch.uint8),
+            scales=torch.empty((count, num_blocks)),
+            zero_points=torch.empty((count, -(-num_blocks * bits // 8)), dtype=torch.uint8),
+        )
+        for piece in self._pieces(start, count):
+            assert isinstance(piece.weight, GptqWeight)
+            part = piece.weight.read_codes(piece.start, piece.num_rows, block_size)
+            rows.codes[piece.target] = part.codes
+            rows.scales[piece.target] = part.scales
+            rows.zero_points[piece.target] = part.zero_points
+        return rows
+
+    @property
+    def _group_rows(self) -> int:
+        return self.num_rows // len(self._groups)
+
+    def _pieces(self, start: int, count: int) -> Iterator[_Piece]:
+        assert 0 <= start <= start + count <= self.num_rows, f"rows {start}+{count} of {self.name}"
+        done = 0
+        while done < count:
+            group, first = divmod(start + done, self._group_rows)
+            num_rows = min(count - done, self._group_rows - first)
+            lanes = self._groups[group]
+            for lane, rows in enumerate(lanes):
+                # The lane's rows r with first <= r * len(lanes) + lane < first + num_rows.
+                begin, end = (-(-(bound - lane) // len(lanes)) for bound in (first, first + num_rows))
+                if begin < end:
+                    target = slice(done + begin * len(lanes) + lane - first, done + num_rows, len(lanes))
+                    yield _Piece(rows.weight, rows.start + begin, end - begin, target)
+            done += num_rows
+
+
+class WeightSource:
+    """Gives weights by the exporter's names, and knows which of the checkpoint's tensors were not asked for."""
+
+    def __init__(self, checkpoint: Checkpoint, config: ModelConfig) -> None:
+        self._stored = StoredWeights(checkpoint, config.quantization)
+        self._tied = config.tie_word_embeddings
+        self._opened: dict[tuple[str, tuple[int, ...]], StoredWeight] = {}  # by stored name and shape
+        names = self._stored.names
+        self._prefix = next((prefix for prefix in _PREFIXES if prefix + _EMBEDDING in names), _PREFIXES[0])
+
+    @property
+    def skipped(self) -> tuple[SkippedPart, ...]:
+        """Recognised parts of the checkpoint that are not exported, with what they hold."""
+        tensors: Counter[str] = Counter()
+        sizes: Counter[str] = Counter()
+        for name in self._stored.names:
+            if (part := self._skipped_part(name)) is not None:
+                stored = self._stored.tensors(name)
+                tensors[part] += len(stored)
+                sizes[part] += sum(info.num_bytes for info in stored)
+        return tuple(SkippedPart(part, tensors[part], sizes[part]) for part in sorted(tensors))
+
+    def rows(self, name: str, shape: tuple[int, ...]) -> RowReader:
+        """A reader of one weight, which must have this shape; none of its values is read yet.
+
+        Raises:
+            MissingTensorError: the checkpoint has no tensor for it.
+            TensorFormatError: a tensor has another shape, or a type that cannot be read, or says itself that its
+                input features are permuted.
+        """
+        groups = self._groups(name, shape)
+        weights = {rows.weight.name: rows.weight for lanes in groups for rows in lanes}
+        transform = Transform.NONE
+        if name.endswith(_DECAY_SCALE):
+            transform = Transform.NEGATIVE_EXP
+        elif _CENTRED_NORM.search(name):
+            transform = Transform.ADD_ONE
+        return RowReader(
+            name=name,
+            num_rows=math.prod(shape[:-1]),
+            num_columns=shape[-1],
+            num_source_bytes=sum(weight.num_bytes for weight in weights.values()),
+            stored_codes=frozenset(weight.codes for weight in weights.values()),
+            _groups=groups,
+            _transform=transform,
+        )
+
+    def stored_codes(self, name: str, shape: tuple[int, ...]) -> frozenset[StoredCodes | None]:
+        """What `rows` says of a weight's codes, and raises."""
+        return self.rows(name, shape).stored_codes
+
+    @property
+    def num_layers(self) -> int:
+        """Layers that the checkpoint has tensors of, by their names."""
+        layers = re.compile(re.escape(self._prefix) + r"layers\.(\d{1,6})\.")
+        return 1 + max((int(found[1]) for found in map(layers.match, self._stored.names) if found), default=-1)
+
+    def check_all_used(self) -> None:
+        """Refuse a checkpoint with tensors that nothing used, after all weights were asked for.
+
+        Raises:
+            UnusedTensorError: there are some, beside those of parts that are recognised and skipped.
+            TensorFormatError: the embeddings are tied, and the checkpoint has a head of its own that differs.
+        """
+        used = {name for name, _ in self._opened}
+        unused = sorted(name for name in self._stored.names - used if self._skipped_part(name) is None)
+        if unused:
+            first = ", ".join(quoted(name) for name in unused[:3]) + (", ..." if len(unused) > 3 else "")
+            raise UnusedTensorError(
+                f"the checkpoint has {len(unused)} tensors that the model does not use ({first}):"
+                " it is damaged, or its config.json is not its own"
+            )
+        if self._tied and _HEAD in self._stored.names:
+            embedding = self._prefix + _EMBEDDING
+            self._check_tied_copy(next(weight for (name, _), weight in self._opened.items() if name == embedding))
+
+    def _groups(self, name: str, shape: tuple[int, ...]) -> tuple[tuple[_Rows, ...], ...]:
+        """Where a weight's rows are, by groups and lanes: see RowReader."""
+        if experts := _EXPERTS.match(name):
+            return self._experts(name, shape, self._prefix + experts[1], gate_up=experts[2] == "gate_up_proj")
+        if name == _HEAD:
+            stored = self._prefix + _EMBEDDING if self._tied else _HEAD
+        else:
+            stored = self._prefix + name.replace(_DECAY_SCALE, _LOG_DECAY)
+        return ((_Rows(self._open(stored, shape), 0),),)
+
+    def _experts(
+        self, name: str, shape: tuple[int, ...], prefix: str, *, gate_up: bool
+    ) -> tuple[tuple[_Rows, ...], ...]:
+        num_experts, num_rows, num_columns = shape
+        fused = self._prefix + name
+        firsts = (f"{prefix}0.{part}_proj.weight" for part in ("gate", "up", "down"))
+        if fused in self._stored.names or not any(first in self._stored.names for first in firsts):
+            weight = self._open(fused, shape)
+            lane_starts = (0, num_rows // 2) if gate_up else (0,)
+            return tuple(
+                tuple(_Rows(weight, expert * num_rows + start) for start in lane_starts)
+                for expert in range(num_experts)
+            )
+        parts = ("gate_proj", "up_proj") if gate_up else ("down_proj",)
+        part_shape = (num_rows // len(parts), num_columns)
+        return tuple(
+            tuple(_Rows(self._open(f"{prefix}{expert}.{part}.weight", part_shape), 0) for part in parts)
+            for expert in range(num_experts)
+        )
+
+    def _open(self, stored: str, shape: tuple[int, ...]) -> StoredWeight:
+        key = stored, shape
+        if key not in self._opened:
+            self._opened[key] = self._stored.open(stored, shape)
+        return self._opened[key]
+
+    def _skipped_part(self, name: str) -> str | None:
+        """The part that a tensor belongs to, None where it belongs to the text model."""
+        if self._tied and name == _HEAD:
+            return _TIED_HEAD
+        return next((part for prefix, part in _SKIPPED_PREFIXES.items() if name.startswith(prefix)), None)
+
+    def _check_tied_copy(self, embedding: StoredWeight) -> None:
+        """A stored head beside tied embeddings is their copy; one that differs would be lost without a word."""
+        num_rows, num_columns = embedding.num_rows, embedding.num_columns
+        head = self._stored.open(_HEAD, (num_rows, num_columns))
+        rows_at_once = max(1, (1 << 20) // num_columns)
+        for start in range(0, num_rows, rows_at_once):
+            count = min(rows_at_once, num_rows - start)
+            if not torch.equal(head.read(start, count).float(), embedding.read(start, count).float()):
+                raise TensorFormatError(
+                    f"{_HEAD} differs from {self._prefix + _EMBEDDING} where config.json says tie_word_embeddings:"
+                    " set that to false, or remove the tensor"
+                )

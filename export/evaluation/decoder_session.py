@@ -1,0 +1,125 @@
+"""An artifact's decoder on plain arrays: one session, and sequences that are read in chunks over states from zero.
+
+It runs ONNX Runtime as it is, without the runtime's pools and bindings, so it also checks those. Neither torch nor onnx
+is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qwonnx.export.errors import VerificationError, first_line
+from qwonnx.runtime.artifact.manifest import Artifact
+
+Logits = npt.NDArray[np.float32]  # [num_tokens, vocab_size]
+TokenIds = npt.NDArray[np.int64]  # [num_tokens]
+
+CHUNK_TOKENS = 256  # whose logits take 254 MB at the real vocabulary, if all of them are wanted
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderChunk:
+    """What one chunk of a sequence gives.
+
+    wanted: int64 [n], the places in the chunk whose logits were asked for, in their order.
+    logits: float32 [n, vocab_size], at those places.
+    others: by name, what else was asked for, as the graph yields it.
+    num_tokens: of the chunk.
+    """
+
+    wanted: TokenIds
+    logits: Logits
+    others: dict[str, npt.NDArray[np.float32]]
+    num_tokens: int
+
+
+class DecoderSession:
+    """One loaded decoder, for any number of sequences, one after another.
+
+    Args:
+        artifact: an opened artifact.
+        graph: the decoder's ONNX model with more outputs, serialised, whose weights lie in the artifact's folder;
+            None: the artifact's own.
+        outputs: names of those outputs.
+        num_threads: of ONNX Runtime; None: one for each physical core.
+
+    Raises:
+        VerificationError: the artifact has no decoder, or ONNX Runtime cannot load it.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        *,
+        graph: bytes | None = None,
+        outputs: Sequence[str] = (),
+        num_threads: int | None = None,
+    ) -> None:
+        import onnxruntime
+
+        self._artifact = artifact
+        self._outputs = tuple(outputs)
+        decoder = artifact.manifest.graphs.get("decoder")
+        if decoder is None:
+            raise VerificationError(f"the artifact {artifact.folder} has no decoder graph: export the checkpoint again")
+        file = artifact.file(decoder.file)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what it logs as an error, it also raises
+        options.intra_op_num_threads = num_threads or 0
+        if graph is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file.parent))
+        with self._errors():
+            self._session: Any = onnxruntime.InferenceSession(
+                str(file) if graph is None else graph, options, providers=["CPUExecutionProvider"]
+            )
+
+    def read(self, token_ids: TokenIds, wanted: TokenIds, chunk_tokens: int = CHUNK_TOKENS) -> Iterator[DecoderChunk]:
+        """Read one sequence, and yield after each chunk.
+
+        Args:
+            token_ids: int64 [num_tokens].
+            wanted: int64, the positions whose logits are wanted, in ascending order.
+            chunk_tokens: tokens of a chunk, but for the last.
+
+        Raises:
+            VerificationError: ONNX Runtime cannot run the graph.
+        """
+        sizes = {"batch": 1, "max_model_len": len(token_ids)}
+        specs = self._artifact.manifest.states
+        with self._errors():
+            states = {
+                spec.past: np.zeros([size if isinstance(size, int) else sizes[size] for size in spec.shape], spec.dtype)
+                for spec in specs
+            }
+        names = ["logits", *self._outputs, *(spec.present for spec in specs)]
+        for start in range(0, len(token_ids), chunk_tokens):
+            chunk = token_ids[start : start + chunk_tokens]
+            places = wanted[np.searchsorted(wanted, start) : np.searchsorted(wanted, start + len(chunk))] - start
+            feeds: dict[str, Any] = {
+                "input_ids": chunk[None],
+                "position_ids": np.broadcast_to(np.arange(start, start + len(chunk)), (3, 1, len(chunk))),
+                "past_lengths": np.array([start]),
+                "logit_positions": places,
+            }
+            with self._errors():
+                logits, *arrays = self._session.run(names, {**feeds, **states})
+            others = dict(zip(self._outputs, arrays, strict=False))
+            states = dict(zip(states, arrays[len(others) :], strict=True))
+            yield DecoderChunk(places, logits[0], others, len(chunk))
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except MemoryError:
+            raise
+        except Exception as error:  # ONNX Runtime's own, of which there are many
+            raise VerificationError(
+                f"ONNX Runtime cannot run {self._artifact.folder} ({first_line(error)}): export the checkpoint again"
+            ) from error

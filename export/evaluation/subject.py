@@ -1,0 +1,179 @@
+"""What is evaluated, seen from outside: something that answers prompts, and that knows how likely a given answer is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from qwonnx.export.evaluation.report import ModelRow
+from qwonnx.export.evaluation.suite import Question
+from qwonnx.handlers.cli.failures import CommandError
+from qwonnx.handlers.openai.engine_request import ChatModel, render_chat
+from qwonnx.runtime.errors import TemplateError
+from qwonnx.runtime.text.tokenizer import Tokenizer
+
+_BLOCK_ROWS = 32  # of logits, in float64 at a time: 64 MB at the real vocabulary
+
+
+class SkippedError(Exception):
+    """A question that a subject cannot be asked; the message follows "questions" in a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a subject reads, and what it is expected to write.
+
+    token_ids: of the prompt, at least one.
+    answer_ids: of the expected answer, the token that ends it included; none if they cannot be told.
+    thinking_open: the prompt ends inside <think>.
+    max_tokens: an answer may have.
+    pictures: what a checkpoint's processor made of them, by the names of the model's arguments.
+    """
+
+    token_ids: tuple[int, ...]
+    answer_ids: tuple[int, ...]
+    thinking_open: bool = False
+    max_tokens: int = 0
+    pictures: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a subject wrote. is_complete: it ended by itself, not at max_tokens."""
+
+    text: str
+    num_tokens: int
+    is_complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Drafts:
+    """How many tokens a draft head proposed, and how many of them the model itself would have written."""
+
+    num_drafted: int
+    num_accepted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What a subject makes of an expected answer of n tokens, each predicted after those before it.
+
+    surprise: float64 [n], -log p of each token, in nats.
+    hits: bool [n], whether it was the likeliest.
+    expert_counts: int64 [layers, experts], how often those n predictions used each; None without experts.
+    drafts: None without a draft head.
+    """
+
+    surprise: npt.NDArray[np.float64]
+    hits: npt.NDArray[np.bool_]
+    expert_counts: npt.NDArray[np.int64] | None
+    drafts: Drafts | None
+
+
+class Subject(Protocol):
+    """An artifact or a checkpoint. Greedy, and deterministic for the same prompts in the same order."""
+
+    @property
+    def row(self) -> ModelRow:
+        """What the report says of it."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def notes(self) -> list[str]:
+        """What it could not do, known at the end."""
+
+    def prompt(self, question: Question, max_tokens: int | None) -> Prompt:
+        """Render a question.
+
+        Args:
+            question: of the suite.
+            max_tokens: of the answer; None: twice the expected answer's and 64.
+
+        Raises:
+            SkippedError: it cannot be asked.
+            CommandError: the chat template refuses it.
+        """
+
+    def answers(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Answer]]:
+        """Answers with the index of their prompt, as they are finished."""
+
+    def score(self, prompts: Sequence[Prompt]) -> Iterator[Scored]:
+        """Expected answers scored, in the order of the prompts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A question as text: the prompt, and what the template writes behind it for the expected answer, if it does."""
+
+    prompt: str
+    answer: str
+    thinking_open: bool
+
+
+def render(model: ChatModel, question: Question) -> Rendered:
+    """Apply the chat template with and without the expected answer.
+
+    Raises:
+        CommandError: the template refuses the conversation, or there is none.
+    """
+    switch = {"enable_thinking": question.thinking}
+    try:
+        chat = render_chat(model, question.messages, question.tools, switch)
+        assert model.chat_template is not None
+        whole = model.chat_template.render(
+            [*question.messages, question.expected],
+            tools=question.tools or None,
+            add_generation_prompt=False,
+            **switch,
+        )
+    except TemplateError as error:
+        raise CommandError(f"the question of line {question.line} cannot be rendered: {error}") from error
+    answer = whole[len(chat.text) :] if whole.startswith(chat.text) else ""
+    return Rendered(chat.text, answer, chat.thinking_open)
+
+
+def answer_tokens(tokenizer: Tokenizer, answer: str, end_token_ids: frozenset[int]) -> tuple[int, ...]:
+    """Tokens of an expected answer up to the one that ends it."""
+    ids = tokenizer.encode(answer)
+    end = next((place for place, token in enumerate(ids) if token in end_token_ids), len(ids))
+    return tuple(ids[: end + 1])
+
+
+def settle_max_tokens(num_prompt: int, num_answer: int, max_tokens: int | None, longest: int) -> int:
+    """Tokens that an answer may have: what was asked for or twice the expected number and 64, as far as they fit.
+
+    Raises:
+        SkippedError: prompt and expected answer are longer than the model's context.
+    """
+    if num_prompt + max(num_answer, 1) > longest:
+        raise SkippedError(f"longer than the model's context of {longest:,} tokens")
+    return min(max_tokens if max_tokens is not None else 2 * num_answer + 64, longest - num_prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """For each of n predictions: -log p of the token that came, float64, and the likeliest token, int64."""
+
+    surprise: npt.NDArray[np.float64]
+    likeliest: npt.NDArray[np.int64]
+
+
+def token_scores(logits: npt.NDArray[np.float32], targets: npt.NDArray[np.int64], num_tokens: int) -> TokenScores:
+    """Scores of tokens [n] under logits [n, vocab_size], in float64.
+
+    Only the first num_tokens of the vocabulary count: the rows that pad it stand for no token, and are never written.
+    """
+    logits = logits[:, :num_tokens]
+    surprise = np.empty(len(targets))
+    for start in range(0, len(targets), _BLOCK_ROWS):
+        block = logits[start : start + _BLOCK_ROWS].astype(np.float64)
+        taken = np.take_along_axis(block, targets[start : start + _BLOCK_ROWS, None], axis=-1)[:, 0]
+        highest = block.max(axis=-1)
+        surprise[start : start + len(block)] = np.log(np.exp(block - highest[:, None]).sum(axis=-1)) + highest - taken
+    return TokenScores(surprise, logits.argmax(axis=-1).astype(np.int64))

@@ -1,0 +1,171 @@
+"""Compare an artifact with the checkpoint it came from: transformers and ONNX Runtime on the same tokens.
+
+Both see the same token ids, teacher-forced, so one wrong choice does not spoil the rest. transformers computes in
+float32 on the weights as stored; the artifact runs as it is served, in chunks, over its own states.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from qwonnx.export.checkpoint.checkpoint import resolve_checkpoint
+from qwonnx.export.checkpoint.config import ModelConfig, load_config
+from qwonnx.export.errors import VerificationError, first_line
+from qwonnx.export.evaluation.decoder_session import CHUNK_TOKENS, DecoderSession, Logits, TokenIds
+from qwonnx.runtime.artifact.manifest import Artifact, open_artifact
+
+# Enough for stable means, and little enough for a CPU: transformers keeps all logits of a window, 1 MB a token.
+MAX_TOKENS = 1024
+_BLOCK_TOKENS = 32  # compared at a time in float64: 64 MB at the real vocabulary
+
+# What is read when no text is given: several scripts, prose, a list, numbers and code.
+SAMPLE_TEXT = """The lighthouse keeper wrote down the weather every morning, and in forty years he missed two days.
+Der Zug nach Basel fährt um 7:42 Uhr von Gleis 3; wer umsteigt, hat elf Minuten Zeit.
+La bibliothèque ouvre à neuf heures, mais le gardien laisse entrer les habitués plus tôt.
+春になると、川沿いの道は人でいっぱいになる。弁当を持って、木の下に座る。
+市场在河的另一边，早上六点开门，卖鱼的人总是最早到。
+नदी के किनारे एक पुराना पुल है, जिस पर अब केवल पैदल लोग चलते हैं।
+يبيع الخباز خبزه قبل شروق الشمس، ثم يغلق باب دكانه وينام.
+1. Measure 250 g of flour. 2. Add 160 ml of water. 3. Wait for 45 minutes.
+def area(width: float, height: float) -> float:
+    return width * height
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationReport:
+    """How far apart two models are on one text. Perplexities are per token; KL is in nats, checkpoint to artifact."""
+
+    num_tokens: int
+    max_logit_difference: float
+    mean_kl: float
+    top1_agreement: float  # share of positions with the same most likely token
+    perplexity_checkpoint: float
+    perplexity_artifact: float
+
+
+def compare(
+    artifact: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str],
+    text: str | None = None,
+    on_progress: Callable[[str], None] | None = None,
+) -> VerificationReport:
+    """Run both models on a text.
+
+    Args:
+        artifact: an artifact's folder.
+        checkpoint: the folder or hub repo id that it was exported from.
+        text: what to read; at most MAX_TOKENS of its tokens are used. None: SAMPLE_TEXT.
+        on_progress: called with a word on what comes next.
+
+    Raises:
+        ArtifactError: the artifact does not open.
+        CheckpointError: the checkpoint does not.
+        VerificationError: they are not the same model, or the text has fewer than two tokens.
+    """
+    report = on_progress or (lambda stage: None)
+    opened = open_artifact(artifact)
+    folder = resolve_checkpoint(os.fspath(checkpoint), None).folder
+    _check_same_model(opened, load_config(folder))
+    token_ids = _tokenize(opened, SAMPLE_TEXT if text is None else text)
+    report("running the artifact with ONNX Runtime")  # first: it is the smaller, and the one in doubt
+    actual = artifact_logits(opened, token_ids)
+    if not np.isfinite(actual).all():
+        raise VerificationError(
+            f"the artifact {opened.folder} predicts values that are not numbers: `qwonnx inspect --verify` says whether"
+            " its files were changed; if not, export the checkpoint again"
+        )
+    report("running the checkpoint with transformers")
+    expected = reference_logits(folder, token_ids)
+    return measure(expected, actual, token_ids)
+
+
+def measure(expected: Logits, actual: Logits, token_ids: TokenIds) -> VerificationReport:
+    """The report on two models' logits [num_tokens, vocab_size] at the same token ids [num_tokens]."""
+    kl = np.empty(len(token_ids))
+    surprise = np.empty((2, len(token_ids) - 1))  # -log p(next token) by the checkpoint and by the artifact
+    for start in range(0, len(token_ids), _BLOCK_TOKENS):
+        block = slice(start, min(start + _BLOCK_TOKENS, len(token_ids)))
+        log_p, log_q = _log_softmax(expected[block]), _log_softmax(actual[block])
+        kl[block] = (np.exp(log_p) * (log_p - log_q)).sum(axis=-1)
+        following = token_ids[block.start + 1 : block.stop + 1, None]
+        for row, log_probabilities in enumerate((log_p, log_q)):
+            taken = np.take_along_axis(log_probabilities[: len(following)], following, axis=-1)
+            surprise[row, block.start : block.start + len(following)] = -taken[:, 0]
+    return VerificationReport(
+        num_tokens=len(token_ids),
+        max_logit_difference=max(float(np.abs(p - q).max()) for p, q in zip(expected, actual, strict=True)),
+        mean_kl=float(kl.mean()),
+        top1_agreement=float((expected.argmax(-1) == actual.argmax(-1)).mean()),
+        perplexity_checkpoint=float(np.exp(surprise[0].mean())),
+        perplexity_artifact=float(np.exp(surprise[1].mean())),
+    )
+
+
+def reference_logits(checkpoint: Path, token_ids: TokenIds) -> Logits:
+    """transformers' logits, in float32, from the weights that are stored.
+
+    Raises:
+        CheckpointError, VerificationError: see load_reference_model.
+    """
+    import torch
+
+    from qwonnx.export.evaluation.reference_model import load_reference_model, quiet_transformers
+
+    with quiet_transformers():
+        model = load_reference_model(checkpoint)
+        with torch.no_grad():
+            logits = model(torch.tensor(token_ids)[None], use_cache=False).logits[0]
+    array: Logits = logits.float().numpy()
+    return array
+
+
+def artifact_logits(artifact: Artifact, token_ids: TokenIds, chunk_tokens: int = CHUNK_TOKENS) -> Logits:
+    """The decoder's logits at every position, read in chunks over states that start from zero.
+
+    Raises:
+        VerificationError: the artifact has no decoder, or ONNX Runtime cannot load or run it.
+    """
+    chunks = DecoderSession(artifact).read(token_ids, np.arange(len(token_ids)), chunk_tokens)
+    return np.concatenate([chunk.logits for chunk in chunks])
+
+
+def _tokenize(artifact: Artifact, text: str) -> TokenIds:
+    from tokenizers import Tokenizer
+
+    path = artifact.file("tokenizer.json")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises it bare
+        raise VerificationError(
+            f"tokenizer.json of {artifact.folder} cannot be used ({first_line(error)}): export the checkpoint again"
+        ) from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    token_ids = np.array(tokenizer.encode(text, add_special_tokens=False).ids[:MAX_TOKENS], np.int64)
+    if len(token_ids) < 2:
+        raise VerificationError("the text has fewer than two tokens: give a longer one")
+    return token_ids
+
+
+def _check_same_model(artifact: Artifact, config: ModelConfig) -> None:
+    facts = artifact.manifest.model
+    for name in ("hidden_size", "layer_types", "vocab_size", "num_experts"):
+        ours, theirs = getattr(facts, name), getattr(config, name)
+        if ours != theirs:
+            raise VerificationError(
+                f"the artifact has {name} {ours} and the checkpoint {theirs}: compare it with the one it came from"
+            )
+
+
+def _log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
+    shifted = logits.astype(np.float64)
+    shifted -= shifted.max(axis=-1, keepdims=True)
+    log_probabilities: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return log_probabilities

@@ -1,0 +1,34 @@
+"""Give a model the function bodies of the `ai.qwonnx` operators that it still uses."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnxscript import OnnxFunction
+
+from qwonnx.export.operators import attention_bodies, op_bodies
+from qwonnx.export.operators.ops import DOMAIN
+
+
+def add_function_bodies(model: ir.Model) -> None:
+    """Add the body of every used operator of ours, and before each the bodies that it uses itself.
+
+    That order is onnx.reference's: it compiles the functions one after another.
+    """
+    for name in _used(model.graph):
+        _add(model, name)
+
+
+def _add(model: ir.Model, name: str) -> None:
+    body = getattr(op_bodies, name, None) or getattr(attention_bodies, name, None)
+    assert isinstance(body, OnnxFunction), f"no body for {DOMAIN}::{name}"
+    function = ir.from_proto(body.to_function_proto())
+    assert isinstance(function, ir.Function)
+    if function.identifier() not in model.functions:
+        for inner in _used(function):
+            _add(model, inner)
+        model.functions[function.identifier()] = function
+
+
+def _used(graph: ir.Graph | ir.Function) -> list[str]:
+    nodes = ir.traversal.RecursiveGraphIterator(graph)
+    return sorted({node.op_type for node in nodes if node.domain == DOMAIN})

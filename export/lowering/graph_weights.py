@@ -1,0 +1,131 @@
+"""Which weights the graph's initializers are made of, and how each is stored.
+
+A traced graph has one initializer a weight, under the weight's own name. Lowering may join several into one and replace
+floats by codes and scales; this table follows what it does, so that the weight stage knows in the end what to write.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from qwonnx.export.errors import RecipeError
+from qwonnx.export.lowering.rewrite import sizes
+from qwonnx.export.quantization.recipe import Storages, WeightStorage
+from qwonnx.export.weight_files.external_data import ExternalTensor
+from qwonnx.export.weight_files.weight_stage import CODES, SCALES, ZERO_POINTS, WeightItem
+
+
+@dataclass(slots=True)
+class GraphWeights:
+    """The weight table of one graph that is being lowered."""
+
+    graph: ir.Graph
+    storages: Storages
+    # initializer name -> the checkpoint weights joined in it along their rows: (name, shape), ...
+    parts: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = field(default_factory=dict)
+    quantized: dict[str, WeightStorage] = field(default_factory=dict)
+    # initializer name -> the one whose bytes it shares under another shape
+    aliases: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_traced(cls, graph: ir.Graph, storages: Storages, *, tie_word_embeddings: bool) -> GraphWeights:
+        """The table of a graph as traced: one weight an initializer. With tied embeddings the head is the embedding."""
+        weights = cls(graph, storages)
+        for name, value in graph.initializers.items():
+            if value.const_value is None or not _has_values(value):
+                weights.parts[name] = ((name, sizes(value)),)
+                value.const_value = None
+        if tie_word_embeddings:
+            head, embedding = graph.initializers["lm_head.weight"], graph.initializers["embed_tokens.weight"]
+            ir.convenience.replace_all_uses_with(head, embedding)
+            del graph.initializers["lm_head.weight"], weights.parts["lm_head.weight"]
+        return weights
+
+    def is_weight(self, value: ir.Value | None) -> bool:
+        return value is not None and value.name in self.parts
+
+    def storage(self, name: str) -> WeightStorage:
+        """How an initializer is stored: its parts must agree.
+
+        Raises:
+            RecipeError: joined weights with different storages; lowering joins only weights that agree.
+        """
+        found = {self.storages.storage(part, shape) for part, shape in self.parts[name]}
+        if len(found) > 1:
+            raise RecipeError(f"{name} joins weights that are stored differently: {sorted(found, key=str)}")
+        return found.pop()
+
+    def join(self, values: list[ir.Value], name: str) -> ir.Value:
+        """One initializer with the rows of several, which nothing may use any more."""
+        rows = sum(sizes(value)[0] for value in values)
+        joined = self._add(name, ir.DataType.FLOAT, (rows, *sizes(values[0])[1:]))
+        self.parts[name] = tuple(part for value in values for part in self.parts[_name(value)])
+        for value in values:
+            del self.parts[_name(value)]
+        return joined
+
+    def quantize(self, value: ir.Value) -> tuple[ir.Value, ...]:
+        """What stands for a float initializer, which leaves the graph once nothing uses it: codes, scales and, where
+        its storage has them, zero points.
+
+        Codes are uint8 [..., in_features * bits / 8], scales float32 [..., in_features / weight_block_size], zero
+        points uint8 [..., ceil(in_features / weight_block_size * bits / 8)].
+        """
+        name, storage = _name(value), self.storage(_name(value))
+        *rows, columns = sizes(value)
+        tensors = {
+            CODES: (ir.DataType.UINT8, storage.num_code_bytes(columns)),
+            SCALES: (ir.DataType.FLOAT, columns // storage.block_size),
+        }
+        if storage.has_zero_points:
+            tensors[ZERO_POINTS] = (ir.DataType.UINT8, storage.num_zero_point_bytes(1, columns))
+        if name not in self.quantized:
+            self.quantized[name] = storage
+            for suffix, (dtype, width) in tensors.items():
+                self._add(name + suffix, dtype, (*rows, width))
+        return tuple(self.graph.initializers[name + suffix] for suffix in tensors)
+
+    def alias(self, value: ir.Value, shape: tuple[int, ...]) -> ir.Value:
+        """The same bytes under another shape: the value itself, reshaped, unless others use it as it is."""
+        if len(value.uses()) == 1:
+            value.shape = ir.Shape(shape)
+            return value
+        assert value.dtype is not None
+        name = f"{_name(value)}.as_{'x'.join(str(size) for size in shape)}"
+        self.aliases[name] = _name(value)
+        return self._add(name, value.dtype, shape)
+
+    def items(self) -> list[WeightItem]:
+        """What the weight stage has to write, in the order of the graph."""
+        return [WeightItem(name, self.parts[name], self.storage(name)) for name in self.parts]
+
+    def attach(self, written: dict[str, ExternalTensor]) -> None:
+        """Point every initializer at the bytes that the weight stage wrote for it."""
+        for name, value in self.graph.initializers.items():
+            if (stored := self.aliases.get(name, name)) in written:
+                tensor = written[stored]
+                assert value.dtype is not None
+                assert value.shape is not None
+                value.const_value = ir.ExternalTensor(
+                    tensor.file, tensor.offset, tensor.num_bytes, value.dtype, shape=value.shape, name=name
+                )
+            assert value.const_value is not None, f"nothing was written for {name}"
+
+    def _add(self, name: str, dtype: ir.DataType, shape: tuple[int, ...]) -> ir.Value:
+        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+        self.graph.initializers[name] = value
+        return value
+
+
+def _has_values(value: ir.Value) -> bool:
+    """Whether a traced initializer is a real constant, not a parameter: those are fake and have no bytes to give."""
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    return not isinstance(getattr(value.const_value, "raw", None), FakeTensor)
+
+
+def _name(value: ir.Value) -> str:
+    assert value.name is not None
+    return value.name

@@ -1,0 +1,53 @@
+"""Join the small projections of one input into one matrix product.
+
+A step of one token spends as long on starting a small product as on computing it; joined, siblings start once. A large
+one keeps all cores busy by itself, and splitting what it yields on a chunk of a prompt would cost more than its start.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from qwonnx.export.lowering.constants import integers
+from qwonnx.export.lowering.graph_weights import GraphWeights
+from qwonnx.export.lowering.rewrite import call, own_nodes, required, sizes
+from qwonnx.export.lowering.siblings import Projection, sibling_groups
+
+
+def merge_projections(graph: ir.Graph, weights: GraphWeights) -> None:
+    """Replace the small Linear nodes that share input and storage by one Linear and a Split of what it yields."""
+    for nodes in sibling_groups(_projections(graph, weights)):
+        _merge(graph, weights, nodes)
+
+
+def _projections(graph: ir.Graph, weights: GraphWeights) -> Iterator[Projection[ir.Node]]:
+    for node in own_nodes(graph, "Linear"):
+        x, weight = required(node.inputs)
+        if weights.is_weight(weight):
+            yield Projection(node, x, weights.storage(str(weight.name)), math.prod(sizes(weight)))
+
+
+def _merge(graph: ir.Graph, weights: GraphWeights, nodes: list[ir.Node]) -> None:
+    x = required(nodes[0].inputs)[0]
+    matrices = [required(node.inputs)[1] for node in nodes]
+    rows = [sizes(matrix)[0] for matrix in matrices]
+    outputs = [node.outputs[0] for node in nodes]
+    joined = weights.join(matrices, _joined_name([str(matrix.name) for matrix in matrices]))
+    linear = call("Linear", [x, joined])
+    split = call("Split", [linear.outputs[0], integers(graph, rows)], {"axis": -1}, domain="", num_outputs=len(rows))
+    for before, after in zip(outputs, split.outputs, strict=True):
+        after.name, after.shape, after.type = before.name, before.shape, before.type
+    ir.convenience.replace_nodes_and_values(graph, nodes[0], nodes, [linear, split], outputs, list(split.outputs))
+
+
+def _joined_name(names: list[str]) -> str:
+    """layers.0.self_attn.q_proj.weight, layers.0.self_attn.k_proj.weight -> layers.0.self_attn.q_proj+k_proj.weight."""
+    stems = [name.removesuffix(".weight") for name in names]
+    prefix = stems[0]
+    while not all(stem.startswith(prefix + ".") for stem in stems):
+        prefix = prefix.rpartition(".")[0]
+    prefix += "."
+    return prefix + "+".join(stem.removeprefix(prefix) for stem in stems) + ".weight"

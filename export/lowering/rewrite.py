@@ -1,0 +1,62 @@
+"""Replacing a node by others, the one move that every lowering is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import onnx_ir as ir
+
+from qwonnx.export.operators.ops import DOMAIN
+
+Attributes = Mapping[str, int | float | str | ir.Graph | Sequence[int]]
+
+
+def own_nodes(graph: ir.Graph, op_type: str) -> Iterator[ir.Node]:
+    """The graph's nodes of one of our operators; the graph may be changed while iterating."""
+    return (node for node in tuple(graph) if node.domain == DOMAIN and node.op_type == op_type)
+
+
+def call(
+    op_type: str,
+    inputs: Sequence[ir.Value | None],
+    attributes: Attributes | None = None,
+    *,
+    domain: str = DOMAIN,
+    num_outputs: int = 1,
+) -> ir.Node:
+    """A new node that belongs to no graph yet. Attributes are typed as Python types them."""
+    return ir.node(op_type, inputs, dict(attributes or {}), domain=domain, num_outputs=num_outputs)
+
+
+def transpose(x: ir.Value) -> ir.Node:
+    """Swap the last two of three axes."""
+    node = call("Transpose", [x], domain="")
+    node.attributes["perm"] = ir.AttrInt64s("perm", [0, 2, 1])
+    return node
+
+
+def replace(old: ir.Node, new: Sequence[ir.Node], outputs: Sequence[ir.Value] | None = None) -> None:
+    """Put new nodes in an old one's place; the last one's outputs, or those given, take over the old outputs' uses."""
+    assert old.graph is not None
+    outputs = new[-1].outputs if outputs is None else outputs
+    for before, after in zip(old.outputs, outputs, strict=True):
+        after.name, after.shape, after.type = before.name, before.shape, before.type
+    ir.convenience.replace_nodes_and_values(old.graph, old, [old], list(new), list(old.outputs), list(outputs))
+
+
+def attribute(node: ir.Node, name: str) -> int | float:
+    """The value of a number attribute."""
+    value = node.attributes[name].value
+    assert isinstance(value, int | float)
+    return value
+
+
+def sizes(value: ir.Value) -> tuple[int, ...]:
+    """The shape of a weight or a state, batch aside: numbers, with 0 where a size is only known when the graph runs."""
+    assert value.shape is not None
+    return tuple(size if isinstance(size, int) else 0 for size in value.shape)
+
+
+def required(values: Sequence[ir.Value | None]) -> list[ir.Value]:
+    """A node's inputs, none of which may be absent."""
+    return [value for value in values if value is not None]

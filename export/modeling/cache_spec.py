@@ -1,0 +1,51 @@
+"""Names, shapes and dtypes of every state a sequence carries: written here once, for the graph and for the manifest."""
+
+from __future__ import annotations
+
+from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.runtime.artifact.manifest import StateSpec
+
+# How keys and values are stored: as they are, as one byte a channel, or two channels a byte.
+KV_TYPES = ("float32", "int8", "int4")
+
+
+def state_specs(config: ModelConfig, kv: str = "float32") -> tuple[StateSpec, ...]:
+    """Two states a layer, in the order in which the decoder takes and yields them.
+
+    Full attention: key (normed and rotated) and value, in a buffer of max_model_len positions, stored as `kv` says (one
+    of KV_TYPES). int4 packs the channels 2i and 2i + 1 into byte i, low half first, each as its code + 8: the layout of
+    com.microsoft.GroupQueryAttention. Linear attention: the last K-1 inputs of the convolution, and the recurrent
+    state, float32 whatever the weights and `kv`: a narrower one drifts.
+    """
+    return tuple(
+        spec for layer, kind in enumerate(config.layer_types) for spec in _layer_states(config, layer, kind, kv)
+    )
+
+
+def _layer_states(config: ModelConfig, layer: int, layer_type: str, kv: str) -> tuple[StateSpec, StateSpec]:
+    if layer_type == "full_attention":
+        dtype, width = {
+            "float32": ("float32", config.head_dim),
+            "int8": ("int8", config.head_dim),
+            "int4": ("uint8", config.head_dim // 2),
+        }[kv]
+        buffer = ("batch", config.num_key_value_heads, "max_model_len", width)
+        return _state(layer, "key", buffer, dtype), _state(layer, "value", buffer, dtype)
+    key_width = config.linear_num_key_heads * config.linear_key_head_dim
+    channels = 2 * key_width + config.linear_num_value_heads * config.linear_value_head_dim
+    matrix = ("batch", config.linear_num_value_heads, config.linear_key_head_dim, config.linear_value_head_dim)
+    return (
+        _state(layer, "conv_state", ("batch", channels, config.linear_conv_kernel_dim - 1), "float32"),
+        _state(layer, "recurrent_state", matrix, "float32"),
+    )
+
+
+def _state(layer: int, kind: str, shape: tuple[int | str, ...], dtype: str) -> StateSpec:
+    return StateSpec(
+        layer=layer,
+        kind=kind,
+        past=f"past_key_values.{layer}.{kind}",
+        present=f"present.{layer}.{kind}",
+        dtype=dtype,
+        shape=shape,
+    )

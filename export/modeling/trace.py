@@ -1,0 +1,127 @@
+"""Modules on fake tensors -> one ONNX graph with our own operators.
+
+No weight is read or allocated: parameters are fake, and the graph's initializers come out with their names, shapes and
+dtypes only. `weights.py` and `weight_stage.py` fill them in after the lowering, so the 397B model traces on a laptop.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.modeling.cache_spec import state_specs
+from qwonnx.export.modeling.decoder import Decoder
+from qwonnx.export.modeling.rotary import RotaryAngles
+from qwonnx.export.operators.op_bodies import OPSET
+from qwonnx.export.operators.ops import DOMAIN, VERSION
+from qwonnx.runtime.artifact.manifest import StateSpec, TensorSpec
+
+# What the symbolic dimensions are while tracing: all different, and none 0 or 1, which torch.export would specialise.
+_EXAMPLE_SIZES = {"batch": 2, "sequence": 5, "num_logits": 3, "max_model_len": 17}
+
+
+def decoder_inputs() -> tuple[TensorSpec, ...]:
+    """The decoder's inputs beside the states; `modeling/decoder.py` says what they mean."""
+    return (
+        TensorSpec("input_ids", "int64", ("batch", "sequence")),
+        TensorSpec("position_ids", "int64", (3, "batch", "sequence")),
+        TensorSpec("past_lengths", "int64", ("batch",)),
+        TensorSpec("logit_positions", "int64", ("num_logits",)),
+    )
+
+
+def decoder_outputs(config: ModelConfig) -> tuple[TensorSpec, ...]:
+    """The decoder's outputs beside the states."""
+    return (TensorSpec("logits", "float32", ("batch", "num_logits", config.vocab_size)),)
+
+
+def decoder_weights(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the weights that tracing will find, in the order of the modules; costs next to nothing.
+
+    For shapes alone the meta device is enough, which is there at once; fake tensors take seconds to import.
+    """
+    rotary_angles = RotaryAngles(config)
+    with torch.device("meta"):
+        decoder = Decoder(config, rotary_angles)
+    return {name: tuple(parameter.shape) for name, parameter in decoder.named_parameters()}
+
+
+def trace_decoder(config: ModelConfig) -> ir.Model:
+    """Trace the text model.
+
+    Returns:
+        A model whose initializers have names (as in `modeling/`), shapes and dtypes, and no values, except for the few
+        small constants that are computed from the configuration.
+    """
+    inputs, states = decoder_inputs(), state_specs(config)
+    rotary_angles = RotaryAngles(config)  # the one module with real values: its frequencies are part of the graph
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        decoder = Decoder(config, rotary_angles).eval()
+        examples = [_example(spec) for spec in inputs]
+        past = [_example(state) for state in states]
+    dimensions = {name: torch.export.Dim(name, min=2) for name in _EXAMPLE_SIZES}
+    dynamic_shapes = (
+        *(_dynamic(spec.shape, dimensions) for spec in inputs),
+        [tuple(_dynamic(state.shape, dimensions) for state in pair) for pair in _pairs(states)],
+    )
+    arguments = (*examples, _pairs(past))
+    with torch.no_grad(), _quiet_exporter():
+        program = torch.export.export(decoder, arguments, dynamic_shapes=dynamic_shapes, strict=False)
+        onnx_program = torch.onnx.export(
+            program,
+            arguments,
+            input_names=[spec.name for spec in (*inputs, *_as_inputs(states))],
+            output_names=[*(spec.name for spec in decoder_outputs(config)), *(state.present for state in states)],
+            opset_version=OPSET,
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+        )
+    assert onnx_program is not None
+    model = onnx_program.model
+    model.opset_imports[DOMAIN] = VERSION
+    return model
+
+
+def _example(spec: TensorSpec | StateSpec) -> Tensor:
+    shape = [_EXAMPLE_SIZES[size] if isinstance(size, str) else size for size in spec.shape]
+    return torch.zeros(shape, dtype=getattr(torch, spec.dtype))
+
+
+def _dynamic(shape: tuple[int | str, ...], dimensions: dict[str, torch.export.Dim]) -> dict[int, torch.export.Dim]:
+    return {axis: dimensions[size] for axis, size in enumerate(shape) if isinstance(size, str)}
+
+
+_Item = TypeVar("_Item")
+
+
+def _pairs(items: Sequence[_Item]) -> list[tuple[_Item, _Item]]:
+    """Every layer's two states together."""
+    return list(zip(items[::2], items[1::2], strict=True))
+
+
+def _as_inputs(states: tuple[StateSpec, ...]) -> Iterator[TensorSpec]:
+    return (TensorSpec(state.past, state.dtype, state.shape) for state in states)
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Keep torch's progress lines and deprecation notes about its own internals out of ours."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

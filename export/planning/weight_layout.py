@@ -1,0 +1,37 @@
+"""The weight files that an artifact will have: the layout of `external_data`, without writing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qwonnx.export.planning.decoder_weights import StoredWeight
+from qwonnx.export.weight_files.external_data import ShardLayout, StoredSize, lay_out
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """A file of the artifact."""
+
+    path: str
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class WeightLayout:
+    """All shards, and the files that they consist of."""
+
+    shards: tuple[ShardLayout, ...]
+    files: tuple[PlannedFile, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all files, with what pads tensors to whole pages."""
+        return sum(file.num_bytes for file in self.files)
+
+
+def lay_out_weights(weights: Sequence[StoredWeight]) -> WeightLayout:
+    """The layout of weights that are written in this order."""
+    shards = lay_out([StoredSize(weight.stream_bytes) for weight in weights])
+    files = tuple(PlannedFile(*file) for shard in shards for file in zip(shard.files, shard.file_bytes, strict=True))
+    return WeightLayout(shards, files)

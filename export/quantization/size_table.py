@@ -1,0 +1,58 @@
+"""How many bytes each kind of weight takes, and how it is stored: the closing table of an export."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Protocol
+
+from qwonnx.export.quantization.recipe import WeightStorage
+from qwonnx.runtime.artifact.manifest import WeightGroup
+
+# The first pattern that a weight's name contains decides its kind.
+_KINDS = (
+    ("embedding", r"^embed_tokens\."),
+    ("lm_head", r"^lm_head\."),
+    ("experts", r"\.mlp\.experts\."),
+    ("shared_expert", r"\.mlp\.shared_expert\."),
+    ("router", r"\.mlp\.(gate|shared_expert_gate)\."),
+    ("norms", r"norm\.weight$"),
+    ("linear_attention", r"\.linear_attn\."),
+    ("attention", r"\.self_attn\."),
+    ("mlp", r"\.mlp\."),
+)
+
+
+class Stored(Protocol):
+    """Logical weights, (name, shape), that are stored as one."""
+
+    @property
+    def weights(self) -> tuple[tuple[str, tuple[int, ...]], ...]: ...
+
+    @property
+    def storage(self) -> WeightStorage: ...
+
+
+def weight_groups(items: Sequence[Stored]) -> tuple[WeightGroup, ...]:
+    """One line for every kind of weight and every way of storing it, the largest first."""
+    totals: defaultdict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
+    for item in items:
+        for name, shape in item.weights:
+            total = totals[kind_of(name), item.storage.name]
+            total[0] += 1
+            total[1] += math.prod(shape)
+            total[2] += stored_bytes(shape, item.storage)
+    groups = (WeightGroup(kind, storage, *total) for (kind, storage), total in totals.items())
+    return tuple(sorted(groups, key=lambda group: (-group.num_bytes, group.kind)))
+
+
+def kind_of(name: str) -> str:
+    """The kind of weight, for people, by its name."""
+    return next((kind for kind, pattern in _KINDS if re.search(pattern, name)), "other")
+
+
+def stored_bytes(shape: tuple[int, ...], storage: WeightStorage) -> int:
+    """Bytes of a weight's codes, scales and zero points, or of its float32 values."""
+    return sum(storage.stream_bytes(math.prod(shape[:-1]), shape[-1]))

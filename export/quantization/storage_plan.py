@@ -1,0 +1,92 @@
+"""How each weight will be stored: what the recipe asks for, and what the checkpoint has already decided.
+
+Where the recipe asks for codes and the checkpoint has codes, those are kept, with their bits, scales and zero points:
+quantising again could only lose. Where it asks for floats, they are dequantised. Blocks may become smaller than the
+checkpoint's groups, to divide the input features or to suit a kernel; they then repeat their group's scale.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+
+from qwonnx.export.checkpoint.source_quantization import StoredCodes
+from qwonnx.export.errors import RecipeError
+from qwonnx.export.quantization.recipe import BLOCK_SIZES, Recipe, WeightStorage
+
+_GATE_UP, _DOWN = "gate_up_proj", "down_proj"
+_EXPERTS = re.compile(rf"(.*\.mlp\.experts\.)({_GATE_UP}|{_DOWN})$")
+
+
+# How a checkpoint stores the codes of a weight, by name and shape: one way, unless its parts differ; None is floats.
+CodesOf = Callable[[str, tuple[int, ...]], frozenset[StoredCodes | None]]
+
+
+class StoragePlan:
+    """The storage of every weight of one checkpoint under one recipe."""
+
+    def __init__(self, recipe: Recipe, stored_codes: CodesOf) -> None:
+        self._recipe = recipe
+        self._stored_codes = stored_codes
+        self._known: dict[str, WeightStorage] = {}
+
+    def storage(self, name: str, shape: tuple[int, ...]) -> WeightStorage:
+        """How to store a weight.
+
+        The two expert tensors of a layer run in one kernel: they get one block size, and both or none zero points.
+
+        Raises:
+            RecipeError: the recipe cannot be applied, or the checkpoint's codes cannot be kept as it asks.
+            MissingTensorError, TensorFormatError: the checkpoint does not have the weight in this shape.
+        """
+        if name not in self._known:
+            storage = self._alone(name, shape)
+            if storage.is_quantized and (sibling := _expert_sibling(name, shape)) is not None:
+                other = self._alone(*sibling)
+                if other.is_quantized:
+                    storage = dataclasses.replace(
+                        storage,
+                        block_size=min(storage.block_size, other.block_size),
+                        has_zero_points=storage.has_zero_points or other.has_zero_points,
+                    )
+            self._known[name] = storage
+        return self._known[name]
+
+    def _alone(self, name: str, shape: tuple[int, ...]) -> WeightStorage:
+        wanted = self._recipe.storage(name, shape)
+        if not wanted.is_quantized:
+            return wanted
+        found = self._stored_codes(name, shape)
+        if len(found) > 1:
+            kinds = ", ".join(sorted("floats" if codes is None else f"int{codes.bits}" for codes in found))
+            raise RecipeError(
+                f"{name} is stored in several ways by the checkpoint ({kinds}), which one kernel does not take:"
+                " give it 32 bits by a rule of a recipe"
+            )
+        codes = next(iter(found))
+        if codes is None:
+            return wanted
+        return WeightStorage(codes.bits, _block_size(name, shape[-1], codes), codes.has_zero_points)
+
+
+def _expert_sibling(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]] | None:
+    """Name and shape of a layer's other expert tensor: [E, 2 * I, H] beside [E, H, I]."""
+    if not (experts := _EXPERTS.match(name)):
+        return None
+    num_experts, num_rows, num_columns = shape
+    if experts[2] == _GATE_UP:
+        return experts[1] + _DOWN, (num_experts, num_columns, num_rows // 2)
+    return experts[1] + _GATE_UP, (num_experts, 2 * num_columns, num_rows)
+
+
+def _block_size(name: str, num_columns: int, codes: StoredCodes) -> int:
+    """The largest block that the kernels take and that lies in one group of input features."""
+    for block_size in reversed(BLOCK_SIZES):
+        one_group = codes.group_size >= num_columns or codes.group_size % block_size == 0
+        if num_columns % block_size == 0 and one_group:
+            return block_size
+    raise RecipeError(
+        f"{name} has {num_columns} input features in groups of {codes.group_size}, which do not divide into blocks of"
+        f" {BLOCK_SIZES[0]}: give it 32 bits by a rule of a recipe"
+    )

@@ -1,0 +1,253 @@
+"""Attention on the CPU: com.microsoft.GroupQueryAttention, and the two cases in which it is asked in another way.
+
+The kernel writes a step's keys and values into the cache in place and attends to the filled part. It reads a key once
+for every query head, and it computes slowly with quantised ones. So an If chooses as the step comes:
+
+    one token over a float cache      the query heads that share keys become rows of one head, so that keys are read
+                                      once for all of them (_folded)
+    a chunk over a quantised cache    the filled part is converted to float32 once, instead of once for every query
+                                      head and block of queries (_converted)
+    all else                          the kernel as it is (_plain)
+
+What the branches compute differs in the order of summing alone. They write the cache in place as the kernel does: ONNX
+Runtime hands a graph output's buffer on to the branch that yields it, and that is the buffer which the branch reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from qwonnx.export.lowering.constants import integers
+from qwonnx.export.lowering.rewrite import Attributes, attribute, call, own_nodes, replace, required, sizes
+from qwonnx.export.operators.ops import DOMAIN
+
+_MICROSOFT = "com.microsoft"
+
+# Operators of attention over a cache, and the bits of a cached value that the kernel is told: 0 is a float.
+_CACHE_BITS = {"GatedAttention": 0, "GatedAttentionInt8": 8, "GatedAttentionInt4": 4}
+
+# Positions from which folding wins more than its dozen small nodes cost.
+_LEAST_POSITIONS_TO_FOLD = 256
+# Tokens from which converting the cache costs less than the kernel loses on it; and the most values of keys that are
+# converted: 256 MiB in float32, and three times that with the values and what is on its way.
+_LEAST_TOKENS_TO_CONVERT = 8
+_MOST_VALUES_TO_CONVERT = 1 << 26
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What every layer's attention needs to know of a step, computed once a graph."""
+
+    last_positions: ir.Value  # int32 [B]: of each row, the place of its last token in the cache
+    longest: ir.Value  # int32 []: tokens of the longest row, after this step
+    is_special: ir.Value  # bool [1]: one of the two cases
+
+
+@dataclass(frozen=True, slots=True)
+class _Attention:
+    """An attention node, taken apart."""
+
+    query: ir.Value  # [B, T, num_heads * head_dim]
+    key: ir.Value  # [B, T, num_kv_heads * head_dim]
+    value: ir.Value
+    past_key: ir.Value
+    past_value: ir.Value
+    past_lengths: ir.Value
+    scales: Sequence[ir.Value]  # of keys and of values; none for a float cache
+    bits: int  # of a cached value; 0 for a float
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+
+    @property
+    def group(self) -> int:
+        """Query heads that share one head of keys."""
+        return self.num_heads // self.num_kv_heads
+
+    @property
+    def heads(self) -> Attributes:
+        return {"num_heads": self.num_heads, "kv_num_heads": self.num_kv_heads}
+
+
+class _Branch:
+    """A branch of an If in the making. Values have names of their own: those around it are not to be hidden."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._nodes: list[ir.Node] = []
+
+    def add(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Attributes | None = None,
+        *,
+        domain: str = "",
+        num_outputs: int = 1,
+    ) -> list[ir.Value]:
+        """Add a node, and give its outputs."""
+        node = call(op_type, inputs, attributes, domain=domain, num_outputs=num_outputs)
+        for index, output in enumerate(node.outputs):
+            output.name = f"{self._name}.{len(self._nodes)}.{index}"
+        self._nodes.append(node)
+        return list(node.outputs)
+
+    def own(self, op_type: str, *inputs: ir.Value) -> ir.Value:
+        """Add a call of one of our functions, which its body stands for."""
+        return self.add(op_type, inputs, domain=DOMAIN)[0]
+
+    def graph(self, outputs: Sequence[ir.Value], attention: _Attention) -> ir.Graph:
+        """The branch: what was attended to [B, T, num_heads * head_dim], and both buffers."""
+        for output, like in zip(outputs, (attention.query, attention.past_key, attention.past_value), strict=True):
+            output.type = like.type
+        return ir.Graph([], outputs, nodes=self._nodes, name=self._name)
+
+
+def lower_attention(graph: ir.Graph) -> None:
+    """Replace every attention node of a graph whose inputs include input_ids and past_lengths."""
+    nodes = [node for op_type in _CACHE_BITS for node in own_nodes(graph, op_type)]
+    if not nodes:
+        return
+    step = _add_step(graph, _taken_apart(nodes[0]))
+    for node in nodes:
+        attention = _taken_apart(node)
+        name = f"{attention.past_key.name}.attention"
+        if attention.bits or attention.group > 1:
+            special = _converted if attention.bits else _folded
+            branches = {
+                "then_branch": special(graph, attention, step, f"{name}.special"),
+                "else_branch": _plain(attention, step, f"{name}.plain"),
+            }
+            attended = call("If", [step.is_special], branches, domain="", num_outputs=3)
+        else:
+            attended = call("GroupQueryAttention", *_kernel(attention, step), domain=_MICROSOFT, num_outputs=3)
+        opening = call("Sigmoid", [required(node.inputs)[3]], domain="")
+        gated = call("Mul", [attended.outputs[0], opening.outputs[0]], domain="")
+        replace(node, [attended, opening, gated], [gated.outputs[0], *attended.outputs[1:]])
+
+
+def _taken_apart(node: ir.Node) -> _Attention:
+    query, key, value, _, past_key, past_value, past_lengths, *scales = required(node.inputs)
+    num_heads, num_kv_heads = int(attribute(node, "num_heads")), sizes(past_key)[1]
+    return _Attention(
+        query=query,
+        key=key,
+        value=value,
+        past_key=past_key,
+        past_value=past_value,
+        past_lengths=past_lengths,
+        scales=scales,
+        bits=_CACHE_BITS[node.op_type],
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=sizes(query)[2] // num_heads,
+    )
+
+
+def _add_step(graph: ir.Graph, attention: _Attention) -> _Step:
+    """All layers have the heads of this one, and the same tokens."""
+    past_lengths = next(value for value in graph.inputs if value.name == "past_lengths")
+    input_ids = next(value for value in graph.inputs if value.name == "input_ids")
+    int32 = {"to": ir.DataType.INT32.value}
+    num_tokens = call("Shape", [input_ids], {"start": 1, "end": 2}, domain="")
+    lengths = call("Add", [past_lengths, num_tokens.outputs[0]], domain="")
+    longest = call("ReduceMax", [lengths.outputs[0]], {"keepdims": 0}, domain="")
+    longest32 = call("Cast", [longest.outputs[0]], int32, domain="")
+    last = call("Sub", [lengths.outputs[0], integers(graph, [1])], domain="")
+    last32 = call("Cast", [last.outputs[0]], int32, domain="")
+    if attention.bits:
+        most = _MOST_VALUES_TO_CONVERT // (attention.num_kv_heads * attention.head_dim)
+        tokens = call("GreaterOrEqual", [num_tokens.outputs[0], integers(graph, [_LEAST_TOKENS_TO_CONVERT])], domain="")
+        positions = call("LessOrEqual", [longest.outputs[0], integers(graph, [most])], domain="")
+        counted = [tokens, positions]
+    else:
+        # The kernel refuses more rows than there are positions, and takes rows of one sequence alone.
+        least = max(_LEAST_POSITIONS_TO_FOLD, attention.group)
+        size = call("Size", [input_ids], domain="")
+        tokens = call("Equal", [size.outputs[0], integers(graph, [1])], domain="")
+        positions = call("GreaterOrEqual", [longest.outputs[0], integers(graph, [least])], domain="")
+        counted = [size, tokens, positions]
+    is_special = call("And", [tokens.outputs[0], positions.outputs[0]], domain="")
+    graph.insert_before(graph[0], [num_tokens, lengths, longest, longest32, last, last32, *counted, is_special])
+    return _Step(last32.outputs[0], longest32.outputs[0], is_special.outputs[0])
+
+
+def _kernel(attention: _Attention, step: _Step) -> tuple[list[ir.Value | None], Attributes]:
+    """Inputs and attributes of the kernel that appends to the cache and attends."""
+    inputs: list[ir.Value | None] = [attention.query, attention.key, attention.value]
+    inputs += [attention.past_key, attention.past_value, step.last_positions, step.longest]
+    if not attention.bits:
+        return inputs, attention.heads
+    inputs += [*[None] * 5, *attention.scales]  # rotary caches and ids, bias and sink are not given
+    kind = "PER_CHANNEL"
+    return inputs, {
+        **attention.heads,
+        "k_quant_type": kind,
+        "v_quant_type": kind,
+        "kv_cache_bit_width": attention.bits,
+    }
+
+
+def _plain(attention: _Attention, step: _Step, name: str) -> ir.Graph:
+    branch = _Branch(name)
+    outputs = branch.add("GroupQueryAttention", *_kernel(attention, step), domain=_MICROSOFT, num_outputs=3)
+    return branch.graph(outputs, attention)
+
+
+def _attend(
+    branch: _Branch,
+    graph: ir.Graph,
+    attention: _Attention,
+    step: _Step,
+    query: ir.Value,
+    keys: ir.Value,
+    values: ir.Value,
+    attributes: Attributes,
+) -> ir.Value:
+    """The kernel over keys and values that are all in their buffers: it is given no new ones, and writes none."""
+    zero, one = integers(graph, [0]), integers(graph, [1])
+    (nothing,) = branch.add("Slice", [attention.key, zero, zero, one])
+    inputs = [query, nothing, nothing, keys, values, step.last_positions, step.longest]
+    return branch.add("GroupQueryAttention", inputs, attributes, domain=_MICROSOFT)[0]
+
+
+def _folded(graph: ir.Graph, attention: _Attention, step: _Step, name: str) -> ir.Graph:
+    """One token of one sequence: the heads of a group are rows that see the same positions, all of them."""
+    kv_heads, width = attention.num_kv_heads, attention.head_dim
+    branch = _Branch(name)
+    by_head = integers(graph, [0, kv_heads, -1, width])
+    (place,) = branch.add("Unsqueeze", [attention.past_lengths, integers(graph, [1, 2, 3])])
+    (places,) = branch.add("Expand", [place, integers(graph, [1, kv_heads, 1, width])])
+    present = []
+    for new, past in ((attention.key, attention.past_key), (attention.value, attention.past_value)):
+        (heads,) = branch.add("Reshape", [new, by_head])  # [1, num_kv_heads, 1, head_dim]
+        present += branch.add("ScatterElements", [past, places, heads], {"axis": 2})
+    swap = {"perm": [0, 2, 1, 3]}
+    (grouped,) = branch.add("Reshape", [attention.query, integers(graph, [0, kv_heads, attention.group, width])])
+    (rows,) = branch.add("Transpose", [grouped], swap)
+    (folded,) = branch.add("Reshape", [rows, integers(graph, [0, 0, -1])])  # [1, group, num_kv_heads * head_dim]
+    one_to_one: Attributes = {"num_heads": kv_heads, "kv_num_heads": kv_heads, "causal": 0}
+    attended = _attend(branch, graph, attention, step, folded, present[0], present[1], one_to_one)
+    (rows,) = branch.add("Reshape", [attended, integers(graph, [0, 0, kv_heads, width])])
+    (grouped,) = branch.add("Transpose", [rows], swap)
+    (unfolded,) = branch.add("Reshape", [grouped, integers(graph, [0, 1, -1])])
+    return branch.graph([unfolded, *present], attention)
+
+
+def _converted(graph: ir.Graph, attention: _Attention, step: _Step, name: str) -> ir.Graph:
+    """The operator's function body, with the kernel for floats in the place of its arithmetic."""
+    branch = _Branch(name)
+    positions = branch.own("NewPositions", attention.query, attention.past_lengths)
+    present, floats = [], []
+    for new, past, scale in zip(
+        (attention.key, attention.value), (attention.past_key, attention.past_value), attention.scales, strict=True
+    ):
+        codes = branch.own(f"ToInt{attention.bits}", branch.own("HeadsLike", new, past), scale)
+        present.append(branch.own("AppendToCache", past, codes, positions))
+        filled = branch.own("Filled", present[-1], positions)
+        floats.append(branch.own(f"FromInt{attention.bits}", filled, scale))
+    attended = _attend(branch, graph, attention, step, attention.query, floats[0], floats[1], attention.heads)
+    return branch.graph([attended, *present], attention)

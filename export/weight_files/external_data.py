@@ -1,0 +1,391 @@
+"""Weight files beside the graph: laid out first, then written front to back and hashed while they are written.
+
+    weights-00001.bin                codes, and weights that stay float32
+    weights-00001.scales.bin         the scales of those codes, in the same order
+    weights-00001.zero_points.bin    their zero points, where they have any
+
+The files of a shard, one for each stream of bytes, hold consecutive weights. A weight's streams are made together,
+slice by slice, while each must lie in one piece: in files of their own all can be appended as they come. Shards do not
+know of each other, so several may be written at a time, each by one thread; where everything lies was decided before,
+by sizes alone.
+
+Nothing is held back or written twice, whatever a tensor's size. A file only grows, and its hash with it, so that an
+interrupted export can go on from any size whose hash was noted: see `journal.py`.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from qwonnx.export.errors import OutputError
+from qwonnx.runtime.artifact.manifest import FileEntry
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+# A shard takes a sixteenth of all codes, so that there are several to write at a time; within bounds, so that small
+# models have few files, and large models files that are no trouble to copy. A larger tensor has a shard of its own.
+_SHARDS = 16
+MIN_SHARD_BYTES = 256 << 20
+MAX_SHARD_BYTES = 4 << 30
+
+# A page: ONNX Runtime maps tensors into memory, and maps whole pages.
+ALIGNMENT = 4096
+
+# What names the file of each stream. A weight has the first, the first two, or all.
+STREAMS = ("", ".scales", ".zero_points")
+
+_FILE = re.compile(r"weights-\d{5,}(\.scales|\.zero_points)?\.bin")
+
+# The disk, the user's share of it, or the file system's limit on a file's size.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What file systems answer that cannot say when the disk has something.
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalTensor:
+    """Where a tensor's bytes lie."""
+
+    file: str  # relative to the artifact's folder
+    offset: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSize:
+    """Bytes of one stored weight in each of its streams: codes or float32 values, scales, zero points."""
+
+    stream_bytes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightPlace:
+    """Where one stored weight lies: a tensor in each of its streams."""
+
+    tensors: tuple[ExternalTensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardLayout:
+    """The places of consecutive weights, from the first-th, in one shard."""
+
+    number: int  # from 1
+    first: int
+    places: tuple[WeightPlace, ...]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The file of each stream that one of the weights has."""
+        return tuple(_file(self.number, stream) for stream in range(len(self.file_bytes)))
+
+    @property
+    def file_bytes(self) -> tuple[int, ...]:
+        """Sizes of the files in the end."""
+        ends: dict[int, int] = {}
+        for place in self.places:
+            ends.update(enumerate(tensor.offset + tensor.num_bytes for tensor in place.tensors))
+        return tuple(ends[stream] for stream in range(len(ends)))
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(self.file_bytes)
+
+
+def lay_out(sizes: Sequence[StoredSize], shard_bytes: int | None = None) -> tuple[ShardLayout, ...]:
+    """Where weights of these sizes lie, in their order; a function of nothing else.
+
+    Args:
+        sizes: of the weights.
+        shard_bytes: that the codes of a shard take at most, if it has more than one weight; None: see above.
+    """
+    if shard_bytes is None:
+        share = sum(size.stream_bytes[0] for size in sizes) // _SHARDS
+        shard_bytes = min(max(share, MIN_SHARD_BYTES), MAX_SHARD_BYTES)
+    shards: list[ShardLayout] = []
+    places: list[WeightPlace] = []
+    ends = [0] * len(STREAMS)
+    for index, size in enumerate(sizes):
+        if places and _aligned(ends[0]) + size.stream_bytes[0] > shard_bytes:
+            shards.append(ShardLayout(len(shards) + 1, index - len(places), tuple(places)))
+            places, ends = [], [0] * len(STREAMS)
+        tensors = tuple(
+            ExternalTensor(_file(len(shards) + 1, stream), _aligned(ends[stream]), num_bytes)
+            for stream, num_bytes in enumerate(size.stream_bytes)
+        )
+        places.append(WeightPlace(tensors))
+        ends[: len(tensors)] = (tensor.offset + tensor.num_bytes for tensor in tensors)
+    if places:
+        shards.append(ShardLayout(len(shards) + 1, len(sizes) - len(places), tuple(places)))
+    return tuple(shards)
+
+
+def sync(file: int) -> None:
+    """Wait until the disk has a file or a folder, where the file system can tell."""
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
+def is_weight_file(name: str) -> bool:
+    """Whether a file is named as this module names them."""
+    return _FILE.fullmatch(name) is not None
+
+
+def _file(number: int, stream: int) -> str:
+    return f"weights-{number:05d}{STREAMS[stream]}.bin"
+
+
+def _aligned(offset: int) -> int:
+    return offset + -offset % ALIGNMENT
+
+
+@dataclass(frozen=True, slots=True)
+class HashedPrefix:
+    """The first bytes of a file: how many, and the state of their sha256, which can go on."""
+
+    size: int
+    digest: _Hash
+
+    @classmethod
+    def empty(cls) -> HashedPrefix:
+        return cls(0, hashlib.sha256())
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPrefix:
+    """What a shard's files begin with, stream by stream."""
+
+    files: tuple[HashedPrefix, ...]
+
+    @classmethod
+    def empty(cls, layout: ShardLayout) -> ShardPrefix:
+        return cls(tuple(HashedPrefix.empty() for _ in layout.files))
+
+
+class Shard:
+    """The files of one shard while they are written. One thread writes a shard at a time; several shards may be."""
+
+    def __init__(self, writer: ExternalDataWriter, layout: ShardLayout, prefix: ShardPrefix) -> None:
+        self.layout = layout
+        self._writer = writer
+        self._files = [
+            _HashedFile(writer.folder / name, file) for name, file in zip(layout.files, prefix.files, strict=True)
+        ]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes written so far."""
+        return sum(file.size for file in self._files)
+
+    @property
+    def is_complete(self) -> bool:
+        return self.num_bytes == self.layout.num_bytes
+
+    @property
+    def prefix(self) -> ShardPrefix:
+        """What was written so far."""
+        return ShardPrefix(tuple(file.prefix for file in self._files))
+
+    def cut(self) -> None:
+        """Drop what the files have beyond what they are known to begin with.
+
+        Raises:
+            OutputError: they cannot be opened.
+        """
+        try:
+            for file in self._files:
+                file.cut()
+        except OSError as error:
+            raise self._writer.output_error(error) from error
+
+    def open(self) -> None:
+        """Make the files, or open them to go on.
+
+        Raises:
+            OutputError: they cannot be made.
+        """
+        try:
+            for file in self._files:
+                file.open()
+        except OSError as error:
+            raise self._writer.output_error(error) from error
+
+    def append(self, index: int, contents: Sequence[memoryview]) -> None:
+        """The next bytes of the shard's index-th weight in each of its streams, after all bytes of those before it.
+
+        Raises:
+            OutputError: the disk is full, or cannot be written for another reason.
+        """
+        tensors = self.layout.places[index].tensors
+        try:
+            for file, tensor, content in zip(self._files[: len(tensors)], tensors, contents, strict=True):
+                file.append(tensor, content)
+        except OSError as error:
+            raise self._writer.output_error(error) from error
+
+    def finish(self) -> None:
+        """Close the complete files, once the disk has them.
+
+        Raises:
+            OutputError: it does not take them.
+        """
+        assert self.is_complete, "a shard lacks bytes"
+        try:
+            for file in self._files:
+                file.sync()
+        except OSError as error:
+            raise self._writer.output_error(error) from error
+        self.close()
+
+    def close(self) -> None:
+        for file in self._files:
+            file.close()
+
+    def entries(self) -> list[FileEntry]:
+        """The files, with their hashes."""
+        assert self.is_complete, "a shard lacks bytes"
+        return [FileEntry(file.path.name, file.size, file.prefix.digest.hexdigest()) for file in self._files]
+
+
+class ExternalDataWriter:
+    """The weight files of one artifact, in a folder. Lay them out, then write the shards.
+
+    Close the writer, or use it as a context manager, before asking for `files`.
+    """
+
+    def __init__(self, folder: Path, shard_bytes: int | None = None) -> None:
+        self.folder = folder
+        self._shard_bytes = shard_bytes
+        self._shards: tuple[Shard, ...] = ()
+
+    def __enter__(self) -> ExternalDataWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def lay_out(self, sizes: Sequence[StoredSize]) -> tuple[ShardLayout, ...]:
+        """Where weights of these sizes will lie."""
+        return lay_out(sizes, self._shard_bytes)
+
+    def begin(self, layouts: Sequence[ShardLayout], prefixes: Sequence[ShardPrefix] | None = None) -> tuple[Shard, ...]:
+        """The shards, none of them open. What the folder's weight files hold beyond these prefixes is dropped.
+
+        Raises:
+            OutputError: the disk has no room for what is still to be written.
+        """
+        _remove_others(self.folder, layouts)
+        prefixes = prefixes or [ShardPrefix.empty(layout) for layout in layouts]
+        self._shards = tuple(Shard(self, *pair) for pair in zip(layouts, prefixes, strict=True))
+        for shard in self._shards:
+            shard.cut()
+        free, missing = self._free_bytes(), self._missing_bytes()
+        if free < missing:
+            raise OutputError(
+                f"{self.folder.parent} has {_megabytes(free)} free and the weights need {_megabytes(missing)}:"
+                " free some space or choose another place"
+            )
+        return self._shards
+
+    def close(self) -> None:
+        """Close all files; they are complete if every shard is."""
+        for shard in self._shards:
+            shard.close()
+
+    @property
+    def files(self) -> tuple[FileEntry, ...]:
+        """The files that were written, with their hashes."""
+        return tuple(entry for shard in self._shards for entry in shard.entries())
+
+    def output_error(self, error: OSError) -> OutputError:
+        """What a user can do about an error of the file system."""
+        place = self.folder.parent
+        if error.errno not in _FULL:
+            return OutputError(f"cannot write to {place} ({error.strerror or error}): choose another place")
+        return OutputError(
+            f"cannot write to {place} ({error.strerror}): it has {_megabytes(self._free_bytes())} free and"
+            f" {_megabytes(self._missing_bytes())} are still to be written; free some space or choose another place"
+        )
+
+    def _free_bytes(self) -> int:
+        return shutil.disk_usage(self.folder).free
+
+    def _missing_bytes(self) -> int:
+        return sum(shard.layout.num_bytes - shard.num_bytes for shard in self._shards)
+
+
+class _HashedFile:
+    """One file that grows at its end, and the hash of what is in it."""
+
+    def __init__(self, path: Path, prefix: HashedPrefix) -> None:
+        self.path = path
+        self.size = prefix.size
+        self._digest = prefix.digest.copy()
+        self._file: int | None = None
+
+    @property
+    def prefix(self) -> HashedPrefix:
+        return HashedPrefix(self.size, self._digest.copy())
+
+    def cut(self) -> None:
+        try:
+            file = os.open(self.path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            assert self.size == 0, "a file is gone"
+            return
+        os.ftruncate(file, self.size)
+        os.close(file)
+
+    def open(self) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._file = os.open(self.path, flags, 0o644)
+
+    def append(self, tensor: ExternalTensor, content: memoryview) -> None:
+        """The next bytes of a tensor; zeros before its first."""
+        if self.size < tensor.offset:
+            self._write(memoryview(bytes(tensor.offset - self.size)))
+        assert tensor.offset <= self.size <= tensor.offset + tensor.num_bytes - content.nbytes, "bytes out of place"
+        self._write(content.cast("B"))
+
+    def sync(self) -> None:
+        assert self._file is not None
+        sync(self._file)
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _write(self, content: memoryview) -> None:
+        assert self._file is not None, "the file is not open"
+        rest = content
+        while rest.nbytes:  # one call may take less than it is given, 2 GiB at most
+            rest = rest[os.write(self._file, rest) :]
+        self._digest.update(content)
+        self.size += content.nbytes
+
+
+def _remove_others(folder: Path, layouts: Sequence[ShardLayout]) -> None:
+    """Remove weight files that are not part of this layout."""
+    expected = {name for layout in layouts for name in layout.files}
+    for path in folder.iterdir():
+        if is_weight_file(path.name) and path.name not in expected:
+            path.unlink()
+
+
+def _megabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:,.1f} MB"

@@ -1,0 +1,73 @@
+"""Everything that decides the bytes of an export's weight files: two exports with equal fingerprints write the same.
+
+A checkpoint's files go in with name, size, time of change and what their headers say. To hash their contents would take
+as long as the export: a file that was replaced is known by its time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
+
+from qwonnx.export.checkpoint.checkpoint import Checkpoint
+from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.quantization.recipe import Recipe
+from qwonnx.runtime.artifact.manifest import SourceFacts
+
+
+def export_fingerprint(
+    checkpoint: Checkpoint,
+    source: SourceFacts,
+    config: ModelConfig,
+    recipe: Recipe,
+    *,
+    target: str,
+    activations: str,
+    kv: str,
+    calibration: str | None,
+) -> dict[str, Any]:
+    """The fingerprint, as JSON gives it back."""
+    fingerprint = {
+        "qwonnx": version("qwonnx"),
+        "torch": version("torch"),  # which does the arithmetic
+        "target": target,
+        "activations": activations,
+        "kv": kv,
+        "calibration": calibration and hashlib.sha256(calibration.encode()).hexdigest(),
+        "recipe": dataclasses.asdict(recipe),
+        "checkpoint": dataclasses.asdict(source),
+        "config": dataclasses.asdict(config),
+        "files": {
+            file.name: {"size": file.size, "changed": file.changed_ns, "header": file.header_sha256}
+            for file in checkpoint.files
+        },
+    }
+    as_json: dict[str, Any] = json.loads(json.dumps(fingerprint))
+    return as_json
+
+
+def difference(begun: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """What two fingerprints differ in first, for people; None if in nothing."""
+    before, after = dict(_leaves(begun)), dict(_leaves(now))
+    for name in dict.fromkeys((*after, *before)):
+        if before.get(name) != after.get(name):
+            old, new = (_shown(leaves.get(name)) for leaves in (before, after))
+            return f"{name} was {old} and is now {new}"
+    return None
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{name} {key}".lstrip())
+    else:
+        yield name, value
+
+
+def _shown(value: Any) -> str:
+    text = "missing" if value is None else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,175 @@
+"""The folder of an export that is not finished: `.NAME.incomplete`, beside where NAME will be.
+
+It has its journal in it, which is locked as long as an export writes there, and takes NAME when everything is written:
+that folder never exists before. When an export ends early, the folder stays if weights were noted in its journal, for
+`--resume`, and vanishes otherwise, or if the checkpoint is at fault. A new export without `--resume` starts over in it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from qwonnx.export.errors import ExportError, OutputError, TensorFormatError
+from qwonnx.export.weight_files.external_data import is_weight_file, sync
+from qwonnx.export.weight_files.fingerprint import difference
+from qwonnx.export.weight_files.journal import JOURNAL_NAME, Journal
+
+# Lustre without -o flock, some network file systems: an export works there, if only one at a time is started.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+
+
+class UnfinishedExport:
+    """The folder to write into, and its journal. Nothing in it is touched before `begin`."""
+
+    def __init__(self, folder: Path, journal: Journal, fingerprint: dict[str, Any], *, resumes: bool) -> None:
+        self.folder = folder
+        self.journal = journal
+        self.has_begun = False
+        self._fingerprint = fingerprint
+        self._resumes = resumes
+
+    def begin(self) -> None:
+        """Drop what an earlier export has left, but for the weights that this one goes on with."""
+        for path in self.folder.iterdir():
+            if path.name != JOURNAL_NAME and not (self._resumes and is_weight_file(path.name)):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        if not self._resumes:
+            self.journal.start(self._fingerprint)
+        self.has_begun = True
+
+
+def incomplete_folder(out: Path) -> Path:
+    """Where an artifact lies until it is whole."""
+    return out.parent / f".{out.name}.incomplete"
+
+
+@contextmanager
+def unfinished_export(
+    out: Path, fingerprint: dict[str, Any], *, resume: bool, overwrite: bool
+) -> Iterator[UnfinishedExport]:
+    """The folder that takes the name `out` when the block ends well.
+
+    Args:
+        out: the artifact's folder.
+        fingerprint: of this export.
+        resume: go on with what an interrupted export has left; without it, or if there is nothing, start from nothing.
+        overwrite: replace `out` if it exists.
+
+    Raises:
+        OutputError: another export is writing there; there is something else in that place; with resume, the one that
+            was interrupted had another fingerprint; the disk is full, the parent cannot be written, ...
+    """
+    folder = incomplete_folder(out)
+    try:
+        file = _open_and_lock(folder, out)
+    except OSError as error:
+        raise _cannot_write(out, error) from error
+    try:
+        try:
+            journal = Journal(file)
+        except OSError as error:
+            raise _cannot_write(out, error) from error
+        resumes = resume and journal.fingerprint is not None
+        if resumes:
+            _check_fingerprint(folder, journal, fingerprint)
+        unfinished = UnfinishedExport(folder, journal, fingerprint, resumes=resumes)
+        try:
+            yield unfinished
+            _take_name(folder, out, overwrite=overwrite)
+        except BaseException as error:
+            kept = journal.has_marks and not isinstance(error, TensorFormatError)
+            if not kept:
+                shutil.rmtree(folder, ignore_errors=True)
+            hint = "; what is written is kept: go on with --resume" if kept and unfinished.has_begun else ""
+            if isinstance(error, OSError):
+                raise _cannot_write(out, error, hint) from error
+            if hint and isinstance(error, ExportError):
+                raise type(error)(f"{error}{hint}") from error
+            raise
+    finally:
+        os.close(file)  # and with it the lock
+
+
+def _open_and_lock(folder: Path, out: Path) -> int:
+    """The journal's file, which no other export has."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = folder / JOURNAL_NAME
+    while True:
+        folder.mkdir(exist_ok=True)
+        if not path.exists() and any(folder.iterdir()):
+            raise OutputError(f"{folder} exists and is not an unfinished export: remove it first")
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        except FileNotFoundError:
+            continue  # another export ended between these two lines, and its folder has another name now
+        try:
+            _lock(file, out)
+            if _is_same_file(file, path):
+                return file
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)
+
+
+def _lock(file: int, out: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise OutputError(f"another export is writing {out}: wait for it, or choose another folder") from error
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+
+
+def _is_same_file(file: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _check_fingerprint(folder: Path, journal: Journal, fingerprint: dict[str, Any]) -> None:
+    assert journal.fingerprint is not None
+    what = difference(journal.fingerprint, fingerprint)
+    if what is not None:
+        raise OutputError(
+            f"{folder} was begun by another export ({what}): give the same checkpoint and options, or leave --resume"
+            " out to start over"
+        )
+
+
+def _take_name(folder: Path, out: Path, *, overwrite: bool) -> None:
+    """Rename the folder once the disk has all of it. Its journal goes last: without one, nothing could resume."""
+    for path in (*folder.iterdir(), folder):
+        _sync_path(path)
+    if overwrite and out.exists():
+        previous = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".previous", dir=out.parent))
+        out.rename(previous)  # in the place of the empty folder
+        folder.rename(out)
+        shutil.rmtree(previous)
+    else:
+        folder.rename(out)
+    (out / JOURNAL_NAME).unlink()
+    _sync_path(out.parent)
+
+
+def _sync_path(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        sync(file)
+    finally:
+        os.close(file)
+
+
+def _cannot_write(out: Path, error: OSError, hint: str = "") -> OutputError:
+    remedy = "free some space or choose another place"
+    return OutputError(f"cannot write {out} ({error.strerror or error}): {remedy}{hint}")

@@ -1,0 +1,87 @@
+"""AWS Lambda: `qwonnx.handlers.functions.aws_lambda.handler` answers HTTP events of API Gateway (v2) and function URLs.
+
+Same routes and answers as the server's, buffered: `stream: true` gives the whole stream as one body. The artifact is
+the folder that QWONNX_ARTIFACT names, in the image, a layer or a mounted file system; the other QWONNX_* variables are
+the server's. The engine is opened and warmed up once for each instance and kept; no answer depends on another.
+
+An answer ends before its invocation does (deadline.py). Behind API Gateway, which hangs up after 30 seconds whatever
+the function's own limit, set QWONNX_MAX_ANSWER_SECONDS to 29.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from functools import cache
+from typing import Any
+
+import msgspec
+from mangum import Mangum
+
+from qwonnx.handlers.app import create_app, host_from_environment
+from qwonnx.handlers.errors import ApiError
+from qwonnx.handlers.http.deadline import InvocationDeadline
+from qwonnx.handlers.settings import ServerSettings
+
+logger = logging.getLogger(__name__)
+
+# One invocation at a time: an instance has one, and the adapter's event loop is one.
+_LOCK = threading.Lock()
+
+
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """Answer one event.
+
+    Args:
+        event: an HTTP request in payload format 2.0, which API Gateway and function URLs share, or 1.0.
+        context: Lambda's.
+
+    Returns:
+        the answer in the event's format.
+
+    Raises:
+        SettingsError, ArtifactError, ...: the engine cannot be opened; Lambda reports it and starts another instance.
+    """
+    with _LOCK:
+        adapter = _adapter()
+        asyncio.set_event_loop(_event_loop())  # where the adapter looks for it
+        try:
+            answer: dict[str, Any] = adapter(event, context)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            # The application's own failures were answered inside; what is left is an event that is no HTTP request.
+            logger.warning("refused an event", exc_info=error)
+            return _refusal("the event is not an HTTP request of API Gateway or a function URL: check the trigger")
+        return answer
+
+
+@cache
+def _adapter() -> Mangum:
+    """The application around its engine, which is ready when this returns."""
+    settings = ServerSettings.from_environment()
+    host = host_from_environment(settings)
+    host.wait()
+    # The adapter would run the lifespan around every event, and so close the engine after the first.
+    return Mangum(InvocationDeadline(create_app(host, settings)), lifespan="off")
+
+
+@cache
+def _event_loop() -> asyncio.AbstractEventLoop:
+    return asyncio.new_event_loop()
+
+
+def _refusal(message: str) -> dict[str, Any]:
+    body = msgspec.json.encode(ApiError(400, message, code="invalid_event").body)
+    return {
+        "statusCode": 400,
+        "headers": {"content-type": "application/json"},
+        "body": body.decode(),
+        "isBase64Encoded": False,
+    }
+
+
+if "AWS_LAMBDA_RUNTIME_API" in os.environ:
+    # In Lambda, importing is the initialisation phase, which has more processor time than an invocation and is not part
+    # of the first answer's time.
+    _adapter()

@@ -1,0 +1,107 @@
+"""What a chat request says of the form of its answer, as one guide: response_format, structured_outputs, tools.
+
+Tools and a response_format go together: the answer is then calls, or has that format.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import msgspec
+
+from qwonnx.handlers.errors import ApiError
+from qwonnx.handlers.openai.chat_protocol import (
+    ChatCompletionRequest,
+    JsonObjectFormat,
+    JsonSchemaFormat,
+    NamedTool,
+    StructuredOutputs,
+)
+from qwonnx.runtime.sampling.guide import Guide
+from qwonnx.runtime.sampling.tool_grammar import tool_guide
+
+_SCHEMA_PARAM = "response_format.json_schema.schema"
+
+
+def of_request(request: ChatCompletionRequest, *, thinking_open: bool) -> Guide | None:
+    """The guide of a request, None if its answer may be anything.
+
+    Args:
+        request: checked.
+        thinking_open: its prompt ends inside <think>.
+
+    Raises:
+        ApiError: 400, it asks for two forms at once.
+        InvalidRequestError: a schema that cannot be followed, as far as that can be seen without compiling it.
+    """
+    guide = _of_tools(request) or _of_format(request)
+    return None if guide is None else dataclasses.replace(guide, after_thinking=thinking_open)
+
+
+def _of_tools(request: ChatCompletionRequest) -> Guide | None:
+    """If tools may be called, and calls are bound in any way."""
+    choice = request.tool_choice
+    tools = [] if choice == "none" else request.tools or []
+    named = choice.function.name if isinstance(choice, NamedTool) else None
+    required = named is not None or choice == "required"
+    answer = _schema(request)
+    if tools and request.structured_outputs is not None:
+        message = "structured_outputs contradicts tools that may be called: set tool_choice to 'none'"
+        raise ApiError(400, message, param="structured_outputs")
+    if not tools or not (required or answer is not None or any(tool.function.strict for tool in tools)):
+        return None
+    return tool_guide(
+        [msgspec.to_builtins(tool) for tool in tools],
+        required=required,
+        function=named,
+        parallel=named is None and request.parallel_tool_calls is not False,
+        answer=answer,
+    )
+
+
+def _of_format(request: ChatCompletionRequest) -> Guide | None:
+    schema = _schema(request)
+    if request.structured_outputs is None:
+        return None if schema is None else Guide.json_schema(schema, _SCHEMA_PARAM)
+    if schema is not None:
+        raise ApiError(400, "structured_outputs contradicts response_format: send one of them", param="response_format")
+    return _of_structured_outputs(request.structured_outputs)
+
+
+def _schema(request: ChatCompletionRequest) -> dict[str, Any] | bool | None:
+    match request.response_format:
+        case JsonObjectFormat():
+            return {"type": "object"}
+        case JsonSchemaFormat(json_schema):
+            return json_schema.schema
+    return None
+
+
+def _of_structured_outputs(asked: StructuredOutputs) -> Guide | None:
+    given = [name for name in asked.__struct_fields__ if getattr(asked, name) is not None]
+    if asked.json_object is False:
+        given.remove("json_object")
+    if len(given) != 1:
+        message = f"structured_outputs has {len(given)} forms ({', '.join(given)}): give one"
+        raise ApiError(400, message, param="structured_outputs")
+    param = f"structured_outputs.{given[0]}"
+    if asked.json is not None:
+        return Guide.json_schema(_parsed(asked.json, param), param)
+    if asked.regex is not None:
+        return Guide.regex(asked.regex, param)
+    if asked.choice is not None:
+        return Guide.choice(asked.choice, param)
+    if asked.grammar is not None:
+        return Guide.lark(asked.grammar, param)
+    return Guide.json_object(param)
+
+
+def _parsed(schema: dict[str, Any] | bool | str, param: str) -> dict[str, Any] | bool:
+    """A schema, which may have been sent as its text."""
+    if not isinstance(schema, str):
+        return schema
+    try:
+        return msgspec.json.decode(schema, type=dict[str, Any] | bool)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ApiError(400, f"{param} is not the JSON text of a schema: {error}", param=param) from error

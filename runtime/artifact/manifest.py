@@ -1,0 +1,365 @@
+"""The artifact contract: what `manifest.json` says, how it is read, written and checked.
+
+The exporter writes an artifact, the runtime opens one, and this module is all they share. It uses the standard library
+only, so a server can import it without torch or onnx, and it knows nothing of tensors: names and shapes are data.
+
+A manifest comes from a stranger, or from a bad disk, and what relies on it has no other guard: every string in it is
+one printable line, every number fits 63 bits, a state has a shape and a dtype that can be had.
+
+Errors: ArtifactError
+        |-- ManifestError         manifest.json is missing, malformed, or of a newer schema
+        |-- ArtifactFileError     a file is missing, of the wrong size, or outside the folder
+        `-- ArtifactHashError     a file's bytes are not the ones that were exported
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from qwonnx.runtime.artifact.strict_json import StrictJsonError, build, quoted, read_object
+
+SCHEMA_VERSION = 2
+MANIFEST_NAME = "manifest.json"
+
+# A 60-layer manifest with 240 states takes about 60 kB; more than this is not a manifest, and is not read.
+_MAX_MANIFEST_BYTES = 16 << 20
+_HASH_CHUNK_BYTES = 1 << 20
+
+# Gigabytes, and hashed on demand alone; a flipped bit in them changes an answer. All other files are parsed, by code
+# that does not expect one; they have some 20 MB together and are hashed whenever an artifact is opened.
+_WEIGHTS_SUFFIX = ".bin"
+
+# What a state can be made of: numpy's names, and the axes whose size the runtime decides.
+_STATE_DTYPES = frozenset({"float32", "float16", "int8", "uint8", "int32", "int64"})
+_STATE_AXES = frozenset({"batch", "max_model_len"})
+_MAX_STATE_ELEMENTS = 1 << 40  # of one sequence and one token
+
+
+class ArtifactError(Exception):
+    """An artifact that cannot be used as it is. The message names the cause and the remedy, in one line."""
+
+
+class ManifestError(ArtifactError):
+    """manifest.json is missing, malformed, or of a schema this version does not read."""
+
+
+class ArtifactFileError(ArtifactError):
+    """A file of the artifact is missing, has another size than the manifest says, or lies outside the folder."""
+
+
+class ArtifactHashError(ArtifactError):
+    """A file's sha256 is not the manifest's: the artifact was damaged or changed after its export."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A graph input or output. A dimension is a number, or the name of what varies ("batch", "sequence", ...)."""
+
+    name: str
+    dtype: str  # numpy's name: "float32", "int64", ...
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StateSpec:
+    """One state tensor a sequence carries from step to step: read as `past`, written as `present`, of equal shape.
+
+    kind is "key" or "value" (`[batch, num_key_value_heads, max_model_len, head_dim]`, of which a sequence of n tokens
+    has filled the first n positions), "conv_state" or "recurrent_state" (of fixed size). A new sequence starts from
+    zeros; keys and values need no clearing, since positions past the sequence's length are never read. They may be
+    int8, or uint8 with two channels a byte, `[..., head_dim / 2]`.
+    """
+
+    layer: int
+    kind: str
+    past: str
+    present: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GraphSpec:
+    """One ONNX file, and what it takes and yields beside the states."""
+
+    file: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What the runtime, and a person who reads `qwonnx inspect`, needs to know of the model; config.json's names."""
+
+    architecture: str
+    model_type: str
+    num_hidden_layers: int
+    layer_types: tuple[str, ...]
+    hidden_size: int
+    vocab_size: int
+    max_position_embeddings: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    linear_num_key_heads: int
+    linear_num_value_heads: int
+    num_experts: int  # 0 in a dense model
+    num_experts_per_tok: int  # 0 in a dense model
+    num_parameters: int  # of the text model, as exported
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFacts:
+    """Where the weights came from."""
+
+    checkpoint: str  # folder name or hub repo id, never a path of the exporting machine
+    revision: str | None
+    dtype: str  # of most bytes of the checkpoint: "bfloat16", ...; or its format: "float8_e4m3", "gptq-int4", ...
+
+
+@dataclass(frozen=True, slots=True)
+class WeightGroup:
+    """One line of the size table: the weights of one kind stored one way."""
+
+    kind: str  # "experts", "linear_attention", "attention", "shared_expert", "embedding", "lm_head", "router", ...
+    storage: str  # "float32", "int8", "int4"
+    num_tensors: int
+    num_parameters: int
+    num_bytes: int  # codes and scales
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizationFacts:
+    """How the weights are stored and what the kernels do with activations."""
+
+    weights: str  # the preset: "fp32", "int8", "int4"
+    weight_block_size: int  # along the input features; 0 for fp32
+    activations: str  # "float32", or "int8": kernels quantise activations on the fly
+    kv: str  # what keys and values are stored as: "float32", "int8" or "int4"
+    recipe: tuple[tuple[str, int], ...]  # (pattern of names, bits), first match wins; bits 32 means float32
+    groups: tuple[WeightGroup, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """A file of the artifact, by its path relative to the folder, with "/" between parts."""
+
+    path: str
+    size: int  # bytes
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """manifest.json, whole."""
+
+    schema_version: int
+    qwonnx_version: str
+    target: str  # "cpu" or "portable"
+    minimum_onnxruntime: str
+    source: SourceFacts
+    model: ModelFacts
+    quantization: QuantizationFacts
+    graphs: dict[str, GraphSpec]  # "decoder", later "mtp" and "vision"
+    states: tuple[StateSpec, ...]
+    files: tuple[FileEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """An opened artifact: its folder, and a manifest that has been checked against it."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def id(self) -> str:
+        """sha256 of the canonical manifest, which names every file's hash: equal ids mean equal models."""
+        return hashlib.sha256(_to_json(self.manifest).encode()).hexdigest()
+
+    def file(self, name: str) -> Path:
+        """Path of one of the manifest's files.
+
+        Raises:
+            ArtifactFileError: the manifest lists no such file.
+        """
+        if all(entry.path != name for entry in self.manifest.files):
+            raise ArtifactFileError(f"the artifact {self.folder} has no {name}: export the checkpoint again")
+        return self.folder / name
+
+    def has_file(self, name: str) -> bool:
+        return any(entry.path == name for entry in self.manifest.files)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write manifest.json, the last file of an export: a folder without one does not open.
+
+    Raises:
+        ManifestError: it could not be read back (a recipe's pattern that does not print, ...).
+        OSError: it cannot be written.
+    """
+    text = manifest_text(manifest)
+    _checked(json.loads(text), MANIFEST_NAME)
+    (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """What manifest.json holds."""
+    return _to_json(manifest) + "\n"
+
+
+def open_artifact(folder: str | os.PathLike[str], *, verify: bool = False) -> Artifact:
+    """Read and check an artifact.
+
+    Args:
+        folder: the artifact's folder.
+        verify: also hash the weights, which reads all of them; without it, their presence and sizes are checked.
+
+    Raises:
+        ManifestError: the folder is no artifact, or one of a newer schema, or its manifest is malformed.
+        ArtifactFileError: a file is missing, has another size, or its path leaves the folder.
+        ArtifactHashError: with verify, a file's bytes differ from what was exported.
+    """
+    root = Path(folder)
+    manifest = read_manifest(root)
+    for entry in manifest.files:
+        try:
+            _check_file(root, entry, verify=verify or not entry.path.endswith(_WEIGHTS_SUFFIX))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ArtifactFileError(
+                f"{entry.path} in {root} cannot be read ({reason}): copy the artifact again"
+            ) from error
+    listed = {entry.path for entry in manifest.files}
+    for name, graph in manifest.graphs.items():
+        if graph.file not in listed:
+            raise ManifestError(
+                f"graph {name!r} of {root} names {graph.file}, a file it does not list: export the checkpoint again"
+            )
+    return Artifact(root, manifest)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Parse and type-check manifest.json alone.
+
+    Raises:
+        ManifestError: missing, not JSON, of a newer schema, or with a missing, unknown, mistyped or senseless field.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        if not path.is_file():
+            raise ManifestError(
+                f"{folder} is not an artifact (no {MANIFEST_NAME}): give the folder `qwonnx export` made"
+            )
+        document = read_object(path, _MAX_MANIFEST_BYTES)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ManifestError(f"{quoted(str(path))} cannot be read ({reason}): give an artifact's folder") from error
+    except StrictJsonError as error:
+        raise ManifestError(f"{path} is malformed ({error}): export the checkpoint again") from error
+    version = document.get("schema_version")
+    if type(version) is not int or version < 1:
+        raise ManifestError(f"{path} has no schema_version: export the checkpoint again")
+    if version > SCHEMA_VERSION:
+        raise ManifestError(
+            f"{folder} has manifest schema {quoted(version)} and this qwonnx reads up to {SCHEMA_VERSION}:"
+            " upgrade qwonnx"
+        )
+    return _checked(_as_newest(document, version), str(path))
+
+
+def _as_newest(document: dict[str, Any], version: int) -> dict[str, Any]:
+    """An older schema's manifest with the fields that it lacks; it keeps its schema_version."""
+    if version < 2 and isinstance(quantization := document.get("quantization"), dict):
+        return {**document, "quantization": {"kv": "float32", **quantization}}
+    return document
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file, read in chunks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _checked(document: dict[str, Any], where: str) -> Manifest:
+    """The manifest that a document is, if it is one.
+
+    Raises:
+        ManifestError: a missing, unknown, mistyped or senseless field.
+    """
+    try:
+        manifest = build(Manifest, document, where=MANIFEST_NAME)
+    except StrictJsonError as error:
+        raise ManifestError(f"{error}: export the checkpoint again") from error
+    for sound, what in _conditions(manifest):
+        if not sound:
+            raise ManifestError(f"{where} {what}: export the checkpoint again")
+    return manifest
+
+
+def _conditions(manifest: Manifest) -> Iterable[tuple[bool, str]]:
+    """What must hold beyond types, each with what is said when it does not."""
+    facts, states = manifest.model, manifest.states
+    yield (
+        re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6}){0,3}", manifest.minimum_onnxruntime) is not None,
+        (f"has the minimum_onnxruntime {quoted(manifest.minimum_onnxruntime)}, which is no version"),
+    )
+    for name, at_most in (("vocab_size", 1 << 24), ("max_position_embeddings", 1 << 32)):
+        value = getattr(facts, name)
+        yield 2 <= value <= at_most, f"has the {name} {value}, which no model has"
+    for names, what in (
+        ([entry.path for entry in manifest.files], "lists a file"),
+        ([state.past for state in states], "reads a state"),
+        ([state.present for state in states], "writes a state"),
+    ):
+        yield len(set(names)) == len(names), f"{what} twice"
+    for state in states:
+        sizes = [size for size in state.shape if isinstance(size, int)]
+        axes = {size for size in state.shape if isinstance(size, str)}
+        sound = state.dtype in _STATE_DTYPES and state.shape[:1] == ("batch",) and axes <= _STATE_AXES
+        described = f"{state.past} of dtype {quoted(state.dtype)} and shape {quoted(state.shape)}"
+        yield sound and 0 < math.prod(sizes) <= _MAX_STATE_ELEMENTS, f"has the state {described}, which cannot be had"
+
+
+def _check_file(root: Path, entry: FileEntry, *, verify: bool) -> None:
+    """Check a file's place, presence and size; with verify, its hash.
+
+    Raises:
+        ArtifactFileError: its path is absolute, climbs out, or leads out through a link (links are followed before the
+            check); it is missing, or has another size.
+        ArtifactHashError: with verify, its bytes differ.
+        OSError: it cannot be read.
+    """
+    pure, real_root = PurePosixPath(entry.path), os.path.realpath(root)
+    path = Path(os.path.realpath(root / pure))
+    if pure.is_absolute() or ".." in pure.parts or not path.is_relative_to(real_root):
+        raise ArtifactFileError(
+            f"the manifest names {quoted(entry.path)}, which lies outside {root}: do not use this artifact"
+        )
+    if not path.is_file():
+        raise ArtifactFileError(
+            f"{quoted(entry.path)[1:-1]} is missing from the artifact {root}: export the checkpoint again"
+        )
+    size = path.stat().st_size
+    if size != entry.size:
+        raise ArtifactFileError(
+            f"{entry.path} in {root} has {size} bytes where the manifest says {entry.size}: copy the artifact again"
+        )
+    if verify and file_sha256(path) != entry.sha256:
+        raise ArtifactHashError(f"{entry.path} in {root} was changed after its export: copy the artifact again")
+
+
+def _to_json(manifest: Manifest) -> str:
+    return json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False)

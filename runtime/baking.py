@@ -1,0 +1,154 @@
+"""Baking: the states of system prompts, computed once and kept in the artifact for every process that opens it.
+
+What is baked is the beginning of a chat as an endpoint renders it, so the two share their code: a prompt is checked
+like a request, and prompt.py says where its turn ends.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from qwonnx.handlers.errors import ApiError
+from qwonnx.handlers.openai import chat_request
+from qwonnx.handlers.openai.chat_protocol import DeveloperMessage, SystemMessage
+from qwonnx.handlers.openai.engine_request import system_beginning
+from qwonnx.runtime.cache.baked_prefixes import prefix_files, prefix_path, write_prefix
+from qwonnx.runtime.engine.engine import Engine
+from qwonnx.runtime.engine.request import FinishReason, RequestOutput
+from qwonnx.runtime.errors import InvalidRequestError, SessionError
+from qwonnx.runtime.model import files as model_files
+from qwonnx.runtime.sampling.params import SamplingParams
+from qwonnx.runtime.settings import DEFAULT_MAX_MODEL_LEN, RuntimeSettings
+
+_FIELDS = ("messages", "tools")
+_ONE_TOKEN = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True)
+_NO_LIMIT = 1 << 62  # bytes of snapshots: all of a prompt's are needed to the end
+
+
+@dataclass(frozen=True, slots=True)
+class SystemPrompt:
+    """System messages and tools, in the form that chat templates take."""
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class BakedPrefix:
+    """One that is in the artifact now; is_new says that it was not before."""
+
+    path: Path
+    num_tokens: int
+    num_bytes: int
+    is_new: bool
+
+
+def parse_prompt(document: bytes | str) -> SystemPrompt:
+    """A system prompt from JSON: `messages`, the system's alone, and `tools`, each as in a chat completion request.
+
+    Raises:
+        InvalidRequestError: it is no such document; the message names the field at fault.
+    """
+    try:
+        fields = msgspec.json.decode(document)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequestError(f"the prompt is not valid JSON ({error})") from error
+    if not isinstance(fields, dict) or not isinstance(fields.get("messages", []), list):
+        raise InvalidRequestError("the prompt is no object with a list of messages, and perhaps of tools")
+    if unknown := sorted(fields.keys() - set(_FIELDS)):
+        raise InvalidRequestError(f"the prompt has {unknown[0]}: give messages and tools, nothing else")
+    question = {"role": "user", "content": "-"}
+    body = {**fields, "model": "-", "messages": [*fields.get("messages", []), question]}
+    try:
+        request = chat_request.parse(msgspec.json.encode(body))
+    except ApiError as error:
+        raise InvalidRequestError(str(error)) from error
+    messages = request.messages[:-1]
+    for index, message in enumerate(messages):
+        if not isinstance(message, SystemMessage | DeveloperMessage):
+            role = type(message).__struct_config__.tag
+            raise InvalidRequestError(f"messages[{index}] is of the role {role}: give system messages alone")
+    return SystemPrompt(chat_request.template_messages(messages), chat_request.offered_tools(request))
+
+
+def bake(
+    folder: str | os.PathLike[str],
+    prompts: Sequence[SystemPrompt],
+    settings: RuntimeSettings | None = None,
+    *,
+    on_tokens: Callable[[int, int], None] = lambda done, total: None,
+) -> list[BakedPrefix]:
+    """Compute the states of system prompts and write them into an artifact, but for those that are there.
+
+    Args:
+        folder: the artifact's.
+        prompts: see parse_prompt.
+        settings: of the engine that reads them.
+        on_tokens: called with the tokens that were read and those to be read, all prompts together.
+
+    Returns:
+        one for each prompt, in their order; equal prompts share a file.
+
+    Raises:
+        ArtifactError, TokenizerError, SettingsError: the artifact cannot be opened.
+        InvalidRequestError: a prompt is too long, or the template refuses it.
+        SessionError: the model fails.
+        CapsuleError: the artifact's folder has no room for more.
+        OSError: it cannot be written.
+    """
+    model = model_files.load(folder)
+    limit = model.artifact.manifest.model.max_position_embeddings
+    beginnings = [system_beginning(model, prompt.messages, prompt.tools) for prompt in prompts]
+    longest = max(map(len, beginnings), default=0)
+    if longest > limit - 2:
+        raise InvalidRequestError(f"a prompt has {longest} tokens and at most {limit - 2} fit: shorten it")
+    there = {file.path for file in prefix_files(model.artifact, limit) if file.capsule is not None}
+    places = {prefix_path(model.artifact, tokens): tokens for tokens in beginnings}
+    missing = {path: tokens for path, tokens in places.items() if path not in there}
+    if missing:
+        settings = dataclasses.replace(
+            settings or RuntimeSettings(),
+            max_num_seqs=1,
+            max_model_len=max(longest + 2, min(limit, DEFAULT_MAX_MODEL_LEN)),
+            cache_bytes=None,  # room for one sequence, whatever a server is allowed
+            prefix_cache_bytes=_NO_LIMIT,
+        )
+        done, total = 0, sum(map(len, missing.values()))
+        with Engine.open(folder, settings) as engine:
+            for path, tokens in missing.items():
+                write_prefix(path, _states_after(engine, tokens, partial(_report, on_tokens, done, total)))
+                done += len(tokens)
+    return [
+        BakedPrefix(path, len(tokens), path.stat().st_size, is_new=path in missing)
+        for path, tokens in ((prefix_path(model.artifact, tokens), tokens) for tokens in beginnings)
+    ]
+
+
+def _report(on_tokens: Callable[[int, int], None], done_before: int, total: int, done: int) -> None:
+    on_tokens(done_before + done, total)
+
+
+def _states_after(engine: Engine, token_ids: list[int], on_tokens: Callable[[int], None]) -> bytes:
+    """The capsule of these tokens. Nothing else drives the engine."""
+    outputs: list[RequestOutput] = []
+    read = 0
+    # States are kept within a prompt, so it has one token more; those before it do not depend on it.
+    engine.submit([*token_ids, token_ids[-1]], _ONE_TOKEN, outputs.append, snapshot_at=[len(token_ids)])
+    while not outputs:
+        on_tokens(read)
+        engine.step()
+        read = min(read + engine.settings.max_num_batched_tokens, len(token_ids))
+    if outputs[-1].finish_reason is FinishReason.ERROR:
+        raise SessionError(f"the model failed ({outputs[-1].error}): export the checkpoint again")
+    on_tokens(len(token_ids))
+    data = engine.save_capsule(token_ids)
+    assert data is not None, "the budget has no limit"
+    return data

@@ -1,0 +1,164 @@
+"""Baked prefixes: beginnings of prompts whose states lie in the artifact's folder, so that no process reads them again.
+
+    prefixes/NAME.capsule     an uncompressed capsule; NAME is the hash of artifact and tokens (capsule.beginning_name)
+
+They are bound to the artifact by its id, which is the manifest's hash: so they are no part of the manifest, and each
+file checks itself. A runtime maps them read-only and uses the arrays where they lie; what it cannot use it leaves, and
+computes as if it were not there. Like weights, a file that is mapped must not be cut or overwritten; here they appear
+whole, by a rename. A name that begins with a dot is one on its way.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import re
+import secrets
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qwonnx.runtime.artifact.manifest import Artifact
+from qwonnx.runtime.cache.capsule import Capsule, beginning_name, decode
+from qwonnx.runtime.errors import CapsuleError
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "prefixes"
+
+# Whatever lies in the folder, opening it has an end. A prompt of 4,000 tokens takes 0.2 GB for 35B-A3B.
+MAX_FILES = 64
+MAX_TOTAL_BYTES = 16 << 30
+
+_NAME = re.compile(r"[0-9a-f]{64}\.capsule")
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixFile:
+    """A file among the baked prefixes: what it holds, or, where that is None, why it is not used."""
+
+    path: Path
+    num_bytes: int
+    capsule: Capsule | None
+    refusal: str = ""
+
+
+def load(artifact: Artifact, max_tokens: int) -> list[Capsule]:
+    """The baked prefixes of an artifact, mapped; what cannot be used goes to the log.
+
+    Args:
+        artifact: an opened one.
+        max_tokens: a prefix may have.
+    """
+    usable = []
+    for file in prefix_files(artifact, max_tokens):
+        if file.capsule is None:
+            logger.warning("the baked prefix %s is not used: %s", file.path, file.refusal)
+        else:
+            usable.append(file.capsule)
+    if usable:
+        logger.info("baked prefixes: %d, of %s tokens", len(usable), ", ".join(str(len(c.token_ids)) for c in usable))
+    return usable
+
+
+def prefix_files(artifact: Artifact, max_tokens: int) -> Iterator[PrefixFile]:
+    """All files among the baked prefixes, by name. Those that may be whole are read to the end, to be hashed."""
+    folder = artifact.folder / FOLDER
+    room = MAX_TOTAL_BYTES
+    try:
+        for number, path in enumerate(_entries(folder)):
+            num_bytes = path.lstat().st_size
+            try:
+                if number >= MAX_FILES:
+                    raise CapsuleError(f"more than {MAX_FILES} files lie there: remove some")
+                if num_bytes > room:
+                    raise CapsuleError(f"the files have more than {MAX_TOTAL_BYTES >> 30} GiB together: remove some")
+                capsule = _open(path, artifact, max_tokens)
+            except CapsuleError as error:
+                yield PrefixFile(path, num_bytes, None, str(error))
+            else:
+                room -= num_bytes
+                yield PrefixFile(path, num_bytes, capsule)
+    except CapsuleError as error:
+        yield PrefixFile(folder, 0, None, str(error))
+    except OSError as error:
+        yield PrefixFile(folder, 0, None, f"it cannot be read ({error.strerror}): copy the artifact again")
+
+
+def prefix_path(artifact: Artifact, token_ids: Sequence[int]) -> Path:
+    """Where the baked prefix of these tokens lies, if there is one."""
+    return artifact.folder / FOLDER / f"{beginning_name(artifact.id, token_ids)}.capsule"
+
+
+def write_prefix(path: Path, data: bytes) -> None:
+    """Write a capsule where prefix_path() says; it appears whole, in the place of one that was there.
+
+    Raises:
+        CapsuleError: the folder is a link, or full.
+        OSError: it cannot be written.
+    """
+    folder = path.parent
+    folder.mkdir(exist_ok=True)
+    others = [each.lstat().st_size for each in _entries(folder) if each != path]
+    if len(others) >= MAX_FILES or sum(others) + len(data) > MAX_TOTAL_BYTES:
+        limits = f"{MAX_FILES} files of {MAX_TOTAL_BYTES >> 30} GiB together"
+        raise CapsuleError(f"{folder} is full, for {limits} are used: remove some")
+    part = folder / f".{path.name}.{secrets.token_hex(4)}"
+    try:
+        with part.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def remove_others(artifact: Artifact, kept: Collection[Path]) -> list[Path]:
+    """Remove all baked prefixes but these, and what interrupted writing has left; returns what went.
+
+    Raises:
+        CapsuleError: the folder is a link.
+        OSError: one cannot be removed.
+    """
+    folder = artifact.folder / FOLDER
+    going = [path for path in _entries(folder, hidden=True) if path not in kept]
+    for path in going:
+        path.unlink()
+    return going
+
+
+def _entries(folder: Path, *, hidden: bool = False) -> list[Path]:
+    """What lies in the folder, by name; nothing where there is none.
+
+    Raises:
+        CapsuleError: it is a link, or no folder.
+        OSError: it cannot be read.
+    """
+    if folder.is_symlink():
+        raise CapsuleError(f"{folder} is a link, which is not followed: remove it")
+    if not folder.exists():
+        return []
+    return sorted(path for path in folder.iterdir() if hidden or not path.name.startswith("."))
+
+
+def _open(path: Path, artifact: Artifact, max_tokens: int) -> Capsule:
+    """Map a file and check it, its size before its contents.
+
+    Raises:
+        CapsuleError: it cannot be used.
+    """
+    if not _NAME.fullmatch(path.name):
+        raise CapsuleError("its name is not a baked prefix's: remove it")
+    if path.is_symlink() or not path.is_file():
+        raise CapsuleError("it is no file of its own, and links are not followed: remove it")
+    try:
+        with path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:  # mmap raises a ValueError for an empty file
+        raise CapsuleError(f"it cannot be mapped ({error}): bake it again") from error
+    capsule = decode(mapped, artifact.id, artifact.manifest.states, max_tokens)
+    if path != prefix_path(artifact, capsule.token_ids):
+        raise CapsuleError("its name is another prefix's: bake it again")
+    return capsule

@@ -1,0 +1,229 @@
+"""Capsules: the state of a sequence as one blob of bytes, so that another process goes on where this one stopped.
+
+    magic         8 bytes     "QWCAPSUL"
+    version       uint32
+    num_tokens    uint32
+    compression   uint32      0: none; 1: the body is one frame of zstd, and of every part of it all first bytes come
+                              first, then all second ones: the exponents of floats, which are alike, lie together
+    reserved      12 bytes
+    artifact      32 bytes    the id of the artifact whose states these are
+    body          token ids   int32 [num_tokens]
+                  states      in the manifest's order, C order: keys and values
+                              [num_key_value_heads, num_tokens, width], the others as they are
+    digest        32 bytes    sha256 of all before it; in hexadecimal the capsule's name
+
+Numbers are little-endian. The head has 64 bytes and every part of the body is filled up to a multiple of 64, so that an
+uncompressed capsule can be used where it lies, mapped from a file. Its size follows from the manifest and the number of
+tokens: known before anything is written, and checked before memory is taken. A digest shows damage, not malice: who can
+write capsules decides what the model believes it has read, so take them only from where you put them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import mmap
+import struct
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qwonnx.runtime.artifact.manifest import StateSpec
+from qwonnx.runtime.cache.hybrid_cache import RowSegment, StateArray
+from qwonnx.runtime.errors import CapsuleError
+
+VERSION = 2
+
+_MAGIC = b"QWCAPSUL"
+_HEAD = struct.Struct("<8sIII12x32s")
+_ALIGNMENT = 64  # bytes; a vector register, a cache line
+_DIGEST_BYTES = 32
+_UNCOMPRESSED, _ZSTD = 0, 1
+# More costs several times the time and gains next to nothing: docs/capsules.md has the numbers.
+_ZSTD_LEVEL = 1
+
+assert sys.byteorder == "little", "states are written as they lie in memory"
+assert _HEAD.size % _ALIGNMENT == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Capsule:
+    """A beginning of a sequence: its tokens, and what a row holds after them."""
+
+    token_ids: tuple[int, ...]
+    segment: RowSegment
+
+
+def capsule_bytes(states: Sequence[StateSpec], num_tokens: int) -> int:
+    """Size of an uncompressed capsule of so many tokens, in bytes."""
+    return _HEAD.size + _body_bytes(states, num_tokens) + _DIGEST_BYTES
+
+
+def max_capsule_bytes(states: Sequence[StateSpec], num_tokens: int) -> int:
+    """Size of a capsule of so many tokens at most: what cannot be compressed becomes a little larger by trying."""
+    size = capsule_bytes(states, num_tokens)
+    return size + size // 256 + 128
+
+
+def capsule_name(data: bytes) -> str:
+    """What a capsule is called: equal names mean equal capsules."""
+    return data[-_DIGEST_BYTES:].hex()
+
+
+def beginning_name(artifact_id: str, token_ids: Sequence[int]) -> str:
+    """What the beginning of a sequence is called, in hexadecimal: known before anything was computed."""
+    return hashlib.sha256(bytes.fromhex(artifact_id) + np.asarray(token_ids, np.int32).tobytes()).hexdigest()
+
+
+def encode(
+    artifact_id: str,
+    states: Sequence[StateSpec],
+    token_ids: Sequence[int],
+    segments: Sequence[RowSegment],
+    *,
+    compress: bool = False,
+) -> bytes:
+    """Write a capsule.
+
+    Args:
+        artifact_id: of the artifact, 64 hexadecimal digits.
+        states: the manifest's.
+        token_ids: all of them.
+        segments: what a row holds after them, one segment after the other.
+        compress: with zstd.
+
+    Raises:
+        CapsuleError: zstandard is to compress and is not installed.
+    """
+    compression = _ZSTD if compress else _UNCOMPRESSED
+    parts = [_HEAD.pack(_MAGIC, VERSION, len(token_ids), compression, bytes.fromhex(artifact_id))]
+    arrays = _arrays(states, token_ids, segments)
+    parts += [_compressed(b"".join(_filled_up(map(_byte_planes, arrays))))] if compress else _filled_up(arrays)
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return b"".join((*parts, digest.digest()))
+
+
+def decode(data: bytes | mmap.mmap, artifact_id: str, states: Sequence[StateSpec], max_tokens: int) -> Capsule:
+    """Read a capsule; unless it is compressed, its arrays share memory with the data.
+
+    Args:
+        data: what `encode` gave.
+        artifact_id, states: of the artifact that is to go on with it.
+        max_tokens: it may have.
+
+    Raises:
+        CapsuleError: it is damaged, of another artifact or version, too long, or compressed without zstandard here.
+    """
+    view = memoryview(data)
+    if len(view) < _HEAD.size + _DIGEST_BYTES or view[: len(_MAGIC)] != _MAGIC:
+        raise CapsuleError("this is no capsule, or only its beginning: write it again")
+    _, version, num_tokens, compression, artifact = _HEAD.unpack_from(view)
+    if version != VERSION:
+        raise CapsuleError(f"the capsule has version {version} and {VERSION} is read: write it again")
+    if artifact.hex() != artifact_id:
+        raise CapsuleError("the capsule is of another artifact: read the conversation again")
+    if not 0 < num_tokens <= max_tokens:
+        raise CapsuleError(f"the capsule has {num_tokens} tokens and at most {max_tokens} fit: raise max_model_len")
+    if compression not in (_UNCOMPRESSED, _ZSTD):
+        raise CapsuleError(f"the capsule has compression {compression}, which is unknown: write it again")
+    if compression == _ZSTD:
+        has_right_size = len(view) <= max_capsule_bytes(states, num_tokens)
+    else:
+        has_right_size = len(view) == capsule_bytes(states, num_tokens)
+    if not has_right_size:
+        raise CapsuleError("the capsule has not the size that its tokens need: write it again")
+    if hashlib.sha256(view[:-_DIGEST_BYTES]).digest() != view[-_DIGEST_BYTES:]:
+        raise CapsuleError("the capsule was damaged, for its sha256 is another: write it again")
+    body: bytes | memoryview = view[_HEAD.size : -_DIGEST_BYTES]
+    if compression == _ZSTD:
+        body = _decompressed(bytes(body), _body_bytes(states, num_tokens))
+    token_ids, *arrays = _read(body, states, num_tokens, in_planes=compression == _ZSTD)
+    keys_and_values: dict[str, StateArray] = {}
+    others: dict[str, StateArray] = {}
+    for spec, array in zip(states, arrays, strict=True):
+        (keys_and_values if spec.kind in ("key", "value") else others)[spec.past] = array
+    return Capsule(tuple(token_ids.tolist()), RowSegment(num_tokens, keys_and_values, others))
+
+
+def _arrays(
+    states: Sequence[StateSpec], token_ids: Sequence[int], segments: Sequence[RowSegment]
+) -> Iterator[StateArray]:
+    """A body's parts in their order."""
+    yield np.asarray(token_ids, np.int32)
+    for spec in states:
+        if spec.kind in ("key", "value"):
+            yield np.concatenate([segment.keys_and_values[spec.past] for segment in segments], axis=1)
+        else:
+            yield segments[-1].states[spec.past]
+
+
+def _filled_up(arrays: Iterable[StateArray]) -> list[bytes]:
+    return [piece for array in arrays for piece in (array.tobytes(), bytes(_aligned(array.nbytes) - array.nbytes))]
+
+
+def _read(
+    body: bytes | memoryview, states: Sequence[StateSpec], num_tokens: int, *, in_planes: bool
+) -> Iterator[StateArray]:
+    """The parts of a body of the right size; where they lie, unless their bytes were reordered."""
+    offset = 0
+    for dtype, shape in _parts(states, num_tokens):
+        count = math.prod(shape)
+        if in_planes:
+            planes = np.frombuffer(body, np.uint8, count * dtype.itemsize, offset).reshape(dtype.itemsize, count)
+            array = planes.T.copy().view(dtype).reshape(shape)
+        else:
+            array = np.frombuffer(body, dtype, count, offset).reshape(shape)
+        yield array
+        offset += _aligned(array.nbytes)
+
+
+def _byte_planes(array: StateArray) -> StateArray:
+    """An array's bytes, [itemsize, values]: all first ones, then all second ones."""
+    return array.reshape(-1, 1).view(np.uint8).T
+
+
+def _body_bytes(states: Sequence[StateSpec], num_tokens: int) -> int:
+    return sum(_aligned(math.prod(shape) * dtype.itemsize) for dtype, shape in _parts(states, num_tokens))
+
+
+def _parts(states: Sequence[StateSpec], num_tokens: int) -> Iterator[tuple[np.dtype[Any], tuple[int, ...]]]:
+    """What a body consists of: token ids, then each state of one sequence of so many tokens."""
+    yield np.dtype(np.int32), (num_tokens,)
+    sizes = {"max_model_len": num_tokens}
+    for spec in states:
+        shape = tuple(sizes[size] if isinstance(size, str) else size for size in spec.shape[1:])
+        yield np.dtype(spec.dtype), shape
+
+
+def _aligned(num_bytes: int) -> int:
+    return -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
+
+
+def _compressed(body: bytes) -> bytes:
+    """One frame of zstd, which names the body's size."""
+    try:
+        import zstandard
+    except ImportError as error:
+        raise CapsuleError("compressed capsules need zstandard: pip install 'qwonnx[capsules]'") from error
+    return zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(body)
+
+
+def _decompressed(frame: bytes, num_bytes: int) -> bytes:
+    """What a frame holds, if that is so many bytes: its own header is asked before memory is taken."""
+    try:
+        import zstandard
+    except ImportError as error:
+        raise CapsuleError("the capsule is compressed and needs zstandard: pip install 'qwonnx[capsules]'") from error
+    try:
+        if zstandard.get_frame_parameters(frame).content_size != num_bytes:
+            raise CapsuleError("the capsule holds another number of bytes than its tokens need: write it again")
+        body = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise CapsuleError(f"the capsule cannot be decompressed ({error}): write it again") from error
+    assert len(body) == num_bytes, "zstd gives what a frame's header says, or fails"
+    return body

@@ -1,0 +1,479 @@
+"""The engine: requests in, deltas of answers out, one step at a time.
+
+    submit -> step: take in -> schedule -> run -> sample -> commit -> deliver
+
+One thread owns the session, the cache and the scheduler; other threads leave word in the mailbox. A step that fails
+ends the requests that were in it and no others.
+
+The file is longer than most: it is what callers see, described in full, and one order of events that parts would hide.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any
+
+from qwonnx.runtime.artifact.manifest import Artifact
+from qwonnx.runtime.cache import baked_prefixes
+from qwonnx.runtime.cache.capsule import decode, encode
+from qwonnx.runtime.cache.hybrid_cache import HybridCache, RowMove
+from qwonnx.runtime.cache.prefix_cache import PrefixCacheAccount
+from qwonnx.runtime.engine.generation import Generation
+from qwonnx.runtime.engine.mailbox import Mailbox
+from qwonnx.runtime.engine.metrics import EngineMetrics, MetricsSnapshot
+from qwonnx.runtime.engine.prefix_reuse import PrefixReuse
+from qwonnx.runtime.engine.request import FinishReason, RequestOutput
+from qwonnx.runtime.errors import CapsuleError, GuideError, InvalidRequestError, SessionError
+from qwonnx.runtime.model import files as model_files
+from qwonnx.runtime.model.inputs import InputBuffers
+from qwonnx.runtime.model.runner import ModelRunner
+from qwonnx.runtime.model.session import Session
+from qwonnx.runtime.sampling.grammar import GrammarCompiler
+from qwonnx.runtime.sampling.guide import Guide
+from qwonnx.runtime.sampling.params import SamplingParams
+from qwonnx.runtime.scheduling import row_budget
+from qwonnx.runtime.scheduling.scheduler import Scheduler, StepPlan, violations
+from qwonnx.runtime.scheduling.scheduler import Sequence as TokenSequence
+from qwonnx.runtime.settings import RuntimeSettings
+from qwonnx.runtime.text.chat_template import ChatTemplate
+from qwonnx.runtime.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+# Steps that fail one after the other until the session, rather than what it was asked, is held to be broken.
+_BROKEN_AFTER = 3
+
+
+class Engine:
+    """One artifact, ready to answer. Made by open(); a context manager that closes itself."""
+
+    def __init__(self, model: model_files.ModelFiles, settings: RuntimeSettings, max_model_len: int) -> None:
+        facts = model.artifact.manifest.model
+        self.artifact: Artifact = model.artifact
+        self.settings = settings
+        self.tokenizer: Tokenizer = model.tokenizer
+        self.chat_template: ChatTemplate | None = model.chat_template
+        self.default_sampling: SamplingParams = model.default_sampling
+        self.eos_token_ids: frozenset[int] = model.eos_token_ids
+        # The embedding has rows beyond the tokenizer's tokens: never accepted, never sampled.
+        self._num_tokens = min(facts.vocab_size, model.tokenizer.num_tokens)
+        self._grammars = GrammarCompiler(model.tokenizer, model.eos_token_ids, self._num_tokens)
+        states = model.artifact.manifest.states
+        session = Session(model.graph, settings)
+        budget, self.max_model_len = row_budget.settle(states, settings, max_model_len)
+        chunk = min(settings.max_num_batched_tokens, self.max_model_len)
+        self._scheduler = Scheduler(settings.max_num_seqs, chunk, self._begin, budget)
+        self._cache = HybridCache(states, settings.max_num_seqs, self.max_model_len, budget.max_bytes)
+        self._reuse = PrefixReuse(self._cache, settings.prefix_cache_bytes)
+        for capsule in baked_prefixes.load(self.artifact, self.max_model_len - 1):
+            self._reuse.add_permanent(capsule)
+        self._runner = ModelRunner(
+            session,
+            states,
+            self._cache,
+            InputBuffers(settings.max_num_seqs, chunk),
+            settings.max_num_seqs,
+            facts.vocab_size,
+        )
+        self._generations: dict[str, Generation] = {}  # by request id, those the scheduler knows
+        self._metrics = EngineMetrics()
+        self._failures = 0  # steps that failed since one did not
+        self._is_warm = False
+        max_queued = settings.max_queued_requests
+        self._mailbox = Mailbox(max_queued + settings.max_num_seqs, max_queued)
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str], settings: RuntimeSettings | None = None) -> Engine:
+        """Load an artifact: session, states, baked prefixes, tokenizer, template. Starts no thread.
+
+        Raises:
+            ArtifactError: the folder is no artifact that this version reads.
+            SettingsError: a setting the model or the machine cannot meet.
+            TokenizerError, TemplateError, SessionError: a file of the artifact cannot be used.
+        """
+        settings = settings or RuntimeSettings()
+        model = model_files.load(folder)
+        return cls(model, settings, model_files.settle_max_model_len(model.artifact.manifest.model, settings))
+
+    @property
+    def is_ready(self) -> bool:
+        """True once a token went through the whole path, while steps succeed and until the engine is closed."""
+        return self._is_warm and not self._mailbox.is_closed and self._failures < _BROKEN_AFTER
+
+    @property
+    def num_live_requests(self) -> int:
+        """Requests that were accepted and have not finished, waiting ones included."""
+        return self._mailbox.num_live
+
+    def start(self) -> None:
+        """Start the engine thread; does nothing if it runs.
+
+        Raises:
+            EngineClosedError: the engine was closed.
+        """
+        self._mailbox.start(self._serve)
+
+    def close(self) -> None:
+        """Stop the thread; whatever waits or runs ends with ABORT. Returns when that is done; idempotent."""
+        thread = self._mailbox.close()
+        if thread is None:
+            self._end_all(FinishReason.ABORT)
+        elif thread is not threading.current_thread():
+            thread.join()
+
+    def submit(
+        self,
+        prompt_token_ids: Sequence[int],
+        params: SamplingParams,
+        on_output: Callable[[RequestOutput], None],
+        *,
+        request_id: str | None = None,
+        snapshot_at: Sequence[int] = (),
+        deadline: float | None = None,
+    ) -> str:
+        """Accept a request, from any thread, and return its id. Starts no thread: start() does.
+
+        Args:
+            prompt_token_ids: at least one, all of the tokenizer's.
+            params: sampling and where to stop.
+            on_output: called on the engine thread with every delta, of which exactly one, the last, has a
+                finish_reason. It must not block. If it raises, the request is aborted.
+            request_id: unique among live requests; made up if None.
+            snapshot_at: positions of the prompt from which other prompts are likely to go on differently, such as the
+                ends of a chat's turns: there its state is kept, as it is every few thousand tokens anyway.
+            deadline: of time.monotonic(): the request ends with DEADLINE within a step of it, with what there is of
+                its answer, also if it still waits.
+
+        Raises:
+            InvalidRequestError: an empty prompt, an unknown token id, more tokens than max_model_len, or a guide that
+                cannot be followed.
+            QueueFullError: max_queued_requests wait already, or too many guides are being compiled.
+            EngineClosedError: the engine was closed.
+        """
+        prompt = list(prompt_token_ids)
+        max_tokens = self._settle_max_tokens(prompt, params)
+        guide = params.guide
+        generation = Generation(
+            TokenSequence(
+                request_id or uuid.uuid4().hex,
+                prompt,
+                len(prompt),
+                boundaries=self._reuse.boundaries(prompt, snapshot_at),
+            ),
+            params,
+            self.tokenizer,
+            self.eos_token_ids,
+            max_tokens,
+            self._num_tokens,
+            on_output,
+            deadline,
+            None if guide is None else self._grammars.constraint(guide, ignore_eos=params.ignore_eos),
+        )
+        self._mailbox.accept(generation)
+        return generation.request_id
+
+    def compile_guide(self, guide: Guide) -> Future[Any]:
+        """Begin to check and compile a guide, in a thread of the engine's own; submit() waits for that otherwise.
+
+        Raises:
+            InvalidRequestError: of the future: the guide cannot be followed.
+            QueueFullError: too many are being compiled.
+            EngineClosedError: the engine was closed.
+        """
+        return self._grammars.compile(guide)
+
+    def abort(self, request_id: str) -> None:
+        """End a request with ABORT within one step, from any thread; unknown and finished ids are ignored."""
+        self._mailbox.abort(request_id)
+
+    def generate(
+        self, prompt_token_ids: Sequence[int], params: SamplingParams, *, deadline: float | None = None
+    ) -> Iterator[RequestOutput]:
+        """Submit on the first next(), and yield outputs up to the last; closing the iterator aborts.
+
+        Args:
+            prompt_token_ids, params, deadline: see submit().
+
+        Raises:
+            what submit() raises.
+        """
+        outputs: queue.SimpleQueue[RequestOutput] = queue.SimpleQueue()
+        self.start()
+        request_id = self.submit(prompt_token_ids, params, outputs.put, deadline=deadline)
+        try:
+            while True:
+                output = outputs.get()
+                yield output
+                if output.finish_reason is not None:
+                    return
+        finally:
+            self.abort(request_id)
+
+    def warm_up(self) -> None:
+        """Send a prompt of one token and its answer through the whole path; is_ready is true afterwards.
+
+        Raises:
+            SessionError: the model cannot answer.
+        """
+        params = SamplingParams(temperature=0, max_tokens=min(2, self.max_model_len - 1), ignore_eos=True)
+        for output in self.generate(self.tokenizer.encode("Hello")[:1], params):
+            if output.finish_reason is FinishReason.ERROR:
+                raise SessionError(output.error or "the warm-up failed")
+        self._is_warm = True
+
+    def step(self) -> list[RequestOutput]:
+        """Take in what was submitted and aborted, run one step, deliver its outputs, and return them.
+
+        The engine thread calls this; without one, whoever drives the engine may.
+        """
+        deliveries = self._take_in()
+        while (sequence := self._scheduler.overflowing()) is not None:
+            self._preempt(self._generations[sequence.request_id])
+        plan = self._scheduler.schedule()
+        if plan is not None:
+            deliveries += self._run(plan)
+        for generation, output in deliveries:
+            self._deliver(generation, output)
+        return [output for _, output in deliveries]
+
+    def check(self) -> list[str]:
+        """What is wrong with the accounts between two steps, for tests; empty when all is well."""
+        unread = [name for name, g in self._generations.items() if g.sequence.is_prefilling]
+        found = violations(self._scheduler.snapshot(), self._cache.snapshot(), unread)
+        return found + self._reuse.violations(self._generations.values())
+
+    def save_capsule(self, token_ids: Sequence[int], *, compress: bool = False) -> bytes | None:
+        """The kept state of the longest beginning of these tokens as a capsule, None if none is kept.
+
+        From any thread; it waits for the step that runs.
+
+        Args:
+            token_ids: of a prompt that was read; `snapshot_at` said where its state is kept.
+            compress: with zstd; `load_capsule` sees by itself.
+
+        Raises:
+            CapsuleError: zstandard is to compress and is not installed.
+            EngineClosedError: the engine was closed.
+        """
+        segments = self._mailbox.ask(lambda: self._reuse.kept_segments(token_ids))
+        if not segments:
+            return None
+        kept = token_ids[: sum(segment.num_tokens for segment in segments)]
+        return encode(self.artifact.id, self.artifact.manifest.states, kept, segments, compress=compress)
+
+    def kept_tokens(self, token_ids: Sequence[int]) -> int:
+        """How many of these tokens need not be computed again, by what is kept; from any thread.
+
+        Raises:
+            EngineClosedError: the engine was closed.
+        """
+        return self._mailbox.ask(lambda: self._reuse.kept_tokens(token_ids))
+
+    def is_baked(self, token_ids: Sequence[int]) -> bool:
+        """Whether the artifact itself brings the state after exactly these tokens; from any thread.
+
+        Raises:
+            EngineClosedError: the engine was closed.
+        """
+        return self._mailbox.ask(lambda: self._reuse.is_permanent(token_ids))
+
+    def load_capsule(self, data: bytes) -> int:
+        """Take up a capsule: prompts that begin with its tokens go on from there, as long as the prefix cache keeps it.
+
+        From any thread; it waits for the step that runs.
+
+        Returns:
+            How many tokens it has, 0 if prefix_cache_bytes has no room for it.
+
+        Raises:
+            CapsuleError: it is damaged, or of another artifact.
+            EngineClosedError: the engine was closed.
+        """
+        capsule = decode(data, self.artifact.id, self.artifact.manifest.states, self.max_model_len - 1)
+        if self._unknown_token(capsule.token_ids) is not None:
+            raise CapsuleError("the capsule has token ids that the tokenizer does not know: write it again")
+        return self._mailbox.ask(lambda: self._reuse.take_up(capsule))
+
+    def metrics(self) -> MetricsSnapshot:
+        """What the engine has counted; from any thread."""
+        rows = self._cache.snapshot()
+        return self._metrics.snapshot(
+            num_waiting=self._scheduler.num_waiting + self._mailbox.num_arrived,
+            num_running=self._scheduler.num_running,
+            cache_bytes=rows.used_bytes,
+            max_cache_bytes=rows.max_bytes,
+        )
+
+    def prefix_account(self) -> PrefixCacheAccount:
+        """What the prefix cache holds, between two steps."""
+        return self._reuse.account()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _settle_max_tokens(self, prompt: Sequence[int], params: SamplingParams) -> int:
+        room = self.max_model_len - len(prompt)
+        if not prompt:
+            raise InvalidRequestError("the prompt is empty: give at least one token", "prompt")
+        for param, token_ids in (("prompt", prompt), ("logit_bias", params.logit_bias)):
+            if (wrong := self._unknown_token(token_ids)) is not None:
+                raise InvalidRequestError(f"token id {wrong} is not one of the {self._num_tokens} tokens", param)
+        if room < 1:
+            raise InvalidRequestError(
+                f"the prompt has {len(prompt)} tokens and at most {self.max_model_len - 1} fit: shorten it",
+                "prompt",
+                "context_length_exceeded",
+            )
+        if params.max_tokens is not None and params.max_tokens > room:
+            raise InvalidRequestError(
+                f"max_tokens is {params.max_tokens} and {room} fit after a prompt of {len(prompt)} tokens "
+                f"(max_model_len {self.max_model_len}): ask for fewer",
+                "max_tokens",
+                "context_length_exceeded",
+            )
+        return params.max_tokens or room
+
+    def _unknown_token(self, token_ids: Iterable[int]) -> int | None:
+        """The first id that is not one of the tokenizer's."""
+        return next((token for token in token_ids if not 0 <= token < self._num_tokens), None)
+
+    def _begin(self, sequence: TokenSequence, row: int) -> None:
+        """Before a sequence's first chunk is cut; again, if it had to give its row back."""
+        generation = self._generations[sequence.request_id]
+        sequence.num_computed = self._reuse.begin(generation, row)
+        if not generation.has_begun:
+            generation.has_begun = True
+            generation.num_cached_tokens = sequence.num_computed
+            self._metrics.count_beginning(generation)
+
+    def _serve(self) -> None:
+        """The engine thread."""
+        reason, error = FinishReason.ABORT, None
+        try:
+            while self._mailbox.wait(lambda: bool(self._generations)):
+                self.step()
+        except Exception:
+            logger.exception("the engine stopped because of a fault in qwonnx")
+            reason, error = FinishReason.ERROR, "the engine stopped because of a fault: see the server's log"
+        finally:
+            self._end_all(reason, error)
+
+    def _take_in(self) -> list[tuple[Generation, RequestOutput]]:
+        mail = self._mailbox.take()
+        for call in mail.calls:
+            call()
+        for generation in mail.arrived:
+            self._generations[generation.request_id] = generation
+            generation.begin()
+            self._scheduler.add(generation.sequence)
+        ended = {name: FinishReason.ABORT for name in mail.aborted if name in self._generations}
+        now = time.monotonic()
+        for name, generation in self._generations.items():
+            if generation.deadline is not None and generation.deadline <= now:
+                ended.setdefault(name, FinishReason.DEADLINE)
+        doomed = [(self._generations[name], reason) for name, reason in ended.items()]
+        return [(generation, self._end(generation, reason)) for generation, reason in doomed]
+
+    def _run(self, plan: StepPlan) -> list[tuple[Generation, RequestOutput]]:
+        generations = [self._generations[sequence.request_id] for sequence in plan.sequences]
+        try:
+            logits = self._runner.run(plan)
+        except SessionError as error:
+            self._failures += 1
+            self._metrics.failed_steps += 1
+            if plan.sequences[0].is_prefilling and len(generations) > 1:
+                self._read_one_by_one(generations)
+                return []
+            return [(g, self._end(g, FinishReason.ERROR, str(error))) for g in generations]
+        self._failures = 0
+        if plan.sequences[0].is_prefilling:
+            for row, generation in enumerate(generations, plan.first_row):
+                position = generation.sequence.num_computed + plan.num_tokens
+                if position in generation.sequence.boundaries:
+                    self._reuse.keep(generation, row, position)
+        else:
+            self._metrics.decoding_rows.observe(len(generations))
+        chosen: list[int | SessionError | GuideError] = []
+        sampled = plan.sampled
+        answering = [generations[index] for index in sampled]
+        for generation, index in zip(answering, sampled, strict=True):
+            try:
+                chosen.append(generation.choose(logits[index]))
+            except (SessionError, GuideError) as error:
+                chosen.append(error)
+        for move in self._scheduler.commit(plan):
+            self._cache.move(move)
+        deliveries = []
+        for generation, choice in zip(answering, chosen, strict=True):
+            if isinstance(choice, (SessionError, GuideError)):
+                output = self._end(generation, FinishReason.ERROR, str(choice))
+            else:
+                output = generation.push(choice)
+                self._metrics.count_token(generation)
+                if output.finish_reason is not None:
+                    self._forget(generation)
+            deliveries.append((generation, output))
+        return deliveries
+
+    def _end(self, generation: Generation, reason: FinishReason, error: str | None = None) -> RequestOutput:
+        self._forget(generation)
+        return generation.end(reason, error)
+
+    def _forget(self, generation: Generation) -> None:
+        """Give a finished request's row back."""
+        self._leave_row(generation, self._scheduler.remove)
+        del self._generations[generation.request_id]
+
+    def _preempt(self, generation: Generation) -> None:
+        """Give a running request's row to others; it goes on from what the prefix cache kept, or from its tokens."""
+        self._metrics.preemptions += 1
+        row = self._scheduler.row_of(generation.sequence)
+        if row is not None and generation.sequence.num_computed:
+            self._reuse.keep(generation, row, generation.sequence.num_computed)
+        self._leave_row(generation, self._scheduler.preempt)
+
+    def _read_one_by_one(self, generations: Sequence[Generation]) -> None:
+        """After a step that failed: one of its prompts may be at fault, so each is read again by itself."""
+        for generation in sorted(generations, key=lambda each: -each.sequence.arrival):  # the first to come waits first
+            generation.sequence.reads_alone = True
+            self._leave_row(generation, self._scheduler.preempt)
+
+    def _leave_row(self, generation: Generation, leave: Callable[[TokenSequence], Sequence[RowMove]]) -> None:
+        self._reuse.release(generation)
+        row = self._scheduler.row_of(generation.sequence)
+        moves = leave(generation.sequence)
+        if row is not None:
+            self._cache.release(row)
+        for move in moves:
+            self._cache.move(move)
+
+    def _deliver(self, generation: Generation, output: RequestOutput) -> None:
+        if output.finish_reason is not None:
+            self._metrics.count_end(generation, output.finish_reason)
+            self._mailbox.forget(generation.request_id)
+        try:
+            generation.on_output(output)
+        except Exception:
+            logger.exception("the receiver of request %s failed: aborting it", generation.request_id)
+            self.abort(generation.request_id)
+
+    def _end_all(self, reason: FinishReason, error: str | None = None) -> None:
+        for generation in self._mailbox.drain():  # those whose last output a fault kept from being delivered, too
+            self._deliver(generation, generation.end(reason, error))
+        for generation in self._generations.values():
+            self._reuse.release(generation)
+        self._generations.clear()
+        self._grammars.close()

@@ -1,0 +1,120 @@
+"""One accepted request on its way: each token it gets becomes a delta of its answer, the last one with a reason."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from qwonnx.runtime.cache.prefix_cache import Snapshot
+from qwonnx.runtime.engine.request import FinishReason, RequestOutput
+from qwonnx.runtime.sampling.grammar import Constraint
+from qwonnx.runtime.sampling.params import SamplingParams
+from qwonnx.runtime.sampling.sampler import FloatArray, Sampler
+from qwonnx.runtime.scheduling.scheduler import Sequence
+from qwonnx.runtime.text.detokenizer import Detokenizer
+from qwonnx.runtime.text.stop_strings import StopStrings
+from qwonnx.runtime.text.tokenizer import Tokenizer
+
+
+class Generation:
+    """What a request needs beside its place in the schedule: sampling, text, and when to stop.
+
+    Args:
+        sequence: its tokens; push() appends to them.
+        params: how to sample, when to stop.
+        tokenizer: for the text.
+        end_token_ids: the model's own end tokens.
+        max_tokens: tokens to generate at most, settled against max_model_len.
+        num_sampled_tokens: ids below this may be sampled.
+        on_output: who hears of each delta.
+        deadline: of time.monotonic(), None for none.
+        constraint: the guide's, if there is one.
+    """
+
+    def __init__(
+        self,
+        sequence: Sequence,
+        params: SamplingParams,
+        tokenizer: Tokenizer,
+        end_token_ids: Iterable[int],
+        max_tokens: int,
+        num_sampled_tokens: int,
+        on_output: Callable[[RequestOutput], None],
+        deadline: float | None = None,
+        constraint: Constraint | None = None,
+    ) -> None:
+        self.sequence = sequence
+        self.deadline = deadline
+        self.accepted_at = time.monotonic()
+        self.first_token_at: float | None = None
+        self.has_begun = False
+        self._sampler = Sampler(params, sequence.token_ids, num_sampled_tokens)
+        self._constraint = constraint
+        self.on_output = on_output
+        self._detokenizer = Detokenizer(tokenizer)
+        self._stop_strings = StopStrings(params.stop)
+        # A guide allows an end token only where the answer may end, and with ignore_eos only where it must.
+        ignored = params.ignore_eos and constraint is None
+        self._stop_tokens = frozenset(params.stop_token_ids) | (frozenset() if ignored else frozenset(end_token_ids))
+        self._max_tokens = max_tokens
+        self.num_cached_tokens = 0  # of the prompt, restored instead of computed
+        self.snapshot: Snapshot | None = None  # that it came by last, pinned
+
+    @property
+    def request_id(self) -> str:
+        return self.sequence.request_id
+
+    def begin(self) -> None:
+        """The request was taken in: its first mask can be computed while its prompt is read."""
+        if self._constraint is not None:
+            self._constraint.begin()
+
+    def choose(self, logits: FloatArray) -> int:
+        """The token that comes next; push() takes it.
+
+        Args:
+            logits: `[vocab_size]`; not changed.
+
+        Raises:
+            SessionError: the logits are meaningless.
+            GuideError: the guide cannot go on.
+        """
+        if self._constraint is None:
+            return self._sampler.sample(logits)
+        token_id = self._sampler.sample(logits, self._constraint.allowed())
+        self._constraint.accept(token_id)
+        return token_id
+
+    def push(self, token_id: int) -> RequestOutput:
+        """Take the next token; the delta's finish_reason says whether it was the last."""
+        if self.first_token_at is None:
+            self.first_token_at = time.monotonic()
+        self.sequence.token_ids.append(token_id)
+        if token_id in self._stop_tokens:
+            return self._output(self._stop_strings.finish(), (token_id,), FinishReason.STOP)
+        text, stopped = self._stop_strings.push(self._detokenizer.push(token_id))
+        if stopped:
+            return self._output(text, (token_id,), FinishReason.STOP)
+        if self._constraint is not None and self._constraint.is_complete:
+            return self._output(text + self._stop_strings.finish(), (token_id,), FinishReason.STOP)
+        if self.sequence.num_generated >= self._max_tokens:
+            return self._output(text + self._stop_strings.finish(), (token_id,), FinishReason.LENGTH)
+        return self._output(text, (token_id,), None)
+
+    def end(self, reason: FinishReason, error: str | None = None) -> RequestOutput:
+        """The last output of a request that ends without a token: aborted, or failed."""
+        return self._output("", (), reason, error)
+
+    def _output(
+        self, text: str, token_ids: tuple[int, ...], reason: FinishReason | None, error: str | None = None
+    ) -> RequestOutput:
+        return RequestOutput(
+            request_id=self.request_id,
+            text=text,
+            token_ids=token_ids,
+            finish_reason=reason,
+            num_prompt_tokens=self.sequence.num_prompt_tokens,
+            num_generated_tokens=self.sequence.num_generated,
+            num_cached_tokens=self.num_cached_tokens,
+            error=error,
+        )

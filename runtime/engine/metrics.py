@@ -1,0 +1,136 @@
+"""What an engine counts: how many, how long, how large. Numbers alone; whoever serves them gives them their form.
+
+One thread counts; any thread may take a snapshot, whose numbers may then be a step apart from each other.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from dataclasses import dataclass, field
+
+from qwonnx.runtime.engine.generation import Generation
+from qwonnx.runtime.engine.request import FinishReason
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_SECONDS_PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+@dataclass(frozen=True, slots=True)
+class HistogramSnapshot:
+    """Observations by size: counts[i] of those up to bounds[i] and above the bound before; the last has no bound."""
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    total: float
+
+    @property
+    def num_observations(self) -> int:
+        return sum(self.counts)
+
+
+class Histogram:
+    """Counts of observations between fixed bounds, and their sum."""
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._total = 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._total += value
+
+    def snapshot(self) -> HistogramSnapshot:
+        return HistogramSnapshot(self._bounds, tuple(self._counts), self._total)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsSnapshot:
+    """Totals since the engine was made, and its state at this moment.
+
+    Attributes:
+        num_waiting, num_running: requests without and with a row.
+        cache_bytes: that the rows in use hold, of at most max_cache_bytes.
+        finished: requests by why they ended.
+        prompt_tokens, cached_tokens: of requests that began; the latter were restored instead of computed.
+        generated_tokens: sampled.
+        preemptions: rows given back to others before their request ended.
+        failed_steps: that raised.
+        queue_seconds: from submit() to the first chunk.
+        first_token_seconds: from submit() to the first token.
+        seconds_per_token: after the first, the mean of each request that ended.
+        decoding_rows: of each step that decodes.
+    """
+
+    num_waiting: int
+    num_running: int
+    cache_bytes: int
+    max_cache_bytes: int
+    finished: dict[FinishReason, int]
+    prompt_tokens: int
+    cached_tokens: int
+    generated_tokens: int
+    preemptions: int
+    failed_steps: int
+    queue_seconds: HistogramSnapshot
+    first_token_seconds: HistogramSnapshot
+    seconds_per_token: HistogramSnapshot
+    decoding_rows: HistogramSnapshot
+
+
+@dataclass(slots=True)
+class EngineMetrics:
+    """The totals; see MetricsSnapshot."""
+
+    finished: dict[FinishReason, int] = field(default_factory=lambda: dict.fromkeys(FinishReason, 0))
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    preemptions: int = 0
+    failed_steps: int = 0
+    queue_seconds: Histogram = field(default_factory=lambda: Histogram(_SECONDS))
+    first_token_seconds: Histogram = field(default_factory=lambda: Histogram(_SECONDS))
+    seconds_per_token: Histogram = field(default_factory=lambda: Histogram(_SECONDS_PER_TOKEN))
+    decoding_rows: Histogram = field(default_factory=lambda: Histogram(_ROWS))
+
+    def count_beginning(self, generation: Generation) -> None:
+        """Its first chunk is next, and what was known of its prompt is restored."""
+        self.queue_seconds.observe(time.monotonic() - generation.accepted_at)
+        self.prompt_tokens += generation.sequence.num_prompt_tokens
+        self.cached_tokens += generation.num_cached_tokens
+
+    def count_token(self, generation: Generation) -> None:
+        """It got a token."""
+        self.generated_tokens += 1
+        if generation.sequence.num_generated == 1 and generation.first_token_at is not None:
+            self.first_token_seconds.observe(generation.first_token_at - generation.accepted_at)
+
+    def count_end(self, generation: Generation, reason: FinishReason) -> None:
+        """It has ended."""
+        self.finished[reason] += 1
+        further = generation.sequence.num_generated - 1
+        if generation.first_token_at is not None and further > 0:
+            self.seconds_per_token.observe((time.monotonic() - generation.first_token_at) / further)
+
+    def snapshot(
+        self, *, num_waiting: int, num_running: int, cache_bytes: int, max_cache_bytes: int
+    ) -> MetricsSnapshot:
+        """The totals with the state that their owner adds."""
+        return MetricsSnapshot(
+            num_waiting=num_waiting,
+            num_running=num_running,
+            cache_bytes=cache_bytes,
+            max_cache_bytes=max_cache_bytes,
+            finished=dict(self.finished),
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached_tokens,
+            generated_tokens=self.generated_tokens,
+            preemptions=self.preemptions,
+            failed_steps=self.failed_steps,
+            queue_seconds=self.queue_seconds.snapshot(),
+            first_token_seconds=self.first_token_seconds.snapshot(),
+            seconds_per_token=self.seconds_per_token.snapshot(),
+            decoding_rows=self.decoding_rows.snapshot(),
+        )

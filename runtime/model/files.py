@@ -1,0 +1,104 @@
+"""What an engine reads from an artifact beside the weights, checked: tokenizer, template, sampling, end tokens."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qwonnx.runtime.artifact.manifest import Artifact, ArtifactFileError, ManifestError, ModelFacts, open_artifact
+from qwonnx.runtime.errors import InvalidRequestError, SettingsError
+from qwonnx.runtime.model.session import check_version
+from qwonnx.runtime.sampling.params import SamplingParams
+from qwonnx.runtime.settings import DEFAULT_MAX_MODEL_LEN, RuntimeSettings
+from qwonnx.runtime.text.chat_template import ChatTemplate
+from qwonnx.runtime.text.end_tokens import end_token_ids
+from qwonnx.runtime.text.tokenizer import Tokenizer
+
+_MAX_TEXT_BYTES = 128 << 20  # the published tokenizer.json has 13 to 20 MB, by its spacing
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """An opened artifact's parts."""
+
+    artifact: Artifact
+    graph: Path  # the decoder
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate | None
+    default_sampling: SamplingParams
+    eos_token_ids: frozenset[int]
+
+
+def load(folder: str | os.PathLike[str]) -> ModelFiles:
+    """Open an artifact and read its small files.
+
+    Raises:
+        ArtifactError: the folder is no artifact, or a file of it is missing or malformed.
+        TokenizerError, TemplateError: tokenizer.json or chat_template.jinja cannot be used.
+        SessionError: the artifact needs a newer ONNX Runtime.
+    """
+    artifact = open_artifact(folder)
+    check_version(artifact.manifest.minimum_onnxruntime)
+    decoder = artifact.manifest.graphs.get("decoder")
+    if decoder is None:
+        raise ManifestError(f"the artifact {folder} has no decoder graph: export the checkpoint again")
+    tokenizer = Tokenizer(_read(artifact, "tokenizer.json"))
+    template = None
+    if artifact.has_file("chat_template.jinja"):
+        template = ChatTemplate(_read(artifact, "chat_template.jinja"))
+    config = _generation_config(artifact)
+    try:
+        sampling = SamplingParams.defaults_from(config)
+        ends = end_token_ids(config, tokenizer)
+    except InvalidRequestError as error:
+        raise ArtifactFileError(f"generation_config.json of {folder} cannot be used: {error}") from error
+    return ModelFiles(
+        artifact=artifact,
+        graph=artifact.file(decoder.file),
+        tokenizer=tokenizer,
+        chat_template=template,
+        default_sampling=sampling,
+        eos_token_ids=ends,
+    )
+
+
+def settle_max_model_len(model: ModelFacts, settings: RuntimeSettings) -> int:
+    """The setting, or by default the model's own limit up to 32,768.
+
+    Raises:
+        SettingsError: the setting is beyond the model's limit.
+    """
+    limit = model.max_position_embeddings
+    if settings.max_model_len is None:
+        return min(limit, DEFAULT_MAX_MODEL_LEN)
+    if settings.max_model_len > limit:
+        raise SettingsError(f"max_model_len is {settings.max_model_len}: this model was made for at most {limit}")
+    return settings.max_model_len
+
+
+def _read(artifact: Artifact, name: str) -> str:
+    """The text of one of the artifact's files."""
+    path = artifact.file(name)
+    try:
+        if path.stat().st_size > _MAX_TEXT_BYTES:
+            raise ArtifactFileError(f"{path} is larger than {_MAX_TEXT_BYTES >> 20} MiB: export the checkpoint again")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ArtifactFileError(f"{path} cannot be read ({error.strerror}): copy the artifact again") from error
+    except UnicodeDecodeError as error:
+        raise ArtifactFileError(f"{path} is not UTF-8 text: export the checkpoint again") from error
+
+
+def _generation_config(artifact: Artifact) -> dict[str, Any]:
+    if not artifact.has_file("generation_config.json"):
+        return {}
+    try:
+        config = json.loads(_read(artifact, "generation_config.json"))
+    except (ValueError, RecursionError) as error:
+        raise ArtifactFileError(f"generation_config.json of {artifact.folder} is not JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise ArtifactFileError(f"generation_config.json of {artifact.folder} is not an object: export again")
+    return config

@@ -1,0 +1,58 @@
+"""A step's plan as the decoder's small inputs, written into buffers that live as long as the engine.
+
+The addresses never change, so a binding made for a shape stays good for every later step of that shape.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from qwonnx.runtime.scheduling.scheduler import StepPlan
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class StepInputs:
+    """Views of the buffers, in the decoder's shapes."""
+
+    input_ids: IntArray  # [batch, sequence]
+    position_ids: IntArray  # [3, batch, sequence]; three equal axes for text
+    past_lengths: IntArray  # [batch]
+    logit_positions: IntArray  # [num_logits]; empty if nothing is sampled after this step
+
+
+class InputBuffers:
+    """Room for the largest step.
+
+    Args:
+        max_num_seqs: rows of a decoding step.
+        max_num_batched_tokens: columns of a prompt's chunk.
+    """
+
+    def __init__(self, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+        size = max(max_num_seqs, max_num_batched_tokens)
+        self._input_ids = np.zeros(size, dtype=np.int64)
+        self._position_ids = np.zeros(3 * size, dtype=np.int64)
+        self._past_lengths = np.zeros(max_num_seqs, dtype=np.int64)
+        self._logit_positions = np.zeros(1, dtype=np.int64)
+
+    def fill(self, plan: StepPlan) -> StepInputs:
+        """Write a plan's inputs. They stand until the next call."""
+        batch, width = len(plan.sequences), plan.num_tokens
+        inputs = StepInputs(
+            input_ids=self._input_ids[: batch * width].reshape(batch, width),
+            position_ids=self._position_ids[: 3 * batch * width].reshape(3, batch, width),
+            past_lengths=self._past_lengths[:batch],
+            logit_positions=self._logit_positions[: int(plan.wants_logits)],
+        )
+        for row, sequence in enumerate(plan.sequences):
+            start = sequence.num_computed
+            inputs.past_lengths[row] = start
+            inputs.input_ids[row] = sequence.token_ids[start : start + width]
+            inputs.position_ids[:, row] = np.arange(start, start + width)
+        inputs.logit_positions[:] = width - 1
+        return inputs

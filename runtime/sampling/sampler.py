@@ -1,0 +1,198 @@
+"""Choose the next token of one request from its logits.
+
+In this order, each step as in transformers' processor of that name: logit bias, repetition penalty, then presence and
+frequency penalties, temperature, top_k, top_p, min_p, and a draw by the inverse of the cumulative distribution over
+token ids. Where a guide allows some tokens only, the others are left out before the temperature: top_k and top_p count
+the allowed ones. One draw consumes one number of the request's own generator, so what else runs has no say in it.
+
+The vocabulary has a quarter of a million tokens and a step may have many rows, so nothing sorts it whole: top_k finds
+its threshold among the maxima of blocks, and top_p drops beforehand what cannot be in the nucleus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from qwonnx.runtime.errors import SessionError
+from qwonnx.runtime.sampling.params import SamplingParams
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.intp]
+
+_BLOCK = 256  # tokens whose maximum stands for them while top_k looks for its threshold
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedTokens:
+    """Which tokens may be chosen: those with these ascending ids, or all but those. Whichever are fewer."""
+
+    ids: IntArray
+    all_but: bool
+
+
+class Sampler:
+    """The sampling of one request, with its generator and its counts of tokens.
+
+    Args:
+        params: the request's.
+        prompt_token_ids: for the repetition penalty, which counts the prompt in.
+        num_tokens: ids from here on pad the vocabulary and are never chosen.
+    """
+
+    def __init__(self, params: SamplingParams, prompt_token_ids: Sequence[int], num_tokens: int) -> None:
+        self._params = params
+        self._num_tokens = num_tokens
+        seed = None if params.seed is None else params.seed & 0xFFFF_FFFF_FFFF_FFFF
+        self._generator = np.random.Generator(np.random.Philox(seed))
+        self._biased_ids = np.fromiter(params.logit_bias.keys(), dtype=np.intp)
+        self._biases = np.fromiter(params.logit_bias.values(), dtype=np.float32)
+        self._counts: _TokenCounts | None = None
+        if params.repetition_penalty != 1 or params.presence_penalty or params.frequency_penalty:
+            self._counts = _TokenCounts(prompt_token_ids)
+
+    def sample(self, logits: FloatArray, allowed: AllowedTokens | None = None) -> int:
+        """The next token.
+
+        Args:
+            logits: `[vocab_size]`; not changed.
+            allowed: what to choose from, at least one token; None is all of them.
+
+        Raises:
+            SessionError: the largest logit is not a finite number, so the model's output is meaningless.
+        """
+        scores = self._penalized(self._biased(logits[: self._num_tokens]))
+        chosen_from: IntArray | None = None  # None is every id
+        if allowed is not None and allowed.all_but:
+            scores = scores.copy()
+            scores[allowed.ids] = -np.inf
+        elif allowed is not None:
+            chosen_from = allowed.ids
+            scores = scores[chosen_from]
+        best = int(scores.argmax())  # a NaN, if there is one
+        if not np.isfinite(scores[best]):
+            raise SessionError("the model's logits are not finite numbers: check the artifact with `qwonnx verify`")
+        place = best if self._params.temperature == 0 else self._draw(scores, scores[best])
+        token = place if chosen_from is None else int(chosen_from[place])
+        if self._counts is not None:
+            self._counts.add(token)
+        return token
+
+    def _biased(self, scores: FloatArray) -> FloatArray:
+        if not self._biased_ids.size:
+            return scores
+        scores = scores.copy()
+        scores[self._biased_ids] += self._biases
+        return scores
+
+    def _penalized(self, scores: FloatArray) -> FloatArray:
+        params = self._params
+        if self._counts is None:
+            return scores
+        scores = scores.copy()
+        seen, counts = self._counts.ids, self._counts.counts
+        if params.repetition_penalty != 1:
+            penalty = np.float32(params.repetition_penalty)
+            scores[seen] = np.where(scores[seen] < 0, scores[seen] * penalty, scores[seen] / penalty)
+        scores[seen] -= params.presence_penalty * (counts > 0) + params.frequency_penalty * counts
+        return scores
+
+    def _draw(self, scores: FloatArray, best: np.float32) -> int:
+        params = self._params
+        kept: IntArray | None = None  # ascending ids; None is all of them
+        if params.top_k is not None and params.top_k < scores.size:
+            kept = _top_k(scores, params.top_k)
+            scores = scores[kept]
+        # Relative to the likeliest token, whose weight is 1; float32 until the few that matter are left.
+        weights = np.exp((scores - best) / np.float32(params.temperature))
+        if params.top_p < 1:
+            kept, weights = _narrow(kept, weights, _top_p(weights, params.top_p))
+        if params.min_p > 0:
+            kept, weights = _narrow(kept, weights, np.flatnonzero(weights >= np.float32(params.min_p)))
+        place = _place(weights, self._generator.random())
+        return place if kept is None else int(kept[place])
+
+
+class _TokenCounts:
+    """The tokens of a prompt and an answer, each once, and how often the answer has them (0 for the prompt's own).
+
+    Kept in small arrays: to look for them in one as long as the vocabulary would cost more than the rest of sampling.
+    """
+
+    def __init__(self, prompt_token_ids: Sequence[int]) -> None:
+        self._ids = np.unique(np.asarray(prompt_token_ids, dtype=np.intp))
+        self._counts = np.zeros(self._ids.size, dtype=np.int32)
+        self._size = self._ids.size
+        self._slots = {int(token): slot for slot, token in enumerate(self._ids)}
+
+    @property
+    def ids(self) -> IntArray:
+        return self._ids[: self._size]
+
+    @property
+    def counts(self) -> npt.NDArray[np.int32]:
+        return self._counts[: self._size]
+
+    def add(self, token: int) -> None:
+        """Count a generated token."""
+        slot = self._slots.setdefault(token, self._size)
+        if slot == self._size:
+            if slot == self._ids.size:
+                room = max(64, slot)
+                self._ids = np.concatenate((self._ids, np.zeros(room, dtype=np.intp)))
+                self._counts = np.concatenate((self._counts, np.zeros(room, dtype=np.int32)))
+            self._ids[slot] = token
+            self._size += 1
+        self._counts[slot] += 1
+
+
+def _narrow(kept: IntArray | None, weights: FloatArray, places: IntArray) -> tuple[IntArray, FloatArray]:
+    return (places if kept is None else kept[places]), weights[places]
+
+
+def _place(weights: FloatArray, share: float) -> int:
+    """The place, never one without weight, where the running sum of weights passes this share (0 to 1) of their sum."""
+    # First among blocks, then within one: a running sum of the whole vocabulary takes as long as a small model's step.
+    starts = np.arange(0, weights.size, _BLOCK)
+    reached = np.cumsum(np.add.reduceat(weights, starts, dtype=np.float64))
+    wanted = share * reached[-1]
+    block = _passing(reached, wanted)
+    start = int(starts[block])
+    within = np.cumsum(weights[start : start + _BLOCK], dtype=np.float64)
+    before = float(reached[block - 1]) if block else 0.0
+    return start + _passing(within, wanted - before)
+
+
+def _passing(running: npt.NDArray[np.float64], wanted: float) -> int:
+    """Where a running sum passes a number; where it reaches its end, if rounding has put the number there or beyond."""
+    return int(min(np.searchsorted(running, wanted, side="right"), np.searchsorted(running, running[-1])))
+
+
+def _top_k(scores: FloatArray, k: int) -> IntArray:
+    """Ascending ids of the k largest scores, and of those equal to the k-th."""
+    whole = scores.size - scores.size % _BLOCK
+    lower = np.float32(-np.inf)
+    if whole >= 2 * k * _BLOCK:
+        # k blocks have a maximum of at least the k-th largest maximum, hence so many scores do.
+        maxima = scores[:whole].reshape(-1, _BLOCK).max(axis=1)
+        lower = np.partition(maxima, -k)[-k]
+    candidates = np.flatnonzero(scores >= lower)
+    values = scores[candidates]
+    largest: IntArray = candidates[values >= np.partition(values, -k)[-k]]
+    return largest
+
+
+def _top_p(weights: FloatArray, top_p: float) -> IntArray:
+    """Ascending places of the fewest largest weights that together reach the share top_p of their sum."""
+    total = float(weights.sum(dtype=np.float64))
+    # However many there are, weights below this share cannot together make up what the nucleus leaves out.
+    candidates = np.flatnonzero(weights >= (1 - top_p) * total / weights.size)
+    if candidates.size == 0:  # equal weights, rounded
+        candidates = np.arange(weights.size)
+    order = candidates[np.argsort(-weights[candidates], kind="stable")]
+    reached = np.cumsum(weights[order], dtype=np.float64)
+    before = np.concatenate(([0.0], reached[:-1]))
+    return np.sort(order[before < top_p * total])

@@ -1,0 +1,256 @@
+"""Tool calls as a grammar: what output_parser.py reads back as calls whose arguments are valid.
+
+    answer | <tool_call> <function=NAME> <parameter=KEY> value </parameter> ... </function> </tool_call> ...
+
+A function's parameters come in the order of its schema, required ones always. A string's value is the text itself, up
+to the closing tag, which it cannot contain; any other value is the JSON text of its schema. A parameter that may be a
+string or something else is read by what it looks like (tool_arguments.py), so its strings look like nothing else.
+
+Only tools with `strict` have their values bound; those of others are any text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qwonnx.runtime.errors import InvalidRequestError
+from qwonnx.runtime.sampling.guide import MAX_NESTING, Guide, GuideKind, quoted, schema_text
+from qwonnx.runtime.text.tool_arguments import json_types, resolved
+
+_ANY_TEXT = r"/(?s:.*)/"
+_END = '"\\n</parameter>\\n"'
+
+# Terminals that rules share. Spelt out, a tag that opens a call would be read as one.
+_TERMINALS = rf"""
+BEFORE_CALL: {_ANY_TEXT} & ~/(?s:.*)<tool_call>(?s:.*)/
+VALUE: {_ANY_TEXT} & ~/(?s:.*)<\/parameter>(?s:.*)/
+NO_CONSTANT: ~/[\s\x1c-\x1f]*(null|None|true|True|false|False)[\s\x1c-\x1f]*/
+NO_JSON: ~/[\s\x1c-\x1f]*[\-0-9\[{{](?s:.*)/
+"""
+
+_DATE = r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])"  # days that every month has
+_TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?(Z|[+\-]([01][0-9]|2[0-3]):[0-5][0-9])"
+_BYTE = r"(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_FORMATS = {
+    "date": _DATE,
+    "time": _TIME,
+    "date-time": f"{_DATE}T{_TIME}",
+    "uuid": r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
+    "ipv4": rf"{_BYTE}(\.{_BYTE}){{3}}",
+    "email": r"[a-zA-Z0-9_]+([.+\-][a-zA-Z0-9_]+)*@[a-zA-Z0-9]+(\-[a-zA-Z0-9]+)*(\.[a-zA-Z0-9]+(\-[a-zA-Z0-9]+)*)+",
+}
+
+# Of a parameters object: what the grammar follows, or what asks for nothing.
+_ROOT_KEYWORDS = {"type", "properties", "required", "additionalProperties", "$defs", "definitions"}
+_ANNOTATIONS = {"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$schema", "$id"}
+_ANNOTATIONS |= {"$comment"}
+_NOT_FOLLOWED = ("not", "if", "then", "else")  # of a string's schema
+
+
+def tool_guide(
+    tools: Sequence[Mapping[str, Any]],
+    *,
+    required: bool = False,
+    function: str | None = None,
+    parallel: bool = True,
+    answer: Mapping[str, Any] | bool | None = None,
+    after_thinking: bool = False,
+) -> Guide:
+    """A guide by which an answer calls tools.
+
+    Args:
+        tools: OpenAI's form, `{"type": "function", "function": {"name", "parameters", "strict"}}`.
+        required: it must call one; otherwise it may be text instead, or end with calls.
+        function: the one that it must call, with required.
+        parallel: it may call more than one.
+        answer: the schema of an answer that calls none; None is any text.
+        after_thinking: see Guide.
+
+    Raises:
+        InvalidRequestError: a strict tool's schema cannot be followed; `tools[0].function.parameters...` as param.
+    """
+    writer = _Writer()
+    functions = [
+        writer.function(tool["function"], f"tools[{index}].function")
+        for index, tool in enumerate(tools)
+        if function in (None, tool["function"]["name"])
+    ]
+    writer.rules.append(f'call: <tool_call> "\\n<function=" ({" | ".join(functions)}) "</function>\\n" </tool_call>')
+    writer.rules.append('calls: call ("\\n" call)*' if parallel else "calls: call")
+    if required:
+        start = "calls"
+    elif answer is None:
+        start = "BEFORE_CALL calls?"
+    else:
+        start = f"calls | %json {schema_text(answer, 'response_format')}"
+    source = "\n".join([f"start: {start}", *writer.rules]) + _TERMINALS
+    return Guide(GuideKind.LARK, source, "tools", after_thinking)
+
+
+class _Writer:
+    """Collects the rules of a grammar."""
+
+    def __init__(self) -> None:
+        self.rules: list[str] = []
+        self._free: str | None = None
+
+    def function(self, function: Mapping[str, Any], where: str) -> str:
+        """The rule of a function, from its name on."""
+        number = len(self.rules)
+        name, strict = f"function_{number}", bool(function.get("strict"))
+        where = f"{where}.parameters"
+        root = function.get("parameters") or {}
+        if strict:
+            _check_root(root, where)
+        properties, required = _parameters(root, strict, where)
+        parts = [quoted(f"{function['name']}>\n")]
+        for key, schema in properties.items():
+            if re.search(r"[>\n]|^\s|\s$|^$", key):
+                if strict:
+                    _refuse(f"{where}.properties", f"the name {key!r} cannot be written in a tag")
+                continue
+            value = self._value(schema, root, f"{where}.properties.{key}") if strict else self._text()
+            parameter = f"{quoted(f'<parameter={key}>' + chr(10))} ({value})"
+            parts.append(parameter if key in required else f"({parameter})?")
+        self.rules.append(f"{name}: {' '.join(parts)}")
+        return name
+
+    def _text(self) -> str:
+        """Any text."""
+        if self._free is None:
+            self._free = self._terminal("VALUE")
+        return self._free
+
+    def _terminal(self, texts: str) -> str:
+        """A terminal for a value among these texts, and its closing tag: being one, it ends where the tag does."""
+        name = f"TEXT_{len(self.rules)}"
+        self.rules.append(f"{name}: ({texts}) {_END}")
+        return name
+
+    def _value(self, schema: Any, root: Mapping[str, Any], where: str) -> str:
+        """The alternatives for a value and its closing tag."""
+        types = json_types(schema, root)
+        others = types - {"string"}
+        alternatives = []
+        if not others or "string" in types:
+            texts = _texts(schema, root, where)
+            if texts is not None and others:
+                texts = f"({texts}) & NO_CONSTANT"
+                if others - {"null", "boolean"}:
+                    texts = f"{texts} & NO_JSON"
+            if texts == _ANY_TEXT:
+                alternatives.append(self._text())
+            elif texts is not None:
+                alternatives.append(self._terminal(f"({texts}) & VALUE"))
+        if others:
+            if "string" in types:
+                schema = {"allOf": [schema, {"type": sorted(others)}]}
+            definitions = {name: root[name] for name in ("$defs", "definitions") if name in root}
+            alternatives.append(f"%json {schema_text({**schema, **definitions}, where)} {_END}")
+        if not alternatives:
+            _refuse(where, "nothing is valid by it")
+        return " | ".join(alternatives)
+
+
+def _check_root(root: Mapping[str, Any], where: str) -> None:
+    odd = sorted(root.keys() - _ROOT_KEYWORDS - _ANNOTATIONS)
+    if odd:
+        _refuse(where, f"{odd[0]} beside its properties cannot be followed")
+    if root.get("type", "object") != "object":
+        _refuse(f"{where}.type", "it must be 'object'")
+
+
+def _parameters(root: Mapping[str, Any], strict: bool, where: str) -> tuple[dict[str, Any], frozenset[str]]:
+    """Schemas by name, in order, and which are required: by a malformed schema none, unless it is a strict tool's."""
+    properties, required = root.get("properties", {}), root.get("required", [])
+    if not isinstance(properties, Mapping):
+        properties = _refuse(f"{where}.properties", "it must be an object") if strict else {}
+    if not isinstance(required, (list, tuple)) or not all(isinstance(name, str) for name in required):
+        required = _refuse(f"{where}.required", "it must be a list of names") if strict else []
+    found = dict(properties)
+    for name in required:
+        found.setdefault(name, root.get("additionalProperties", True))
+    return found, frozenset(required)
+
+
+def _texts(schema: Any, root: Mapping[str, Any], where: str, depth: int = 0) -> str | None:
+    """The strings that are valid, as an expression of terminals; None if no string is."""
+    if depth > MAX_NESTING:
+        _refuse(where, f"it is nested deeper than {MAX_NESTING} levels")
+    if schema is True:
+        return _ANY_TEXT
+    if not isinstance(schema, Mapping):
+        return None if schema is False else _refuse(where, "it must be an object, true or false")
+    for keyword in _NOT_FOLLOWED:
+        if keyword in schema:
+            _refuse(where, f"{keyword} cannot be followed for a string")
+    declared = schema.get("type", "string")
+    if "string" not in ([declared] if isinstance(declared, str) else declared):
+        return None
+    parts: list[str | None] = []
+    if "$ref" in schema:
+        target = resolved(schema["$ref"], root) if isinstance(schema["$ref"], str) else None
+        if target is None:
+            _refuse(where, f"the reference {schema['$ref']!r} leads nowhere")
+        parts.append(_texts(target, root, where, depth + 1))
+    for values in (schema.get("enum"), [schema["const"]] if "const" in schema else None):
+        if values is not None:
+            parts.append(_either([quoted(value) for value in values if isinstance(value, str)]))
+    parts += [_texts(part, root, where, depth + 1) for part in schema.get("allOf", ())]
+    for keyword in ("anyOf", "oneOf"):
+        if keyword in schema:
+            found = [_texts(part, root, where, depth + 1) for part in schema[keyword]]
+            strings = [part for part in found if part is not None]
+            if keyword == "oneOf" and len(strings) > 1:
+                _refuse(where, "oneOf of several strings cannot be followed: use anyOf")
+            parts.append(_either(strings))
+    parts += _bounds(schema, where)
+    if any(part is None for part in parts):
+        return None
+    return " & ".join(f"({part})" for part in parts) or _ANY_TEXT
+
+
+def _bounds(schema: Mapping[str, Any], where: str) -> list[str]:
+    """Length, pattern and format."""
+    bounds = []
+    least, most = schema.get("minLength"), schema.get("maxLength")
+    if least is not None or most is not None:
+        if not all(isinstance(n, int) and 0 <= n <= 1 << 20 for n in (least or 0, most or 0)):
+            _refuse(where, "minLength and maxLength must be numbers up to a million")
+        bounds.append(f"/(?s:.{{{least or 0},{'' if most is None else most}}})/")
+    if "pattern" in schema:
+        bounds.append(_searched(schema["pattern"], f"{where}.pattern"))
+    if "format" in schema:
+        if schema["format"] not in _FORMATS:
+            _refuse(f"{where}.format", f"a string's format must be one of {', '.join(_FORMATS)}")
+        bounds.append(f"/{_FORMATS[schema['format']]}/")
+    return bounds
+
+
+def _searched(pattern: Any, where: str) -> str:
+    """JSON Schema looks for its patterns anywhere in a string, terminals match whole ones."""
+    from llguidance import regex_to_lark
+
+    if not isinstance(pattern, str):
+        _refuse(where, "it must be a string")
+    begins, ends = pattern.startswith("^"), re.search(r"(?<!\\)(\\\\)*\$$", pattern) is not None
+    inner = pattern[int(begins) : len(pattern) - int(ends)]
+    # Without escapes, classes and groups' contents: which branch an anchor belongs to is a parser's business.
+    rest = re.sub(r"\\.|\[\^?\]?(\\.|[^\]\\])*\]", "", inner, flags=re.DOTALL)
+    outside, inside = "", rest
+    while inside != outside:
+        outside, inside = inside, re.sub(r"\([^()]*\)", "", inside)
+    if "^" in rest or "$" in rest or ("|" in outside and (begins or ends)):
+        _refuse(where, "write it as ^(...)$, without other anchors")
+    before, after = "" if begins else "(?s:.*)", "" if ends else "(?s:.*)"
+    return f"/{before}({regex_to_lark(inner, 'dw')}){after}/"
+
+
+def _either(parts: Sequence[str]) -> str | None:
+    return " | ".join(parts) or None
+
+
+def _refuse(where: str, reason: str) -> Any:
+    raise InvalidRequestError(f"{where} cannot be followed: {reason}", where, "invalid_guide")

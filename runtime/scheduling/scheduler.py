@@ -1,0 +1,316 @@
+"""Who runs next: a pure account of sequences, tokens and rows, which knows nothing of tensors or text.
+
+A step is a rectangle: a chunk of a prompt, or of several that go on equally far, [B, S], or the next token of every
+decoding sequence, [B, 1]. The row of a running sequence is its place in `running`; decoding sequences come first, so
+that they are the rows 0..B-1, and those whose prompt is not read yet follow. Where a change of places would open a gap,
+commit() and remove() say which rows have to be moved.
+
+Fairness: prompts and decoding take turns while both want to run, so neither waits for more than one step of the other;
+prompts take turns among each other chunk by chunk, but that one which begins like another that is being read waits for
+what both share; requests get rows in the order they came, and the last to come is the first to give its row back when
+bytes run out, to read its tokens again later.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from qwonnx.runtime.cache.hybrid_cache import CacheSnapshot, RowMove
+from qwonnx.runtime.scheduling.row_budget import UNLIMITED, RowBudget
+
+# Tokens for which there must be bytes beyond what is known when a row is given, for it and all that run: with none, a
+# row would be given back with the next token that another one says.
+_HEADROOM = 64
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """The tokens of one request. Those up to num_computed are in the states of its row.
+
+    Attributes:
+        boundaries: ascending positions within the prompt; no chunk goes beyond the next one.
+        num_known: tokens that are read in chunks: the prompt, and what was generated before a row was given back.
+        reads_alone: its chunks are never in one step with another's: a step that had several failed.
+    """
+
+    request_id: str
+    token_ids: list[int]
+    num_prompt_tokens: int
+    num_computed: int = 0
+    boundaries: tuple[int, ...] = ()
+    num_known: int = field(init=False)
+    reads_alone: bool = False
+    arrival: int = field(default=0, repr=False)
+    last_turn: int = field(default=0, repr=False)
+
+    def __post_init__(self) -> None:
+        self.num_known = self.num_prompt_tokens
+
+    @property
+    def is_prefilling(self) -> bool:
+        return self.num_computed < self.num_known
+
+    @property
+    def num_generated(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def num_reserved(self) -> int:
+        """Tokens that it holds, or will, after its chunks or its next step."""
+        return max(self.num_known, self.num_computed + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One rectangle: num_tokens of each of these sequences, which hold consecutive rows from first_row on.
+
+    wants_logits is False if nothing is sampled after it: no sequence has come to the end of its tokens.
+    """
+
+    first_row: int
+    sequences: tuple[Sequence, ...]
+    num_tokens: int
+    wants_logits: bool
+
+    @property
+    def sampled(self) -> tuple[int, ...]:
+        """Which of the sequences get a token after it; asked before it is committed."""
+        lengths = ((sequence.num_computed + self.num_tokens, len(sequence.token_ids)) for sequence in self.sequences)
+        return tuple(index for index, (computed, known) in enumerate(lengths) if computed == known)
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerSnapshot:
+    """Names and computed tokens in row order, and how many of them decode."""
+
+    waiting: tuple[str, ...]
+    running: tuple[tuple[str, int], ...]
+    num_decoding: int
+
+
+class Scheduler:
+    """Waiting and running sequences.
+
+    Args:
+        max_num_seqs: rows.
+        max_num_batched_tokens: tokens of a step that reads prompts, at most.
+        begin: called with a sequence and its row before its first chunk is cut; it may fill the row with a beginning
+            that is known, and say how long that is in num_computed.
+        budget: of the rows; one sequence alone must fit.
+    """
+
+    def __init__(
+        self,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        begin: Callable[[Sequence, int], None] = lambda sequence, row: None,
+        budget: RowBudget = UNLIMITED,
+    ) -> None:
+        self._budget = budget
+        self._max_num_seqs = max_num_seqs
+        self._max_num_batched_tokens = max_num_batched_tokens
+        self._begin = begin
+        self._waiting: deque[Sequence] = deque()
+        self._running: list[Sequence] = []
+        self._arrivals = 0
+        self._turn = 0
+        self._prefilled_last = False
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    def add(self, sequence: Sequence) -> None:
+        self._arrivals += 1
+        sequence.arrival = self._arrivals
+        self._waiting.append(sequence)
+
+    def overflowing(self) -> Sequence | None:
+        """The last of the running sequences to come, if there are not bytes for what all of them reserve."""
+        if self._budget.fits(sequence.num_reserved for sequence in self._running):
+            return None
+        return max(self._running, key=lambda sequence: sequence.arrival)
+
+    def preempt(self, sequence: Sequence) -> tuple[RowMove, ...]:
+        """Let a running sequence wait again, before all others that do; moves as of remove()."""
+        moves = self.remove(sequence)
+        sequence.num_computed = 0
+        sequence.num_known = len(sequence.token_ids)
+        self._waiting.appendleft(sequence)
+        return moves
+
+    def schedule(self) -> StepPlan | None:
+        """The next step, None if there is nothing to do. The plan stays valid until commit(), preempt() or remove()."""
+        while self._waiting and len(self._running) < self._max_num_seqs and self._admits(self._waiting[0]):
+            sequence = self._waiting.popleft()
+            # Behind those that wait already: else short prompts, one after the other, would keep a long one waiting.
+            sequence.last_turn = self._turn
+            self._running.append(sequence)
+        num_decoding = self._num_decoding()
+        prefilling = self._running[num_decoding:]
+        if not self._running:
+            return None
+        self._turn += 1
+        if prefilling and not (num_decoding and self._prefilled_last):
+            self._prefilled_last = True
+            return self._read(prefilling)
+        self._prefilled_last = False
+        return StepPlan(0, tuple(self._running[:num_decoding]), 1, wants_logits=True)
+
+    def commit(self, plan: StepPlan) -> tuple[RowMove, ...]:
+        """Account for a step that has run. A sequence whose prompt ended with it joins those that decode."""
+        num_decoding = self._num_decoding()
+        for sequence in plan.sequences:
+            sequence.num_computed += plan.num_tokens
+        moves: list[RowMove] = []
+        for row in range(max(num_decoding, plan.first_row), plan.first_row + len(plan.sequences)):
+            if not self._running[row].is_prefilling:
+                self._exchange(row, num_decoding, moves)
+                num_decoding += 1
+        return tuple(moves)
+
+    def row_of(self, sequence: Sequence) -> int | None:
+        """The row of a running sequence, None for one that waits."""
+        return self._running.index(sequence) if sequence in self._running else None
+
+    def remove(self, sequence: Sequence) -> tuple[RowMove, ...]:
+        """Forget a sequence, waiting or running; the moves close the gap its row leaves, once that is released."""
+        if sequence not in self._running:
+            self._waiting.remove(sequence)
+            return ()
+        moves: list[RowMove] = []
+        gap = self._running.index(sequence)
+        num_decoding = self._num_decoding()
+        if gap < num_decoding:
+            gap = self._fill(gap, num_decoding - 1, moves)
+        self._fill(gap, len(self._running) - 1, moves)
+        self._running.pop()
+        return tuple(moves)
+
+    def snapshot(self) -> SchedulerSnapshot:
+        return SchedulerSnapshot(
+            waiting=tuple(sequence.request_id for sequence in self._waiting),
+            running=tuple((sequence.request_id, sequence.num_computed) for sequence in self._running),
+            num_decoding=self._num_decoding(),
+        )
+
+    def _read(self, prefilling: list[Sequence]) -> StepPlan:
+        """A chunk of the prompt whose turn it is, and as much of those in rows beside it that can go as far."""
+        ready = [sequence for sequence in prefilling if not _awaits_another(sequence, prefilling)]
+        sequence = min(ready, key=lambda candidate: candidate.last_turn)
+        first = last = self._running.index(sequence)
+        chunk = self._begin_chunk(sequence, first)
+        reading = [sequence]
+        num_decoding = len(self._running) - len(prefilling)
+        for step, end in ((1, len(self._running)), (-1, num_decoding - 1)):
+            for row in range((last if step > 0 else first) + step, end, step):
+                other = self._running[row]
+                fits = (len(reading) + 1) * chunk <= self._max_num_batched_tokens
+                if not fits or other not in ready or not self._joins(other, row, reading, chunk):
+                    break
+                reading.append(other)
+                first, last = min(first, row), max(last, row)
+        for each in reading:
+            each.last_turn = self._turn
+        sequences = tuple(self._running[first : last + 1])
+        wants_logits = any(each.num_computed + chunk == each.num_known for each in sequences)
+        return StepPlan(first, sequences, chunk, wants_logits)
+
+    def _begin_chunk(self, sequence: Sequence, row: int) -> int:
+        """How many tokens of a prompt may be read at once, when what is known of its beginning is in its row."""
+        if sequence.num_computed == 0:
+            self._begin(sequence, row)
+        remaining = sequence.num_known - sequence.num_computed
+        ahead = (boundary - sequence.num_computed for boundary in sequence.boundaries)
+        to_boundary = next((distance for distance in ahead if distance > 0), remaining)
+        return min(remaining, to_boundary, self._max_num_batched_tokens)
+
+    def _joins(self, other: Sequence, row: int, reading: list[Sequence], chunk: int) -> bool:
+        """Whether another prompt is read in the same step: as far as the first, and with no small rest left over."""
+        if other.reads_alone or reading[0].reads_alone:
+            return False
+        if other.num_computed == 0 and any(_has_ahead(each, other) for each in reading):
+            return False  # it goes on from what they will have read
+        if other.num_known - other.num_computed < chunk:
+            return False  # whatever is known of its beginning: seen without looking for that
+        rest = self._begin_chunk(other, row) - chunk
+        return rest == 0 or 2 * rest >= chunk
+
+    def _exchange(self, row: int, target: int, moves: list[RowMove]) -> None:
+        """Let two running sequences change places, by way of the spare row."""
+        if row == target:
+            return
+        one, other = self._running[row], self._running[target]
+        self._running[row], self._running[target] = other, one
+        spare = self._max_num_seqs
+        moves += [
+            RowMove(row, spare, one.num_computed),
+            RowMove(target, row, other.num_computed),
+            RowMove(spare, target, one.num_computed),
+        ]
+
+    def _admits(self, sequence: Sequence) -> bool:
+        lengths = [each.num_reserved + _HEADROOM for each in (*self._running, sequence)]
+        return not self._running or self._budget.fits(lengths)
+
+    def _num_decoding(self) -> int:
+        return sum(not sequence.is_prefilling for sequence in self._running)
+
+    def _fill(self, gap: int, source: int, moves: list[RowMove]) -> int:
+        """Move the sequence of row source into the gap; the gap is then where it was."""
+        if gap != source:
+            moved = self._running[source]
+            moves.append(RowMove(source, gap, moved.num_computed))
+            self._running[gap] = moved
+        return source
+
+
+def _awaits_another(sequence: Sequence, prefilling: Iterable[Sequence]) -> bool:
+    """Whether a sequence that has not begun will find more of its tokens computed once another has gone on.
+
+    It waits no longer than it would take to read them itself, and never for one that has not begun either.
+    """
+    return sequence.num_computed == 0 and any(
+        other.num_computed and _has_ahead(other, sequence) for other in prefilling
+    )
+
+
+def _has_ahead(reader: Sequence, sequence: Sequence) -> bool:
+    """Whether a sequence is about to come to a boundary up to which another one's tokens are the same."""
+    return any(
+        reader.num_computed < boundary and sequence.token_ids[:boundary] == reader.token_ids[:boundary]
+        for boundary in reader.boundaries
+    )
+
+
+def violations(scheduler: SchedulerSnapshot, cache: CacheSnapshot, prefilling: Iterable[str]) -> list[str]:
+    """What is wrong between the two accounts after a step; empty when all is well.
+
+    prefilling names the sequences whose prompt is not read yet.
+    """
+    found: list[str] = []
+    names = [*scheduler.waiting, *(name for name, _ in scheduler.running)]
+    if len(set(names)) != len(names):
+        found.append(f"a request is there twice: {names}")
+    unread = set(prefilling)
+    for row, (name, computed) in enumerate(scheduler.running):
+        length = cache.row_lengths[row]
+        # A sequence has a row from its admission, and begins to use it with its first step.
+        if length != computed and not (length is None and computed == 0):
+            found.append(f"row {row} holds {length} tokens and {name} has computed {computed}")
+        if computed > cache.max_model_len:
+            found.append(f"{name} has {computed} tokens, beyond {cache.max_model_len}")
+        if (row < scheduler.num_decoding) == (name in unread):
+            found.append(f"{name} is in row {row}, on the wrong side of {scheduler.num_decoding}")
+    if cache.used_bytes > cache.max_bytes:
+        found.append(f"rows hold {cache.used_bytes} bytes, more than {cache.max_bytes}")
+    for row in range(len(scheduler.running), len(cache.row_lengths)):
+        if cache.row_lengths[row] is not None:
+            found.append(f"row {row} holds {cache.row_lengths[row]} tokens and belongs to no one")
+    return found

@@ -1,0 +1,134 @@
+"""Finding a checkpoint: a folder, or a hub repository, downloaded from a hub on this machine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+
+from qwonnx.export.checkpoint.checkpoint import resolve_checkpoint
+from qwonnx.export.checkpoint.location import locate_checkpoint
+from qwonnx.export.errors import CheckpointError, UnsupportedModelError
+from qwonnx.runtime.artifact.manifest import SourceFacts
+from tests.checkpoints import write_tiny
+from tests.export.checkpoint.hub_server import COMMIT, GATED, REPOSITORY, HubServer, hub_server
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A hub with a sharded tiny checkpoint and files that an export has no use for; the cache is empty."""
+    folder = write_tiny(tmp_path / "repository", num_shards=2)
+    (folder / "README.md").write_text("# tiny", encoding="utf-8")
+    (folder / "pytorch_model.bin").write_bytes(b"the same weights")
+    (folder / "original").mkdir()
+    shutil.copy(folder / "config.json", folder / "original" / "params.json")
+    with hub_server(folder) as server:
+        # What HF_ENDPOINT and HF_HOME set in a new process.
+        files = huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE.partition("/{repo_id}/")
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", "".join((server.url, *files[1:])))
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        yield server
+
+
+def refused(name: str, revision: str | None = None) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        locate_checkpoint(name, revision)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert ": " in message
+    return message
+
+
+def test_a_repository_is_downloaded_and_named_by_its_commit(hub: HubServer) -> None:
+    resolved = resolve_checkpoint(REPOSITORY, None)
+    folder = resolved.folder
+    assert resolved.source == SourceFacts(REPOSITORY, COMMIT, "bfloat16")
+    assert len(resolved.tensors.names) == 93
+    assert (folder / "tokenizer.json").is_file()
+    assert (folder / "chat_template.jinja").is_file()
+    assert (folder / "generation_config.json").is_file()
+
+
+def test_only_what_an_export_reads_is_downloaded_and_config_json_first(hub: HubServer) -> None:
+    resolve_checkpoint(REPOSITORY, "main")
+    assert hub.downloads[0] == "config.json"
+    assert not {"README.md", "pytorch_model.bin", "original/params.json"} & set(hub.downloads)
+    assert len(hub.downloads) == len(set(hub.downloads)) == len(hub.files) - 3
+
+
+def test_a_downloaded_repository_is_used_without_the_hub(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = resolve_checkpoint(REPOSITORY, None).folder
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert resolve_checkpoint(REPOSITORY, None).folder == folder
+
+
+def test_a_model_that_is_not_supported_is_refused_before_its_weights_are_downloaded(hub: HubServer) -> None:
+    config = hub.files["config.json"]
+    document = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps({**document, "architectures": ["LlamaForCausalLM"]}), encoding="utf-8")
+    with pytest.raises(UnsupportedModelError, match="LlamaForCausalLM"):
+        resolve_checkpoint(REPOSITORY, None)
+    assert hub.downloads == ["config.json"]
+
+
+def test_a_repository_that_does_not_exist_is_refused(hub: HubServer) -> None:
+    assert "someone/else is neither a local folder nor a repository" in refused("someone/else")
+
+
+def test_a_gated_repository_is_refused_with_how_to_get_it(hub: HubServer) -> None:
+    assert f"{GATED} is gated: accept its terms" in refused(GATED)
+
+
+def test_a_revision_that_does_not_exist_is_refused(hub: HubServer) -> None:
+    assert "has no revision 'nowhere'" in refused(REPOSITORY, "nowhere")
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert "the hub cannot be reached" in refused(REPOSITORY)
+
+
+def test_offline_mode_is_one_line(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert "the hub cannot be reached" in refused(REPOSITORY)
+
+
+def test_a_download_that_fails_half_way_is_one_line(hub: HubServer) -> None:
+    hub.lost.add("tokenizer.json")
+    assert "cannot be downloaded" in refused(REPOSITORY)
+
+
+@pytest.mark.parametrize("name", ["./nothing", "/nothing/at/all", "nothing", "a/b/c", "-x/y", "owner/na me"])
+def test_what_is_neither_a_folder_nor_a_repository_name_is_refused(name: str) -> None:
+    assert "does not exist" in refused(name)
+
+
+def test_a_file_is_no_checkpoint(tiny_checkpoint: Path) -> None:
+    assert "is a file: give the checkpoint's folder" in refused(str(tiny_checkpoint / "config.json"))
+
+
+def test_a_local_folder_has_no_revisions(tiny_checkpoint: Path) -> None:
+    assert "which has no revision 'main'" in refused(str(tiny_checkpoint), "main")
+
+
+def test_a_local_model_that_is_not_supported_is_refused_before_its_files_are_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}', encoding="utf-8")
+    with pytest.raises(UnsupportedModelError):
+        resolve_checkpoint(str(tmp_path), None)
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 300, "x/" * 3000, "a\x00b", "a\nb", ""], ids=["long", "deep", "NUL", "line", "none"]
+)
+def test_a_name_that_cannot_be_is_refused(name: str) -> None:
+    refused(name)
+
+
+def test_a_folders_name_that_does_not_print_is_told_as_far_as_it_does(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path / "my\nmodel\udcff")
+    assert locate_checkpoint(str(folder), None)[1] == "my?model?"

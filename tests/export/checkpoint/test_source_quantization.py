@@ -1,0 +1,179 @@
+"""quantization_config: the official files are read, and what would change the meaning of numbers is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from qwonnx.export.checkpoint.source_quantization import (
+    Fp8Format,
+    GptqFormat,
+    GptqRule,
+    SourceQuantization,
+    StoredCodes,
+    parse_quantization,
+)
+from qwonnx.export.errors import ConfigError
+
+Json = dict[str, Any]
+
+FP8: Json = {
+    "quant_method": "fp8",
+    "fmt": "e4m3",
+    "activation_scheme": "dynamic",
+    "weight_block_size": [128, 128],
+    "weight_per_tensor": False,
+    "act_per_tensor": False,
+    "modules_to_not_convert": ["lm_head", "model.language_model.layers.0.mlp.gate"],
+}
+GPTQ: Json = {
+    "quant_method": "gptq",
+    "bits": 4,
+    "group_size": 128,
+    "sym": True,
+    "desc_act": False,
+    "true_sequential": True,
+    "static_groups": False,
+    "damp_percent": 0.01,
+    "checkpoint_format": "gptq",
+    "lm_head": False,
+    "dynamic": {
+        "lm_head": {},
+        "model.language_model.embed_tokens": {},
+        "-:.*attn.*": {},
+        "-:.*shared_expert.*": {},
+        "-:.*mtp.*": {},
+        "-:.*visual.*": {},
+    },
+    "meta": {"quantizer": ["gptqmodel:5.7.0"]},
+}
+OFFICIAL_RULES = (
+    GptqRule("lm_head", 4, 128),
+    GptqRule("model.language_model.embed_tokens", 4, 128),
+    *(GptqRule(f".*{part}.*", None, None) for part in ("attn", "shared_expert", "mtp", "visual")),
+)
+OFFICIAL_GPTQ = GptqFormat(bits=(4,), group_sizes=(128,), symmetric=True, may_permute=False, rules=OFFICIAL_RULES)
+
+
+def parse(quantization: Any) -> SourceQuantization | None:
+    return parse_quantization({"quantization_config": quantization}, {}, "config.json")
+
+
+def refused(quantization: Any) -> str:
+    """The message with which it is refused: one line, with the file, the field, a cause and a remedy."""
+    with pytest.raises(ConfigError) as caught:
+        parse(quantization)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith("config.json: quantization_config")
+    assert any(remedy in message for remedy in ("export the checkpoint", "download the file", "upgrade", "correct"))
+    return message
+
+
+def test_a_checkpoint_without_the_field_is_not_quantised() -> None:
+    assert parse_quantization({}, {}, "config.json") is None
+    assert parse_quantization({"quantization_config": None}, {"quantization_config": None}, "config.json") is None
+
+
+def test_the_official_files_are_read_from_either_place() -> None:
+    for given, expected in ((FP8, Fp8Format()), (GPTQ, OFFICIAL_GPTQ)):
+        named = {"quantization_config": given}
+        assert parse_quantization(named, {}, "config.json") == expected
+        assert parse_quantization({}, named, "config.json") == expected
+        assert parse_quantization(named, named, "config.json") == expected
+
+
+def test_two_places_that_differ_are_refused() -> None:
+    with pytest.raises(ConfigError, match="quantization_config differs"):
+        parse_quantization({"quantization_config": FP8}, {"quantization_config": GPTQ}, "config.json")
+
+
+def test_a_manifest_names_the_formats() -> None:
+    assert Fp8Format().name == "float8_e4m3"
+    assert OFFICIAL_GPTQ.name == "gptq-int4"
+
+
+@pytest.mark.parametrize(("group_size", "expected"), [(32, 32), (64, 64), (128, 128), (-1, None)])
+def test_groups_may_have_the_sizes_that_kernels_can_be_given(group_size: int, expected: int | None) -> None:
+    found = parse({**GPTQ, "bits": 8, "group_size": group_size, "dynamic": None})
+    assert found == GptqFormat((8,), (expected,), symmetric=True, may_permute=False)
+
+
+def test_zero_points_are_read_unless_all_modules_are_said_to_be_symmetric() -> None:
+    for changes in ({"sym": False}, {"sym": None}, {"dynamic": {"+:.*down.*": {"sym": False}}}):
+        found = parse({**GPTQ, **changes})
+        assert isinstance(found, GptqFormat)
+        assert not found.symmetric
+
+
+def test_rules_for_single_modules_widen_what_is_allowed() -> None:
+    rules = {"+:.*down_proj": {"bits": 8, "group_size": 32}, ".*up_proj": {"desc_act": True}, "-:.*attn.*": {"bits": 3}}
+    read = (GptqRule(".*down_proj", 8, 32), GptqRule(".*up_proj", 4, 128), GptqRule(".*attn.*", None, None))
+    found = parse({**GPTQ, "dynamic": rules})
+    assert found == GptqFormat((4, 8), (128, 32), symmetric=True, may_permute=True, rules=read)
+
+
+def test_the_first_rule_that_matches_a_modules_name_from_its_start_says_what_codes_it_has() -> None:
+    layer = "model.language_model.layers.0."
+    for module, expected in (
+        ("mlp.experts.0.up_proj", StoredCodes(4, 128, has_zero_points=False)),
+        ("mlp.shared_expert.up_proj", None),
+        ("linear_attn.out_proj", None),
+    ):
+        assert OFFICIAL_GPTQ.foreseen_codes(layer + module, 2048) == expected
+    rules = {"up_proj": {"bits": 8}, r"+:.*\.down_proj$": {"group_size": -1}, "-:.*down.*": {}}
+    found = parse({**GPTQ, "sym": False, "dynamic": rules})
+    assert isinstance(found, GptqFormat)
+    assert found.foreseen_codes(layer + "mlp.up_proj", 512) == StoredCodes(4, 128, has_zero_points=True)
+    assert found.foreseen_codes(layer + "mlp.down_proj", 512) == StoredCodes(4, 512, has_zero_points=True)
+    assert found.foreseen_codes(layer + "mlp.down_project", 512) is None
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", ".*.*.*.*", "[a-z]", "a{2}", "a|b", "a*"])
+def test_patterns_that_may_take_long_are_read_and_not_tried(pattern: str) -> None:
+    found = parse({**GPTQ, "dynamic": {f"-:{pattern}": {}}})
+    assert isinstance(found, GptqFormat)
+    with pytest.raises(ConfigError, match="more than names"):
+        found.foreseen_codes("model.layers.0.mlp.up_proj", 512)
+
+
+def test_unknown_fields_that_are_off_change_nothing() -> None:
+    assert parse({**GPTQ, "rotation": None, "adapter": {}}) == OFFICIAL_GPTQ
+    assert parse({**FP8, "something": False}) == Fp8Format()
+
+
+@pytest.mark.parametrize(
+    ("quantization", "named"),
+    [
+        ({"quant_method": "awq", "bits": 4}, "quant_method 'awq'"),
+        ({"quant_method": "compressed-tensors"}, "quant_method 'compressed-tensors'"),
+        ({"bits": 4}, "quant_method 'None'"),
+        ([1], "not an object"),
+        ({**FP8, "fmt": "e5m2"}, "fmt 'e5m2' of fp8"),
+        ({**FP8, "activation_scheme": "static"}, "activation_scheme 'static' of fp8"),
+        ({**FP8, "weight_block_size": [64, 128]}, "weight_block_size [64, 128] of fp8"),
+        ({**FP8, "weight_block_size": None}, "weight_block_size None of fp8"),
+        ({**FP8, "weight_per_tensor": True}, "weight_per_tensor 'True' of fp8"),
+        ({**FP8, "weight_per_tensor": 0}, "weight_per_tensor '0' of fp8"),
+        ({**FP8, "scale_fmt": "ue8m0"}, "scale_fmt 'ue8m0' of fp8"),
+        ({**FP8, "kv_cache_scheme": {"type": "float"}}, "the field 'kv_cache_scheme' of fp8"),
+        ({**GPTQ, "bits": 3}, "bits 3 of gptq"),
+        ({**GPTQ, "bits": 4.0}, "bits 4.0 of gptq"),
+        ({**GPTQ, "bits": None}, "no bits"),
+        ({**GPTQ, "group_size": 48}, "group_size 48 of gptq"),
+        ({**GPTQ, "group_size": None}, "no group_size"),
+        ({**GPTQ, "sym": "yes"}, "sym is 'yes'"),
+        ({**GPTQ, "desc_act": 1}, "desc_act is 1"),
+        ({**GPTQ, "checkpoint_format": "gptq_v2"}, "checkpoint_format 'gptq_v2' of gptq"),
+        ({**GPTQ, "pack_dtype": "int16"}, "pack_dtype 'int16' of gptq"),
+        ({**GPTQ, "is_marlin_format": True}, "is_marlin_format 'True' of gptq"),
+        ({**GPTQ, "rotation": "hadamard"}, "the field 'rotation' of gptq"),
+        ({**GPTQ, "dynamic": [1]}, "dynamic"),
+        ({**GPTQ, "dynamic": {"a": 4}}, "dynamic"),
+        ({**GPTQ, "dynamic": {"+:.*down.*": {"bits": 2}}}, "dynamic '+:.*down.*': bits 2 of gptq"),
+        ({**GPTQ, "dynamic": {".*": {"rotation": "hadamard"}}}, "the field 'rotation' of gptq"),
+    ],
+)
+def test_what_may_change_the_weights_is_refused(quantization: Any, named: str) -> None:
+    assert named in refused(quantization)

@@ -1,0 +1,190 @@
+"""Conversations that go on at another instance: what it finds in the store it need not read."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from qwonnx.handlers.chat import capsule_store
+from qwonnx.handlers.chat.capsule_store import CapsuleStore
+from qwonnx.handlers.settings import ServerSettings
+from qwonnx.runtime.baking import SystemPrompt, bake
+from qwonnx.runtime.errors import SettingsError
+from tests.handlers.serving import MODEL, RUNTIME, Served, chat, serving, until
+
+SYSTEM: Any = {"role": "system", "content": "You are a box of many words."}
+SETTINGS = ServerSettings(shutdown_seconds=0.5)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return str(tmp_path / "capsules")
+
+
+def instance(folder: Path, url: str) -> Any:
+    return serving(folder, settings=replace(SETTINGS, capsules=url))
+
+
+def ask(served: Served, messages: list[Any], *, stream: bool = False) -> tuple[str, int]:
+    """The answer, and how many tokens of the prompt were not read again."""
+    options: Any = {"model": MODEL, "messages": messages, "max_tokens": 6}
+    with served.client() as client:
+        if stream:
+            chunks = list(
+                client.chat.completions.create(**options, stream=True, stream_options={"include_usage": True})
+            )
+            text, usage = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices), chunks[-1].usage
+        else:
+            whole = client.chat.completions.create(**options)
+            text, usage = whole.choices[0].message.content or "", whole.usage
+    assert usage is not None
+    assert usage.prompt_tokens_details is not None
+    assert usage.prompt_tokens_details.cached_tokens is not None
+    return text, usage.prompt_tokens_details.cached_tokens
+
+
+def saved(url: str) -> list[Path]:
+    return sorted(Path(url).glob("*.capsule"))
+
+
+def first_turn(folder: Path, url: str, *, stream: bool = False, compression: str = "none") -> list[Any]:
+    """A conversation after its first turn, which was answered by an instance that is gone."""
+    settings = replace(SETTINGS, capsules=url, capsule_compression=compression)
+    with serving(folder, settings=settings) as served:
+        text, cached = ask(served, [SYSTEM, *chat("What is in it?")], stream=stream)
+        assert cached == 0
+        until(lambda: len(saved(url)) == 2)
+    return [SYSTEM, *chat("What is in it?"), {"role": "assistant", "content": text}]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_another_instance_goes_on_with_the_next_turn(counting_folder: Path, url: str, stream: bool) -> None:
+    spoken = first_turn(counting_folder, url, stream=stream)
+    messages = [*spoken, *chat("And?")]
+    with instance(counting_folder, url) as served:
+        text, cached = ask(served, messages, stream=stream)
+        turns = "".join(f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>\n" for turn in spoken[:2])
+        assert cached == len(served.engine.tokenizer.encode(turns.rstrip("\n")))
+    with serving(counting_folder) as served:
+        assert ask(served, messages) == (text, 0)
+
+
+def test_compressed_ones_are_smaller_and_do_as_well_whatever_the_reader_writes(
+    counting_folder: Path, url: str, tmp_path: Path
+) -> None:
+    plain, messages = str(tmp_path / "plain"), [*first_turn(counting_folder, url, compression="zstd"), *chat("And?")]
+    first_turn(counting_folder, plain)
+    for compressed, other in zip(saved(url), saved(plain), strict=True):
+        assert compressed.name == other.name
+        assert compressed.stat().st_size < other.stat().st_size
+    answers = []
+    for place in (url, plain):
+        with instance(counting_folder, place) as served:
+            answers.append(ask(served, messages))
+    assert answers[0] == answers[1]
+    assert answers[0][1] > 0
+
+
+def test_what_the_artifact_brings_itself_is_not_written(counting_folder: Path, url: str, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(counting_folder, tmp_path / "artifact"))
+    (baked,) = bake(folder, [SystemPrompt([SYSTEM], [])], RUNTIME)
+    with instance(folder, url) as served:
+        text, cached = ask(served, [SYSTEM, *chat("What is in it?")])
+        until(lambda: len(saved(url)) == 1)
+        spoken = [SYSTEM, *chat("What is in it?"), {"role": "assistant", "content": text}, *chat("And?")]
+        assert ask(served, spoken)[1] > cached
+        until(lambda: len(saved(url)) == 2)  # one for each turn, none for the system's
+    assert cached == baked.num_tokens
+    with instance(folder, url) as served:
+        assert ask(served, [*spoken, {"role": "assistant", "content": "x"}, *chat("Why?")])[1] > baked.num_tokens
+        assert ask(served, [SYSTEM, *chat("Why?")])[1] == baked.num_tokens
+
+
+def test_another_chat_with_the_same_system_text_goes_on_after_it(counting_folder: Path, url: str) -> None:
+    first_turn(counting_folder, url)
+    with instance(counting_folder, url) as served:
+        _, cached = ask(served, [SYSTEM, *chat("Why?")])
+        assert cached == len(served.engine.tokenizer.encode(f"<|im_start|>system\n{SYSTEM['content']}<|im_end|>"))
+        assert ask(served, chat("Why?"))[1] == 0
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def _grow(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + bytes(1 << 16))
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+@pytest.mark.parametrize("damage", [_cut, _flip, _grow])
+def test_damaged_ones_are_not_used_and_the_prompt_is_read(
+    counting_folder: Path, url: str, damage: Any, compression: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    messages = [*first_turn(counting_folder, url, compression=compression), *chat("And?")]
+    for path in saved(url):
+        damage(path)
+    with instance(counting_folder, url) as served, caplog.at_level(logging.WARNING):
+        text, cached = ask(served, messages)
+        until(lambda: len(saved(url)) == 2)  # the damaged ones are gone, these are of this turn
+    assert cached == 0
+    assert caplog.text.count("removed") == 2
+    with instance(counting_folder, url) as served:
+        assert ask(served, messages)[1] > 0
+    with serving(counting_folder) as served:
+        assert ask(served, messages) == (text, 0)
+
+
+def test_a_store_that_fails_costs_nothing_but_time_and_shows_no_secret(
+    counting_folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError("no bucket for key SECRET")
+
+    files = fsspec.filesystem("memory")
+    for name in ("size", "exists"):
+        monkeypatch.setattr(type(files), name, fail)
+    with instance(counting_folder, "memory://capsules") as served, caplog.at_level(logging.WARNING):
+        assert ask(served, chat("Why?"))[1] == 0
+        until(lambda: caplog.text.count("capsule was not") == 2)
+    assert "SECRET" not in caplog.text
+
+
+@pytest.fixture
+def memory() -> Iterator[str]:
+    yield "memory://conversations"
+    fsspec.filesystem("memory").store.clear()
+
+
+def test_any_file_system_of_fsspec_will_do(counting_folder: Path, memory: str) -> None:
+    with instance(counting_folder, memory) as served:
+        ask(served, chat("Why?"))
+        until(lambda: len(fsspec.filesystem("memory").store) == 1)
+    with serving(counting_folder, runtime=RUNTIME, settings=replace(SETTINGS, capsules=memory)) as served:
+        assert ask(served, chat("Why?"))[1] > 0
+
+
+def test_compression_without_its_package_is_refused_at_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capsule_store, "find_spec", lambda name: None)
+    CapsuleStore(url)
+    with pytest.raises(SettingsError, match=r"zstandard.*qwonnx\[capsules\]"):
+        CapsuleStore(url, compress=True)
+
+
+@pytest.mark.parametrize("url", ["nonsense://somewhere", "s3://bucket/folder"])
+def test_a_place_that_cannot_be_is_refused_at_once(url: str) -> None:
+    with pytest.raises(SettingsError, match="capsules cannot be kept there"):
+        CapsuleStore(url)

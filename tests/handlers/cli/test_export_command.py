@@ -1,0 +1,78 @@
+"""`qwonnx export`: its options, what it says when it is interrupted, and what its bar shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.progress import Progress
+
+from qwonnx.export.weight_files.progress import ExportProgress
+from qwonnx.export.weight_files.unfinished import incomplete_folder
+from qwonnx.handlers.cli.export import _Bar, _note_that_the_artifact_is_whole, _note_what_is_kept
+from qwonnx.handlers.cli.failures import CommandError
+from qwonnx.runtime.errors import TemplateError
+from tests.handlers.cli.commands import error_line, qwonnx
+
+
+@pytest.mark.parametrize(
+    ("memory", "message"), [("much", "memory 'much' is not a size"), ("1MB", "memory 1MB is less than the 64MB")]
+)
+def test_a_budget_that_cannot_be_is_one_line(tmp_path: Path, memory: str, message: str) -> None:
+    assert message in error_line(qwonnx("export", tmp_path / "checkpoint", tmp_path / "out", "--memory", memory))
+
+
+def test_starting_over_is_said_and_touches_nothing_before_the_checkpoint_is_checked(tmp_path: Path) -> None:
+    folder = incomplete_folder(tmp_path / "out")
+    folder.mkdir()
+    (folder / "export.journal").write_text("{}")
+    result = qwonnx("export", tmp_path / "checkpoint", tmp_path / "out")
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"qwonnx: starting over, without what {folder} has for --resume\nqwonnx: error: ")
+    assert (folder / "export.journal").read_text() == "{}"
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_ctrl_c_says_what_is_kept_if_anything_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kept: bool
+) -> None:
+    out = tmp_path / "out"
+    if kept:
+        incomplete_folder(out).mkdir()
+    with pytest.raises(KeyboardInterrupt), _note_what_is_kept(out):
+        raise KeyboardInterrupt
+    said = f"qwonnx: interrupted; what is written is kept in {incomplete_folder(out)}: go on with --resume\n"
+    assert capsys.readouterr().err == (said if kept else "")
+
+
+@pytest.mark.parametrize("fault", [TemplateError("nothing is there"), CommandError("nothing is there")])
+def test_when_a_prompt_cannot_be_baked_the_artifact_is_said_to_be_whole(tmp_path: Path, fault: Exception) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(CommandError) as refusal, _note_that_the_artifact_is_whole(out):
+        raise fault
+    assert str(refusal.value) == f"nothing is there; {out} is whole without it: go on with qwonnx bake"
+
+
+def test_the_bar_counts_resumed_bytes_as_done_and_not_as_speed() -> None:
+    now = 0.0
+    with Progress(console=Console(quiet=True), get_time=lambda: now, auto_refresh=False) as progress:
+        bar = _Bar(progress)
+        (task,) = progress.tasks
+        bar.show(ExportProgress("trace", 0, 0))
+        for second in range(4):
+            now += 1.0
+            bar.show(ExportProgress("verify", second * 10**9, 3 * 10**9))
+        assert task.finished
+        for second in range(6):
+            now += 1.0
+            done = 700 * 10**6 + second * 10**6
+            bar.show(ExportProgress("weights", done, 710 * 10**6, resumed_bytes=700 * 10**6, peak_bytes=5 + second))
+            assert task.completed == done
+            assert task.total == 710 * 10**6
+        assert task.speed == 10**6
+        assert task.time_remaining == 5
+        assert task.percentage > 99
+        bar.show(ExportProgress("finish", 720 * 10**6, 720 * 10**6))
+        assert task.percentage == 100
+        assert bar.peak_bytes == 10

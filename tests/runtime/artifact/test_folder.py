@@ -1,0 +1,141 @@
+"""Opening an artifact: what is refused, in one line that names the cause and the remedy."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwonnx.runtime.artifact.manifest import (
+    SCHEMA_VERSION,
+    Artifact,
+    ArtifactError,
+    ArtifactFileError,
+    ArtifactHashError,
+    ManifestError,
+    open_artifact,
+)
+
+
+@pytest.fixture
+def artifact(tiny_fp32: Artifact, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_fp32.folder, tmp_path / "artifact"))
+
+
+def _edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = folder / "manifest.json"
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def _refused(folder: Path, kind: type[ArtifactError], *words: str, verify: bool = False) -> None:
+    with pytest.raises(kind) as caught:
+        open_artifact(folder, verify=verify)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert ": " in message, "a message is a cause and a remedy"
+    for word in words:
+        assert word in message
+
+
+def test_a_written_manifest_reads_back_as_it_was(tiny_fp32: Artifact, artifact: Path) -> None:
+    copy = open_artifact(artifact, verify=True)
+    assert copy.manifest == tiny_fp32.manifest
+    assert copy.id == tiny_fp32.id
+
+
+def test_a_folder_without_a_manifest_is_no_artifact(tmp_path: Path) -> None:
+    _refused(tmp_path, ManifestError, "not an artifact", "qwonnx export")
+
+
+def test_a_newer_schema_asks_for_an_upgrade(artifact: Path) -> None:
+    _edit(artifact, lambda document: document.update(schema_version=SCHEMA_VERSION + 1, new_field=1))
+    _refused(artifact, ManifestError, str(SCHEMA_VERSION + 1), "upgrade qwonnx")
+
+
+def test_an_artifact_of_the_first_schema_has_a_float_cache(tiny_fp32: Artifact, artifact: Path) -> None:
+    def age(document: dict[str, Any]) -> None:
+        document.update(schema_version=1)
+        del document["quantization"]["kv"]
+
+    _edit(artifact, age)
+    manifest = open_artifact(artifact, verify=True).manifest
+    assert (manifest.schema_version, manifest.quantization) == (1, tiny_fp32.manifest.quantization)
+    _edit(artifact, lambda document: document.update(schema_version=2))
+    _refused(artifact, ManifestError, "quantization", "kv")
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "null", '{"schema_version": "1"}', '{"schema_version": true}', "[" * 99_999]
+)
+def test_a_manifest_that_is_no_manifest_is_refused(artifact: Path, content: str) -> None:
+    (artifact / "manifest.json").write_text(content)
+    _refused(artifact, ManifestError)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda document: document.pop("target"),
+        lambda document: document.update(surprise=1),
+        lambda document: document.update(target=7),
+        lambda document: document["model"].update(hidden_size="128"),
+        lambda document: document["model"].update(hidden_size=True),
+        lambda document: document.update(states={}),
+        lambda document: document["states"].append("conv"),
+        lambda document: document.update(files=[["decoder.onnx", 1, "0"]]),
+    ],
+)
+def test_a_missing_unknown_or_mistyped_field_is_named(artifact: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    _edit(artifact, change)
+    _refused(artifact, ManifestError, "manifest.json", "export the checkpoint again")
+
+
+def test_a_missing_file_is_named(artifact: Path) -> None:
+    (artifact / "weights-00001.bin").unlink()
+    _refused(artifact, ArtifactFileError, "weights-00001.bin", "missing")
+
+
+def test_a_file_of_another_size_is_named_without_hashing(artifact: Path) -> None:
+    with (artifact / "decoder.onnx").open("ab") as stream:
+        stream.write(b"x")
+    _refused(artifact, ArtifactFileError, "decoder.onnx", "bytes")
+
+
+def test_a_changed_byte_is_found_by_verify_alone(artifact: Path) -> None:
+    path = artifact / "weights-00001.bin"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    open_artifact(artifact)
+    _refused(artifact, ArtifactHashError, "weights-00001.bin", "changed", verify=True)
+
+
+@pytest.mark.parametrize("path", ["../outside.bin", "/etc/hostname", "a/../../outside.bin"])
+def test_a_path_that_leaves_the_folder_is_refused(artifact: Path, path: str) -> None:
+    (artifact.parent / "outside.bin").write_bytes(b"x")
+    _edit(artifact, lambda document: document["files"][0].update(path=path, size=1))
+    _refused(artifact, ArtifactFileError, "outside")
+
+
+def test_a_link_that_leaves_the_folder_is_refused(artifact: Path) -> None:
+    target = artifact.parent / "moved.onnx"
+    (artifact / "decoder.onnx").rename(target)
+    (artifact / "decoder.onnx").symlink_to(target)
+    _refused(artifact, ArtifactFileError, "outside")
+
+
+def test_a_graph_that_the_manifest_does_not_list_is_refused(artifact: Path) -> None:
+    _edit(artifact, lambda document: document["graphs"]["decoder"].update(file="other.onnx"))
+    _refused(artifact, ManifestError, "other.onnx")
+
+
+def test_an_unlisted_file_cannot_be_asked_for(artifact: Path) -> None:
+    (artifact / "extra.txt").write_text("x")
+    with pytest.raises(ArtifactFileError, match=r"extra\.txt"):
+        open_artifact(artifact).file("extra.txt")

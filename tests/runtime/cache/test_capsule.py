@@ -1,0 +1,258 @@
+"""Capsules: bytes that another engine, in this process or another, goes on from; or refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qwonnx.runtime.artifact.manifest import StateSpec
+from qwonnx.runtime.cache.capsule import beginning_name, capsule_bytes, capsule_name, decode, encode, max_capsule_bytes
+from qwonnx.runtime.cache.hybrid_cache import HybridCache
+from qwonnx.runtime.errors import CapsuleError, EngineClosedError
+from tests.runtime.counting_model import CountingModel, make
+from tests.runtime.engine.engine_driver import GREEDY, SMALL, Received, drive, opened
+
+KEY = StateSpec(1, "key", "past.1.key", "present.1.key", "int8", ("batch", 2, "max_model_len", 3))
+CONV = StateSpec(0, "conv_state", "past.0.conv", "present.0.conv", "float32", ("batch", 5, 3))
+STATES = (CONV, KEY)
+ARTIFACT = "ab" * 32
+SYSTEM = "you are a box. "
+
+
+def written(*, compress: bool = False) -> tuple[HybridCache, bytes]:
+    """A cache whose row 1 holds seven tokens, and its capsule, of two segments."""
+    cache, random = HybridCache(STATES, max_num_seqs=2, max_model_len=10), np.random.default_rng(0)
+    cache.begin(1)
+    segments = []
+    for start, end in ((0, 4), (4, 7)):
+        cache.buffers["past.1.key"][1, :, start:end] = random.integers(-99, 99, (2, end - start, 3))
+        cache.buffers["past.0.conv"][1] = random.standard_normal((5, 3))
+        cache.advance(1, end - start)
+        segments.append(cache.copy_out(1, start))
+    return cache, encode(ARTIFACT, STATES, range(7), segments, compress=compress)
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_a_row_comes_back_as_it_was_and_its_size_was_known(compress: bool) -> None:
+    cache, data = written(compress=compress)
+    if compress:
+        assert len(data) <= max_capsule_bytes(STATES, 7)
+    else:
+        assert len(data) == capsule_bytes(STATES, 7)
+    capsule = decode(data, ARTIFACT, STATES, 10)
+    assert capsule.token_ids == tuple(range(7))
+    cache.restore(0, [capsule.segment])
+    for buffer in cache.buffers.values():
+        np.testing.assert_array_equal(buffer[0], buffer[1])
+    assert cache.snapshot().row_lengths == (7, 7, None)
+
+
+def test_the_format_is_what_it_says_to_the_byte() -> None:
+    cache, data = written()
+    key = cache.buffers["past.1.key"][1, :, :7].tobytes()
+    assert data == b"".join(
+        (
+            b"QWCAPSUL",
+            struct.pack("<III12x", 2, 7, 0),
+            bytes.fromhex(ARTIFACT),
+            np.arange(7, dtype="<i4").tobytes().ljust(64, b"\0"),
+            cache.buffers["past.0.conv"][1].tobytes().ljust(64, b"\0"),
+            key.ljust(64, b"\0"),
+            hashlib.sha256(data[:-32]).digest(),
+        )
+    )
+    compressed = written(compress=True)[1]
+    assert compressed[:64] == data[:16] + b"\1" + data[17:64]
+    planes = zstandard.decompress(compressed[64:-32])
+    assert planes[:28] == bytes([*range(7), *bytes(21)])
+    assert planes[128:] == data[64 + 128 : -32]  # one byte a number: in their order
+
+
+def test_arrays_lie_in_the_data_on_whole_cache_lines() -> None:
+    data = written()[1]
+    capsule, start = decode(data, ARTIFACT, STATES, 10), np.frombuffer(data, np.uint8).ctypes.data
+    for array in (*capsule.segment.keys_and_values.values(), *capsule.segment.states.values()):
+        assert (array.ctypes.data - start) % 64 == 0
+        assert not array.flags.writeable
+        assert not array.flags.owndata
+
+
+def test_equal_states_have_equal_names() -> None:
+    (_, one), (_, other) = written(), written()
+    assert one == other
+    assert capsule_name(one) == one[-32:].hex()
+
+
+def test_a_beginning_is_called_after_its_artifact_and_its_tokens() -> None:
+    names = {beginning_name(artifact, tokens) for artifact in (ARTIFACT, "cd" * 32) for tokens in ([1], [1, 2], [256])}
+    assert len(names) == 6
+    assert beginning_name(ARTIFACT, [1]) == hashlib.sha256(bytes.fromhex(ARTIFACT) + b"\1\0\0\0").hexdigest()
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@settings(deadline=None, max_examples=300)
+@given(place=st.integers(0, 1000), flip=st.integers(1, 255))
+def test_any_damaged_byte_is_noticed(compress: bool, place: int, flip: int) -> None:
+    data = bytearray(written(compress=compress)[1])
+    data[place % len(data)] ^= flip
+    with pytest.raises(CapsuleError):
+        decode(bytes(data), ARTIFACT, STATES, 10)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda data: data[:-1], "size"),
+        (lambda data: data[:20], "no capsule"),
+        (lambda data: b"", "no capsule"),
+        (lambda data: data + b"x", "size"),
+        (lambda data: data[:12] + (1 << 31).to_bytes(4, "little") + data[16:], "at most 10"),
+        (lambda data: data[:12] + bytes(4) + data[16:], "0 tokens"),
+        (lambda data: data[:8] + b"\1" + data[9:], "version 1"),
+        (lambda data: data[:16] + b"\2" + data[17:], "compression 2"),
+        (lambda data: data[:32] + bytes(32) + data[64:], "another artifact"),
+    ],
+)
+def test_what_cannot_be_read_says_why(change: Callable[[bytes], bytes], said: str) -> None:
+    with pytest.raises(CapsuleError, match=said):
+        decode(change(written()[1]), ARTIFACT, STATES, 10)
+
+
+def with_digest(data: bytes) -> bytes:
+    return data + hashlib.sha256(data).digest()
+
+
+@pytest.mark.parametrize(
+    ("frame", "said"),
+    [
+        (zstandard.compress(bytes(1 << 20)), "another number of bytes"),  # a kilobyte that would take a megabyte
+        (zstandard.compress(bytes(191)), "another number of bytes"),
+        (zstandard.ZstdCompressor(write_content_size=False).compress(bytes(192)), "another number of bytes"),
+        (zstandard.compress(bytes(192))[:-1], "cannot be decompressed"),
+        (zstandard.compress(bytes(192)) + b"x", "cannot be decompressed"),
+        (b"no frame", "cannot be decompressed"),
+        (bytes(1000), "not the size"),
+    ],
+)
+def test_a_frame_that_holds_anything_else_is_refused_before_memory_is_taken(frame: bytes, said: str) -> None:
+    head = written(compress=True)[1][:64]
+    with pytest.raises(CapsuleError, match=said):
+        decode(with_digest(head + frame), ARTIFACT, STATES, 10)
+
+
+def test_a_frame_of_the_right_size_that_breaks_off_is_refused() -> None:
+    frame = bytearray(zstandard.compress(np.random.default_rng(1).bytes(100) + bytes(92)))
+    frame[-4:] = b"\xff" * 4
+    with pytest.raises(CapsuleError, match="cannot be decompressed"):
+        decode(with_digest(written(compress=True)[1][:64] + bytes(frame)), ARTIFACT, STATES, 10)
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_without_zstandard_compressed_ones_alone_are_refused(compress: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = written(compress=compress)[1]
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    if not compress:
+        decode(data, ARTIFACT, STATES, 10)
+        return
+    for refused in (lambda: decode(data, ARTIFACT, STATES, 10), lambda: written(compress=True)):
+        with pytest.raises(CapsuleError, match=r"qwonnx\[capsules\]"):
+            refused()
+
+
+def first_turn(model: CountingModel) -> tuple[list[int], bytes]:
+    """A prompt that was answered, and the capsule of its beginning."""
+    prompt = model.tokenizer.encode(SYSTEM + "one")
+    with opened(model) as engine:
+        engine.submit(prompt, GREEDY, Received(), snapshot_at=[len(model.tokenizer.encode(SYSTEM))])
+        drive(engine)
+        assert engine.save_capsule(prompt[:3]) is None
+        data = engine.save_capsule(prompt)
+    assert data is not None
+    return prompt, data
+
+
+def test_another_engine_goes_on_from_it(counting_model: CountingModel) -> None:
+    _, data = first_turn(counting_model)
+    prompt, received = counting_model.tokenizer.encode(SYSTEM + "two"), Received()
+    with opened(counting_model) as engine:
+        assert engine.load_capsule(data) == len(counting_model.tokenizer.encode(SYSTEM))
+        assert engine.save_capsule(prompt) == data
+        compressed = engine.save_capsule(prompt, compress=True)
+        assert compressed is not None
+        assert len(compressed) < len(data)
+        assert engine.load_capsule(compressed) == engine.load_capsule(data)
+        engine.submit(prompt, GREEDY, received)
+        drive(engine)
+    assert received.outputs[-1].num_cached_tokens == len(counting_model.tokenizer.encode(SYSTEM))
+    assert received.tokens == counting_model.answer(prompt, 12)
+
+
+def test_one_that_another_process_wrote_does_as_well(counting_model: CountingModel, tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from qwonnx.runtime import Engine, RuntimeSettings, SamplingParams\n"
+        "with Engine.open(sys.argv[1], RuntimeSettings(num_threads=1, max_model_len=64)) as engine:\n"
+        "    prompt = engine.tokenizer.encode(sys.argv[2])\n"
+        "    outputs = []\n"
+        "    engine.submit(prompt, SamplingParams(temperature=0, max_tokens=2), outputs.append, snapshot_at=[5])\n"
+        "    while not (outputs and outputs[-1].finish_reason): engine.step()\n"
+        "    Path(sys.argv[3]).write_bytes(engine.save_capsule(prompt))\n"
+    )
+    out = tmp_path / "capsule"
+    subprocess.run([sys.executable, "-c", program, counting_model.folder, SYSTEM, out], check=True, timeout=60)
+    prompt, received = counting_model.tokenizer.encode(SYSTEM + "three"), Received()
+    with opened(counting_model) as engine:
+        assert engine.load_capsule(out.read_bytes()) == 5
+        engine.submit(prompt, GREEDY, received)
+        drive(engine)
+    assert received.outputs[-1].num_cached_tokens == 5
+    assert received.tokens == counting_model.answer(prompt, 12)
+
+
+def test_one_of_another_artifact_or_with_no_room_for_it_changes_nothing(
+    counting_model: CountingModel, tmp_path: Path
+) -> None:
+    _, data = first_turn(counting_model)
+    with opened(make(tmp_path / "other", num_pairs=1)) as engine:
+        with pytest.raises(CapsuleError, match="another artifact"):
+            engine.load_capsule(data)
+        assert engine.prefix_account().num_snapshots == 0
+    with opened(counting_model, replace(SMALL, prefix_cache_bytes=100)) as engine:
+        assert engine.load_capsule(data) == 0
+    with (
+        opened(counting_model, replace(SMALL, max_model_len=8)) as engine,
+        pytest.raises(CapsuleError, match="at most"),
+    ):
+        engine.load_capsule(data)
+
+
+def test_they_are_saved_and_loaded_while_the_engine_runs_and_not_once_it_is_closed(
+    counting_model: CountingModel,
+) -> None:
+    prompt, data = first_turn(counting_model)
+    with opened(counting_model) as engine:
+        engine.start()
+        done = threading.Event()
+
+        def finish(output: object) -> None:
+            if getattr(output, "finish_reason", None) is not None:
+                done.set()
+
+        engine.submit(prompt, replace(GREEDY, max_tokens=40), finish)
+        for _ in range(20):
+            assert engine.load_capsule(data) > 0
+            assert engine.save_capsule(prompt) == data
+        assert done.wait(20)
+    with pytest.raises(EngineClosedError):
+        engine.save_capsule(prompt)

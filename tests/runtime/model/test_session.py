@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from qwonnx.runtime.engine.engine import Engine
+from qwonnx.runtime.errors import SessionError
+from qwonnx.runtime.model.session import Session, check_version, cpu_quota
+from qwonnx.runtime.settings import RuntimeSettings
+from tests.runtime.counting_model import CountingModel
+from tests.runtime.engine.engine_driver import GREEDY, SMALL, Received, drive
+
+
+@pytest.mark.parametrize(
+    ("content", "cores"),
+    [("50000 100000", 1), ("100000 100000\n", 1), ("max 100000", None), ("100000000 100000", None), ("", None)],
+)
+def test_a_containers_quota_bounds_the_threads(tmp_path: Path, content: str, cores: int | None) -> None:
+    (tmp_path / "cpu.max").write_text(content)
+    found = cpu_quota(tmp_path / "cpu.max")
+    assert found in (cores, None)  # None too where the machine itself has a single core
+    assert cpu_quota(tmp_path / "missing") is None
+
+
+def test_an_older_onnx_runtime_is_refused_and_a_newer_is_not() -> None:
+    check_version("1.4")
+    check_version(onnxruntime.__version__)
+    with pytest.raises(SessionError, match=r"needs ONNX Runtime 1\.999.*pip install"):
+        check_version("1.999")
+
+
+def test_threads_spinning_and_logging_follow_the_settings(counting_model: CountingModel) -> None:
+    prompt = counting_model.tokenizer.encode("abc")
+    for settings in (replace(SMALL, num_threads=2, spin=False), replace(SMALL, num_threads=None, log_severity=3)):
+        with Engine.open(counting_model.folder, settings) as engine:
+            received = Received()
+            engine.submit(prompt, GREEDY, received)
+            drive(engine)
+            assert received.tokens == counting_model.answer(prompt, 12)
+
+
+@pytest.mark.parametrize("location", ["../secret.bin", "{folder}/../secret.bin", "link.bin"])
+def test_a_graph_that_names_data_outside_its_folder_does_not_load(tmp_path: Path, location: str) -> None:
+    folder = tmp_path / "artifact"
+    folder.mkdir()
+    np.arange(4, dtype=np.float32).tofile(tmp_path / "secret.bin")
+    (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
+    weight = onnx.TensorProto(
+        name="weight", data_type=onnx.TensorProto.FLOAT, dims=[4], data_location=onnx.TensorProto.EXTERNAL
+    )
+    weight.external_data.add(key="location", value=location.format(folder=folder))
+    info = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Add", ["x", "weight"], ["y"])],
+        "escape",
+        [info("x", onnx.TensorProto.FLOAT, [4])],
+        [info("y", onnx.TensorProto.FLOAT, [4])],
+        [weight],
+    )
+    model = onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", 23)])
+    (folder / "decoder.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(SessionError, match="cannot load"):
+        Session(folder / "decoder.onnx", RuntimeSettings(num_threads=1))

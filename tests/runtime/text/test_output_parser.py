@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwonnx.runtime.text.output_parser import ContentDelta, Event, OutputParser, ReasoningDelta, ToolCall
+
+TOOLS: list[dict[str, Any]] = [
+    {
+        "type": "function",
+        "function": {
+            "name": "f",
+            "parameters": {"type": "object", "properties": {"n": {"type": "integer"}, "s": {"type": "string"}}},
+        },
+    }
+]
+PARAMETERS = "<parameter=n>\n5\n</parameter>\n<parameter=s>\n5\n</parameter>\n"
+CALL = f"<tool_call>\n<function=f>\n{PARAMETERS}</function>\n</tool_call>"
+F = ToolCall("f", '{"n": 5, "s": "5"}')
+
+
+def _merged(events: list[Event]) -> list[Event]:
+    """Neighbouring deltas of one kind joined, which is all that streaming may change."""
+    merged: list[Event] = []
+    for event in events:
+        last = merged[-1] if merged else None
+        if isinstance(event, ReasoningDelta) and isinstance(last, ReasoningDelta):
+            merged[-1] = ReasoningDelta(last.text + event.text)
+        elif isinstance(event, ContentDelta) and isinstance(last, ContentDelta):
+            merged[-1] = ContentDelta(last.text + event.text)
+        else:
+            merged.append(event)
+    return merged
+
+
+def _parse(pieces: list[str], thinking_open: bool, tools: list[dict[str, Any]] | None) -> list[Event]:
+    parser = OutputParser(thinking_open, tools)
+    events = [event for piece in pieces for event in parser.push(piece)]
+    return [*events, *parser.finish()]
+
+
+CASES: list[tuple[str, str, bool, bool, list[Event]]] = [
+    ("an answer", "Hello\n world", False, True, [ContentDelta("Hello\n world")]),
+    ("thinking and an answer", "hm\nhm\n</think>\n\nYes", True, True, [ReasoningDelta("hm\nhm"), ContentDelta("Yes")]),
+    ("thinking that never ends", "hm </thin\n", True, True, [ReasoningDelta("hm </thin\n")]),
+    ("empty thinking", "\n</think>\n\nYes", True, False, [ContentDelta("Yes")]),
+    ("thinking the model opens", "\n<think>\nhm</think>x", False, True, [ReasoningDelta("hm"), ContentDelta("x")]),
+    ("a tag of thinking later on", "So <think> is a tag", False, True, [ContentDelta("So <think> is a tag")]),
+    ("white space alone", " \n ", False, True, [ContentDelta(" \n ")]),
+    ("a call", f"{CALL}\n", False, True, [F]),
+    ("two calls after text", f"See.\n\n{CALL}\n{CALL}", False, True, [ContentDelta("See."), F, F]),
+    ("a call after thinking", f"hm\n</think>\n\n{CALL}", True, True, [ReasoningDelta("hm"), F]),
+    ("text after a call", f"{CALL}\n\nDone.\n", False, True, [F, ContentDelta("Done.\n")]),
+    ("a call without tools", CALL, False, False, [ContentDelta(CALL)]),
+    ("a call without its last tag", CALL.removesuffix("</tool_call>"), False, True, [F]),
+    ("a call cut short", CALL[:60], False, True, [ContentDelta(CALL[:60])]),
+    (
+        "a call in JSON, which is not the format",
+        'Hm\n<tool_call>\n{"name": "f"}\n</tool_call>\nx',
+        False,
+        True,
+        [ContentDelta('Hm<tool_call>\n{"name": "f"}\n</tool_call>\nx')],
+    ),
+    (
+        "a parameter given twice",
+        "<tool_call><function=f><parameter=n>1</parameter><parameter=n>2</parameter></function></tool_call>!",
+        False,
+        True,
+        [
+            ContentDelta(
+                "<tool_call><function=f><parameter=n>1</parameter><parameter=n>2</parameter></function></tool_call>!"
+            )
+        ],
+    ),
+    (
+        "a value that speaks of tags",
+        "<tool_call>\n<function=f>\n<parameter=s>\na </tool_call> b\n</parameter> c\n<tool_call>\n</parameter>\n"
+        "</function>\n</tool_call>",
+        False,
+        True,
+        [ToolCall("f", json.dumps({"s": "a </tool_call> b\n</parameter> c\n<tool_call>"}))],
+    ),
+    (
+        "a value of several lines with breaks of its own",
+        "<tool_call>\n<function=f>\n<parameter=s>\n\n  x\n\n</parameter>\n</function>\n</tool_call>",
+        False,
+        True,
+        [ToolCall("f", '{"s": "\\n  x\\n"}')],
+    ),
+    (
+        "a function without parameters",
+        "<tool_call>\n<function=g>\n</function>\n</tool_call>",
+        False,
+        True,
+        [ToolCall("g", "{}")],
+    ),
+]
+BY_NAME = pytest.mark.parametrize(
+    ("text", "thinking_open", "with_tools", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
+)
+
+
+@BY_NAME
+def test_the_text_is_parsed_and_no_cut_in_two_changes_it(
+    text: str, thinking_open: bool, with_tools: bool, expected: list[Event]
+) -> None:
+    tools = TOOLS if with_tools else None
+    for cut in range(len(text) + 1):
+        assert _merged(_parse([text[:cut], text[cut:]], thinking_open, tools)) == expected
+    assert _merged(_parse(list(text), thinking_open, tools)) == expected
+
+
+@BY_NAME
+def test_no_delta_is_empty(text: str, thinking_open: bool, with_tools: bool, expected: list[Event]) -> None:
+    for event in _parse(list(text), thinking_open, TOOLS if with_tools else None):
+        assert isinstance(event, ToolCall) or event.text
+
+
+TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<function=f>", "</function>", "<parameter=n>")
+PIECES = st.lists(st.sampled_from([*TAGS, "</parameter>", "\n", "a", "<", "7", " "]), max_size=25)
+
+
+@given(pieces=PIECES, cuts=st.lists(st.integers(0, 200), max_size=6), thinking_open=st.booleans(), tools=st.booleans())
+def test_how_the_text_is_cut_makes_no_difference(
+    pieces: list[str], cuts: list[int], thinking_open: bool, tools: bool
+) -> None:
+    text = "".join(pieces)
+    places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
+    parts = [text[start:end] for start, end in itertools.pairwise(places)]
+    given_tools = TOOLS if tools else None
+    assert _merged(_parse(parts, thinking_open, given_tools)) == _merged(_parse([text], thinking_open, given_tools))
+
+
+@given(pieces=PIECES, thinking_open=st.booleans())
+def test_nothing_is_lost_but_tags_and_line_breaks(pieces: list[str], thinking_open: bool) -> None:
+    text = "".join(pieces)
+    events = _parse([text], thinking_open, TOOLS)
+    if not any(isinstance(event, ToolCall) for event in events):
+        kept = "".join(event.text for event in events if not isinstance(event, ToolCall))
+        expected = text
+        if thinking_open:
+            expected = expected.replace("</think>", "", 1)
+        elif text.lstrip().startswith("<think>"):
+            expected = expected.replace("<think>", "", 1).replace("</think>", "", 1).lstrip()
+        assert kept.replace("\n", "").strip() == expected.replace("\n", "").strip()

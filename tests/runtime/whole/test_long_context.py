@@ -1,0 +1,104 @@
+"""Buffers longer than 32 bits count: rows far behind the first, bound by pointer and stepped over by kernels."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qwonnx.export import ExportOptions, export_checkpoint
+from qwonnx.runtime.artifact.manifest import Artifact, open_artifact
+from qwonnx.runtime.cache.hybrid_cache import HybridCache, RowMove, row_pointer
+from qwonnx.runtime.errors import SettingsError
+from qwonnx.runtime.model.inputs import InputBuffers
+from qwonnx.runtime.model.runner import ModelRunner
+from qwonnx.runtime.model.session import Session
+from qwonnx.runtime.scheduling.scheduler import Sequence, StepPlan
+from qwonnx.runtime.settings import RuntimeSettings
+
+# A row has 1,010,000 positions of 32 values, a buffer 9 GB in float32, of which the tests touch little.
+MAX_MODEL_LEN = 1_010_000
+PROMPT = [5, 6, 7, 8]
+
+
+@pytest.fixture(scope="module", params=["cpu-float32", "cpu-int8", "cpu-int4", "portable-float32"])
+def artifact(
+    request: pytest.FixtureRequest, long_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Artifact:
+    target, kv = request.param.split("-")
+    out = tmp_path_factory.mktemp("artifact") / str(request.param)
+    export_checkpoint(long_checkpoint, out, ExportOptions(target=target, weights="fp32", kv=kv))
+    return open_artifact(out)
+
+
+def _num_rows(artifact: Artifact) -> int:
+    """Rows with which a buffer has more than 2^31 elements."""
+    return 140 if artifact.manifest.quantization.kv == "int4" else 72
+
+
+@pytest.fixture
+def cache(artifact: Artifact) -> HybridCache:
+    try:
+        cache = HybridCache(artifact.manifest.states, _num_rows(artifact), MAX_MODEL_LEN)
+    except SettingsError:
+        pytest.skip("this machine does not grant 19 GB of address space")
+    assert max(buffer.size for buffer in cache.buffers.values()) > 1 << 31
+    return cache
+
+
+def _runner(artifact: Artifact, cache: HybridCache) -> ModelRunner:
+    session = Session(artifact.file("decoder.onnx"), RuntimeSettings(num_threads=1))
+    num_rows, vocab_size = _num_rows(artifact), artifact.manifest.model.vocab_size
+    return ModelRunner(session, artifact.manifest.states, cache, InputBuffers(num_rows, 16), num_rows, vocab_size)
+
+
+def _prefill(runner: ModelRunner, row: int, prompt: list[int]) -> tuple[Sequence, np.ndarray]:
+    sequence = Sequence(str(row), [*prompt, 9], len(prompt))
+    logits = runner.run(StepPlan(row, (sequence,), len(prompt), wants_logits=True)).copy()
+    sequence.num_computed = len(prompt)
+    return sequence, logits[0]
+
+
+def test_rows_beyond_two_billion_elements_decode_like_the_first(artifact: Artifact, cache: HybridCache) -> None:
+    runner, num_rows = _runner(artifact, cache), _num_rows(artifact)
+    # Odd and even rows have prompts of their own, so that a row taken for another is seen.
+    sequences, logits = zip(*(_prefill(runner, row, PROMPT[row % 2 :]) for row in range(num_rows)), strict=True)
+    for row in range(2, num_rows):
+        np.testing.assert_array_equal(logits[row], logits[row % 2])
+    assert np.abs(logits[0] - logits[1]).max() > 0.1
+    decoded = runner.run(StepPlan(0, sequences, 1, wants_logits=True))
+    for row in range(2, num_rows):
+        np.testing.assert_allclose(decoded[row], decoded[row % 2], atol=1e-5, rtol=0)
+    key = next(spec.past for spec in artifact.manifest.states if spec.kind == "key")
+    first, last = cache.buffers[key][1, :, :5], cache.buffers[key][num_rows - 1, :, :5]
+    np.testing.assert_allclose(last, first, atol=1e-5, rtol=0)
+    assert first.any()
+
+
+def test_a_row_moved_across_four_gigabytes_goes_on_as_before(artifact: Artifact, cache: HybridCache) -> None:
+    runner, last = _runner(artifact, cache), _num_rows(artifact) - 1
+    sequence, _ = _prefill(runner, last, PROMPT)
+    stayed, _ = _prefill(runner, 1, PROMPT)
+    cache.move(RowMove(last, 0, sequence.num_computed))
+    decoded = runner.run(StepPlan(0, (sequence, stayed), 1, wants_logits=True))
+    np.testing.assert_allclose(decoded[0], decoded[1], atol=1e-5, rtol=0)
+
+
+def test_no_step_copies_a_buffer(artifact: Artifact, cache: HybridCache) -> None:
+    """One token and a chunk, before and after the CPU target begins to compute them in other ways."""
+    runner, last = _runner(artifact, cache), _num_rows(artifact) - 1
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    sequence = Sequence("long", [7] * 400, 390)
+    for width in (4, 1, *[16] * 24, 1, 1):
+        runner.run(StepPlan(last, (sequence,), width, wants_logits=False))
+        sequence.num_computed += width
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
+    assert grown < min(buffer.nbytes for name, buffer in cache.buffers.items() if name.endswith("key")) // 4
+
+
+def test_pointers_are_counted_in_64_bits(cache: HybridCache) -> None:
+    buffer = max(cache.buffers.values(), key=lambda candidate: candidate.nbytes)
+    last = len(buffer) - 1
+    assert row_pointer(buffer, last) - row_pointer(buffer, 0) == last * buffer[0].nbytes > 1 << 31
