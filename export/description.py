@@ -11,7 +11,7 @@ from qwonnx.export.modeling.cache_spec import state_specs
 from qwonnx.export.modeling.trace import decoder_inputs, decoder_outputs
 from qwonnx.export.quantization.recipe import Recipe
 from qwonnx.export.quantization.size_table import Stored, weight_groups
-from qwonnx.runtime.artifact.file_names import GRAPH_FILE
+from qwonnx.runtime.artifact.file_names import DECODER, graph_file
 from qwonnx.runtime.artifact.manifest import (
     SCHEMA_VERSION,
     FileEntry,
@@ -64,8 +64,9 @@ def describe_artifact(
             recipe=tuple((rule.pattern, rule.bits) for rule in recipe.rules),
             groups=groups,
         ),
-        graphs={"decoder": GraphSpec(GRAPH_FILE, decoder_inputs(), decoder_outputs(config))},
-        states=state_specs(config, kv),
+        graphs={
+            DECODER: GraphSpec(graph_file(DECODER), decoder_inputs(), decoder_outputs(config), state_specs(config, kv))
+        },
         files=files,
     )
 

@@ -32,12 +32,12 @@ from qwonnx.export.weight_files.memory_budget import DEFAULT_MEMORY_BYTES, check
 from qwonnx.export.weight_files.progress import ExportProgress
 from qwonnx.export.weight_files.unfinished import unfinished_export
 from qwonnx.export.weight_files.weight_stage import write_weights
-from qwonnx.runtime.artifact.file_names import GRAPH_FILE
+from qwonnx.runtime.artifact.file_names import DECODER, graph_file
+from qwonnx.runtime.artifact.folder import file_sha256
 from qwonnx.runtime.artifact.manifest import (
     ArtifactError,
     FileEntry,
     Manifest,
-    file_sha256,
     read_manifest,
     write_manifest,
 )
@@ -160,7 +160,7 @@ def export_checkpoint(
         )
         report(ExportProgress("finish", resolved.tensors.total_bytes, resolved.tensors.total_bytes))
         decoder.weights.attach(written)
-        (building / GRAPH_FILE).write_bytes(decoder.serialized())
+        (building / graph_file(DECODER)).write_bytes(decoder.serialized())
         for name in texts:
             shutil.copyfile(resolved.folder / name, building / name)
         manifest = describe_artifact(
@@ -168,7 +168,7 @@ def export_checkpoint(
             recipe,
             resolved.source,
             items,
-            (*writer.files, *(_file_entry(building, name) for name in (GRAPH_FILE, *texts))),
+            (*writer.files, *(_file_entry(building, name) for name in (graph_file(DECODER), *texts))),
             target=options.target,
             int8_activations=int8_activations,
             kv=options.kv,

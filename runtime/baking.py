@@ -1,7 +1,7 @@
 """Baking: the states of system prompts, computed once and kept in the artifact for every process that opens it.
 
-What is baked is the beginning of a chat as an endpoint renders it, so the two share their code: a prompt is checked
-like a request, and prompt.py says where its turn ends.
+What is baked is the beginning of a chat as an endpoint renders it, so the two share their code: text/chat_prompt.py
+says where its turn ends.
 """
 
 from __future__ import annotations
@@ -12,14 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import msgspec
-
-from qwonnx.handlers.errors import ApiError
-from qwonnx.handlers.openai import chat_request
-from qwonnx.handlers.openai.chat_protocol import DeveloperMessage, SystemMessage
-from qwonnx.handlers.openai.engine_request import system_beginning
 from qwonnx.runtime.cache.baked_prefixes import prefix_files, prefix_path, write_prefix
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
@@ -27,18 +20,10 @@ from qwonnx.runtime.errors import InvalidRequestError, SessionError
 from qwonnx.runtime.model import files as model_files
 from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.settings import DEFAULT_MAX_MODEL_LEN, RuntimeSettings
+from qwonnx.runtime.text.chat_prompt import SystemPrompt, system_beginning
 
-_FIELDS = ("messages", "tools")
 _ONE_TOKEN = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True)
 _NO_LIMIT = 1 << 62  # bytes of snapshots: all of a prompt's are needed to the end
-
-
-@dataclass(frozen=True, slots=True)
-class SystemPrompt:
-    """System messages and tools, in the form that chat templates take."""
-
-    messages: list[dict[str, Any]]
-    tools: list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,34 +34,6 @@ class BakedPrefix:
     num_tokens: int
     num_bytes: int
     is_new: bool
-
-
-def parse_prompt(document: bytes | str) -> SystemPrompt:
-    """A system prompt from JSON: `messages`, the system's alone, and `tools`, each as in a chat completion request.
-
-    Raises:
-        InvalidRequestError: it is no such document; the message names the field at fault.
-    """
-    try:
-        fields = msgspec.json.decode(document)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequestError(f"the prompt is not valid JSON ({error})") from error
-    if not isinstance(fields, dict) or not isinstance(fields.get("messages", []), list):
-        raise InvalidRequestError("the prompt is no object with a list of messages, and perhaps of tools")
-    if unknown := sorted(fields.keys() - set(_FIELDS)):
-        raise InvalidRequestError(f"the prompt has {unknown[0]}: give messages and tools, nothing else")
-    question = {"role": "user", "content": "-"}
-    body = {**fields, "model": "-", "messages": [*fields.get("messages", []), question]}
-    try:
-        request = chat_request.parse(msgspec.json.encode(body))
-    except ApiError as error:
-        raise InvalidRequestError(str(error)) from error
-    messages = request.messages[:-1]
-    for index, message in enumerate(messages):
-        if not isinstance(message, SystemMessage | DeveloperMessage):
-            role = type(message).__struct_config__.tag
-            raise InvalidRequestError(f"messages[{index}] is of the role {role}: give system messages alone")
-    return SystemPrompt(chat_request.template_messages(messages), chat_request.offered_tools(request))
 
 
 def bake(

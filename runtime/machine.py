@@ -1,7 +1,9 @@
-"""How much memory this process may still take, by the machine and by its container."""
+"""What this process may take, by the machine and by its container: memory and cores."""
 
 from __future__ import annotations
 
+import math
+import os
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -38,3 +40,16 @@ def _of_container(cgroup: Path) -> int | None:
     except (OSError, ValueError, IndexError):  # no limit ("max"), an older version, or another system
         return None
     return max(0, limit - current + cached)
+
+
+def cpu_quota(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> int | None:
+    """Cores that a container's cgroup allows, None without a limit below the machine's own number.
+
+    ONNX Runtime counts the machine's cores, and a container held to two of sixty-four would thrash.
+    """
+    try:
+        quota, period = path.read_text().split()[:2]
+        cores = math.ceil(int(quota) / int(period))
+    except (OSError, ValueError):  # another system, an older cgroup, or "max"
+        return None
+    return cores if 0 < cores < (os.cpu_count() or cores) else None

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from tests.checkpoints import write_tiny
 from tests.checkpoints.config_json import TINY_TEXT
+
+if TYPE_CHECKING:
+    from qwonnx.export import ExportOptions
 
 # A shell that starts tests in the background lets them, and all that they start, ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -51,3 +56,27 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("mounting needs root")
     yield mounted
     subprocess.run(["umount", str(mounted)], check=True)
+
+
+@pytest.fixture(scope="session")
+def export_tiny(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[ExportOptions], Artifact]:
+    """The tiny checkpoint's artifact under given options."""
+    from qwonnx.export import export_checkpoint  # torch: not every test pays for it
+
+    made: dict[ExportOptions, Artifact] = {}
+
+    def export(options: ExportOptions) -> Artifact:
+        if options not in made:
+            out = tmp_path_factory.mktemp("artifact") / f"{options.target}-{options.weights}"
+            export_checkpoint(tiny_checkpoint, out, options)
+            made[options] = open_artifact(out, verify=True)
+        return made[options]
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def tiny_fp32(export_tiny: Callable[[ExportOptions], Artifact]) -> Artifact:
+    from qwonnx.export import ExportOptions
+
+    return export_tiny(ExportOptions(weights="fp32"))

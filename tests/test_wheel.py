@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from qwonnx.runtime.artifact.manifest import open_artifact
+from qwonnx.runtime.artifact.folder import open_artifact
 
 ROOT = Path(__file__).resolve().parent.parent
 

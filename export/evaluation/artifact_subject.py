@@ -29,8 +29,8 @@ from qwonnx.export.evaluation.suite import Question
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
+from qwonnx.runtime.machine import cpu_quota
 from qwonnx.runtime.model import files as model_files
-from qwonnx.runtime.model.session import cpu_quota
 from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.settings import RuntimeSettings
 from qwonnx.runtime.text.tokenizer import Tokenizer

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qwonnx.export.errors import VerificationError, first_line
-from qwonnx.runtime.artifact.manifest import Artifact
+from qwonnx.runtime.artifact.folder import Artifact
 
 Logits = npt.NDArray[np.float32]  # [num_tokens, vocab_size]
 TokenIds = npt.NDArray[np.int64]  # [num_tokens]
@@ -50,7 +50,8 @@ class DecoderSession:
         num_threads: of ONNX Runtime; None: one for each physical core.
 
     Raises:
-        VerificationError: the artifact has no decoder, or ONNX Runtime cannot load it.
+        ManifestError: the artifact has no decoder.
+        VerificationError: ONNX Runtime cannot load it.
     """
 
     def __init__(
@@ -65,10 +66,7 @@ class DecoderSession:
 
         self._artifact = artifact
         self._outputs = tuple(outputs)
-        decoder = artifact.manifest.graphs.get("decoder")
-        if decoder is None:
-            raise VerificationError(f"the artifact {artifact.folder} has no decoder graph: export the checkpoint again")
-        file = artifact.file(decoder.file)
+        file = artifact.file(artifact.decoder.file)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what it logs as an error, it also raises
         options.intra_op_num_threads = num_threads or 0
@@ -91,7 +89,7 @@ class DecoderSession:
             VerificationError: ONNX Runtime cannot run the graph.
         """
         sizes = {"batch": 1, "max_model_len": len(token_ids)}
-        specs = self._artifact.manifest.states
+        specs = self._artifact.decoder.states
         with self._errors():
             states = {
                 spec.past: np.zeros([size if isinstance(size, int) else sizes[size] for size in spec.shape], spec.dtype)

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from qwonnx.export.evaluation.report import ModelRow
 from qwonnx.export.evaluation.suite import Question
 from qwonnx.handlers.cli.failures import CommandError
-from qwonnx.handlers.openai.engine_request import ChatModel, render_chat
 from qwonnx.runtime.errors import TemplateError
+from qwonnx.runtime.text.chat_prompt import ChatModel, render_chat
 from qwonnx.runtime.text.tokenizer import Tokenizer
 
 _BLOCK_ROWS = 32  # of logits, in float64 at a time: 64 MB at the real vocabulary

@@ -18,7 +18,7 @@ from qwonnx.export.checkpoint.checkpoint import resolve_checkpoint
 from qwonnx.export.checkpoint.config import ModelConfig, load_config
 from qwonnx.export.errors import VerificationError, first_line
 from qwonnx.export.evaluation.decoder_session import CHUNK_TOKENS, DecoderSession, Logits, TokenIds
-from qwonnx.runtime.artifact.manifest import Artifact, open_artifact
+from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 
 # Enough for stable means, and little enough for a CPU: transformers keeps all logits of a window, 1 MB a token.
 MAX_TOKENS = 1024

@@ -13,8 +13,13 @@ import onnx_ir as ir
 from qwonnx.export.errors import RecipeError
 from qwonnx.export.lowering.rewrite import sizes
 from qwonnx.export.quantization.recipe import Storages, WeightStorage
-from qwonnx.export.weight_files.external_data import ExternalTensor
-from qwonnx.export.weight_files.weight_stage import CODES, SCALES, ZERO_POINTS, WeightItem
+from qwonnx.export.weight_files.layout import ExternalTensor
+from qwonnx.export.weight_files.weight_item import (
+    CODES,
+    SCALES,
+    ZERO_POINTS,
+    WeightItem,
+)
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.planning.weight_layout import PlannedFile, WeightLayout
-from qwonnx.runtime.artifact.file_names import GRAPH_FILE, OPTIONAL_FILES, TOKENIZER_FILE
+from qwonnx.runtime.artifact.file_names import DECODER, OPTIONAL_FILES, TOKENIZER_FILE, graph_file
 from qwonnx.runtime.artifact.manifest import MANIFEST_NAME
 
 # Bytes of decoder.onnx, measured on models of 4 and of 40 layers: what every graph has, and what a layer adds. The
@@ -67,7 +67,7 @@ class ArtifactSize:
 def estimate_artifact(config: ModelConfig, layout: WeightLayout, copied: CopiedFiles, *, target: str) -> ArtifactSize:
     """The artifact without a trace: graph and manifest by the number of layers."""
     layer_bytes = _EXPERT_LAYER_BYTES if config.num_experts else _DENSE_LAYER_BYTES
-    graph = PlannedFile(GRAPH_FILE, _GRAPH_BYTES[target] + layer_bytes * config.num_hidden_layers)
+    graph = PlannedFile(graph_file(DECODER), _GRAPH_BYTES[target] + layer_bytes * config.num_hidden_layers)
     manifest_bytes = _MANIFEST_BYTES + _MANIFEST_LAYER_BYTES * config.num_hidden_layers
     files = (*layout.files, graph, *copied.files, PlannedFile(MANIFEST_NAME, manifest_bytes))
     return ArtifactSize(files, layout.num_bytes, is_exact=False)

@@ -24,7 +24,7 @@ from qwonnx.export.quantization.cache_scales import CacheScales
 from qwonnx.export.quantization.storage_plan import CodesOf
 from qwonnx.export.targets.lowered_decoder import QuantizedCache, lower_decoder
 from qwonnx.export.weight_files.weight_stage import weight_places
-from qwonnx.runtime.artifact.file_names import GRAPH_FILE
+from qwonnx.runtime.artifact.file_names import DECODER, graph_file
 from qwonnx.runtime.artifact.manifest import MANIFEST_NAME, FileEntry, SourceFacts, manifest_text
 
 _ANY_SHA256 = "0" * 64
@@ -61,7 +61,7 @@ def with_exact_artifact(
     items = decoder.weights.items()
     assert [item.weights for item in items] == [weight.weights for weight in model.weights], "weights differ"
     decoder.weights.attach(weight_places(items, model.layout.shards))
-    files = (*model.layout.files, PlannedFile(GRAPH_FILE, len(decoder.serialized())), *copied.files)
+    files = (*model.layout.files, PlannedFile(graph_file(DECODER), len(decoder.serialized())), *copied.files)
     manifest = describe_artifact(
         config,
         model.named.recipe,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qwonnx.export.planning.decoder_weights import StoredWeight
-from qwonnx.export.weight_files.external_data import ShardLayout, StoredSize, lay_out
+from qwonnx.export.weight_files.layout import ShardLayout, StoredSize, lay_out
 
 
 @dataclass(frozen=True, slots=True)

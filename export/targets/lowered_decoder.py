@@ -17,6 +17,7 @@ from qwonnx.export.quantization.cache_scales import CacheScales
 from qwonnx.export.quantization.recipe import Storages
 from qwonnx.export.targets.cpu import lower_to_cpu
 from qwonnx.export.targets.portable import lower_to_portable
+from qwonnx.runtime.artifact.file_names import DECODER
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,4 +86,4 @@ def _tidy(model: ir.Model) -> None:
     ):
         tidy(model)
     model.producer_name, model.producer_version = "qwonnx", version("qwonnx")
-    model.graph.name = "decoder"
+    model.graph.name = DECODER

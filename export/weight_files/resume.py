@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
-from qwonnx.export.weight_files.external_data import HashedPrefix, ShardLayout, ShardPrefix
+from qwonnx.export.weight_files.external_data import HashedPrefix, ShardPrefix
 from qwonnx.export.weight_files.journal import Journal, Mark, Noted
+from qwonnx.export.weight_files.layout import ShardLayout
 from qwonnx.export.weight_files.progress import ExportProgress
 
 _READ_BYTES = 1 << 20

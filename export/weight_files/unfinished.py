@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from qwonnx.export.errors import ExportError, OutputError, TensorFormatError
-from qwonnx.export.weight_files.external_data import is_weight_file, sync
+from qwonnx.export.weight_files.external_data import sync
 from qwonnx.export.weight_files.fingerprint import difference
 from qwonnx.export.weight_files.journal import JOURNAL_NAME, Journal
+from qwonnx.export.weight_files.layout import is_weight_file
 
 # Lustre without -o flock, some network file systems: an export works there, if only one at a time is started.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)

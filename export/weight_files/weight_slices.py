@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from qwonnx.export.checkpoint.weight_source import RowReader
 from qwonnx.export.quantization.recipe import WeightStorage
-from qwonnx.export.weight_files.external_data import ShardLayout, ShardPrefix, StoredSize
+from qwonnx.export.weight_files.external_data import ShardPrefix
+from qwonnx.export.weight_files.layout import ShardLayout, StoredSize
 from qwonnx.export.weight_files.memory_budget import SLICE_ALIGNMENT
 
 

@@ -25,29 +25,18 @@ from qwonnx.export.checkpoint.weight_source import RowReader, WeightSource
 from qwonnx.export.errors import TensorFormatError
 from qwonnx.export.quantization.importance import Importance
 from qwonnx.export.quantization.quantize import NonFiniteWeightError, quantize_blocks
-from qwonnx.export.quantization.recipe import WeightStorage
-from qwonnx.export.weight_files.external_data import ExternalDataWriter, ExternalTensor, Shard, ShardLayout
+from qwonnx.export.weight_files.external_data import ExternalDataWriter, Shard
 from qwonnx.export.weight_files.journal import Journal, Mark
 from qwonnx.export.weight_files.lanes import LaneRunner
+from qwonnx.export.weight_files.layout import ExternalTensor, ShardLayout
 from qwonnx.export.weight_files.memory_budget import DEFAULT_MEMORY_BYTES, MemoryAccount, cut_for
 from qwonnx.export.weight_files.progress import ExportProgress
 from qwonnx.export.weight_files.resume import verify_shards
+from qwonnx.export.weight_files.weight_item import SUFFIXES, WeightItem
 from qwonnx.export.weight_files.weight_slices import ShardSlices, WeightPlan, WeightSlice, keeps_codes
-
-# What follows an item's name in those of its tensors, where it is quantised.
-CODES, SCALES, ZERO_POINTS = SUFFIXES = (".codes", ".scales", ".zero_points")
 
 # The journal marks a shard after every weight, and after so many bytes of one: a few seconds of work.
 _MARK_BYTES = 256 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class WeightItem:
-    """One stored weight: (name, shape) of the logical weights that it joins along their rows, and how it is stored."""
-
-    name: str
-    weights: tuple[tuple[str, tuple[int, ...]], ...]
-    storage: WeightStorage
 
 
 @dataclass(frozen=True, slots=True)

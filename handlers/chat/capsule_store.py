@@ -13,10 +13,10 @@ import time
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 
-from qwonnx.handlers.openai.engine_request import ChatPrompt
 from qwonnx.runtime.cache.capsule import beginning_name, max_capsule_bytes
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.errors import CapsuleError, EngineClosedError, SettingsError
+from qwonnx.runtime.text.chat_prompt import ChatPrompt
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class CapsuleStore:
 
     def _restore(self, engine: Engine, token_ids: Sequence[int]) -> bool:
         path = self._path(engine, token_ids)
-        at_most = max_capsule_bytes(engine.artifact.manifest.states, len(token_ids))
+        at_most = max_capsule_bytes(engine.artifact.decoder.states, len(token_ids))
         try:
             size = self._files.size(path)
         except FileNotFoundError:

@@ -10,7 +10,7 @@ import typer
 from qwonnx.handlers.cli.engine_options import runtime_settings
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.system_prompts import bake_prompts, read_prompt
-from qwonnx.runtime.artifact.manifest import open_artifact
+from qwonnx.runtime.artifact.folder import open_artifact
 from qwonnx.runtime.cache.baked_prefixes import remove_others
 
 

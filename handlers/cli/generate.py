@@ -20,8 +20,8 @@ from qwonnx.runtime.sampling.guide import Guide
 from qwonnx.runtime.text.output_parser import ContentDelta, OutputParser, ReasoningDelta
 
 if TYPE_CHECKING:  # pulls in onnxruntime
-    from qwonnx.handlers.openai.engine_request import ChatPrompt
     from qwonnx.runtime.engine.engine import Engine
+    from qwonnx.runtime.text.chat_prompt import ChatPrompt
 
 # What a model writes must not move the cursor, rename the window or type into the terminal.
 _CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
@@ -151,7 +151,7 @@ def _guide(json_schema: Path | None, regex: str | None) -> Guide | None:
 
 
 def _chat_prompt(engine: Engine, text: str, system: str | None, thinking: bool | None) -> ChatPrompt:
-    from qwonnx.handlers.openai.engine_request import render_chat
+    from qwonnx.runtime.text.chat_prompt import render_chat
 
     messages: list[dict[str, Any]] = [{"role": "user", "content": text}]
     if system is not None:

@@ -16,7 +16,8 @@ from rich.table import Table
 
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.tables import add_row, facts_table, size_of, weights_table
-from qwonnx.runtime.artifact.manifest import Artifact, Manifest, open_artifact
+from qwonnx.runtime.artifact.folder import Artifact, open_artifact
+from qwonnx.runtime.artifact.manifest import Manifest
 from qwonnx.runtime.cache.baked_prefixes import FOLDER, PrefixFile, prefix_files
 
 _EXCERPT = 40  # characters
@@ -88,7 +89,8 @@ def _artifact_facts(artifact: Artifact) -> dict[str, object]:
 
 def _bytes_per_token(manifest: Manifest) -> int:
     """What one more token adds to the cache: the states that grow with max_model_len."""
-    growing = (state for state in manifest.states if "max_model_len" in state.shape)
+    states = (state for graph in manifest.graphs.values() for state in graph.states)
+    growing = (state for state in states if "max_model_len" in state.shape)
     return sum(
         math.prod(size for size in state.shape if isinstance(size, int)) * np.dtype(state.dtype).itemsize
         for state in growing
@@ -115,11 +117,12 @@ def _graphs_table(manifest: Manifest) -> Table:
 
 def _states_table(manifest: Manifest) -> Table:
     table = Table(title="States of a sequence", title_justify="left")
-    for column in ("kind", "layers", "dtype", "shape"):
+    for column in ("graph", "kind", "layers", "dtype", "shape"):
         table.add_column(column)
-    counts = Counter((state.kind, state.dtype, state.shape) for state in manifest.states)
-    for (kind, dtype, shape), count in counts.items():
-        add_row(table, kind, count, dtype, _shape(shape))
+    for name, graph in manifest.graphs.items():
+        counts = Counter((state.kind, state.dtype, state.shape) for state in graph.states)
+        for (kind, dtype, shape), count in counts.items():
+            add_row(table, name, kind, count, dtype, _shape(shape))
     return table
 
 

@@ -15,7 +15,7 @@ import typer
 
 from qwonnx.handlers.cli.engine_options import runtime_settings
 from qwonnx.handlers.settings import ServerSettings
-from qwonnx.runtime.artifact.manifest import open_artifact
+from qwonnx.runtime.artifact.folder import open_artifact
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 

@@ -17,7 +17,7 @@ from qwonnx.runtime.errors import InvalidRequestError
 from qwonnx.runtime.settings import RuntimeSettings
 
 if TYPE_CHECKING:  # pulls in onnxruntime
-    from qwonnx.runtime.baking import SystemPrompt
+    from qwonnx.runtime.text.chat_prompt import SystemPrompt
 
 
 def read_prompt(path: Path) -> SystemPrompt:
@@ -26,7 +26,8 @@ def read_prompt(path: Path) -> SystemPrompt:
     Raises:
         CommandError: it cannot be read, or is no prompt.
     """
-    from qwonnx.runtime.baking import SystemPrompt, parse_prompt
+    from qwonnx.handlers.openai.system_prompt import parse_prompt
+    from qwonnx.runtime.text.chat_prompt import SystemPrompt
 
     text = read_text(path)
     if path.suffix.lower() != ".json":

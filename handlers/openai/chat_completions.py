@@ -51,6 +51,7 @@ from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
 from qwonnx.runtime.errors import EngineClosedError, InvalidRequestError, QueueFullError
+from qwonnx.runtime.text.chat_prompt import ChatPrompt
 from qwonnx.runtime.text.output_parser import ContentDelta, Event, ReasoningDelta, ToolCall
 
 logger = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ class _Generation:
     """A submitted request. Whoever gets it enters `outputs`, which ends it."""
 
     outputs: OutputStream
-    prompt: engine_request.ChatPrompt
+    prompt: ChatPrompt
 
 
 async def _submit(
@@ -138,9 +139,7 @@ async def _whole(
     return Response(msgspec.json.encode(completion), media_type="application/json", background=saving)
 
 
-def _saving(
-    engine: Engine, rendered: engine_request.ChatPrompt, capsules: CapsuleStore | None
-) -> BackgroundTask | None:
+def _saving(engine: Engine, rendered: ChatPrompt, capsules: CapsuleStore | None) -> BackgroundTask | None:
     """What is left to do once the answer is out; a function's invocation lasts until it is done."""
     return None if capsules is None else BackgroundTask(capsules.save, engine, rendered)
 

@@ -26,14 +26,14 @@ from itertools import pairwise
 from pathlib import Path
 
 from infra.bench.measured import Run, report, run_task
-from qwonnx.handlers.openai.engine_request import render_chat, system_beginning
-from qwonnx.runtime.baking import SystemPrompt, bake
+from qwonnx.runtime.baking import bake
 from qwonnx.runtime.cache.baked_prefixes import FOLDER
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import RequestOutput
 from qwonnx.runtime.model import files as model_files
 from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.settings import RuntimeSettings
+from qwonnx.runtime.text.chat_prompt import SystemPrompt, render_chat, system_beginning
 
 _QUESTION = {"role": "user", "content": "Which of the rules above matters most when a customer is in a hurry, and why?"}
 _STAGES = ("open", "warm up", "first token")

@@ -152,7 +152,8 @@ def _arithmetic(options: argparse.Namespace) -> dict[str, float]:
     from qwonnx.export.quantization.importance import Importance
     from qwonnx.export.targets.lowered_decoder import lower_decoder
     from qwonnx.export.weight_files import weight_stage
-    from qwonnx.export.weight_files.external_data import ShardPrefix, lay_out
+    from qwonnx.export.weight_files.external_data import ShardPrefix
+    from qwonnx.export.weight_files.layout import lay_out
     from qwonnx.export.weight_files.memory_budget import cut_for
     from qwonnx.export.weight_files.weight_slices import ShardSlices, WeightPlan, WeightSlice
 

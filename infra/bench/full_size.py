@@ -136,7 +136,8 @@ def _weights(options: argparse.Namespace) -> None:
     from qwonnx.export.weight_files.external_data import ExternalDataWriter
     from qwonnx.export.weight_files.memory_budget import parse_memory
     from qwonnx.export.weight_files.progress import ExportProgress
-    from qwonnx.export.weight_files.weight_stage import WeightItem, write_weights
+    from qwonnx.export.weight_files.weight_item import WeightItem
+    from qwonnx.export.weight_files.weight_stage import write_weights
 
     config, recipe = load_config(options.checkpoint), Recipe.preset(options.weights)
     prefixes = tuple(f"layers.{layer}." for layer in options.layers)

@@ -33,7 +33,7 @@ from qwonnx.export.checkpoint.config import load_config
 from qwonnx.export.checkpoint.weight_source import WeightSource
 from qwonnx.export.evaluation.verify import measure
 from qwonnx.export.quantization.cache_scales import cache_scales
-from qwonnx.runtime.artifact.manifest import Artifact, open_artifact
+from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from tests.export.decoder import Decoder
 from tests.export.operators.attention_graph import OUTPUTS, cpu_attention
 

@@ -35,7 +35,7 @@ from infra.miniature.evaluate import Numbers
 from infra.miniature.mixture import Mixture, Proportions
 from infra.miniature.suite import write_suite, write_suites
 from qwonnx.export import ExportOptions, export_checkpoint
-from qwonnx.runtime.model.session import cpu_quota
+from qwonnx.runtime.machine import cpu_quota
 from tests.handlers.cli.commands import QWONNX
 
 ARTIFACTS = {

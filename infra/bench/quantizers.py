@@ -35,7 +35,7 @@ from qwonnx.export.quantization.calibration import calibrate
 from qwonnx.export.quantization.importance import Importance
 from qwonnx.export.quantization.quantize import dequantize_blocks, quantize_blocks
 from qwonnx.export.quantization.recipe import FLOAT32, Recipe, Rule, WeightStorage
-from qwonnx.runtime.artifact.manifest import open_artifact
+from qwonnx.runtime.artifact.folder import open_artifact
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from qwonnx.runtime.artifact.manifest import Artifact, open_artifact
+from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 
 _PRODUCTS = ("MatMulNBits", "QMoE", "MatMul", "FusedMatMul", "MoE")
 _SHOWN = 8
@@ -51,7 +51,7 @@ class Decoder:
             state: np.zeros(
                 [size if isinstance(size, int) else sizes[size] for size in state.shape], np.dtype(state.dtype)
             )
-            for state in artifact.manifest.states
+            for state in artifact.decoder.states
         }
         self._vocab_size = artifact.manifest.model.vocab_size
         self._length = 0

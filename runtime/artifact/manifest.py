@@ -1,7 +1,7 @@
 """The artifact contract: what `manifest.json` says, how it is read, written and checked.
 
-The exporter writes an artifact, the runtime opens one, and this module is all they share. It uses the standard library
-only, so a server can import it without torch or onnx, and it knows nothing of tensors: names and shapes are data.
+The exporter writes an artifact and the runtime opens one: this folder is all they share. It uses the standard library
+only, and it knows nothing of tensors: names and shapes are data.
 
 A manifest comes from a stranger, or from a bad disk, and what relies on it has no other guard: every string in it is
 one printable line, every number fits 63 bits, a state has a shape and a dtype that can be had.
@@ -15,28 +15,24 @@ Errors: ArtifactError
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+from qwonnx.runtime.artifact.file_names import DECODER
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, build, quoted, read_object
 
-SCHEMA_VERSION = 2
+# 1: keys and values are float32. 2: QuantizationFacts.kv says what they are. 3: every graph has its own states.
+SCHEMA_VERSION = 3
 MANIFEST_NAME = "manifest.json"
 
 # A 60-layer manifest with 240 states takes about 60 kB; more than this is not a manifest, and is not read.
 _MAX_MANIFEST_BYTES = 16 << 20
-_HASH_CHUNK_BYTES = 1 << 20
 
-# Gigabytes, and hashed on demand alone; a flipped bit in them changes an answer. All other files are parsed, by code
-# that does not expect one; they have some 20 MB together and are hashed whenever an artifact is opened.
-_WEIGHTS_SUFFIX = ".bin"
 
 # What a state can be made of: numpy's names, and the axes whose size the runtime decides.
 _STATE_DTYPES = frozenset({"float32", "float16", "int8", "uint8", "int32", "int64"})
@@ -89,11 +85,12 @@ class StateSpec:
 
 @dataclass(frozen=True, slots=True)
 class GraphSpec:
-    """One ONNX file, and what it takes and yields beside the states."""
+    """One ONNX file: its states, and what it takes and yields beside them. Graphs share the artifact's weight files."""
 
     file: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    states: tuple[StateSpec, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,40 +161,13 @@ class Manifest:
 
     schema_version: int
     qwonnx_version: str
-    target: str  # "cpu" or "portable"
+    target: str  # the name of an export target: "cpu", "portable", ...
     minimum_onnxruntime: str
     source: SourceFacts
     model: ModelFacts
     quantization: QuantizationFacts
-    graphs: dict[str, GraphSpec]  # "decoder", later "mtp" and "vision"
-    states: tuple[StateSpec, ...]
+    graphs: dict[str, GraphSpec]  # by name, file_names.DECODER among them
     files: tuple[FileEntry, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Artifact:
-    """An opened artifact: its folder, and a manifest that has been checked against it."""
-
-    folder: Path
-    manifest: Manifest
-
-    @property
-    def id(self) -> str:
-        """sha256 of the canonical manifest, which names every file's hash: equal ids mean equal models."""
-        return hashlib.sha256(_to_json(self.manifest).encode()).hexdigest()
-
-    def file(self, name: str) -> Path:
-        """Path of one of the manifest's files.
-
-        Raises:
-            ArtifactFileError: the manifest lists no such file.
-        """
-        if all(entry.path != name for entry in self.manifest.files):
-            raise ArtifactFileError(f"the artifact {self.folder} has no {name}: export the checkpoint again")
-        return self.folder / name
-
-    def has_file(self, name: str) -> bool:
-        return any(entry.path == name for entry in self.manifest.files)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -214,38 +184,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 def manifest_text(manifest: Manifest) -> str:
     """What manifest.json holds."""
-    return _to_json(manifest) + "\n"
-
-
-def open_artifact(folder: str | os.PathLike[str], *, verify: bool = False) -> Artifact:
-    """Read and check an artifact.
-
-    Args:
-        folder: the artifact's folder.
-        verify: also hash the weights, which reads all of them; without it, their presence and sizes are checked.
-
-    Raises:
-        ManifestError: the folder is no artifact, or one of a newer schema, or its manifest is malformed.
-        ArtifactFileError: a file is missing, has another size, or its path leaves the folder.
-        ArtifactHashError: with verify, a file's bytes differ from what was exported.
-    """
-    root = Path(folder)
-    manifest = read_manifest(root)
-    for entry in manifest.files:
-        try:
-            _check_file(root, entry, verify=verify or not entry.path.endswith(_WEIGHTS_SUFFIX))
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise ArtifactFileError(
-                f"{entry.path} in {root} cannot be read ({reason}): copy the artifact again"
-            ) from error
-    listed = {entry.path for entry in manifest.files}
-    for name, graph in manifest.graphs.items():
-        if graph.file not in listed:
-            raise ManifestError(
-                f"graph {name!r} of {root} names {graph.file}, a file it does not list: export the checkpoint again"
-            )
-    return Artifact(root, manifest)
+    return manifest_json(manifest) + "\n"
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -280,17 +219,18 @@ def read_manifest(folder: Path) -> Manifest:
 def _as_newest(document: dict[str, Any], version: int) -> dict[str, Any]:
     """An older schema's manifest with the fields that it lacks; it keeps its schema_version."""
     if version < 2 and isinstance(quantization := document.get("quantization"), dict):
-        return {**document, "quantization": {"kv": "float32", **quantization}}
+        document = {**document, "quantization": {"kv": "float32", **quantization}}
+    if version < 3 and isinstance(graphs := document.get("graphs"), dict) and "states" in document:
+        document = {**document, "graphs": {name: _with_states(name, graph, document) for name, graph in graphs.items()}}
+        del document["states"]
     return document
 
 
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file, read in chunks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_HASH_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+def _with_states(name: str, graph: Any, document: dict[str, Any]) -> Any:
+    """A graph of a schema in which states were the manifest's, and so the decoder's."""
+    if not isinstance(graph, dict) or "states" in graph:
+        return None  # it is refused
+    return {**graph, "states": document["states"] if name == DECODER else []}
 
 
 def _checked(document: dict[str, Any], where: str) -> Manifest:
@@ -311,7 +251,7 @@ def _checked(document: dict[str, Any], where: str) -> Manifest:
 
 def _conditions(manifest: Manifest) -> Iterable[tuple[bool, str]]:
     """What must hold beyond types, each with what is said when it does not."""
-    facts, states = manifest.model, manifest.states
+    facts = manifest.model
     yield (
         re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6}){0,3}", manifest.minimum_onnxruntime) is not None,
         (f"has the minimum_onnxruntime {quoted(manifest.minimum_onnxruntime)}, which is no version"),
@@ -321,11 +261,11 @@ def _conditions(manifest: Manifest) -> Iterable[tuple[bool, str]]:
         yield 2 <= value <= at_most, f"has the {name} {value}, which no model has"
     for names, what in (
         ([entry.path for entry in manifest.files], "lists a file"),
-        ([state.past for state in states], "reads a state"),
-        ([state.present for state in states], "writes a state"),
+        *(([state.past for state in graph.states], "reads a state") for graph in manifest.graphs.values()),
+        *(([state.present for state in graph.states], "writes a state") for graph in manifest.graphs.values()),
     ):
         yield len(set(names)) == len(names), f"{what} twice"
-    for state in states:
+    for state in (state for graph in manifest.graphs.values() for state in graph.states):
         sizes = [size for size in state.shape if isinstance(size, int)]
         axes = {size for size in state.shape if isinstance(size, str)}
         sound = state.dtype in _STATE_DTYPES and state.shape[:1] == ("batch",) and axes <= _STATE_AXES
@@ -333,33 +273,11 @@ def _conditions(manifest: Manifest) -> Iterable[tuple[bool, str]]:
         yield sound and 0 < math.prod(sizes) <= _MAX_STATE_ELEMENTS, f"has the state {described}, which cannot be had"
 
 
-def _check_file(root: Path, entry: FileEntry, *, verify: bool) -> None:
-    """Check a file's place, presence and size; with verify, its hash.
-
-    Raises:
-        ArtifactFileError: its path is absolute, climbs out, or leads out through a link (links are followed before the
-            check); it is missing, or has another size.
-        ArtifactHashError: with verify, its bytes differ.
-        OSError: it cannot be read.
-    """
-    pure, real_root = PurePosixPath(entry.path), os.path.realpath(root)
-    path = Path(os.path.realpath(root / pure))
-    if pure.is_absolute() or ".." in pure.parts or not path.is_relative_to(real_root):
-        raise ArtifactFileError(
-            f"the manifest names {quoted(entry.path)}, which lies outside {root}: do not use this artifact"
-        )
-    if not path.is_file():
-        raise ArtifactFileError(
-            f"{quoted(entry.path)[1:-1]} is missing from the artifact {root}: export the checkpoint again"
-        )
-    size = path.stat().st_size
-    if size != entry.size:
-        raise ArtifactFileError(
-            f"{entry.path} in {root} has {size} bytes where the manifest says {entry.size}: copy the artifact again"
-        )
-    if verify and file_sha256(path) != entry.sha256:
-        raise ArtifactHashError(f"{entry.path} in {root} was changed after its export: copy the artifact again")
-
-
-def _to_json(manifest: Manifest) -> str:
-    return json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False)
+def manifest_json(manifest: Manifest) -> str:
+    """The canonical text of a manifest, in the schema that it was written in."""
+    document = dataclasses.asdict(manifest)
+    if manifest.schema_version < 3:
+        # The decoder's states stood before the files: an artifact's id, and what is bound to it, must not change.
+        states, files = [graph.pop("states") for graph in document["graphs"].values()], document.pop("files")
+        document |= {"states": next(filter(None, states), ()), "files": files}
+    return json.dumps(document, indent=1, ensure_ascii=False)

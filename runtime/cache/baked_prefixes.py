@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwonnx.runtime.artifact.manifest import Artifact
+from qwonnx.runtime.artifact.folder import Artifact
 from qwonnx.runtime.cache.capsule import Capsule, beginning_name, decode
 from qwonnx.runtime.errors import CapsuleError
 
@@ -158,7 +158,7 @@ def _open(path: Path, artifact: Artifact, max_tokens: int) -> Capsule:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:  # mmap raises a ValueError for an empty file
         raise CapsuleError(f"it cannot be mapped ({error}): bake it again") from error
-    capsule = decode(mapped, artifact.id, artifact.manifest.states, max_tokens)
+    capsule = decode(mapped, artifact.id, artifact.decoder.states, max_tokens)
     if path != prefix_path(artifact, capsule.token_ids):
         raise CapsuleError("its name is another prefix's: bake it again")
     return capsule

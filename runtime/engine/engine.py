@@ -21,7 +21,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any
 
-from qwonnx.runtime.artifact.manifest import Artifact
+from qwonnx.runtime.artifact.folder import Artifact
 from qwonnx.runtime.cache import baked_prefixes
 from qwonnx.runtime.cache.capsule import decode, encode
 from qwonnx.runtime.cache.hybrid_cache import HybridCache, RowMove
@@ -40,8 +40,9 @@ from qwonnx.runtime.sampling.grammar import GrammarCompiler
 from qwonnx.runtime.sampling.guide import Guide
 from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.scheduling import row_budget
-from qwonnx.runtime.scheduling.scheduler import Scheduler, StepPlan, violations
-from qwonnx.runtime.scheduling.scheduler import Sequence as TokenSequence
+from qwonnx.runtime.scheduling.scheduler import Scheduler, violations
+from qwonnx.runtime.scheduling.sequence import Sequence as TokenSequence
+from qwonnx.runtime.scheduling.sequence import StepPlan
 from qwonnx.runtime.settings import RuntimeSettings
 from qwonnx.runtime.text.chat_template import ChatTemplate
 from qwonnx.runtime.text.tokenizer import Tokenizer
@@ -66,7 +67,7 @@ class Engine:
         # The embedding has rows beyond the tokenizer's tokens: never accepted, never sampled.
         self._num_tokens = min(facts.vocab_size, model.tokenizer.num_tokens)
         self._grammars = GrammarCompiler(model.tokenizer, model.eos_token_ids, self._num_tokens)
-        states = model.artifact.manifest.states
+        states = model.artifact.decoder.states
         session = Session(model.graph, settings)
         budget, self.max_model_len = row_budget.settle(states, settings, max_model_len)
         chunk = min(settings.max_num_batched_tokens, self.max_model_len)
@@ -267,7 +268,7 @@ class Engine:
         if not segments:
             return None
         kept = token_ids[: sum(segment.num_tokens for segment in segments)]
-        return encode(self.artifact.id, self.artifact.manifest.states, kept, segments, compress=compress)
+        return encode(self.artifact.id, self.artifact.decoder.states, kept, segments, compress=compress)
 
     def kept_tokens(self, token_ids: Sequence[int]) -> int:
         """How many of these tokens need not be computed again, by what is kept; from any thread.
@@ -297,7 +298,7 @@ class Engine:
             CapsuleError: it is damaged, or of another artifact.
             EngineClosedError: the engine was closed.
         """
-        capsule = decode(data, self.artifact.id, self.artifact.manifest.states, self.max_model_len - 1)
+        capsule = decode(data, self.artifact.id, self.artifact.decoder.states, self.max_model_len - 1)
         if self._unknown_token(capsule.token_ids) is not None:
             raise CapsuleError("the capsule has token ids that the tokenizer does not know: write it again")
         return self._mailbox.ask(lambda: self._reuse.take_up(capsule))

@@ -10,7 +10,7 @@ from qwonnx.runtime.engine.request import FinishReason, RequestOutput
 from qwonnx.runtime.sampling.grammar import Constraint
 from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.sampling.sampler import FloatArray, Sampler
-from qwonnx.runtime.scheduling.scheduler import Sequence
+from qwonnx.runtime.scheduling.sequence import Sequence
 from qwonnx.runtime.text.detokenizer import Detokenizer
 from qwonnx.runtime.text.stop_strings import StopStrings
 from qwonnx.runtime.text.tokenizer import Tokenizer

@@ -1,0 +1,4 @@
+"""An artifact's files and its graph: opened, checked, and run one step at a time.
+
+Read session (the only module that imports ONNX Runtime), files, inputs, runner. Nothing here knows requests or text.
+"""

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qwonnx.runtime.artifact.manifest import Artifact, ArtifactFileError, ManifestError, ModelFacts, open_artifact
+from qwonnx.runtime.artifact.file_names import CHAT_TEMPLATE_FILE, GENERATION_CONFIG_FILE, TOKENIZER_FILE
+from qwonnx.runtime.artifact.folder import Artifact, open_artifact
+from qwonnx.runtime.artifact.manifest import ArtifactFileError, ModelFacts
 from qwonnx.runtime.errors import InvalidRequestError, SettingsError
 from qwonnx.runtime.model.session import check_version
 from qwonnx.runtime.sampling.params import SamplingParams
@@ -42,13 +44,11 @@ def load(folder: str | os.PathLike[str]) -> ModelFiles:
     """
     artifact = open_artifact(folder)
     check_version(artifact.manifest.minimum_onnxruntime)
-    decoder = artifact.manifest.graphs.get("decoder")
-    if decoder is None:
-        raise ManifestError(f"the artifact {folder} has no decoder graph: export the checkpoint again")
-    tokenizer = Tokenizer(_read(artifact, "tokenizer.json"))
+    graph = artifact.file(artifact.decoder.file)
+    tokenizer = Tokenizer(_read(artifact, TOKENIZER_FILE))
     template = None
-    if artifact.has_file("chat_template.jinja"):
-        template = ChatTemplate(_read(artifact, "chat_template.jinja"))
+    if artifact.has_file(CHAT_TEMPLATE_FILE):
+        template = ChatTemplate(_read(artifact, CHAT_TEMPLATE_FILE))
     config = _generation_config(artifact)
     try:
         sampling = SamplingParams.defaults_from(config)
@@ -57,7 +57,7 @@ def load(folder: str | os.PathLike[str]) -> ModelFiles:
         raise ArtifactFileError(f"generation_config.json of {folder} cannot be used: {error}") from error
     return ModelFiles(
         artifact=artifact,
-        graph=artifact.file(decoder.file),
+        graph=graph,
         tokenizer=tokenizer,
         chat_template=template,
         default_sampling=sampling,
@@ -93,10 +93,10 @@ def _read(artifact: Artifact, name: str) -> str:
 
 
 def _generation_config(artifact: Artifact) -> dict[str, Any]:
-    if not artifact.has_file("generation_config.json"):
+    if not artifact.has_file(GENERATION_CONFIG_FILE):
         return {}
     try:
-        config = json.loads(_read(artifact, "generation_config.json"))
+        config = json.loads(_read(artifact, GENERATION_CONFIG_FILE))
     except (ValueError, RecursionError) as error:
         raise ArtifactFileError(f"generation_config.json of {artifact.folder} is not JSON ({error})") from error
     if not isinstance(config, dict):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from qwonnx.runtime.scheduling.scheduler import StepPlan
+from qwonnx.runtime.scheduling.sequence import StepPlan
 
 IntArray = npt.NDArray[np.int64]
 

@@ -18,7 +18,7 @@ from qwonnx.runtime.cache.hybrid_cache import HybridCache, row_pointer
 from qwonnx.runtime.errors import SessionError
 from qwonnx.runtime.model.inputs import InputBuffers, StepInputs
 from qwonnx.runtime.model.session import Session, TensorType
-from qwonnx.runtime.scheduling.scheduler import StepPlan
+from qwonnx.runtime.scheduling.sequence import StepPlan
 
 FloatArray = npt.NDArray[np.float32]
 

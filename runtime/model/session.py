@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import onnxruntime
 
 from qwonnx.runtime.errors import SessionError, SettingsError
+from qwonnx.runtime.machine import cpu_quota
 from qwonnx.runtime.settings import RuntimeSettings
 
 
@@ -98,19 +97,6 @@ def _options(settings: RuntimeSettings) -> Any:
     options.add_session_config_entry("session.prepack.enable_parallel", "1")
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if settings.spin else "0")
     return options
-
-
-def cpu_quota(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> int | None:
-    """Cores that a container's cgroup allows, None without a limit below the machine's own number.
-
-    ONNX Runtime counts the machine's cores, and a container held to two of sixty-four would thrash.
-    """
-    try:
-        quota, period = path.read_text().split()[:2]
-        cores = math.ceil(int(quota) / int(period))
-    except (OSError, ValueError):  # another system, an older cgroup, or "max"
-        return None
-    return cores if 0 < cores < (os.cpu_count() or cores) else None
 
 
 def _one_line(error: Exception) -> str:

@@ -15,70 +15,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from qwonnx.runtime.cache.hybrid_cache import CacheSnapshot, RowMove
 from qwonnx.runtime.scheduling.row_budget import UNLIMITED, RowBudget
+from qwonnx.runtime.scheduling.sequence import Sequence, StepPlan
 
 # Tokens for which there must be bytes beyond what is known when a row is given, for it and all that run: with none, a
 # row would be given back with the next token that another one says.
 _HEADROOM = 64
-
-
-@dataclass(slots=True, eq=False)
-class Sequence:
-    """The tokens of one request. Those up to num_computed are in the states of its row.
-
-    Attributes:
-        boundaries: ascending positions within the prompt; no chunk goes beyond the next one.
-        num_known: tokens that are read in chunks: the prompt, and what was generated before a row was given back.
-        reads_alone: its chunks are never in one step with another's: a step that had several failed.
-    """
-
-    request_id: str
-    token_ids: list[int]
-    num_prompt_tokens: int
-    num_computed: int = 0
-    boundaries: tuple[int, ...] = ()
-    num_known: int = field(init=False)
-    reads_alone: bool = False
-    arrival: int = field(default=0, repr=False)
-    last_turn: int = field(default=0, repr=False)
-
-    def __post_init__(self) -> None:
-        self.num_known = self.num_prompt_tokens
-
-    @property
-    def is_prefilling(self) -> bool:
-        return self.num_computed < self.num_known
-
-    @property
-    def num_generated(self) -> int:
-        return len(self.token_ids) - self.num_prompt_tokens
-
-    @property
-    def num_reserved(self) -> int:
-        """Tokens that it holds, or will, after its chunks or its next step."""
-        return max(self.num_known, self.num_computed + 1)
-
-
-@dataclass(frozen=True, slots=True)
-class StepPlan:
-    """One rectangle: num_tokens of each of these sequences, which hold consecutive rows from first_row on.
-
-    wants_logits is False if nothing is sampled after it: no sequence has come to the end of its tokens.
-    """
-
-    first_row: int
-    sequences: tuple[Sequence, ...]
-    num_tokens: int
-    wants_logits: bool
-
-    @property
-    def sampled(self) -> tuple[int, ...]:
-        """Which of the sequences get a token after it; asked before it is committed."""
-        lengths = ((sequence.num_computed + self.num_tokens, len(sequence.token_ids)) for sequence in self.sequences)
-        return tuple(index for index, (computed, known) in enumerate(lengths) if computed == known)
 
 
 @dataclass(frozen=True, slots=True)

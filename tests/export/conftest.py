@@ -9,10 +9,8 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
-from qwonnx.export import ExportOptions, export_checkpoint
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.modeling.trace import trace_decoder
-from qwonnx.runtime.artifact.manifest import Artifact, open_artifact
 from tests.export.dequantized import write_dequantized
 
 
@@ -35,26 +33,6 @@ def traced_once(traced: dict[ModelConfig, ir.Model]) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("qwonnx.export.pipeline.trace_decoder", cached)
         yield
-
-
-@pytest.fixture(scope="session")
-def export_tiny(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[ExportOptions], Artifact]:
-    """The tiny checkpoint's artifact under given options."""
-    made: dict[ExportOptions, Artifact] = {}
-
-    def export(options: ExportOptions) -> Artifact:
-        if options not in made:
-            out = tmp_path_factory.mktemp("artifact") / f"{options.target}-{options.weights}"
-            export_checkpoint(tiny_checkpoint, out, options)
-            made[options] = open_artifact(out, verify=True)
-        return made[options]
-
-    return export
-
-
-@pytest.fixture(scope="session")
-def tiny_fp32(export_tiny: Callable[[ExportOptions], Artifact]) -> Artifact:
-    return export_tiny(ExportOptions(weights="fp32"))
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime as ort
 from onnx.reference import ReferenceEvaluator
 
-from qwonnx.runtime.artifact.manifest import Artifact
+from qwonnx.runtime.artifact.folder import Artifact
 
 
 def onnxruntime_session(artifact: Artifact) -> Any:
@@ -31,7 +31,7 @@ class Decoder:
 
     def __init__(self, artifact: Artifact, batch: int = 1, max_model_len: int = 512, session: Any = None) -> None:
         self.session = session or onnxruntime_session(artifact)
-        self._specs = artifact.manifest.states
+        self._specs = artifact.decoder.states
         sizes = {"batch": batch, "max_model_len": max_model_len}
         self.states = {
             spec.past: np.zeros([size if isinstance(size, int) else sizes[size] for size in spec.shape], spec.dtype)

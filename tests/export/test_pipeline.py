@@ -24,7 +24,8 @@ from qwonnx.export.errors import (
 )
 from qwonnx.export.evaluation.verify import artifact_logits
 from qwonnx.export.weight_files.progress import ExportProgress
-from qwonnx.runtime.artifact.manifest import Artifact, ArtifactError, file_sha256, open_artifact
+from qwonnx.runtime.artifact.folder import Artifact, file_sha256, open_artifact
+from qwonnx.runtime.artifact.manifest import ArtifactError
 from tests.checkpoints import write_tiny
 
 FP32 = ExportOptions(weights="fp32")

@@ -25,6 +25,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from qwonnx.runtime.artifact.folder import file_sha256
 from qwonnx.runtime.artifact.manifest import (
     SCHEMA_VERSION,
     FileEntry,
@@ -35,7 +36,6 @@ from qwonnx.runtime.artifact.manifest import (
     SourceFacts,
     StateSpec,
     TensorSpec,
-    file_sha256,
     write_manifest,
 )
 from qwonnx.runtime.text.tokenizer import Tokenizer
@@ -148,8 +148,7 @@ def make(
         source=SourceFacts("counting-model", None, "float32"),
         model=_facts(num_pairs),
         quantization=QuantizationFacts("fp32", 0, "float32", "float32", (), ()),
-        graphs={"decoder": GraphSpec("decoder.onnx", inputs, outputs)},
-        states=states,
+        graphs={"decoder": GraphSpec("decoder.onnx", inputs, outputs, states)},
         files=tuple(FileEntry(n, (folder / n).stat().st_size, file_sha256(folder / n)) for n in names),
     )
     write_manifest(folder, manifest)

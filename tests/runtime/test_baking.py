@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from qwonnx.handlers.openai import chat_request
-from qwonnx.handlers.openai.engine_request import chat_prompt, system_beginning
-from qwonnx.runtime.baking import SystemPrompt, bake, parse_prompt
+from qwonnx.handlers.openai.engine_request import chat_prompt
+from qwonnx.handlers.openai.system_prompt import parse_prompt
+from qwonnx.runtime.baking import bake
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.errors import InvalidRequestError, SessionError, TemplateError
 from qwonnx.runtime.model import files as model_files
 from qwonnx.runtime.settings import RuntimeSettings
+from qwonnx.runtime.text.chat_prompt import SystemPrompt, system_beginning
 from tests.checkpoints.tiny import chat_template
 from tests.runtime import counting_model
 from tests.runtime.counting_model import FAILING_TEXT

@@ -25,7 +25,7 @@ from qwonnx.export.evaluation.reference_model import load_reference_model, quiet
 from qwonnx.export.evaluation.run import Evaluation, Text, evaluate
 from qwonnx.export.evaluation.suite import read_suite
 from qwonnx.export.evaluation.verify import artifact_logits
-from qwonnx.runtime.artifact.manifest import open_artifact
+from qwonnx.runtime.artifact.folder import open_artifact
 from qwonnx.runtime.settings import RuntimeSettings
 from qwonnx.runtime.text.chat_template import ChatTemplate
 from qwonnx.runtime.text.tokenizer import Tokenizer

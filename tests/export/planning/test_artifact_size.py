@@ -14,7 +14,7 @@ from qwonnx.export.planning.exact_artifact import source_facts, with_exact_artif
 from qwonnx.export.planning.source import PlanSource, open_source
 from qwonnx.export.planning.stored_model import NamedRecipe, StoredModel, named_recipe, named_recipes, store_model
 from qwonnx.export.quantization.recipe import Recipe, Rule
-from qwonnx.runtime.artifact.manifest import Artifact
+from qwonnx.runtime.artifact.folder import Artifact
 from tests.checkpoints import write_tiny
 
 

@@ -12,7 +12,7 @@ from qwonnx.export.planning.decoder_weights import decoder_weights, stored_weigh
 from qwonnx.export.planning.stored_model import named_recipes
 from qwonnx.export.quantization.recipe import Recipe, Rule
 from qwonnx.export.targets.lowered_decoder import lower_decoder
-from qwonnx.export.weight_files.weight_stage import WeightItem
+from qwonnx.export.weight_files.weight_item import WeightItem
 from tests.export.planning.conftest import MODELS, Traced
 
 # A recipe with a rule of every kind that decides what may be joined.

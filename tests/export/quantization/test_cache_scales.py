@@ -15,7 +15,7 @@ from qwonnx.export.checkpoint.checkpoint import Checkpoint
 from qwonnx.export.checkpoint.config import load_config
 from qwonnx.export.checkpoint.weight_source import WeightSource
 from qwonnx.export.quantization.cache_scales import CacheScales, cache_scales
-from qwonnx.runtime.artifact.manifest import Artifact
+from qwonnx.runtime.artifact.folder import Artifact
 from tests.checkpoints import write_tiny
 from tests.export.decoder import Decoder
 

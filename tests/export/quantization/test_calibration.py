@@ -24,7 +24,7 @@ from qwonnx.export.quantization.calibration import (
     read_text,
 )
 from qwonnx.export.quantization.importance import Importance
-from qwonnx.runtime.artifact.manifest import open_artifact
+from qwonnx.runtime.artifact.folder import open_artifact
 from tests.checkpoints.tiny import write_tiny
 
 TEXT = (Path(__file__).parents[2] / "checkpoints" / "corpus.txt").read_text(encoding="utf-8")

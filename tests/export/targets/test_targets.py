@@ -17,7 +17,7 @@ from qwonnx.export.evaluation.decoder_session import DecoderSession
 from qwonnx.export.evaluation.router_outputs import with_router_outputs
 from qwonnx.export.evaluation.verify import VerificationReport, artifact_logits, measure
 from qwonnx.export.quantization.recipe import Recipe, Rule
-from qwonnx.runtime.artifact.manifest import Artifact
+from qwonnx.runtime.artifact.folder import Artifact
 from tests.export.decoder import Decoder, reference_evaluator
 
 Export = Callable[[ExportOptions], Artifact]

@@ -13,18 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwonnx.export.errors import OutputError
-from qwonnx.export.weight_files.external_data import (
+from qwonnx.export.weight_files.external_data import ExternalDataWriter, ShardPrefix
+from qwonnx.export.weight_files.layout import (
     ALIGNMENT,
     MAX_SHARD_BYTES,
     MIN_SHARD_BYTES,
-    ExternalDataWriter,
     ExternalTensor,
-    ShardPrefix,
     StoredSize,
     is_weight_file,
     lay_out,
 )
-from qwonnx.runtime.artifact.manifest import file_sha256
+from qwonnx.runtime.artifact.folder import file_sha256
 
 SIZES = st.builds(
     lambda *stream_bytes: StoredSize(stream_bytes[: stream_bytes[-1]]),

@@ -18,7 +18,8 @@ from qwonnx.export.quantization.recipe import Recipe
 from qwonnx.export.weight_files.external_data import ExternalDataWriter
 from qwonnx.export.weight_files.journal import JOURNAL_NAME, Journal, Mark, Noted
 from qwonnx.export.weight_files.progress import ExportProgress
-from qwonnx.export.weight_files.weight_stage import WeightItem, write_weights
+from qwonnx.export.weight_files.weight_item import WeightItem
+from qwonnx.export.weight_files.weight_stage import write_weights
 from qwonnx.runtime.artifact.manifest import FileEntry
 
 PREFIX = "model.language_model."

@@ -24,11 +24,13 @@ from qwonnx.export.quantization.quantize import quantize_blocks
 from qwonnx.export.quantization.recipe import Recipe, WeightStorage
 from qwonnx.export.quantization.storage_plan import StoragePlan
 from qwonnx.export.weight_files import memory_budget, weight_stage
-from qwonnx.export.weight_files.external_data import ExternalDataWriter, ExternalTensor, HashedPrefix, ShardPrefix
+from qwonnx.export.weight_files.external_data import ExternalDataWriter, HashedPrefix, ShardPrefix
+from qwonnx.export.weight_files.layout import ExternalTensor
 from qwonnx.export.weight_files.memory_budget import DEFAULT_MEMORY_BYTES
 from qwonnx.export.weight_files.progress import ExportProgress
+from qwonnx.export.weight_files.weight_item import WeightItem
 from qwonnx.export.weight_files.weight_slices import ShardSlices, WeightPlan, WeightSlice
-from qwonnx.export.weight_files.weight_stage import WeightItem, write_weights
+from qwonnx.export.weight_files.weight_stage import write_weights
 from tests.checkpoints import write_tiny
 from tests.checkpoints.quantized_formats import write_gptq
 from tests.export.weight_files.peak_memory import peak_bytes

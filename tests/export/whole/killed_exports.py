@@ -18,7 +18,7 @@ from qwonnx.export import pipeline
 from qwonnx.export.checkpoint.config import load_config
 from qwonnx.export.modeling.trace import trace_decoder
 from qwonnx.export.pipeline import ExportOptions, export_checkpoint
-from qwonnx.export.weight_files import external_data
+from qwonnx.export.weight_files import layout
 from qwonnx.export.weight_files.progress import ExportProgress
 from qwonnx.export.weight_files.unfinished import incomplete_folder
 
@@ -73,7 +73,7 @@ class KillableExports:
 def _export(checkpoint: Path, out: Path, progress: Connection | None) -> None:
     # This process is ours alone.
     setattr(pipeline, trace_decoder.__name__, lambda config: _traced)
-    external_data.MIN_SHARD_BYTES = 8 << 20  # several shards, of which two are written at a time
+    layout.MIN_SHARD_BYTES = 8 << 20  # several shards, of which two are written at a time
     export_checkpoint(checkpoint, out, _OPTIONS, on_progress=progress.send if progress else None)
 
 

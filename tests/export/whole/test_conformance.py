@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from qwonnx.export import ExportOptions
-from qwonnx.runtime.artifact.manifest import Artifact
+from qwonnx.runtime.artifact.folder import Artifact
 from tests.export.decoder import Decoder, onnxruntime_session
 
 TOLERANCE = 1e-4

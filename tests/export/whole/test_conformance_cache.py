@@ -9,7 +9,7 @@ import pytest
 
 from qwonnx.export import ExportOptions
 from qwonnx.export.evaluation.verify import artifact_logits, measure
-from qwonnx.runtime.artifact.manifest import Artifact
+from qwonnx.runtime.artifact.folder import Artifact
 from tests.export.decoder import Decoder, onnxruntime_session, reference_evaluator
 
 Export = Callable[[ExportOptions], Artifact]
@@ -34,7 +34,7 @@ def test_the_manifest_states_the_cache(export_tiny: Export, kv: str) -> None:
     manifest = export_tiny(ExportOptions(weights="fp32", kv=kv)).manifest
     dtype, width = {"int8": ("int8", 32), "int4": ("uint8", 16)}[kv]
     assert manifest.quantization.kv == kv
-    for state in manifest.states:
+    for state in manifest.graphs["decoder"].states:
         if state.kind in ("key", "value"):
             assert (state.dtype, state.shape) == (dtype, ("batch", 2, "max_model_len", width))
         else:
@@ -47,7 +47,7 @@ def test_the_graphs_states_are_the_manifests(export_tiny: Export, kv: str, targe
     artifact = export_tiny(ExportOptions(target=target, weights="fp32", kv=kv))
     session = onnxruntime_session(artifact)
     found = {value.name: (value.type, value.shape[-1]) for value in (*session.get_inputs(), *session.get_outputs())}
-    for state in artifact.manifest.states:
+    for state in artifact.decoder.states:
         kind = {"float32": "tensor(float)", "int8": "tensor(int8)", "uint8": "tensor(uint8)"}[state.dtype]
         assert found[state.past] == found[state.present] == (kind, state.shape[-1])
 

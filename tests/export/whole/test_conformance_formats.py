@@ -24,7 +24,7 @@ from qwonnx.export.checkpoint.checkpoint import Checkpoint
 from qwonnx.export.checkpoint.weight_source import SkippedPart
 from qwonnx.export.evaluation.verify import artifact_logits, compare
 from qwonnx.export.quantization.recipe import Recipe, Rule
-from qwonnx.runtime.artifact.manifest import Artifact, open_artifact
+from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from tests.checkpoints import write_tiny
 from tests.checkpoints.quantized_formats import write_fp8, write_gptq
 

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from qwonnx.export import ExportOptions, export_checkpoint
 from qwonnx.export.evaluation.verify import artifact_logits
-from qwonnx.runtime.artifact.manifest import open_artifact
+from qwonnx.runtime.artifact.folder import open_artifact
 
 Parameters = dict[str, torch.Tensor]
 PROMPT = np.random.default_rng(3).integers(0, 256, 40)

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from qwonnx.export.weight_files.unfinished import incomplete_folder
-from qwonnx.runtime.artifact.manifest import file_sha256, open_artifact
+from qwonnx.runtime.artifact.folder import file_sha256, open_artifact
 from tests.checkpoints import write_tiny
 from tests.export.whole.killed_exports import KillableExports
 

@@ -17,7 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from qwonnx.export import ExportOptions, export_checkpoint
-from qwonnx.runtime.artifact.manifest import Artifact, open_artifact
+from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from tests.export.decoder import Decoder, onnxruntime_session
 
 LONGEST = 1_010_000

@@ -15,8 +15,9 @@ import pytest
 from qwonnx.handlers.chat import capsule_store
 from qwonnx.handlers.chat.capsule_store import CapsuleStore
 from qwonnx.handlers.settings import ServerSettings
-from qwonnx.runtime.baking import SystemPrompt, bake
+from qwonnx.runtime.baking import bake
 from qwonnx.runtime.errors import SettingsError
+from qwonnx.runtime.text.chat_prompt import SystemPrompt
 from tests.handlers.serving import MODEL, RUNTIME, Served, chat, serving, until
 
 SYSTEM: Any = {"role": "system", "content": "You are a box of many words."}

@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from qwonnx.export import ExportOptions, export_checkpoint
-from qwonnx.runtime.artifact.manifest import open_artifact
+from qwonnx.runtime.artifact.folder import open_artifact
 from qwonnx.runtime.cache.baked_prefixes import load
 from qwonnx.runtime.cache.hybrid_cache import HybridCache
 from qwonnx.runtime.engine.engine import Engine
@@ -21,7 +21,7 @@ from qwonnx.runtime.model.inputs import InputBuffers
 from qwonnx.runtime.model.runner import ModelRunner
 from qwonnx.runtime.model.session import Session
 from qwonnx.runtime.sampling.params import SamplingParams
-from qwonnx.runtime.scheduling.scheduler import Sequence, StepPlan
+from qwonnx.runtime.scheduling.sequence import Sequence, StepPlan
 from qwonnx.runtime.settings import RuntimeSettings
 from tests.handlers.cli.commands import error_line, qwonnx, running
 
@@ -103,7 +103,7 @@ def test_a_new_server_answers_the_openai_client_alike_without_reading_the_system
 
 def test_states_from_the_file_give_the_logits_of_fresh_ones(exported: Path) -> None:
     opened = open_artifact(exported)
-    states = opened.manifest.states
+    states = opened.decoder.states
     capsule = max(load(opened, 1023), key=lambda each: len(each.token_ids))
     tokens = [*capsule.token_ids, *np.random.default_rng(0).integers(0, 400, 40).tolist()]
     cache = HybridCache(states, max_num_seqs=2, max_model_len=1024)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from qwonnx.handlers.cli import main as cli
-from qwonnx.runtime.artifact.manifest import file_sha256
+from qwonnx.runtime.artifact.folder import file_sha256
 from tests.handlers.cli.commands import error_line, qwonnx
 
 SECONDS = 3.0  # of the processor; a sound artifact of this size is opened in a tenth of one

@@ -126,7 +126,7 @@ class Clients:
 def _tight(folder: Path) -> int:
     """Bytes of three short requests and their headroom, or of one that is as long as it may be."""
     with Engine.open(folder, RUNTIME) as engine:
-        budget = settle(engine.artifact.manifest.states, RUNTIME, MAX_MODEL_LEN)[0]
+        budget = settle(engine.artifact.decoder.states, RUNTIME, MAX_MODEL_LEN)[0]
     return max(3 * budget.bytes_of(120 + _HEADROOM), budget.bytes_of(MAX_MODEL_LEN))
 
 

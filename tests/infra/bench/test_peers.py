@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from infra.bench import peers
-from qwonnx.runtime.artifact.manifest import open_artifact
+from qwonnx.runtime.artifact.folder import open_artifact
 
 
 def test_a_missing_artifact_is_exported_and_opens(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -10,14 +12,14 @@ from typing import Any
 
 import pytest
 
+from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from qwonnx.runtime.artifact.manifest import (
     SCHEMA_VERSION,
-    Artifact,
     ArtifactError,
     ArtifactFileError,
     ArtifactHashError,
     ManifestError,
-    open_artifact,
+    write_manifest,
 )
 
 
@@ -58,16 +60,66 @@ def test_a_newer_schema_asks_for_an_upgrade(artifact: Path) -> None:
     _refused(artifact, ManifestError, str(SCHEMA_VERSION + 1), "upgrade qwonnx")
 
 
-def test_an_artifact_of_the_first_schema_has_a_float_cache(tiny_fp32: Artifact, artifact: Path) -> None:
-    def age(document: dict[str, Any]) -> None:
-        document.update(schema_version=1)
-        del document["quantization"]["kv"]
+def _as_schema_2(document: dict[str, Any]) -> None:
+    """As qwonnx 0.1 wrote it: the states are the manifest's, before its files."""
+    states, files = document["graphs"]["decoder"].pop("states"), document.pop("files")
+    document.update(schema_version=2, states=states, files=files)
 
-    _edit(artifact, age)
+
+def _as_schema_1(document: dict[str, Any]) -> None:
+    """As it was before keys and values could be stored in fewer bits."""
+    _as_schema_2(document)
+    document.update(schema_version=1)
+    del document["quantization"]["kv"]
+
+
+def test_an_artifact_of_the_second_schema_has_the_decoders_states(tiny_fp32: Artifact, artifact: Path) -> None:
+    _edit(artifact, _as_schema_2)
+    text = (artifact / "manifest.json").read_text()
+    opened = open_artifact(artifact, verify=True)
+    assert (opened.manifest.schema_version, opened.manifest.graphs) == (2, tiny_fp32.manifest.graphs)
+    # What is bound to its id (capsules, baked prefixes) stays bound: the id is of the manifest as it was written.
+    canonical = json.dumps(json.loads(text), indent=1, ensure_ascii=False)
+    assert opened.id == hashlib.sha256(canonical.encode()).hexdigest()
+    write_manifest(artifact, opened.manifest)
+    assert json.loads((artifact / "manifest.json").read_text()) == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda document: document.pop("states"),
+        lambda document: document.update(states=1),
+        lambda document: document["graphs"]["decoder"].update(states=[]),
+        lambda document: document["graphs"].update(decoder=7),
+        lambda document: document.update(graphs=[]),
+        lambda document: document["states"].append(document["states"][0]),
+    ],
+)
+def test_a_damaged_manifest_of_the_second_schema_is_refused(artifact: Path, change: Any) -> None:
+    _edit(artifact, _as_schema_2)
+    _edit(artifact, change)
+    _refused(artifact, ManifestError)
+
+
+def test_an_artifact_of_the_first_schema_has_a_float_cache(tiny_fp32: Artifact, artifact: Path) -> None:
+    _edit(artifact, _as_schema_1)
     manifest = open_artifact(artifact, verify=True).manifest
     assert (manifest.schema_version, manifest.quantization) == (1, tiny_fp32.manifest.quantization)
     _edit(artifact, lambda document: document.update(schema_version=2))
     _refused(artifact, ManifestError, "quantization", "kv")
+
+
+def test_graphs_have_states_of_their_own_and_share_weight_files(tiny_fp32: Artifact, artifact: Path) -> None:
+    decoder = tiny_fp32.decoder
+    draft = dataclasses.replace(decoder, states=decoder.states[:1])
+    write_manifest(artifact, dataclasses.replace(tiny_fp32.manifest, graphs={"decoder": decoder, "draft": draft}))
+    opened = open_artifact(artifact)
+    assert opened.decoder == decoder
+    assert opened.manifest.graphs["draft"].states == decoder.states[:1]
+    twice = dataclasses.replace(decoder, states=(decoder.states[0], decoder.states[0]))
+    with pytest.raises(ManifestError, match="state twice"):
+        write_manifest(artifact, dataclasses.replace(tiny_fp32.manifest, graphs={"decoder": decoder, "draft": twice}))
 
 
 @pytest.mark.parametrize(

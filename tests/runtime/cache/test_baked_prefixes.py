@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qwonnx.runtime.artifact.manifest import open_artifact
+from qwonnx.runtime.artifact.folder import open_artifact
 from qwonnx.runtime.cache import baked_prefixes
 from qwonnx.runtime.cache.baked_prefixes import load, prefix_files, prefix_path, remove_others, write_prefix
 from qwonnx.runtime.engine.engine import Engine
@@ -77,7 +77,7 @@ def test_arrays_lie_in_the_mapped_file_on_whole_cache_lines(model: CountingModel
     bake(model, SYSTEM)
     (capsule,) = load(open_artifact(model.folder), 63)
     arrays = [*capsule.segment.keys_and_values.values(), *capsule.segment.states.values()]
-    assert len(arrays) == len(open_artifact(model.folder).manifest.states)
+    assert len(arrays) == len(open_artifact(model.folder).decoder.states)
     for array in arrays:
         base: object = array
         while isinstance(base, np.ndarray):

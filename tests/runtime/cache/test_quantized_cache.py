@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qwonnx.export import ExportOptions, export_checkpoint
-from qwonnx.runtime.artifact.manifest import open_artifact
+from qwonnx.runtime.artifact.folder import open_artifact
 from qwonnx.runtime.cache.hybrid_cache import HybridCache, RowMove
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import FinishReason
@@ -74,7 +74,7 @@ def test_one_after_the_other_in_one_row_gets_the_same_tokens(folder: Path, greed
 
 
 def test_the_cache_has_the_types_and_the_size_that_the_manifest_states(folder: Path) -> None:
-    states = open_artifact(folder).manifest.states
+    states = open_artifact(folder).decoder.states
     cache = HybridCache(states, max_num_seqs=2, max_model_len=100)
     dtype, token_bytes = (np.int8, 2 * 32) if folder.name.endswith("int8") else (np.uint8, 2 * 16)
     for spec in states:
@@ -84,7 +84,7 @@ def test_the_cache_has_the_types_and_the_size_that_the_manifest_states(folder: P
 
 
 def test_a_move_carries_codes_as_they_are(folder: Path) -> None:
-    states = open_artifact(folder).manifest.states
+    states = open_artifact(folder).decoder.states
     cache = HybridCache(states, max_num_seqs=2, max_model_len=10)
     cache.begin(1)
     cache.advance(1, 6)

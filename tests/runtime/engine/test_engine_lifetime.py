@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from qwonnx.runtime.artifact.folder import file_sha256, open_artifact
 from qwonnx.runtime.artifact.manifest import (
     ArtifactError,
     ArtifactHashError,
-    file_sha256,
-    open_artifact,
     read_manifest,
     write_manifest,
 )
@@ -184,7 +183,8 @@ def test_a_graph_that_is_not_the_manifests_is_refused(counting_model: CountingMo
     folder = tmp_path / "artifact"
     shutil.copytree(counting_model.folder, folder)
     manifest = open_artifact(folder).manifest
-    write_manifest(folder, replace(manifest, states=manifest.states[1:]))
+    decoder = manifest.graphs["decoder"]
+    write_manifest(folder, replace(manifest, graphs={"decoder": replace(decoder, states=decoder.states[1:])}))
     with pytest.raises(SessionError, match=r"past_key_values\.0\.conv_state"):
         Engine.open(folder)
 

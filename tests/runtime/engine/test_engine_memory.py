@@ -23,7 +23,7 @@ LONG = replace(SMALL, max_model_len=200, max_queued_requests=8)
 def _budget(model: CountingModel, *lengths: int) -> int:
     """Bytes of rows of so many tokens."""
     with Engine.open(model.folder, SMALL) as engine:
-        budget: RowBudget = settle(engine.artifact.manifest.states, SMALL, 64)[0]
+        budget: RowBudget = settle(engine.artifact.decoder.states, SMALL, 64)[0]
     return sum(map(budget.bytes_of, lengths))
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qwonnx.runtime.artifact.manifest import open_artifact
+from qwonnx.runtime.artifact.folder import open_artifact
 from qwonnx.runtime.cache.hybrid_cache import HybridCache
 from qwonnx.runtime.errors import SessionError
 from qwonnx.runtime.model.inputs import InputBuffers
 from qwonnx.runtime.model.runner import ModelRunner
 from qwonnx.runtime.model.session import Session
-from qwonnx.runtime.scheduling.scheduler import Sequence, StepPlan
+from qwonnx.runtime.scheduling.sequence import Sequence, StepPlan
 from qwonnx.runtime.settings import RuntimeSettings
 from tests.runtime.counting_model import VOCAB_SIZE, CountingModel, make
 
@@ -54,7 +54,7 @@ class Bindings:
 
 def _runner(model: CountingModel) -> tuple[ModelRunner, Bindings, HybridCache]:
     artifact = open_artifact(model.folder)
-    states = artifact.manifest.states
+    states = artifact.decoder.states
     session = Bindings(Session(artifact.file("decoder.onnx"), RuntimeSettings(num_threads=1)))
     cache = HybridCache(states, max_num_seqs=3, max_model_len=64)
     runner = ModelRunner(session, states, cache, InputBuffers(3, 16), 3, VOCAB_SIZE)  # type: ignore[arg-type]
@@ -101,7 +101,7 @@ def test_a_step_touches_only_its_own_rows(counting_model: CountingModel) -> None
 
 def test_a_graph_that_is_not_the_manifests_is_refused_before_a_buffer_is_touched(counting_model: CountingModel) -> None:
     artifact = open_artifact(counting_model.folder)
-    sound = artifact.manifest.states
+    sound = artifact.decoder.states
     session = Session(artifact.file("decoder.onnx"), RuntimeSettings(num_threads=1))
     larger = dataclasses.replace(sound[0], shape=(*sound[0].shape[:-1], 1 << 20))
     other = dataclasses.replace(sound[0], dtype="float16")

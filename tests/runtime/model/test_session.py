@@ -10,7 +10,8 @@ import pytest
 
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.errors import SessionError
-from qwonnx.runtime.model.session import Session, check_version, cpu_quota
+from qwonnx.runtime.machine import cpu_quota
+from qwonnx.runtime.model.session import Session, check_version
 from qwonnx.runtime.settings import RuntimeSettings
 from tests.runtime.counting_model import CountingModel
 from tests.runtime.engine.engine_driver import GREEDY, SMALL, Received, drive

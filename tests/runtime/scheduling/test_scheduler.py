@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from qwonnx.runtime.cache.hybrid_cache import CacheSnapshot, RowMove
 from qwonnx.runtime.scheduling.row_budget import RowBudget
-from qwonnx.runtime.scheduling.scheduler import Scheduler, Sequence, StepPlan, violations
+from qwonnx.runtime.scheduling.scheduler import Scheduler, violations
+from qwonnx.runtime.scheduling.sequence import Sequence, StepPlan
 
 
 def _sequence(name: str, num_prompt_tokens: int) -> Sequence:

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from infra.miniature import glossary, retrieval
 from infra.miniature.checkpoint import TRAINED
 from qwonnx.export import ExportOptions, export_checkpoint
-from qwonnx.runtime.artifact.manifest import open_artifact
+from qwonnx.runtime.artifact.folder import open_artifact
 from qwonnx.runtime.cache.capsule import decode, encode
 from qwonnx.runtime.cache.hybrid_cache import HybridCache
 from qwonnx.runtime.engine.engine import Engine
@@ -25,7 +25,7 @@ from qwonnx.runtime.model.inputs import InputBuffers
 from qwonnx.runtime.model.runner import ModelRunner
 from qwonnx.runtime.model.session import Session
 from qwonnx.runtime.sampling.params import SamplingParams
-from qwonnx.runtime.scheduling.scheduler import Sequence, StepPlan
+from qwonnx.runtime.scheduling.sequence import Sequence, StepPlan
 from qwonnx.runtime.settings import RuntimeSettings
 from qwonnx.runtime.text.chat_template import ChatTemplate
 from qwonnx.runtime.text.tokenizer import Tokenizer
@@ -129,7 +129,7 @@ def test_a_prompt_that_goes_on_from_a_snapshot_gets_the_tokens_of_transformers(e
 
 def test_restored_states_give_the_logits_of_fresh_ones(exported: Exported) -> None:
     opened, prompt = open_artifact(exported.folder), exported.prompts[0]
-    states = opened.manifest.states
+    states = opened.decoder.states
     cache = HybridCache(states, max_num_seqs=2, max_model_len=400)
     session = Session(opened.file("decoder.onnx"), SETTINGS)
     runner = ModelRunner(session, states, cache, InputBuffers(2, 400), 2, opened.manifest.model.vocab_size)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from qwonnx.export import ExportOptions, export_checkpoint
-from qwonnx.runtime.artifact.manifest import Artifact, open_artifact
+from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from qwonnx.runtime.cache.hybrid_cache import HybridCache, RowMove, row_pointer
 from qwonnx.runtime.errors import SettingsError
 from qwonnx.runtime.model.inputs import InputBuffers
 from qwonnx.runtime.model.runner import ModelRunner
 from qwonnx.runtime.model.session import Session
-from qwonnx.runtime.scheduling.scheduler import Sequence, StepPlan
+from qwonnx.runtime.scheduling.sequence import Sequence, StepPlan
 from qwonnx.runtime.settings import RuntimeSettings
 
 # A row has 1,010,000 positions of 32 values, a buffer 9 GB in float32, of which the tests touch little.
@@ -41,7 +41,7 @@ def _num_rows(artifact: Artifact) -> int:
 @pytest.fixture
 def cache(artifact: Artifact) -> HybridCache:
     try:
-        cache = HybridCache(artifact.manifest.states, _num_rows(artifact), MAX_MODEL_LEN)
+        cache = HybridCache(artifact.decoder.states, _num_rows(artifact), MAX_MODEL_LEN)
     except SettingsError:
         pytest.skip("this machine does not grant 19 GB of address space")
     assert max(buffer.size for buffer in cache.buffers.values()) > 1 << 31
@@ -51,7 +51,7 @@ def cache(artifact: Artifact) -> HybridCache:
 def _runner(artifact: Artifact, cache: HybridCache) -> ModelRunner:
     session = Session(artifact.file("decoder.onnx"), RuntimeSettings(num_threads=1))
     num_rows, vocab_size = _num_rows(artifact), artifact.manifest.model.vocab_size
-    return ModelRunner(session, artifact.manifest.states, cache, InputBuffers(num_rows, 16), num_rows, vocab_size)
+    return ModelRunner(session, artifact.decoder.states, cache, InputBuffers(num_rows, 16), num_rows, vocab_size)
 
 
 def _prefill(runner: ModelRunner, row: int, prompt: list[int]) -> tuple[Sequence, np.ndarray]:
@@ -71,7 +71,7 @@ def test_rows_beyond_two_billion_elements_decode_like_the_first(artifact: Artifa
     decoded = runner.run(StepPlan(0, sequences, 1, wants_logits=True))
     for row in range(2, num_rows):
         np.testing.assert_allclose(decoded[row], decoded[row % 2], atol=1e-5, rtol=0)
-    key = next(spec.past for spec in artifact.manifest.states if spec.kind == "key")
+    key = next(spec.past for spec in artifact.decoder.states if spec.kind == "key")
     first, last = cache.buffers[key][1, :, :5], cache.buffers[key][num_rows - 1, :, :5]
     np.testing.assert_allclose(last, first, atol=1e-5, rtol=0)
     assert first.any()

@@ -100,7 +100,7 @@ class Model:
         self._plain = Engine.open(
             folder, replace(ENGINES, max_num_seqs=1, max_num_batched_tokens=MAX_MODEL_LEN, prefix_cache_bytes=0)
         )
-        states = self._plain.artifact.manifest.states
+        states = self._plain.artifact.decoder.states
         self._budget = settle(states, ENGINES, MAX_MODEL_LEN)[0]
         # Tokens by which real texts differ, with none that has a meaning of its own.
         encoded = self._plain.tokenizer.encode("the box in a fox and 日本 é then over Ж under")

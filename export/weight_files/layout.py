@@ -1,0 +1,121 @@
+"""Where the bytes of weights lie, decided by their sizes alone.
+
+    weights-00001.bin                codes, and weights that stay float32
+    weights-00001.scales.bin         the scales of those codes, in the same order
+    weights-00001.zero_points.bin    their zero points, where they have any
+
+The files of a shard, one for each stream of bytes, hold consecutive weights. A weight's streams are made together,
+slice by slice, while each must lie in one piece: in files of their own all can be appended as they come.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# A shard takes a sixteenth of all codes, so that there are several to write at a time; within bounds, so that small
+# models have few files, and large models files that are no trouble to copy. A larger tensor has a shard of its own.
+_SHARDS = 16
+
+MIN_SHARD_BYTES = 256 << 20
+
+MAX_SHARD_BYTES = 4 << 30
+
+# A page: ONNX Runtime maps tensors into memory, and maps whole pages.
+ALIGNMENT = 4096
+
+# What names the file of each stream. A weight has the first, the first two, or all.
+STREAMS = ("", ".scales", ".zero_points")
+
+_FILE = re.compile(r"weights-\d{5,}(\.scales|\.zero_points)?\.bin")
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalTensor:
+    """Where a tensor's bytes lie."""
+
+    file: str  # relative to the artifact's folder
+    offset: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSize:
+    """Bytes of one stored weight in each of its streams: codes or float32 values, scales, zero points."""
+
+    stream_bytes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightPlace:
+    """Where one stored weight lies: a tensor in each of its streams."""
+
+    tensors: tuple[ExternalTensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardLayout:
+    """The places of consecutive weights, from the first-th, in one shard."""
+
+    number: int  # from 1
+    first: int
+    places: tuple[WeightPlace, ...]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The file of each stream that one of the weights has."""
+        return tuple(_file(self.number, stream) for stream in range(len(self.file_bytes)))
+
+    @property
+    def file_bytes(self) -> tuple[int, ...]:
+        """Sizes of the files in the end."""
+        ends: dict[int, int] = {}
+        for place in self.places:
+            ends.update(enumerate(tensor.offset + tensor.num_bytes for tensor in place.tensors))
+        return tuple(ends[stream] for stream in range(len(ends)))
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(self.file_bytes)
+
+
+def lay_out(sizes: Sequence[StoredSize], shard_bytes: int | None = None) -> tuple[ShardLayout, ...]:
+    """Where weights of these sizes lie, in their order; a function of nothing else.
+
+    Args:
+        sizes: of the weights.
+        shard_bytes: that the codes of a shard take at most, if it has more than one weight; None: see above.
+    """
+    if shard_bytes is None:
+        share = sum(size.stream_bytes[0] for size in sizes) // _SHARDS
+        shard_bytes = min(max(share, MIN_SHARD_BYTES), MAX_SHARD_BYTES)
+    shards: list[ShardLayout] = []
+    places: list[WeightPlace] = []
+    ends = [0] * len(STREAMS)
+    for index, size in enumerate(sizes):
+        if places and _aligned(ends[0]) + size.stream_bytes[0] > shard_bytes:
+            shards.append(ShardLayout(len(shards) + 1, index - len(places), tuple(places)))
+            places, ends = [], [0] * len(STREAMS)
+        tensors = tuple(
+            ExternalTensor(_file(len(shards) + 1, stream), _aligned(ends[stream]), num_bytes)
+            for stream, num_bytes in enumerate(size.stream_bytes)
+        )
+        places.append(WeightPlace(tensors))
+        ends[: len(tensors)] = (tensor.offset + tensor.num_bytes for tensor in tensors)
+    if places:
+        shards.append(ShardLayout(len(shards) + 1, len(sizes) - len(places), tuple(places)))
+    return tuple(shards)
+
+
+def is_weight_file(name: str) -> bool:
+    """Whether a file is named as this module names them."""
+    return _FILE.fullmatch(name) is not None
+
+
+def _file(number: int, stream: int) -> str:
+    return f"weights-{number:05d}{STREAMS[stream]}.bin"
+
+
+def _aligned(offset: int) -> int:
+    return offset + -offset % ALIGNMENT

@@ -1,0 +1,98 @@
+"""A conversation as the model reads it: rendered by its chat template, tokenized, with the ends of its turns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from qwonnx.runtime.errors import TemplateError
+from qwonnx.runtime.text.chat_template import ChatTemplate
+from qwonnx.runtime.text.output_parser import OutputParser
+from qwonnx.runtime.text.tokenizer import Tokenizer
+
+
+class ChatModel(Protocol):
+    """What renders a conversation: an engine, or an artifact's files."""
+
+    @property
+    def chat_template(self) -> ChatTemplate | None: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SystemPrompt:
+    """System messages and tools, in the form that chat templates take."""
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """A rendered conversation.
+
+    text: as the template makes it.
+    token_ids: what the model reads.
+    thinking_open: the prompt ends inside <think>, so the answer begins with reasoning.
+    tools: what the model was told it may call, in OpenAI's form.
+    turn_ends: positions after each turn, ascending.
+    """
+
+    text: str
+    token_ids: list[int]
+    thinking_open: bool
+    tools: list[dict[str, Any]]
+    turn_ends: tuple[int, ...]
+
+    @property
+    def snapshot_at(self) -> tuple[int, ...]:
+        """Where other prompts are likely to go on differently: after the first turn, which is the system's if there is
+        one, and after the last, where the next turn of this chat will leave it."""
+        return tuple(dict.fromkeys((*self.turn_ends[:1], *self.turn_ends[-1:])))
+
+    def parser(self) -> OutputParser:
+        return OutputParser(self.thinking_open, self.tools or None)
+
+
+def render_chat(
+    model: ChatModel,
+    messages: list[dict[str, Any]],
+    tools: list[dict[str, Any]],
+    variables: dict[str, Any],
+) -> ChatPrompt:
+    """Apply the model's chat template and tokenize. Takes time in proportion to the conversation.
+
+    Raises:
+        TemplateError: the model has no template, or it refuses the conversation.
+    """
+    if model.chat_template is None:
+        raise TemplateError("the model has no chat template: use a checkpoint that has one")
+    text = model.chat_template.render(messages, tools=tools or None, **variables)
+    token_ids = model.tokenizer.encode(text)
+    # Turns end as answers do. What follows the last end opens the answer: later renderings write it differently.
+    ends = tuple(position for position, token in enumerate(token_ids, 1) if token in model.eos_token_ids)
+    return ChatPrompt(text, token_ids, text.rstrip().endswith("<think>"), tools, ends)
+
+
+def system_beginning(model: ChatModel, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> list[int]:
+    """The tokens with which every chat begins that has these system messages and tools: up to the end of their turn,
+    which is a position that chats restore. What the user says, and whether the model thinks, makes no difference.
+
+    Raises:
+        TemplateError: the model has no template, it refuses the messages, or it writes nothing before the user's turn.
+    """
+    one, other = (
+        render_chat(model, [*messages, {"role": "user", "content": text}], tools, {"enable_thinking": thinking})
+        for text, thinking in (("A", True), ("B", False))
+    )
+    pairs = zip(one.token_ids, other.token_ids, strict=False)
+    shared = next((position for position, (a, b) in enumerate(pairs) if a != b), 0)
+    end = max((end for end in one.turn_ends if end <= shared), default=0)
+    if not end:
+        raise TemplateError("nothing comes before the user's turn: give a system message or tools")
+    return one.token_ids[:end]
