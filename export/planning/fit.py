@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.errors import PlanError
+from qwonnx.export.modeling.cache_spec import KvType
 from qwonnx.export.planning.artifact_size import CopiedFiles
 from qwonnx.export.planning.deployment import longest_context
 from qwonnx.export.planning.plan import Assumptions, store_models
 from qwonnx.export.planning.resident_memory import Serving, memory_use
-from qwonnx.export.planning.states import KvType, state_sizes
+from qwonnx.export.planning.states import state_sizes
 from qwonnx.export.planning.stored_model import NamedRecipe, StoredModel
 from qwonnx.runtime.quantities import parse_bytes, parse_count, parse_tokens
 

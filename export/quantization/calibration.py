@@ -20,6 +20,7 @@ from torch import Tensor
 
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
 from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.checkpoint.weight_names import EMBEDDING, HEAD, tied_weights
 from qwonnx.export.checkpoint.weight_source import WeightSource
 from qwonnx.export.errors import CalibrationError
 from qwonnx.export.quantization.calibration_layers import LayerRunner, Moments
@@ -92,7 +93,7 @@ def gather_moments(
     """
     source, moments = WeightSource(checkpoint, config), Moments()
     runner = LayerRunner(folder, config, source, moments)
-    embedding = source.rows("embed_tokens.weight", (config.vocab_size, config.hidden_size))
+    embedding = source.rows(EMBEDDING, (config.vocab_size, config.hidden_size))
     hidden = torch.empty((*sequences.shape, config.hidden_size))
     for token in torch.unique(sequences).tolist():
         hidden[sequences == token] = embedding.read(token, 1)
@@ -100,10 +101,10 @@ def gather_moments(
         runner.run(index, hidden)
         if on_layer is not None:
             on_layer(index + 1, config.num_hidden_layers)
-    if not config.tie_word_embeddings:  # a tied head is the embedding, whose rows are read as well as multiplied
+    if HEAD not in tied_weights(config):  # a tied head is the embedding, whose rows are read as well as multiplied
         norm = source.rows("norm.weight", (config.hidden_size,)).read(0, 1)
         variance = hidden.square().mean(-1, keepdim=True)
-        moments.add("lm_head.weight", hidden.mul_(torch.rsqrt(variance + config.rms_norm_eps)).mul_(norm))
+        moments.add(HEAD, hidden.mul_(torch.rsqrt(variance + config.rms_norm_eps)).mul_(norm))
     return moments
 
 

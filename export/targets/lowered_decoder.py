@@ -10,22 +10,14 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.checkpoint.weight_names import tied_weights
 from qwonnx.export.lowering.graph_weights import GraphWeights
 from qwonnx.export.lowering.quantized_cache import quantize_cache
 from qwonnx.export.modeling.cache_spec import state_specs
 from qwonnx.export.quantization.cache_scales import CacheScales
 from qwonnx.export.quantization.recipe import Storages
-from qwonnx.export.targets.cpu import lower_to_cpu
-from qwonnx.export.targets.portable import lower_to_portable
+from qwonnx.export.targets.target import TargetChoice
 from qwonnx.runtime.artifact.file_names import DECODER
-
-
-@dataclass(frozen=True, slots=True)
-class QuantizedCache:
-    """Keys and values in "int8" or "int4", and the scales of every full-attention layer, by its index."""
-
-    kv: str
-    scales: Mapping[int, CacheScales]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +37,8 @@ def lower_decoder(
     traced: ir.Model,
     storages: Storages,
     config: ModelConfig,
-    *,
-    target: str,
-    int8_activations: bool,
-    cache: QuantizedCache | None = None,
+    choice: TargetChoice,
+    cache_scales: Mapping[int, CacheScales] | None = None,
 ) -> LoweredDecoder:
     """Lower a traced decoder, in place.
 
@@ -56,20 +46,16 @@ def lower_decoder(
         traced: what trace_decoder gave.
         storages: how weights are stored: a recipe, or a plan that knows the checkpoint too.
         config: the model.
-        target: "cpu" or "portable".
-        int8_activations: whether the CPU kernels may quantise activations on the fly.
-        cache: how keys and values are cached; None: as float32.
+        choice: the target, and how it is asked to compute and cache.
+        cache_scales: of keys and values in every full-attention layer, by its index; None where they are not quantised.
 
     Raises:
         RecipeError: the recipe cannot be applied.
     """
-    weights = GraphWeights.of_traced(traced.graph, storages, tie_word_embeddings=config.tie_word_embeddings)
-    if cache is not None:
-        quantize_cache(traced.graph, cache.kv, state_specs(config, cache.kv), cache.scales)
-    if target == "cpu":
-        lower_to_cpu(traced, weights, int8_activations=int8_activations)
-    else:
-        lower_to_portable(traced, weights)
+    weights = GraphWeights.of_traced(traced.graph, storages, tied_weights(config))
+    if cache_scales is not None:
+        quantize_cache(traced.graph, choice.kv, state_specs(config, choice.kv), cache_scales)
+    choice.target.lower(traced, weights, choice.activations)
     _tidy(traced)
     return LoweredDecoder(traced, weights)
 

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +13,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from qwonnx.export.modeling.cache_spec import KvType
+from qwonnx.export.quantization.recipe import Preset, Recipe
+from qwonnx.export.targets.register import TARGETS
+from qwonnx.export.targets.target import Activations
+from qwonnx.handlers.cli.choices import FIRST_TARGET, TargetName, summaries
 from qwonnx.handlers.cli.engine_options import runtime_settings
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.system_prompts import bake_prompts, read_prompt
@@ -33,46 +37,25 @@ _STAGES = {
 }
 
 
-class Target(StrEnum):
-    CPU = "cpu"
-    PORTABLE = "portable"
-
-
-class Weights(StrEnum):
-    FP32 = "fp32"
-    INT8 = "int8"
-    INT4 = "int4"
-
-
-class Activations(StrEnum):
-    INT8 = "int8"
-    FLOAT32 = "float32"
-
-
-class KV(StrEnum):
-    FLOAT32 = "float32"
-    INT8 = "int8"
-    INT4 = "int4"
-
-
 def export(
     checkpoint: Annotated[str, typer.Argument(help="A folder in Hugging Face layout, or a hub repo id.")],
     out: Annotated[Path, typer.Argument(help="The artifact's folder, which must not exist yet.")],
-    target: Annotated[
-        Target, typer.Option(help="cpu: ONNX Runtime's fast kernels. portable: standard operators only.")
-    ] = Target.CPU,
+    target: Annotated[TargetName, typer.Option(help=summaries())] = FIRST_TARGET,
     weights: Annotated[
-        Weights | None, typer.Option(help="How most weights are stored; int4 unless the recipe says otherwise.")
+        Preset | None, typer.Option(help="How most weights are stored; int4 unless the recipe says otherwise.")
     ] = None,
     weight_block_size: Annotated[
         int | None, typer.Option(help="Input features that share a scale: smaller is more exact, and larger on disk.")
     ] = None,
     activations: Annotated[
-        Activations, typer.Option(help="int8: kernels quantise activations as they run, faster at a small loss.")
-    ] = Activations.INT8,
+        Activations | None,
+        typer.Option(
+            help="int8: kernels quantise activations as they run, faster at a small loss; the default where they can."
+        ),
+    ] = None,
     kv: Annotated[
-        KV, typer.Option(help="How keys and values are cached: int8 takes a quarter of the memory, int4 an eighth.")
-    ] = KV.FLOAT32,
+        KvType, typer.Option(help="How keys and values are cached: int8 takes a quarter of the memory, int4 an eighth.")
+    ] = KvType.FLOAT32,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -129,7 +112,6 @@ def export(
 
     from qwonnx.export.pipeline import ExportOptions, export_checkpoint
     from qwonnx.export.quantization.calibration import read_text
-    from qwonnx.export.quantization.recipe import Recipe
     from qwonnx.export.weight_files.unfinished import incomplete_folder
 
     prompts = {path: read_prompt(path) for path in prefix or ()}
@@ -137,9 +119,11 @@ def export(
         import qwonnx.runtime.engine.engine  # noqa: F401 - it bakes; that it cannot is said before the work
     options = ExportOptions(
         target=target.value,
-        activations=activations.value,
+        activations=activations and activations.value,
         kv=kv.value,
-        recipe=Recipe.choose(recipe, weights and weights.value, weight_block_size),
+        recipe=Recipe.choose(
+            recipe, weights and weights.value, weight_block_size, TARGETS[target.value].default_recipe
+        ),
         calibration=None if calibration is None else read_text(calibration),
         overwrite=force,
         resume=resume,

@@ -151,6 +151,7 @@ def _arithmetic(options: argparse.Namespace) -> dict[str, float]:
     from qwonnx.export.modeling.trace import trace_decoder
     from qwonnx.export.quantization.importance import Importance
     from qwonnx.export.targets.lowered_decoder import lower_decoder
+    from qwonnx.export.targets.register import choose_target
     from qwonnx.export.weight_files import weight_stage
     from qwonnx.export.weight_files.external_data import ShardPrefix
     from qwonnx.export.weight_files.layout import lay_out
@@ -160,10 +161,8 @@ def _arithmetic(options: argparse.Namespace) -> dict[str, float]:
     export, config = _export_options(options), load_config(options.checkpoint)
     assert export.recipe is not None
     traced = time.perf_counter()
-    int8_activations = export.activations == "int8"
-    decoder = lower_decoder(
-        trace_decoder(config), export.recipe, config, target=export.target, int8_activations=int8_activations
-    )
+    choice = choose_target(export.target, export.activations, export.kv)
+    decoder = lower_decoder(trace_decoder(config), export.recipe, config, choice)
     items = decoder.weights.items()
     began = time.perf_counter()
     source = WeightSource(Checkpoint.open(options.checkpoint), config)

@@ -110,6 +110,7 @@ def _graph(options: argparse.Namespace) -> None:
     from qwonnx.export.modeling.weight_fit import fitting_weights
     from qwonnx.export.quantization.recipe import Recipe
     from qwonnx.export.targets.lowered_decoder import lower_decoder
+    from qwonnx.export.targets.register import choose_target
 
     began = time.perf_counter()
     resolved = resolve_checkpoint(str(options.checkpoint), None)
@@ -117,7 +118,7 @@ def _graph(options: argparse.Namespace) -> None:
     fitting_weights(WeightSource(resolved.tensors, config), config)
     opened = time.perf_counter()
     recipe = Recipe.preset(options.weights)
-    built = lower_decoder(trace_decoder(config), recipe, config, target="cpu", int8_activations=True)
+    built = lower_decoder(trace_decoder(config), recipe, config, choose_target())
     items = built.weights.items()
     end = time.perf_counter()
     source = WeightSource(resolved.tensors, config)

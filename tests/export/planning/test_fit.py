@@ -9,16 +9,18 @@ import pytest
 
 from qwonnx.export.checkpoint.config import ModelConfig, parse_config
 from qwonnx.export.errors import PlanError, RecipeError
+from qwonnx.export.modeling.cache_spec import KvType
 from qwonnx.export.planning.artifact_size import CopiedFiles
 from qwonnx.export.planning.fit import ROUNDING_ERROR, Candidate, Fit, Limits, find_fit, parse_limits
 from qwonnx.export.planning.plan import Assumptions
 from qwonnx.export.planning.resident_memory import Serving, memory_use
-from qwonnx.export.planning.states import KvType, state_sizes
+from qwonnx.export.planning.states import state_sizes
 from qwonnx.export.planning.stored_model import in_every_block_size, named_recipes
+from qwonnx.export.targets.register import choose_target
 from tests.checkpoints.published import PUBLISHED
 
 SERVING = Serving(context=32_768, sequences=1, kv=KvType.FLOAT32, chunk_tokens=512, num_threads=4)
-ASSUMPTIONS = Assumptions("cpu", True, SERVING, None)
+ASSUMPTIONS = Assumptions(choose_target(), SERVING, None)
 RECIPES = in_every_block_size([named.name for named in named_recipes()])
 
 

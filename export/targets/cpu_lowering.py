@@ -1,4 +1,4 @@
-"""The CPU target: ONNX Runtime's contributed kernels (domain com.microsoft) in the place of our operators.
+"""The CPU lowering: ONNX Runtime's contributed kernels (domain com.microsoft) in the place of our operators.
 
 What each kernel takes and refuses was measured; where a kernel does not exist for what the recipe asks, the operator
 keeps its function body, which is right and slow.
@@ -16,13 +16,14 @@ from qwonnx.export.lowering.merge import merge_projections
 from qwonnx.export.lowering.quantized_ops import quantize_weights
 from qwonnx.export.lowering.rewrite import attribute, call, own_nodes, replace, required, sizes, transpose
 from qwonnx.export.targets.cpu_attention import lower_attention
+from qwonnx.export.targets.target import Activations
 
 _MICROSOFT = "com.microsoft"
 
 
-def lower_to_cpu(model: ir.Model, weights: GraphWeights, *, int8_activations: bool) -> None:
-    """Lower a traced model in place. With int8_activations, kernels quantise activations on the fly: faster."""
-    accuracy_level = 4 if int8_activations else 1
+def lower_to_cpu(model: ir.Model, weights: GraphWeights, activations: Activations) -> None:
+    """Lower a traced model in place. With int8, kernels quantise activations on the fly: faster."""
+    accuracy_level = 4 if activations is Activations.INT8 else 1
     graph = model.graph
     merge_projections(graph, weights)
     quantize_weights(graph, weights)
