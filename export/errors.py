@@ -11,7 +11,8 @@ ExportError
 |-- CalibrationError           a calibration text cannot be used
 |-- PlanError                  what a plan was asked for is not understood
 |-- OutputError                the artifact cannot be written: it exists, the disk is full, ...
-`-- VerificationError          `verify` or `eval` cannot run or compare models
+|-- VerificationError          `verify` or `eval` cannot run or compare models
+`-- EvaluationError            a suite, a question or a text cannot be evaluated on
 """
 
 
@@ -61,6 +62,10 @@ class OutputError(ExportError):
 
 class VerificationError(ExportError):
     """An artifact or a checkpoint cannot be run, or two cannot be compared."""
+
+
+class EvaluationError(ExportError):
+    """A suite, one of its questions or a text cannot be evaluated on, or a model under evaluation fails."""
 
 
 def first_line(error: BaseException) -> str:

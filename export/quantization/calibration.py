@@ -20,6 +20,7 @@ from torch import Tensor
 
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
 from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.checkpoint.text_files import load_tokenizer
 from qwonnx.export.checkpoint.weight_names import EMBEDDING, HEAD, tied_weights
 from qwonnx.export.checkpoint.weight_source import WeightSource
 from qwonnx.export.errors import CalibrationError
@@ -72,7 +73,7 @@ def calibrate(
         on_layer: called with the number of layers that are done, and that there are.
 
     Raises:
-        CalibrationError: the text is too short, or the tokenizer cannot be read.
+        CalibrationError: the text is too short.
         CheckpointError: the checkpoint cannot be read.
     """
     moments = gather_moments(folder, checkpoint, config, _tokenize(folder, text), on_layer)
@@ -118,13 +119,8 @@ def _importance(squares: Tensor, counts: Tensor) -> Tensor:
 
 def _tokenize(folder: Path, text: str) -> Tensor:
     """Token ids [num_sequences, T], of equal length: what is left at the end is not used."""
-    from tokenizers import Tokenizer
-
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise CalibrationError(f"{folder} has no tokenizer.json: download it from the model's hub page")
     # Four bytes a token is usual: eight a token are more than enough, and bound the tokenizer's work.
-    ids = Tokenizer.from_file(str(path)).encode(text[: 8 * MAX_TOKENS], add_special_tokens=False).ids[:MAX_TOKENS]
+    ids = load_tokenizer(folder).encode(text[: 8 * MAX_TOKENS])[:MAX_TOKENS]
     if len(ids) < _MIN_TOKENS:
         raise CalibrationError(f"the calibration text has {len(ids)} tokens: give at least {_MIN_TOKENS}")
     length = min(len(ids), _SEQUENCE_TOKENS)

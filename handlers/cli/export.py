@@ -17,12 +17,14 @@ from qwonnx.export.modeling.cache_spec import KvType
 from qwonnx.export.quantization.recipe import Preset, Recipe
 from qwonnx.export.targets.register import TARGETS
 from qwonnx.export.targets.target import Activations
+from qwonnx.export.weight_files.memory_budget import check_memory
 from qwonnx.handlers.cli.choices import FIRST_TARGET, TargetName, summaries
 from qwonnx.handlers.cli.engine_options import runtime_settings
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.system_prompts import bake_prompts, read_prompt
-from qwonnx.handlers.cli.tables import size_of, weights_table
+from qwonnx.handlers.cli.tables import weights_table
 from qwonnx.runtime.errors import QwonnxRuntimeError
+from qwonnx.runtime.quantities import bytes_text, parse_bytes
 
 if TYPE_CHECKING:  # pulls in torch
     from qwonnx.export.checkpoint.weight_source import SkippedPart
@@ -106,9 +108,8 @@ def export(
 
         qwonnx export ./Qwen3.5-397B-A17B ./qwen-large --memory 8GB --resume
     """
-    from qwonnx.export.weight_files.memory_budget import parse_memory
-
-    memory_bytes = parse_memory(memory)  # before torch is imported: a slip of the pen is told at once
+    memory_bytes = parse_bytes(memory, "--memory")
+    check_memory(memory_bytes)  # before torch is imported: a slip of the pen is told at once
 
     from qwonnx.export.pipeline import ExportOptions, export_checkpoint
     from qwonnx.export.quantization.calibration import read_text
@@ -140,11 +141,11 @@ def export(
     output = Console()
     output.print(weights_table(manifest.quantization))
     for part in skipped:
-        line = f"skipped: {part.name}, {part.num_tensors} tensors, {size_of(part.num_bytes)}"
+        line = f"skipped: {part.name}, {part.num_tensors} tensors, {bytes_text(part.num_bytes)}"
         output.print(line, markup=False, highlight=False, soft_wrap=True)
     total = sum(entry.size for entry in manifest.files)
-    seconds, in_flight = time.monotonic() - started, size_of(bar.peak_bytes)
-    summary = f"{out}: {size_of(total)} in {seconds:.0f} s, with {in_flight} of tensors in flight at most"
+    seconds, in_flight = time.monotonic() - started, bytes_text(bar.peak_bytes)
+    summary = f"{out}: {bytes_text(total)} in {seconds:.0f} s, with {in_flight} of tensors in flight at most"
     output.print(summary, markup=False, highlight=False, soft_wrap=True)
     if prompts:
         with _note_that_the_artifact_is_whole(out):

@@ -187,14 +187,14 @@ def _arithmetic(options: argparse.Namespace) -> dict[str, float]:
 def _export_options(options: argparse.Namespace) -> ExportOptions:
     from qwonnx.export.pipeline import ExportOptions
     from qwonnx.export.quantization.recipe import Recipe
-    from qwonnx.export.weight_files.memory_budget import parse_memory
+    from qwonnx.runtime.quantities import parse_bytes
 
     return ExportOptions(
         target=options.target,
         weights=options.weights,
         recipe=Recipe.choose(options.recipe, options.weights, None),
         num_threads=options.threads,
-        memory_bytes=parse_memory(options.memory),
+        memory_bytes=parse_bytes(options.memory, "--memory"),
     )
 
 

@@ -135,10 +135,10 @@ def _weights(options: argparse.Namespace) -> None:
     from qwonnx.export.modeling.trace import decoder_weights
     from qwonnx.export.quantization.recipe import Recipe
     from qwonnx.export.weight_files.external_data import ExternalDataWriter
-    from qwonnx.export.weight_files.memory_budget import parse_memory
     from qwonnx.export.weight_files.progress import ExportProgress
     from qwonnx.export.weight_files.weight_item import WeightItem
     from qwonnx.export.weight_files.weight_stage import write_weights
+    from qwonnx.runtime.quantities import parse_bytes
 
     config, recipe = load_config(options.checkpoint), Recipe.preset(options.weights)
     prefixes = tuple(f"layers.{layer}." for layer in options.layers)
@@ -163,7 +163,7 @@ def _weights(options: argparse.Namespace) -> None:
                 items,
                 ExternalDataWriter(Path(scratch)),
                 num_threads=options.threads,
-                memory_bytes=parse_memory(options.memory),
+                memory_bytes=parse_bytes(options.memory, "--memory"),
                 on_progress=note,
             )
         end = time.perf_counter()

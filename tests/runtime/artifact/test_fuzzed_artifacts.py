@@ -18,10 +18,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from qwonnx.export.checkpoint.text_files import CHAT_TEMPLATE, GENERATION_CONFIG, TOKENIZER, check_text_files
+from qwonnx.export.checkpoint.text_files import check_text_files
 from qwonnx.export.errors import CheckpointError, VerificationError
 from qwonnx.export.evaluation.verify import _tokenize, artifact_logits
 from qwonnx.handlers.cli.inspect import _tables
+from qwonnx.runtime.artifact.file_names import CHAT_TEMPLATE_FILE as CHAT_TEMPLATE
+from qwonnx.runtime.artifact.file_names import GENERATION_CONFIG_FILE as GENERATION_CONFIG
+from qwonnx.runtime.artifact.file_names import TOKENIZER_FILE as TOKENIZER
 from qwonnx.runtime.artifact.folder import Artifact, file_sha256, open_artifact
 from qwonnx.runtime.artifact.manifest import (
     ArtifactError,

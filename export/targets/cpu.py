@@ -1,0 +1,108 @@
+"""The CPU target: its record. How it lowers a graph is in cpu_lowering.py and cpu_attention.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.checkpoint.weight_names import DOWN, EXPERTS, GATE_UP, Role
+from qwonnx.export.lowering.siblings import join_items
+from qwonnx.export.modeling.cache_spec import KvType
+from qwonnx.export.targets.target import Activations, LoadedWeights, Target
+from qwonnx.export.weight_files.weight_item import WeightItem
+
+if TYPE_CHECKING:  # pulls in torch
+    import onnx_ir as ir
+
+    from qwonnx.export.lowering.graph_weights import GraphWeights
+
+_FLOAT_BYTES = 4
+# The kernels sum up the codes of a block for 16 output features at a time.
+_PACKED_ROWS = 16
+
+
+class CpuTarget(Target):
+    """ONNX Runtime's contributed kernels for processors.
+
+    What becomes of weights was measured with ONNX Runtime 1.32 on x86-64 with AVX-512 VNNI, kernel by kernel, from
+    /proc/self/smaps (docs/plan.md): a weight that its kernel packs is copied into memory of the process.
+    """
+
+    name = "cpu"
+    summary = "ONNX Runtime's fast kernels"
+    activations = (Activations.INT8, Activations.FLOAT32)
+    kv_types = tuple(KvType)
+    minimum_onnxruntime = "1.32"
+    providers = ("CPUExecutionProvider",)
+    graph_bytes = 5_000
+
+    def lower(self, model: ir.Model, weights: GraphWeights, activations: Activations) -> None:
+        from qwonnx.export.targets.cpu_lowering import lower_to_cpu
+
+        lower_to_cpu(model, weights, activations)
+
+    def join(self, config: ModelConfig, items: Sequence[WeightItem], activations: Activations) -> Sequence[WeightItem]:
+        joined = join_items(items, _siblings(config))
+        if not config.num_experts:
+            return joined
+        return join_items(joined, _routers(config, joined, activations))
+
+    def load(self, item: WeightItem, items: Sequence[WeightItem], activations: Activations) -> LoadedWeights:
+        if activations is Activations.INT8 and item.storage.is_quantized:
+            return _packed_with_scales(item)
+        return _for_float_activations(item, items)
+
+
+def _siblings(config: ModelConfig) -> Iterator[list[str]]:
+    """The projections that share an input, in the order in which the modules apply them."""
+    feed_forward = ["gate_proj", "up_proj"]
+    if config.num_experts:
+        feed_forward = ["shared_expert_gate", *(f"shared_expert.{name}" for name in feed_forward)]
+    for index, layer_type in enumerate(config.layer_types):
+        if layer_type == "full_attention":
+            yield [f"layers.{index}.self_attn.{name}_proj.weight" for name in "qkv"]
+        else:
+            yield [f"layers.{index}.linear_attn.in_proj_{name}.weight" for name in ("qkv", "b", "a", "z")]
+        yield [f"layers.{index}.mlp.{name}.weight" for name in feed_forward]
+
+
+def _routers(config: ModelConfig, items: Sequence[WeightItem], activations: Activations) -> list[list[str]]:
+    """Every router that a kernel leaves outside, with what the shared expert's gate is stored in by now.
+
+    Where no kernel runs a layer's experts, their router stays inside the operator's body.
+    """
+    stored_in = {name: item for item in items for name, _ in item.weights}
+    pairs = []
+    for index in range(config.num_hidden_layers):
+        layer = f"layers.{index}"
+        bits = [stored_in[f"{layer}.{EXPERTS}.{part}"].storage.bits for part in (GATE_UP, DOWN)]
+        # The 8-bit kernel quantises activations whatever it is told.
+        if activations is Activations.INT8 or 8 not in bits:
+            gate = stored_in[f"{layer}.mlp.shared_expert_gate.weight"]
+            pairs.append([f"{layer}.mlp.gate.weight", gate.name])
+    return pairs
+
+
+def _packed_with_scales(item: WeightItem) -> LoadedWeights:
+    """Kernels that quantise activations: codes, scales and a sum for each block lie together."""
+    blocks = item.num_columns // item.storage.block_size
+    sums = _FLOAT_BYTES * _rounded_up(item.num_rows, _PACKED_ROWS) * blocks
+    scales = item.num_scale_bytes
+    return LoadedWeights(packed=item.num_code_bytes + scales + sums, read_once=scales)
+
+
+def _for_float_activations(item: WeightItem, items: Sequence[WeightItem]) -> LoadedWeights:
+    """Kernels on float32: matrices of float32 and of 4-bit codes are packed, all else is read where it lies."""
+    storage, experts = item.storage, item.role is Role.EXPERTS
+    has_int8_experts = any(other.role is Role.EXPERTS and other.storage.bits == 8 for other in items)
+    if storage.bits == 4 and not (experts and has_int8_experts):
+        return LoadedWeights(packed=item.num_code_bytes, mapped=item.num_scale_bytes)
+    if not storage.is_quantized and not experts:
+        return LoadedWeights(packed=_FLOAT_BYTES * _rounded_up(item.num_rows, _PACKED_ROWS) * item.num_columns)
+    scratch = _FLOAT_BYTES * item.num_parameters // item.num_matrices if storage.is_quantized else 0
+    return LoadedWeights(mapped=item.num_bytes, scratch=scratch)
+
+
+def _rounded_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
