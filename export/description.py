@@ -7,12 +7,9 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from qwonnx.export.checkpoint.config import ModelConfig
-from qwonnx.export.modeling.cache_spec import state_specs
-from qwonnx.export.modeling.trace import decoder_inputs, decoder_outputs
 from qwonnx.export.quantization.recipe import Recipe
 from qwonnx.export.quantization.size_table import Stored, weight_groups
 from qwonnx.export.targets.target import Activations, TargetChoice
-from qwonnx.runtime.artifact.file_names import DECODER, graph_file
 from qwonnx.runtime.artifact.manifest import (
     SCHEMA_VERSION,
     FileEntry,
@@ -30,6 +27,7 @@ def describe_artifact(
     recipe: Recipe,
     source: SourceFacts,
     stored: Sequence[Stored],
+    graphs: dict[str, GraphSpec],
     files: tuple[FileEntry, ...],
     choice: TargetChoice,
 ) -> Manifest:
@@ -38,6 +36,7 @@ def describe_artifact(
     Args:
         config, recipe, source: what was exported, how, and from where.
         stored: the weights that were written.
+        graphs: by name.
         files: all files but the manifest itself.
         choice: the target, and how it was asked to compute and cache.
     """
@@ -57,11 +56,7 @@ def describe_artifact(
             recipe=tuple((rule.pattern, rule.bits) for rule in recipe.rules),
             groups=groups,
         ),
-        graphs={
-            DECODER: GraphSpec(
-                graph_file(DECODER), decoder_inputs(), decoder_outputs(config), state_specs(config, choice.kv)
-            )
-        },
+        graphs=graphs,
         files=files,
     )
 

@@ -7,18 +7,20 @@ nothing that opens, and may be resumed.
 
 from __future__ import annotations
 
+import os
+import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from qwonnx.export.checkpoint.checkpoint import resolve_checkpoint
-from qwonnx.export.checkpoint.config import load_config
 from qwonnx.export.checkpoint.text_files import check_text_files
 from qwonnx.export.checkpoint.weight_names import tied_weights
 from qwonnx.export.checkpoint.weight_source import SkippedPart, WeightSource
 from qwonnx.export.description import describe_artifact
-from qwonnx.export.errors import OutputError
+from qwonnx.export.errors import ExportError, OutputError
+from qwonnx.export.lowering.shared_weights import SharedWeights
 from qwonnx.export.modeling.cache_spec import KvType
 from qwonnx.export.modeling.trace import trace_decoder
 from qwonnx.export.modeling.weight_fit import fitting_weights
@@ -26,7 +28,7 @@ from qwonnx.export.quantization.cache_scales import cache_scales
 from qwonnx.export.quantization.calibration import calibrate
 from qwonnx.export.quantization.recipe import Recipe
 from qwonnx.export.quantization.storage_plan import StoragePlan
-from qwonnx.export.targets.lowered_decoder import lower_decoder
+from qwonnx.export.targets.lowered_graph import lower_decoder
 from qwonnx.export.targets.register import DEFAULT_TARGET, choose_target
 from qwonnx.export.weight_files.external_data import ExternalDataWriter
 from qwonnx.export.weight_files.fingerprint import export_fingerprint
@@ -34,7 +36,7 @@ from qwonnx.export.weight_files.memory_budget import DEFAULT_MEMORY_BYTES, check
 from qwonnx.export.weight_files.progress import ExportProgress
 from qwonnx.export.weight_files.unfinished import unfinished_export
 from qwonnx.export.weight_files.weight_stage import write_weights
-from qwonnx.runtime.artifact.file_names import DECODER, graph_file
+from qwonnx.runtime.artifact.file_names import DECODER
 from qwonnx.runtime.artifact.folder import file_sha256
 from qwonnx.runtime.artifact.manifest import (
     ArtifactError,
@@ -102,13 +104,14 @@ def export_checkpoint(
     """
     options = options or ExportOptions()
     report = on_progress or (lambda progress: None)
+    _check_system()
     choice = choose_target(options.target, options.activations, options.kv)
     check_memory(options.memory_bytes)
     out = Path(out)
     _check_output(out, overwrite=options.overwrite)
 
     resolved = resolve_checkpoint(str(checkpoint), options.revision)
-    config = load_config(resolved.folder)
+    config = resolved.config
     recipe = options.recipe or Recipe.choose(
         None, options.weights, options.weight_block_size, choice.target.default_recipe
     )
@@ -124,7 +127,9 @@ def export_checkpoint(
         report(ExportProgress("trace", 0, 0))
         scales = None if choice.kv is KvType.FLOAT32 else cache_scales(source, config, choice.kv)
         storages = StoragePlan(recipe, source.stored_codes)
-        decoder = lower_decoder(trace_decoder(config), storages, config, choice, scales)
+        graphs = {DECODER: lower_decoder(trace_decoder(config), storages, config, choice, scales)}
+        weights = SharedWeights(graph.weights for graph in graphs.values())
+        assert weights.names == shapes.keys() - tied_weights(config).keys(), "lowering lost weights"
         importance = None
         if options.calibration is not None:
             importance = calibrate(
@@ -136,13 +141,10 @@ def export_checkpoint(
             )
         unfinished.begin()
         building = unfinished.folder
-        items = decoder.weights.items()
-        lowered = {name for item in items for name, _ in item.weights}
-        assert lowered == shapes.keys() - tied_weights(config).keys(), "lowering lost weights"
         writer = ExternalDataWriter(building)
         written = write_weights(
             source,
-            items,
+            weights.items,
             writer,
             importance=importance,
             journal=unfinished.journal,
@@ -151,16 +153,19 @@ def export_checkpoint(
             on_progress=report,
         )
         report(ExportProgress("finish", resolved.tensors.total_bytes, resolved.tensors.total_bytes))
-        decoder.weights.attach(written)
-        (building / graph_file(DECODER)).write_bytes(decoder.serialized())
+        weights.attach(written)
+        for graph in graphs.values():
+            (building / graph.spec.file).write_bytes(graph.serialized())
         for name in texts:
             shutil.copyfile(resolved.folder / name, building / name)
+        graph_files = [graph.spec.file for graph in graphs.values()]
         manifest = describe_artifact(
             config,
             recipe,
             resolved.source,
-            items,
-            (*writer.files, *(_file_entry(building, name) for name in (graph_file(DECODER), *texts))),
+            weights.items,
+            {name: graph.spec for name, graph in graphs.items()},
+            (*writer.files, *(_file_entry(building, name) for name in (*graph_files, *texts))),
             choice,
         )
         write_manifest(building, manifest)
@@ -168,6 +173,15 @@ def export_checkpoint(
         for part in source.skipped:
             on_skipped(part)
     return manifest
+
+
+def _check_system() -> None:
+    """Refuse a system without the calls that keep memory bounded and folders one's own: preadv, flock, O_NOFOLLOW."""
+    if os.name != "posix" or not (hasattr(os, "preadv") and hasattr(os, "O_NOFOLLOW")):
+        raise ExportError(
+            f"exporting needs Linux or another POSIX system with preadv, and this is {platform.system()}:"
+            " export there (WSL and containers will do); what it makes runs anywhere"
+        )
 
 
 def _check_output(out: Path, *, overwrite: bool) -> None:

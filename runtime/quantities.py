@@ -41,10 +41,7 @@ def parse_bytes(text: str, what: str, at_least: int = 1) -> int:
         raise QuantityError(f"{what} is {text[:40]!r}, which is not a size: write it as in 512MB, 10GB or 10GiB")
     num_bytes = int(match[3]) if match[3] else int(float(match[1]) * _UNITS[match[2].lower()])
     if not at_least <= num_bytes <= _MAX_BYTES:
-        lowest = (
-            f"at least {bytes_text(at_least)}" if at_least > 1 else "0 or more" if at_least < 1 else "more than nothing"
-        )
-        raise QuantityError(f"{what} is {text[:40]!r}: give {lowest} and at most 1000000TB")
+        raise QuantityError(f"{what} is {text[:40]!r}: give at least {bytes_text(at_least)} and at most 1000000TB")
     return num_bytes
 
 

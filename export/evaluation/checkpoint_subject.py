@@ -78,7 +78,6 @@ class CheckpointSubject:
         import torch
 
         from qwonnx.export.checkpoint.checkpoint import resolve_checkpoint
-        from qwonnx.export.checkpoint.config import load_config
         from qwonnx.export.checkpoint.stored_weights import StoredWeights
         from qwonnx.export.checkpoint.text_files import check_text_files
         from qwonnx.export.evaluation.reference_model import load_reference_model, quiet_transformers
@@ -87,7 +86,7 @@ class CheckpointSubject:
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         resolved = resolve_checkpoint(name_or_path, None)
-        config = load_config(resolved.folder)
+        config = resolved.config
         names = check_text_files(resolved.folder, config.vocab_size)
         self._longest = config.max_position_embeddings
         self._num_experts = config.num_experts

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from qwonnx.export.checkpoint.checkpoint import resolve_checkpoint
-from qwonnx.export.checkpoint.config import ModelConfig, load_config
+from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.errors import VerificationError
 from qwonnx.export.evaluation.decoder_session import CHUNK_TOKENS, DecoderSession, Logits, TokenIds
 from qwonnx.export.evaluation.measures import kl_divergence, token_scores
@@ -72,8 +72,8 @@ def compare(
     """
     report = on_progress or (lambda stage: None)
     opened = open_artifact(artifact)
-    folder = resolve_checkpoint(os.fspath(checkpoint), None).folder
-    _check_same_model(opened, load_config(folder))
+    resolved = resolve_checkpoint(os.fspath(checkpoint), None)
+    _check_same_model(opened, resolved.config)
     token_ids = _tokenize(opened, SAMPLE_TEXT if text is None else text)
     report("running the artifact with ONNX Runtime")  # first: it is the smaller, and the one in doubt
     actual = artifact_logits(opened, token_ids)
@@ -83,7 +83,7 @@ def compare(
             " its files were changed; if not, export the checkpoint again"
         )
     report("running the checkpoint with transformers")
-    expected = reference_logits(folder, token_ids)
+    expected = reference_logits(resolved.folder, token_ids)
     return measure(expected, actual, token_ids)
 
 

@@ -23,10 +23,10 @@ from qwonnx.export.planning.stored_model import StoredModel
 from qwonnx.export.planning.weight_layout import PlannedFile
 from qwonnx.export.quantization.cache_scales import CacheScales
 from qwonnx.export.quantization.storage_plan import CodesOf
-from qwonnx.export.targets.lowered_decoder import lower_decoder
+from qwonnx.export.targets.lowered_graph import lower_decoder
 from qwonnx.export.targets.target import TargetChoice
 from qwonnx.export.weight_files.weight_stage import weight_places
-from qwonnx.runtime.artifact.file_names import DECODER, graph_file
+from qwonnx.runtime.artifact.file_names import DECODER
 from qwonnx.runtime.artifact.manifest import MANIFEST_NAME, FileEntry, SourceFacts, manifest_text
 
 _ANY_SHA256 = "0" * 64
@@ -58,12 +58,13 @@ def with_exact_artifact(
     items = decoder.weights.items()
     assert [item.weights for item in items] == [weight.weights for weight in model.weights], "weights differ"
     decoder.weights.attach(weight_places(items, model.layout.shards))
-    files = (*model.layout.files, PlannedFile(graph_file(DECODER), len(decoder.serialized())), *copied.files)
+    files = (*model.layout.files, PlannedFile(decoder.spec.file, len(decoder.serialized())), *copied.files)
     manifest = describe_artifact(
         config,
         model.named.recipe,
         source,
         items,
+        {DECODER: decoder.spec},
         tuple(FileEntry(file.path, file.num_bytes, _ANY_SHA256) for file in files),
         choice,
     )

@@ -74,10 +74,8 @@ def serve(
         max_num_seqs=max_num_seqs,
         max_model_len=max_model_len,
         max_num_batched_tokens=max_num_batched_tokens,
-        cache_bytes=None if cache_bytes is None else parse_bytes(cache_bytes, "--cache-bytes"),
-        prefix_cache_bytes=None
-        if prefix_cache_bytes is None
-        else parse_bytes(prefix_cache_bytes, "--prefix-cache-bytes", at_least=0),
+        cache_bytes=_bytes(cache_bytes, "--cache-bytes"),
+        prefix_cache_bytes=_bytes(prefix_cache_bytes, "--prefix-cache-bytes"),
         num_threads=threads,
     )
     settings = ServerSettings.from_environment()
@@ -117,6 +115,10 @@ def serve(
         server.run(sockets=[listener])
     if model.error is not None:
         raise model.error
+
+
+def _bytes(text: str | None, option: str) -> int | None:
+    return None if text is None else parse_bytes(text, option, at_least=0)
 
 
 def _greeting(url: str, name: str, *, needs_key: bool) -> str:

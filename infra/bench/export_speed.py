@@ -150,7 +150,7 @@ def _arithmetic(options: argparse.Namespace) -> dict[str, float]:
     from qwonnx.export.checkpoint.weight_source import WeightSource
     from qwonnx.export.modeling.trace import trace_decoder
     from qwonnx.export.quantization.importance import Importance
-    from qwonnx.export.targets.lowered_decoder import lower_decoder
+    from qwonnx.export.targets.lowered_graph import lower_decoder
     from qwonnx.export.targets.register import choose_target
     from qwonnx.export.weight_files import weight_stage
     from qwonnx.export.weight_files.external_data import ShardPrefix

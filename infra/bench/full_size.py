@@ -104,17 +104,16 @@ def _arguments(options: argparse.Namespace, scratch: Path) -> list[str]:
 def _graph(options: argparse.Namespace) -> None:
     """Everything up to the weight stage."""
     from qwonnx.export.checkpoint.checkpoint import resolve_checkpoint
-    from qwonnx.export.checkpoint.config import load_config
     from qwonnx.export.checkpoint.weight_source import WeightSource
     from qwonnx.export.modeling.trace import trace_decoder
     from qwonnx.export.modeling.weight_fit import fitting_weights
     from qwonnx.export.quantization.recipe import Recipe
-    from qwonnx.export.targets.lowered_decoder import lower_decoder
+    from qwonnx.export.targets.lowered_graph import lower_decoder
     from qwonnx.export.targets.register import choose_target
 
     began = time.perf_counter()
     resolved = resolve_checkpoint(str(options.checkpoint), None)
-    config = load_config(resolved.folder)
+    config = resolved.config
     fitting_weights(WeightSource(resolved.tensors, config), config)
     opened = time.perf_counter()
     recipe = Recipe.preset(options.weights)

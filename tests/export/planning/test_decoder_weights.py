@@ -14,7 +14,7 @@ from qwonnx.export.modeling.trace import decoder_weights
 from qwonnx.export.planning.decoder_weights import planned_shapes, planned_weights
 from qwonnx.export.planning.stored_model import named_recipes
 from qwonnx.export.quantization.recipe import Recipe, Rule
-from qwonnx.export.targets.lowered_decoder import lower_decoder
+from qwonnx.export.targets.lowered_graph import lower_decoder
 from qwonnx.export.targets.register import choose_target
 from qwonnx.export.weight_files.weight_item import WeightItem
 from tests.checkpoints.published import PUBLISHED

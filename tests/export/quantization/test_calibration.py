@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -175,3 +176,23 @@ def test_a_long_text_is_cut(tiny_checkpoint: Path) -> None:
     assert sequences.shape == (8, 512)
     assert sequences.numel() == MAX_TOKENS
     assert _tokenize(tiny_checkpoint, TEXT[:800]).shape[0] == 1
+
+
+def test_settings_of_a_training_run_do_not_shorten_the_text(tmp_path: Path) -> None:
+    """A tokenizer.json may carry a `truncation`: a calibration that obeyed it would learn from its first tokens."""
+    checkpoint = write_tiny(tmp_path)
+    path = checkpoint / "tokenizer.json"
+    whole = _tokenize(checkpoint, TEXT)
+    document = json.loads(path.read_text(encoding="utf-8"))
+    document["truncation"] = {"direction": "Right", "max_length": 100, "strategy": "LongestFirst", "stride": 0}
+    document["padding"] = {
+        "strategy": {"Fixed": 5000},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "!",
+    }
+    path.write_text(json.dumps(document), encoding="utf-8")
+    assert whole.numel() > 1000
+    assert torch.equal(_tokenize(checkpoint, TEXT), whole)

@@ -1,4 +1,4 @@
-"""A traced decoder, lowered for a target: the graph and the table of its weights, before any weight has bytes."""
+"""A traced graph, lowered for a target: with the table of its weights, before any weight has bytes."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ from qwonnx.export.checkpoint.weight_names import tied_weights
 from qwonnx.export.lowering.graph_weights import GraphWeights
 from qwonnx.export.lowering.quantized_cache import quantize_cache
 from qwonnx.export.modeling.cache_spec import state_specs
+from qwonnx.export.modeling.trace import decoder_inputs, decoder_outputs
 from qwonnx.export.quantization.cache_scales import CacheScales
 from qwonnx.export.quantization.recipe import Storages
 from qwonnx.export.targets.target import TargetChoice
-from qwonnx.runtime.artifact.file_names import DECODER
+from qwonnx.runtime.artifact.file_names import DECODER, graph_file
+from qwonnx.runtime.artifact.manifest import GraphSpec
 
 
 @dataclass(frozen=True, slots=True)
-class LoweredDecoder:
-    """The graph, and what its initializers are made of."""
+class LoweredGraph:
+    """A graph, what its initializers are made of, and what a manifest says of it."""
 
     model: ir.Model
     weights: GraphWeights
+    spec: GraphSpec
 
     def serialized(self) -> bytes:
         """The file, once `weights.attach` has said where every initializer's bytes lie."""
@@ -39,7 +42,7 @@ def lower_decoder(
     config: ModelConfig,
     choice: TargetChoice,
     cache_scales: Mapping[int, CacheScales] | None = None,
-) -> LoweredDecoder:
+) -> LoweredGraph:
     """Lower a traced decoder, in place.
 
     Args:
@@ -53,14 +56,16 @@ def lower_decoder(
         RecipeError: the recipe cannot be applied.
     """
     weights = GraphWeights.of_traced(traced.graph, storages, tied_weights(config))
+    states = state_specs(config, choice.kv)
     if cache_scales is not None:
-        quantize_cache(traced.graph, choice.kv, state_specs(config, choice.kv), cache_scales)
+        quantize_cache(traced.graph, choice.kv, states, cache_scales)
     choice.target.lower(traced, weights, choice.activations)
-    _tidy(traced)
-    return LoweredDecoder(traced, weights)
+    _tidy(traced, DECODER)
+    spec = GraphSpec(graph_file(DECODER), decoder_inputs(), decoder_outputs(config), states)
+    return LoweredGraph(traced, weights, spec)
 
 
-def _tidy(model: ir.Model) -> None:
+def _tidy(model: ir.Model, name: str) -> None:
     """Drop what tracing left: copies, dead shape arithmetic, equal computations, traces of this machine."""
     for tidy in (
         passes.IdentityEliminationPass(),
@@ -72,4 +77,4 @@ def _tidy(model: ir.Model) -> None:
     ):
         tidy(model)
     model.producer_name, model.producer_version = "qwonnx", version("qwonnx")
-    model.graph.name = DECODER
+    model.graph.name = name
