@@ -74,7 +74,7 @@ def compare(
     opened = open_artifact(artifact)
     resolved = resolve_checkpoint(os.fspath(checkpoint), None)
     _check_same_model(opened, resolved.config)
-    token_ids = _tokenize(opened, SAMPLE_TEXT if text is None else text)
+    token_ids = verification_tokens(opened, SAMPLE_TEXT if text is None else text)
     report("running the artifact with ONNX Runtime")  # first: it is the smaller, and the one in doubt
     actual = artifact_logits(opened, token_ids)
     if not np.isfinite(actual).all():
@@ -128,7 +128,7 @@ def artifact_logits(artifact: Artifact, token_ids: TokenIds, chunk_tokens: int =
     return np.concatenate([chunk.logits for chunk in chunks])
 
 
-def _tokenize(artifact: Artifact, text: str) -> TokenIds:
+def verification_tokens(artifact: Artifact, text: str) -> TokenIds:
     tokenizer = Tokenizer.from_file(artifact.file(TOKENIZER_FILE))
     token_ids = np.array(tokenizer.encode(text)[:MAX_TOKENS], np.int64)
     if len(token_ids) < 2:

@@ -76,8 +76,8 @@ def calibrate(
         CalibrationError: the text is too short.
         CheckpointError: the checkpoint cannot be read.
     """
-    moments = gather_moments(folder, checkpoint, config, _tokenize(folder, text), on_layer)
-    return Importance({name: _importance(moments.squares[name], moments.counts[name]) for name in moments.squares})
+    moments = gather_moments(folder, checkpoint, config, calibration_tokens(folder, text), on_layer)
+    return Importance({name: importance_of(moments.squares[name], moments.counts[name]) for name in moments.squares})
 
 
 def gather_moments(
@@ -109,7 +109,7 @@ def gather_moments(
     return moments
 
 
-def _importance(squares: Tensor, counts: Tensor) -> Tensor:
+def importance_of(squares: Tensor, counts: Tensor) -> Tensor:
     """Sums of squares [num_groups, in_features] of so many vectors [num_groups] -> importance."""
     overall = squares.sum(0) / counts.sum().clamp(min=1.0)
     tempered = ((squares + _PRIOR_TOKENS * overall) / (counts + _PRIOR_TOKENS).unsqueeze(-1)) ** _EXPONENT
@@ -117,7 +117,7 @@ def _importance(squares: Tensor, counts: Tensor) -> Tensor:
     return torch.where(scale > 0, tempered / scale, 1.0).clamp(min=_FLOOR).bfloat16()
 
 
-def _tokenize(folder: Path, text: str) -> Tensor:
+def calibration_tokens(folder: Path, text: str) -> Tensor:
     """Token ids [num_sequences, T], of equal length: what is left at the end is not used."""
     # Four bytes a token is usual: eight a token are more than enough, and bound the tokenizer's work.
     ids = load_tokenizer(folder).encode(text[: 8 * MAX_TOKENS])[:MAX_TOKENS]

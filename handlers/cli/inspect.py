@@ -45,7 +45,7 @@ def inspect(
         typer.echo(json.dumps(dataclasses.asdict(opened.manifest), indent=1, ensure_ascii=False))
         return
     console = Console()
-    for table in _tables(opened):
+    for table in inspect_tables(opened):
         console.print(table)
     prefixes = list(prefix_files(opened, opened.manifest.model.max_position_embeddings))
     if prefixes:
@@ -57,7 +57,7 @@ def inspect(
         console.print("All files are as they were exported.")
 
 
-def _tables(artifact: Artifact) -> list[Table]:
+def inspect_tables(artifact: Artifact) -> list[Table]:
     manifest = artifact.manifest
     return [
         facts_table("Artifact", _artifact_facts(artifact)),

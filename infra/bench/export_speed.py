@@ -177,7 +177,7 @@ def _arithmetic(options: argparse.Namespace) -> dict[str, float]:
     ]
 
     def make(part: WeightSlice) -> None:
-        weight_stage._encode(Importance({}), part)
+        weight_stage.encode(Importance({}), part)
 
     with ThreadPoolExecutor(cut.num_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         list(pool.map(make, slices))

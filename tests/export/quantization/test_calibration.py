@@ -18,10 +18,10 @@ from qwonnx.export.checkpoint.config import load_config
 from qwonnx.export.errors import CalibrationError
 from qwonnx.export.quantization.calibration import (
     MAX_TOKENS,
-    _importance,
-    _tokenize,
     calibrate,
+    calibration_tokens,
     gather_moments,
+    importance_of,
     read_text,
 )
 from qwonnx.export.quantization.importance import Importance
@@ -112,7 +112,7 @@ def test_calibration_gives_positive_importance_of_mean_one_for_every_expert(tiny
 def test_an_expert_that_no_token_chose_has_the_importance_of_all_others_together() -> None:
     squares, counts = torch.rand(3, 8, dtype=torch.float64), torch.tensor([10.0, 1000.0, 0.0], dtype=torch.float64)
     squares *= counts[:, None]
-    found = _importance(squares, counts).float()
+    found = importance_of(squares, counts).float()
     together, own = (squares.sum(0) / 1010) ** 0.75, (squares[1] / 1000) ** 0.75
     torch.testing.assert_close(found[2], (together / together.mean()).float(), rtol=0.01, atol=0)
     torch.testing.assert_close(found[1], (own / own.mean()).float(), rtol=0.05, atol=0)
@@ -120,9 +120,9 @@ def test_an_expert_that_no_token_chose_has_the_importance_of_all_others_together
 
 def test_features_that_a_text_never_used_still_count_a_little() -> None:
     squares = torch.tensor([[0.0, 4.0, 4.0, 4.0]], dtype=torch.float64)
-    assert 0 < _importance(squares, torch.ones(1, dtype=torch.float64))[0, 0] < 0.05
+    assert 0 < importance_of(squares, torch.ones(1, dtype=torch.float64))[0, 0] < 0.05
     nothing = torch.zeros(1, 4, dtype=torch.float64)
-    assert torch.equal(_importance(nothing, torch.zeros(1, dtype=torch.float64)).float(), torch.ones(1, 4))
+    assert torch.equal(importance_of(nothing, torch.zeros(1, dtype=torch.float64)).float(), torch.ones(1, 4))
 
 
 def test_rows_of_several_experts_get_each_its_own_importance() -> None:
@@ -172,17 +172,17 @@ def test_a_text_of_a_few_words_is_refused(tiny_checkpoint: Path) -> None:
 
 
 def test_a_long_text_is_cut(tiny_checkpoint: Path) -> None:
-    sequences = _tokenize(tiny_checkpoint, TEXT * 50)
+    sequences = calibration_tokens(tiny_checkpoint, TEXT * 50)
     assert sequences.shape == (8, 512)
     assert sequences.numel() == MAX_TOKENS
-    assert _tokenize(tiny_checkpoint, TEXT[:800]).shape[0] == 1
+    assert calibration_tokens(tiny_checkpoint, TEXT[:800]).shape[0] == 1
 
 
 def test_settings_of_a_training_run_do_not_shorten_the_text(tmp_path: Path) -> None:
     """A tokenizer.json may carry a `truncation`: a calibration that obeyed it would learn from its first tokens."""
     checkpoint = write_tiny(tmp_path)
     path = checkpoint / "tokenizer.json"
-    whole = _tokenize(checkpoint, TEXT)
+    whole = calibration_tokens(checkpoint, TEXT)
     document = json.loads(path.read_text(encoding="utf-8"))
     document["truncation"] = {"direction": "Right", "max_length": 100, "strategy": "LongestFirst", "stride": 0}
     document["padding"] = {
@@ -195,4 +195,4 @@ def test_settings_of_a_training_run_do_not_shorten_the_text(tmp_path: Path) -> N
     }
     path.write_text(json.dumps(document), encoding="utf-8")
     assert whole.numel() > 1000
-    assert torch.equal(_tokenize(checkpoint, TEXT), whole)
+    assert torch.equal(calibration_tokens(checkpoint, TEXT), whole)
