@@ -31,7 +31,6 @@ from qwonnx.export.quantization.importance import Importance
 MAX_TOKENS = 4096
 _MIN_TOKENS = 64
 _SEQUENCE_TOKENS = 512
-_MAX_TEXT_BYTES = 64 << 20
 
 # Tokens' worth of the layer's mean in every expert's moments.
 _PRIOR_TOKENS = 16.0
@@ -39,27 +38,6 @@ _PRIOR_TOKENS = 16.0
 # never below this fraction. 0.75 did better on held-out text than 0.5 or 1 (docs/quantization.md).
 _EXPONENT = 0.75
 _FLOOR = 0.01
-
-
-def read_text(path: Path) -> str:
-    """A calibration text: UTF-8, at most 64 MiB.
-
-    Raises:
-        CalibrationError: it cannot be read, is too large, or is not UTF-8.
-    """
-    try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_TEXT_BYTES + 1)
-    except OSError as error:
-        raise CalibrationError(
-            f"cannot read the calibration text {path} ({error.strerror}): give a text file"
-        ) from error
-    if len(content) > _MAX_TEXT_BYTES:
-        raise CalibrationError(f"{path} is larger than {_MAX_TEXT_BYTES >> 20} MiB: give a shorter text")
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise CalibrationError(f"{path} is not UTF-8 (byte {error.start}): convert it") from error
 
 
 def calibrate(

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from qwonnx.export.modeling.cache_spec import KvType
 from qwonnx.export.quantization.recipe import Preset, Recipe
@@ -20,23 +17,14 @@ from qwonnx.export.targets.target import Activations
 from qwonnx.export.weight_files.memory_budget import check_memory
 from qwonnx.handlers.cli.choices import FIRST_TARGET, TargetName, summaries
 from qwonnx.handlers.cli.engine_options import runtime_settings
-from qwonnx.handlers.cli.failures import CommandError
+from qwonnx.handlers.cli.export_progress import export_bar, note_that_the_artifact_is_whole, note_what_is_kept
 from qwonnx.handlers.cli.system_prompts import bake_prompts, read_prompt
 from qwonnx.handlers.cli.tables import weights_table
-from qwonnx.runtime.errors import QwonnxRuntimeError
+from qwonnx.handlers.cli.text_file import read_text
 from qwonnx.runtime.quantities import bytes_text, parse_bytes
 
 if TYPE_CHECKING:  # pulls in torch
     from qwonnx.export.checkpoint.weight_source import SkippedPart
-    from qwonnx.export.weight_files.progress import ExportProgress
-
-_STAGES = {
-    "trace": "tracing the model",
-    "calibrate": "calibrating",
-    "verify": "checking what is written",
-    "weights": "writing weights",
-    "finish": "finishing",
-}
 
 
 def export(
@@ -112,7 +100,6 @@ def export(
     check_memory(memory_bytes)  # before torch is imported: a slip of the pen is told at once
 
     from qwonnx.export.pipeline import ExportOptions, export_checkpoint
-    from qwonnx.export.quantization.calibration import read_text
     from qwonnx.export.weight_files.unfinished import incomplete_folder
 
     prompts = {path: read_prompt(path) for path in prefix or ()}
@@ -136,7 +123,7 @@ def export(
         print(f"qwonnx: starting over, without what {incomplete_folder(out)} has for --resume", file=sys.stderr)
     started = time.monotonic()
     skipped: list[SkippedPart] = []
-    with _note_what_is_kept(out), _progress(console) as bar:
+    with note_what_is_kept(out), export_bar(console) as bar:
         manifest = export_checkpoint(checkpoint, out, options, on_progress=bar.show, on_skipped=skipped.append)
     output = Console()
     output.print(weights_table(manifest.quantization))
@@ -148,67 +135,5 @@ def export(
     summary = f"{out}: {bytes_text(total)} in {seconds:.0f} s, with {in_flight} of tensors in flight at most"
     output.print(summary, markup=False, highlight=False, soft_wrap=True)
     if prompts:
-        with _note_that_the_artifact_is_whole(out):
+        with note_that_the_artifact_is_whole(out):
             bake_prompts(out, prompts, runtime_settings())
-
-
-@contextmanager
-def _note_that_the_artifact_is_whole(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except (QwonnxRuntimeError, CommandError) as error:
-        raise CommandError(f"{error}; {out} is whole without it: go on with qwonnx bake") from error
-
-
-@contextmanager
-def _note_what_is_kept(out: Path) -> Iterator[None]:
-    """Say on Ctrl-C that the work is not lost."""
-    from qwonnx.export.weight_files.unfinished import incomplete_folder
-
-    try:
-        yield
-    except KeyboardInterrupt:
-        if incomplete_folder(out).exists():
-            print(
-                f"qwonnx: interrupted; what is written is kept in {incomplete_folder(out)}: go on with --resume",
-                file=sys.stderr,
-            )
-        raise
-
-
-class _Bar:
-    """A bar with bytes, speed and time left; speed counts what this run does, not what an earlier one has done."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.peak_bytes = 0
-        self._progress = progress
-        self._task = progress.add_task("reading the checkpoint", total=None)
-        self._stage = ""
-
-    def show(self, progress: ExportProgress) -> None:
-        self.peak_bytes = max(self.peak_bytes, progress.peak_bytes)
-        total = progress.total_bytes or None
-        if progress.stage != self._stage:
-            self._stage = progress.stage
-            self._progress.reset(
-                self._task,
-                description=_STAGES.get(progress.stage, progress.stage),
-                total=total,
-                completed=progress.resumed_bytes,
-            )
-        self._progress.update(self._task, completed=progress.done_bytes, total=total)
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[_Bar]:
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,  # what stays is the summary, or the one line of an error
-    ) as progress:
-        yield _Bar(progress)
