@@ -41,8 +41,10 @@ def token_scores(logits: Logits, targets: TokenIds, num_tokens: int | None = Non
     logits = logits[:, :num_tokens]
     surprise = np.empty(len(targets))
     for block in _blocks(len(targets)):
-        taken = np.take_along_axis(log_softmax(logits[block]), targets[block, None], axis=-1)
-        surprise[block] = -taken[:, 0]
+        rows = logits[block].astype(np.float64)
+        taken = np.take_along_axis(rows, targets[block, None], axis=-1)[:, 0]
+        highest = rows.max(axis=-1)
+        surprise[block] = np.log(np.exp(rows - highest[:, None]).sum(axis=-1)) + highest - taken
     return TokenScores(surprise, logits.argmax(axis=-1).astype(np.int64))
 
 

@@ -20,6 +20,7 @@ from qwonnx.export.evaluation.decoder_session import CHUNK_TOKENS, DecoderSessio
 from qwonnx.export.evaluation.measures import kl_divergence, token_scores
 from qwonnx.runtime.artifact.file_names import TOKENIZER_FILE
 from qwonnx.runtime.artifact.folder import Artifact, open_artifact
+from qwonnx.runtime.errors import TokenizerError
 from qwonnx.runtime.text.tokenizer import Tokenizer
 
 # Enough for stable means, and little enough for a CPU: transformers keeps all logits of a window, 1 MB a token.
@@ -66,7 +67,7 @@ def compare(
         on_progress: called with a word on what comes next.
 
     Raises:
-        ArtifactError, TokenizerError: the artifact does not open.
+        ArtifactError: the artifact does not open.
         CheckpointError: the checkpoint does not.
         VerificationError: they are not the same model, or the text has fewer than two tokens.
     """
@@ -129,7 +130,10 @@ def artifact_logits(artifact: Artifact, token_ids: TokenIds, chunk_tokens: int =
 
 
 def verification_tokens(artifact: Artifact, text: str) -> TokenIds:
-    tokenizer = Tokenizer.from_file(artifact.file(TOKENIZER_FILE))
+    try:
+        tokenizer = Tokenizer.from_file(artifact.file(TOKENIZER_FILE))
+    except TokenizerError as error:
+        raise VerificationError(f"{error} ({artifact.folder})") from error
     token_ids = np.array(tokenizer.encode(text)[:MAX_TOKENS], np.int64)
     if len(token_ids) < 2:
         raise VerificationError("the text has fewer than two tokens: give a longer one")

@@ -177,7 +177,7 @@ def test_an_option_that_does_not_exist_is_refused_at_once(
 
 
 def test_too_little_memory_is_refused_at_once(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="memory 10MB is less than the 64MB"):
+    with pytest.raises(ExportError, match=r"memory of 10\.0 MB is less than the 64\.0 MB"):
         export_checkpoint(tiny_checkpoint, tmp_path / "artifact", ExportOptions(memory_bytes=10_000_000))
     assert list(tmp_path.iterdir()) == []
 

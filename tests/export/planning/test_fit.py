@@ -48,7 +48,7 @@ def test_limits_are_read_whole() -> None:
         ("memory=1GB,", "''"),
         ("memory=1GB,memory=2GB", "memory twice"),
         ("context=4k", "neither memory nor disk"),
-        ("memory=10", "memory is '10'"),
+        ("memory=10 xB", "memory is '10 xB'"),
         ("disk=1GB,context=0", "context is '0'"),
         ("disk=1GB,sequences=1025", "sequences is '1025'"),
         ("memory=1GB=2", "memory is '1GB=2'"),

@@ -328,6 +328,6 @@ def test_a_disk_without_room_is_refused_before_a_byte_is_written(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_000_000))
-    with pytest.raises(OutputError, match=r"1\.0 MB free and the weights need 1\.\d MB"):
+    with pytest.raises(OutputError, match=r"1\.00 MB free and the weights need 1\.\d\d MB"):
         _write(tiny_checkpoint, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
