@@ -11,7 +11,8 @@ ExportError
 |-- CalibrationError           a calibration text cannot be used
 |-- PlanError                  what a plan was asked for is not understood
 |-- OutputError                the artifact cannot be written: it exists, the disk is full, ...
-`-- VerificationError          `verify` or `eval` cannot run or compare models
+|-- VerificationError          `verify` or `eval` cannot run or compare models
+`-- EvaluationError            a suite or a text cannot be used, a question cannot be asked, or the model fails at it
 """
 
 
@@ -61,6 +62,10 @@ class OutputError(ExportError):
 
 class VerificationError(ExportError):
     """An artifact or a checkpoint cannot be run, or two cannot be compared."""
+
+
+class EvaluationError(ExportError):
+    """A suite or a text cannot be evaluated on, or the model fails while it answers."""
 
 
 def first_line(error: BaseException) -> str:

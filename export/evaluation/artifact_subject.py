@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from qwonnx.export.errors import EvaluationError
 from qwonnx.export.evaluation.decoder_session import DecoderChunk, DecoderSession
 from qwonnx.export.evaluation.report import ModelRow
 from qwonnx.export.evaluation.subject import (
@@ -26,7 +27,6 @@ from qwonnx.export.evaluation.subject import (
     token_scores,
 )
 from qwonnx.export.evaluation.suite import Question
-from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
 from qwonnx.runtime.machine import cpu_quota
@@ -149,7 +149,7 @@ class _Finished:
 
     def answer(self) -> Answer:
         if self.last.finish_reason is FinishReason.ERROR:
-            raise CommandError(f"the model failed ({self.last.error}): export the checkpoint again, or report this")
+            raise EvaluationError(f"the model failed ({self.last.error}): export the checkpoint again, or report this")
         return Answer(self.text, self.last.num_generated_tokens, self.last.finish_reason is FinishReason.STOP)
 
 

@@ -10,6 +10,7 @@ from importlib.metadata import version
 import numpy as np
 import numpy.typing as npt
 
+from qwonnx.export.errors import EvaluationError
 from qwonnx.export.evaluation.judge import is_right
 from qwonnx.export.evaluation.report import (
     SCHEMA_VERSION,
@@ -28,7 +29,6 @@ from qwonnx.export.evaluation.report import (
 )
 from qwonnx.export.evaluation.subject import Answer, Prompt, Scored, SkippedError, Subject
 from qwonnx.export.evaluation.suite import Question, Suite
-from qwonnx.handlers.cli.failures import CommandError
 
 WINDOW_TOKENS = 1024
 MAX_TEXT_TOKENS = 64 * WINDOW_TOKENS
@@ -86,7 +86,8 @@ def evaluate(
         on_progress: called with a word on what is being done.
 
     Raises:
-        CommandError: the text has fewer than two tokens, or the model predicts no numbers; and what the subject raises.
+        EvaluationError: the text has fewer than two tokens, or the model predicts no numbers.
+        What the subject raises.
     """
     say = on_progress or (lambda stage: None)
     windows, text_notes = ([], []) if text is None else _windows(subject, text)
@@ -136,7 +137,7 @@ def _windows(subject: Subject, text: Text) -> tuple[list[Prompt], list[str]]:
     """The text as prompts of one token each and expected answers, and what there is to say about it."""
     ids = tuple(subject.tokenizer.encode(text.content))
     if len(ids) < 2:
-        raise CommandError(f"{text.name} has fewer than two tokens: give a longer text")
+        raise EvaluationError(f"{text.name} has fewer than two tokens: give a longer text")
     notes = [f"of {text.name} the first {MAX_TEXT_TOKENS:,} tokens were read"] if len(ids) > MAX_TEXT_TOKENS else []
     starts = range(0, min(len(ids), MAX_TEXT_TOKENS), WINDOW_TOKENS)
     windows = (ids[start : min(start + WINDOW_TOKENS, MAX_TEXT_TOKENS)] for start in starts)
@@ -165,7 +166,7 @@ def _score(subject: Subject, prompts: Sequence[Prompt], say: Callable[[str], Non
         say(f"scoring {len(prompts)} expected answers")
         for number, one in enumerate(subject.score(prompts), 1):
             if not np.isfinite(one.surprise).all():
-                raise CommandError(
+                raise EvaluationError(
                     f"{subject.row.name} predicts values that are not numbers: `qwonnx inspect --verify` says whether"
                     " an artifact's files were changed; download a checkpoint again"
                 )

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from qwonnx.export.errors import EvaluationError
 from qwonnx.export.evaluation.report import ModelRow
 from qwonnx.export.evaluation.suite import Question
-from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.runtime.errors import TemplateError
 from qwonnx.runtime.text.chat_prompt import ChatModel, render_chat
 from qwonnx.runtime.text.tokenizer import Tokenizer
@@ -97,7 +97,7 @@ class Subject(Protocol):
 
         Raises:
             SkippedError: it cannot be asked.
-            CommandError: the chat template refuses it.
+            EvaluationError: the chat template refuses it.
         """
 
     def answers(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Answer]]:
@@ -120,7 +120,7 @@ def render(model: ChatModel, question: Question) -> Rendered:
     """Apply the chat template with and without the expected answer.
 
     Raises:
-        CommandError: the template refuses the conversation, or there is none.
+        EvaluationError: the template refuses the conversation, or there is none.
     """
     switch = {"enable_thinking": question.thinking}
     try:
@@ -133,7 +133,7 @@ def render(model: ChatModel, question: Question) -> Rendered:
             **switch,
         )
     except TemplateError as error:
-        raise CommandError(f"the question of line {question.line} cannot be rendered: {error}") from error
+        raise EvaluationError(f"the question of line {question.line} cannot be rendered: {error}") from error
     answer = whole[len(chat.text) :] if whole.startswith(chat.text) else ""
     return Rendered(chat.text, answer, chat.thinking_open)
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from qwonnx.handlers.cli.failures import CommandError
+from qwonnx.export.errors import EvaluationError
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, parse_object, quoted
 
 MAX_BYTES = 512 << 20
@@ -110,7 +110,7 @@ def read_suite(path: Path) -> Suite:
     """Read and check a whole file; blank lines are passed over.
 
     Raises:
-        CommandError: it cannot be read, is empty or too large, or a line is not what it must be.
+        EvaluationError: it cannot be read, is empty or too large, or a line is not what it must be.
     """
     digest = hashlib.sha256()
     questions = []
@@ -120,9 +120,10 @@ def read_suite(path: Path) -> Suite:
             try:
                 questions.append(_question(number, line))
             except StrictJsonError as error:
-                raise CommandError(f"line {number} of {path} is no question ({error}): correct or remove it") from error
+                message = f"line {number} of {path} is no question ({error}): correct or remove it"
+                raise EvaluationError(message) from error
     if not questions:
-        raise CommandError(f"{path} has no questions: give a file with one JSON object a line")
+        raise EvaluationError(f"{path} has no questions: give a file with one JSON object a line")
     return Suite(path.name, digest.hexdigest(), tuple(questions))
 
 
@@ -130,13 +131,13 @@ def choose(questions: Sequence[Question], tasks: Sequence[str], limit: int | Non
     """Those of the named tasks, or all; of them `limit`, as many of each task as can be and spread over its lines.
 
     Raises:
-        CommandError: there is no such task.
+        EvaluationError: there is no such task.
     """
     by_task: dict[str, list[Question]] = {}
     for question in questions:
         by_task.setdefault(question.task, []).append(question)
     if unknown := next((task for task in tasks if task not in by_task), None):
-        raise CommandError(f"the suite has no task {quoted(unknown)}: choose from {', '.join(sorted(by_task))}")
+        raise EvaluationError(f"the suite has no task {quoted(unknown)}: choose from {', '.join(sorted(by_task))}")
     groups = sorted((group for task, group in by_task.items() if not tasks or task in tasks), key=len)
     chosen: list[Question] = []
     for index, group in enumerate(groups):
@@ -152,14 +153,14 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             while line := file.readline(MAX_LINE_BYTES + 1):
                 number, size = number + 1, size + len(line)
                 if len(line) > MAX_LINE_BYTES:
-                    raise CommandError(f"line {number} of {path} exceeds {MAX_LINE_BYTES >> 20} MiB: shorten it")
+                    raise EvaluationError(f"line {number} of {path} exceeds {MAX_LINE_BYTES >> 20} MiB: shorten it")
                 if size > MAX_BYTES or number > MAX_LINES:
-                    raise CommandError(
+                    raise EvaluationError(
                         f"{path} exceeds {MAX_LINES:,} lines or {MAX_BYTES >> 20} MiB: split it into several files"
                     )
                 yield number, line
     except OSError as error:
-        raise CommandError(f"cannot read {path} ({error.strerror}): give a suite's file") from error
+        raise EvaluationError(f"cannot read {path} ({error.strerror}): give a suite's file") from error
 
 
 def _question(number: int, line: bytes) -> Question:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from qwonnx.export.errors import EvaluationError
 from qwonnx.export.evaluation import suite
 from qwonnx.export.evaluation.suite import ExpectedCall, Question, choose, read_suite
-from qwonnx.handlers.cli.failures import CommandError
 
 LINE: dict[str, Any] = {
     "task": "capitals",
@@ -82,7 +82,7 @@ def test_parts_that_are_no_text_are_pictures(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: object, reason: str) -> None:
-    with pytest.raises(CommandError) as caught:
+    with pytest.raises(EvaluationError) as caught:
         questions(tmp_path, LINE, line)
     assert str(caught.value).startswith(f"line 2 of {tmp_path / 'suite.jsonl'} is no question (")
     assert reason in str(caught.value)
@@ -91,25 +91,25 @@ def test_a_bad_line_is_named(tmp_path: Path, line: object, reason: str) -> None:
 
 def test_files_that_hold_nothing_or_too_much_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for lines, reason in (((), "has no questions"), (("", " "), "has no questions")):
-        with pytest.raises(CommandError, match=reason):
+        with pytest.raises(EvaluationError, match=reason):
             questions(tmp_path, *lines)
-    with pytest.raises(CommandError, match="cannot read"):
+    with pytest.raises(EvaluationError, match="cannot read"):
         read_suite(tmp_path)
     monkeypatch.setattr(suite, "MAX_LINES", 2)
-    with pytest.raises(CommandError, match="exceeds 2 lines"):
+    with pytest.raises(EvaluationError, match="exceeds 2 lines"):
         questions(tmp_path, LINE, LINE, LINE)
     monkeypatch.setattr(suite, "MAX_BYTES", len(json.dumps(LINE)) + 1)
-    with pytest.raises(CommandError, match="split it"):
+    with pytest.raises(EvaluationError, match="split it"):
         questions(tmp_path, LINE, LINE)
     monkeypatch.setattr(suite, "MAX_LINE_BYTES", 20)
-    with pytest.raises(CommandError, match="line 1 of"):
+    with pytest.raises(EvaluationError, match="line 1 of"):
         questions(tmp_path, LINE)
 
 
 def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
     path = tmp_path / "suite.jsonl"
     path.write_bytes(json.dumps(LINE).encode() + b"\n\xff\n")
-    with pytest.raises(CommandError, match="line 2"):
+    with pytest.raises(EvaluationError, match="line 2"):
         read_suite(path)
 
 
@@ -123,5 +123,5 @@ def test_a_limit_takes_as_many_of_each_task_spread_over_its_lines(tmp_path: Path
     assert len(choose(every, (), 2)) == 2
     assert Counter(question.task for question in choose(every, ("b", "c"), 6)) == {"b": 2, "c": 4}
     assert choose(every, ("b",), 100) == [question for question in every if question.task == "b"]
-    with pytest.raises(CommandError, match="no task 'd': choose from a, b, c"):
+    with pytest.raises(EvaluationError, match="no task 'd': choose from a, b, c"):
         choose(every, ("d",), None)
