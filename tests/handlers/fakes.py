@@ -28,7 +28,7 @@ class FakeEngine(Engine):
         self.submitted: list[dict[str, Any]] = []
         self.aborted: list[str] = []
 
-    def submit(  # type: ignore[override]
+    def submit(
         self, prompt_token_ids: Sequence[int], params: Any, on_output: Callable[[RequestOutput], None], **options: Any
     ) -> str:
         self.submitted.append({"token_ids": list(prompt_token_ids), "params": params, **options})
