@@ -1,8 +1,6 @@
-"""create_app: the endpoints as one ASGI application.
+"""create_app: every API that is served, and health checks, as one ASGI application.
 
-POST /v1/chat/completions    chat_completions.py
-GET  /v1/models, /v1/models/{model}    models.py
-GET  /health/live, /health/ready       health.py
+An API is a folder with an Api record (http/api.py) and a line in APIS. GET /health/live and /health/ready: health.py.
 """
 
 from __future__ import annotations
@@ -13,21 +11,25 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.responses import Response
 from starlette.routing import Route
 
 from qwonnx.handlers.chat.capsule_store import CapsuleStore
-from qwonnx.handlers.errors import ApiError, answer_api_error, answer_http_exception
+from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.http import health
 from qwonnx.handlers.http.access_log import AccessLog
+from qwonnx.handlers.http.api import Api, Apis
 from qwonnx.handlers.http.api_key import ApiKey
 from qwonnx.handlers.model_host import ModelHost
-from qwonnx.handlers.openai import chat_completions, models
+from qwonnx.handlers.openai.api import OPENAI
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.errors import SettingsError
 from qwonnx.runtime.settings import RuntimeSettings
+
+# The first also answers where no API owns the path.
+APIS: tuple[Api, ...] = (OPENAI,)
 
 
 def create_app(engine: Engine | ModelHost, settings: ServerSettings | None = None) -> Starlette:
@@ -51,25 +53,25 @@ def create_app(engine: Engine | ModelHost, settings: ServerSettings | None = Non
         finally:
             await asyncio.to_thread(host.close)
 
-    middleware = [Middleware(AccessLog)]
+    apis = Apis(APIS)
+    middleware = [Middleware(AccessLog, apis=apis)]
     if settings.api_key is not None:
-        middleware.append(Middleware(ApiKey, key=settings.api_key))
+        middleware.append(Middleware(ApiKey, key=settings.api_key, apis=apis))
     app = Starlette(
-        routes=[
-            Route("/v1/chat/completions", chat_completions.create_chat_completion, methods=["POST"]),
-            Route("/v1/models", models.list_models),
-            Route("/v1/models/{model:path}", models.retrieve_model),
-            Route("/health/live", health.live),
-            Route("/health/ready", health.ready),
-        ],
+        routes=[*apis.routes, Route("/health/live", health.live), Route("/health/ready", health.ready)],
         middleware=middleware,
-        exception_handlers={ApiError: answer_api_error, HTTPException: answer_http_exception},
+        exception_handlers=apis.exception_handlers(),
         lifespan=lifespan,
     )
     app.state.host = host
     app.state.settings = settings
     app.state.capsules = _capsule_store(settings)
     return app
+
+
+def error_response(error: ServiceError, path: str = "") -> Response:
+    """An error as the client of a path reads it, for what refuses a request before the application sees it."""
+    return Apis(APIS).error_response(path, error)
 
 
 def _capsule_store(settings: ServerSettings) -> CapsuleStore | None:

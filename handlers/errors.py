@@ -1,101 +1,115 @@
-"""What a client is told when something goes wrong: OpenAI's error body, and the one place that maps errors to it.
+"""What goes wrong with a request, in no API's words: a kind, a status, the parameter at fault, a code and a message.
 
-    {"error": {"message", "type", "param", "code"}}
-
-No answer holds a traceback, a path or a piece of another request; what we did wrong ourselves goes to the log.
+Handlers raise a ServiceError; the API that the path belongs to renders it as its own body (http/api.py). No message
+holds a traceback, a path or a piece of another request: what we did wrong ourselves goes to the log.
 """
 
 from __future__ import annotations
 
-import msgspec
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
+from collections.abc import Mapping
+from enum import Enum
 
 from qwonnx.runtime.errors import EngineClosedError, InvalidRequestError, QueueFullError
 
-INVALID_REQUEST = "invalid_request_error"
-SERVER_ERROR = "server_error"
 RETRY_AFTER_SECONDS = 1
 
 
-class ErrorDetail(msgspec.Struct):
-    message: str
-    type: str
-    param: str | None = None
-    code: str | None = None
+class ErrorKind(Enum):
+    """What an error means for a client, whatever its API calls it."""
+
+    INVALID = "invalid"  # the request can never be answered as it is
+    UNAUTHENTICATED = "unauthenticated"  # the key is missing or wrong
+    NOT_FOUND = "not_found"  # there is no such route or model
+    TOO_LARGE = "too_large"  # the body has too many bytes
+    BUSY = "busy"  # too many requests wait
+    UNAVAILABLE = "unavailable"  # the model loads, has failed, or the server stops
+    TIMEOUT = "timeout"  # the answer did not begin in its time
+    INTERNAL = "internal"  # a fault of ours
 
 
-class ErrorBody(msgspec.Struct):
-    error: ErrorDetail
+class ServiceError(Exception):
+    """A request that is refused, or an answer that failed.
 
-
-class ApiError(Exception):
-    """An answer that is an error: an HTTP status and OpenAI's four fields."""
+    Args:
+        kind: what it means.
+        status: of HTTP, 400 to 599.
+        message: one line with the cause and the remedy; also str() of the error.
+        parameter: the request's parameter at fault, None if no single one is.
+        code: a stable identifier of the cause for programs; None for an ordinary bad value.
+        headers: of the answer, such as retry-after.
+        is_final: the same request would fail again, though its status says otherwise.
+    """
 
     def __init__(
         self,
+        kind: ErrorKind,
         status: int,
         message: str,
         *,
-        kind: str = INVALID_REQUEST,
-        param: str | None = None,
+        parameter: str | None = None,
         code: str | None = None,
-        headers: dict[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        is_final: bool = False,
     ) -> None:
         super().__init__(message)
+        self.kind = kind
         self.status = status
-        self.body = ErrorBody(ErrorDetail(message, kind, param, code))
-        self.headers = headers or {}
+        self.message = message
+        self.parameter = parameter
+        self.code = code
+        self.headers = dict(headers or {})
+        self.is_final = is_final
 
-    @classmethod
-    def of(cls, error: InvalidRequestError | QueueFullError | EngineClosedError) -> ApiError:
-        """What a client is told of the runtime's refusal of its request."""
-        if isinstance(error, InvalidRequestError):
-            return cls(400, str(error), param=error.param, code=error.code)
-        headers = {"retry-after": str(RETRY_AFTER_SECONDS)}
-        if isinstance(error, QueueFullError):
-            return cls(429, str(error), kind="rate_limit_error", code="queue_full", headers=headers)
-        return closing()
+    def renamed(self, parameter: str) -> ServiceError:
+        """The same error of a parameter that the client knows by this name."""
+        return ServiceError(
+            self.kind,
+            self.status,
+            self.message,
+            parameter=parameter,
+            code=self.code,
+            headers=self.headers,
+            is_final=self.is_final,
+        )
 
-    def response(self) -> Response:
-        return Response(msgspec.json.encode(self.body), self.status, self.headers, "application/json")
+
+def invalid(message: str, parameter: str | None = None, code: str | None = None) -> ServiceError:
+    """A request that can never be answered as it is: 400."""
+    return ServiceError(ErrorKind.INVALID, 400, message, parameter=parameter, code=code)
 
 
-def closing() -> ApiError:
-    """The server stops: another instance, or this one later, can answer."""
+def refused(error: InvalidRequestError | QueueFullError | EngineClosedError) -> ServiceError:
+    """The runtime's refusal of a request: 400, 429 or 503. Parameters have the runtime's names."""
+    if isinstance(error, InvalidRequestError):
+        return invalid(str(error), error.param, error.code)
+    if isinstance(error, QueueFullError):
+        return ServiceError(ErrorKind.BUSY, 429, str(error), code="queue_full", headers=_retry_after())
+    return closing()
+
+
+def not_ready(reason: str) -> ServiceError:
+    """The model does not answer yet, or any more: 503."""
+    message = f"the model {reason}"
+    return ServiceError(ErrorKind.UNAVAILABLE, 503, message, code="model_not_ready", headers=_retry_after())
+
+
+def closing() -> ServiceError:
+    """The server stops: another instance, or this one later, can answer. 503."""
     message = "the server is shutting down: send the request again"
-    headers = {"retry-after": str(RETRY_AFTER_SECONDS)}
-    return ApiError(503, message, kind=SERVER_ERROR, code="server_closing", headers=headers)
+    return ServiceError(ErrorKind.UNAVAILABLE, 503, message, code="server_closing", headers=_retry_after())
 
 
-def out_of_time() -> ApiError:
-    """Nothing of the answer was there when it had to end."""
+def out_of_time() -> ServiceError:
+    """Nothing of the answer was there when it had to end: 504."""
     message = "the answer did not begin in the time there is: shorten the conversation, or allow more time"
-    # OpenAI's clients send most requests again that failed so; this one would fail again.
-    headers = {"x-should-retry": "false"}
-    return ApiError(504, message, kind=SERVER_ERROR, code="deadline_exceeded", headers=headers)
+    return ServiceError(ErrorKind.TIMEOUT, 504, message, code="deadline_exceeded", is_final=True)
 
 
-def internal() -> ApiError:
-    """A fault of ours; the log has the details under the request's id."""
+def internal() -> ServiceError:
+    """A fault of ours; the log has the details under the request's id. 500."""
     message = "the server failed to answer: see its log under this request's x-request-id"
-    return ApiError(500, message, kind=SERVER_ERROR, code="internal_error")
+    return ServiceError(ErrorKind.INTERNAL, 500, message, code="internal_error")
 
 
-async def answer_api_error(request: Request, error: Exception) -> Response:
-    """Starlette's handler of ApiError."""
-    assert isinstance(error, ApiError)
-    return error.response()
-
-
-async def answer_http_exception(request: Request, error: Exception) -> Response:
-    """Starlette's handler of its own exceptions: an unknown route, a method that a route does not have."""
-    assert isinstance(error, HTTPException)
-    path = request.url.path[:200]
-    message = {
-        404: f"no such route: {path}: there are /v1/chat/completions and /v1/models, and a base URL ends in /v1",
-        405: f"{request.method} is not allowed on {path}",
-    }.get(error.status_code, error.detail)
-    code = {404: "route_not_found", 405: "method_not_allowed"}.get(error.status_code)
-    return ApiError(error.status_code, message, code=code, headers=dict(error.headers or {})).response()
+def _retry_after() -> dict[str, str]:
+    return {"retry-after": str(RETRY_AFTER_SECONDS)}

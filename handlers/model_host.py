@@ -11,7 +11,7 @@ from collections.abc import Callable
 from enum import Enum
 
 from qwonnx.handlers import errors
-from qwonnx.handlers.errors import ApiError
+from qwonnx.handlers.errors import ErrorKind, ServiceError
 from qwonnx.runtime.engine.engine import Engine
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class ModelHost:
         """The engine.
 
         Raises:
-            ApiError: 503, it does not answer yet or any more.
+            ServiceError: 503, it does not answer yet or any more.
         """
         status = self.status
         if status is HostStatus.READY and self._engine is not None:
@@ -113,14 +113,13 @@ class ModelHost:
         if status is HostStatus.CLOSING:
             raise errors.closing()
         reason = "is loading" if status is HostStatus.LOADING else "failed: see the server's log"
-        headers = {"retry-after": str(errors.RETRY_AFTER_SECONDS)}
-        raise ApiError(503, f"the model {reason}", kind=errors.SERVER_ERROR, code="model_not_ready", headers=headers)
+        raise errors.not_ready(reason)
 
     def model_name(self) -> str:
         """The name under which requests find the model.
 
         Raises:
-            ApiError: 503, it does not answer yet or any more.
+            ServiceError: 503, it does not answer yet or any more.
         """
         return self._model_name or self.ready_engine().artifact.manifest.source.checkpoint
 
@@ -128,12 +127,12 @@ class ModelHost:
         """The model's name, if that is what was asked for.
 
         Raises:
-            ApiError: 404, another one was.
+            ServiceError: 404, another one was.
         """
         served = self.model_name()
         if name != served:
             message = f"there is no model {name!r} here: use {served!r}"
-            raise ApiError(404, message, param="model", code="model_not_found")
+            raise ServiceError(ErrorKind.NOT_FOUND, 404, message, parameter="model", code="model_not_found")
         return served
 
     def _prepare(self) -> None:

@@ -48,7 +48,7 @@ ORDER: Mapping[str, tuple[str, ...]] = {
         "evaluation",
         "optimum_entry",
     ),
-    "handlers": ("errors", "settings", "model_host", "chat", "http", "openai", "app", "server", "functions", "cli"),
+    "handlers": ("errors", "settings", "model_host", "http", "chat", "openai", "app", "server", "functions", "cli"),
 }
 # Whose imports may leave a package, and where to. Only the command line knows the exporter.
 PACKAGES: Mapping[str, tuple[str, ...]] = {

@@ -1,4 +1,5 @@
-"""What every chat API shares: outputs of a running request, capsules of conversations.
+"""A chat from a neutral request to the parts of its answer: what every API, and the command line, shares.
 
-Read outputs, then capsule_store. No API's words, bodies or status codes.
+Read request, parts, answer, which says the way between them; outputs and capsule_store under it; endpoint, which puts
+it on HTTP. validation, tools and system_prompt are the forms of documents. No API's words or bodies: an API translates.
 """

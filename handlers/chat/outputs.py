@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from types import TracebackType
 
 from qwonnx.handlers import errors
@@ -67,7 +67,7 @@ class OutputStream:
         """Wait until there is an output.
 
         Raises:
-            ApiError: 504, there is none at the deadline.
+            ServiceError: 504, there is none at the deadline.
         """
         try:
             async with asyncio.timeout_at(self._deadline):
@@ -79,11 +79,11 @@ class OutputStream:
             self.abort()  # nobody has entered yet, so nobody else would
             raise
 
-    async def __aiter__(self) -> AsyncIterator[RequestOutput]:
+    async def __aiter__(self) -> AsyncGenerator[RequestOutput, None]:
         """The outputs.
 
         Raises:
-            ApiError: 504, there is none at the deadline.
+            ServiceError: 504, there is none at the deadline.
         """
         output: RequestOutput | None = None
         while (following := await self._next()) is not None:

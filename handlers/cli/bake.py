@@ -19,8 +19,8 @@ def bake(
     prompts: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Each a system prompt: a text, or a .json with messages (the system's alone) and tools, as in a chat"
-            " completion request.",
+            help="Each a system prompt: a text, or a .json with messages (the system's alone) and tools, as a chat"
+            " request has them.",
             metavar="FILE...",
         ),
     ] = None,

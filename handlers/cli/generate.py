@@ -7,21 +7,19 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from qwonnx.handlers.chat.parts import End, Part, PartReader
+from qwonnx.handlers.chat.request import ChatRequest
 from qwonnx.handlers.cli.engine_options import runtime_settings
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.text_file import read_text
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
 from qwonnx.runtime.sampling.guide import Guide
-from qwonnx.runtime.text.output_parser import ContentDelta, OutputParser, ReasoningDelta
-
-if TYPE_CHECKING:  # pulls in onnxruntime
-    from qwonnx.runtime.engine.engine import Engine
-    from qwonnx.runtime.text.chat_prompt import ChatPrompt
+from qwonnx.runtime.text.output_parser import ContentDelta, ReasoningDelta
 
 # What a model writes must not move the cursor, rename the window or type into the terminal.
 _CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
@@ -69,29 +67,32 @@ def generate(
         raise CommandError("--system, --thinking and --no-thinking need --chat")
     if json_schema is not None and regex is not None:
         raise CommandError("give either --json-schema or --regex")
-    guide = _guide(json_schema, regex)
+    form = _guide(json_schema, regex)
     text = _text(chat if prompt is None else prompt)
 
     from qwonnx.runtime.engine.engine import Engine
 
     given: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
     given = {name: value for name, value in given.items() if value is not None}
+    sampling = {**given, "max_tokens": max_tokens, "stop": tuple(stop or ())}
     settings = runtime_settings(max_num_seqs=1, num_threads=threads, max_model_len=max_model_len, prefix_cache_bytes=0)
     with Engine.open(artifact, settings) as engine:
-        params = dataclasses.replace(engine.default_sampling, **given, max_tokens=max_tokens, stop=tuple(stop or ()))
+        request = ChatRequest(_messages(text, system), sampling=sampling, guide=lambda: form, thinking=thinking)
+        params = request.params(engine.default_sampling)
         if chat is None:
-            token_ids, parser = engine.tokenizer.encode(text), None
+            token_ids, reader, guide = engine.tokenizer.encode(text), PartReader(None), form
         else:
-            rendered = _chat_prompt(engine, text, system, thinking)
-            token_ids, parser = rendered.token_ids, rendered.parser()
-            guide = guide and dataclasses.replace(guide, after_thinking=rendered.thinking_open)
+            rendered = request.render(engine)
+            token_ids, reader = rendered.token_ids, PartReader(rendered.parser())
+            guide = request.guide_of(rendered)
         params = dataclasses.replace(params, guide=guide)
         started = time.perf_counter()
         first: float | None = None
-        printer = _Printer(parser)
+        printer = _Printer()
         for output in engine.generate(token_ids, params):
             first = first or time.perf_counter()
-            printer.print(output)
+            for part in reader.read(output):
+                printer.print(part)
     if output.finish_reason is FinishReason.ERROR:
         raise CommandError(f"the model failed ({output.error}): export the checkpoint again, or report this")
     if stats and first is not None:
@@ -99,31 +100,25 @@ def generate(
 
 
 class _Printer:
-    """Prints deltas: thoughts dim on stderr, the answer on stdout."""
+    """Prints the parts of an answer: thoughts dim on stderr, the answer on stdout."""
 
-    def __init__(self, parser: OutputParser | None) -> None:
-        self._parser = parser
+    def __init__(self) -> None:
         self._errors = Console(stderr=True, highlight=False)
         self._thinking = False
         self._answered = False
 
-    def print(self, output: RequestOutput) -> None:
-        if self._parser is None:
-            self._answer(output.text)
-        else:
-            ended = output.finish_reason is not None
-            for event in (*self._parser.push(output.text), *(self._parser.finish() if ended else ())):
-                if isinstance(event, ReasoningDelta):
-                    self._thinking = True
-                    shown = event.text.translate(_CONTROLS)
-                    self._errors.print(shown, style="dim", end="", markup=False, soft_wrap=True)
-                elif isinstance(event, ContentDelta):
-                    self._end_thinking(followed=True)
-                    self._answer(event.text)
-        if output.finish_reason is not None:
-            self._end_thinking(followed=False)
-            if self._answered and sys.stdout.isatty():
-                self._answer("\n")
+    def print(self, part: Part) -> None:
+        match part:
+            case ReasoningDelta(text):
+                self._thinking = True
+                self._errors.print(text.translate(_CONTROLS), style="dim", end="", markup=False, soft_wrap=True)
+            case ContentDelta(text):
+                self._end_thinking(followed=True)
+                self._answer(text)
+            case End():
+                self._end_thinking(followed=False)
+                if self._answered and sys.stdout.isatty():
+                    self._answer("\n")
 
     def _end_thinking(self, *, followed: bool) -> None:
         if self._thinking:
@@ -150,13 +145,9 @@ def _guide(json_schema: Path | None, regex: str | None) -> Guide | None:
     return Guide.json_schema(schema, "--json-schema")
 
 
-def _chat_prompt(engine: Engine, text: str, system: str | None, thinking: bool | None) -> ChatPrompt:
-    from qwonnx.runtime.text.chat_prompt import render_chat
-
-    messages: list[dict[str, Any]] = [{"role": "user", "content": text}]
-    if system is not None:
-        messages.insert(0, {"role": "system", "content": system})
-    return render_chat(engine, messages, [], {} if thinking is None else {"enable_thinking": thinking})
+def _messages(text: str, system: str | None) -> list[dict[str, Any]]:
+    spoken: list[dict[str, Any]] = [{"role": "user", "content": text}]
+    return spoken if system is None else [{"role": "system", "content": system}, *spoken]
 
 
 def _text(given: str | None) -> str:

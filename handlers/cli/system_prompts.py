@@ -26,7 +26,7 @@ def read_prompt(path: Path) -> SystemPrompt:
     Raises:
         CommandError: it cannot be read, or is no prompt.
     """
-    from qwonnx.handlers.openai.system_prompt import parse_prompt
+    from qwonnx.handlers.chat.system_prompt import parse_prompt
     from qwonnx.runtime.text.chat_prompt import SystemPrompt
 
     text = read_text(path)

@@ -17,11 +17,11 @@ import threading
 from functools import cache
 from typing import Any
 
-import msgspec
 from mangum import Mangum
+from starlette.types import Scope
 
-from qwonnx.handlers.app import create_app, host_from_environment
-from qwonnx.handlers.errors import ApiError
+from qwonnx.handlers import errors
+from qwonnx.handlers.app import create_app, error_response, host_from_environment
 from qwonnx.handlers.http.deadline import InvocationDeadline
 from qwonnx.handlers.settings import ServerSettings
 
@@ -63,7 +63,13 @@ def _adapter() -> Mangum:
     host = host_from_environment(settings)
     host.wait()
     # The adapter would run the lifespan around every event, and so close the engine after the first.
-    return Mangum(InvocationDeadline(create_app(host, settings)), lifespan="off")
+    return Mangum(InvocationDeadline(create_app(host, settings), _remaining_seconds), lifespan="off")
+
+
+def _remaining_seconds(scope: Scope) -> float | None:
+    """Of the invocation, as its context says."""
+    remaining_millis = getattr(scope.get("aws.context"), "get_remaining_time_in_millis", None)
+    return None if remaining_millis is None else remaining_millis() / 1000
 
 
 @cache
@@ -72,11 +78,11 @@ def _event_loop() -> asyncio.AbstractEventLoop:
 
 
 def _refusal(message: str) -> dict[str, Any]:
-    body = msgspec.json.encode(ApiError(400, message, code="invalid_event").body)
+    answer = error_response(errors.invalid(message, code="invalid_event"))
     return {
-        "statusCode": 400,
-        "headers": {"content-type": "application/json"},
-        "body": body.decode(),
+        "statusCode": answer.status_code,
+        "headers": {"content-type": answer.headers["content-type"]},
+        "body": bytes(answer.body).decode(),
         "isBase64Encoded": False,
     }
 

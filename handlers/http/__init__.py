@@ -1,4 +1,5 @@
-"""HTTP without any API's words: bodies, streams of events, deadlines, keys, health, the access log.
+"""HTTP without any API's words: what an API is, bodies, streams of events, deadlines, keys, health, the access log.
 
-Each file is one middleware or one helper; read them in any order. Nothing here knows chats or the engine's requests.
+Read api, which says how an error finds the API that renders it; each other file is one middleware or one helper.
+Nothing here knows chats or the engine's requests.
 """

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qwonnx.handlers import errors
+from qwonnx.handlers.http.api import Apis
 
 logger = logging.getLogger("qwonnx.access")
 
@@ -26,10 +27,15 @@ _MAX_PATH_CHARACTERS = 200
 
 
 class AccessLog:
-    """ASGI middleware."""
+    """ASGI middleware.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        apis: which tell a client of a fault.
+    """
+
+    def __init__(self, app: ASGIApp, *, apis: Apis) -> None:
         self._app = app
+        self._apis = apis
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -53,7 +59,8 @@ class AccessLog:
         except Exception:
             logger.exception("request %s failed because of a fault in qwonnx", request_id)
             if status is None:
-                await errors.internal().response()(scope, receive, send_with_id)
+                answer = self._apis.error_response(scope["path"], errors.internal())
+                await answer(scope, receive, send_with_id)
             else:
                 raise  # an answer that has begun can only be cut off
         finally:

@@ -1,12 +1,13 @@
 """By when an answer must have ended: when the invocation that waits for it does, or after the settings' limit.
 
-At that moment an answer ends as one does that has reached max_tokens, with what there is of it and finish_reason
-"length"; if there is nothing of it yet, the request is refused with a 504. Times are the event loop's.
+At that moment an answer ends as one does that has reached its limit of tokens, with what there is of it; if there is
+nothing of it yet, the request is refused with a 504. Times are the event loop's.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -19,18 +20,22 @@ _MARGIN_SECONDS = 1.0
 
 
 class InvocationDeadline:
-    """ASGI middleware for function handlers: what the invocation's context says, less a margin.
+    """ASGI middleware for function handlers: what the platform says of an invocation, less a margin.
 
     The margin is half of what remains where that is less than two seconds.
+
+    Args:
+        remaining_seconds: of the invocation that a scope belongs to; None where it has all the time there is.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, remaining_seconds: Callable[[Scope], float | None]) -> None:
         self._app = app
+        self._remaining_seconds = remaining_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        remaining_millis = getattr(scope.get("aws.context"), "get_remaining_time_in_millis", None)
-        if remaining_millis is not None:
-            remaining = max(0.0, remaining_millis() / 1000)
+        told = self._remaining_seconds(scope)
+        if told is not None:
+            remaining = max(0.0, told)
             margin = min(_MARGIN_SECONDS, remaining / 2)
             scope[_KEY] = asyncio.get_running_loop().time() + remaining - margin
         await self._app(scope, receive, send)

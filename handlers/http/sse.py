@@ -1,7 +1,7 @@
-"""Server-sent events: https://html.spec.whatwg.org/multipage/server-sent-events.html, as OpenAI uses them.
+"""Server-sent events: https://html.spec.whatwg.org/multipage/server-sent-events.html.
 
-Each event is one `data:` line of JSON; `data: [DONE]` ends a stream that went well; an error in the middle of a stream,
-whose status has been sent, is an event that holds the error body.
+Each event is one `data:` line of JSON. What ends a stream, and what says in its middle that it failed, whose status has
+been sent, is the API's to write.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from qwonnx.handlers.http.disconnect import while_connected
-
-DONE = b"data: [DONE]\n\n"
 
 # Proxies close connections on which nothing happens, often after 30 or 60 seconds; a long prompt may take longer.
 KEEP_ALIVE_SECONDS = 15.0

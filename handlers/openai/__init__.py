@@ -1,5 +1,6 @@
-"""OpenAI's API: requests checked and translated, answers in its objects.
+"""OpenAI's API: its requests translated to neutral ones, answers and errors in its objects.
 
-Read chat_protocol, chat_request, answer_guide, engine_request for the way in; chat_objects and chat_completions for the
-way out; models. No other API's words, nothing of the command line.
+Read api, which lists the routes; chat_protocol, chat_request, answer_guide, engine_request for the way in;
+chat_objects, errors and chat_completions for the way out; models. No other API's words, nothing of the command line,
+and no generation: that is chat's.
 """

@@ -5,12 +5,11 @@ Tools and a response_format go together: the answer is then calls, or has that f
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import msgspec
 
-from qwonnx.handlers.errors import ApiError
+from qwonnx.handlers import errors
 from qwonnx.handlers.openai.chat_protocol import (
     ChatCompletionRequest,
     JsonObjectFormat,
@@ -24,19 +23,17 @@ from qwonnx.runtime.sampling.tool_grammar import tool_guide
 _SCHEMA_PARAM = "response_format.json_schema.schema"
 
 
-def of_request(request: ChatCompletionRequest, *, thinking_open: bool) -> Guide | None:
+def of_request(request: ChatCompletionRequest) -> Guide | None:
     """The guide of a request, None if its answer may be anything.
 
     Args:
         request: checked.
-        thinking_open: its prompt ends inside <think>.
 
     Raises:
-        ApiError: 400, it asks for two forms at once.
+        ServiceError: 400, it asks for two forms at once.
         InvalidRequestError: a schema that cannot be followed, as far as that can be seen without compiling it.
     """
-    guide = _of_tools(request) or _of_format(request)
-    return None if guide is None else dataclasses.replace(guide, after_thinking=thinking_open)
+    return _of_tools(request) or _of_format(request)
 
 
 def _of_tools(request: ChatCompletionRequest) -> Guide | None:
@@ -48,7 +45,7 @@ def _of_tools(request: ChatCompletionRequest) -> Guide | None:
     answer = _schema(request)
     if tools and request.structured_outputs is not None:
         message = "structured_outputs contradicts tools that may be called: set tool_choice to 'none'"
-        raise ApiError(400, message, param="structured_outputs")
+        raise errors.invalid(message, "structured_outputs")
     if not tools or not (required or answer is not None or any(tool.function.strict for tool in tools)):
         return None
     return tool_guide(
@@ -65,7 +62,7 @@ def _of_format(request: ChatCompletionRequest) -> Guide | None:
     if request.structured_outputs is None:
         return None if schema is None else Guide.json_schema(schema, _SCHEMA_PARAM)
     if schema is not None:
-        raise ApiError(400, "structured_outputs contradicts response_format: send one of them", param="response_format")
+        raise errors.invalid("structured_outputs contradicts response_format: send one of them", "response_format")
     return _of_structured_outputs(request.structured_outputs)
 
 
@@ -84,7 +81,7 @@ def _of_structured_outputs(asked: StructuredOutputs) -> Guide | None:
         given.remove("json_object")
     if len(given) != 1:
         message = f"structured_outputs has {len(given)} forms ({', '.join(given)}): give one"
-        raise ApiError(400, message, param="structured_outputs")
+        raise errors.invalid(message, "structured_outputs")
     param = f"structured_outputs.{given[0]}"
     if asked.json is not None:
         return Guide.json_schema(_parsed(asked.json, param), param)
@@ -104,4 +101,4 @@ def _parsed(schema: dict[str, Any] | bool | str, param: str) -> dict[str, Any] |
     try:
         return msgspec.json.decode(schema, type=dict[str, Any] | bool)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise ApiError(400, f"{param} is not the JSON text of a schema: {error}", param=param) from error
+        raise errors.invalid(f"{param} is not the JSON text of a schema: {error}", param) from error

@@ -9,6 +9,8 @@ from typing import Literal
 
 import msgspec
 
+DONE = b"data: [DONE]\n\n"  # the last event of a stream that went well
+
 FinishReasonName = Literal["stop", "length", "tool_calls"]
 
 
@@ -40,7 +42,7 @@ class CompletionTokensDetails(msgspec.Struct):
     reasoning_tokens: int
 
 
-class Usage(msgspec.Struct):
+class CompletionUsage(msgspec.Struct):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
@@ -68,7 +70,7 @@ class ChatCompletion(msgspec.Struct):
     created: int  # seconds since 1970
     model: str
     choices: list[Choice]
-    usage: Usage
+    usage: CompletionUsage
     system_fingerprint: str  # with a seed: equal fingerprints mean equal models
     object: Literal["chat.completion"] = "chat.completion"
 
@@ -93,5 +95,5 @@ class ChatCompletionChunk(msgspec.Struct):
     model: str
     choices: list[ChunkChoice]
     system_fingerprint: str
-    usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
+    usage: CompletionUsage | msgspec.UnsetType | None = msgspec.UNSET
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"

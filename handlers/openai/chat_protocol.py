@@ -13,35 +13,32 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import UNSET, Meta, UnsetType
+
+from qwonnx.handlers.chat.tools import FunctionName, Tools
+from qwonnx.handlers.chat.validation import Strict
 
 # Numbers that reach numpy or ONNX Runtime; more is a mistake, not a wish.
 _LARGE = 1 << 31
 
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
-FunctionName = Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
 PositiveInt = Annotated[int, Meta(ge=1, lt=_LARGE)]
 TokenId = Annotated[int, Meta(ge=0, lt=_LARGE)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 
 
-class _Object(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What a client sends: unknown fields are refused."""
-
-
-class TextPart(_Object, tag_field="type", tag="text"):
+class TextPart(Strict, tag_field="type", tag="text"):
     text: str
 
 
-class RefusalPart(_Object, tag_field="type", tag="refusal"):
+class RefusalPart(Strict, tag_field="type", tag="refusal"):
     """A refusal of an earlier answer, which is text like any other to the model."""
 
     refusal: str
 
 
-class _UnsupportedPart(_Object):
+class _UnsupportedPart(Strict):
     image_url: Any = None
     input_audio: Any = None
     file: Any = None
@@ -68,13 +65,13 @@ Part = TextPart | RefusalPart | ImagePart | AudioPart | FilePart | VideoPart
 Content = str | list[Part]
 
 
-class CalledFunction(_Object):
+class CalledFunction(Strict):
     name: FunctionName
     arguments: str
     parsed_arguments: Any = None  # what OpenAI's client adds when it parses `arguments`, which says the same
 
 
-class MessageToolCall(_Object):
+class MessageToolCall(Strict):
     """A call that the assistant made in an earlier turn."""
 
     id: str
@@ -83,24 +80,24 @@ class MessageToolCall(_Object):
     index: int | None = None  # streamed deltas that were put together keep it
 
 
-class SystemMessage(_Object, tag_field="role", tag="system"):
+class SystemMessage(Strict, tag_field="role", tag="system"):
     content: Content
     name: str | None = None
 
 
-class DeveloperMessage(_Object, tag_field="role", tag="developer"):
+class DeveloperMessage(Strict, tag_field="role", tag="developer"):
     """OpenAI's newer name of the system message."""
 
     content: Content
     name: str | None = None
 
 
-class UserMessage(_Object, tag_field="role", tag="user"):
+class UserMessage(Strict, tag_field="role", tag="user"):
     content: Content
     name: str | None = None
 
 
-class AssistantMessage(_Object, tag_field="role", tag="assistant"):
+class AssistantMessage(Strict, tag_field="role", tag="assistant"):
     content: Content | None = None
     name: str | None = None
     reasoning_content: str | None = None  # ours
@@ -113,7 +110,7 @@ class AssistantMessage(_Object, tag_field="role", tag="assistant"):
     parsed: Any = None  # what OpenAI's client adds when it parses `content`, which says the same
 
 
-class ToolMessage(_Object, tag_field="role", tag="tool"):
+class ToolMessage(Strict, tag_field="role", tag="tool"):
     content: Content
     tool_call_id: str
     name: str | None = None
@@ -122,49 +119,37 @@ class ToolMessage(_Object, tag_field="role", tag="tool"):
 Message = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage
 
 
-class FunctionDefinition(_Object, omit_defaults=True):
-    name: FunctionName
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-class Tool(_Object):
-    type: Literal["function"]
-    function: FunctionDefinition
-
-
-class NamedFunction(_Object):
+class NamedFunction(Strict):
     name: FunctionName
 
 
-class NamedTool(_Object):
+class NamedTool(Strict):
     """A choice of one tool, which must then be called."""
 
     type: Literal["function"]
     function: NamedFunction
 
 
-class TextFormat(_Object, tag_field="type", tag="text"):
+class TextFormat(Strict, tag_field="type", tag="text"):
     pass
 
 
-class JsonObjectFormat(_Object, tag_field="type", tag="json_object"):
+class JsonObjectFormat(Strict, tag_field="type", tag="json_object"):
     pass
 
 
-class JsonSchema(_Object):
+class JsonSchema(Strict):
     name: FunctionName
     schema: dict[str, Any] | bool
     description: str | None = None
     strict: bool | None = None  # the schema is followed whatever this says
 
 
-class JsonSchemaFormat(_Object, tag_field="type", tag="json_schema"):
+class JsonSchemaFormat(Strict, tag_field="type", tag="json_schema"):
     json_schema: JsonSchema
 
 
-class StructuredOutputs(_Object):
+class StructuredOutputs(Strict):
     """What vLLM calls so: one form of the answer."""
 
     json: dict[str, Any] | bool | str | None = None  # a schema, or its text
@@ -174,16 +159,16 @@ class StructuredOutputs(_Object):
     json_object: bool | None = None
 
 
-class StreamOptions(_Object):
+class StreamOptions(Strict):
     include_usage: bool = False
     include_obfuscation: bool = False
 
 
-class ChatTemplateKwargs(_Object):
+class ChatTemplateKwargs(Strict):
     enable_thinking: bool | UnsetType = UNSET
 
 
-class ChatCompletionRequest(_Object):
+class ChatCompletionRequest(Strict):
     """The body of POST /v1/chat/completions."""
 
     model: Name
@@ -198,7 +183,7 @@ class ChatCompletionRequest(_Object):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     seed: int | None = None
-    tools: Annotated[list[Tool], Meta(max_length=128)] | None = None
+    tools: Tools | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None

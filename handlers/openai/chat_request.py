@@ -6,12 +6,13 @@ fields that are not supported, and fields that contradict each other.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import msgspec
 
-from qwonnx.handlers.errors import ApiError
+from qwonnx.handlers import errors
+from qwonnx.handlers.chat import tools as tool_forms
+from qwonnx.handlers.chat.validation import of_validation
 from qwonnx.handlers.openai.chat_protocol import (
     AssistantMessage,
     ChatCompletionRequest,
@@ -25,10 +26,6 @@ from qwonnx.handlers.openai.chat_protocol import (
 )
 
 _DECODER = msgspec.json.Decoder(ChatCompletionRequest)
-
-# How msgspec ends its messages: at `$.messages[0].content`, or at `key` in `$.logit_bias`.
-_PATH = re.compile(r" - at (?:`key` in )?`\$\.?(.*)`$")
-_UNKNOWN_FIELD = re.compile(r"^Object contains unknown field `(.*)`$")
 
 # Fields that are not supported: the values that ask for nothing, and what to do instead.
 _NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -51,19 +48,19 @@ def parse(body: bytes) -> ChatCompletionRequest:
     """Decode and check a body.
 
     Raises:
-        ApiError: 400, with the parameter at fault as param.
+        ServiceError: 400, with the parameter at fault as param.
     """
     try:
         request = _DECODER.decode(body)
     except msgspec.ValidationError as error:
-        raise _of_validation(str(error)) from error
+        raise of_validation(error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ApiError(400, f"the body is not valid JSON: {error}", code="invalid_json") from error
+        raise errors.invalid(f"the body is not valid JSON: {error}", code="invalid_json") from error
     _check_unsupported(request)
     _check_tools(request)
     _check_limits(request)
     if not request.messages:
-        raise ApiError(400, "messages is empty: send at least one message", param="messages")
+        raise errors.invalid("messages is empty: send at least one message", "messages")
     for index, message in enumerate(request.messages):
         _check_message(message, f"messages[{index}]")
     return request
@@ -77,33 +74,8 @@ def text_of(content: Content | None) -> str:
 
 
 def offered_tools(request: ChatCompletionRequest) -> list[dict[str, Any]]:
-    """The tools that the model is told of, in OpenAI's form; none if it must not call any.
-
-    Whether one is strict is not for the model to know: the grammar sees to it (answer_guide.py).
-    """
-    if request.tool_choice == "none":
-        return []
-    tools: list[dict[str, Any]] = [msgspec.to_builtins(tool) for tool in request.tools or ()]
-    for tool in tools:
-        tool["function"].pop("strict", None)
-    return tools
-
-
-def _of_validation(text: str) -> ApiError:
-    """msgspec's complaint in OpenAI's form, with the parameter's path as OpenAI writes it: messages[0].content."""
-    found = _PATH.search(text)
-    path = found[1] if found else ""
-    message = text[: found.start()] if found else text
-    unknown = _UNKNOWN_FIELD.match(message)
-    if unknown:
-        param = f"{path}.{unknown[1]}" if path else unknown[1]
-        return ApiError(400, f"unknown parameter {param}: remove it", param=param, code="unknown_parameter")
-    missing = re.match(r"^Object missing required field `(.*)`$", message)
-    if missing:
-        param = f"{path}.{missing[1]}" if path else missing[1]
-        return ApiError(400, f"{param} is missing: send it", param=param, code="missing_required_parameter")
-    message = message[:1].lower() + message[1:].replace("`", "'")
-    return ApiError(400, f"{path or 'the body'} is invalid: {message}", param=path or None, code="invalid_value")
+    """The tools that the model is told of; none if it must not call any."""
+    return [] if request.tool_choice == "none" else tool_forms.template_tools(request.tools or ())
 
 
 def _check_unsupported(request: ChatCompletionRequest) -> None:
@@ -112,22 +84,18 @@ def _check_unsupported(request: ChatCompletionRequest) -> None:
         # The types are compared too: True is no 1 here.
         if value is None or any(type(value) is type(other) and value == other for other in neutral):
             continue
-        raise ApiError(400, f"{name} is not supported: {remedy}", param=name, code="unsupported_parameter")
+        raise errors.invalid(f"{name} is not supported: {remedy}", name, "unsupported_parameter")
 
 
 def _check_tools(request: ChatCompletionRequest) -> None:
-    names = set()
-    for index, tool in enumerate(request.tools or ()):
-        param = f"tools[{index}].function"
-        if tool.function.name in names:
-            raise ApiError(400, f"two tools are named {tool.function.name}: rename one", param=f"{param}.name")
-        names.add(tool.function.name)
+    tools = request.tools or []
+    tool_forms.check_names(tools)
     choice = request.tool_choice
-    if choice == "required" and not names:
-        raise ApiError(400, "tool_choice is 'required' and there are no tools: send tools", param="tool_choice")
-    if isinstance(choice, NamedTool) and choice.function.name not in names:
+    if choice == "required" and not tools:
+        raise errors.invalid("tool_choice is 'required' and there are no tools: send tools", "tool_choice")
+    if isinstance(choice, NamedTool) and all(choice.function.name != tool.function.name for tool in tools):
         message = f"tool_choice names {choice.function.name}, which is none of the tools: name one of them"
-        raise ApiError(400, message, param="tool_choice.function.name")
+        raise errors.invalid(message, "tool_choice.function.name")
 
 
 def thinking(request: ChatCompletionRequest) -> bool | None:
@@ -142,16 +110,16 @@ def _check_limits(request: ChatCompletionRequest) -> None:
     switches = request.chat_template_kwargs
     if request.reasoning_effort == "none" and switches is not None and switches.enable_thinking is True:
         message = "reasoning_effort 'none' contradicts chat_template_kwargs.enable_thinking: send one of them"
-        raise ApiError(400, message, param="reasoning_effort")
+        raise errors.invalid(message, "reasoning_effort")
     old, new = request.max_tokens, request.max_completion_tokens
     if old is not None and new is not None and old != new:
-        raise ApiError(400, "max_tokens and max_completion_tokens differ: send one of them", param="max_tokens")
+        raise errors.invalid("max_tokens and max_completion_tokens differ: send one of them", "max_tokens")
     if request.stream_options is not None:
         if not request.stream:
-            raise ApiError(400, "stream_options needs stream: set stream to true", param="stream_options")
+            raise errors.invalid("stream_options needs stream: set stream to true", "stream_options")
         if request.stream_options.include_obfuscation:
             param = "stream_options.include_obfuscation"
-            raise ApiError(400, f"{param} is not supported: leave it out", param=param, code="unsupported_parameter")
+            raise errors.invalid(f"{param} is not supported: leave it out", param, "unsupported_parameter")
 
 
 def _check_message(message: Message, where: str) -> None:
@@ -163,17 +131,15 @@ def _check_message(message: Message, where: str) -> None:
             if isinstance(part, RefusalPart) and isinstance(message, AssistantMessage):
                 continue
             kind = type(part).__struct_config__.tag
-            raise ApiError(
-                400, f"{param} is of type {kind}: send text", param=f"{param}.type", code="unsupported_parameter"
-            )
+            raise errors.invalid(f"{param} is of type {kind}: send text", f"{param}.type", "unsupported_parameter")
     if isinstance(message, AssistantMessage):
         for name in ("refusal", "audio", "annotations", "function_call"):
             if getattr(message, name):
                 param = f"{where}.{name}"
-                raise ApiError(400, f"{param} is not supported: remove it", param=param, code="unsupported_parameter")
+                raise errors.invalid(f"{param} is not supported: remove it", param, "unsupported_parameter")
         if message.content is None and not message.tool_calls and message.reasoning_content is None:
             param = f"{where}.content"
-            raise ApiError(400, f"{param} is missing: send the answer or its tool_calls", param=param)
+            raise errors.invalid(f"{param} is missing: send the answer or its tool_calls", param)
 
 
 def template_messages(messages: list[Message]) -> list[dict[str, Any]]:

@@ -1,17 +1,14 @@
-"""From a chat request to what the engine takes: token ids and sampling, and how to read the answer."""
+"""From a checked chat completion request to a neutral one, and parameters back to the names that the client knows."""
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import Any
 
-from qwonnx.handlers.openai import chat_request
+from qwonnx.handlers.chat.request import ChatRequest
+from qwonnx.handlers.errors import ServiceError
+from qwonnx.handlers.openai import answer_guide, chat_request
 from qwonnx.handlers.openai.chat_protocol import ChatCompletionRequest
-from qwonnx.runtime.sampling.params import SamplingParams
-from qwonnx.runtime.text.chat_prompt import ChatPrompt, render_chat
-
-if TYPE_CHECKING:  # pulls in onnxruntime
-    from qwonnx.runtime.engine.engine import Engine
 
 _SAMPLING_FIELDS = (
     "temperature",
@@ -26,31 +23,38 @@ _SAMPLING_FIELDS = (
 )
 
 
-def chat_prompt(engine: Engine, request: ChatCompletionRequest) -> ChatPrompt:
-    """The prompt of a request.
+def neutral(request: ChatCompletionRequest) -> ChatRequest:
+    """The request in no API's words.
 
-    Raises:
-        TemplateError: see render_chat.
+    Args:
+        request: checked.
     """
-    thinking = chat_request.thinking(request)
-    variables = {} if thinking is None else {"enable_thinking": thinking}
-    messages = chat_request.template_messages(request.messages)
-    return render_chat(engine, messages, chat_request.offered_tools(request), variables)
-
-
-def sampling_params(engine: Engine, request: ChatCompletionRequest) -> SamplingParams:
-    """The checkpoint's recommended sampling, changed by what the request says.
-
-    Raises:
-        InvalidRequestError: a value out of range.
-    """
-    given = {name: getattr(request, name) for name in _SAMPLING_FIELDS if getattr(request, name) is not None}
-    stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
-    return dataclasses.replace(
-        engine.default_sampling,
-        **given,
-        stop=stop,
-        stop_token_ids=tuple(request.stop_token_ids or ()),
-        logit_bias=request.logit_bias or {},
-        max_tokens=request.max_tokens if request.max_tokens is not None else request.max_completion_tokens,
+    return ChatRequest(
+        messages=chat_request.template_messages(request.messages),
+        tools=chat_request.offered_tools(request),
+        sampling=_sampling(request),
+        guide=partial(answer_guide.of_request, request),
+        thinking=chat_request.thinking(request),
+        one_call=request.parallel_tool_calls is False,
     )
+
+
+def in_openai_words(error: ServiceError, request: ChatCompletionRequest) -> ServiceError:
+    """The engine speaks of its own parameters; the client knows those it sent."""
+    if error.parameter == "prompt":
+        return error.renamed("messages")
+    if error.parameter == "max_tokens" and request.max_tokens is None:
+        return error.renamed("max_completion_tokens")
+    return error
+
+
+def _sampling(request: ChatCompletionRequest) -> dict[str, Any]:
+    """Fields of SamplingParams that the request sets."""
+    given = {name: getattr(request, name) for name in _SAMPLING_FIELDS if getattr(request, name) is not None}
+    return {
+        **given,
+        "stop": (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ()),
+        "stop_token_ids": tuple(request.stop_token_ids or ()),
+        "logit_bias": request.logit_bias or {},
+        "max_tokens": request.max_tokens if request.max_tokens is not None else request.max_completion_tokens,
+    }

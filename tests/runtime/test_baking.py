@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from qwonnx.handlers.openai import chat_request
-from qwonnx.handlers.openai.engine_request import chat_prompt
-from qwonnx.handlers.openai.system_prompt import parse_prompt
+from qwonnx.handlers.chat.system_prompt import parse_prompt
+from qwonnx.handlers.openai import chat_request, engine_request
 from qwonnx.runtime.baking import bake
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.errors import InvalidRequestError, SessionError, TemplateError
@@ -65,7 +64,7 @@ def test_every_chat_begins_with_it_and_a_baked_one_is_found(folder: Path, case: 
     if thinking is not None:
         body["chat_template_kwargs"] = {"enable_thinking": thinking}
     with Engine.open(folder, RuntimeSettings(num_threads=1, max_model_len=2048)) as engine:
-        chat = chat_prompt(engine, chat_request.parse(json.dumps(body).encode()))
+        chat = engine_request.neutral(chat_request.parse(json.dumps(body).encode())).render(engine)
         engine.submit(chat.token_ids, GREEDY, received := Received(), snapshot_at=chat.snapshot_at)
         drive(engine)
         text = engine.tokenizer.decode(chat.token_ids[: baked.num_tokens], skip_special_tokens=False)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from qwonnx.export.errors import EvaluationError
 from qwonnx.handlers.cli.eval import evaluate
 from qwonnx.handlers.cli.failures import CommandError
 from tests.handlers.cli.commands import error_line, qwonnx, running
@@ -125,7 +126,7 @@ def test_what_cannot_be_evaluated_is_said_in_a_line(paris: Path, suite: Path, tm
         (paris, {"suite": refused}, "the question of line 1 cannot be rendered"),
     ]
     for model, options, message in cases:
-        with pytest.raises(CommandError, match=re.escape(message)) as caught:
+        with pytest.raises((CommandError, EvaluationError), match=re.escape(message)) as caught:
             evaluate(str(model), **options)
         assert "\n" not in str(caught.value)
     bad = file("bad.jsonl", json.dumps(LINES[0]) + '\n{"task": 5}\n')

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
+from starlette.types import Receive, Scope, Send
 
+from qwonnx.handlers.http import deadline
+from qwonnx.handlers.http.deadline import InvocationDeadline
 from qwonnx.handlers.settings import ServerSettings
 from tests.handlers.serving import MODEL, RUNTIME, Served, chat, paced, serving, until
 
@@ -57,3 +62,47 @@ def test_an_answer_that_ends_in_time_is_whole(hurried: Served) -> None:
         completion = client.chat.completions.create(model=MODEL, messages=chat(""), max_tokens=3)
     assert completion.usage is not None
     assert completion.usage.completion_tokens == 3
+
+
+class Deadlines:
+    """An application that notes its deadlines, in seconds from now."""
+
+    def __init__(self, **settings: Any) -> None:
+        self._settings = ServerSettings(**settings)
+        self.of_invocation: float | None = None
+        self.of_request: float | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        now = asyncio.get_running_loop().time()
+        invocation, request = deadline.of_invocation(scope), deadline.of_request(scope, self._settings)
+        self.of_invocation = None if invocation is None else invocation - now
+        self.of_request = None if request is None else request - now
+
+    def after(self, remaining_seconds: float | None) -> Deadlines:
+        middleware = InvocationDeadline(self, lambda scope: remaining_seconds)
+        asyncio.run(middleware({"type": "http"}, None, None))  # type: ignore[arg-type]
+        return self
+
+
+@pytest.mark.parametrize(
+    ("remaining", "expected"),
+    [(900.0, 899.0), (2.0, 1.0), (1.0, 0.5), (0.0, 0.0), (-3.0, 0.0)],
+    ids=["long", "a margin", "half of little", "none", "over"],
+)
+def test_an_invocation_ends_a_margin_early_whatever_platform_it_is_of(remaining: float, expected: float) -> None:
+    found = Deadlines().after(remaining)
+    assert found.of_invocation == pytest.approx(expected, abs=0.05)
+    assert found.of_request == found.of_invocation
+
+
+def test_without_an_invocation_or_one_that_tells_its_time_there_is_none() -> None:
+    found = Deadlines().after(None)
+    assert (found.of_invocation, found.of_request) == (None, None)
+    asyncio.run(found({"type": "http"}, None, None))  # type: ignore[arg-type]
+    assert (found.of_invocation, found.of_request) == (None, None)
+
+
+@pytest.mark.parametrize(("remaining", "expected"), [(None, 29.0), (900.0, 29.0), (10.0, 9.0)])
+def test_the_earlier_of_invocation_and_limit_counts(remaining: float | None, expected: float) -> None:
+    found = Deadlines(max_answer_seconds=29.0).after(remaining)
+    assert found.of_request == pytest.approx(expected, abs=0.05)

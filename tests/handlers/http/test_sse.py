@@ -10,7 +10,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from qwonnx.handlers.http.sse import DONE, EventStream, event
+from qwonnx.handlers.http.sse import EventStream, event
 
 
 async def run(response: EventStream, *, leaves_after: float | None = None) -> list[Message]:
@@ -29,6 +29,9 @@ async def run(response: EventStream, *, leaves_after: float | None = None) -> li
     except ClientDisconnect:
         assert leaves_after is not None
     return sent
+
+
+DONE = event("done")
 
 
 class Source:
@@ -60,7 +63,7 @@ def test_events_are_data_lines_and_end_with_the_body() -> None:
     source = Source(0, 0)
     start, *bodies = asyncio.run(run(source.response()))
     assert start["status"] == 200
-    assert [body["body"] for body in bodies] == [b'data: {"pause":0}\n\n'] * 2 + [b"data: [DONE]\n\n", b""]
+    assert [body["body"] for body in bodies] == [b'data: {"pause":0}\n\n'] * 2 + [b'data: "done"\n\n', b""]
     assert [body["more_body"] for body in bodies] == [True, True, True, False]
     assert (source.entered, source.left) == (1, 1)
 

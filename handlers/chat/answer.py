@@ -1,0 +1,145 @@
+"""One chat from its request to the parts of its answer, in no API's words.
+
+    ChatRequest -> prompt -> guide -> capsules -> engine -> outputs -> parser -> parts
+
+Whatever can be refused is refused by begin(), before the first part. Whoever gets an Answer enters it; leaving it ends
+the generation within one step, however it is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from types import TracebackType
+
+from qwonnx.handlers import errors
+from qwonnx.handlers.chat.capsule_store import CapsuleStore
+from qwonnx.handlers.chat.outputs import OutputStream
+from qwonnx.handlers.chat.parts import End, Part, PartReader
+from qwonnx.handlers.chat.request import ChatRequest
+from qwonnx.runtime.engine.engine import Engine
+from qwonnx.runtime.engine.request import FinishReason, RequestOutput
+from qwonnx.runtime.errors import EngineClosedError, InvalidRequestError, QueueFullError
+from qwonnx.runtime.text.chat_prompt import ChatPrompt
+
+logger = logging.getLogger(__name__)
+
+
+async def begin(
+    engine: Engine,
+    request: ChatRequest,
+    *,
+    request_id: str | None = None,
+    deadline: float | None = None,
+    capsules: CapsuleStore | None = None,
+) -> Answer:
+    """Render a chat, give the engine what a capsule knows of it, and submit it.
+
+    Args:
+        engine: started.
+        request: what is asked for.
+        request_id: unique among live requests; made up if None.
+        deadline: the loop's time at which the answer ends as it is.
+        capsules: where states of conversations are kept.
+
+    Raises:
+        ServiceError: 400, 429 or 503: it is refused. Parameters have the names of ChatRequest.sampling, "messages" is
+            the conversation, "prompt" what the template made of it; those of a guide are its own.
+    """
+    try:
+        params = request.params(engine.default_sampling)
+        # Templates and tokenizers take tens of milliseconds for long conversations; the event loop must not wait.
+        prompt = await asyncio.to_thread(request.render, engine)
+        guide = request.guide_of(prompt)
+        if guide is not None:
+            params = dataclasses.replace(params, guide=guide)
+            # It may take seconds, and others may wait for the same one.
+            await asyncio.shield(asyncio.wrap_future(engine.compile_guide(guide)))
+        saving = None
+        if capsules is not None:
+            await asyncio.to_thread(capsules.restore, engine, prompt)
+            saving = _saving(capsules, engine, prompt)
+        outputs = OutputStream(
+            engine,
+            prompt.token_ids,
+            params,
+            request_id=request_id,
+            snapshot_at=prompt.snapshot_at,
+            deadline=deadline,
+        )
+    except (InvalidRequestError, QueueFullError, EngineClosedError) as error:
+        raise errors.refused(error) from error
+    return Answer(outputs, PartReader(prompt.parser(), one_call=request.one_call), saving)
+
+
+class Answer:
+    """An answer in the making; an asynchronous context manager that aborts what has not ended.
+
+    Args:
+        outputs: of the submitted request.
+        reader: of these outputs.
+        saving: see Answer.saving.
+    """
+
+    def __init__(self, outputs: OutputStream, reader: PartReader, saving: Callable[[], None] | None = None) -> None:
+        self._outputs = outputs
+        self._reader = reader
+        self._saving = saving
+        self._parts = self._read()
+
+    @property
+    def saving(self) -> Callable[[], None] | None:
+        """What is left to do once the answer is out: the conversation's capsules are written. Blocks. None: nothing."""
+        return self._saving
+
+    @property
+    def parts(self) -> AsyncGenerator[Part, None]:
+        """What the model says, and at last an End. One generator: what was read is gone. Leaving the answer closes it.
+
+        Raises:
+            ServiceError: 500, the model failed; 503, the server stops; 504, there is nothing at the deadline.
+        """
+        return self._parts
+
+    async def begun(self) -> None:
+        """Wait until there is something of the answer.
+
+        Raises:
+            ServiceError: 504, there is nothing at the deadline.
+        """
+        await self._outputs.begun()
+
+    async def _read(self) -> AsyncGenerator[Part, None]:
+        async with aclosing(aiter(self._outputs)) as outputs:
+            async for output in outputs:
+                _check_alive(output)
+                for part in self._reader.read(output):
+                    if isinstance(part, End):
+                        self._outputs.abort()  # what would follow is not wanted; does nothing if the model has ended
+                        yield part
+                        return
+                    yield part
+
+    async def __aenter__(self) -> Answer:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._outputs.abort()
+        await self._parts.aclose()
+
+
+def _check_alive(output: RequestOutput) -> None:
+    if output.finish_reason is FinishReason.ABORT:
+        raise errors.closing()  # nobody else aborts a request that is still being answered
+    if output.finish_reason is FinishReason.ERROR:
+        logger.error("request %s failed: %s", output.request_id, output.error)
+        raise errors.internal()
+
+
+def _saving(capsules: CapsuleStore, engine: Engine, prompt: ChatPrompt) -> Callable[[], None]:
+    return lambda: capsules.save(engine, prompt)

@@ -1,0 +1,57 @@
+"""Tools as chat templates, guides and documents write them: `{"type": "function", "function": {"name", ...}}`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from qwonnx.handlers import errors
+from qwonnx.handlers.chat.validation import Strict
+
+MAX_TOOLS = 128
+
+FunctionName = Annotated[str, msgspec.Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+
+
+class FunctionDefinition(Strict, omit_defaults=True):
+    """What may be called. parameters: the JSON schema of its arguments. strict: a call must be valid by it."""
+
+    name: FunctionName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Strict):
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+Tools = Annotated[list[Tool], msgspec.Meta(max_length=MAX_TOOLS)]
+
+
+def check_names(tools: Sequence[Tool]) -> None:
+    """Every name is there once.
+
+    Raises:
+        ServiceError: 400, two tools share a name.
+    """
+    names: set[str] = set()
+    for index, tool in enumerate(tools):
+        if tool.function.name in names:
+            message = f"two tools are named {tool.function.name}: rename one"
+            raise errors.invalid(message, f"tools[{index}].function.name")
+        names.add(tool.function.name)
+
+
+def template_tools(tools: Sequence[Tool]) -> list[dict[str, Any]]:
+    """Tools as the model is told of them.
+
+    Whether one is strict is not for the model to know: the grammar sees to it.
+    """
+    plain: list[dict[str, Any]] = [msgspec.to_builtins(tool) for tool in tools]
+    for tool in plain:
+        tool["function"].pop("strict", None)
+    return plain

@@ -1,0 +1,23 @@
+"""OpenAI's API as the application knows it: its paths, its routes and its errors.
+
+POST /v1/chat/completions              chat_completions.py
+GET  /v1/models, /v1/models/{model}    models.py
+"""
+
+from __future__ import annotations
+
+from starlette.routing import Route
+
+from qwonnx.handlers.http.api import Api
+from qwonnx.handlers.openai import chat_completions, errors, models
+
+OPENAI = Api(
+    prefix="/v1",
+    routes=(
+        Route("/v1/chat/completions", chat_completions.create_chat_completion, methods=["POST"]),
+        Route("/v1/models", models.list_models),
+        Route("/v1/models/{model:path}", models.retrieve_model),
+    ),
+    error_response=errors.response,
+    hint="there are /v1/chat/completions and /v1/models, and a base URL ends in /v1",
+)

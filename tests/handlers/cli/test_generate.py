@@ -1,0 +1,98 @@
+"""`qwonnx generate` below its process: what is printed where, and what is asked of the model."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from qwonnx.handlers.chat.parts import End, EndReason, Part, Usage
+from qwonnx.handlers.cli.failures import CommandError
+from qwonnx.handlers.cli.generate import _guide, _messages, _print_stats, _Printer, generate
+from qwonnx.runtime.engine.request import FinishReason
+from qwonnx.runtime.sampling.guide import Guide
+from qwonnx.runtime.text.output_parser import ContentDelta, ReasoningDelta, ToolCall
+from tests.handlers.fakes import output
+from tests.runtime import counting_model
+
+END = End(EndReason.STOP, Usage(7, 0, 3, 0))
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def printed(*parts: Part) -> None:
+    printer = _Printer()
+    for part in parts:
+        printer.print(part)
+
+
+def test_thoughts_go_to_stderr_and_the_answer_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    printed(ReasoningDelta("He "), ReasoningDelta("[b]asks."), ContentDelta("Ye"), ContentDelta("s."), END)
+    assert capsys.readouterr() == ("Yes.", "He [b]asks.\n\n")
+
+
+def test_thoughts_that_no_answer_follows_end_their_line(capsys: pytest.CaptureFixture[str]) -> None:
+    printed(ReasoningDelta("Hm."), ToolCall("weigh", "{}"), END)
+    assert capsys.readouterr() == ("", "Hm.\n")
+
+
+def test_what_is_piped_is_the_answer_to_the_letter(capsys: pytest.CaptureFixture[str]) -> None:
+    printed(ContentDelta("a\x1b[2J\x07\tb\n"), END)
+    assert capsys.readouterr().out == "a\x1b[2J\x07\tb\n"
+
+
+def test_on_a_terminal_nothing_moves_the_cursor_and_the_answer_ends_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+    printed(ContentDelta("a\x1b[2J\x07\x9b\tb"), END)
+    assert terminal.getvalue() == "a[2J\tb\n"
+    monkeypatch.setattr(sys, "stdout", silent := Terminal())
+    printed(END)
+    assert silent.getvalue() == ""
+
+
+def test_a_system_message_comes_first() -> None:
+    user = {"role": "user", "content": "Hi"}
+    assert _messages("Hi", None) == [user]
+    assert _messages("Hi", "") == [{"role": "system", "content": ""}, user]
+
+
+def test_a_form_is_a_schema_of_a_file_or_an_expression(tmp_path: Path) -> None:
+    path = tmp_path / "schema.json"
+    assert _guide(None, None) is None
+    assert _guide(None, "a+") == Guide.regex("a+", "--regex")
+    for schema in ({"enum": [1]}, True):
+        path.write_text(json.dumps(schema))
+        assert _guide(path, None) == Guide.json_schema(schema, "--json-schema")
+    for text, message in (("{", "is not JSON"), ("[1]", "is not a JSON schema"), ("[" * 100_000, "is not JSON")):
+        path.write_text(text)
+        with pytest.raises(CommandError, match=message):
+            _guide(path, None)
+
+
+def test_a_form_holds_after_thoughts_that_the_template_opens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QWONNX_SPIN", "0")
+    template = counting_model.CHAT_TEMPLATE + "{{ '<think>\\n' }}"
+    after = counting_model.ASSISTANT_HEADER + "<think>\n"
+    script = "Free thoughts.\n</think>\n\nyes and more"
+    folder = counting_model.make(tmp_path / "a", script=script, script_after=after, chat_template=template).folder
+    generate(folder, chat="Hi", regex="yes|no", threads=1)
+    assert capsys.readouterr() == ("yes", "Free thoughts.\n\n")
+
+
+def test_statistics_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    _print_stats(output("", 1, reason=FinishReason.LENGTH, generated=5), 0.5, 2.0)
+    line = (
+        "7 prompt tokens, first token after 0.50 s (14 tokens/s), then 2.0 tokens/s; 5 tokens, finish reason length\n"
+    )
+    assert capsys.readouterr() == ("", line)
+    _print_stats(output("", 1, reason=FinishReason.STOP), 0.5, 0.0)
+    line = "7 prompt tokens, first token after 0.50 s (14 tokens/s); 1 tokens, finish reason stop\n"
+    assert capsys.readouterr() == ("", line)

@@ -1,0 +1,54 @@
+"""The key: on every API's paths and on no others, in any header that the API's clients use."""
+
+from __future__ import annotations
+
+import pytest
+from starlette.responses import PlainTextResponse, Response
+
+from qwonnx.handlers.errors import ServiceError
+from qwonnx.handlers.http.api import Api, Apis
+from qwonnx.handlers.http.api_key import ApiKey
+from tests.handlers.fakes import ask
+
+
+def _speak(error: ServiceError) -> Response:
+    return PlainTextResponse(f"{error.kind.value}: {error.code}", error.status, error.headers)
+
+
+APIS = Apis([Api("/v1", (), _speak, ""), Api("/v1/other", (), _speak, "", key_headers=("x-api-key",))])
+APP = ApiKey(PlainTextResponse("inside"), key="s3cret", apis=APIS)
+
+
+def status(path: str, **headers: str) -> int:
+    return ask(APP, "GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()}).status_code
+
+
+@pytest.mark.parametrize("given", ["Bearer s3cret", "bearer s3cret", "BEARER s3cret", "Bearer   s3cret"])
+def test_the_key_lets_in(given: str) -> None:
+    assert status("/v1/models", authorization=given) == 200
+
+
+@pytest.mark.parametrize(
+    "given", ["", "Bearer", "Bearer ", "s3cret", "Basic s3cret", "Bearer s3cre", "Bearer s3crets", "Bearer S3CRET"]
+)
+def test_anything_else_does_not(given: str) -> None:
+    answer = ask(APP, "GET", "/v1/models", headers={"authorization": given})
+    assert (answer.status_code, answer.text) == (401, "unauthenticated: invalid_api_key")
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize("path", ["/v1", "/v1/", "/v1/unknown", "/v1/other/x"])
+def test_every_path_of_an_api_needs_it(path: str) -> None:
+    assert status(path) == 401
+
+
+@pytest.mark.parametrize("path", ["/", "/health/ready", "/v1x", "/v2/models"])
+def test_other_paths_need_none(path: str) -> None:
+    assert status(path) == 200
+
+
+def test_a_header_of_one_api_lets_in_there_only_and_bearer_does_everywhere() -> None:
+    assert status("/v1/other/x", x_api_key="s3cret") == 200
+    assert status("/v1/other/x", x_api_key="s3cre") == 401
+    assert status("/v1/other/x", authorization="Bearer s3cret") == 200
+    assert status("/v1/models", x_api_key="s3cret") == 401

@@ -1,0 +1,52 @@
+"""One API's words stay in its folder: nothing that APIs share, and nothing of the command line, knows OpenAI's."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HANDLERS = ROOT / "handlers"
+OPENAI = "qwonnx.handlers.openai"
+SHARED = sorted(path for folder in ("chat", "http", "cli", "functions") for path in (HANDLERS / folder).rglob("*.py"))
+OUTSIDE = sorted(path for path in HANDLERS.rglob("*.py") if HANDLERS / "openai" not in path.parents)
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", OUTSIDE, ids=_name)
+def test_only_the_application_imports_an_api(path: Path) -> None:
+    apis = [module for module in _imports(path) if f"{module}.".startswith(f"{OPENAI}.")]
+    assert apis == ([f"{OPENAI}.api.OPENAI"] if path == HANDLERS / "app.py" else [])
+
+
+@pytest.mark.parametrize("path", OUTSIDE, ids=_name)
+def test_an_error_body_of_openais_is_written_in_its_folder_alone(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert not re.search(r"invalid_request_error|rate_limit_error|server_error|x-should-retry|[\"']param[\"']", source)
+    assert "ErrorBody" not in source
+
+
+@pytest.mark.parametrize("path", [path for path in SHARED if path.name != "serve.py"], ids=_name)
+def test_what_apis_share_has_no_word_of_openais(path: Path) -> None:
+    words = r"openai|chat\.completion|chatcmpl|\[DONE\]|finish_reason[\"' ]*[:=]* *[\"'](stop|length|tool_calls)"
+    assert not re.search(words, path.read_text(encoding="utf-8"), re.IGNORECASE)
+
+
+def test_the_exporter_imports_no_handler() -> None:
+    imported = {module for path in (ROOT / "export").rglob("*.py") for module in _imports(path)}
+    assert [module for module in sorted(imported) if module.startswith("qwonnx.handlers")] == []
