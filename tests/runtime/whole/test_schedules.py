@@ -184,7 +184,7 @@ CROWD = [Arrival(0, (0, 12), (i, 3), 40, None, None, True) for i in range(4)]
 def little_headroom() -> Iterator[None]:
     """Sequences are short here: let them in, so that rows have to be given back."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scheduler, "_HEADROOM", 2)
+        patch.setattr(scheduler, "HEADROOM", 2)
         yield
 
 
