@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwonnx.runtime.cache.hybrid_cache import CacheSnapshot, RowMove
+from qwonnx.runtime.cache.rows import CacheSnapshot, RowMove
 from qwonnx.runtime.scheduling.row_budget import RowBudget
 from qwonnx.runtime.scheduling.scheduler import Scheduler, violations
 from qwonnx.runtime.scheduling.sequence import Sequence, StepPlan
@@ -247,7 +247,7 @@ def test_short_prompts_that_keep_coming_do_not_keep_a_long_one_waiting() -> None
 def test_bytes_are_never_exceeded_and_everyone_ends_in_spite_of_it(
     prompts: list[int], max_num_seqs: int, max_tokens: int
 ) -> None:
-    budget = RowBudget(max_tokens + 2 * max_num_seqs, 2, 1)
+    budget = RowBudget(bytes_per_row=2, bytes_per_token=1, max_bytes=max_tokens + 2 * max_num_seqs)
     scheduler, rows = Scheduler(max_num_seqs, 4, budget=budget), Rows()
     sequences = [_sequence(str(number), length) for number, length in enumerate(prompts)]
     for sequence in sequences:
