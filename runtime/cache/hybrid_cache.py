@@ -35,7 +35,7 @@ class HybridCache:
         buffers: they; what changes a row's length or takes memory is done by the cache alone.
 
     Raises:
-        SettingsError: the buffers do not fit into the address space the system grants.
+        SettingsError: the buffers do not fit into the address space, or the device's memory.
     """
 
     def __init__(

@@ -5,7 +5,8 @@
 One thread owns the session, the cache and the scheduler; other threads leave word in the mailbox. A step that fails
 ends the requests that were in it and no others.
 
-The file is longer than most: it is what callers see, described in full, and one order of events that parts would hide.
+What a request must be is the matter of admission.py. The file is longer than most all the same: it is what callers
+see, described in full, and one order of events that parts would hide.
 """
 
 from __future__ import annotations

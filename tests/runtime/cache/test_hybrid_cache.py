@@ -71,6 +71,19 @@ def test_what_rows_left_goes_when_others_need_its_bytes(make_buffers: BuffersFac
     )
 
 
+def test_what_a_row_held_before_goes_and_what_its_sequence_has_stays(make_buffers: BuffersFactory) -> None:
+    cache = HybridCache(STATES, 3, 10, max_bytes=60 + 9 * 32, make_buffers=make_buffers)
+    cache.restore(0, [random_segment(cache.buffers, STATES, 8)])
+    cache.release(0)
+    cache.begin(0)
+    step(cache, 0, 0, 2)
+    held = in_bytes(cache.buffers, cache.copy_out(0, 0))
+    assert cache.snapshot().touched_bytes == 60 + 8 * 32
+    cache.prepare(2)
+    assert cache.snapshot().touched_bytes == 60 + 2 * 32
+    assert in_bytes(cache.buffers, cache.copy_out(0, 0)) == held
+
+
 def test_our_own_mistakes_are_caught(cache: HybridCache) -> None:
     cache.begin(0)
     with pytest.raises(AssertionError, match="in use"):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -98,10 +101,11 @@ def _read_together(*lengths: int, chunk: int = 16, decoding: bool = False) -> li
     if decoding:
         scheduler.add(_sequence("decodes", 1))
         _run(scheduler, rows, 1)
-    for name, length in zip("abcdefgh", lengths, strict=False):
-        scheduler.add(_sequence(name, length))
+    sequences = [_sequence(name, length) for name, length in zip("abcdefgh", lengths, strict=False)]
+    for sequence in sequences:
+        scheduler.add(sequence)
     steps = []
-    while any(sequence.is_prefilling for sequence in [*scheduler._running, *scheduler._waiting]):
+    while any(sequence.is_prefilling for sequence in sequences):
         (plan,) = _run(scheduler, rows, 1)
         names = [sequence.request_id for sequence in plan.sequences]
         if plan.num_tokens > 1:  # the others decode
@@ -301,3 +305,8 @@ def test_violations_are_seen() -> None:
     wrong = CacheSnapshot((2, None, 1), 10, 0, 0, 0, 0)
     assert len(violations(scheduler.snapshot(), wrong, ["a"])) == 2
     assert violations(scheduler.snapshot(), good, []) == ["a is in row 0, on the wrong side of 0"]
+
+
+def test_who_only_counts_loads_no_arrays() -> None:
+    program = "import sys, qwonnx.runtime.scheduling.scheduler; sys.exit('numpy' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
