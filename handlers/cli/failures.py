@@ -50,8 +50,8 @@ def _message_of(error: Exception) -> str | None:
         package = (error.name or "").partition(".")[0]
         extra = _EXTRA_OF.get(package)
         if extra is not None:
-            gpu = ', or "qwonnx[gpu]" on a machine with a GPU' if extra == "cpu" else ""
-            return f'{package} is not installed: pip install "qwonnx[{extra}]"{gpu}'
+            others = ', or "qwonnx[gpu]" on a machine with a GPU' if package == "onnxruntime" else ""
+            return f'{package} is not installed: pip install "qwonnx[{extra}]"{others}'
     return None
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra.bench.measured import Run, report, run_task
+from qwonnx.export.targets.register import DEFAULT_TARGET
 
 if TYPE_CHECKING:
     from qwonnx.export.pipeline import ExportOptions
@@ -47,7 +48,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--weights", default="int4")
     parser.add_argument("--recipe", help="as of `qwonnx export`: a shipped recipe, none, or a file")
-    parser.add_argument("--target", default="cpu")
+    parser.add_argument("--target", default=DEFAULT_TARGET)
     parser.add_argument("--memory", default="2GB", help="of tensors in flight")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from qwonnx.runtime.cache.host_buffers import HostBinding
 from tests.export.operators import single_op
 from tests.export.operators.attention_graph import OPERATORS, OUTPUTS, TYPES, cpu_attention
 

@@ -13,7 +13,6 @@ from qwonnx.handlers.cli.tables import (
     count_of,
     facts_table,
     numbers_table,
-    size_of,
     weights_table,
 )
 from qwonnx.runtime.artifact.manifest import QuantizationFacts, WeightGroup
@@ -24,22 +23,6 @@ def shown(table: RenderableType) -> list[str]:
     console.print(table)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     return [" ".join(line.replace("│", " ").replace("┃", " ").split()) for line in text.splitlines()]
-
-
-@pytest.mark.parametrize(
-    ("num_bytes", "text"),
-    [
-        (0, "0 B"),
-        (1023, "1023 B"),
-        (1024, "1.0 KiB"),
-        (1536, "1.5 KiB"),
-        (1 << 20, "1.0 MiB"),
-        (3 << 30, "3.00 GiB"),
-        (5 << 40, "5120.00 GiB"),
-    ],
-)
-def test_sizes_are_in_powers_of_1024(num_bytes: int, text: str) -> None:
-    assert size_of(num_bytes) == text
 
 
 @pytest.mark.parametrize(
