@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from qwonnx.runtime.artifact.folder import open_artifact
+from tests.runtime import counting_model
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,6 +31,38 @@ sys.path.append({sysconfig.get_path("purelib")!r})
 from optimum.commands.optimum_cli import main
 main()
 """
+
+
+# Answers one chat over the application, one over the Lambda handler, and says whether anything of export was there.
+_SERVE_WITHOUT_EXPORT = """
+import json, os, sys
+sys.path.append(sys.argv[1])  # the other packages of this environment, without its own qwonnx (-S)
+from starlette.testclient import TestClient
+from qwonnx.handlers.app import from_environment
+body = {"model": "counting-model", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+with TestClient(from_environment()) as client:
+    while client.get("/health/ready").status_code != 200:
+        pass
+    print(client.get("/health/ready").status_code)
+    model = client.get("/v1/models").json()["data"][0]["id"]
+    answer = client.post("/v1/chat/completions", json={**body, "model": model})
+    print(answer.status_code, answer.json()["choices"][0]["finish_reason"].replace("length", "stop"))
+from qwonnx.handlers.functions.aws_lambda import handler
+event = {
+    "version": "2.0", "rawPath": "/v1/models", "rawQueryString": "", "headers": {}, "isBase64Encoded": False,
+    "requestContext": {
+        "http": {"method": "GET", "path": "/v1/models", "sourceIp": "127.0.0.1", "protocol": "HTTP/1.1"},
+    },
+}
+print(handler(event, None)["statusCode"])
+import importlib.util
+print(importlib.util.find_spec("qwonnx.export") is not None or any("qwonnx.export" in name for name in sys.modules))
+"""
+
+
+@pytest.fixture(scope="module")
+def counting_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return counting_model.make(tmp_path_factory.mktemp("counting") / "artifact").folder
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +128,28 @@ def test_the_wheel_runs_without_the_repository(wheel: Path, tmp_path: Path) -> N
     location, version = run.stdout.strip().splitlines()
     assert Path(location).is_relative_to(site), "the wheel's modules must be tested, not the repository's"
     assert version == f"qwonnx {wheel.name.split('-')[1]}"
+
+
+def test_a_machine_that_only_serves_needs_no_export_package(wheel: Path, tmp_path: Path, counting_folder: Path) -> None:
+    """The engine, the server and the functions, from a wheel whose export/ was taken out, answer a request."""
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    shutil.rmtree(site / "qwonnx" / "export")
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(site),
+        "QWONNX_ARTIFACT": str(counting_folder),
+    }
+    run = subprocess.run(
+        [sys.executable, "-S", "-c", _SERVE_WITHOUT_EXPORT, sysconfig.get_path("purelib")],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == ["200", "200", "stop", "200", "False"], run.stdout
 
 
 def optimum_cli(package: Path, folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
