@@ -64,7 +64,7 @@ class Engine:
         model: model_files.ModelFiles,
         settings: RuntimeSettings,
         max_model_len: int,
-        make_buffers: BuffersFactory,
+        make_buffers: BuffersFactory = HostBuffers,
     ) -> None:
         facts = model.artifact.manifest.model
         self.artifact: Artifact = model.artifact
