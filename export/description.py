@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from qwonnx.export.checkpoint.config import ModelConfig
-from qwonnx.export.modeling.cache_spec import state_specs
-from qwonnx.export.modeling.trace import decoder_inputs, decoder_outputs
 from qwonnx.export.quantization.recipe import Recipe
 from qwonnx.export.quantization.size_table import Stored, weight_groups
-from qwonnx.runtime.artifact.file_names import DECODER, graph_file
+from qwonnx.export.targets.target import Activations, TargetChoice
 from qwonnx.runtime.artifact.manifest import (
     SCHEMA_VERSION,
     FileEntry,
@@ -23,58 +21,50 @@ from qwonnx.runtime.artifact.manifest import (
     WeightGroup,
 )
 
-# The kernels that the CPU target names first came together in this release.
-MINIMUM_ONNXRUNTIME = "1.32"
-
 
 def describe_artifact(
     config: ModelConfig,
     recipe: Recipe,
     source: SourceFacts,
     stored: Sequence[Stored],
+    graphs: dict[str, GraphSpec],
     files: tuple[FileEntry, ...],
-    *,
-    target: str,
-    int8_activations: bool,
-    kv: str,
+    choice: TargetChoice,
 ) -> Manifest:
     """The manifest of an artifact.
 
     Args:
         config, recipe, source: what was exported, how, and from where.
         stored: the weights that were written.
+        graphs: by name.
         files: all files but the manifest itself.
-        target: "cpu" or "portable".
-        int8_activations: whether the CPU kernels were asked to quantise activations.
-        kv: how keys and values are cached.
+        choice: the target, and how it was asked to compute and cache.
     """
     groups = weight_groups(stored)
     return Manifest(
         schema_version=SCHEMA_VERSION,
         qwonnx_version=version("qwonnx"),
-        target=target,
-        minimum_onnxruntime=MINIMUM_ONNXRUNTIME,
+        target=choice.target.name,
+        minimum_onnxruntime=choice.target.minimum_onnxruntime,
         source=source,
         model=_model_facts(config, sum(group.num_parameters for group in groups)),
         quantization=QuantizationFacts(
             weights=recipe.weights,
             weight_block_size=recipe.weight_block_size,
-            activations=_activations(groups, target, int8_activations=int8_activations),
-            kv=kv,
+            activations=_activations(groups, choice),
+            kv=choice.kv.value,
             recipe=tuple((rule.pattern, rule.bits) for rule in recipe.rules),
             groups=groups,
         ),
-        graphs={
-            DECODER: GraphSpec(graph_file(DECODER), decoder_inputs(), decoder_outputs(config), state_specs(config, kv))
-        },
+        graphs=graphs,
         files=files,
     )
 
 
-def _activations(groups: tuple[WeightGroup, ...], target: str, *, int8_activations: bool) -> str:
+def _activations(groups: tuple[WeightGroup, ...], choice: TargetChoice) -> str:
     """What the kernels really do: only quantised weights have kernels that quantise activations."""
     quantized = any(group.storage != "float32" for group in groups)
-    return "int8" if int8_activations and quantized and target == "cpu" else "float32"
+    return (choice.activations if quantized else Activations.FLOAT32).value
 
 
 def _model_facts(config: ModelConfig, num_parameters: int) -> ModelFacts:

@@ -12,7 +12,7 @@ ExportError
 |-- PlanError                  what a plan was asked for is not understood
 |-- OutputError                the artifact cannot be written: it exists, the disk is full, ...
 |-- VerificationError          `verify` or `eval` cannot run or compare models
-`-- EvaluationError            a suite or a text cannot be used, a question cannot be asked, or the model fails at it
+`-- EvaluationError            a suite, a question or a text cannot be evaluated on
 """
 
 
@@ -65,7 +65,7 @@ class VerificationError(ExportError):
 
 
 class EvaluationError(ExportError):
-    """A suite or a text cannot be evaluated on, or the model fails while it answers."""
+    """A suite, one of its questions or a text cannot be evaluated on, or a model under evaluation fails."""
 
 
 def first_line(error: BaseException) -> str:

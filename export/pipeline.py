@@ -7,32 +7,36 @@ nothing that opens, and may be resumed.
 
 from __future__ import annotations
 
+import os
+import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from qwonnx.export.checkpoint.checkpoint import resolve_checkpoint
-from qwonnx.export.checkpoint.config import load_config
 from qwonnx.export.checkpoint.text_files import check_text_files
+from qwonnx.export.checkpoint.weight_names import tied_weights
 from qwonnx.export.checkpoint.weight_source import SkippedPart, WeightSource
 from qwonnx.export.description import describe_artifact
 from qwonnx.export.errors import ExportError, OutputError
-from qwonnx.export.modeling.cache_spec import KV_TYPES
+from qwonnx.export.lowering.shared_weights import SharedWeights
+from qwonnx.export.modeling.cache_spec import KvType
 from qwonnx.export.modeling.trace import trace_decoder
 from qwonnx.export.modeling.weight_fit import fitting_weights
 from qwonnx.export.quantization.cache_scales import cache_scales
 from qwonnx.export.quantization.calibration import calibrate
 from qwonnx.export.quantization.recipe import Recipe
 from qwonnx.export.quantization.storage_plan import StoragePlan
-from qwonnx.export.targets.lowered_decoder import QuantizedCache, lower_decoder
+from qwonnx.export.targets.lowered_graph import lower_decoder
+from qwonnx.export.targets.register import DEFAULT_TARGET, choose_target
 from qwonnx.export.weight_files.external_data import ExternalDataWriter
 from qwonnx.export.weight_files.fingerprint import export_fingerprint
 from qwonnx.export.weight_files.memory_budget import DEFAULT_MEMORY_BYTES, check_memory
 from qwonnx.export.weight_files.progress import ExportProgress
 from qwonnx.export.weight_files.unfinished import unfinished_export
 from qwonnx.export.weight_files.weight_stage import write_weights
-from qwonnx.runtime.artifact.file_names import DECODER, graph_file
+from qwonnx.runtime.artifact.file_names import DECODER
 from qwonnx.runtime.artifact.folder import file_sha256
 from qwonnx.runtime.artifact.manifest import (
     ArtifactError,
@@ -43,34 +47,38 @@ from qwonnx.runtime.artifact.manifest import (
 )
 from qwonnx.runtime.artifact.strict_json import quoted
 
-TARGETS = ("cpu", "portable")
-ACTIVATIONS = ("int8", "float32")
-
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
     """How to export.
 
-    weights is a preset ("fp32", "int8", "int4"; int4 means the recipe "balanced") and weight_block_size the number of
-    input features that share a scale (None: the recipe's); a recipe overrides both. calibration is a text from which to
-    learn which input features count in the choice of scales. activations "int8" lets the CPU kernels quantise
-    activations on the fly: faster, at a small loss that `qwonnx verify` shows. The portable target always computes in
-    float32. kv is how the cache stores keys and values: "float32", or "int8" and "int4", which take a quarter and an
-    eighth of its memory.
+    target: what the graph is lowered to, one of targets/register.py.
+    weights: a preset ("fp32", "int8", "int4"); int4 means the target's default recipe.
+    weight_block_size: input features that share a scale; None: the recipe's.
+    activations: "int8" lets kernels quantise activations on the fly, faster at a small loss that `qwonnx verify` shows;
+        or "float32". None is the target's default; a target without such kernels computes its own way.
+    kv: how the cache stores keys and values: "float32", or "int8" and "int4", which take a quarter and an eighth.
+    recipe: overrides weights and weight_block_size.
+    calibration: a text, from which an export learns which input features count in the choice of scales.
+    overwrite: an artifact that is there already.
+    resume: go on with an interrupted export, if there is one.
+    revision: branch, tag or commit of a hub repository.
+    num_threads: of the weight stage; None: as many as the machine has.
+    memory_bytes: of tensors in flight in the weight stage.
     """
 
-    target: str = "cpu"
+    target: str = DEFAULT_TARGET
     weights: str = "int4"
     weight_block_size: int | None = None
-    activations: str = "int8"
+    activations: str | None = None
     kv: str = "float32"
     recipe: Recipe | None = None
-    calibration: str | None = None  # the text itself
+    calibration: str | None = None
     overwrite: bool = False
-    resume: bool = False  # go on with an interrupted export, if there is one
+    resume: bool = False
     revision: str | None = None
-    num_threads: int | None = None  # of the weight stage; None: as many as the machine has
-    memory_bytes: int = DEFAULT_MEMORY_BYTES  # of tensors in flight in the weight stage
+    num_threads: int | None = None
+    memory_bytes: int = DEFAULT_MEMORY_BYTES
 
 
 def export_checkpoint(
@@ -96,43 +104,32 @@ def export_checkpoint(
     """
     options = options or ExportOptions()
     report = on_progress or (lambda progress: None)
-    _check_options(options)
+    _check_system()
+    choice = choose_target(options.target, options.activations, options.kv)
+    check_memory(options.memory_bytes)
     out = Path(out)
     _check_output(out, overwrite=options.overwrite)
 
     resolved = resolve_checkpoint(str(checkpoint), options.revision)
-    config = load_config(resolved.folder)
-    recipe = options.recipe or Recipe.choose(None, options.weights, options.weight_block_size)
+    config = resolved.config
+    recipe = options.recipe or Recipe.choose(
+        None, options.weights, options.weight_block_size, choice.target.default_recipe
+    )
     source = WeightSource(resolved.tensors, config)
     shapes = fitting_weights(source, config)
     recipe.check_rules_match(shapes)
     texts = check_text_files(resolved.folder, config.vocab_size)
 
     fingerprint = export_fingerprint(
-        resolved.tensors,
-        resolved.source,
-        config,
-        recipe,
-        target=options.target,
-        activations=options.activations,
-        kv=options.kv,
-        calibration=options.calibration,
+        resolved.tensors, resolved.source, config, recipe, choice.described(), options.calibration
     )
     with unfinished_export(out, fingerprint, resume=options.resume, overwrite=options.overwrite) as unfinished:
         report(ExportProgress("trace", 0, 0))
-        cache = None
-        if options.kv != "float32":
-            cache = QuantizedCache(options.kv, cache_scales(source, config, options.kv))
+        scales = None if choice.kv is KvType.FLOAT32 else cache_scales(source, config, choice.kv)
         storages = StoragePlan(recipe, source.stored_codes)
-        int8_activations = options.activations == "int8"
-        decoder = lower_decoder(
-            trace_decoder(config),
-            storages,
-            config,
-            target=options.target,
-            int8_activations=int8_activations,
-            cache=cache,
-        )
+        graphs = {DECODER: lower_decoder(trace_decoder(config), storages, config, choice, scales)}
+        weights = SharedWeights(graph.weights for graph in graphs.values())
+        assert weights.names == shapes.keys() - tied_weights(config).keys(), "lowering lost weights"
         importance = None
         if options.calibration is not None:
             importance = calibrate(
@@ -144,13 +141,10 @@ def export_checkpoint(
             )
         unfinished.begin()
         building = unfinished.folder
-        items = decoder.weights.items()
-        tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
-        assert {name for item in items for name, _ in item.weights} == shapes.keys() - tied, "lowering lost weights"
         writer = ExternalDataWriter(building)
         written = write_weights(
             source,
-            items,
+            weights.items,
             writer,
             importance=importance,
             journal=unfinished.journal,
@@ -159,19 +153,20 @@ def export_checkpoint(
             on_progress=report,
         )
         report(ExportProgress("finish", resolved.tensors.total_bytes, resolved.tensors.total_bytes))
-        decoder.weights.attach(written)
-        (building / graph_file(DECODER)).write_bytes(decoder.serialized())
+        weights.attach(written)
+        for graph in graphs.values():
+            (building / graph.spec.file).write_bytes(graph.serialized())
         for name in texts:
             shutil.copyfile(resolved.folder / name, building / name)
+        graph_files = [graph.spec.file for graph in graphs.values()]
         manifest = describe_artifact(
             config,
             recipe,
             resolved.source,
-            items,
-            (*writer.files, *(_file_entry(building, name) for name in (graph_file(DECODER), *texts))),
-            target=options.target,
-            int8_activations=int8_activations,
-            kv=options.kv,
+            weights.items,
+            {name: graph.spec for name, graph in graphs.items()},
+            (*writer.files, *(_file_entry(building, name) for name in (*graph_files, *texts))),
+            choice,
         )
         write_manifest(building, manifest)
     if on_skipped is not None:
@@ -180,12 +175,13 @@ def export_checkpoint(
     return manifest
 
 
-def _check_options(options: ExportOptions) -> None:
-    for name, allowed in (("target", TARGETS), ("activations", ACTIVATIONS), ("kv", KV_TYPES)):
-        value = getattr(options, name)
-        if value not in allowed:
-            raise ExportError(f"{name} {value!r} is unknown: use one of {', '.join(allowed)}")
-    check_memory(options.memory_bytes)
+def _check_system() -> None:
+    """Refuse a system without the calls that keep memory bounded and folders one's own: preadv, flock, O_NOFOLLOW."""
+    if os.name != "posix" or not (hasattr(os, "preadv") and hasattr(os, "O_NOFOLLOW")):
+        raise ExportError(
+            f"exporting needs Linux or another POSIX system with preadv, and this is {platform.system()}:"
+            " export there (WSL and containers will do); what it makes runs anywhere"
+        )
 
 
 def _check_output(out: Path, *, overwrite: bool) -> None:

@@ -5,18 +5,15 @@ What concerns the model and the machine is in qwonnx.runtime.settings; the two s
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from qwonnx.runtime.errors import SettingsError
+from qwonnx.runtime.settings import read_environment
 
 DEFAULT_MAX_BODY_BYTES = 10 << 20  # what API gateways let through; some 3 million tokens of English
 
 CAPSULE_COMPRESSIONS = ("none", "zstd")
-
-_NUMBERS = {"max_body_bytes": int, "shutdown_seconds": float, "max_answer_seconds": float}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +31,7 @@ class ServerSettings:
     """
 
     model_name: str | None = None
-    api_key: str | None = field(default=None, repr=False)  # a log of the settings must not hold the key
+    api_key: str | None = field(default=None, repr=False, metadata={"secret": True})  # no log must hold it
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
     shutdown_seconds: float = 20.0
     max_answer_seconds: float | None = None
@@ -58,36 +55,12 @@ class ServerSettings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> ServerSettings:
-        """Settings from QWONNX_MODEL_NAME, QWONNX_API_KEY, QWONNX_MAX_BODY_BYTES, QWONNX_SHUTDOWN_SECONDS,
-        QWONNX_MAX_ANSWER_SECONDS, QWONNX_CAPSULES and QWONNX_CAPSULE_COMPRESSION.
-
-        Those unset or empty keep the default; an empty key is refused, since a secret that failed to arrive must not
-        open the server.
+        """Settings from QWONNX_<NAME> variables (QWONNX_MODEL_NAME, ...): see runtime.settings.read_environment.
 
         Raises:
             SettingsError: a value is malformed or out of range; the message names the variable.
         """
-        source = os.environ if environment is None else environment
-        given: dict[str, Any] = {}
-        if "QWONNX_API_KEY" in source:
-            given["api_key"] = source["QWONNX_API_KEY"]
-        for field_name in ("model_name", "capsules", "capsule_compression"):
-            if text := source.get(f"QWONNX_{field_name.upper()}", "").strip():
-                given[field_name] = text
-        for field_name, number in _NUMBERS.items():
-            variable = f"QWONNX_{field_name.upper()}"
-            text = source.get(variable, "").strip()
-            if text:
-                try:
-                    given[field_name] = number(text)
-                except ValueError as error:
-                    raise SettingsError(f"{variable} is {text!r}: give a number") from error
-        for field_name, value in given.items():
-            try:
-                cls(**{field_name: value})
-            except SettingsError as error:
-                raise SettingsError(f"QWONNX_{field_name.upper()}: {error}") from error
-        return cls(**given)
+        return read_environment(cls, environment)
 
 
 def _is_token(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 QwonnxRuntimeError
 |-- SettingsError            a setting, or the environment variable it comes from, has an impossible value
+|   `-- QuantityError        a size, a length or a number that is not written as one
 |-- TokenizerError           the artifact's tokenizer.json cannot be used
 |-- InvalidRequestError      the caller asked for something that cannot be served; names the parameter
 |   `-- TemplateError        the chat template refuses the conversation, or is itself broken
@@ -23,8 +24,19 @@ class SettingsError(QwonnxRuntimeError):
     """A setting has an impossible value. The message names the setting or the environment variable."""
 
 
+class QuantityError(SettingsError):
+    """A size, a length or a count that a person wrote is not understood. The message names what it was for."""
+
+
 class TokenizerError(QwonnxRuntimeError):
-    """tokenizer.json is malformed, or is not the byte-level tokenizer this runtime decodes."""
+    """tokenizer.json is malformed, or is not the byte-level tokenizer this runtime decodes.
+
+    reason is the phrase in brackets, for whoever has another remedy than the one that the message names.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"tokenizer.json is malformed ({reason}): export the checkpoint again")
+        self.reason = reason
 
 
 class InvalidRequestError(QwonnxRuntimeError):

@@ -1,45 +1,47 @@
-"""Sizes, lengths and rates as people write them: 10GB, 1.5GiB, 32k, 1M, 50GB/s. Anything else is refused by name.
+"""Sizes and lengths as people write them: 10GB, 1.5 GiB, 1 gb, 4096; 32k, 1M. Anything else is refused by name.
 
-bytes      a number and one of B, kB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB (powers of 1024)
+bytes      a whole number; or a number and one of B, kB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB (powers of
+           1024), in any case, with a space between or without
 tokens     a whole number, or one followed by k (1024) or M (1024 * 1024): contexts are powers of two
-rate       bytes, "/s", or the name of a machine (machines.py)
+
+Every option, environment variable and table reads and writes sizes here. Standard library only.
 """
 
 from __future__ import annotations
 
 import re
 
-from qwonnx.export.errors import PlanError
+from qwonnx.runtime.errors import QuantityError
 
 _UNITS = {
-    "B": 1,
-    "kB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "TB": 10**12,
-    "KiB": 1 << 10,
-    "MiB": 1 << 20,
-    "GiB": 1 << 30,
-    "TiB": 1 << 40,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "kib": 1 << 10,
+    "mib": 1 << 20,
+    "gib": 1 << 30,
+    "tib": 1 << 40,
 }
-_BYTES = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(B|[kMGT]B|[KMGT]iB)")
+_BYTES = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([kmgt]?i?b)|([0-9]{1,19})", re.IGNORECASE | re.ASCII)
 _TOKENS = re.compile(r"([0-9]{1,12})([kM]?)")
 _MAX_BYTES = 1 << 60  # beyond any machine, and far from where floats lose bytes that matter
 _MAX_TOKENS = 1 << 30
 
 
-def parse_bytes(text: str, what: str) -> int:
-    """Bytes of "10GB" or "1.5GiB"; `what` opens the message of an error.
+def parse_bytes(text: str, what: str, at_least: int = 1) -> int:
+    """Bytes of "10GB", "1.5 GiB" or "4096"; `what` opens the message of an error.
 
     Raises:
-        PlanError: it is not such a size, or none that a machine could have.
+        QuantityError: it is not such a size, or less than at_least, or more than a machine could have.
     """
     match = _BYTES.fullmatch(text.strip())
-    if match is None:
-        raise PlanError(f"{what} is {text[:40]!r}, which is not a size: write it as in 512MB, 10GB or 10GiB")
-    num_bytes = int(float(match[1]) * _UNITS[match[2]])
-    if not 0 < num_bytes <= _MAX_BYTES:
-        raise PlanError(f"{what} is {text[:40]!r}: give more than nothing and at most 1000000TB")
+    if match is None or (match[2] or "b").lower() not in _UNITS:
+        raise QuantityError(f"{what} is {text[:40]!r}, which is not a size: write it as in 512MB, 10GB or 10GiB")
+    num_bytes = int(match[3]) if match[3] else int(float(match[1]) * _UNITS[match[2].lower()])
+    if not at_least <= num_bytes <= _MAX_BYTES:
+        raise QuantityError(f"{what} is {text[:40]!r}: give at least {bytes_text(at_least)} and at most 1000000TB")
     return num_bytes
 
 
@@ -47,14 +49,14 @@ def parse_tokens(text: str, what: str) -> int:
     """Tokens of "32768", "32k" or "1M".
 
     Raises:
-        PlanError: it is not such a length, or none that a context could have.
+        QuantityError: it is not such a length, or none that a context could have.
     """
     match = _TOKENS.fullmatch(text.strip())
     if match is None:
-        raise PlanError(f"{what} is {text[:40]!r}, which is not a number of tokens: write it as in 4096, 32k or 1M")
+        raise QuantityError(f"{what} is {text[:40]!r}, which is not a number of tokens: write it as in 4096, 32k or 1M")
     num_tokens = int(match[1]) * {"": 1, "k": 1 << 10, "M": 1 << 20}[match[2]]
     if not 0 < num_tokens <= _MAX_TOKENS:
-        raise PlanError(f"{what} is {text[:40]!r}: give from 1 to {_MAX_TOKENS} tokens")
+        raise QuantityError(f"{what} is {text[:40]!r}: give from 1 to {_MAX_TOKENS} tokens")
     return num_tokens
 
 
@@ -62,11 +64,11 @@ def parse_count(text: str, what: str, at_most: int) -> int:
     """A whole number from 1.
 
     Raises:
-        PlanError: it is none, or out of range.
+        QuantityError: it is none, or out of range.
     """
     number = int(text) if re.fullmatch(r"[0-9]{1,12}", text.strip()) else 0
     if not 1 <= number <= at_most:
-        raise PlanError(f"{what} is {text[:40]!r}: give a whole number from 1 to {at_most}")
+        raise QuantityError(f"{what} is {text[:40]!r}: give a whole number from 1 to {at_most}")
     return number
 
 

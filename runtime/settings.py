@@ -6,11 +6,18 @@ It says nothing of a model; what it leaves open (None) the engine settles when i
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from qwonnx.runtime.errors import SettingsError
+from qwonnx.runtime.quantities import parse_bytes
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_Settings = TypeVar("_Settings", bound="DataclassInstance")
 
 # Sequences longer than this are served on request only: the buffers are reserved for max_num_seqs of them.
 DEFAULT_MAX_MODEL_LEN = 32_768
@@ -69,46 +76,62 @@ class RuntimeSettings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> RuntimeSettings:
-        """Settings from QWONNX_<NAME> variables (QWONNX_NUM_THREADS, ...); those unset or empty keep the default.
-
-        Lists are separated by commas, switches are 1/0, true/false, on/off or yes/no.
+        """Settings from QWONNX_<NAME> variables (QWONNX_NUM_THREADS, ...): see read_environment.
 
         Raises:
             SettingsError: a variable's value is malformed or out of range; the message names the variable.
         """
-        source = os.environ if environment is None else environment
-        given: dict[str, Any] = {}
-        for field in fields(cls):
-            variable = f"QWONNX_{field.name.upper()}"
-            text = source.get(variable, "").strip()
-            if not text:
-                continue
-            parse = _PARSERS.get(field.name, int)
-            try:
-                given[field.name] = parse(text)
-                cls(**{field.name: given[field.name]})
-            except ValueError as error:
-                raise SettingsError(f"{variable} is {text!r}: give {_EXPECTED.get(parse, 'a whole number')}") from error
-            except SettingsError as error:
-                raise SettingsError(f"{variable}: {error}") from error
-        return cls(**given)
+        return read_environment(cls, environment)
 
 
-def _switch(text: str) -> bool:
-    lowered = text.lower()
-    if lowered in ("1", "true", "on", "yes"):
-        return True
-    if lowered in ("0", "false", "off", "no"):
-        return False
-    raise ValueError(text)
+def read_environment(settings: type[_Settings], environment: Mapping[str, str] | None = None) -> _Settings:
+    """Settings from variables: QWONNX_ and the field's name. Those unset or empty keep the default.
+
+    Sizes (fields that end in _bytes) are written as in 512MB, lists are separated by commas, switches are 1/0,
+    true/false, on/off or yes/no. A field whose metadata says "secret" keeps its text as it is, and an empty one is
+    handed on: a secret that failed to arrive must not open a server. No message quotes it.
+
+    Args:
+        settings: a dataclass whose fields all have defaults, which refuses with SettingsError what is out of range.
+        environment: None is the process's.
+
+    Raises:
+        SettingsError: a variable's value is malformed or out of range; the message names the variable.
+    """
+    source = os.environ if environment is None else environment
+    types, given = get_type_hints(settings), {}
+    for field in fields(settings):
+        variable = f"QWONNX_{field.name.upper()}"
+        text = source.get(variable)
+        if text is None or not (text.strip() or field.metadata.get("secret")):
+            continue
+        value = text if field.metadata.get("secret") else _value(text.strip(), variable, types[field.name])
+        try:
+            settings(**{field.name: value})
+        except SettingsError as error:
+            raise SettingsError(f"{variable}: {error}") from error
+        given[field.name] = value
+    return settings(**given)
 
 
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(part.strip() for part in text.split(","))
-    if not all(names):
-        raise ValueError(text)
-    return names
+def _value(text: str, variable: str, kind: Any) -> Any:
+    """The value of a variable's text, by the field's type."""
+    import msgspec  # typed values from text; later, so that settings from code need nothing
+
+    if variable.endswith("_BYTES"):
+        return parse_bytes(text, variable, at_least=0)
+    (plain,) = (part for part in (get_args(kind) if get_origin(kind) is UnionType else (kind,)) if part is not NoneType)
+    names = get_origin(plain) is tuple
+    parts = [part.strip() for part in text.split(",")] if names else _SWITCHES.get(text.lower(), text)
+    try:
+        if names and not all(parts):
+            raise msgspec.ValidationError("an empty name")
+        return msgspec.convert(parts if names or plain is bool else text, plain, strict=False)
+    except msgspec.ValidationError as error:
+        expected = "names separated by commas" if names else _EXPECTED.get(plain, "a text")
+        raise SettingsError(f"{variable} is {text!r}: give {expected}") from error
 
 
-_PARSERS: dict[str, Callable[[str], Any]] = {"providers": _names, "spin": _switch}
-_EXPECTED: dict[Callable[[str], Any], str] = {_names: "names separated by commas", _switch: "true or false"}
+# Beside what msgspec takes: 1, 0, true, false.
+_SWITCHES = {"on": "true", "yes": "true", "off": "false", "no": "false"}
+_EXPECTED = {int: "a whole number", float: "a number", bool: "true or false"}

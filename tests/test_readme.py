@@ -14,13 +14,33 @@ from qwonnx.export import ExportOptions, export_checkpoint
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CARD = ROOT / "tests" / "miniature" / "CARD.md"
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", CARD, *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", CARD, *(ROOT / "docs").rglob("*.md")])
+# A path of the repository, as pages name them: it begins with one of the folders, and stands between backticks.
+NAMED_PATH = re.compile(r"`((?:export|runtime|handlers|tests|infra|docs)/[\w./-]*)`")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
     missing = [link for link in links if not link.startswith("https://") and not (page.parent / link).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_paths_that_are_named_exist(page: Path) -> None:
+    named = NAMED_PATH.findall(page.read_text(encoding="utf-8"))
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_programs_that_are_named_exist(page: Path) -> None:
+    named = re.findall(r"python -m ((?:infra|tests|qwonnx)[\w.]*\w)", page.read_text(encoding="utf-8"))
+    places = {name: ROOT / name.replace(".", "/") for name in named}
+    missing = [
+        name
+        for name, place in places.items()
+        if not (place.with_suffix(".py").exists() or (place / "__main__.py").exists())
+    ]
     assert missing == []
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from qwonnx.export.checkpoint.config import load_config
+from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.checkpoint.location import locate_checkpoint
 from qwonnx.export.checkpoint.safetensors_header import TensorEntry, read_header
 from qwonnx.export.errors import CheckpointError, MissingTensorError, TensorFormatError
@@ -226,10 +226,11 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedCheckpoint:
-    """Where a checkpoint is, what a manifest says of it, and its tensors."""
+    """Where a checkpoint is, what a manifest says of it, its config.json, and its tensors."""
 
     folder: Path
     source: SourceFacts
+    config: ModelConfig
     tensors: Checkpoint
 
 
@@ -239,11 +240,12 @@ def resolve_checkpoint(name_or_path: str, revision: str | None) -> ResolvedCheck
     Raises:
         CheckpointError: there is none, it cannot be downloaded, its model is not supported, or it does not open.
     """
-    folder, name, commit = locate_checkpoint(name_or_path, revision)
-    tensors = Checkpoint.open(folder)
-    quantization = load_config(folder).quantization
+    found = locate_checkpoint(name_or_path, revision)
+    tensors = Checkpoint.open(found.folder)
+    quantization = found.config.quantization
     dtype = tensors.dtype if quantization is None else quantization.name
-    return ResolvedCheckpoint(folder, SourceFacts(checkpoint=name, revision=commit, dtype=dtype), tensors)
+    source = SourceFacts(checkpoint=found.name, revision=found.commit, dtype=dtype)
+    return ResolvedCheckpoint(found.folder, source, found.config, tensors)
 
 
 def _file_facts(path: Path, entries: list[TensorEntry]) -> CheckpointFile:

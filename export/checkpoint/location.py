@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -21,7 +22,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from qwonnx.export.checkpoint.config import CONFIG_NAME, load_config
+from qwonnx.export.checkpoint.config import CONFIG_NAME, ModelConfig, load_config
 from qwonnx.export.errors import CheckpointError
 from qwonnx.runtime.artifact.strict_json import quoted
 
@@ -32,10 +33,21 @@ _IGNORED = ["*/*"]
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
-def locate_checkpoint(name_or_path: str, revision: str | None) -> tuple[Path, str, str | None]:
-    """Folder of a checkpoint, its name for the manifest, and the commit it is at (None for a local folder).
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where a checkpoint is: its folder, its name for a manifest, the commit it is at (None for a local folder), and
+    its config.json, parsed."""
 
-    The model's config.json is checked on the way: of two things wrong with a checkpoint, that one explains more.
+    folder: Path
+    name: str
+    commit: str | None
+    config: ModelConfig
+
+
+def locate_checkpoint(name_or_path: str, revision: str | None) -> Location:
+    """Find a checkpoint.
+
+    The model's config.json is read on the way: of two things wrong with a checkpoint, that one explains more.
 
     Raises:
         CheckpointError: there is no such folder or repository, or it cannot be downloaded.
@@ -51,17 +63,17 @@ def locate_checkpoint(name_or_path: str, revision: str | None) -> tuple[Path, st
             raise CheckpointError(f"{path} may not be read: check its permissions")
         if revision is not None:
             raise CheckpointError(f"{path} is a local folder, which has no revision {revision!r}: leave --revision out")
-        load_config(path)
+        config = load_config(path)
         # A manifest's strings are printable, whatever the folder is called.
-        return path, "".join(c if c.isprintable() else "?" for c in path.resolve().name), None
+        return Location(path, "".join(c if c.isprintable() else "?" for c in path.resolve().name), None, config)
     if exists:
         raise CheckpointError(f"{path} is a file: give the checkpoint's folder")
     small = fetch_config(name_or_path, revision)
-    load_config(small)
+    config = load_config(small)
     commit = small.name  # the cache keeps a snapshot in a folder that is named by its commit
     with _hub_errors(name_or_path, commit):
         folder = snapshot_download(name_or_path, revision=commit, allow_patterns=_DOWNLOADED, ignore_patterns=_IGNORED)
-    return Path(folder), name_or_path, commit
+    return Location(Path(folder), name_or_path, commit, config)
 
 
 def fetch_config(repository: str, revision: str | None) -> Path:

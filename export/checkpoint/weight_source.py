@@ -31,11 +31,11 @@ from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.checkpoint.gptq import CodeRows, GptqWeight
 from qwonnx.export.checkpoint.source_quantization import StoredCodes
 from qwonnx.export.checkpoint.stored_weights import StoredWeight, StoredWeights
+from qwonnx.export.checkpoint.weight_names import EMBEDDING, HEAD, ExpertTensor, tied_weights
 from qwonnx.export.errors import TensorFormatError, UnusedTensorError
 from qwonnx.runtime.artifact.strict_json import quoted
 
 _PREFIXES = ("model.language_model.", "model.")
-_EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
 
 # Recognised, and not part of the text model.
 _SKIPPED_PREFIXES = {"mtp.": "multi-token-prediction head", "model.visual.": "vision tower"}
@@ -43,7 +43,6 @@ _TIED_HEAD = "copy of the tied embedding"
 
 # Stored as w, used as 1 + w. The gated norm of the linear layers, linear_attn.norm, is not among them.
 _CENTRED_NORM = re.compile(r"^norm\.weight$|\.(input_layernorm|post_attention_layernorm|self_attn\.[qk]_norm)\.weight$")
-_EXPERTS = re.compile(r"(.*\.mlp\.experts\.)(gate_up_proj|down_proj)$")
 _DECAY_SCALE, _LOG_DECAY = ".linear_attn.decay_scale", ".linear_attn.A_log"
 
 
@@ -210,10 +209,10 @@ class WeightSource:
 
     def __init__(self, checkpoint: Checkpoint, config: ModelConfig) -> None:
         self._stored = StoredWeights(checkpoint, config.quantization)
-        self._tied = config.tie_word_embeddings
+        self._tied = tied_weights(config)
         self._opened: dict[tuple[str, tuple[int, ...]], StoredWeight] = {}  # by stored name and shape
         names = self._stored.names
-        self._prefix = next((prefix for prefix in _PREFIXES if prefix + _EMBEDDING in names), _PREFIXES[0])
+        self._prefix = next((prefix for prefix in _PREFIXES if prefix + EMBEDDING in names), _PREFIXES[0])
 
     @property
     def skipped(self) -> tuple[SkippedPart, ...]:
@@ -277,18 +276,16 @@ class WeightSource:
                 f"the checkpoint has {len(unused)} tensors that the model does not use ({first}):"
                 " it is damaged, or its config.json is not its own"
             )
-        if self._tied and _HEAD in self._stored.names:
-            embedding = self._prefix + _EMBEDDING
+        if self._tied and HEAD in self._stored.names:
+            embedding = self._prefix + EMBEDDING
             self._check_tied_copy(next(weight for (name, _), weight in self._opened.items() if name == embedding))
 
     def _groups(self, name: str, shape: tuple[int, ...]) -> tuple[tuple[_Rows, ...], ...]:
         """Where a weight's rows are, by groups and lanes: see RowReader."""
-        if experts := _EXPERTS.match(name):
-            return self._experts(name, shape, self._prefix + experts[1], gate_up=experts[2] == "gate_up_proj")
-        if name == _HEAD:
-            stored = self._prefix + _EMBEDDING if self._tied else _HEAD
-        else:
-            stored = self._prefix + name.replace(_DECAY_SCALE, _LOG_DECAY)
+        if experts := ExpertTensor.of(name):
+            return self._experts(name, shape, self._prefix + experts.prefix, gate_up=experts.is_gate_up)
+        ours = self._tied.get(name, name)
+        stored = ours if ours == HEAD else self._prefix + ours.replace(_DECAY_SCALE, _LOG_DECAY)
         return ((_Rows(self._open(stored, shape), 0),),)
 
     def _experts(
@@ -319,19 +316,19 @@ class WeightSource:
 
     def _skipped_part(self, name: str) -> str | None:
         """The part that a tensor belongs to, None where it belongs to the text model."""
-        if self._tied and name == _HEAD:
+        if self._tied and name == HEAD:
             return _TIED_HEAD
         return next((part for prefix, part in _SKIPPED_PREFIXES.items() if name.startswith(prefix)), None)
 
     def _check_tied_copy(self, embedding: StoredWeight) -> None:
         """A stored head beside tied embeddings is their copy; one that differs would be lost without a word."""
         num_rows, num_columns = embedding.num_rows, embedding.num_columns
-        head = self._stored.open(_HEAD, (num_rows, num_columns))
+        head = self._stored.open(HEAD, (num_rows, num_columns))
         rows_at_once = max(1, (1 << 20) // num_columns)
         for start in range(0, num_rows, rows_at_once):
             count = min(rows_at_once, num_rows - start)
             if not torch.equal(head.read(start, count).float(), embedding.read(start, count).float()):
                 raise TensorFormatError(
-                    f"{_HEAD} differs from {self._prefix + _EMBEDDING} where config.json says tie_word_embeddings:"
+                    f"{HEAD} differs from {self._prefix + EMBEDDING} where config.json says tie_word_embeddings:"
                     " set that to false, or remove the tensor"
                 )

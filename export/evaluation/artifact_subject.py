@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from qwonnx.export.errors import EvaluationError
 from qwonnx.export.evaluation.decoder_session import DecoderChunk, DecoderSession
+from qwonnx.export.evaluation.measures import token_scores
 from qwonnx.export.evaluation.report import ModelRow
 from qwonnx.export.evaluation.subject import (
     Answer,
@@ -24,7 +25,6 @@ from qwonnx.export.evaluation.subject import (
     answer_tokens,
     render,
     settle_max_tokens,
-    token_scores,
 )
 from qwonnx.export.evaluation.suite import Question
 from qwonnx.runtime.engine.engine import Engine

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from qwonnx.export.evaluation.measures import TokenScores, token_scores
 from qwonnx.export.evaluation.picture_reader import PictureReader
 from qwonnx.export.evaluation.report import ModelRow
 from qwonnx.export.evaluation.subject import (
@@ -22,11 +23,9 @@ from qwonnx.export.evaluation.subject import (
     Prompt,
     Scored,
     SkippedError,
-    TokenScores,
     answer_tokens,
     render,
     settle_max_tokens,
-    token_scores,
 )
 from qwonnx.export.evaluation.suite import Question
 from qwonnx.runtime.artifact.strict_json import read_object
@@ -79,7 +78,6 @@ class CheckpointSubject:
         import torch
 
         from qwonnx.export.checkpoint.checkpoint import resolve_checkpoint
-        from qwonnx.export.checkpoint.config import load_config
         from qwonnx.export.checkpoint.stored_weights import StoredWeights
         from qwonnx.export.checkpoint.text_files import check_text_files
         from qwonnx.export.evaluation.reference_model import load_reference_model, quiet_transformers
@@ -88,7 +86,7 @@ class CheckpointSubject:
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         resolved = resolve_checkpoint(name_or_path, None)
-        config = load_config(resolved.folder)
+        config = resolved.config
         names = check_text_files(resolved.folder, config.vocab_size)
         self._longest = config.max_position_embeddings
         self._num_experts = config.num_experts
@@ -246,7 +244,9 @@ class CheckpointSubject:
 def _chat_files(folder: Path, names: Sequence[str]) -> _ChatFiles:
     """Tokenizer, template and end tokens; `names` are of the files that there are, which can be read."""
     template = ChatTemplate((folder / _TEMPLATE).read_text(encoding="utf-8")) if _TEMPLATE in names else None
-    tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
+    from qwonnx.export.checkpoint.text_files import load_tokenizer
+
+    tokenizer = load_tokenizer(folder)
     generation = read_object(folder / _GENERATION, _MAX_CONFIG_BYTES) if _GENERATION in names else {}
     return _ChatFiles(tokenizer, template, end_token_ids(generation, tokenizer))
 

@@ -155,12 +155,6 @@ class EvalReport:
         return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False, allow_nan=False)
 
 
-def perplexity(surprise: npt.NDArray[np.float64]) -> float | None:
-    """exp of the mean of -log p; None of nothing, or where it is no finite number."""
-    mean = float(surprise.mean()) if len(surprise) else math.inf
-    return math.exp(mean) if mean < 700 else None
-
-
 def share(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 

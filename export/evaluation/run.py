@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from qwonnx.export.errors import EvaluationError
 from qwonnx.export.evaluation.judge import is_right
+from qwonnx.export.evaluation.measures import perplexity
 from qwonnx.export.evaluation.report import (
     SCHEMA_VERSION,
     EvalReport,
@@ -24,7 +25,6 @@ from qwonnx.export.evaluation.report import (
     TaskScore,
     TextScore,
     expert_usage,
-    perplexity,
     share,
 )
 from qwonnx.export.evaluation.subject import Answer, Prompt, Scored, SkippedError, Subject

@@ -1,4 +1,4 @@
-"""What is evaluated, seen from outside: something that answers prompts, and that knows how likely a given answer is."""
+"""Interface of a model under evaluation: it answers prompts, and it knows how likely a given answer is."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from qwonnx.export.evaluation.suite import Question
 from qwonnx.runtime.errors import TemplateError
 from qwonnx.runtime.text.chat_prompt import ChatModel, render_chat
 from qwonnx.runtime.text.tokenizer import Tokenizer
-
-_BLOCK_ROWS = 32  # of logits, in float64 at a time: 64 MB at the real vocabulary
 
 
 class SkippedError(Exception):
@@ -154,26 +152,3 @@ def settle_max_tokens(num_prompt: int, num_answer: int, max_tokens: int | None, 
     if num_prompt + max(num_answer, 1) > longest:
         raise SkippedError(f"longer than the model's context of {longest:,} tokens")
     return min(max_tokens if max_tokens is not None else 2 * num_answer + 64, longest - num_prompt)
-
-
-@dataclass(frozen=True, slots=True)
-class TokenScores:
-    """For each of n predictions: -log p of the token that came, float64, and the likeliest token, int64."""
-
-    surprise: npt.NDArray[np.float64]
-    likeliest: npt.NDArray[np.int64]
-
-
-def token_scores(logits: npt.NDArray[np.float32], targets: npt.NDArray[np.int64], num_tokens: int) -> TokenScores:
-    """Scores of tokens [n] under logits [n, vocab_size], in float64.
-
-    Only the first num_tokens of the vocabulary count: the rows that pad it stand for no token, and are never written.
-    """
-    logits = logits[:, :num_tokens]
-    surprise = np.empty(len(targets))
-    for start in range(0, len(targets), _BLOCK_ROWS):
-        block = logits[start : start + _BLOCK_ROWS].astype(np.float64)
-        taken = np.take_along_axis(block, targets[start : start + _BLOCK_ROWS, None], axis=-1)[:, 0]
-        highest = block.max(axis=-1)
-        surprise[start : start + len(block)] = np.log(np.exp(block - highest[:, None]).sum(axis=-1)) + highest - taken
-    return TokenScores(surprise, logits.argmax(axis=-1).astype(np.int64))

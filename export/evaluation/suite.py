@@ -120,8 +120,9 @@ def read_suite(path: Path) -> Suite:
             try:
                 questions.append(_question(number, line))
             except StrictJsonError as error:
-                message = f"line {number} of {path} is no question ({error}): correct or remove it"
-                raise EvaluationError(message) from error
+                raise EvaluationError(
+                    f"line {number} of {path} is no question ({error}): correct or remove it"
+                ) from error
     if not questions:
         raise EvaluationError(f"{path} has no questions: give a file with one JSON object a line")
     return Suite(path.name, digest.hexdigest(), tuple(questions))

@@ -12,17 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from qwonnx.export.checkpoint.checkpoint import resolve_checkpoint
-from qwonnx.export.checkpoint.config import ModelConfig, load_config
-from qwonnx.export.errors import VerificationError, first_line
+from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.errors import VerificationError
 from qwonnx.export.evaluation.decoder_session import CHUNK_TOKENS, DecoderSession, Logits, TokenIds
+from qwonnx.export.evaluation.measures import kl_divergence, token_scores
+from qwonnx.runtime.artifact.file_names import TOKENIZER_FILE
 from qwonnx.runtime.artifact.folder import Artifact, open_artifact
+from qwonnx.runtime.errors import TokenizerError
+from qwonnx.runtime.text.tokenizer import Tokenizer
 
 # Enough for stable means, and little enough for a CPU: transformers keeps all logits of a window, 1 MB a token.
 MAX_TOKENS = 1024
-_BLOCK_TOKENS = 32  # compared at a time in float64: 64 MB at the real vocabulary
 
 # What is read when no text is given: several scripts, prose, a list, numbers and code.
 SAMPLE_TEXT = """The lighthouse keeper wrote down the weather every morning, and in forty years he missed two days.
@@ -71,9 +73,9 @@ def compare(
     """
     report = on_progress or (lambda stage: None)
     opened = open_artifact(artifact)
-    folder = resolve_checkpoint(os.fspath(checkpoint), None).folder
-    _check_same_model(opened, load_config(folder))
-    token_ids = _tokenize(opened, SAMPLE_TEXT if text is None else text)
+    resolved = resolve_checkpoint(os.fspath(checkpoint), None)
+    _check_same_model(opened, resolved.config)
+    token_ids = verification_tokens(opened, SAMPLE_TEXT if text is None else text)
     report("running the artifact with ONNX Runtime")  # first: it is the smaller, and the one in doubt
     actual = artifact_logits(opened, token_ids)
     if not np.isfinite(actual).all():
@@ -82,29 +84,20 @@ def compare(
             " its files were changed; if not, export the checkpoint again"
         )
     report("running the checkpoint with transformers")
-    expected = reference_logits(folder, token_ids)
+    expected = reference_logits(resolved.folder, token_ids)
     return measure(expected, actual, token_ids)
 
 
 def measure(expected: Logits, actual: Logits, token_ids: TokenIds) -> VerificationReport:
     """The report on two models' logits [num_tokens, vocab_size] at the same token ids [num_tokens]."""
-    kl = np.empty(len(token_ids))
-    surprise = np.empty((2, len(token_ids) - 1))  # -log p(next token) by the checkpoint and by the artifact
-    for start in range(0, len(token_ids), _BLOCK_TOKENS):
-        block = slice(start, min(start + _BLOCK_TOKENS, len(token_ids)))
-        log_p, log_q = _log_softmax(expected[block]), _log_softmax(actual[block])
-        kl[block] = (np.exp(log_p) * (log_p - log_q)).sum(axis=-1)
-        following = token_ids[block.start + 1 : block.stop + 1, None]
-        for row, log_probabilities in enumerate((log_p, log_q)):
-            taken = np.take_along_axis(log_probabilities[: len(following)], following, axis=-1)
-            surprise[row, block.start : block.start + len(following)] = -taken[:, 0]
+    by_checkpoint, by_artifact = (token_scores(logits[:-1], token_ids[1:]).surprise for logits in (expected, actual))
     return VerificationReport(
         num_tokens=len(token_ids),
         max_logit_difference=max(float(np.abs(p - q).max()) for p, q in zip(expected, actual, strict=True)),
-        mean_kl=float(kl.mean()),
+        mean_kl=float(kl_divergence(expected, actual).mean()),
         top1_agreement=float((expected.argmax(-1) == actual.argmax(-1)).mean()),
-        perplexity_checkpoint=float(np.exp(surprise[0].mean())),
-        perplexity_artifact=float(np.exp(surprise[1].mean())),
+        perplexity_checkpoint=float(np.exp(by_checkpoint.mean())),
+        perplexity_artifact=float(np.exp(by_artifact.mean())),
     )
 
 
@@ -136,19 +129,12 @@ def artifact_logits(artifact: Artifact, token_ids: TokenIds, chunk_tokens: int =
     return np.concatenate([chunk.logits for chunk in chunks])
 
 
-def _tokenize(artifact: Artifact, text: str) -> TokenIds:
-    from tokenizers import Tokenizer
-
-    path = artifact.file("tokenizer.json")
+def verification_tokens(artifact: Artifact, text: str) -> TokenIds:
     try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises it bare
-        raise VerificationError(
-            f"tokenizer.json of {artifact.folder} cannot be used ({first_line(error)}): export the checkpoint again"
-        ) from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    token_ids = np.array(tokenizer.encode(text, add_special_tokens=False).ids[:MAX_TOKENS], np.int64)
+        tokenizer = Tokenizer.from_file(artifact.file(TOKENIZER_FILE))
+    except TokenizerError as error:
+        raise VerificationError(f"{error} ({artifact.folder})") from error
+    token_ids = np.array(tokenizer.encode(text)[:MAX_TOKENS], np.int64)
     if len(token_ids) < 2:
         raise VerificationError("the text has fewer than two tokens: give a longer one")
     return token_ids
@@ -162,10 +148,3 @@ def _check_same_model(artifact: Artifact, config: ModelConfig) -> None:
             raise VerificationError(
                 f"the artifact has {name} {ours} and the checkpoint {theirs}: compare it with the one it came from"
             )
-
-
-def _log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
-    shifted = logits.astype(np.float64)
-    shifted -= shifted.max(axis=-1, keepdims=True)
-    log_probabilities: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return log_probabilities

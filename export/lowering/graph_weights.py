@@ -6,6 +6,7 @@ floats by codes and scales; this table follows what it does, so that the weight 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -35,17 +36,16 @@ class GraphWeights:
     aliases: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of_traced(cls, graph: ir.Graph, storages: Storages, *, tie_word_embeddings: bool) -> GraphWeights:
-        """The table of a graph as traced: one weight an initializer. With tied embeddings the head is the embedding."""
+    def of_traced(cls, graph: ir.Graph, storages: Storages, tied: Mapping[str, str]) -> GraphWeights:
+        """The table of a graph as traced: one weight an initializer, but for those that are tied to another."""
         weights = cls(graph, storages)
         for name, value in graph.initializers.items():
             if value.const_value is None or not _has_values(value):
                 weights.parts[name] = ((name, sizes(value)),)
                 value.const_value = None
-        if tie_word_embeddings:
-            head, embedding = graph.initializers["lm_head.weight"], graph.initializers["embed_tokens.weight"]
-            ir.convenience.replace_all_uses_with(head, embedding)
-            del graph.initializers["lm_head.weight"], weights.parts["lm_head.weight"]
+        for name, other in tied.items():
+            ir.convenience.replace_all_uses_with(graph.initializers[name], graph.initializers[other])
+            del graph.initializers[name], weights.parts[name]
         return weights
 
     def is_weight(self, value: ir.Value | None) -> bool:

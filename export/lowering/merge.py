@@ -14,7 +14,7 @@ import onnx_ir as ir
 from qwonnx.export.lowering.constants import integers
 from qwonnx.export.lowering.graph_weights import GraphWeights
 from qwonnx.export.lowering.rewrite import call, own_nodes, required, sizes
-from qwonnx.export.lowering.siblings import Projection, sibling_groups
+from qwonnx.export.lowering.siblings import Projection, joined_name, sibling_groups
 
 
 def merge_projections(graph: ir.Graph, weights: GraphWeights) -> None:
@@ -35,19 +35,9 @@ def _merge(graph: ir.Graph, weights: GraphWeights, nodes: list[ir.Node]) -> None
     matrices = [required(node.inputs)[1] for node in nodes]
     rows = [sizes(matrix)[0] for matrix in matrices]
     outputs = [node.outputs[0] for node in nodes]
-    joined = weights.join(matrices, _joined_name([str(matrix.name) for matrix in matrices]))
+    joined = weights.join(matrices, joined_name([str(matrix.name) for matrix in matrices]))
     linear = call("Linear", [x, joined])
     split = call("Split", [linear.outputs[0], integers(graph, rows)], {"axis": -1}, domain="", num_outputs=len(rows))
     for before, after in zip(outputs, split.outputs, strict=True):
         after.name, after.shape, after.type = before.name, before.shape, before.type
     ir.convenience.replace_nodes_and_values(graph, nodes[0], nodes, [linear, split], outputs, list(split.outputs))
-
-
-def _joined_name(names: list[str]) -> str:
-    """layers.0.self_attn.q_proj.weight, layers.0.self_attn.k_proj.weight -> layers.0.self_attn.q_proj+k_proj.weight."""
-    stems = [name.removesuffix(".weight") for name in names]
-    prefix = stems[0]
-    while not all(stem.startswith(prefix + ".") for stem in stems):
-        prefix = prefix.rpartition(".")[0]
-    prefix += "."
-    return prefix + "+".join(stem.removeprefix(prefix) for stem in stems) + ".weight"

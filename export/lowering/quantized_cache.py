@@ -8,19 +8,20 @@ import onnx_ir as ir
 from torch import Tensor
 
 from qwonnx.export.lowering.rewrite import attribute, call, own_nodes, replace, required
+from qwonnx.export.modeling.cache_spec import KvType
 from qwonnx.export.quantization.cache_scales import CacheScales
 from qwonnx.runtime.artifact.manifest import StateSpec
 
-_OPERATORS = {"int8": "GatedAttentionInt8", "int4": "GatedAttentionInt4"}
+_OPERATORS = {KvType.INT8: "GatedAttentionInt8", KvType.INT4: "GatedAttentionInt4"}
 _TYPES = {"int8": ir.DataType.INT8, "uint8": ir.DataType.UINT8}
 
 
-def quantize_cache(graph: ir.Graph, kv: str, states: Sequence[StateSpec], scales: Mapping[int, CacheScales]) -> None:
+def quantize_cache(graph: ir.Graph, kv: KvType, states: Sequence[StateSpec], scales: Mapping[int, CacheScales]) -> None:
     """GatedAttention becomes GatedAttentionInt8 or GatedAttentionInt4; keys and values take the types of `states`.
 
     Args:
         graph: as traced, with keys and values in float32.
-        kv: "int8" or "int4".
+        kv: KvType.INT8 or INT4.
         states: what the graph's states are to be (cache_spec.state_specs of this kv).
         scales: of every full-attention layer, which become small constants of the graph.
     """

@@ -6,11 +6,12 @@ The lowering asks it about nodes, a plan about names, so that both come to the s
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from qwonnx.export.quantization.recipe import WeightStorage
+from qwonnx.export.weight_files.weight_item import WeightItem
 
 # Elements of a matrix from which it stands alone: measured on two cores, where its product takes about 0.1 ms.
 LARGE = 4 << 20
@@ -35,3 +36,28 @@ def sibling_groups(projections: Iterable[Projection[_Item]]) -> list[list[_Item]
         if projection.num_elements < LARGE:
             groups[projection.x, projection.storage].append(projection.item)
     return [group for group in groups.values() if len(group) > 1]
+
+
+def joined_name(names: Sequence[str]) -> str:
+    """layers.0.self_attn.q_proj.weight, layers.0.self_attn.k_proj.weight -> layers.0.self_attn.q_proj+k_proj.weight."""
+    stems = [name.removesuffix(".weight") for name in names]
+    prefix = stems[0]
+    while not all(stem.startswith(prefix + ".") for stem in stems):
+        prefix = prefix.rpartition(".")[0]
+    prefix += "."
+    return prefix + "+".join(stem.removeprefix(prefix) for stem in stems) + ".weight"
+
+
+def join_items(items: Sequence[WeightItem], candidates: Iterable[Sequence[str]]) -> list[WeightItem]:
+    """Join the siblings among each of some lists of names; a joined item goes to the end."""
+    by_name = {item.name: item for item in items}
+    projections = (
+        Projection(name, index, by_name[name].storage, by_name[name].num_parameters)
+        for index, names in enumerate(candidates)
+        for name in names
+    )
+    for group in sibling_groups(projections):
+        parts = [by_name.pop(name) for name in group]
+        name = joined_name(group)
+        by_name[name] = WeightItem(name, tuple(part for item in parts for part in item.weights), parts[0].storage)
+    return list(by_name.values())

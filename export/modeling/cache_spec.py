@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.runtime.artifact.manifest import StateSpec
 
-# How keys and values are stored: as they are, as one byte a channel, or two channels a byte.
-KV_TYPES = ("float32", "int8", "int4")
+
+class KvType(StrEnum):
+    """How keys and values are stored, the most exact first: as they are, one byte a channel, two channels a byte."""
+
+    FLOAT32 = "float32"
+    INT8 = "int8"
+    INT4 = "int4"
+
+    @property
+    def bits(self) -> int:
+        return {"float32": 32, "int8": 8, "int4": 4}[self.value]
 
 
-def state_specs(config: ModelConfig, kv: str = "float32") -> tuple[StateSpec, ...]:
+def state_specs(config: ModelConfig, kv: KvType = KvType.FLOAT32) -> tuple[StateSpec, ...]:
     """Two states a layer, in the order in which the decoder takes and yields them.
 
-    Full attention: key (normed and rotated) and value, in a buffer of max_model_len positions, stored as `kv` says (one
-    of KV_TYPES). int4 packs the channels 2i and 2i + 1 into byte i, low half first, each as its code + 8: the layout of
+    Full attention: key (normed and rotated) and value, in a buffer of max_model_len positions, stored as `kv` says.
+    int4 packs the channels 2i and 2i + 1 into byte i, low half first, each as its code + 8: the layout of
     com.microsoft.GroupQueryAttention. Linear attention: the last K-1 inputs of the convolution, and the recurrent
     state, float32 whatever the weights and `kv`: a narrower one drifts.
     """
@@ -22,12 +33,12 @@ def state_specs(config: ModelConfig, kv: str = "float32") -> tuple[StateSpec, ..
     )
 
 
-def _layer_states(config: ModelConfig, layer: int, layer_type: str, kv: str) -> tuple[StateSpec, StateSpec]:
+def _layer_states(config: ModelConfig, layer: int, layer_type: str, kv: KvType) -> tuple[StateSpec, StateSpec]:
     if layer_type == "full_attention":
         dtype, width = {
-            "float32": ("float32", config.head_dim),
-            "int8": ("int8", config.head_dim),
-            "int4": ("uint8", config.head_dim // 2),
+            KvType.FLOAT32: ("float32", config.head_dim),
+            KvType.INT8: ("int8", config.head_dim),
+            KvType.INT4: ("uint8", config.head_dim // 2),
         }[kv]
         buffer = ("batch", config.num_key_value_heads, "max_model_len", width)
         return _state(layer, "key", buffer, dtype), _state(layer, "value", buffer, dtype)

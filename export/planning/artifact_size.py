@@ -7,18 +7,25 @@ from pathlib import Path
 
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.planning.weight_layout import PlannedFile, WeightLayout
-from qwonnx.runtime.artifact.file_names import DECODER, OPTIONAL_FILES, TOKENIZER_FILE, graph_file
+from qwonnx.export.targets.target import Target
+from qwonnx.runtime.artifact.file_names import (
+    CHAT_TEMPLATE_FILE,
+    DECODER,
+    GENERATION_CONFIG_FILE,
+    OPTIONAL_FILES,
+    TOKENIZER_FILE,
+    graph_file,
+)
 from qwonnx.runtime.artifact.manifest import MANIFEST_NAME
 
-# Bytes of decoder.onnx, measured on models of 4 and of 40 layers: what every graph has, and what a layer adds. The
-# portable target carries the bodies of its operators.
-_GRAPH_BYTES = {"cpu": 5_000, "portable": 24_000}
+# Bytes that a layer adds to decoder.onnx, measured on models of 4 and of 40 layers; what every graph has, its target
+# knows.
 _EXPERT_LAYER_BYTES, _DENSE_LAYER_BYTES = 11_300, 9_000
 # Bytes of manifest.json, likewise; most of it are the layers' states.
 _MANIFEST_BYTES, _MANIFEST_LAYER_BYTES = 3_500, 446
 # Bytes of a tokenizer.json in the hub's indented form for each row of the embedding, of a token and of its merge.
 _TOKEN_BYTES = 75
-_OPTIONAL_BYTES = {"chat_template.jinja": 8_000, "generation_config.json": 220}
+_OPTIONAL_BYTES = {CHAT_TEMPLATE_FILE: 8_000, GENERATION_CONFIG_FILE: 220}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +71,10 @@ class ArtifactSize:
         return next((file.num_bytes for file in self.files if file.path == path), 0)
 
 
-def estimate_artifact(config: ModelConfig, layout: WeightLayout, copied: CopiedFiles, *, target: str) -> ArtifactSize:
+def estimate_artifact(config: ModelConfig, layout: WeightLayout, copied: CopiedFiles, target: Target) -> ArtifactSize:
     """The artifact without a trace: graph and manifest by the number of layers."""
     layer_bytes = _EXPERT_LAYER_BYTES if config.num_experts else _DENSE_LAYER_BYTES
-    graph = PlannedFile(graph_file(DECODER), _GRAPH_BYTES[target] + layer_bytes * config.num_hidden_layers)
+    graph = PlannedFile(graph_file(DECODER), target.graph_bytes + layer_bytes * config.num_hidden_layers)
     manifest_bytes = _MANIFEST_BYTES + _MANIFEST_LAYER_BYTES * config.num_hidden_layers
     files = (*layout.files, graph, *copied.files, PlannedFile(MANIFEST_NAME, manifest_bytes))
     return ArtifactSize(files, layout.num_bytes, is_exact=False)

@@ -15,6 +15,7 @@ from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.checkpoint.source_quantization import GptqFormat
 from qwonnx.export.checkpoint.weight_source import WeightSource
 from qwonnx.export.description import describe_artifact
+from qwonnx.export.modeling.cache_spec import KvType
 from qwonnx.export.modeling.trace import trace_decoder
 from qwonnx.export.planning.artifact_size import ArtifactSize, CopiedFiles
 from qwonnx.export.planning.source import PlanSource
@@ -22,9 +23,10 @@ from qwonnx.export.planning.stored_model import StoredModel
 from qwonnx.export.planning.weight_layout import PlannedFile
 from qwonnx.export.quantization.cache_scales import CacheScales
 from qwonnx.export.quantization.storage_plan import CodesOf
-from qwonnx.export.targets.lowered_decoder import QuantizedCache, lower_decoder
+from qwonnx.export.targets.lowered_graph import lower_decoder
+from qwonnx.export.targets.target import TargetChoice
 from qwonnx.export.weight_files.weight_stage import weight_places
-from qwonnx.runtime.artifact.file_names import DECODER, graph_file
+from qwonnx.runtime.artifact.file_names import DECODER
 from qwonnx.runtime.artifact.manifest import MANIFEST_NAME, FileEntry, SourceFacts, manifest_text
 
 _ANY_SHA256 = "0" * 64
@@ -35,10 +37,7 @@ def with_exact_artifact(
     model: StoredModel,
     copied: CopiedFiles,
     source: SourceFacts,
-    *,
-    target: str,
-    int8_activations: bool,
-    kv: str,
+    choice: TargetChoice,
 ) -> StoredModel:
     """The same model, with the sizes that its graph and its manifest really have.
 
@@ -47,30 +46,27 @@ def with_exact_artifact(
         model: stored under a recipe, for this target.
         copied: files that are copied; what they have of estimates stays one.
         source: what the manifest will say of the checkpoint.
-        target, int8_activations: see `stored_weights`.
-        kv: how keys and values are cached.
+        choice: the target, and how it is asked to compute and cache.
     """
     decoder = lower_decoder(
         trace_decoder(config),
         model.storages,
         config,
-        target=target,
-        int8_activations=int8_activations,
-        cache=None if kv == "float32" else QuantizedCache(kv, _any_scales(config)),
+        choice,
+        None if choice.kv is KvType.FLOAT32 else _any_scales(config),
     )
     items = decoder.weights.items()
     assert [item.weights for item in items] == [weight.weights for weight in model.weights], "weights differ"
     decoder.weights.attach(weight_places(items, model.layout.shards))
-    files = (*model.layout.files, PlannedFile(graph_file(DECODER), len(decoder.serialized())), *copied.files)
+    files = (*model.layout.files, PlannedFile(decoder.spec.file, len(decoder.serialized())), *copied.files)
     manifest = describe_artifact(
         config,
         model.named.recipe,
         source,
         items,
+        {DECODER: decoder.spec},
         tuple(FileEntry(file.path, file.num_bytes, _ANY_SHA256) for file in files),
-        target=target,
-        int8_activations=int8_activations,
-        kv=kv,
+        choice,
     )
     manifest_file = PlannedFile(MANIFEST_NAME, len(manifest_text(manifest).encode()))
     return replace(model, artifact=ArtifactSize((*files, manifest_file), model.layout.num_bytes, copied.is_exact))

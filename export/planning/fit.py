@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.errors import PlanError
+from qwonnx.export.modeling.cache_spec import KvType
 from qwonnx.export.planning.artifact_size import CopiedFiles
 from qwonnx.export.planning.deployment import longest_context
 from qwonnx.export.planning.plan import Assumptions, store_models
 from qwonnx.export.planning.resident_memory import Serving, memory_use
-from qwonnx.export.planning.states import KvType, state_sizes
+from qwonnx.export.planning.states import state_sizes
 from qwonnx.export.planning.stored_model import NamedRecipe, StoredModel
+from qwonnx.runtime.errors import QuantityError
 from qwonnx.runtime.quantities import parse_bytes, parse_count, parse_tokens
 
 # Squared error of rounding normal values by quantize_blocks, over their variance; docs/plan.md says how measured.
@@ -69,12 +71,16 @@ def parse_limits(text: str, context: int, sequences: int) -> Limits:
         given[key] = value
     if not given.keys() & {"memory", "disk"}:
         raise PlanError("--fit names neither memory nor disk: give one, as in memory=10GB")
-    return Limits(
-        memory=parse_bytes(given["memory"], "memory") if "memory" in given else None,
-        disk=parse_bytes(given["disk"], "disk") if "disk" in given else None,
-        context=parse_tokens(given["context"], "context") if "context" in given else context,
-        sequences=parse_count(given["sequences"], "sequences", MAX_SEQUENCES) if "sequences" in given else sequences,
-    )
+    most = MAX_SEQUENCES
+    try:
+        return Limits(
+            memory=parse_bytes(given["memory"], "memory") if "memory" in given else None,
+            disk=parse_bytes(given["disk"], "disk") if "disk" in given else None,
+            context=parse_tokens(given["context"], "context") if "context" in given else context,
+            sequences=parse_count(given["sequences"], "sequences", most) if "sequences" in given else sequences,
+        )
+    except QuantityError as error:
+        raise PlanError(str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)

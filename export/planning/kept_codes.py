@@ -10,14 +10,14 @@ import re
 
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.checkpoint.source_quantization import GptqFormat, StoredCodes
+from qwonnx.export.checkpoint.weight_names import DOWN, GATE_UP, ExpertTensor
 from qwonnx.export.errors import ConfigError
 from qwonnx.export.quantization.storage_plan import CodesOf
 
 _LAYER_WEIGHT = re.compile(r"(layers\..*)\.weight")
-_EXPERTS = re.compile(r"(layers\..*\.experts\.)(gate_up_proj|down_proj)")
 # Each weight of each layer is held against each rule; a plan is to take no longer than it takes to read.
 _MAX_FORESEEN_RULES = 1 << 12
-_MATRICES = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
+_MATRICES = {GATE_UP: ("gate_proj", "up_proj"), DOWN: ("down_proj",)}
 
 
 def foreseen_codes(config: ModelConfig) -> tuple[CodesOf | None, str]:
@@ -45,8 +45,8 @@ def foreseen_codes(config: ModelConfig) -> tuple[CodesOf | None, str]:
 
 def _modules(name: str) -> tuple[str, ...]:
     """The modules that a weight comes from, one expert's for all; none for those that are not in a layer."""
-    if experts := _EXPERTS.fullmatch(name):
-        return tuple(f"{experts[1]}0.{matrix}" for matrix in _MATRICES[experts[2]])
+    if experts := ExpertTensor.of(name):
+        return tuple(f"{experts.prefix}0.{matrix}" for matrix in _MATRICES[experts.part])
     if weight := _LAYER_WEIGHT.fullmatch(name):
         return (weight[1],)
     return ()

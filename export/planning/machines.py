@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from qwonnx.export.errors import PlanError
+from qwonnx.runtime.errors import QuantityError
 from qwonnx.runtime.quantities import parse_bytes
 
 
@@ -56,6 +57,9 @@ def parse_bandwidth(text: str) -> int:
     named = BANDWIDTHS.get(text.strip().lower())
     if named is not None:
         return named
-    if not re.fullmatch(r".+/s", text.strip()):
+    if not re.fullmatch(r".*[a-z]/s", text.strip(), re.IGNORECASE):
         raise PlanError(f"bandwidth is {text[:40]!r}: give a rate as in 50GB/s, or one of {', '.join(BANDWIDTHS)}")
-    return parse_bytes(text.strip().removesuffix("/s"), "bandwidth")
+    try:
+        return parse_bytes(text.strip().removesuffix("/s"), "bandwidth")
+    except QuantityError as error:
+        raise PlanError(str(error)) from error

@@ -24,6 +24,7 @@ from qwonnx.export.planning.states import StateSizes, state_sizes
 from qwonnx.export.planning.stored_model import NamedRecipe, StoredModel, store_model
 from qwonnx.export.planning.traffic import DecodeTraffic, active_parameters, decode_traffic
 from qwonnx.export.quantization.storage_plan import CodesOf
+from qwonnx.export.targets.target import TargetChoice
 from qwonnx.runtime.quantities import bytes_text, tokens_text
 
 CONTEXTS = (4 << 10, 32 << 10, 256 << 10, 1 << 20)
@@ -36,8 +37,7 @@ EXPORT_MEMORY_BYTES = 2_000_000_000 + 400_000_000
 class Assumptions:
     """What a plan is for, beside the model. bandwidth is in bytes a second, None where no roofline is wanted."""
 
-    target: str
-    int8_activations: bool
+    choice: TargetChoice
     serving: Serving
     bandwidth: int | None
 
@@ -136,9 +136,8 @@ def store_models(
                     config,
                     named,
                     copied,
-                    target=assumptions.target,
-                    int8_activations=assumptions.int8_activations,
-                    stored_codes=stored_codes,
+                    assumptions.choice,
+                    stored_codes,
                 )
             )
         except RecipeError as error:
@@ -199,6 +198,6 @@ def _notes(config: ModelConfig, assumptions: Assumptions) -> list[str]:
     states = state_sizes(config)
     each, fixed = bytes_text(states.kv_bytes_per_token(serving.kv)), bytes_text(states.fixed_bytes)
     notes.append(f"a system prompt baked with --prefix takes {fixed}, and {each} a token, on disk and mapped")
-    if assumptions.target == "portable":
-        notes.append("memory of the portable target is an upper bound, for ONNX Runtime's CPU provider")
+    if assumptions.choice.target.note is not None:
+        notes.append(assumptions.choice.target.note)
     return notes

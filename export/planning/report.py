@@ -57,8 +57,8 @@ def _model(model: ModelSummary, assumptions: Assumptions) -> Json:
 
 def _assumptions(assumptions: Assumptions) -> Json:
     return {
-        "target": assumptions.target,
-        "activations": "int8" if assumptions.int8_activations else "float32",
+        "target": assumptions.choice.target.name,
+        "activations": assumptions.choice.activations.value,
         **dataclasses.asdict(assumptions.serving),
         "bandwidth": assumptions.bandwidth,
     }

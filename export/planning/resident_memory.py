@@ -1,10 +1,10 @@
 """Memory of a serving process: what ONNX Runtime's CPU provider does with weights, and what lies beside them.
 
-Measured with ONNX Runtime 1.32 on x86-64 with AVX-512 VNNI by `python -m infra.bench.plan_memory` and, kernel by
-kernel, from /proc/self/smaps; docs/plan.md has the formulas and the numbers. In short:
+Measured with ONNX Runtime 1.32 on x86-64 with AVX-512 VNNI by `python -m infra.bench.plan_memory`; docs/plan.md has the
+formulas and the numbers. In short:
 
 - Weight files are mapped. A weight that its kernel packs is copied into memory of the process, and unmapped; what is
-  not packed stays mapped, and its pages are in memory as far as they were read.
+  not packed stays mapped, and its pages are in memory as far as they were read. Which is which the target knows.
 - Pages of a mapped file can be dropped and read again. Those that were read once, while packing, are free to go; those
   that every step reads are not, if it is to be fast.
 """
@@ -15,9 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.checkpoint.weight_names import Role, tied_weights
 from qwonnx.export.lowering.siblings import LARGE
-from qwonnx.export.planning.decoder_weights import HEAD, Role, StoredWeight, Weight
-from qwonnx.export.planning.states import KvType, StateSizes
+from qwonnx.export.modeling.cache_spec import KvType
+from qwonnx.export.planning.states import StateSizes
+from qwonnx.export.targets.target import LoadedWeights, TargetChoice
+from qwonnx.export.weight_files.weight_item import WeightItem
 
 # `qwonnx serve` with a model of no size: Python, ONNX Runtime's code, the web server; an Engine in a script takes less.
 PROCESS_BYTES = 105_000_000
@@ -32,16 +35,9 @@ _PAGE = 4096
 # those of the states are: memory is then touched by so much at a time.
 _HUGE_PAGE = 2 << 20
 
-# The kernels sum up the codes of a block for 16 output features at a time.
-_PACKED_ROWS = 16
-
 # The arena gives every intermediate its place when a step of a new shape runs for the first time; from the second on
 # they share one block, the memory pattern, which is allocated beside what the first left. A twentieth is lost between.
 _ARENA_FACTOR = 2.1
-
-# The portable target's projections end up in float32, since ONNX Runtime computes what is constant when it loads; its
-# arena keeps what that took. Upper bounds of what was measured, 1.6 to 1.9 and 4.3 to 5.8 times the float32 weights.
-_FOLDED_FLOAT, _FOLDED_CODES = 2, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,31 +49,6 @@ class Serving:
     kv: KvType
     chunk_tokens: int  # of a prompt, read in one step
     num_threads: int
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedWeights:
-    """Bytes of weights once a session is open.
-
-    packed cannot be dropped; mapped is read from the page cache at every step; read_once was read to be packed and can
-    be dropped; on_demand is the embedding, of which a token reads a row. scratch is the largest matrix that a kernel
-    expands to float32 while it runs.
-    """
-
-    packed: int = 0
-    mapped: int = 0
-    read_once: int = 0
-    on_demand: int = 0
-    scratch: int = 0
-
-    def __add__(self, other: LoadedWeights) -> LoadedWeights:
-        return LoadedWeights(
-            self.packed + other.packed,
-            self.mapped + other.mapped,
-            self.read_once + other.read_once,
-            self.on_demand + other.on_demand,
-            max(self.scratch, other.scratch),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,27 +89,20 @@ class MemoryUse:
         )
 
 
-def load_weights(
-    config: ModelConfig, weights: Sequence[StoredWeight], *, target: str, int8_activations: bool
-) -> LoadedWeights:
+def load_weights(config: ModelConfig, items: Sequence[WeightItem], choice: TargetChoice) -> LoadedWeights:
     """What becomes of weights when a session loads them."""
-    loaded = list(weights)
-    if config.tie_word_embeddings:  # the head is the embedding, packed beside it
-        embedding = next(weight for weight in weights if weight.role is Role.EMBEDDING)
-        loaded.append(StoredWeight((Weight(HEAD, embedding.parts[0].shape),), embedding.storage))
-    has_int8_experts = any(weight.role is Role.EXPERTS and weight.storage.bits == 8 for weight in weights)
+    loaded = list(items)
+    for name, other in tied_weights(config).items():  # each has a place of its own in memory
+        item = next(item for item in items if item.weights[0][0] == other)
+        loaded.append(WeightItem(name, ((name, item.weights[0][1]),), item.storage))
     total = LoadedWeights()
-    for weight in loaded:
-        if weight.role is Role.EMBEDDING:
-            total += LoadedWeights(on_demand=weight.num_bytes)
-        elif weight.role is Role.VECTOR:
-            total += LoadedWeights(mapped=weight.num_bytes)
-        elif target == "portable":
-            total += _portable(weight)
-        elif int8_activations and weight.storage.is_quantized:
-            total += _packed_with_scales(weight)
+    for item in loaded:
+        if item.role is Role.EMBEDDING:
+            total += LoadedWeights(on_demand=item.num_bytes)
+        elif item.role is Role.VECTOR:
+            total += LoadedWeights(mapped=item.num_bytes)
         else:
-            total += _for_float_activations(weight, has_int8_experts=has_int8_experts)
+            total += choice.target.load(item, items, choice.activations)
     return total
 
 
@@ -205,35 +169,3 @@ def held_values(config: ModelConfig) -> int:
 def _page_rounding(states: StateSizes, serving: Serving) -> int:
     """At most what huge pages add: one for each stripe of keys or values, and one for each layer's recurrent states."""
     return _HUGE_PAGE * (states.num_kv_stripes * serving.sequences + states.num_linear_layers)
-
-
-def _packed_with_scales(weight: StoredWeight) -> LoadedWeights:
-    """CPU kernels that quantise activations: codes, scales and a sum for each block lie together."""
-    blocks = weight.num_columns // weight.storage.block_size
-    sums = _FLOAT * _rounded_up(weight.num_rows, _PACKED_ROWS) * blocks
-    scales = weight.num_scale_bytes
-    return LoadedWeights(packed=weight.num_code_bytes + scales + sums, read_once=scales)
-
-
-def _for_float_activations(weight: StoredWeight, *, has_int8_experts: bool) -> LoadedWeights:
-    """CPU kernels on float32: matrices of float32 and of 4-bit codes are packed, all else is read where it lies."""
-    storage, experts = weight.storage, weight.role is Role.EXPERTS
-    if storage.bits == 4 and not (experts and has_int8_experts):
-        return LoadedWeights(packed=weight.num_code_bytes, mapped=weight.num_scale_bytes)
-    if not storage.is_quantized and not experts:
-        return LoadedWeights(packed=_FLOAT * _rounded_up(weight.num_rows, _PACKED_ROWS) * weight.num_columns)
-    num_matrices = weight.parts[0].shape[0] if experts else 1
-    scratch = _FLOAT * weight.num_parameters // num_matrices if storage.is_quantized else 0
-    return LoadedWeights(mapped=weight.num_bytes, scratch=scratch)
-
-
-def _portable(weight: StoredWeight) -> LoadedWeights:
-    """Standard operators: upper bounds, see above. Experts are expanded one at a time, the others at load."""
-    if weight.role is Role.EXPERTS:
-        return LoadedWeights(mapped=weight.num_bytes)
-    factor = _FOLDED_CODES if weight.storage.is_quantized else _FOLDED_FLOAT
-    return LoadedWeights(packed=factor * _FLOAT * weight.num_parameters)
-
-
-def _rounded_up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple

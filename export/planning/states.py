@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import StrEnum
 
 from qwonnx.export.checkpoint.config import ModelConfig
-from qwonnx.export.modeling.cache_spec import state_specs
+from qwonnx.export.modeling.cache_spec import KvType, state_specs
 from qwonnx.runtime.artifact.manifest import StateSpec
 
 _STATE_BITS = {"float32": 32}  # of the dtypes that cache_spec.py names for convolution and recurrent states
-
-
-class KvType(StrEnum):
-    """How keys and values are stored, the most exact first."""
-
-    FLOAT32 = "float32"
-    INT8 = "int8"
-    INT4 = "int4"
-
-    @property
-    def bits(self) -> int:
-        return {"float32": 32, "int8": 8, "int4": 4}[self.value]
 
 
 @dataclass(frozen=True, slots=True)

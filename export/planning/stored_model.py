@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.errors import RecipeError
 from qwonnx.export.planning.artifact_size import ArtifactSize, CopiedFiles, estimate_artifact
-from qwonnx.export.planning.decoder_weights import StoredWeight, stored_weights
-from qwonnx.export.planning.resident_memory import LoadedWeights, load_weights
+from qwonnx.export.planning.decoder_weights import planned_weights
+from qwonnx.export.planning.resident_memory import load_weights
 from qwonnx.export.planning.weight_layout import WeightLayout, lay_out_weights
-from qwonnx.export.quantization.recipe import BLOCK_SIZES, NO_RECIPE, PRESETS, SHIPPED, Recipe, Storages
+from qwonnx.export.quantization.recipe import BLOCK_SIZES, NO_RECIPE, SHIPPED, Preset, Recipe, Storages
 from qwonnx.export.quantization.size_table import weight_groups
 from qwonnx.export.quantization.storage_plan import CodesOf, StoragePlan
+from qwonnx.export.targets.target import LoadedWeights, TargetChoice
+from qwonnx.export.weight_files.weight_item import WeightItem
 from qwonnx.runtime.artifact.manifest import WeightGroup
 
 
@@ -28,7 +30,7 @@ class NamedRecipe:
 
 def named_recipes(weight_block_size: int | None = None) -> tuple[NamedRecipe, ...]:
     """Every recipe that has a name: the presets without exceptions, and the shipped recipes."""
-    return tuple(named_recipe(name, weight_block_size) for name in (*PRESETS, *SHIPPED))
+    return tuple(named_recipe(name, weight_block_size) for name in (*Preset, *SHIPPED))
 
 
 def named_recipe(name: str, weight_block_size: int | None = None) -> NamedRecipe:
@@ -37,12 +39,12 @@ def named_recipe(name: str, weight_block_size: int | None = None) -> NamedRecipe
     Raises:
         RecipeError: no recipe has this name.
     """
-    if name in PRESETS:
+    if name in list(Preset):
         chosen = Recipe.choose(NO_RECIPE, name, weight_block_size)
         return NamedRecipe(name, chosen, f"--weights {name} --recipe {NO_RECIPE}")
     if name in SHIPPED:
         return NamedRecipe(name, Recipe.choose(name, None, weight_block_size), f"--recipe {name}")
-    raise RecipeError(f"there is no recipe {name!r}: use one of {', '.join((*PRESETS, *SHIPPED))}")
+    raise RecipeError(f"there is no recipe {name!r}: use one of {', '.join((*Preset, *SHIPPED))}")
 
 
 def in_every_block_size(recipes: Sequence[str]) -> tuple[NamedRecipe, ...]:
@@ -57,7 +59,7 @@ class StoredModel:
 
     named: NamedRecipe
     storages: Storages
-    weights: tuple[StoredWeight, ...]
+    weights: tuple[WeightItem, ...]
     num_parameters: int
     num_bytes: int
     layout: WeightLayout
@@ -74,9 +76,7 @@ def store_model(
     config: ModelConfig,
     named: NamedRecipe,
     copied: CopiedFiles,
-    *,
-    target: str,
-    int8_activations: bool,
+    choice: TargetChoice,
     stored_codes: CodesOf | None = None,
 ) -> StoredModel:
     """A model under one recipe, beside what its checkpoint has as codes already, which are kept.
@@ -85,8 +85,8 @@ def store_model(
         RecipeError: the recipe cannot be applied to the model, or has a rule that matches nothing.
     """
     storages = named.recipe if stored_codes is None else StoragePlan(named.recipe, stored_codes)
-    weights = stored_weights(config, storages, target=target, int8_activations=int8_activations)
-    named.recipe.check_rules_match(part.name for weight in weights for part in weight.parts)
+    weights = planned_weights(config, storages, choice)
+    named.recipe.check_rules_match(name for weight in weights for name, _ in weight.weights)
     layout = lay_out_weights(weights)
     return StoredModel(
         named=named,
@@ -95,6 +95,6 @@ def store_model(
         num_parameters=sum(weight.num_parameters for weight in weights),
         num_bytes=sum(weight.num_bytes for weight in weights),
         layout=layout,
-        artifact=estimate_artifact(config, layout, copied, target=target),
-        loaded=load_weights(config, weights, target=target, int8_activations=int8_activations),
+        artifact=estimate_artifact(config, layout, copied, choice.target),
+        loaded=load_weights(config, weights, choice),
     )

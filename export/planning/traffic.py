@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qwonnx.export.checkpoint.config import ModelConfig
-from qwonnx.export.planning.decoder_weights import Role, StoredWeight
-from qwonnx.export.planning.states import KvType, StateSizes
+from qwonnx.export.checkpoint.weight_names import EMBEDDING, Role, tied_weights
+from qwonnx.export.modeling.cache_spec import KvType
+from qwonnx.export.planning.states import StateSizes
+from qwonnx.export.weight_files.weight_item import WeightItem
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +39,14 @@ class DecodeTraffic:
         return self.sequences * bytes_per_second / self.bytes_per_step
 
 
-def active_parameters(config: ModelConfig, weights: Sequence[StoredWeight]) -> int:
+def active_parameters(config: ModelConfig, weights: Sequence[WeightItem]) -> int:
     """Parameters that a token multiplies: chosen experts only, the head, and no embedding but as a tied head."""
     return round(sum(_share(config, weight, 1) * weight.num_parameters for weight in weights))
 
 
 def decode_traffic(
     config: ModelConfig,
-    weights: Sequence[StoredWeight],
+    weights: Sequence[WeightItem],
     states: StateSizes,
     *,
     context: int,
@@ -62,7 +64,7 @@ def decode_traffic(
     )
 
 
-def _share(config: ModelConfig, weight: StoredWeight, sequences: int) -> float:
+def _share(config: ModelConfig, weight: WeightItem, sequences: int) -> float:
     """Which part of a weight a step multiplies.
 
     Of E experts, B sequences that choose k each use E * (1 - (1 - k / E) ** B) if they choose alike and independently.
@@ -70,5 +72,5 @@ def _share(config: ModelConfig, weight: StoredWeight, sequences: int) -> float:
     if weight.role is Role.EXPERTS:
         return 1 - (1 - config.num_experts_per_tok / config.num_experts) ** sequences
     if weight.role is Role.EMBEDDING:
-        return 1.0 if config.tie_word_embeddings else 0.0
+        return 1.0 if EMBEDDING in tied_weights(config).values() else 0.0
     return 1.0

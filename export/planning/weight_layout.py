@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qwonnx.export.planning.decoder_weights import StoredWeight
 from qwonnx.export.weight_files.layout import ShardLayout, StoredSize, lay_out
+from qwonnx.export.weight_files.weight_item import WeightItem
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class WeightLayout:
         return sum(file.num_bytes for file in self.files)
 
 
-def lay_out_weights(weights: Sequence[StoredWeight]) -> WeightLayout:
+def lay_out_weights(weights: Sequence[WeightItem]) -> WeightLayout:
     """The layout of weights that are written in this order."""
     shards = lay_out([StoredSize(weight.stream_bytes) for weight in weights])
     files = tuple(PlannedFile(*file) for shard in shards for file in zip(shard.files, shard.file_bytes, strict=True))

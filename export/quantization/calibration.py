@@ -20,6 +20,8 @@ from torch import Tensor
 
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
 from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.checkpoint.text_files import load_tokenizer
+from qwonnx.export.checkpoint.weight_names import EMBEDDING, HEAD, tied_weights
 from qwonnx.export.checkpoint.weight_source import WeightSource
 from qwonnx.export.errors import CalibrationError
 from qwonnx.export.quantization.calibration_layers import LayerRunner, Moments
@@ -29,7 +31,6 @@ from qwonnx.export.quantization.importance import Importance
 MAX_TOKENS = 4096
 _MIN_TOKENS = 64
 _SEQUENCE_TOKENS = 512
-_MAX_TEXT_BYTES = 64 << 20
 
 # Tokens' worth of the layer's mean in every expert's moments.
 _PRIOR_TOKENS = 16.0
@@ -37,27 +38,6 @@ _PRIOR_TOKENS = 16.0
 # never below this fraction. 0.75 did better on held-out text than 0.5 or 1 (docs/quantization.md).
 _EXPONENT = 0.75
 _FLOOR = 0.01
-
-
-def read_text(path: Path) -> str:
-    """A calibration text: UTF-8, at most 64 MiB.
-
-    Raises:
-        CalibrationError: it cannot be read, is too large, or is not UTF-8.
-    """
-    try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_TEXT_BYTES + 1)
-    except OSError as error:
-        raise CalibrationError(
-            f"cannot read the calibration text {path} ({error.strerror}): give a text file"
-        ) from error
-    if len(content) > _MAX_TEXT_BYTES:
-        raise CalibrationError(f"{path} is larger than {_MAX_TEXT_BYTES >> 20} MiB: give a shorter text")
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise CalibrationError(f"{path} is not UTF-8 (byte {error.start}): convert it") from error
 
 
 def calibrate(
@@ -71,11 +51,11 @@ def calibrate(
         on_layer: called with the number of layers that are done, and that there are.
 
     Raises:
-        CalibrationError: the text is too short, or the tokenizer cannot be read.
+        CalibrationError: the text is too short.
         CheckpointError: the checkpoint cannot be read.
     """
-    moments = gather_moments(folder, checkpoint, config, _tokenize(folder, text), on_layer)
-    return Importance({name: _importance(moments.squares[name], moments.counts[name]) for name in moments.squares})
+    moments = gather_moments(folder, checkpoint, config, calibration_tokens(folder, text), on_layer)
+    return Importance({name: importance_of(moments.squares[name], moments.counts[name]) for name in moments.squares})
 
 
 def gather_moments(
@@ -92,7 +72,7 @@ def gather_moments(
     """
     source, moments = WeightSource(checkpoint, config), Moments()
     runner = LayerRunner(folder, config, source, moments)
-    embedding = source.rows("embed_tokens.weight", (config.vocab_size, config.hidden_size))
+    embedding = source.rows(EMBEDDING, (config.vocab_size, config.hidden_size))
     hidden = torch.empty((*sequences.shape, config.hidden_size))
     for token in torch.unique(sequences).tolist():
         hidden[sequences == token] = embedding.read(token, 1)
@@ -100,14 +80,14 @@ def gather_moments(
         runner.run(index, hidden)
         if on_layer is not None:
             on_layer(index + 1, config.num_hidden_layers)
-    if not config.tie_word_embeddings:  # a tied head is the embedding, whose rows are read as well as multiplied
+    if HEAD not in tied_weights(config):  # a tied head is the embedding, whose rows are read as well as multiplied
         norm = source.rows("norm.weight", (config.hidden_size,)).read(0, 1)
         variance = hidden.square().mean(-1, keepdim=True)
-        moments.add("lm_head.weight", hidden.mul_(torch.rsqrt(variance + config.rms_norm_eps)).mul_(norm))
+        moments.add(HEAD, hidden.mul_(torch.rsqrt(variance + config.rms_norm_eps)).mul_(norm))
     return moments
 
 
-def _importance(squares: Tensor, counts: Tensor) -> Tensor:
+def importance_of(squares: Tensor, counts: Tensor) -> Tensor:
     """Sums of squares [num_groups, in_features] of so many vectors [num_groups] -> importance."""
     overall = squares.sum(0) / counts.sum().clamp(min=1.0)
     tempered = ((squares + _PRIOR_TOKENS * overall) / (counts + _PRIOR_TOKENS).unsqueeze(-1)) ** _EXPONENT
@@ -115,15 +95,10 @@ def _importance(squares: Tensor, counts: Tensor) -> Tensor:
     return torch.where(scale > 0, tempered / scale, 1.0).clamp(min=_FLOOR).bfloat16()
 
 
-def _tokenize(folder: Path, text: str) -> Tensor:
+def calibration_tokens(folder: Path, text: str) -> Tensor:
     """Token ids [num_sequences, T], of equal length: what is left at the end is not used."""
-    from tokenizers import Tokenizer
-
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise CalibrationError(f"{folder} has no tokenizer.json: download it from the model's hub page")
     # Four bytes a token is usual: eight a token are more than enough, and bound the tokenizer's work.
-    ids = Tokenizer.from_file(str(path)).encode(text[: 8 * MAX_TOKENS], add_special_tokens=False).ids[:MAX_TOKENS]
+    ids = load_tokenizer(folder).encode(text[: 8 * MAX_TOKENS])[:MAX_TOKENS]
     if len(ids) < _MIN_TOKENS:
         raise CalibrationError(f"the calibration text has {len(ids)} tokens: give at least {_MIN_TOKENS}")
     length = min(len(ids), _SEQUENCE_TOKENS)

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.checkpoint.weight_names import DOWN, EXPERTS, GATE_UP
 from qwonnx.export.checkpoint.weight_source import RowReader, WeightSource
 
 # Values of a matrix in memory at a time: 16 MB in float32, long enough for a matrix product to run at full speed.
 _SLICE_VALUES = 4 << 20
-_EXPERTS = "mlp.experts"
 
 
 @dataclass(slots=True)
@@ -133,10 +133,10 @@ class LayerRunner:
             if isinstance(module, nn.Linear):
                 reader = self._source.rows(f"{prefix}{name}.weight", tuple(module.weight.shape))
                 _replace(layer, name, _StreamedLinear(reader, self._moments))
-            elif name == _EXPERTS:
+            elif name == EXPERTS:
                 gate_up, down = (
                     self._source.rows(f"{prefix}{name}.{part}", tuple(getattr(module, part).shape))
-                    for part in ("gate_up_proj", "down_proj")
+                    for part in (GATE_UP, DOWN)
                 )
                 _replace(layer, name, _StreamedExperts(gate_up, down, self._num_experts, self._moments))
         small = {}

@@ -18,35 +18,36 @@ module knows names and shapes, no tensor.
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol
 
+from qwonnx.export.checkpoint.weight_names import EMBEDDING, HEAD, ExpertTensor, is_never_quantized
 from qwonnx.export.errors import RecipeError
 
-PRESETS = {"fp32": 32, "int8": 8, "int4": 4}
 SHIPPED = ("smallest", "balanced", "best")
+DEFAULT_RECIPE = "balanced"  # what int4 means by default
 NO_RECIPE = "none"  # asks for a preset without exceptions
 BLOCK_SIZES = (16, 32, 64, 128, 256)  # what the kernels take: a power of two from 16
 
-# Too small to matter in bytes and too sensitive to round: the router picks other experts, decays forget or explode.
-NEVER_QUANTIZED = (
-    "*norm.weight",
-    "layers.*.mlp.gate.weight",
-    "layers.*.mlp.shared_expert_gate.weight",
-    "layers.*.linear_attn.in_proj_a.weight",
-    "layers.*.linear_attn.in_proj_b.weight",
-    "layers.*.linear_attn.conv1d.weight",
-    "layers.*.linear_attn.decay_scale",
-    "layers.*.linear_attn.dt_bias",
-)
-_EXPERTS = re.compile(r"\.mlp\.experts\.(gate_up_proj|down_proj)$")
 _MAX_RECIPE_BYTES = 1 << 20
 _SHIPPED_FOLDER = Path(__file__).with_name("recipes")
+
+
+class Preset(StrEnum):
+    """How most weights are stored."""
+
+    FP32 = "fp32"
+    INT8 = "int8"
+    INT4 = "int4"
+
+    @property
+    def bits(self) -> int:
+        return {"fp32": 32, "int8": 8, "int4": 4}[self.value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,18 +124,18 @@ class Recipe:
     shipped: bool = False
 
     def __post_init__(self) -> None:
-        if self.weights not in PRESETS:
-            raise RecipeError(f"weights {self.weights!r} is unknown: use one of {', '.join(PRESETS)}")
+        if self.weights not in list(Preset):
+            raise RecipeError(f"weights {self.weights!r} is unknown: use one of {', '.join(Preset)}")
         if self.weights != "fp32" or self.weight_block_size != 0:
             _check_block_size(self.weight_block_size)
         for rule in self.rules:
             if not rule.pattern:
                 raise RecipeError("a rule has an empty pattern: name the weights it is for")
-            if rule.bits not in PRESETS.values():
+            if rule.bits not in {preset.bits for preset in Preset}:
                 raise RecipeError(f"rule {rule.pattern!r} asks for {rule.bits} bits: use 4, 8 or 32")
             if rule.weight_block_size is not None:
                 _check_block_size(rule.weight_block_size)
-            if rule.bits != 32 and _is_protected(rule.pattern):
+            if rule.bits != 32 and is_never_quantized(rule.pattern):
                 raise RecipeError(
                     f"rule {rule.pattern!r} asks for {rule.bits} bits for what is never quantised: remove the rule"
                 )
@@ -145,20 +146,27 @@ class Recipe:
         return cls(weights, 0 if weights == "fp32" else weight_block_size)
 
     @classmethod
-    def choose(cls, recipe: str | None, weights: str | None, weight_block_size: int | None) -> Recipe:
+    def choose(
+        cls,
+        recipe: str | None,
+        weights: str | None,
+        weight_block_size: int | None,
+        default: str = DEFAULT_RECIPE,
+    ) -> Recipe:
         """What a user's three options ask for together; None is an option that was not given.
 
         Args:
-            recipe: a shipped recipe's name, "none" for the preset alone, or a path. None: the balanced recipe for int4,
-                and the preset alone for others.
+            recipe: a shipped recipe's name, "none" for the preset alone, or a path. None: `default` for int4, and the
+                preset alone for others.
             weights: the preset. None: the recipe's, or int4. A recipe that starts from another is refused.
             weight_block_size: instead of the recipe's; rules that name one of their own keep it.
+            default: a shipped recipe: the target's (Target.default_recipe).
 
         Raises:
             RecipeError: they contradict each other, or one of them is wrong.
         """
         if recipe is None:
-            recipe = "balanced" if weights in (None, "int4") else NO_RECIPE
+            recipe = default if weights in (None, "int4") else NO_RECIPE
         if recipe == NO_RECIPE:
             return cls.preset(weights or "int4", 128 if weight_block_size is None else weight_block_size)
         chosen = cls.named(recipe) if recipe in SHIPPED else cls.load(Path(recipe))
@@ -216,15 +224,14 @@ class Recipe:
         if rule.bits == 32 or len(shape) < 2:
             return FLOAT32
         widths = [shape[-1]]
-        if experts := _EXPERTS.search(name):
-            gate_up = experts[1] == "gate_up_proj"
-            widths.append(shape[1] // 2 if gate_up else shape[1])
-            sibling = name[: experts.start(1)] + ("down_proj" if gate_up else "gate_up_proj")
-            other = self._rule(sibling)
-            if other.bits != 32 and self._block_size(other) != self._block_size(rule):
+        if experts := ExpertTensor.of(name):
+            widths.append(experts.sibling_shape(shape)[-1])
+            other = self._rule(experts.sibling)
+            mine, others = self._block_size(rule), self._block_size(other)
+            if other.bits != 32 and mine != others:
                 raise RecipeError(
-                    f"{name} and {sibling} have blocks of {self._block_size(rule)} and {self._block_size(other)}: "
-                    "give both the same weight_block_size"
+                    f"{name} and {experts.sibling} have blocks of {mine} and {others}:"
+                    " give both the same weight_block_size"
                 )
         block_size = self._block_size(rule)
         while block_size >= BLOCK_SIZES[0]:
@@ -249,25 +256,22 @@ class Recipe:
             if not any(fnmatchcase(name, rule.pattern) for name in known):
                 raise RecipeError(
                     f"rule {rule.pattern!r} matches no weight of this model: correct it, as in"
-                    f" {next(iter(known), 'lm_head.weight')!r}"
+                    f" {next(iter(known), HEAD)!r}"
                 )
 
     def _all_rules(self) -> tuple[Rule, ...]:
-        protected = tuple(Rule(pattern, 32) for pattern in NEVER_QUANTIZED)
         # A row of the embedding is one token's whole meaning, and is read once a token: bytes are cheap there. A tied
         # head is this tensor too.
-        embedding = (Rule("embed_tokens.weight", 8),) if self.weights == "int4" else ()
-        return (*protected, *self.rules, *embedding, Rule("*", PRESETS[self.weights]))
+        embedding = (Rule(EMBEDDING, 8),) if self.weights == "int4" else ()
+        return (*self.rules, *embedding, Rule("*", Preset(self.weights).bits))
 
     def _rule(self, name: str) -> Rule:
+        if is_never_quantized(name):
+            return Rule(name, 32)
         return next(rule for rule in self._all_rules() if fnmatchcase(name, rule.pattern))
 
     def _block_size(self, rule: Rule) -> int:
         return rule.weight_block_size or self.weight_block_size or 128
-
-
-def _is_protected(name: str) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in NEVER_QUANTIZED)
 
 
 def _check_block_size(value: int) -> None:

@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Protocol
 
+from qwonnx.export.checkpoint.weight_names import kind_of
 from qwonnx.export.quantization.recipe import WeightStorage
 from qwonnx.runtime.artifact.manifest import WeightGroup
-
-# The first pattern that a weight's name contains decides its kind.
-_KINDS = (
-    ("embedding", r"^embed_tokens\."),
-    ("lm_head", r"^lm_head\."),
-    ("experts", r"\.mlp\.experts\."),
-    ("shared_expert", r"\.mlp\.shared_expert\."),
-    ("router", r"\.mlp\.(gate|shared_expert_gate)\."),
-    ("norms", r"norm\.weight$"),
-    ("linear_attention", r"\.linear_attn\."),
-    ("attention", r"\.self_attn\."),
-    ("mlp", r"\.mlp\."),
-)
 
 
 class Stored(Protocol):
@@ -46,11 +33,6 @@ def weight_groups(items: Sequence[Stored]) -> tuple[WeightGroup, ...]:
             total[2] += stored_bytes(shape, item.storage)
     groups = (WeightGroup(kind, storage, *total) for (kind, storage), total in totals.items())
     return tuple(sorted(groups, key=lambda group: (-group.num_bytes, group.kind)))
-
-
-def kind_of(name: str) -> str:
-    """The kind of weight, for people, by its name."""
-    return next((kind for kind, pattern in _KINDS if re.search(pattern, name)), "other")
 
 
 def stored_bytes(shape: tuple[int, ...], storage: WeightStorage) -> int:

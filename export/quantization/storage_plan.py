@@ -8,16 +8,12 @@ checkpoint's groups, to divide the input features or to suit a kernel; they then
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable
 
 from qwonnx.export.checkpoint.source_quantization import StoredCodes
+from qwonnx.export.checkpoint.weight_names import ExpertTensor
 from qwonnx.export.errors import RecipeError
 from qwonnx.export.quantization.recipe import BLOCK_SIZES, Recipe, WeightStorage
-
-_GATE_UP, _DOWN = "gate_up_proj", "down_proj"
-_EXPERTS = re.compile(rf"(.*\.mlp\.experts\.)({_GATE_UP}|{_DOWN})$")
-
 
 # How a checkpoint stores the codes of a weight, by name and shape: one way, unless its parts differ; None is floats.
 CodesOf = Callable[[str, tuple[int, ...]], frozenset[StoredCodes | None]]
@@ -42,8 +38,8 @@ class StoragePlan:
         """
         if name not in self._known:
             storage = self._alone(name, shape)
-            if storage.is_quantized and (sibling := _expert_sibling(name, shape)) is not None:
-                other = self._alone(*sibling)
+            if storage.is_quantized and (experts := ExpertTensor.of(name)) is not None:
+                other = self._alone(experts.sibling, experts.sibling_shape(shape))
                 if other.is_quantized:
                     storage = dataclasses.replace(
                         storage,
@@ -68,16 +64,6 @@ class StoragePlan:
         if codes is None:
             return wanted
         return WeightStorage(codes.bits, _block_size(name, shape[-1], codes), codes.has_zero_points)
-
-
-def _expert_sibling(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]] | None:
-    """Name and shape of a layer's other expert tensor: [E, 2 * I, H] beside [E, H, I]."""
-    if not (experts := _EXPERTS.match(name)):
-        return None
-    num_experts, num_rows, num_columns = shape
-    if experts[2] == _GATE_UP:
-        return experts[1] + _DOWN, (num_experts, num_columns, num_rows // 2)
-    return experts[1] + _GATE_UP, (num_experts, 2 * num_columns, num_rows)
 
 
 def _block_size(name: str, num_columns: int, codes: StoredCodes) -> int:

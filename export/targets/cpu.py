@@ -1,197 +1,108 @@
-"""The CPU target: ONNX Runtime's contributed kernels (domain com.microsoft) in the place of our operators.
-
-What each kernel takes and refuses was measured; where a kernel does not exist for what the recipe asks, the operator
-keeps its function body, which is right and slow.
-"""
+"""The CPU target: its record. How it lowers a graph is in cpu_lowering.py and cpu_attention.py."""
 
 from __future__ import annotations
 
-import onnx_ir as ir
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from qwonnx.export.errors import RecipeError
-from qwonnx.export.lowering.constants import floats, integers
-from qwonnx.export.lowering.functions import add_function_bodies
-from qwonnx.export.lowering.graph_weights import GraphWeights
-from qwonnx.export.lowering.merge import merge_projections
-from qwonnx.export.lowering.quantized_ops import quantize_weights
-from qwonnx.export.lowering.rewrite import attribute, call, own_nodes, replace, required, sizes, transpose
-from qwonnx.export.targets.cpu_attention import lower_attention
+from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.checkpoint.weight_names import DOWN, EXPERTS, GATE_UP, Role
+from qwonnx.export.lowering.siblings import join_items
+from qwonnx.export.modeling.cache_spec import KvType
+from qwonnx.export.targets.target import Activations, LoadedWeights, Target
+from qwonnx.export.weight_files.weight_item import WeightItem
 
-_MICROSOFT = "com.microsoft"
+if TYPE_CHECKING:  # pulls in torch
+    import onnx_ir as ir
 
+    from qwonnx.export.lowering.graph_weights import GraphWeights
 
-def lower_to_cpu(model: ir.Model, weights: GraphWeights, *, int8_activations: bool) -> None:
-    """Lower a traced model in place. With int8_activations, kernels quantise activations on the fly: faster."""
-    accuracy_level = 4 if int8_activations else 1
-    graph = model.graph
-    merge_projections(graph, weights)
-    quantize_weights(graph, weights)
-    _lower_routed_experts(graph, accuracy_level)
-    merge_projections(graph, weights)  # the router became a projection, and has a sibling
-    _lower_linear(graph, weights, accuracy_level)
-    _lower_embedding(graph)
-    _lower_linear_attention(graph)
-    lower_attention(graph)
-    add_function_bodies(model)
-    model.opset_imports[_MICROSOFT] = 1
+_FLOAT_BYTES = 4
+# The kernels sum up the codes of a block for 16 output features at a time.
+_PACKED_ROWS = 16
 
 
-def _lower_routed_experts(graph: ir.Graph, accuracy_level: int) -> None:
-    """MoE and QMoE take the router's logits, [tokens, experts]; softmax, top-k and renormalisation are theirs.
+class CpuTarget(Target):
+    """ONNX Runtime's contributed kernels for processors.
 
-    Raises:
-        RecipeError: the two matrices of the experts have blocks of different sizes, and QMoE takes one size.
+    What becomes of weights was measured with ONNX Runtime 1.32 on x86-64 with AVX-512 VNNI, kernel by kernel, from
+    /proc/self/smaps (docs/plan.md): a weight that its kernel packs is copied into memory of the process.
     """
-    swiglu: dict[str, int | float | str] = {
-        "activation_type": "swiglu",
-        "swiglu_fusion": 1,
-        "activation_alpha": 1.0,
-        "activation_beta": 0.0,
-        "normalize_routing_weights": 1,
-    }
-    for node in own_nodes(graph, "RoutedExperts"):
-        _, _, gate_up, down = required(node.inputs)
-        _replace_experts(graph, node, "MoE", [gate_up, None, down], swiglu)
-    for op_type in ("QuantizedRoutedExperts", "AffineRoutedExperts"):
-        for node in own_nodes(graph, op_type):
-            _, _, *experts = required(node.inputs)
-            gate_up, gate_up_scales, *gate_up_zero_points = experts[: len(experts) // 2]
-            down, down_scales, *down_zero_points = experts[len(experts) // 2 :]
-            gate_up_bits, down_bits = int(attribute(node, "gate_up_bits")), int(attribute(node, "down_bits"))
-            if accuracy_level == 1 and 8 in (gate_up_bits, down_bits):
-                continue  # the 8-bit kernel quantises activations at every accuracy level
-            block_size = _block_size(gate_up, gate_up_scales, gate_up_bits)
-            if block_size != _block_size(down, down_scales, down_bits):
-                name = str(gate_up.name).removesuffix(".gate_up_proj.codes")
-                raise RecipeError(f"{name} has blocks of two sizes, and the CPU kernel takes one: give one to both")
-            inputs: list[ir.Value | None] = [gate_up, gate_up_scales, None, down, down_scales]
-            if gate_up_zero_points:
-                # After the biases and the third matrix, which fused gate and up rows do not have.
-                inputs += [None, None, None, None, *gate_up_zero_points, *down_zero_points]
-            attributes: dict[str, int | float | str] = {
-                "expert_weight_bits": gate_up_bits,
-                "fc2_expert_weight_bits": down_bits,
-                "block_size": block_size,
-                "accuracy_level": accuracy_level,
-            }
-            _replace_experts(graph, node, "QMoE", inputs, swiglu | attributes)
+
+    name = "cpu"
+    summary = "ONNX Runtime's fast kernels"
+    activations = (Activations.INT8, Activations.FLOAT32)
+    kv_types = tuple(KvType)
+    minimum_onnxruntime = "1.32"
+    providers = ("CPUExecutionProvider",)
+    graph_bytes = 5_000
+
+    def lower(self, model: ir.Model, weights: GraphWeights, activations: Activations) -> None:
+        from qwonnx.export.targets.cpu_lowering import lower_to_cpu
+
+        lower_to_cpu(model, weights, activations)
+
+    def join(self, config: ModelConfig, items: Sequence[WeightItem], activations: Activations) -> Sequence[WeightItem]:
+        joined = join_items(items, _siblings(config))
+        if not config.num_experts:
+            return joined
+        return join_items(joined, _routers(config, joined, activations))
+
+    def load(self, item: WeightItem, items: Sequence[WeightItem], activations: Activations) -> LoadedWeights:
+        if activations is Activations.INT8 and item.storage.is_quantized:
+            return _packed_with_scales(item)
+        return _for_float_activations(item, items)
 
 
-def _replace_experts(
-    graph: ir.Graph,
-    node: ir.Node,
-    kernel: str,
-    weights: list[ir.Value | None],
-    attributes: dict[str, int | float | str],
-) -> None:
-    x, router = required(node.inputs)[:2]
-    logits = call("Linear", [x, router])
-    flat = call("Reshape", [logits.outputs[0], integers(graph, [-1, sizes(router)[0]])], domain="")
-    attributes = attributes | {"k": attribute(node, "top_k")}
-    routed = call(kernel, [x, flat.outputs[0], *weights], attributes, domain=_MICROSOFT)
-    replace(node, [logits, flat, routed])
+def _siblings(config: ModelConfig) -> Iterator[list[str]]:
+    """The projections that share an input, in the order in which the modules apply them."""
+    feed_forward = ["gate_proj", "up_proj"]
+    if config.num_experts:
+        feed_forward = ["shared_expert_gate", *(f"shared_expert.{name}" for name in feed_forward)]
+    for index, layer_type in enumerate(config.layer_types):
+        if layer_type == "full_attention":
+            yield [f"layers.{index}.self_attn.{name}_proj.weight" for name in "qkv"]
+        else:
+            yield [f"layers.{index}.linear_attn.in_proj_{name}.weight" for name in ("qkv", "b", "a", "z")]
+        yield [f"layers.{index}.mlp.{name}.weight" for name in feed_forward]
 
 
-def _lower_linear(graph: ir.Graph, weights: GraphWeights, accuracy_level: int) -> None:
-    for node in own_nodes(graph, "Linear"):
-        # FusedMatMul multiplies by the transpose as stored; a Transpose before MatMul would store the weight twice.
-        replace(node, [call("FusedMatMul", node.inputs, {"transB": 1}, domain=_MICROSOFT)])
-    for op_type in ("QuantizedLinear", "AffineLinear"):
-        for node in own_nodes(graph, op_type):
-            x, codes, scales, *zero_points = required(node.inputs)
-            bits = int(attribute(node, "bits"))
-            block_size = _block_size(codes, scales, bits)
-            rows, blocks = sizes(scales)
-            attributes = {
-                "N": rows,
-                "K": blocks * block_size,
-                "bits": bits,
-                "block_size": block_size,
-                "accuracy_level": accuracy_level,
-            }
-            by_block = weights.alias(codes, (rows, blocks, block_size * bits // 8))
-            replace(node, [call("MatMulNBits", [x, by_block, scales, *zero_points], attributes, domain=_MICROSOFT)])
+def _routers(config: ModelConfig, items: Sequence[WeightItem], activations: Activations) -> list[list[str]]:
+    """Every router that a kernel leaves outside, with what the shared expert's gate is stored in by now.
+
+    Where no kernel runs a layer's experts, their router stays inside the operator's body.
+    """
+    stored_in = {name: item for item in items for name, _ in item.weights}
+    pairs = []
+    for index in range(config.num_hidden_layers):
+        layer = f"layers.{index}"
+        bits = [stored_in[f"{layer}.{EXPERTS}.{part}"].storage.bits for part in (GATE_UP, DOWN)]
+        # The 8-bit kernel quantises activations whatever it is told.
+        if activations is Activations.INT8 or 8 not in bits:
+            gate = stored_in[f"{layer}.mlp.shared_expert_gate.weight"]
+            pairs.append([f"{layer}.mlp.gate.weight", gate.name])
+    return pairs
 
 
-def _lower_embedding(graph: ir.Graph) -> None:
-    for node in own_nodes(graph, "Embedding"):
-        input_ids, weight = required(node.inputs)
-        replace(node, [call("Gather", [weight, input_ids], {"axis": 0}, domain="")])
-    for op_type in ("QuantizedEmbedding", "AffineEmbedding"):
-        for node in own_nodes(graph, op_type):
-            input_ids, codes, scales, *zero_points = required(node.inputs)
-            bits = int(attribute(node, "bits"))
-            attributes = {
-                "bits": bits,
-                "block_size": _block_size(codes, scales, bits),
-                "gather_axis": 0,
-                "quantize_axis": 1,
-            }
-            inputs = [codes, input_ids, scales, *zero_points]
-            replace(node, [call("GatherBlockQuantized", inputs, attributes, domain=_MICROSOFT)])
+def _packed_with_scales(item: WeightItem) -> LoadedWeights:
+    """Kernels that quantise activations: codes, scales and a sum for each block lie together."""
+    blocks = item.num_columns // item.storage.block_size
+    sums = _FLOAT_BYTES * _rounded_up(item.num_rows, _PACKED_ROWS) * blocks
+    scales = item.num_scale_bytes
+    return LoadedWeights(packed=item.num_code_bytes + scales + sums, read_once=scales)
 
 
-def _lower_linear_attention(graph: ir.Graph) -> None:
-    for node in own_nodes(graph, "CausalConv"):
-        x, weight, past_state = required(node.inputs)
-        # Channels first, and SiLU on its own: three times as fast on chunks of a prompt as channels last with the
-        # kernel's own SiLU, which is scalar code; QuickGelu with alpha 1 is SiLU, vectorised.
-        by_channel = transpose(x)
-        conv = call(
-            "CausalConvWithState", [by_channel.outputs[0], weight, None, past_state], domain=_MICROSOFT, num_outputs=2
-        )
-        by_token = transpose(conv.outputs[0])
-        silu = call("QuickGelu", [by_token.outputs[0]], {"alpha": 1.0}, domain=_MICROSOFT)
-        replace(node, [by_channel, conv, by_token, silu], [silu.outputs[0], conv.outputs[1]])
-    for node in own_nodes(graph, "GatedDeltaRule"):
-        replace(node, *_delta_rule_kernels(graph, node))
-    for node in own_nodes(graph, "GatedRMSNorm"):
-        replace(node, _gated_norm_kernels(node))
+def _for_float_activations(item: WeightItem, items: Sequence[WeightItem]) -> LoadedWeights:
+    """Kernels on float32: matrices of float32 and of 4-bit codes are packed, all else is read where it lies."""
+    storage, experts = item.storage, item.role is Role.EXPERTS
+    has_int8_experts = any(other.role is Role.EXPERTS and other.storage.bits == 8 for other in items)
+    if storage.bits == 4 and not (experts and has_int8_experts):
+        return LoadedWeights(packed=item.num_code_bytes, mapped=item.num_scale_bytes)
+    if not storage.is_quantized and not experts:
+        return LoadedWeights(packed=_FLOAT_BYTES * _rounded_up(item.num_rows, _PACKED_ROWS) * item.num_columns)
+    scratch = _FLOAT_BYTES * item.num_parameters // item.num_matrices if storage.is_quantized else 0
+    return LoadedWeights(mapped=item.num_bytes, scratch=scratch)
 
 
-def _gated_norm_kernels(node: ir.Node) -> list[ir.Node]:
-    """Three vectorised kernels: com.microsoft.GatedRMSNorm, scalar code, takes 16 times as long on a chunk of 512."""
-    x, gate, weight = required(node.inputs)
-    num_heads = sizes(x)[-1] // sizes(weight)[0]
-    norm = _norm_by_head(x, weight, num_heads, float(attribute(node, "epsilon")))
-    silu = call("QuickGelu", [gate], {"alpha": 1.0}, domain=_MICROSOFT)
-    return [norm, silu, call("Mul", [norm.outputs[0], silu.outputs[0]], domain="")]
-
-
-def _norm_by_head(x: ir.Value, weight: ir.Value, num_heads: int, epsilon: float) -> ir.Node:
-    """RMS norm of every head of x [B, T, num_heads * D], weight [D], without reshaping there and back."""
-    attributes = {"num_branches": num_heads, "epsilon": epsilon}
-    return call("BranchwiseRMSNorm", [x, weight], attributes, domain=_MICROSOFT)
-
-
-def _delta_rule_kernels(graph: ir.Graph, node: ir.Node) -> tuple[list[ir.Node], list[ir.Value]]:
-    """LinearAttention takes q and k normalised already, and the decay in log space."""
-    qkv, b, a, decay_scale, dt_bias, past_state = required(node.inputs)
-    _, value_heads, key_dim, value_dim = sizes(past_state)
-    key_heads = int(attribute(node, "num_key_heads"))
-    key_width = key_heads * key_dim
-    widths = integers(graph, [2 * key_width, value_heads * value_dim])
-    split = call("Split", [qkv, widths], {"axis": -1}, domain="", num_outputs=2)
-    # RMS norm by D**-0.5 with epsilon / D is the L2 norm with epsilon inside the root; q and k share one.
-    scale = floats(graph, f"l2_norm_scale_{key_dim}", [key_dim**-0.5] * key_dim)
-    norm = _norm_by_head(split.outputs[0], scale, 2 * key_heads, float(attribute(node, "epsilon")) / key_dim)
-    unit = call("Split", [norm.outputs[0]], {"axis": -1, "num_outputs": 2}, domain="", num_outputs=2)
-    gate = call("LinearAttentionGate", [a, dt_bias, decay_scale, b], domain=_MICROSOFT, num_outputs=2)
-    attributes = {
-        "q_num_heads": key_heads,
-        "kv_num_heads": value_heads,
-        "update_rule": "gated_delta",
-        "scale": key_dim**-0.5,
-    }
-    attention = call(
-        "LinearAttention",
-        [*unit.outputs, split.outputs[1], past_state, *gate.outputs],
-        attributes,
-        domain=_MICROSOFT,
-        num_outputs=2,
-    )
-    return [split, norm, unit, gate, attention], list(attention.outputs)
-
-
-def _block_size(codes: ir.Value, scales: ir.Value, bits: int) -> int:
-    return sizes(codes)[-1] * 8 // bits // sizes(scales)[-1]
+def _rounded_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from qwonnx.export.errors import OutputError
 from qwonnx.export.weight_files.layout import ExternalTensor, ShardLayout, StoredSize, is_weight_file, lay_out
 from qwonnx.runtime.artifact.manifest import FileEntry
+from qwonnx.runtime.quantities import bytes_text
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -186,7 +187,7 @@ class ExternalDataWriter:
         free, missing = self._free_bytes(), self._missing_bytes()
         if free < missing:
             raise OutputError(
-                f"{self.folder.parent} has {_megabytes(free)} free and the weights need {_megabytes(missing)}:"
+                f"{self.folder.parent} has {bytes_text(free)} free and the weights need {bytes_text(missing)}:"
                 " free some space or choose another place"
             )
         return self._shards
@@ -207,8 +208,8 @@ class ExternalDataWriter:
         if error.errno not in _FULL:
             return OutputError(f"cannot write to {place} ({error.strerror or error}): choose another place")
         return OutputError(
-            f"cannot write to {place} ({error.strerror}): it has {_megabytes(self._free_bytes())} free and"
-            f" {_megabytes(self._missing_bytes())} are still to be written; free some space or choose another place"
+            f"cannot write to {place} ({error.strerror}): it has {bytes_text(self._free_bytes())} free and"
+            f" {bytes_text(self._missing_bytes())} are still to be written; free some space or choose another place"
         )
 
     def _free_bytes(self) -> int:
@@ -275,7 +276,3 @@ def _remove_others(folder: Path, layouts: Sequence[ShardLayout]) -> None:
     for path in folder.iterdir():
         if is_weight_file(path.name) and path.name not in expected:
             path.unlink()
-
-
-def _megabytes(num_bytes: int) -> str:
-    return f"{num_bytes / 1e6:,.1f} MB"

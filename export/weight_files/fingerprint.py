@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -24,19 +24,20 @@ def export_fingerprint(
     source: SourceFacts,
     config: ModelConfig,
     recipe: Recipe,
-    *,
-    target: str,
-    activations: str,
-    kv: str,
+    choice: Mapping[str, str],
     calibration: str | None,
 ) -> dict[str, Any]:
-    """The fingerprint, as JSON gives it back."""
+    """The fingerprint, as JSON gives it back.
+
+    Args:
+        checkpoint, source, config, recipe: what is exported, and how its weights are stored.
+        choice: what was chosen of a target, by name.
+        calibration: the text, if there is one.
+    """
     fingerprint = {
         "qwonnx": version("qwonnx"),
         "torch": version("torch"),  # which does the arithmetic
-        "target": target,
-        "activations": activations,
-        "kv": kv,
+        **choice,
         "calibration": calibration and hashlib.sha256(calibration.encode()).hexdigest(),
         "recipe": dataclasses.asdict(recipe),
         "checkpoint": dataclasses.asdict(source),

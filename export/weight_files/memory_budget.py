@@ -1,23 +1,20 @@
-"""How much memory the tensors of the weight stage may take: the option, the cut of slices, the account of bytes.
+"""How much memory the tensors of the weight stage may take: its bounds, the cut of slices, the account of bytes.
 
 The account holds for all that is under way, whatever the size of a layer or of a tensor: bytes as they are read, the
-float32 values they become, and codes and scales that wait to be written. Python,
-torch and the graph are not in it: they take about 0.3 GB, and more for a graph of many layers.
+float32 values they become, and codes and scales that wait to be written. Python, torch and the graph are not in it:
+they take about 0.3 GB, and more for a graph of many layers.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from qwonnx.export.errors import ExportError
+from qwonnx.runtime.quantities import bytes_text
 
 DEFAULT_MEMORY_BYTES = 2_000_000_000
 MIN_MEMORY_BYTES = 64_000_000
-
-_UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
-_MEMORY = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?([MGT]i?B)", re.IGNORECASE)
 
 # Values that a thread takes on at a time. The time that quantising takes for each hardly depends on it: by a tenth from
 # 2^16 to 2^22. This many keeps reads and writes long. A small budget makes slices smaller down to _FEW_VALUES, then
@@ -30,20 +27,6 @@ SLICE_ALIGNMENT = 256
 SLICES_PER_THREAD = 3
 
 
-def parse_memory(text: str) -> int:
-    """Bytes of a size as people write it: 500MB, 2GB, 2GiB, 1.5 GB.
-
-    Raises:
-        ExportError: it is not such a size, or less than the weight stage can do with.
-    """
-    match = _MEMORY.fullmatch(text.strip())
-    if match is None:
-        raise ExportError(f"memory {text!r} is not a size: write it as in 500MB, 2GB or 2GiB")
-    num_bytes = int(float(match[1]) * _UNITS[match[2].upper()])
-    check_memory(num_bytes)
-    return num_bytes
-
-
 def check_memory(num_bytes: int) -> None:
     """Refuse a budget that is too small to work with.
 
@@ -52,7 +35,7 @@ def check_memory(num_bytes: int) -> None:
     """
     if num_bytes < MIN_MEMORY_BYTES:
         raise ExportError(
-            f"memory {num_bytes / 1e6:g}MB is less than the {MIN_MEMORY_BYTES // 10**6}MB that an export needs:"
+            f"memory of {bytes_text(num_bytes)} is less than the {bytes_text(MIN_MEMORY_BYTES)} that an export needs:"
             " allow more"
         )
 

@@ -8,7 +8,6 @@ that folder never exists before. When an export ends early, the folder stays if 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 import tempfile
@@ -122,6 +121,8 @@ def _open_and_lock(folder: Path, out: Path) -> int:
 
 
 def _lock(file: int, out: Path) -> None:
+    import fcntl  # POSIX alone has it, and an export checks for that first
+
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

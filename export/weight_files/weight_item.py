@@ -1,9 +1,11 @@
-"""One stored weight: what the lowering asks for, and what the weight stage writes."""
+"""One stored weight: what a lowering asks for, the weight stage writes, and a plan sums up."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from qwonnx.export.checkpoint.weight_names import Role, role_of
 from qwonnx.export.quantization.recipe import WeightStorage
 
 # What follows an item's name in those of its tensors, where it is quantised.
@@ -17,3 +19,44 @@ class WeightItem:
     name: str
     weights: tuple[tuple[str, tuple[int, ...]], ...]
     storage: WeightStorage
+
+    @property
+    def role(self) -> Role:
+        return role_of(*self.weights[0])
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(math.prod(shape) for _, shape in self.weights)
+
+    @property
+    def num_columns(self) -> int:
+        """Input features."""
+        return self.weights[0][1][-1]
+
+    @property
+    def num_rows(self) -> int:
+        """Output features, of all experts together."""
+        return self.num_parameters // self.num_columns
+
+    @property
+    def num_matrices(self) -> int:
+        """Experts, or 1."""
+        return self.weights[0][1][0] if self.role is Role.EXPERTS else 1
+
+    @property
+    def stream_bytes(self) -> tuple[int, ...]:
+        """Bytes of the codes (or of the float32 values), scales and zero points."""
+        return self.storage.stream_bytes(self.num_rows, self.num_columns)
+
+    @property
+    def num_code_bytes(self) -> int:
+        """Bytes of the codes, or of the float32 values."""
+        return self.stream_bytes[0]
+
+    @property
+    def num_scale_bytes(self) -> int:
+        return self.storage.num_scale_bytes(self.num_parameters)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(self.stream_bytes)

@@ -40,7 +40,7 @@ _MARK_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class _Encoded:
+class EncodedSlice:
     """A slice of each tensor that an item is stored in: float32 values, or codes, scales and perhaps zero points."""
 
     tensors: tuple[torch.Tensor, ...]
@@ -133,7 +133,7 @@ def _write_shards(
 
     on_written(0)
     lanes = [
-        _ShardLane(shard, part, writer, journal, on_written)
+        ShardLane(shard, part, writer, journal, on_written)
         for shard, part in zip(shards, slices, strict=True)
         if not shard.is_complete
     ]
@@ -142,7 +142,7 @@ def _write_shards(
         ThreadPoolExecutor(cut.num_threads, "qwonnx-weights", torch.set_num_threads, (1,)) as pool,
     ):
         runner = LaneRunner(
-            partial(_encode, importance), pool, account, num_lanes=cut.num_threads, max_slices=cut.max_slices
+            partial(encode, importance), pool, account, num_lanes=cut.num_threads, max_slices=cut.max_slices
         )
         try:
             runner.run(lanes)
@@ -152,7 +152,7 @@ def _write_shards(
                 lane.mark_last()
 
 
-class _ShardLane:
+class ShardLane:
     """A shard as a lane: opened when it has its first bytes, marked as it grows, closed with its last."""
 
     def __init__(
@@ -176,7 +176,7 @@ class _ShardLane:
     def slices(self) -> Iterator[WeightSlice]:
         return iter(self._to_write)
 
-    def append(self, made: Sequence[_Encoded], slices: Sequence[WeightSlice], *, last: bool) -> None:
+    def append(self, made: Sequence[EncodedSlice], slices: Sequence[WeightSlice], *, last: bool) -> None:
         if not self._is_open:
             self._shard.open()
             self._is_open = True
@@ -217,20 +217,20 @@ def _one_torch_thread_each() -> Iterator[None]:
         torch.set_num_threads(num_threads)
 
 
-def _encode(importance: Importance, part: WeightSlice) -> _Encoded:
+def encode(importance: Importance, part: WeightSlice) -> EncodedSlice:
     """Read a slice, and quantise it unless the checkpoint has."""
     reader, storage = part.reader, part.storage
     if keeps_codes(reader, storage):
         kept = reader.read_codes(part.start, part.num_rows, storage.block_size)
         if not bool(kept.scales.isfinite().all()):
             raise _not_finite(reader)
-        return _Encoded((kept.codes, kept.scales, kept.zero_points)[: 2 + storage.has_zero_points])
+        return EncodedSlice((kept.codes, kept.scales, kept.zero_points)[: 2 + storage.has_zero_points])
     values = reader.read(part.start, part.num_rows, part.first_column, part.num_columns)
     if not storage.is_quantized:
         # NaN passes through both bounds; isfinite of every value would take twenty times as long.
         if not all(bool(bound.isfinite()) for bound in torch.aminmax(values)):
             raise _not_finite(reader)
-        return _Encoded((values,))
+        return EncodedSlice((values,))
     codes = torch.empty((part.num_rows, storage.num_code_bytes(part.num_columns)), dtype=torch.uint8)
     scales = torch.empty((part.num_rows, part.num_columns // storage.block_size), dtype=torch.float32)
     try:
@@ -241,10 +241,10 @@ def _encode(importance: Importance, part: WeightSlice) -> _Encoded:
     except NonFiniteWeightError as error:
         raise _not_finite(reader) from error
     if not storage.has_zero_points:
-        return _Encoded((codes, scales))
+        return EncodedSlice((codes, scales))
     # Beside a sibling that has zero points of its own: all in the middle of the codes.
     middle, width = 0x88 if storage.bits == 4 else 0x80, storage.num_zero_point_bytes(1, part.num_columns)
-    return _Encoded((codes, scales, torch.full((part.num_rows, width), middle, dtype=torch.uint8)))
+    return EncodedSlice((codes, scales, torch.full((part.num_rows, width), middle, dtype=torch.uint8)))
 
 
 def _not_finite(reader: RowReader) -> TensorFormatError:

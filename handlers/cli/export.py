@@ -4,75 +4,48 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from qwonnx.export.modeling.cache_spec import KvType
+from qwonnx.export.quantization.recipe import Preset, Recipe
+from qwonnx.export.targets.register import TARGETS
+from qwonnx.export.targets.target import Activations
+from qwonnx.export.weight_files.memory_budget import check_memory
+from qwonnx.handlers.cli.choices import FIRST_TARGET, TargetName, summaries
 from qwonnx.handlers.cli.engine_options import runtime_settings
-from qwonnx.handlers.cli.failures import CommandError
+from qwonnx.handlers.cli.export_progress import export_bar, note_that_the_artifact_is_whole, note_what_is_kept
 from qwonnx.handlers.cli.system_prompts import bake_prompts, read_prompt
-from qwonnx.handlers.cli.tables import size_of, weights_table
-from qwonnx.runtime.errors import QwonnxRuntimeError
+from qwonnx.handlers.cli.tables import weights_table
+from qwonnx.handlers.cli.text_file import read_text
+from qwonnx.runtime.quantities import bytes_text, parse_bytes
 
 if TYPE_CHECKING:  # pulls in torch
     from qwonnx.export.checkpoint.weight_source import SkippedPart
-    from qwonnx.export.weight_files.progress import ExportProgress
-
-_STAGES = {
-    "trace": "tracing the model",
-    "calibrate": "calibrating",
-    "verify": "checking what is written",
-    "weights": "writing weights",
-    "finish": "finishing",
-}
-
-
-class Target(StrEnum):
-    CPU = "cpu"
-    PORTABLE = "portable"
-
-
-class Weights(StrEnum):
-    FP32 = "fp32"
-    INT8 = "int8"
-    INT4 = "int4"
-
-
-class Activations(StrEnum):
-    INT8 = "int8"
-    FLOAT32 = "float32"
-
-
-class KV(StrEnum):
-    FLOAT32 = "float32"
-    INT8 = "int8"
-    INT4 = "int4"
 
 
 def export(
     checkpoint: Annotated[str, typer.Argument(help="A folder in Hugging Face layout, or a hub repo id.")],
     out: Annotated[Path, typer.Argument(help="The artifact's folder, which must not exist yet.")],
-    target: Annotated[
-        Target, typer.Option(help="cpu: ONNX Runtime's fast kernels. portable: standard operators only.")
-    ] = Target.CPU,
+    target: Annotated[TargetName, typer.Option(help=summaries())] = FIRST_TARGET,
     weights: Annotated[
-        Weights | None, typer.Option(help="How most weights are stored; int4 unless the recipe says otherwise.")
+        Preset | None, typer.Option(help="How most weights are stored; int4 unless the recipe says otherwise.")
     ] = None,
     weight_block_size: Annotated[
         int | None, typer.Option(help="Input features that share a scale: smaller is more exact, and larger on disk.")
     ] = None,
     activations: Annotated[
-        Activations, typer.Option(help="int8: kernels quantise activations as they run, faster at a small loss.")
-    ] = Activations.INT8,
+        Activations | None,
+        typer.Option(
+            help="int8: kernels quantise activations as they run, faster at a small loss; the default where they can."
+        ),
+    ] = None,
     kv: Annotated[
-        KV, typer.Option(help="How keys and values are cached: int8 takes a quarter of the memory, int4 an eighth.")
-    ] = KV.FLOAT32,
+        KvType, typer.Option(help="How keys and values are cached: int8 takes a quarter of the memory, int4 an eighth.")
+    ] = KvType.FLOAT32,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -123,13 +96,10 @@ def export(
 
         qwonnx export ./Qwen3.5-397B-A17B ./qwen-large --memory 8GB --resume
     """
-    from qwonnx.export.weight_files.memory_budget import parse_memory
-
-    memory_bytes = parse_memory(memory)  # before torch is imported: a slip of the pen is told at once
+    memory_bytes = parse_bytes(memory, "--memory")
+    check_memory(memory_bytes)  # before torch is imported: a slip of the pen is told at once
 
     from qwonnx.export.pipeline import ExportOptions, export_checkpoint
-    from qwonnx.export.quantization.calibration import read_text
-    from qwonnx.export.quantization.recipe import Recipe
     from qwonnx.export.weight_files.unfinished import incomplete_folder
 
     prompts = {path: read_prompt(path) for path in prefix or ()}
@@ -137,9 +107,11 @@ def export(
         import qwonnx.runtime.engine.engine  # noqa: F401 - it bakes; that it cannot is said before the work
     options = ExportOptions(
         target=target.value,
-        activations=activations.value,
+        activations=activations and activations.value,
         kv=kv.value,
-        recipe=Recipe.choose(recipe, weights and weights.value, weight_block_size),
+        recipe=Recipe.choose(
+            recipe, weights and weights.value, weight_block_size, TARGETS[target.value].default_recipe
+        ),
         calibration=None if calibration is None else read_text(calibration),
         overwrite=force,
         resume=resume,
@@ -151,79 +123,17 @@ def export(
         print(f"qwonnx: starting over, without what {incomplete_folder(out)} has for --resume", file=sys.stderr)
     started = time.monotonic()
     skipped: list[SkippedPart] = []
-    with _note_what_is_kept(out), _progress(console) as bar:
+    with note_what_is_kept(out), export_bar(console) as bar:
         manifest = export_checkpoint(checkpoint, out, options, on_progress=bar.show, on_skipped=skipped.append)
     output = Console()
     output.print(weights_table(manifest.quantization))
     for part in skipped:
-        line = f"skipped: {part.name}, {part.num_tensors} tensors, {size_of(part.num_bytes)}"
+        line = f"skipped: {part.name}, {part.num_tensors} tensors, {bytes_text(part.num_bytes)}"
         output.print(line, markup=False, highlight=False, soft_wrap=True)
     total = sum(entry.size for entry in manifest.files)
-    seconds, in_flight = time.monotonic() - started, size_of(bar.peak_bytes)
-    summary = f"{out}: {size_of(total)} in {seconds:.0f} s, with {in_flight} of tensors in flight at most"
+    seconds, in_flight = time.monotonic() - started, bytes_text(bar.peak_bytes)
+    summary = f"{out}: {bytes_text(total)} in {seconds:.0f} s, with {in_flight} of tensors in flight at most"
     output.print(summary, markup=False, highlight=False, soft_wrap=True)
     if prompts:
-        with _note_that_the_artifact_is_whole(out):
+        with note_that_the_artifact_is_whole(out):
             bake_prompts(out, prompts, runtime_settings())
-
-
-@contextmanager
-def _note_that_the_artifact_is_whole(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except (QwonnxRuntimeError, CommandError) as error:
-        raise CommandError(f"{error}; {out} is whole without it: go on with qwonnx bake") from error
-
-
-@contextmanager
-def _note_what_is_kept(out: Path) -> Iterator[None]:
-    """Say on Ctrl-C that the work is not lost."""
-    from qwonnx.export.weight_files.unfinished import incomplete_folder
-
-    try:
-        yield
-    except KeyboardInterrupt:
-        if incomplete_folder(out).exists():
-            print(
-                f"qwonnx: interrupted; what is written is kept in {incomplete_folder(out)}: go on with --resume",
-                file=sys.stderr,
-            )
-        raise
-
-
-class _Bar:
-    """A bar with bytes, speed and time left; speed counts what this run does, not what an earlier one has done."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.peak_bytes = 0
-        self._progress = progress
-        self._task = progress.add_task("reading the checkpoint", total=None)
-        self._stage = ""
-
-    def show(self, progress: ExportProgress) -> None:
-        self.peak_bytes = max(self.peak_bytes, progress.peak_bytes)
-        total = progress.total_bytes or None
-        if progress.stage != self._stage:
-            self._stage = progress.stage
-            self._progress.reset(
-                self._task,
-                description=_STAGES.get(progress.stage, progress.stage),
-                total=total,
-                completed=progress.resumed_bytes,
-            )
-        self._progress.update(self._task, completed=progress.done_bytes, total=total)
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[_Bar]:
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,  # what stays is the summary, or the one line of an error
-    ) as progress:
-        yield _Bar(progress)

@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from qwonnx.handlers.cli.failures import CommandError
-from qwonnx.handlers.cli.tables import add_row, facts_table, size_of, weights_table
+from qwonnx.handlers.cli.tables import add_row, facts_table, weights_table
 from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from qwonnx.runtime.artifact.manifest import Manifest
 from qwonnx.runtime.cache.baked_prefixes import FOLDER, PrefixFile, prefix_files
+from qwonnx.runtime.quantities import bytes_text
 
 _EXCERPT = 40  # characters
 
@@ -44,7 +45,7 @@ def inspect(
         typer.echo(json.dumps(dataclasses.asdict(opened.manifest), indent=1, ensure_ascii=False))
         return
     console = Console()
-    for table in _tables(opened):
+    for table in inspect_tables(opened):
         console.print(table)
     prefixes = list(prefix_files(opened, opened.manifest.model.max_position_embeddings))
     if prefixes:
@@ -56,7 +57,7 @@ def inspect(
         console.print("All files are as they were exported.")
 
 
-def _tables(artifact: Artifact) -> list[Table]:
+def inspect_tables(artifact: Artifact) -> list[Table]:
     manifest = artifact.manifest
     return [
         facts_table("Artifact", _artifact_facts(artifact)),
@@ -78,7 +79,7 @@ def _artifact_facts(artifact: Artifact) -> dict[str, object]:
         if quantization.weight_block_size
         else quantization.weights,
         "activations": quantization.activations,
-        "keys and values": f"{quantization.kv}, {size_of(_bytes_per_token(manifest))} a token",
+        "keys and values": f"{quantization.kv}, {bytes_text(_bytes_per_token(manifest))} a token",
         "checkpoint": source.checkpoint + (f" at {source.revision}" if source.revision else ""),
         "checkpoint's dtype": source.dtype,
         "exported by": f"qwonnx {manifest.qwonnx_version}",
@@ -129,10 +130,10 @@ def _states_table(manifest: Manifest) -> Table:
 def _files_table(manifest: Manifest) -> Table:
     table = Table(title="Files", title_justify="left", show_footer=True)
     table.add_column("file", "total")
-    table.add_column("size", size_of(sum(entry.size for entry in manifest.files)), justify="right")
+    table.add_column("size", bytes_text(sum(entry.size for entry in manifest.files)), justify="right")
     table.add_column("sha256")
     for entry in manifest.files:
-        add_row(table, entry.path, size_of(entry.size), entry.sha256[:16])
+        add_row(table, entry.path, bytes_text(entry.size), entry.sha256[:16])
     return table
 
 
@@ -148,10 +149,10 @@ def _prefixes_table(artifact: Artifact, prefixes: list[PrefixFile]) -> Table:
     for prefix in prefixes:
         name = prefix.path.name[:16]
         if prefix.capsule is None:
-            add_row(table, name, "-", size_of(prefix.num_bytes), prefix.refusal)
+            add_row(table, name, "-", bytes_text(prefix.num_bytes), prefix.refusal)
         else:
             token_ids = prefix.capsule.token_ids
-            add_row(table, name, len(token_ids), size_of(prefix.num_bytes), _excerpt(tokenizer.decode(token_ids)))
+            add_row(table, name, len(token_ids), bytes_text(prefix.num_bytes), _excerpt(tokenizer.decode(token_ids)))
     return table
 
 

@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from qwonnx.handlers.cli.export import Activations, Target
+from qwonnx.export.modeling.cache_spec import KvType
+from qwonnx.export.quantization.recipe import Preset
+from qwonnx.export.targets.register import choose_target
+from qwonnx.export.targets.target import Activations
+from qwonnx.handlers.cli.choices import FIRST_TARGET, TargetName
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.runtime.settings import RuntimeSettings
 
 if TYPE_CHECKING:
     from qwonnx.export.planning.plan import Assumptions
     from qwonnx.export.planning.source import PlanSource
-    from qwonnx.export.planning.states import KvType
     from qwonnx.export.planning.stored_model import NamedRecipe, StoredModel
 
 
@@ -25,7 +28,7 @@ def plan(
     source: Annotated[
         str, typer.Argument(help="A config.json, a checkpoint's folder, or a hub repo id (only its config.json comes).")
     ],
-    weights: Annotated[str | None, typer.Option(help="Plan for plain bits alone: fp32, int8 or int4.")] = None,
+    weights: Annotated[str | None, typer.Option(help=f"Plan for plain bits alone: {', '.join(Preset)}.")] = None,
     weight_block_size: Annotated[
         int | None, typer.Option(help="Input features that share a scale, instead of the recipe's.")
     ] = None,
@@ -33,13 +36,13 @@ def plan(
         str | None,
         typer.Option(help="Plan for one recipe alone: smallest, balanced, best, or a TOML file.", metavar="NAME|FILE"),
     ] = None,
-    target: Annotated[Target, typer.Option(help="As for `qwonnx export`.")] = Target.CPU,
-    activations: Annotated[Activations, typer.Option(help="As for `qwonnx export`.")] = Activations.INT8,
+    target: Annotated[TargetName, typer.Option(help="As for `qwonnx export`.")] = FIRST_TARGET,
+    activations: Annotated[Activations | None, typer.Option(help="As for `qwonnx export`.")] = None,
     context: Annotated[str, typer.Option(help="Tokens of a sequence, prompt and answer: 4096, 32k, 1M.")] = "32k",
     sequences: Annotated[int, typer.Option(min=1, max=1024, help="Sequences that run at once.")] = 1,
     kv: Annotated[
         str | None,
-        typer.Option(help="Keys and values: float32 (the default), int8 or int4; with --fit by default any."),
+        typer.Option(help=f"Keys and values: {', '.join(KvType)}; by default the first, with --fit any."),
     ] = None,
     max_num_batched_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens of a prompt read in one step, as for `qwonnx serve`.")
@@ -76,16 +79,14 @@ def plan(
     from qwonnx.export.planning.plan import Assumptions, plan_models, store_models
     from qwonnx.export.planning.resident_memory import Serving
     from qwonnx.export.planning.source import open_source
-    from qwonnx.export.planning.states import KvType
     from qwonnx.runtime.quantities import parse_tokens
 
     if recipe is not None and weights is not None:
         raise CommandError("--recipe and --weights exclude each other: give one")
-    if kv is not None and kv not in set(KvType):
+    if kv is not None and kv not in list(KvType):
         raise CommandError(f"--kv is {kv[:40]!r}: use one of {', '.join(KvType)}")
     assumptions = Assumptions(
-        target=target.value,
-        int8_activations=activations is Activations.INT8,
+        choice=choose_target(target.value, activations, kv),
         serving=Serving(
             context=parse_tokens(context, "--context"),
             sequences=sequences,
@@ -183,9 +184,7 @@ def _exact(opened: PlanSource, models: list[StoredModel], assumptions: Assumptio
                 model,
                 opened.copied,
                 facts,
-                target=assumptions.target,
-                int8_activations=assumptions.int8_activations,
-                kv=assumptions.serving.kv.value,
+                assumptions.choice,
             )
             for model in models
         ]

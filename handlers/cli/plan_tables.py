@@ -120,7 +120,9 @@ def _artifact(plan: Plan) -> Iterator[RenderableType]:
     caption = f"Read at {_serving(plan)}"
     if assumptions.bandwidth is not None:
         caption += f"; nothing decodes faster from memory of {bytes_text(assumptions.bandwidth)}/s"
-    yield from _section(f"Artifact for {assumptions.target}, and bytes read to decode a token", table, caption + ".")
+    yield from _section(
+        f"Artifact for {assumptions.choice.target.name}, and bytes read to decode a token", table, caption + "."
+    )
 
 
 def _contexts(plan: Plan) -> Iterator[RenderableType]:

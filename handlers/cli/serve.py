@@ -16,6 +16,7 @@ import typer
 from qwonnx.handlers.cli.engine_options import runtime_settings
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.artifact.folder import open_artifact
+from qwonnx.runtime.quantities import parse_bytes
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -39,7 +40,7 @@ def serve(
     prefix_cache_bytes: Annotated[
         str | None,
         typer.Option(
-            help="Memory for beginnings of prompts, which are then not read again: 500MB; by default 1GiB, 0B for none."
+            help="Memory for beginnings of prompts, which are then not read again: 500MB; by default 1GiB, 0 for none."
         ),
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; by default all cores.")] = None,
@@ -73,8 +74,8 @@ def serve(
         max_num_seqs=max_num_seqs,
         max_model_len=max_model_len,
         max_num_batched_tokens=max_num_batched_tokens,
-        cache_bytes=None if cache_bytes is None else _bytes(cache_bytes, "--cache-bytes"),
-        prefix_cache_bytes=None if prefix_cache_bytes is None else _bytes(prefix_cache_bytes, "--prefix-cache-bytes"),
+        cache_bytes=_bytes(cache_bytes, "--cache-bytes"),
+        prefix_cache_bytes=_bytes(prefix_cache_bytes, "--prefix-cache-bytes"),
         num_threads=threads,
     )
     settings = ServerSettings.from_environment()
@@ -116,10 +117,8 @@ def serve(
         raise model.error
 
 
-def _bytes(text: str, option: str) -> int:
-    from qwonnx.runtime.quantities import parse_bytes
-
-    return 0 if text in ("0", "0B") else parse_bytes(text, option)
+def _bytes(text: str | None, option: str) -> int | None:
+    return None if text is None else parse_bytes(text, option, at_least=0)
 
 
 def _greeting(url: str, name: str, *, needs_key: bool) -> str:

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from qwonnx.handlers.cli.failures import CommandError
-from qwonnx.handlers.cli.tables import size_of
 from qwonnx.handlers.cli.text_file import read_text
 from qwonnx.runtime.errors import InvalidRequestError
+from qwonnx.runtime.quantities import bytes_text
 from qwonnx.runtime.settings import RuntimeSettings
 
 if TYPE_CHECKING:  # pulls in onnxruntime
@@ -73,7 +73,7 @@ def bake_prompts(artifact: Path, prompts: Mapping[Path, SystemPrompt], settings:
             ) from error
     for source, prefix in zip(prompts, baked, strict=True):
         status = "" if prefix.is_new else ", was there"
-        line = f"{source}: {prefix.num_tokens} tokens, {size_of(prefix.num_bytes)} in {prefix.path}{status}"
+        line = f"{source}: {prefix.num_tokens} tokens, {bytes_text(prefix.num_bytes)} in {prefix.path}{status}"
         Console().print(line, markup=False, highlight=False, soft_wrap=True)
     if any(prefix.is_new for prefix in baked):
         console.print(f"baked in {time.monotonic() - started:.0f} s", highlight=False)

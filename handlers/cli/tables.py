@@ -7,16 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qwonnx.runtime.artifact.manifest import QuantizationFacts
-
-
-def size_of(num_bytes: int) -> str:
-    """A size for people: 1536 -> "1.5 KiB"."""
-    size = float(num_bytes)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.2f} GiB"
+from qwonnx.runtime.quantities import bytes_text
 
 
 def count_of(number: int) -> str:
@@ -40,11 +31,11 @@ def weights_table(quantization: QuantizationFacts) -> Table:
     table.add_column("stored as", Text(quantization.weights))
     table.add_column("tensors", str(sum(g.num_tensors for g in groups)), justify="right")
     table.add_column("params", count_of(num_parameters), justify="right")
-    table.add_column("size", size_of(num_bytes), justify="right")
+    table.add_column("size", bytes_text(num_bytes), justify="right")
     table.add_column("bits/weight", bits_per_weight(num_bytes, num_parameters), justify="right")
     for group in groups:
         bits = bits_per_weight(group.num_bytes, group.num_parameters)
-        size = size_of(group.num_bytes)
+        size = bytes_text(group.num_bytes)
         add_row(table, group.kind, group.storage, group.num_tensors, count_of(group.num_parameters), size, bits)
     return table
 

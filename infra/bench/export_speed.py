@@ -150,7 +150,8 @@ def _arithmetic(options: argparse.Namespace) -> dict[str, float]:
     from qwonnx.export.checkpoint.weight_source import WeightSource
     from qwonnx.export.modeling.trace import trace_decoder
     from qwonnx.export.quantization.importance import Importance
-    from qwonnx.export.targets.lowered_decoder import lower_decoder
+    from qwonnx.export.targets.lowered_graph import lower_decoder
+    from qwonnx.export.targets.register import choose_target
     from qwonnx.export.weight_files import weight_stage
     from qwonnx.export.weight_files.external_data import ShardPrefix
     from qwonnx.export.weight_files.layout import lay_out
@@ -160,10 +161,8 @@ def _arithmetic(options: argparse.Namespace) -> dict[str, float]:
     export, config = _export_options(options), load_config(options.checkpoint)
     assert export.recipe is not None
     traced = time.perf_counter()
-    int8_activations = export.activations == "int8"
-    decoder = lower_decoder(
-        trace_decoder(config), export.recipe, config, target=export.target, int8_activations=int8_activations
-    )
+    choice = choose_target(export.target, export.activations, export.kv)
+    decoder = lower_decoder(trace_decoder(config), export.recipe, config, choice)
     items = decoder.weights.items()
     began = time.perf_counter()
     source = WeightSource(Checkpoint.open(options.checkpoint), config)
@@ -178,7 +177,7 @@ def _arithmetic(options: argparse.Namespace) -> dict[str, float]:
     ]
 
     def make(part: WeightSlice) -> None:
-        weight_stage._encode(Importance({}), part)
+        weight_stage.encode(Importance({}), part)
 
     with ThreadPoolExecutor(cut.num_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         list(pool.map(make, slices))
@@ -188,14 +187,14 @@ def _arithmetic(options: argparse.Namespace) -> dict[str, float]:
 def _export_options(options: argparse.Namespace) -> ExportOptions:
     from qwonnx.export.pipeline import ExportOptions
     from qwonnx.export.quantization.recipe import Recipe
-    from qwonnx.export.weight_files.memory_budget import parse_memory
+    from qwonnx.runtime.quantities import parse_bytes
 
     return ExportOptions(
         target=options.target,
         weights=options.weights,
         recipe=Recipe.choose(options.recipe, options.weights, None),
         num_threads=options.threads,
-        memory_bytes=parse_memory(options.memory),
+        memory_bytes=parse_bytes(options.memory, "--memory"),
     )
 
 

@@ -104,20 +104,20 @@ def _arguments(options: argparse.Namespace, scratch: Path) -> list[str]:
 def _graph(options: argparse.Namespace) -> None:
     """Everything up to the weight stage."""
     from qwonnx.export.checkpoint.checkpoint import resolve_checkpoint
-    from qwonnx.export.checkpoint.config import load_config
     from qwonnx.export.checkpoint.weight_source import WeightSource
     from qwonnx.export.modeling.trace import trace_decoder
     from qwonnx.export.modeling.weight_fit import fitting_weights
     from qwonnx.export.quantization.recipe import Recipe
-    from qwonnx.export.targets.lowered_decoder import lower_decoder
+    from qwonnx.export.targets.lowered_graph import lower_decoder
+    from qwonnx.export.targets.register import choose_target
 
     began = time.perf_counter()
     resolved = resolve_checkpoint(str(options.checkpoint), None)
-    config = load_config(resolved.folder)
+    config = resolved.config
     fitting_weights(WeightSource(resolved.tensors, config), config)
     opened = time.perf_counter()
     recipe = Recipe.preset(options.weights)
-    built = lower_decoder(trace_decoder(config), recipe, config, target="cpu", int8_activations=True)
+    built = lower_decoder(trace_decoder(config), recipe, config, choose_target())
     items = built.weights.items()
     end = time.perf_counter()
     source = WeightSource(resolved.tensors, config)
@@ -134,10 +134,10 @@ def _weights(options: argparse.Namespace) -> None:
     from qwonnx.export.modeling.trace import decoder_weights
     from qwonnx.export.quantization.recipe import Recipe
     from qwonnx.export.weight_files.external_data import ExternalDataWriter
-    from qwonnx.export.weight_files.memory_budget import parse_memory
     from qwonnx.export.weight_files.progress import ExportProgress
     from qwonnx.export.weight_files.weight_item import WeightItem
     from qwonnx.export.weight_files.weight_stage import write_weights
+    from qwonnx.runtime.quantities import parse_bytes
 
     config, recipe = load_config(options.checkpoint), Recipe.preset(options.weights)
     prefixes = tuple(f"layers.{layer}." for layer in options.layers)
@@ -162,7 +162,7 @@ def _weights(options: argparse.Namespace) -> None:
                 items,
                 ExternalDataWriter(Path(scratch)),
                 num_threads=options.threads,
-                memory_bytes=parse_memory(options.memory),
+                memory_bytes=parse_bytes(options.memory, "--memory"),
                 on_progress=note,
             )
         end = time.perf_counter()

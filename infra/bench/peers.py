@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         version("onnxruntime-genai")
     except PackageNotFoundError:
         sys.exit("onnxruntime-genai is not installed: pip install -e '.[bench]'")
-    models = _models(options)
+    models = make_models(options)
     runs = _take_turns(models, options)
     summary = {
         "benchmark": "peers",
@@ -57,31 +57,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "processor": _processor(),
         "threads": options.threads,
         "rounds": options.rounds,
-        **_statistics(runs),
+        **ratios(runs),
     }
     print(json.dumps(summary))
 
 
-def _models(options: argparse.Namespace) -> dict[str, Path]:
+def make_models(options: argparse.Namespace) -> dict[str, Path]:
     """Both engines' exports of the checkpoint, made where they are missing."""
     work: Path = options.work
     work.mkdir(parents=True, exist_ok=True)
     checkpoint: Path = options.checkpoint or work / "geometry"
     if not checkpoint.exists():
-        _make(checkpoint, ["python", "-m", "tests.checkpoints", "geometry"])
+        make_once(checkpoint, ["python", "-m", "tests.checkpoints", "geometry"])
     ours = work / "qwonnx-int4"
     if not ours.exists():
-        _make(ours, ["qwonnx", "export", str(checkpoint)], ["--weights", "int4", "--recipe", "none"])
+        make_once(ours, ["qwonnx", "export", str(checkpoint)], ["--weights", "int4", "--recipe", "none"])
     theirs = work / ("genai-int4-tuned" if options.tuned_peer else "genai-int4")
     if not theirs.exists():
         tuning = ["--extra_options", "block_size=128", "qmoe_block_size=128"] if options.tuned_peer else []
         source = _without_mtp(checkpoint, work)
         builder = ["python", "-m", "onnxruntime_genai.models.builder", "-i", str(source), "-o"]
-        _make(theirs, builder, ["-p", "int4", "-e", "cpu", "-c", str(work / "genai-cache"), *tuning])
+        make_once(theirs, builder, ["-p", "int4", "-e", "cpu", "-c", str(work / "genai-cache"), *tuning])
     return {"qwonnx": ours, "genai": theirs, "genai-default": theirs}
 
 
-def _make(folder: Path, command: list[str], options: Sequence[str] = ()) -> None:
+def make_once(folder: Path, command: list[str], options: Sequence[str] = ()) -> None:
     """Run a program of this environment that makes a folder: `command FOLDER options`.
 
     It works under another name, so that what an interrupted run leaves is not taken for the whole the next time.
@@ -153,7 +153,7 @@ def _measure(child: subprocess.Popen[str]) -> dict[str, float]:
     return {"prompt": PROMPT_TOKENS / seconds["prompt"], "decode": DECODE_TOKENS / seconds["decode"]}
 
 
-def _statistics(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+def ratios(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for what in ("prompt", "decode"):
         rates = {name: [run[what] for run in runs[name]] for name in ENGINES}

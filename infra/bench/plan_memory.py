@@ -24,13 +24,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from qwonnx.export.modeling.cache_spec import KvType
 from qwonnx.export.planning.artifact_size import CopiedFiles
 from qwonnx.export.planning.plan import Assumptions, make_plan
 from qwonnx.export.planning.resident_memory import MemoryUse, Serving
 from qwonnx.export.planning.source import open_source
-from qwonnx.export.planning.states import KvType
 from qwonnx.export.planning.stored_model import NamedRecipe, named_recipe
 from qwonnx.export.quantization.recipe import SHIPPED, Recipe
+from qwonnx.export.targets.register import choose_target
 from qwonnx.runtime.artifact.manifest import Manifest, read_manifest
 from qwonnx.runtime.settings import RuntimeSettings
 from qwonnx.runtime.text.tokenizer import Tokenizer
@@ -90,8 +91,7 @@ def plan_for(manifest: Manifest, options: argparse.Namespace, num_tokens: int) -
     rules = tuple((rule.pattern, rule.bits) for rule in named.recipe.rules)
     assert rules == facts.recipe, "the artifact was made by another recipe: say by which with --recipe"
     assumptions = Assumptions(
-        target=manifest.target,
-        int8_activations=facts.activations == "int8",
+        choice=choose_target(manifest.target, facts.activations),
         serving=Serving(num_tokens, 1, KvType.FLOAT32, RuntimeSettings().max_num_batched_tokens, options.threads),
         bandwidth=None,
     )

@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "benchmark": "quantizers",
         "tokens": judge.num_tokens,
         "float_perplexity": round(judge.perplexity, 4),
-        "comparisons": [_comparison(outcomes, bits, size) for bits in options.bits for size in options.blocks],
+        "comparisons": [compare(outcomes, bits, size) for bits in options.bits for size in options.blocks],
         "random_weights": random_weights(options.bits, options.blocks),
     }
     if options.artifact:
@@ -192,7 +192,7 @@ def importance_of(importance: Importance, name: str) -> list[torch.Tensor] | Non
     return None if groups is None else [group.float() for group in groups]
 
 
-def _comparison(outcomes: list[Outcome], bits: int, block_size: int) -> dict[str, Any]:
+def compare(outcomes: list[Outcome], bits: int, block_size: int) -> dict[str, Any]:
     """All algorithms at one block size, by KL as it is and at equal bits."""
     here = [outcome for outcome in outcomes if (outcome.bits, outcome.block_size) == (bits, block_size)]
     ours = here[1].bits_per_weight

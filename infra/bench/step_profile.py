@@ -105,10 +105,10 @@ def profile(artifact: Artifact, options: argparse.Namespace, folder: Path) -> li
         decoder.run(generator.integers(0, artifact.manifest.model.vocab_size, options.prompt_tokens))
         for token_id in generator.integers(0, artifact.manifest.model.vocab_size, (options.decode_tokens, 1)):
             decoder.run(token_id)
-    return _steps(json.loads(Path(decoder.session.end_profiling()).read_text(encoding="utf-8")))
+    return steps(json.loads(Path(decoder.session.end_profiling()).read_text(encoding="utf-8")))
 
 
-def _steps(events: list[dict[str, Any]]) -> list[Step]:
+def steps(events: list[dict[str, Any]]) -> list[Step]:
     """The profiler's events, one entry a run: kernels end before the run that they are part of."""
     steps: list[Step] = []
     kernels: defaultdict[str, float] = defaultdict(float)

@@ -178,7 +178,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         OSError: it cannot be written.
     """
     text = manifest_text(manifest)
-    _checked(json.loads(text), MANIFEST_NAME)
+    _checked(_as_newest(json.loads(text), manifest.schema_version), MANIFEST_NAME)
     (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
 
 

@@ -21,18 +21,17 @@ write capsules decides what the model believes it has read, so take them only fr
 from __future__ import annotations
 
 import hashlib
-import math
 import mmap
 import struct
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
 
 import numpy as np
 
 from qwonnx.runtime.artifact.manifest import StateSpec
-from qwonnx.runtime.cache.hybrid_cache import RowSegment, StateArray
+from qwonnx.runtime.cache.rows import item_bytes, row_bytes
 from qwonnx.runtime.errors import CapsuleError
 
 VERSION = 2
@@ -41,6 +40,7 @@ _MAGIC = b"QWCAPSUL"
 _HEAD = struct.Struct("<8sIII12x32s")
 _ALIGNMENT = 64  # bytes; a vector register, a cache line
 _DIGEST_BYTES = 32
+_TOKEN_BYTES = 4  # an id's
 _UNCOMPRESSED, _ZSTD = 0, 1
 # More costs several times the time and gains next to nothing: docs/capsules.md has the numbers.
 _ZSTD_LEVEL = 1
@@ -51,10 +51,15 @@ assert _HEAD.size % _ALIGNMENT == 0
 
 @dataclass(frozen=True, slots=True)
 class Capsule:
-    """A beginning of a sequence: its tokens, and what a row holds after them."""
+    """A beginning of a sequence: its tokens, and what a row holds after them, in bytes.
+
+    Attributes:
+        token_ids: all of them.
+        parts: one a state, in the manifest's order, read-only: what StateBuffers.from_host() makes a segment of.
+    """
 
     token_ids: tuple[int, ...]
-    segment: RowSegment
+    parts: tuple[memoryview, ...]
 
 
 def capsule_bytes(states: Sequence[StateSpec], num_tokens: int) -> int:
@@ -82,7 +87,7 @@ def encode(
     artifact_id: str,
     states: Sequence[StateSpec],
     token_ids: Sequence[int],
-    segments: Sequence[RowSegment],
+    parts: Iterable[memoryview],
     *,
     compress: bool = False,
 ) -> bytes:
@@ -92,24 +97,24 @@ def encode(
         artifact_id: of the artifact, 64 hexadecimal digits.
         states: the manifest's.
         token_ids: all of them.
-        segments: what a row holds after them, one segment after the other.
+        parts: what a row holds after them, as StateBuffers.to_host() gives it.
         compress: with zstd.
 
     Raises:
         CapsuleError: zstandard is to compress and is not installed.
     """
     compression = _ZSTD if compress else _UNCOMPRESSED
-    parts = [_HEAD.pack(_MAGIC, VERSION, len(token_ids), compression, bytes.fromhex(artifact_id))]
-    arrays = _arrays(states, token_ids, segments)
-    parts += [_compressed(b"".join(_filled_up(map(_byte_planes, arrays))))] if compress else _filled_up(arrays)
+    head = _HEAD.pack(_MAGIC, VERSION, len(token_ids), compression, bytes.fromhex(artifact_id))
+    body = _body(states, token_ids, parts, in_planes=compress)
+    pieces = (head, _compressed(b"".join(body))) if compress else (head, *body)
     digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return b"".join((*parts, digest.digest()))
+    for piece in pieces:
+        digest.update(piece)
+    return b"".join((*pieces, digest.digest()))
 
 
 def decode(data: bytes | mmap.mmap, artifact_id: str, states: Sequence[StateSpec], max_tokens: int) -> Capsule:
-    """Read a capsule; unless it is compressed, its arrays share memory with the data.
+    """Read a capsule; unless it is compressed, its parts share memory with the data.
 
     Args:
         data: what `encode` gave.
@@ -119,7 +124,7 @@ def decode(data: bytes | mmap.mmap, artifact_id: str, states: Sequence[StateSpec
     Raises:
         CapsuleError: it is damaged, of another artifact or version, too long, or compressed without zstandard here.
     """
-    view = memoryview(data)
+    view = memoryview(data).toreadonly()
     if len(view) < _HEAD.size + _DIGEST_BYTES or view[: len(_MAGIC)] != _MAGIC:
         raise CapsuleError("this is no capsule, or only its beginning: write it again")
     _, version, num_tokens, compression, artifact = _HEAD.unpack_from(view)
@@ -139,65 +144,51 @@ def decode(data: bytes | mmap.mmap, artifact_id: str, states: Sequence[StateSpec
         raise CapsuleError("the capsule has not the size that its tokens need: write it again")
     if hashlib.sha256(view[:-_DIGEST_BYTES]).digest() != view[-_DIGEST_BYTES:]:
         raise CapsuleError("the capsule was damaged, for its sha256 is another: write it again")
-    body: bytes | memoryview = view[_HEAD.size : -_DIGEST_BYTES]
+    body = view[_HEAD.size : -_DIGEST_BYTES]
     if compression == _ZSTD:
-        body = _decompressed(bytes(body), _body_bytes(states, num_tokens))
-    token_ids, *arrays = _read(body, states, num_tokens, in_planes=compression == _ZSTD)
-    keys_and_values: dict[str, StateArray] = {}
-    others: dict[str, StateArray] = {}
-    for spec, array in zip(states, arrays, strict=True):
-        (keys_and_values if spec.kind in ("key", "value") else others)[spec.past] = array
-    return Capsule(tuple(token_ids.tolist()), RowSegment(num_tokens, keys_and_values, others))
+        body = memoryview(_decompressed(bytes(body), _body_bytes(states, num_tokens)))
+    tokens, *parts = _read(body, states, num_tokens, in_planes=compression == _ZSTD)
+    return Capsule(tuple(np.frombuffer(tokens, np.int32).tolist()), tuple(parts))
 
 
-def _arrays(
-    states: Sequence[StateSpec], token_ids: Sequence[int], segments: Sequence[RowSegment]
-) -> Iterator[StateArray]:
-    """A body's parts in their order."""
-    yield np.asarray(token_ids, np.int32)
-    for spec in states:
-        if spec.kind in ("key", "value"):
-            yield np.concatenate([segment.keys_and_values[spec.past] for segment in segments], axis=1)
-        else:
-            yield segments[-1].states[spec.past]
+def _body(
+    states: Sequence[StateSpec], token_ids: Sequence[int], parts: Iterable[memoryview], *, in_planes: bool
+) -> Iterator[bytes | memoryview]:
+    """A body's parts in their order, each filled up."""
+    tokens = np.asarray(token_ids, np.int32).data.cast("B")
+    for part, (num_bytes, size) in zip(chain((tokens,), parts), _sizes(states, len(token_ids)), strict=True):
+        assert len(part) == num_bytes, f"a part has {len(part)} bytes and should have {num_bytes}"
+        yield _transposed(part, size) if in_planes else part
+        yield bytes(_aligned(num_bytes) - num_bytes)
 
 
-def _filled_up(arrays: Iterable[StateArray]) -> list[bytes]:
-    return [piece for array in arrays for piece in (array.tobytes(), bytes(_aligned(array.nbytes) - array.nbytes))]
-
-
-def _read(
-    body: bytes | memoryview, states: Sequence[StateSpec], num_tokens: int, *, in_planes: bool
-) -> Iterator[StateArray]:
+def _read(body: memoryview, states: Sequence[StateSpec], num_tokens: int, *, in_planes: bool) -> Iterator[memoryview]:
     """The parts of a body of the right size; where they lie, unless their bytes were reordered."""
     offset = 0
-    for dtype, shape in _parts(states, num_tokens):
-        count = math.prod(shape)
-        if in_planes:
-            planes = np.frombuffer(body, np.uint8, count * dtype.itemsize, offset).reshape(dtype.itemsize, count)
-            array = planes.T.copy().view(dtype).reshape(shape)
-        else:
-            array = np.frombuffer(body, dtype, count, offset).reshape(shape)
-        yield array
-        offset += _aligned(array.nbytes)
+    for num_bytes, size in _sizes(states, num_tokens):
+        part = body[offset : offset + num_bytes]
+        yield _transposed(part, num_bytes // size).toreadonly() if in_planes else part
+        offset += _aligned(num_bytes)
 
 
-def _byte_planes(array: StateArray) -> StateArray:
-    """An array's bytes, [itemsize, values]: all first ones, then all second ones."""
-    return array.reshape(-1, 1).view(np.uint8).T
+def _transposed(part: memoryview, num_columns: int) -> memoryview:
+    """Bytes as rows of so many columns, column by column.
+
+    Of a part whose numbers are its rows these are planes: all first bytes, then all second ones. Planes as its rows are
+    the numbers again.
+    """
+    return np.ascontiguousarray(np.frombuffer(part, np.uint8).reshape(-1, num_columns).T).reshape(-1).data
 
 
 def _body_bytes(states: Sequence[StateSpec], num_tokens: int) -> int:
-    return sum(_aligned(math.prod(shape) * dtype.itemsize) for dtype, shape in _parts(states, num_tokens))
+    return sum(_aligned(num_bytes) for num_bytes, _ in _sizes(states, num_tokens))
 
 
-def _parts(states: Sequence[StateSpec], num_tokens: int) -> Iterator[tuple[np.dtype[Any], tuple[int, ...]]]:
-    """What a body consists of: token ids, then each state of one sequence of so many tokens."""
-    yield np.dtype(np.int32), (num_tokens,)
-    sizes = {"max_model_len": num_tokens}
+def _sizes(states: Sequence[StateSpec], num_tokens: int) -> Iterator[tuple[int, int]]:
+    """Bytes of a body's parts, and of a number in each: token ids, then the states of a sequence of so many tokens."""
+    yield _TOKEN_BYTES * num_tokens, _TOKEN_BYTES
     for spec in states:
-        shape = tuple(sizes[size] if isinstance(size, str) else size for size in spec.shape[1:])
-        yield np.dtype(spec.dtype), shape
+        yield row_bytes(spec, num_tokens), item_bytes(spec)
 
 
 def _aligned(num_bytes: int) -> int:

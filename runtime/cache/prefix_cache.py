@@ -7,7 +7,7 @@ before it, so a long conversation is stored once.
 
 Prompts are compared token by token, not by a hash: nobody can make one that is taken for another. Under the budget of
 bytes the snapshot that was used longest ago goes first, unless others continue it or a running sequence came by it.
-Permanent snapshots, whose arrays lie in mapped files, are found like others; they never go, and are outside the budget.
+Permanent snapshots, which lie in mapped files, are found like others; they never go, and are outside the budget.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from qwonnx.runtime.cache.hybrid_cache import RowSegment
+from qwonnx.runtime.cache.buffers import Segment
 
 TOKEN_BYTES = 4  # that an id takes beside the states
 
@@ -40,7 +40,7 @@ class Snapshot:
     parent: Snapshot | None
     tokens: bytes
     position: int
-    segment: RowSegment
+    segment: Segment
     children: dict[bytes, Snapshot] = field(default_factory=dict, repr=False)
     pins: int = 0
     last_use: int = 0
@@ -107,13 +107,13 @@ class PrefixCache:
         )
         return max(within, key=lambda node: node.position, default=None)
 
-    def store(self, parent: Snapshot | None, token_ids: Sequence[int], segment: RowSegment) -> Snapshot | None:
+    def store(self, parent: Snapshot | None, token_ids: Sequence[int], segment: Segment) -> Snapshot | None:
         """Keep a copy; returns the snapshot of that position, None where the budget has no room for it.
 
         Args:
             parent: the snapshot that the sequence came by last; it must be pinned, so that it is still there.
             token_ids: since the parent, at least one.
-            segment: what the row holds since the parent, in copies that nobody writes to.
+            segment: what the row holds since the parent.
         """
         if (known := self.known(parent, token_ids)) is not None:
             return known
@@ -126,7 +126,7 @@ class PrefixCache:
         self._touch(node)
         return node
 
-    def add_permanent(self, token_ids: Sequence[int], segment: RowSegment) -> None:
+    def add_permanent(self, token_ids: Sequence[int], segment: Segment) -> None:
         """Keep the snapshot of a beginning for good, whatever the budget. To be called before any other is stored.
 
         Args:

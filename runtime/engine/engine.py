@@ -5,7 +5,8 @@
 One thread owns the session, the cache and the scheduler; other threads leave word in the mailbox. A step that fails
 ends the requests that were in it and no others.
 
-The file is longer than most: it is what callers see, described in full, and one order of events that parts would hide.
+What a request must be is the matter of admission.py. The file is longer than most all the same: it is what callers
+see, described in full, and one order of events that parts would hide.
 """
 
 from __future__ import annotations
@@ -15,23 +16,26 @@ import os
 import queue
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import abc
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any
 
 from qwonnx.runtime.artifact.folder import Artifact
 from qwonnx.runtime.cache import baked_prefixes
+from qwonnx.runtime.cache.buffers import BuffersFactory
 from qwonnx.runtime.cache.capsule import decode, encode
-from qwonnx.runtime.cache.hybrid_cache import HybridCache, RowMove
+from qwonnx.runtime.cache.host_buffers import HostBuffers
+from qwonnx.runtime.cache.hybrid_cache import HybridCache
 from qwonnx.runtime.cache.prefix_cache import PrefixCacheAccount
+from qwonnx.runtime.cache.rows import CacheSnapshot, RowMove
+from qwonnx.runtime.engine.admission import Admission
 from qwonnx.runtime.engine.generation import Generation
 from qwonnx.runtime.engine.mailbox import Mailbox
 from qwonnx.runtime.engine.metrics import EngineMetrics, MetricsSnapshot
 from qwonnx.runtime.engine.prefix_reuse import PrefixReuse
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
-from qwonnx.runtime.errors import CapsuleError, GuideError, InvalidRequestError, SessionError
+from qwonnx.runtime.errors import CapsuleError, GuideError, SessionError
 from qwonnx.runtime.model import files as model_files
 from qwonnx.runtime.model.inputs import InputBuffers
 from qwonnx.runtime.model.runner import ModelRunner
@@ -41,8 +45,7 @@ from qwonnx.runtime.sampling.guide import Guide
 from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.scheduling import row_budget
 from qwonnx.runtime.scheduling.scheduler import Scheduler, violations
-from qwonnx.runtime.scheduling.sequence import Sequence as TokenSequence
-from qwonnx.runtime.scheduling.sequence import StepPlan
+from qwonnx.runtime.scheduling.sequence import Sequence, StepPlan
 from qwonnx.runtime.settings import RuntimeSettings
 from qwonnx.runtime.text.chat_template import ChatTemplate
 from qwonnx.runtime.text.tokenizer import Tokenizer
@@ -56,7 +59,13 @@ _BROKEN_AFTER = 3
 class Engine:
     """One artifact, ready to answer. Made by open(); a context manager that closes itself."""
 
-    def __init__(self, model: model_files.ModelFiles, settings: RuntimeSettings, max_model_len: int) -> None:
+    def __init__(
+        self,
+        model: model_files.ModelFiles,
+        settings: RuntimeSettings,
+        max_model_len: int,
+        make_buffers: BuffersFactory,
+    ) -> None:
         facts = model.artifact.manifest.model
         self.artifact: Artifact = model.artifact
         self.settings = settings
@@ -64,15 +73,17 @@ class Engine:
         self.chat_template: ChatTemplate | None = model.chat_template
         self.default_sampling: SamplingParams = model.default_sampling
         self.eos_token_ids: frozenset[int] = model.eos_token_ids
-        # The embedding has rows beyond the tokenizer's tokens: never accepted, never sampled.
-        self._num_tokens = min(facts.vocab_size, model.tokenizer.num_tokens)
-        self._grammars = GrammarCompiler(model.tokenizer, model.eos_token_ids, self._num_tokens)
         states = model.artifact.decoder.states
         session = Session(model.graph, settings)
         budget, self.max_model_len = row_budget.settle(states, settings, max_model_len)
+        num_tokens = min(facts.vocab_size, model.tokenizer.num_tokens)
+        self._grammars = GrammarCompiler(model.tokenizer, model.eos_token_ids, num_tokens)
+        self._admission = Admission(
+            model.tokenizer, model.eos_token_ids, num_tokens, self.max_model_len, self._grammars
+        )
         chunk = min(settings.max_num_batched_tokens, self.max_model_len)
         self._scheduler = Scheduler(settings.max_num_seqs, chunk, self._begin, budget)
-        self._cache = HybridCache(states, settings.max_num_seqs, self.max_model_len, budget.max_bytes)
+        self._cache = HybridCache(states, settings.max_num_seqs, self.max_model_len, budget.max_bytes, make_buffers)
         self._reuse = PrefixReuse(self._cache, settings.prefix_cache_bytes)
         for capsule in baked_prefixes.load(self.artifact, self.max_model_len - 1):
             self._reuse.add_permanent(capsule)
@@ -92,8 +103,19 @@ class Engine:
         self._mailbox = Mailbox(max_queued + settings.max_num_seqs, max_queued)
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str], settings: RuntimeSettings | None = None) -> Engine:
+    def open(
+        cls,
+        folder: str | os.PathLike[str],
+        settings: RuntimeSettings | None = None,
+        *,
+        make_buffers: BuffersFactory = HostBuffers,
+    ) -> Engine:
         """Load an artifact: session, states, baked prefixes, tokenizer, template. Starts no thread.
+
+        Args:
+            folder: the artifact.
+            settings: the defaults if None.
+            make_buffers: where the rows live, which must be where the settings' first provider reads them.
 
         Raises:
             ArtifactError: the folder is no artifact that this version reads.
@@ -102,7 +124,8 @@ class Engine:
         """
         settings = settings or RuntimeSettings()
         model = model_files.load(folder)
-        return cls(model, settings, model_files.settle_max_model_len(model.artifact.manifest.model, settings))
+        max_model_len = model_files.settle_max_model_len(model.artifact.manifest.model, settings)
+        return cls(model, settings, max_model_len, make_buffers)
 
     @property
     def is_ready(self) -> bool:
@@ -132,12 +155,12 @@ class Engine:
 
     def submit(
         self,
-        prompt_token_ids: Sequence[int],
+        prompt_token_ids: abc.Sequence[int],
         params: SamplingParams,
-        on_output: Callable[[RequestOutput], None],
+        on_output: abc.Callable[[RequestOutput], None],
         *,
         request_id: str | None = None,
-        snapshot_at: Sequence[int] = (),
+        snapshot_at: abc.Sequence[int] = (),
         deadline: float | None = None,
     ) -> str:
         """Accept a request, from any thread, and return its id. Starts no thread: start() does.
@@ -160,23 +183,9 @@ class Engine:
             EngineClosedError: the engine was closed.
         """
         prompt = list(prompt_token_ids)
-        max_tokens = self._settle_max_tokens(prompt, params)
-        guide = params.guide
-        generation = Generation(
-            TokenSequence(
-                request_id or uuid.uuid4().hex,
-                prompt,
-                len(prompt),
-                boundaries=self._reuse.boundaries(prompt, snapshot_at),
-            ),
-            params,
-            self.tokenizer,
-            self.eos_token_ids,
-            max_tokens,
-            self._num_tokens,
-            on_output,
-            deadline,
-            None if guide is None else self._grammars.constraint(guide, ignore_eos=params.ignore_eos),
+        boundaries = self._reuse.boundaries(prompt, snapshot_at)
+        generation = self._admission.admit(
+            prompt, params, on_output, request_id=request_id, boundaries=boundaries, deadline=deadline
         )
         self._mailbox.accept(generation)
         return generation.request_id
@@ -196,8 +205,8 @@ class Engine:
         self._mailbox.abort(request_id)
 
     def generate(
-        self, prompt_token_ids: Sequence[int], params: SamplingParams, *, deadline: float | None = None
-    ) -> Iterator[RequestOutput]:
+        self, prompt_token_ids: abc.Sequence[int], params: SamplingParams, *, deadline: float | None = None
+    ) -> abc.Iterator[RequestOutput]:
         """Submit on the first next(), and yield outputs up to the last; closing the iterator aborts.
 
         Args:
@@ -246,12 +255,10 @@ class Engine:
         return [output for _, output in deliveries]
 
     def check(self) -> list[str]:
-        """What is wrong with the accounts between two steps, for tests; empty when all is well."""
-        unread = [name for name, g in self._generations.items() if g.sequence.is_prefilling]
-        found = violations(self._scheduler.snapshot(), self._cache.snapshot(), unread)
-        return found + self._reuse.violations(self._generations.values())
+        """What is wrong with the accounts between two steps, for tests; empty when all is well. From any thread."""
+        return self._mailbox.ask(self._violations)
 
-    def save_capsule(self, token_ids: Sequence[int], *, compress: bool = False) -> bytes | None:
+    def save_capsule(self, token_ids: abc.Sequence[int], *, compress: bool = False) -> bytes | None:
         """The kept state of the longest beginning of these tokens as a capsule, None if none is kept.
 
         From any thread; it waits for the step that runs.
@@ -268,9 +275,10 @@ class Engine:
         if not segments:
             return None
         kept = token_ids[: sum(segment.num_tokens for segment in segments)]
-        return encode(self.artifact.id, self.artifact.decoder.states, kept, segments, compress=compress)
+        parts = self._cache.buffers.to_host(segments)
+        return encode(self.artifact.id, self.artifact.decoder.states, kept, parts, compress=compress)
 
-    def kept_tokens(self, token_ids: Sequence[int]) -> int:
+    def kept_tokens(self, token_ids: abc.Sequence[int]) -> int:
         """How many of these tokens need not be computed again, by what is kept; from any thread.
 
         Raises:
@@ -278,7 +286,7 @@ class Engine:
         """
         return self._mailbox.ask(lambda: self._reuse.kept_tokens(token_ids))
 
-    def is_baked(self, token_ids: Sequence[int]) -> bool:
+    def is_baked(self, token_ids: abc.Sequence[int]) -> bool:
         """Whether the artifact itself brings the state after exactly these tokens; from any thread.
 
         Raises:
@@ -299,7 +307,7 @@ class Engine:
             EngineClosedError: the engine was closed.
         """
         capsule = decode(data, self.artifact.id, self.artifact.decoder.states, self.max_model_len - 1)
-        if self._unknown_token(capsule.token_ids) is not None:
+        if self._admission.unknown_token(capsule.token_ids) is not None:
             raise CapsuleError("the capsule has token ids that the tokenizer does not know: write it again")
         return self._mailbox.ask(lambda: self._reuse.take_up(capsule))
 
@@ -313,6 +321,10 @@ class Engine:
             max_cache_bytes=rows.max_bytes,
         )
 
+    def row_account(self) -> CacheSnapshot:
+        """What the rows hold, between two steps."""
+        return self._cache.snapshot()
+
     def prefix_account(self) -> PrefixCacheAccount:
         """What the prefix cache holds, between two steps."""
         return self._reuse.account()
@@ -325,33 +337,12 @@ class Engine:
     ) -> None:
         self.close()
 
-    def _settle_max_tokens(self, prompt: Sequence[int], params: SamplingParams) -> int:
-        room = self.max_model_len - len(prompt)
-        if not prompt:
-            raise InvalidRequestError("the prompt is empty: give at least one token", "prompt")
-        for param, token_ids in (("prompt", prompt), ("logit_bias", params.logit_bias)):
-            if (wrong := self._unknown_token(token_ids)) is not None:
-                raise InvalidRequestError(f"token id {wrong} is not one of the {self._num_tokens} tokens", param)
-        if room < 1:
-            raise InvalidRequestError(
-                f"the prompt has {len(prompt)} tokens and at most {self.max_model_len - 1} fit: shorten it",
-                "prompt",
-                "context_length_exceeded",
-            )
-        if params.max_tokens is not None and params.max_tokens > room:
-            raise InvalidRequestError(
-                f"max_tokens is {params.max_tokens} and {room} fit after a prompt of {len(prompt)} tokens "
-                f"(max_model_len {self.max_model_len}): ask for fewer",
-                "max_tokens",
-                "context_length_exceeded",
-            )
-        return params.max_tokens or room
+    def _violations(self) -> list[str]:
+        unread = [name for name, g in self._generations.items() if g.sequence.is_prefilling]
+        found = violations(self._scheduler.snapshot(), self._cache.snapshot(), unread)
+        return found + self._reuse.violations(self._generations.values())
 
-    def _unknown_token(self, token_ids: Iterable[int]) -> int | None:
-        """The first id that is not one of the tokenizer's."""
-        return next((token for token in token_ids if not 0 <= token < self._num_tokens), None)
-
-    def _begin(self, sequence: TokenSequence, row: int) -> None:
+    def _begin(self, sequence: Sequence, row: int) -> None:
         """Before a sequence's first chunk is cut; again, if it had to give its row back."""
         generation = self._generations[sequence.request_id]
         sequence.num_computed = self._reuse.begin(generation, row)
@@ -446,13 +437,13 @@ class Engine:
             self._reuse.keep(generation, row, generation.sequence.num_computed)
         self._leave_row(generation, self._scheduler.preempt)
 
-    def _read_one_by_one(self, generations: Sequence[Generation]) -> None:
+    def _read_one_by_one(self, generations: abc.Sequence[Generation]) -> None:
         """After a step that failed: one of its prompts may be at fault, so each is read again by itself."""
         for generation in sorted(generations, key=lambda each: -each.sequence.arrival):  # the first to come waits first
             generation.sequence.reads_alone = True
             self._leave_row(generation, self._scheduler.preempt)
 
-    def _leave_row(self, generation: Generation, leave: Callable[[TokenSequence], Sequence[RowMove]]) -> None:
+    def _leave_row(self, generation: Generation, leave: abc.Callable[[Sequence], abc.Sequence[RowMove]]) -> None:
         self._reuse.release(generation)
         row = self._scheduler.row_of(generation.sequence)
         moves = leave(generation.sequence)

@@ -5,15 +5,16 @@ Between the snapshots, which know tokens, and the hybrid cache, which knows rows
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
+from qwonnx.runtime.cache.buffers import Segment
 from qwonnx.runtime.cache.capsule import Capsule
-from qwonnx.runtime.cache.hybrid_cache import HybridCache, RowSegment
+from qwonnx.runtime.cache.hybrid_cache import HybridCache
 from qwonnx.runtime.cache.prefix_cache import TOKEN_BYTES, PrefixCache, PrefixCacheAccount, Snapshot
 from qwonnx.runtime.engine.generation import Generation
 
 # Tokens between snapshots of a long prompt: what is read again, at most, of one that begins alike.
-_SNAPSHOT_INTERVAL = 2048
+SNAPSHOT_INTERVAL = 2048
 
 
 class PrefixReuse:
@@ -32,7 +33,7 @@ class PrefixReuse:
         """Where the state of a prompt is kept: where it was asked for, and at intervals."""
         if not self._snapshots.max_bytes:
             return ()
-        positions = {*snapshot_at, *range(_SNAPSHOT_INTERVAL, len(prompt), _SNAPSHOT_INTERVAL)}
+        positions = {*snapshot_at, *range(SNAPSHOT_INTERVAL, len(prompt), SNAPSHOT_INTERVAL)}
         return tuple(sorted(position for position in positions if 0 < position < len(prompt)))
 
     def begin(self, generation: Generation, row: int) -> int:
@@ -51,10 +52,7 @@ class PrefixReuse:
         if position == start:
             return
         tokens = generation.sequence.token_ids[start:position]
-        node = self._snapshots.known(last, tokens)
-        num_bytes = self._cache.segment_bytes(len(tokens)) + TOKEN_BYTES * len(tokens)
-        if node is None and self._snapshots.has_room_for(num_bytes):  # asked first: copies are large
-            node = self._snapshots.store(last, tokens, self._cache.copy_out(row, start))
+        node = self._store(last, tokens, lambda: self._cache.copy_out(row, start))
         if node is not None:
             self._came_by(generation, node)
 
@@ -72,19 +70,19 @@ class PrefixReuse:
         found = self._snapshots.longest(token_ids, len(token_ids))
         return found is not None and found.is_permanent and found.position == len(token_ids)
 
-    def kept_segments(self, token_ids: Sequence[int]) -> list[RowSegment]:
+    def kept_segments(self, token_ids: Sequence[int]) -> list[Segment]:
         """What a row holds after the longest kept beginning of these tokens, one segment after the other."""
         found = self._snapshots.longest(token_ids, len(token_ids))
         return [] if found is None else [node.segment for node in found.chain()]
 
     def take_up(self, capsule: Capsule) -> int:
         """Keep what a capsule has; returns its number of tokens, 0 if there is no room for it."""
-        kept = self._snapshots.store(None, capsule.token_ids, capsule.segment)
+        kept = self._store(None, capsule.token_ids, lambda: self._segment_of(capsule))
         return 0 if kept is None else kept.position
 
     def add_permanent(self, capsule: Capsule) -> None:
         """Keep what a capsule has for good; before the first request."""
-        self._snapshots.add_permanent(capsule.token_ids, capsule.segment)
+        self._snapshots.add_permanent(capsule.token_ids, self._segment_of(capsule))
 
     def account(self) -> PrefixCacheAccount:
         return self._snapshots.account()
@@ -94,6 +92,19 @@ class PrefixReuse:
         held, pins = sum(each.snapshot is not None for each in generations), self.account().num_pins
         wrong = [f"{held} sequences came by a snapshot, and {pins} pins are held"] if held != pins else []
         return self._snapshots.violations() + wrong
+
+    def _segment_of(self, capsule: Capsule) -> Segment:
+        return self._cache.buffers.from_host(len(capsule.token_ids), capsule.parts)
+
+    def _store(
+        self, parent: Snapshot | None, tokens: Sequence[int], make_segment: Callable[[], Segment]
+    ) -> Snapshot | None:
+        """The snapshot of these tokens after the parent, made if there is room for it: segments are large."""
+        node = self._snapshots.known(parent, tokens)
+        num_bytes = self._cache.segment_bytes(len(tokens)) + TOKEN_BYTES * len(tokens)
+        if node is None and self._snapshots.has_room_for(num_bytes):
+            node = self._snapshots.store(parent, tokens, make_segment())
+        return node
 
     def _came_by(self, generation: Generation, node: Snapshot | None) -> None:
         """The snapshot that a sequence came by last keeps those before it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +10,14 @@ from typing import Any
 from qwonnx.runtime.artifact.file_names import CHAT_TEMPLATE_FILE, GENERATION_CONFIG_FILE, TOKENIZER_FILE
 from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from qwonnx.runtime.artifact.manifest import ArtifactFileError, ModelFacts
+from qwonnx.runtime.artifact.strict_json import StrictJsonError, parse_object
 from qwonnx.runtime.errors import InvalidRequestError, SettingsError
 from qwonnx.runtime.model.session import check_version
 from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.settings import DEFAULT_MAX_MODEL_LEN, RuntimeSettings
 from qwonnx.runtime.text.chat_template import ChatTemplate
 from qwonnx.runtime.text.end_tokens import end_token_ids
-from qwonnx.runtime.text.tokenizer import Tokenizer
-
-_MAX_TEXT_BYTES = 128 << 20  # the published tokenizer.json has 13 to 20 MB, by its spacing
+from qwonnx.runtime.text.tokenizer import MAX_FILE_BYTES, Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +81,8 @@ def _read(artifact: Artifact, name: str) -> str:
     """The text of one of the artifact's files."""
     path = artifact.file(name)
     try:
-        if path.stat().st_size > _MAX_TEXT_BYTES:
-            raise ArtifactFileError(f"{path} is larger than {_MAX_TEXT_BYTES >> 20} MiB: export the checkpoint again")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ArtifactFileError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB: export the checkpoint again")
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ArtifactFileError(f"{path} cannot be read ({error.strerror}): copy the artifact again") from error
@@ -96,9 +94,8 @@ def _generation_config(artifact: Artifact) -> dict[str, Any]:
     if not artifact.has_file(GENERATION_CONFIG_FILE):
         return {}
     try:
-        config = json.loads(_read(artifact, GENERATION_CONFIG_FILE))
-    except (ValueError, RecursionError) as error:
-        raise ArtifactFileError(f"generation_config.json of {artifact.folder} is not JSON ({error})") from error
-    if not isinstance(config, dict):
-        raise ArtifactFileError(f"generation_config.json of {artifact.folder} is not an object: export again")
-    return config
+        return parse_object(_read(artifact, GENERATION_CONFIG_FILE).encode())
+    except StrictJsonError as error:
+        raise ArtifactFileError(
+            f"{GENERATION_CONFIG_FILE} of {artifact.folder} is not JSON ({error}): export the checkpoint again"
+        ) from error

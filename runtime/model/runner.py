@@ -1,20 +1,22 @@
 """Run one step: the plan's rows of every state bound in place, its small inputs beside them, logits out.
 
 Binding a state costs microseconds and a model has hundreds, so bindings are kept, one for each range of rows; between
-two steps on the same rows, only inputs whose shape changed are bound again.
+two steps on the same rows, only inputs whose shape changed are bound again. The cache's buffers say what binding and
+running mean where the rows live.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from qwonnx.runtime.artifact.manifest import StateSpec
-from qwonnx.runtime.cache.hybrid_cache import HybridCache, row_pointer
+from qwonnx.runtime.cache.buffers import RowBinding
+from qwonnx.runtime.cache.hybrid_cache import HybridCache
 from qwonnx.runtime.errors import SessionError
 from qwonnx.runtime.model.inputs import InputBuffers, StepInputs
 from qwonnx.runtime.model.session import Session, TensorType
@@ -27,9 +29,9 @@ _SMALL_INPUTS = tuple(field.name for field in fields(StepInputs))
 
 @dataclass(slots=True)
 class _Binding:
-    """An onnxruntime.IOBinding of a range of rows, and the shapes its small inputs have at present."""
+    """A range of rows, and the shapes that the step's other inputs and outputs have at present."""
 
-    io: Any
+    rows: RowBinding
     shapes: dict[str, tuple[int, ...]]
 
 
@@ -78,7 +80,6 @@ class ModelRunner:
     ) -> None:
         _check_signature(session, states, vocab_size)
         self._session = session
-        self._states = tuple(states)
         self._cache = cache
         self._inputs = inputs
         self._logits = np.zeros(max_num_seqs * vocab_size, dtype=np.float32)
@@ -101,30 +102,22 @@ class ModelRunner:
                 self._cache.begin(row)
         binding = self._bindings.get((plan.first_row, batch))
         if binding is None:
-            binding = self._bindings[plan.first_row, batch] = self._bind_rows(plan.first_row, batch)
+            bound = self._cache.buffers.bind(self._session.new_binding(), plan.first_row, batch)
+            binding = self._bindings[plan.first_row, batch] = _Binding(bound, {})
         self._bind_inputs(binding, self._inputs.fill(plan), batch)
-        self._session.run(binding.io)
+        binding.rows.run(self._session)
         for row in range(plan.first_row, plan.first_row + batch):
             self._cache.advance(row, plan.num_tokens)
         rows = batch if plan.wants_logits else 0
         return self._logits[: rows * self._vocab_size].reshape(rows, self._vocab_size)
 
-    def _bind_rows(self, first_row: int, batch: int) -> _Binding:
-        io = self._session.new_binding()
-        for state in self._states:
-            buffer = self._cache.buffers[state.past]
-            shape, pointer = (batch, *buffer.shape[1:]), row_pointer(buffer, first_row)
-            io.bind_input(state.past, "cpu", 0, buffer.dtype, shape, pointer)
-            io.bind_output(state.present, "cpu", 0, buffer.dtype, shape, pointer)
-        return _Binding(io, {})
-
     def _bind_inputs(self, binding: _Binding, inputs: StepInputs, batch: int) -> None:
         for name in _SMALL_INPUTS:
             array = getattr(inputs, name)
             if binding.shapes.get(name) != array.shape:
-                binding.io.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+                binding.rows.bind_input(name, array)
                 binding.shapes[name] = array.shape
         shape = (batch, inputs.logit_positions.shape[0], self._vocab_size)
         if binding.shapes.get("logits") != shape:
-            binding.io.bind_output("logits", "cpu", 0, self._logits.dtype, shape, self._logits.ctypes.data)
+            binding.rows.bind_output("logits", self._logits[: math.prod(shape)].reshape(shape))
             binding.shapes["logits"] = shape

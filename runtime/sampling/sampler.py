@@ -11,7 +11,7 @@ its threshold among the maxima of blocks, and top_p drops beforehand what cannot
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from qwonnx.runtime.errors import SessionError
 from qwonnx.runtime.sampling.params import SamplingParams
+from qwonnx.runtime.sampling.penalties import Penalties
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.intp]
@@ -35,24 +36,29 @@ class AllowedTokens:
 
 
 class Sampler:
-    """The sampling of one request, with its generator and its counts of tokens.
+    """The sampling of one request, with its generator and its penalties.
 
     Args:
         params: the request's.
         prompt_token_ids: for the repetition penalty, which counts the prompt in.
         num_tokens: ids from here on pad the vocabulary and are never chosen.
+        random: the next number, from 0 to below 1; None: those of the request's seed, or new ones.
     """
 
-    def __init__(self, params: SamplingParams, prompt_token_ids: Sequence[int], num_tokens: int) -> None:
+    def __init__(
+        self,
+        params: SamplingParams,
+        prompt_token_ids: Sequence[int],
+        num_tokens: int,
+        random: Callable[[], float] | None = None,
+    ) -> None:
         self._params = params
         self._num_tokens = num_tokens
         seed = None if params.seed is None else params.seed & 0xFFFF_FFFF_FFFF_FFFF
-        self._generator = np.random.Generator(np.random.Philox(seed))
+        self._random = random or np.random.Generator(np.random.Philox(seed)).random
         self._biased_ids = np.fromiter(params.logit_bias.keys(), dtype=np.intp)
         self._biases = np.fromiter(params.logit_bias.values(), dtype=np.float32)
-        self._counts: _TokenCounts | None = None
-        if params.repetition_penalty != 1 or params.presence_penalty or params.frequency_penalty:
-            self._counts = _TokenCounts(prompt_token_ids)
+        self._penalties = Penalties(params, prompt_token_ids)
 
     def sample(self, logits: FloatArray, allowed: AllowedTokens | None = None) -> int:
         """The next token.
@@ -64,7 +70,7 @@ class Sampler:
         Raises:
             SessionError: the largest logit is not a finite number, so the model's output is meaningless.
         """
-        scores = self._penalized(self._biased(logits[: self._num_tokens]))
+        scores = self._penalties.apply(self._biased(logits[: self._num_tokens]))
         chosen_from: IntArray | None = None  # None is every id
         if allowed is not None and allowed.all_but:
             scores = scores.copy()
@@ -77,8 +83,7 @@ class Sampler:
             raise SessionError("the model's logits are not finite numbers: check the artifact with `qwonnx verify`")
         place = best if self._params.temperature == 0 else self._draw(scores, scores[best])
         token = place if chosen_from is None else int(chosen_from[place])
-        if self._counts is not None:
-            self._counts.add(token)
+        self._penalties.count(token)
         return token
 
     def _biased(self, scores: FloatArray) -> FloatArray:
@@ -86,18 +91,6 @@ class Sampler:
             return scores
         scores = scores.copy()
         scores[self._biased_ids] += self._biases
-        return scores
-
-    def _penalized(self, scores: FloatArray) -> FloatArray:
-        params = self._params
-        if self._counts is None:
-            return scores
-        scores = scores.copy()
-        seen, counts = self._counts.ids, self._counts.counts
-        if params.repetition_penalty != 1:
-            penalty = np.float32(params.repetition_penalty)
-            scores[seen] = np.where(scores[seen] < 0, scores[seen] * penalty, scores[seen] / penalty)
-        scores[seen] -= params.presence_penalty * (counts > 0) + params.frequency_penalty * counts
         return scores
 
     def _draw(self, scores: FloatArray, best: np.float32) -> int:
@@ -112,41 +105,8 @@ class Sampler:
             kept, weights = _narrow(kept, weights, _top_p(weights, params.top_p))
         if params.min_p > 0:
             kept, weights = _narrow(kept, weights, np.flatnonzero(weights >= np.float32(params.min_p)))
-        place = _place(weights, self._generator.random())
+        place = _place(weights, self._random())
         return place if kept is None else int(kept[place])
-
-
-class _TokenCounts:
-    """The tokens of a prompt and an answer, each once, and how often the answer has them (0 for the prompt's own).
-
-    Kept in small arrays: to look for them in one as long as the vocabulary would cost more than the rest of sampling.
-    """
-
-    def __init__(self, prompt_token_ids: Sequence[int]) -> None:
-        self._ids = np.unique(np.asarray(prompt_token_ids, dtype=np.intp))
-        self._counts = np.zeros(self._ids.size, dtype=np.int32)
-        self._size = self._ids.size
-        self._slots = {int(token): slot for slot, token in enumerate(self._ids)}
-
-    @property
-    def ids(self) -> IntArray:
-        return self._ids[: self._size]
-
-    @property
-    def counts(self) -> npt.NDArray[np.int32]:
-        return self._counts[: self._size]
-
-    def add(self, token: int) -> None:
-        """Count a generated token."""
-        slot = self._slots.setdefault(token, self._size)
-        if slot == self._size:
-            if slot == self._ids.size:
-                room = max(64, slot)
-                self._ids = np.concatenate((self._ids, np.zeros(room, dtype=np.intp)))
-                self._counts = np.concatenate((self._counts, np.zeros(room, dtype=np.int32)))
-            self._ids[slot] = token
-            self._size += 1
-        self._counts[slot] += 1
 
 
 def _narrow(kept: IntArray | None, weights: FloatArray, places: IntArray) -> tuple[IntArray, FloatArray]:

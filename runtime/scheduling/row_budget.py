@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from qwonnx.runtime.artifact.manifest import StateSpec
+from qwonnx.runtime.cache.rows import RowCost, row_cost
 from qwonnx.runtime.errors import SettingsError
 from qwonnx.runtime.machine import free_memory_bytes
 from qwonnx.runtime.settings import RuntimeSettings
 
 
 @dataclass(frozen=True, slots=True)
-class RowBudget:
-    """Bytes: of all rows together, of a row's fixed states, of the keys and values of a token."""
+class RowBudget(RowCost):
+    """What a row costs, and how many bytes all rows may take together."""
 
     max_bytes: int
-    bytes_per_row: int
-    bytes_per_token: int
 
     @property
     def max_tokens(self) -> int:
         """Tokens of a sequence that runs alone."""
         return max(0, self.max_bytes - self.bytes_per_row) // max(1, self.bytes_per_token)
 
-    def bytes_of(self, num_tokens: int) -> int:
-        """What a sequence takes."""
-        return self.bytes_per_row + self.bytes_per_token * num_tokens
-
     def fits(self, lengths: Iterable[int]) -> bool:
         """Whether sequences of so many tokens fit."""
         return sum(map(self.bytes_of, lengths)) <= self.max_bytes
 
 
-UNLIMITED = RowBudget(1 << 62, 0, 0)
+UNLIMITED = RowBudget(bytes_per_row=0, bytes_per_token=0, max_bytes=1 << 62)
 
 
 def settle(states: Sequence[StateSpec], settings: RuntimeSettings, max_model_len: int) -> tuple[RowBudget, int]:
@@ -53,12 +45,13 @@ def settle(states: Sequence[StateSpec], settings: RuntimeSettings, max_model_len
     Raises:
         SettingsError: cache_bytes has no room for one sequence.
     """
-    per_row, per_token = _bytes(states, growing=False), _bytes(states, growing=True)
+    cost = row_cost(states)
     if settings.cache_bytes is None:
         free = free_memory_bytes()
         most = UNLIMITED.max_bytes if free is None else free // 2
-        return RowBudget(max(most, per_row + per_token * max_model_len), per_row, per_token), max_model_len
-    budget = RowBudget(settings.cache_bytes, per_row, per_token)
+        max_bytes = max(most, cost.bytes_of(max_model_len))
+        return RowBudget(cost.bytes_per_row, cost.bytes_per_token, max_bytes), max_model_len
+    budget = RowBudget(cost.bytes_per_row, cost.bytes_per_token, settings.cache_bytes)
     needed = max_model_len if settings.max_model_len is not None else 2  # a token of prompt and one of answer
     if budget.max_tokens < needed:
         raise SettingsError(
@@ -66,12 +59,3 @@ def settle(states: Sequence[StateSpec], settings: RuntimeSettings, max_model_len
             f" {budget.bytes_of(needed)}: give more, or lower max_model_len"
         )
     return budget, min(max_model_len, budget.max_tokens)
-
-
-def _bytes(states: Sequence[StateSpec], *, growing: bool) -> int:
-    """Of a row's keys and values for a token, or of its other states."""
-    return sum(
-        math.prod(size for size in spec.shape if isinstance(size, int)) * np.dtype(spec.dtype).itemsize
-        for spec in states
-        if (spec.kind in ("key", "value")) == growing
-    )

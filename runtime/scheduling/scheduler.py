@@ -17,13 +17,13 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from qwonnx.runtime.cache.hybrid_cache import CacheSnapshot, RowMove
+from qwonnx.runtime.cache.rows import CacheSnapshot, RowMove
 from qwonnx.runtime.scheduling.row_budget import UNLIMITED, RowBudget
 from qwonnx.runtime.scheduling.sequence import Sequence, StepPlan
 
 # Tokens for which there must be bytes beyond what is known when a row is given, for it and all that run: with none, a
 # row would be given back with the next token that another one says.
-_HEADROOM = 64
+HEADROOM = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +201,7 @@ class Scheduler:
         ]
 
     def _admits(self, sequence: Sequence) -> bool:
-        lengths = [each.num_reserved + _HEADROOM for each in (*self._running, sequence)]
+        lengths = [each.num_reserved + HEADROOM for each in (*self._running, sequence)]
         return not self._running or self._budget.fits(lengths)
 
     def _num_decoding(self) -> int:

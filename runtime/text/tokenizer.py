@@ -1,19 +1,55 @@
-"""The artifact's tokenizer: text to token ids, and each token id to the bytes it stands for.
+"""The tokenizer: text to token ids, and each token id to the bytes it stands for.
 
 Qwen's tokenizer is a byte-level BPE: every token is a run of bytes, characters may be cut between tokens, and decoding
-is concatenation. That is what makes incremental decoding exact (detokenizer.py), so any other kind is refused.
+is concatenation. That is what makes incremental decoding exact (detokenizer.py), so any other kind is refused. This is
+the one place that loads a tokenizer.json: for the runtime, and for what the exporter does with text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import tokenizers
-import tokenizers.decoders
 import tokenizers.models
+from tokenizers.pre_tokenizers import ByteLevel
 
+from qwonnx.runtime.artifact.strict_json import quoted
 from qwonnx.runtime.errors import TokenizerError
+
+MAX_FILE_BYTES = 128 << 20  # Qwen 3.5's tokenizer.json has 13 to 20 MB, by its spacing
+
+# The parts a byte-level BPE is made of. The library is given no others: some abort the process on a few bad bytes
+# (a "Precompiled" normalizer asks for memory by a number in the file).
+_COMPONENTS: Mapping[str, frozenset[str]] = {
+    "model": frozenset({"BPE"}),
+    "decoder": frozenset({"ByteLevel"}),
+    "normalizer": frozenset({"Sequence", "NFC", "NFD", "NFKC", "NFKD"}),
+    "pre_tokenizer": frozenset({"Sequence", "Split", "ByteLevel", "Digits"}),
+    "post_processor": frozenset({"Sequence", "ByteLevel", "TemplateProcessing"}),
+}
+_NEEDED = ("model", "decoder")
+_ABSENT = msgspec.Raw(b"null")
+
+
+class _Model(msgspec.Struct):
+    """What is looked at in the model: its vocabulary, 20 MB of text, is left to the library."""
+
+    type: Any = None
+    dropout: Any = None
+
+
+class _Document(msgspec.Struct):
+    """The parts of a tokenizer.json that the library is given, each as its text."""
+
+    added_tokens: msgspec.Raw = _ABSENT
+    normalizer: msgspec.Raw = _ABSENT
+    pre_tokenizer: msgspec.Raw = _ABSENT
+    post_processor: msgspec.Raw = _ABSENT
+    decoder: msgspec.Raw = _ABSENT
+    model: msgspec.Raw = _ABSENT
 
 
 class Tokenizer:
@@ -23,27 +59,23 @@ class Tokenizer:
         source: the text of tokenizer.json.
 
     Raises:
-        TokenizerError: not a tokenizer, or not a byte-level one.
+        TokenizerError: not a tokenizer, or not a byte-level BPE.
     """
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str | bytes) -> None:
+        checked = _checked(source)
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(source)
+            self._tokenizer = tokenizers.Tokenizer.from_buffer(checked)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # the library raises bare Exception, and its panics are not even that
-            raise TokenizerError(f"tokenizer.json is malformed ({error}): export the checkpoint again") from error
-        # Some files carry the settings of a training run, which would cut prompts short, or fill them up.
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+            raise TokenizerError(quoted(str(error))) from error
+        if missing := [byte for byte in ByteLevel.alphabet() if self._tokenizer.token_to_id(byte) is None]:
+            raise TokenizerError(f"it has no token for {len(missing)} of the 256 bytes")
         # The library remembers the tokens of ten thousand words in every thread that encodes: 7 MB a thread of ordinary
         # words, ten times that of long ones. Encoding is as fast without (English), or a quarter slower (names).
         if isinstance(self._tokenizer.model, tokenizers.models.BPE):
             self._tokenizer.model._resize_cache(0)
-        decoder = self._tokenizer.decoder
-        if not isinstance(decoder, tokenizers.decoders.ByteLevel):
-            kind = type(decoder).__name__
-            raise TokenizerError(f"tokenizer.json has a decoder of type {kind}: only ByteLevel ones are supported")
         added = self._tokenizer.get_added_tokens_decoder()
         self._special = frozenset(token_id for token_id, token in added.items() if token.special)
         # Matched literally, never by merging: the special ones, <think>, <tool_call>.
@@ -54,7 +86,24 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: Path) -> Tokenizer:
-        return cls(path.read_text(encoding="utf-8"))
+        """A file's tokenizer.
+
+        Raises:
+            TokenizerError: see above; or it cannot be read, or is larger than any tokenizer's.
+        """
+        try:
+            with path.open("rb") as file:
+                source = file.read(MAX_FILE_BYTES + 1)
+        except OSError as error:
+            raise TokenizerError(error.strerror or str(error)) from error
+        if len(source) > MAX_FILE_BYTES:
+            raise TokenizerError(f"it is larger than {MAX_FILE_BYTES >> 20} MiB")
+        return cls(source)
+
+    @property
+    def largest_id(self) -> int:
+        """The largest id of a token; costs a look at all of them."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values())
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text. Special tokens written out in it, as a chat template does, become those tokens."""
@@ -89,6 +138,44 @@ class Tokenizer:
     def _look_up(self, token_id: int) -> bytes:
         token = self._tokenizer.id_to_token(token_id)
         return b"" if token is None else _bytes_of(token)
+
+
+def _checked(source: str | bytes) -> bytes:
+    """The document for the library: the parts that it may have, and none twice.
+
+    What a training run has left in a file, truncation and padding, would cut prompts short or fill them up: it is not
+    among them.
+    """
+    try:
+        document = msgspec.json.decode(source, type=_Document)
+        model = msgspec.json.decode(document.model, type=_Model)
+        parts = {name: msgspec.json.decode(getattr(document, name)) for name in _COMPONENTS if name != "model"}
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise TokenizerError(quoted(str(error))) from error
+    for name, allowed in _COMPONENTS.items():
+        for kind in [model.type] if name == "model" else _kinds(parts[name]):
+            if not (isinstance(kind, str) and kind in allowed) and (kind is not None or name in _NEEDED):
+                raise TokenizerError(f"its {name} is of type {quoted(kind)}: no byte-level BPE has one")
+    if model.dropout is not None:
+        raise TokenizerError("its model has a dropout: a text would have other tokens every time")
+    # Encoded anew, the small parts are what was looked at, whatever the text says twice.
+    fields = {name: msgspec.json.encode(part) for name, part in parts.items()}
+    fields |= {"added_tokens": bytes(document.added_tokens), "model": bytes(document.model)}
+    fields = {"version": b'"1.0"', "truncation": b"null", "padding": b"null", **fields}
+    return b"{" + b",".join(b'"' + name.encode() + b'":' + text for name, text in fields.items()) + b"}"
+
+
+def _kinds(component: Any) -> Iterator[Any]:
+    """The types of a part of the tokenizer and of the parts in it; None for one that is missing."""
+    pending = [component]
+    while pending:
+        part = pending.pop()
+        if not isinstance(part, dict):
+            yield part
+            continue
+        yield part.get("type", "")  # "" is allowed nowhere
+        if part.get("type") == "Sequence":
+            pending.extend(inner for value in part.values() if isinstance(value, list) for inner in value)
 
 
 def _byte_of_character() -> dict[str, int]:

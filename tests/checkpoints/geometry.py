@@ -40,7 +40,7 @@ def write_geometry(folder: Path, *, seed: int = 0) -> Path:
         *vision_tensors(config["vision_config"]),
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    write_sharded(folder, [_stored(plan, block, seed) for plan in plans], _MAX_SHARD_BYTES)
+    write_sharded(folder, [stored_row(plan, block, seed) for plan in plans], _MAX_SHARD_BYTES)
     write_json(folder / "config.json", config)
     write_json(folder / "generation_config.json", generation_config(ids))
     write_json(folder / "tokenizer_config.json", tokenizer_config())
@@ -49,7 +49,7 @@ def write_geometry(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
-def _stored(plan: TensorPlan, block: np.ndarray, seed: int) -> StoredTensor:
+def stored_row(plan: TensorPlan, block: np.ndarray, seed: int) -> StoredTensor:
     dtype = "F32" if plan.keep_float32 else "BF16"
     # Small tensors carry the meaning of norms and gates: they are drawn one by one, like the tiny checkpoint's.
     if np.prod(plan.shape) < 1 << 20:

@@ -26,7 +26,7 @@ def test_it_has_the_geometry_of_35b_a3b_in_6_9_gigabytes() -> None:
 def test_tiled_tensors_have_normal_values_and_no_row_twice() -> None:
     block = np.random.default_rng(0).standard_normal(geometry._BLOCK_VALUES, np.float32)
     plan = TensorPlan("experts", (9000, 2048), high=0.5)  # twice the block, and some
-    stored = geometry._stored(plan, block, seed=0)
+    stored = geometry.stored_row(plan, block, seed=0)
     content = b"".join(stored.chunks())
     assert len(content) == stored.num_bytes
     rows = np.frombuffer(content, np.uint16).reshape(plan.shape)

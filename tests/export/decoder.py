@@ -29,7 +29,7 @@ def reference_evaluator(artifact: Artifact) -> Any:
 class Decoder:
     """One batch of sequences over states of its own, which start from zero."""
 
-    def __init__(self, artifact: Artifact, batch: int = 1, max_model_len: int = 512, session: Any = None) -> None:
+    def __init__(self, artifact: Any, batch: int = 1, max_model_len: int = 512, session: Any = None) -> None:
         self.session = session or onnxruntime_session(artifact)
         self._specs = artifact.decoder.states
         sizes = {"batch": batch, "max_model_len": max_model_len}

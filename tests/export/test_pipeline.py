@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from qwonnx.export import ExportOptions, export_checkpoint
+from qwonnx.export.checkpoint import config as config_module
 from qwonnx.export.errors import (
     CheckpointError,
     ExportError,
@@ -24,6 +26,7 @@ from qwonnx.export.errors import (
 )
 from qwonnx.export.evaluation.verify import artifact_logits
 from qwonnx.export.weight_files.progress import ExportProgress
+from qwonnx.runtime.artifact import strict_json
 from qwonnx.runtime.artifact.folder import Artifact, file_sha256, open_artifact
 from qwonnx.runtime.artifact.manifest import ArtifactError
 from tests.checkpoints import write_tiny
@@ -174,7 +177,7 @@ def test_an_option_that_does_not_exist_is_refused_at_once(
 
 
 def test_too_little_memory_is_refused_at_once(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="memory 10MB is less than the 64MB"):
+    with pytest.raises(ExportError, match=r"memory of 10\.0 MB is less than the 64\.0 MB"):
         export_checkpoint(tiny_checkpoint, tmp_path / "artifact", ExportOptions(memory_bytes=10_000_000))
     assert list(tmp_path.iterdir()) == []
 
@@ -245,3 +248,25 @@ def test_a_place_that_cannot_be_written_is_an_output_error(tiny_checkpoint: Path
         export_checkpoint(tiny_checkpoint, tmp_path / "file" / "artifact", FP32)
     with pytest.raises(OutputError, match="cannot be used"):
         export_checkpoint(tiny_checkpoint, tmp_path / ("x" * 300), FP32)
+
+
+def test_config_json_is_parsed_once(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[Path] = []
+    real = strict_json.read_object
+
+    def counting(path: Path, max_bytes: int) -> dict[str, Any]:
+        if path.name == "config.json":
+            parsed.append(path)
+        return real(path, max_bytes)
+
+    monkeypatch.setattr(config_module, "read_object", counting)
+    export_checkpoint(tiny_checkpoint, tmp_path / "artifact", INT4)
+    assert parsed == [tiny_checkpoint / "config.json"]
+
+
+@pytest.mark.parametrize("missing", ["preadv", "O_NOFOLLOW"])
+def test_a_system_that_cannot_export_is_one_line(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    monkeypatch.delattr(os, missing)
+    _assert_fails(tiny_checkpoint, tmp_path, ExportError, "POSIX")

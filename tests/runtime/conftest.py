@@ -1,4 +1,4 @@
-"""Counting models that several test modules share; each is written once a session."""
+"""Counting models that several test modules share; each is written once a session, for rows that live here or there."""
 
 from __future__ import annotations
 
@@ -6,16 +6,27 @@ from pathlib import Path
 
 import pytest
 
+from qwonnx.runtime.cache.buffers import BuffersFactory
+from qwonnx.runtime.cache.host_buffers import HostBuffers
 from tests.runtime.counting_model import CountingModel, make
+from tests.runtime.strict_buffers import StrictBuffers
+
+
+@pytest.fixture(scope="session", params=[HostBuffers, StrictBuffers], ids=["host", "strict"])
+def make_buffers(request: pytest.FixtureRequest) -> BuffersFactory:
+    """Where rows live: whatever asks for this, or for a model below, runs on both."""
+    factory: BuffersFactory = request.param
+    return factory
 
 
 @pytest.fixture(scope="session")
-def counting_model(tmp_path_factory: pytest.TempPathFactory) -> CountingModel:
+def counting_model(make_buffers: BuffersFactory, tmp_path_factory: pytest.TempPathFactory) -> CountingModel:
     """Two pairs of layers; counts forever."""
-    return make(Path(tmp_path_factory.mktemp("counting")) / "artifact", num_pairs=2)
+    folder = Path(tmp_path_factory.mktemp("counting")) / "artifact"
+    return make(folder, num_pairs=2, make_buffers=make_buffers)
 
 
 @pytest.fixture(scope="session")
-def ending_model(tmp_path_factory: pytest.TempPathFactory) -> CountingModel:
+def ending_model(make_buffers: BuffersFactory, tmp_path_factory: pytest.TempPathFactory) -> CountingModel:
     """Says <|im_end|> once a sequence has 24 tokens."""
-    return make(Path(tmp_path_factory.mktemp("ending")) / "artifact", end_at=24)
+    return make(Path(tmp_path_factory.mktemp("ending")) / "artifact", end_at=24, make_buffers=make_buffers)

@@ -4,6 +4,7 @@ Its decoder follows the real one's contract (inputs, outputs, states, in-place b
 in floats, so a Python function predicts every token exactly. The next token depends on all that a step must get right:
 the last token, the position ids, each layer's convolution and recurrent state, and every key and value cached so far.
 A step that reads another row, skips a chunk or keeps an old state therefore says something else.
+Of keys and values it reads nothing behind a row's length: what lies there may be NaN.
 
     model = make(folder)                       # counts: any prompt, any length
     model.answer(prompt, 8)                    # the eight tokens it must say
@@ -38,6 +39,10 @@ from qwonnx.runtime.artifact.manifest import (
     TensorSpec,
     write_manifest,
 )
+from qwonnx.runtime.cache.buffers import BuffersFactory
+from qwonnx.runtime.cache.host_buffers import HostBuffers
+from qwonnx.runtime.engine.engine import Engine
+from qwonnx.runtime.settings import RuntimeSettings
 from qwonnx.runtime.text.tokenizer import Tokenizer
 
 FAILING_TEXT = "\x00"
@@ -65,12 +70,16 @@ _ATTENTION_MODULUS = 1009
 
 @dataclass(frozen=True, slots=True)
 class CountingModel:
-    """What make() wrote, and what it will say."""
+    """What make() wrote, and what it will say. open() has its rows live where make_buffers has them."""
 
     folder: Path
     tokenizer: Tokenizer
     num_pairs: int
     end_at: int | None
+    make_buffers: BuffersFactory = HostBuffers
+
+    def open(self, settings: RuntimeSettings | None = None) -> Engine:
+        return Engine.open(self.folder, settings, make_buffers=self.make_buffers)
 
     @property
     def end_token(self) -> int:
@@ -110,6 +119,7 @@ def make(
     generation_config: dict[str, Any] | None = None,
     generation_config_text: str | None = None,
     failing_text: str = FAILING_TEXT,
+    make_buffers: BuffersFactory = HostBuffers,
 ) -> CountingModel:
     """Write an artifact into a new or empty folder.
 
@@ -123,6 +133,7 @@ def make(
         generation_config: generation_config.json; by default greedy, ending at <|im_end|> and <|endoftext|>.
         generation_config_text: the same as text, which may be malformed.
         failing_text: one character that makes the graph fail.
+        make_buffers: where the rows of its engines live.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json()), encoding="utf-8")
@@ -152,7 +163,7 @@ def make(
         files=tuple(FileEntry(n, (folder / n).stat().st_size, file_sha256(folder / n)) for n in names),
     )
     write_manifest(folder, manifest)
-    return CountingModel(folder, tokenizer, num_pairs, end_at)
+    return CountingModel(folder, tokenizer, num_pairs, end_at, make_buffers)
 
 
 def _id(tokenizer: Tokenizer, token: str) -> int:
@@ -381,6 +392,8 @@ def _attention(g: _Graph, x: str, positions: str, layer: int) -> str:
         total = g("Add", total, cached) if total else cached
     capacity = g("Gather", g("Shape", total), g.constant(1, np.int64))
     places = g("Range", g.constant(0, np.int64), capacity, g.constant(1, np.int64))  # [capacity]
+    filled = g("LessOrEqual", places, g.columns(positions, -1, _LAST))  # [batch, capacity]
+    total = g("Where", filled, total, g.constant(0))
     weights = g("Add", g("Mod", g.cast(places, TensorProto.FLOAT), g.constant(7), fmod=1), g.constant(1))
     seen = g("LessOrEqual", places, g("Unsqueeze", positions, g.ints(2)))  # [batch, S, capacity]
     seen = g.cast(seen, TensorProto.FLOAT)

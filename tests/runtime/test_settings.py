@@ -20,14 +20,14 @@ def test_every_field_can_come_from_the_environment() -> None:
             "QWONNX_MAX_NUM_BATCHED_TOKENS": "64",
             "QWONNX_MAX_MODEL_LEN": "1000",
             "QWONNX_MAX_QUEUED_REQUESTS": "5",
-            "QWONNX_CACHE_BYTES": "6",
-            "QWONNX_PREFIX_CACHE_BYTES": "7",
+            "QWONNX_CACHE_BYTES": "1GB",
+            "QWONNX_PREFIX_CACHE_BYTES": "8 mib",
             "QWONNX_SPIN": "off",
             "QWONNX_LOG_SEVERITY": "0",
         }
     )
     assert settings == RuntimeSettings(
-        3, ("CUDAExecutionProvider", "CPUExecutionProvider"), 2, 64, 1000, 5, 6, 7, False, 0
+        3, ("CUDAExecutionProvider", "CPUExecutionProvider"), 2, 64, 1000, 5, 10**9, 8 << 20, False, 0
     )
 
 
@@ -40,6 +40,10 @@ def test_every_field_can_come_from_the_environment() -> None:
         ("QWONNX_SPIN", "maybe"),
         ("QWONNX_PROVIDERS", "CPUExecutionProvider,,"),
         ("QWONNX_LOG_SEVERITY", "5"),
+        ("QWONNX_CACHE_BYTES", "8,5GB"),
+        ("QWONNX_CACHE_BYTES", "0"),
+        ("QWONNX_PREFIX_CACHE_BYTES", "much"),
+        ("QWONNX_NUM_THREADS", "2.5"),
     ],
 )
 def test_a_malformed_variable_is_named(variable: str, value: str) -> None:
@@ -52,3 +56,13 @@ def test_settings_from_code_are_checked_too() -> None:
         RuntimeSettings(max_num_seqs=0)
     with pytest.raises(SettingsError, match="providers is empty"):
         RuntimeSettings(providers=())
+
+
+@pytest.mark.parametrize(("text", "value"), [("1", True), ("TRUE", True), ("yes", True), ("0", False), ("No", False)])
+def test_a_switch_is_said_in_any_of_the_usual_words(text: str, value: bool) -> None:
+    assert RuntimeSettings.from_environment({"QWONNX_SPIN": text}).spin is value
+
+
+def test_nothing_is_kept_of_prefixes_where_the_variable_says_so() -> None:
+    for text in ("0", "0B"):
+        assert RuntimeSettings.from_environment({"QWONNX_PREFIX_CACHE_BYTES": text}).prefix_cache_bytes == 0

@@ -131,4 +131,4 @@ def test_a_name_that_cannot_be_is_refused(name: str) -> None:
 
 def test_a_folders_name_that_does_not_print_is_told_as_far_as_it_does(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "my\nmodel\udcff")
-    assert locate_checkpoint(str(folder), None)[1] == "my?model?"
+    assert locate_checkpoint(str(folder), None).name == "my?model?"

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from qwonnx.export.evaluation.report import expert_usage, layer_usage, perplexity
-from qwonnx.export.evaluation.subject import token_scores
+from qwonnx.export.evaluation.measures import perplexity, token_scores
+from qwonnx.export.evaluation.report import expert_usage, layer_usage
 
 
 def test_even_use_has_the_highest_entropy_and_one_expert_alone_none() -> None:

@@ -26,8 +26,8 @@ from qwonnx.export.lowering.graph_weights import GraphWeights
 from qwonnx.export.modeling.rotary import rope_frequencies
 from qwonnx.export.modeling.trace import trace_decoder
 from qwonnx.export.quantization.recipe import Recipe
-from qwonnx.export.targets.cpu import lower_to_cpu
-from qwonnx.export.targets.portable import lower_to_portable
+from qwonnx.export.targets.register import TARGETS
+from qwonnx.export.targets.target import Activations
 from tests.checkpoints.config_json import TINY_DENSE, TINY_TEXT, config_json, text_config
 
 LONGEST = 1_010_000
@@ -93,11 +93,8 @@ def rotary_part() -> Callable[[float, str], Target]:
         if factor not in traced:
             traced[factor] = trace_decoder(_config(factor))
         model = traced[factor].clone()
-        weights = GraphWeights.of_traced(model.graph, Recipe.preset("fp32"), tie_word_embeddings=False)
-        if target == "cpu":
-            lower_to_cpu(model, weights, int8_activations=False)
-        else:
-            lower_to_portable(model, weights)
+        weights = GraphWeights.of_traced(model.graph, Recipe.preset("fp32"), {})
+        TARGETS[target].lower(model, weights, Activations.FLOAT32)
         rotations = [node for node in model.graph if node.op_type == "RotaryEmbedding"]
         assert len(rotations) == 2, "the query's and the key's"
         names = {tuple(str(value.name) for value in node.inputs[1:] if value is not None) for node in rotations}

@@ -9,7 +9,8 @@ from qwonnx.export.lowering.graph_weights import GraphWeights
 from qwonnx.export.operators.op_bodies import OPSET
 from qwonnx.export.operators.ops import DOMAIN, VERSION
 from qwonnx.export.quantization.recipe import Recipe
-from qwonnx.export.targets.cpu import lower_to_cpu
+from qwonnx.export.targets.cpu import CpuTarget
+from qwonnx.export.targets.target import Activations
 
 OPERATORS = {"float32": "GatedAttention", "int8": "GatedAttentionInt8", "int4": "GatedAttentionInt4"}
 TYPES = {"float32": ir.DataType.FLOAT, "int8": ir.DataType.INT8, "int4": ir.DataType.UINT8}
@@ -43,8 +44,8 @@ def cpu_attention(kv: str, *, num_heads: int, num_kv_heads: int, head_dim: int) 
     opsets = {"": OPSET, DOMAIN: VERSION}
     graph = ir.Graph([*values, input_ids], node.outputs, nodes=[node], opset_imports=opsets, name="attention")
     model = ir.Model(graph, ir_version=10)
-    weights = GraphWeights.of_traced(graph, Recipe.preset("fp32"), tie_word_embeddings=False)
-    lower_to_cpu(model, weights, int8_activations=False)
+    weights = GraphWeights.of_traced(graph, Recipe.preset("fp32"), {})
+    CpuTarget().lower(model, weights, Activations.FLOAT32)
     proto: onnx.ModelProto = ir.to_proto(model)
     return proto
 

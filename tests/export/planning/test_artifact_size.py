@@ -14,6 +14,8 @@ from qwonnx.export.planning.exact_artifact import source_facts, with_exact_artif
 from qwonnx.export.planning.source import PlanSource, open_source
 from qwonnx.export.planning.stored_model import NamedRecipe, StoredModel, named_recipe, named_recipes, store_model
 from qwonnx.export.quantization.recipe import Recipe, Rule
+from qwonnx.export.targets.register import choose_target
+from qwonnx.export.targets.target import TargetChoice
 from qwonnx.runtime.artifact.folder import Artifact
 from tests.checkpoints import write_tiny
 
@@ -22,21 +24,17 @@ def files_of(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in folder.iterdir()}
 
 
-def planned(source: PlanSource, named: NamedRecipe, target: str = "cpu", int8_activations: bool = True) -> StoredModel:
-    return store_model(source.config, named, source.copied, target=target, int8_activations=int8_activations)
+def planned(source: PlanSource, named: NamedRecipe, choice: TargetChoice) -> StoredModel:
+    return store_model(source.config, named, source.copied, choice)
 
 
-def exact(
-    source: PlanSource, model: StoredModel, target: str = "cpu", int8_activations: bool = True, kv: str = "float32"
-) -> dict[str, int]:
+def exact(source: PlanSource, model: StoredModel, choice: TargetChoice) -> dict[str, int]:
     made = with_exact_artifact(
         source.config,
         model,
         source.copied,
         source_facts(source),
-        target=target,
-        int8_activations=int8_activations,
-        kv=kv,
+        choice,
     )
     assert made.artifact.is_exact
     return {file.path: file.num_bytes for file in made.artifact.files}
@@ -49,7 +47,7 @@ def test_every_recipe_and_target_is_planned_to_the_byte_but_for_graph_and_manife
 ) -> None:
     named = named_recipe(weights)
     measured = files_of(export_tiny(ExportOptions(target=target, recipe=named.recipe)).folder)
-    model = planned(open_source(str(tiny_checkpoint)), named, target)
+    model = planned(open_source(str(tiny_checkpoint)), named, choose_target(target))
     estimated = {file.path: file.num_bytes for file in model.artifact.files}
     assert estimated.keys() == measured.keys()
     for name in measured.keys() - {"decoder.onnx", "manifest.json"}:
@@ -71,8 +69,9 @@ def test_a_traced_plan_is_the_artifact_to_the_byte(
 ) -> None:
     source = open_source(str(tiny_checkpoint))
     assert options.recipe is not None
-    model = planned(source, NamedRecipe("any", options.recipe, ""), options.target)
-    assert exact(source, model, options.target, kv=options.kv) == files_of(export_tiny(options).folder)
+    choice = choose_target(options.target, options.activations, options.kv)
+    model = planned(source, NamedRecipe("any", options.recipe, ""), choice)
+    assert exact(source, model, choice) == files_of(export_tiny(options).folder)
 
 
 def test_tied_dense_checkpoints_and_recipes_with_rules_are_planned_to_the_byte(tmp_path: Path) -> None:
@@ -86,8 +85,9 @@ def test_tied_dense_checkpoints_and_recipes_with_rules_are_planned_to_the_byte(t
     options = ExportOptions(recipe=recipe, activations="float32")
     export_checkpoint(checkpoint, tmp_path / "artifact", options)
     source = open_source(str(checkpoint))
-    model = planned(source, NamedRecipe("mine", recipe, ""), int8_activations=False)
-    assert exact(source, model, int8_activations=False) == files_of(tmp_path / "artifact")
+    choice = choose_target(options.target, options.activations)
+    model = planned(source, NamedRecipe("mine", recipe, ""), choice)
+    assert exact(source, model, choice) == files_of(tmp_path / "artifact")
 
 
 @pytest.mark.parametrize("weights", [named.name for named in named_recipes()])
@@ -98,7 +98,7 @@ def test_a_config_alone_is_within_a_twentieth_of_the_artifact(
     config.write_text((tiny_checkpoint / "config.json").read_text())
     for place in (str(config), str(tmp_path)):
         named = named_recipe(weights)
-        model = planned(open_source(place), named)
+        model = planned(open_source(place), named, choose_target())
         measured = sum(files_of(export_tiny(ExportOptions(recipe=named.recipe)).folder).values())
         assert model.artifact.num_bytes == pytest.approx(measured, rel=0.05)
 
@@ -107,7 +107,7 @@ def test_the_groups_are_those_of_the_manifest(
     tiny_checkpoint: Path, export_tiny: Callable[[ExportOptions], Artifact]
 ) -> None:
     named = named_recipe("balanced")
-    model = planned(open_source(str(tiny_checkpoint)), named)
+    model = planned(open_source(str(tiny_checkpoint)), named, choose_target())
     manifest = export_tiny(ExportOptions(recipe=named.recipe)).manifest
     assert model.groups == manifest.quantization.groups
     assert model.num_parameters == manifest.model.num_parameters

@@ -7,12 +7,14 @@ from dataclasses import replace
 import pytest
 
 from qwonnx.export.checkpoint.config import ModelConfig, parse_config
+from qwonnx.export.modeling.cache_spec import KvType
 from qwonnx.export.planning.artifact_size import CopiedFiles
 from qwonnx.export.planning.deployment import deployment, longest_context, needed_memory
 from qwonnx.export.planning.machines import DEPLOYMENT_TARGETS, DeploymentTarget
 from qwonnx.export.planning.resident_memory import Serving
-from qwonnx.export.planning.states import KvType, state_sizes
+from qwonnx.export.planning.states import state_sizes
 from qwonnx.export.planning.stored_model import StoredModel, named_recipe, store_model
+from qwonnx.export.targets.register import choose_target
 from tests.checkpoints.published import PUBLISHED
 
 SERVING = Serving(context=32_768, sequences=1, kv=KvType.FLOAT32, chunk_tokens=512, num_threads=4)
@@ -22,7 +24,7 @@ TARGETS = {target.name: target for target in DEPLOYMENT_TARGETS}
 def stored(size: str, weights: str) -> tuple[ModelConfig, StoredModel]:
     config = parse_config(PUBLISHED[size].config())
     copied = CopiedFiles.estimated(config)
-    return config, store_model(config, named_recipe(weights), copied, target="cpu", int8_activations=True)
+    return config, store_model(config, named_recipe(weights), copied, choose_target())
 
 
 def fits(size: str, weights: str, target: str) -> bool:

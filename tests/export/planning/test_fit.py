@@ -9,16 +9,18 @@ import pytest
 
 from qwonnx.export.checkpoint.config import ModelConfig, parse_config
 from qwonnx.export.errors import PlanError, RecipeError
+from qwonnx.export.modeling.cache_spec import KvType
 from qwonnx.export.planning.artifact_size import CopiedFiles
 from qwonnx.export.planning.fit import ROUNDING_ERROR, Candidate, Fit, Limits, find_fit, parse_limits
 from qwonnx.export.planning.plan import Assumptions
 from qwonnx.export.planning.resident_memory import Serving, memory_use
-from qwonnx.export.planning.states import KvType, state_sizes
+from qwonnx.export.planning.states import state_sizes
 from qwonnx.export.planning.stored_model import in_every_block_size, named_recipes
+from qwonnx.export.targets.register import choose_target
 from tests.checkpoints.published import PUBLISHED
 
 SERVING = Serving(context=32_768, sequences=1, kv=KvType.FLOAT32, chunk_tokens=512, num_threads=4)
-ASSUMPTIONS = Assumptions("cpu", True, SERVING, None)
+ASSUMPTIONS = Assumptions(choose_target(), SERVING, None)
 RECIPES = in_every_block_size([named.name for named in named_recipes()])
 
 
@@ -46,7 +48,7 @@ def test_limits_are_read_whole() -> None:
         ("memory=1GB,", "''"),
         ("memory=1GB,memory=2GB", "memory twice"),
         ("context=4k", "neither memory nor disk"),
-        ("memory=10", "memory is '10'"),
+        ("memory=10 xB", "memory is '10 xB'"),
         ("disk=1GB,context=0", "context is '0'"),
         ("disk=1GB,sequences=1025", "sequences is '1025'"),
         ("memory=1GB=2", "memory is '1GB=2'"),

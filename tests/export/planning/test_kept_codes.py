@@ -10,18 +10,19 @@ import pytest
 
 from qwonnx.export import ExportOptions, export_checkpoint
 from qwonnx.export.checkpoint.config import ModelConfig, parse_config
+from qwonnx.export.modeling.cache_spec import KvType
 from qwonnx.export.planning.exact_artifact import codes_at_hand, source_facts, with_exact_artifact
 from qwonnx.export.planning.plan import Assumptions, store_models
 from qwonnx.export.planning.resident_memory import Serving
 from qwonnx.export.planning.source import open_source
-from qwonnx.export.planning.states import KvType
 from qwonnx.export.planning.stored_model import StoredModel, named_recipe
 from qwonnx.export.quantization.recipe import WeightStorage
+from qwonnx.export.targets.register import choose_target
 from tests.checkpoints import write_tiny
 from tests.checkpoints.published import PUBLISHED
 from tests.checkpoints.quantized_formats import write_gptq
 
-ASSUMPTIONS = Assumptions("cpu", True, Serving(4096, 1, KvType.FLOAT32, 512, 2), None)
+ASSUMPTIONS = Assumptions(choose_target(), Serving(4096, 1, KvType.FLOAT32, 512, 2), None)
 OFFICIAL: dict[str, Any] = {
     "quant_method": "gptq",
     "bits": 4,
@@ -33,7 +34,7 @@ OFFICIAL: dict[str, Any] = {
 
 
 def stored_in(model: StoredModel) -> dict[str, WeightStorage]:
-    return {part.name: weight.storage for weight in model.weights for part in weight.parts}
+    return {name: item.storage for item in model.weights for name, _ in item.weights}
 
 
 def published(quantization: dict[str, Any]) -> ModelConfig:
@@ -102,9 +103,7 @@ def test_an_export_has_the_planned_size_to_the_byte(tmp_path: Path, group_size: 
         model,
         source.copied,
         source_facts(source),
-        target="cpu",
-        int8_activations=True,
-        kv="float32",
+        choose_target(),
     )
     assert {file.path: file.num_bytes for file in made.artifact.files} == measured
 

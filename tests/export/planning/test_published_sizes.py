@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import pytest
 
 from qwonnx.export.checkpoint.config import ModelConfig, parse_config
-from qwonnx.export.planning.decoder_weights import Role, decoder_weights, stored_weights
-from qwonnx.export.planning.states import KvType, state_sizes
+from qwonnx.export.checkpoint.weight_names import Role, role_of
+from qwonnx.export.modeling.cache_spec import KvType
+from qwonnx.export.planning.decoder_weights import planned_shapes, planned_weights
+from qwonnx.export.planning.states import state_sizes
 from qwonnx.export.planning.traffic import active_parameters, decode_traffic
 from qwonnx.export.quantization.recipe import Recipe, Rule
+from qwonnx.export.targets.register import choose_target
 from tests.checkpoints.published import PUBLISHED
 
 
@@ -44,16 +48,16 @@ def config_of(size: str) -> ModelConfig:
 
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_parameters_are_the_published_models(size: str) -> None:
-    weights, derived = decoder_weights(config_of(size)), DERIVED[size]
-    assert sum(weight.num_parameters for weight in weights) == derived.text_params
-    experts = [weight for weight in weights if weight.role is Role.EXPERTS]
-    assert sum(weight.num_parameters for weight in experts) == derived.expert_params
+    shapes, derived = planned_shapes(config_of(size)), DERIVED[size]
+    assert sum(math.prod(shape) for shape in shapes.values()) == derived.text_params
+    experts = [shape for name, shape in shapes.items() if role_of(name, shape) is Role.EXPERTS]
+    assert sum(map(math.prod, experts)) == derived.expert_params
 
 
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_active_parameters_count_chosen_experts_and_the_head(size: str) -> None:
     config = config_of(size)
-    stored = stored_weights(config, Recipe.preset("int4"), target="cpu", int8_activations=True)
+    stored = planned_weights(config, Recipe.preset("int4"), choose_target())
     assert active_parameters(config, stored) / 1e9 == pytest.approx(DERIVED[size].active, abs=0.03)
 
 
@@ -72,6 +76,6 @@ def test_bytes_read_for_a_token_are_those_of_others(size: str, gigabytes: float)
     # Experts in 4 bits, all else in 8: the reference has no scales for those 8 bits, but a float32 router has more.
     config = config_of(size)
     recipe = Recipe("int8", 128, (Rule("*.experts.*", 4),))
-    stored = stored_weights(config, recipe, target="cpu", int8_activations=True)
+    stored = planned_weights(config, recipe, choose_target())
     traffic = decode_traffic(config, stored, state_sizes(config), context=1, sequences=1, kv=KvType.FLOAT32)
     assert traffic.weights / 1e9 == pytest.approx(gigabytes, rel=0.06)

@@ -13,17 +13,20 @@ import pytest
 from onnx import TensorProto, helper
 
 from qwonnx.export.checkpoint.config import ModelConfig, parse_config
-from qwonnx.export.planning.decoder_weights import StoredWeight, Weight, stored_weights
+from qwonnx.export.modeling.cache_spec import KvType
+from qwonnx.export.planning.decoder_weights import planned_weights
 from qwonnx.export.planning.resident_memory import (
-    LoadedWeights,
     Serving,
     held_values,
     load_weights,
     memory_use,
     work_bytes,
 )
-from qwonnx.export.planning.states import KvType, state_sizes
+from qwonnx.export.planning.states import state_sizes
 from qwonnx.export.quantization.recipe import FLOAT32, Recipe, Rule, WeightStorage
+from qwonnx.export.targets.register import choose_target
+from qwonnx.export.targets.target import LoadedWeights
+from qwonnx.export.weight_files.weight_item import WeightItem
 from tests.checkpoints.published import PUBLISHED
 
 SERVING = Serving(context=4096, sequences=1, kv=KvType.FLOAT32, chunk_tokens=512, num_threads=2)
@@ -64,27 +67,26 @@ def config_of(size: str) -> ModelConfig:
 
 
 @pytest.mark.parametrize(
-    ("storage", "int8_activations"),
+    ("storage", "activations"),
     [
-        (FLOAT32, True),
-        (WeightStorage(4, 128), True),
-        (WeightStorage(8, 32), True),
-        (WeightStorage(4, 128), False),
-        (WeightStorage(8, 32), False),
+        (FLOAT32, "int8"),
+        (WeightStorage(4, 128), "int8"),
+        (WeightStorage(8, 32), "int8"),
+        (WeightStorage(4, 128), "float32"),
+        (WeightStorage(8, 32), "float32"),
     ],
 )
-def test_a_session_packs_and_maps_what_the_plan_says(
-    tmp_path: Path, storage: WeightStorage, int8_activations: bool
-) -> None:
+def test_a_session_packs_and_maps_what_the_plan_says(tmp_path: Path, storage: WeightStorage, activations: str) -> None:
     if not Path("/proc/self/smaps").exists():
         pytest.skip("memory can only be looked into on Linux")
     nothing_packed = _product(tmp_path / "warm", WeightStorage(8, 32), accuracy_level=1)
-    model = _product(tmp_path / "model", storage, accuracy_level=4 if int8_activations else 1)
+    model = _product(tmp_path / "model", storage, accuracy_level=4 if activations == "int8" else 1)
     command = [sys.executable, "-c", LOAD, str(nothing_packed), str(model)]
     measured = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
-    weight = StoredWeight((Weight("layers.0.mlp.up_proj.weight", (ROWS, COLUMNS)),), storage)
-    planned = load_weights(config_of("9B"), [weight], target="cpu", int8_activations=int8_activations)
+    name = "layers.0.mlp.up_proj.weight"
+    weight = WeightItem(name, ((name, (ROWS, COLUMNS)),), storage)
+    planned = load_weights(config_of("9B"), [weight], choose_target("cpu", activations))
     # A session has a little memory of its own, and the allocator keeps what packing took for a while: some scales.
     assert -1e6 < measured["anonymous"] - planned.packed < 1.5e6 + weight.num_scale_bytes
     assert measured["mapped"] == pytest.approx(planned.mapped + planned.read_once, rel=0.01, abs=1e5)
@@ -139,8 +141,8 @@ def _product(folder: Path, storage: WeightStorage, accuracy_level: int) -> Path:
 
 def test_parts_add_up_and_only_keys_and_values_grow_with_the_context() -> None:
     config = config_of("35B-A3B")
-    stored = stored_weights(config, Recipe.preset("int4"), target="cpu", int8_activations=True)
-    weights = load_weights(config, stored, target="cpu", int8_activations=True)
+    stored = planned_weights(config, Recipe.preset("int4"), choose_target())
+    weights = load_weights(config, stored, choose_target())
     states = state_sizes(config)
     short = memory_use(config, weights, states, 1_000_000, SERVING)
     long = memory_use(config, weights, states, 1_000_000, replace(SERVING, context=8192))
@@ -174,22 +176,22 @@ def test_buffers_of_full_attention_last_only_if_a_linear_layer_follows() -> None
 
 
 @pytest.mark.parametrize(
-    ("recipe", "int8_activations", "is_packed"),
+    ("recipe", "activations", "is_packed"),
     [
-        (Recipe.preset("fp32"), True, False),
-        (Recipe.preset("int8"), True, True),
-        (Recipe.preset("int8"), False, False),
-        (Recipe.preset("int4"), False, True),
-        (Recipe("int4", 128, (Rule("*.experts.down_proj", 8),)), False, False),
-        (Recipe("int4", 128, (Rule("*.experts.down_proj", 8),)), True, True),
+        (Recipe.preset("fp32"), "int8", False),
+        (Recipe.preset("int8"), "int8", True),
+        (Recipe.preset("int8"), "float32", False),
+        (Recipe.preset("int4"), "float32", True),
+        (Recipe("int4", 128, (Rule("*.experts.down_proj", 8),)), "float32", False),
+        (Recipe("int4", 128, (Rule("*.experts.down_proj", 8),)), "int8", True),
     ],
 )
-def test_experts_are_packed_where_a_kernel_packs_them(recipe: Recipe, int8_activations: bool, is_packed: bool) -> None:
+def test_experts_are_packed_where_a_kernel_packs_them(recipe: Recipe, activations: str, is_packed: bool) -> None:
     config = config_of("35B-A3B")
-    stored = stored_weights(config, recipe, target="cpu", int8_activations=int8_activations)
-    experts = [weight for weight in stored if ".experts." in weight.parts[0].name]
+    stored = planned_weights(config, recipe, choose_target("cpu", activations))
+    experts = [weight for weight in stored if ".experts." in weight.name]
     codes = sum(weight.num_code_bytes for weight in experts)
-    planned = load_weights(config, stored, target="cpu", int8_activations=int8_activations)
+    planned = load_weights(config, stored, choose_target("cpu", activations))
     assert (planned.packed >= codes) is is_packed
     assert (planned.mapped >= codes) is not is_packed
 
@@ -198,7 +200,7 @@ def test_a_tied_head_is_packed_beside_the_embedding() -> None:
     untied, tied = config_of("9B"), replace(config_of("9B"), tie_word_embeddings=True)
     loads: list[LoadedWeights] = []
     for config in (untied, tied):
-        stored = stored_weights(config, Recipe.preset("int8"), target="cpu", int8_activations=True)
-        loads.append(load_weights(config, stored, target="cpu", int8_activations=True))
+        stored = planned_weights(config, Recipe.preset("int8"), choose_target())
+        loads.append(load_weights(config, stored, choose_target()))
     assert loads[0].packed == loads[1].packed
     assert loads[0].on_demand == loads[1].on_demand > 0

@@ -5,22 +5,25 @@ from __future__ import annotations
 import pytest
 
 from qwonnx.export.checkpoint.config import parse_config
-from qwonnx.export.planning.decoder_weights import Role, stored_weights
-from qwonnx.export.planning.states import KvType, state_sizes
+from qwonnx.export.checkpoint.weight_names import Role
+from qwonnx.export.modeling.cache_spec import KvType
+from qwonnx.export.planning.decoder_weights import planned_weights
+from qwonnx.export.planning.states import state_sizes
 from qwonnx.export.planning.traffic import DecodeTraffic, decode_traffic
 from qwonnx.export.quantization.recipe import Recipe
+from qwonnx.export.targets.register import choose_target
 from tests.checkpoints.published import PUBLISHED
 
 
 def traffic(size: str, sequences: int = 1, context: int = 1000) -> DecodeTraffic:
     config = parse_config(PUBLISHED[size].config())
-    stored = stored_weights(config, Recipe.preset("int4"), target="cpu", int8_activations=True)
+    stored = planned_weights(config, Recipe.preset("int4"), choose_target())
     return decode_traffic(config, stored, state_sizes(config), context=context, sequences=sequences, kv=KvType.FLOAT32)
 
 
 def test_a_dense_step_reads_all_weights_but_the_embedding_of_which_it_reads_a_row() -> None:
     config = parse_config(PUBLISHED["9B"].config())
-    stored = stored_weights(config, Recipe.preset("int4"), target="cpu", int8_activations=True)
+    stored = planned_weights(config, Recipe.preset("int4"), choose_target())
     embedding = next(weight for weight in stored if weight.role is Role.EMBEDDING)
     row = embedding.num_bytes // embedding.num_rows
     assert traffic("9B").weights == sum(weight.num_bytes for weight in stored) - embedding.num_bytes + row

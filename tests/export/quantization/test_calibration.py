@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,10 @@ from qwonnx.export.checkpoint.config import load_config
 from qwonnx.export.errors import CalibrationError
 from qwonnx.export.quantization.calibration import (
     MAX_TOKENS,
-    _importance,
-    _tokenize,
     calibrate,
+    calibration_tokens,
     gather_moments,
-    read_text,
+    importance_of,
 )
 from qwonnx.export.quantization.importance import Importance
 from qwonnx.runtime.artifact.folder import open_artifact
@@ -111,7 +111,7 @@ def test_calibration_gives_positive_importance_of_mean_one_for_every_expert(tiny
 def test_an_expert_that_no_token_chose_has_the_importance_of_all_others_together() -> None:
     squares, counts = torch.rand(3, 8, dtype=torch.float64), torch.tensor([10.0, 1000.0, 0.0], dtype=torch.float64)
     squares *= counts[:, None]
-    found = _importance(squares, counts).float()
+    found = importance_of(squares, counts).float()
     together, own = (squares.sum(0) / 1010) ** 0.75, (squares[1] / 1000) ** 0.75
     torch.testing.assert_close(found[2], (together / together.mean()).float(), rtol=0.01, atol=0)
     torch.testing.assert_close(found[1], (own / own.mean()).float(), rtol=0.05, atol=0)
@@ -119,9 +119,9 @@ def test_an_expert_that_no_token_chose_has_the_importance_of_all_others_together
 
 def test_features_that_a_text_never_used_still_count_a_little() -> None:
     squares = torch.tensor([[0.0, 4.0, 4.0, 4.0]], dtype=torch.float64)
-    assert 0 < _importance(squares, torch.ones(1, dtype=torch.float64))[0, 0] < 0.05
+    assert 0 < importance_of(squares, torch.ones(1, dtype=torch.float64))[0, 0] < 0.05
     nothing = torch.zeros(1, 4, dtype=torch.float64)
-    assert torch.equal(_importance(nothing, torch.zeros(1, dtype=torch.float64)).float(), torch.ones(1, 4))
+    assert torch.equal(importance_of(nothing, torch.zeros(1, dtype=torch.float64)).float(), torch.ones(1, 4))
 
 
 def test_rows_of_several_experts_get_each_its_own_importance() -> None:
@@ -150,15 +150,6 @@ def test_an_export_with_calibration_differs_where_weights_are_quantised_and_only
     open_artifact(tmp_path / "weighted", verify=True)
 
 
-@pytest.mark.parametrize(("content", "words"), [(b"\xff\xfe", "not UTF-8"), (None, "cannot read")])
-def test_an_odd_calibration_file_is_named(tmp_path: Path, content: bytes | None, words: str) -> None:
-    path = tmp_path / "text.txt"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(CalibrationError, match=rf"text\.txt.*{words}|{words}.*text\.txt"):
-        read_text(path)
-
-
 def test_a_text_of_a_few_words_is_refused(tiny_checkpoint: Path) -> None:
     with pytest.raises(CalibrationError, match="tokens: give at least 64"):
         calibrate(
@@ -171,7 +162,27 @@ def test_a_text_of_a_few_words_is_refused(tiny_checkpoint: Path) -> None:
 
 
 def test_a_long_text_is_cut(tiny_checkpoint: Path) -> None:
-    sequences = _tokenize(tiny_checkpoint, TEXT * 50)
+    sequences = calibration_tokens(tiny_checkpoint, TEXT * 50)
     assert sequences.shape == (8, 512)
     assert sequences.numel() == MAX_TOKENS
-    assert _tokenize(tiny_checkpoint, TEXT[:800]).shape[0] == 1
+    assert calibration_tokens(tiny_checkpoint, TEXT[:800]).shape[0] == 1
+
+
+def test_settings_of_a_training_run_do_not_shorten_the_text(tmp_path: Path) -> None:
+    """A tokenizer.json may carry a `truncation`: a calibration that obeyed it would learn from its first tokens."""
+    checkpoint = write_tiny(tmp_path)
+    path = checkpoint / "tokenizer.json"
+    whole = calibration_tokens(checkpoint, TEXT)
+    document = json.loads(path.read_text(encoding="utf-8"))
+    document["truncation"] = {"direction": "Right", "max_length": 100, "strategy": "LongestFirst", "stride": 0}
+    document["padding"] = {
+        "strategy": {"Fixed": 5000},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "!",
+    }
+    path.write_text(json.dumps(document), encoding="utf-8")
+    assert whole.numel() > 1000
+    assert torch.equal(calibration_tokens(checkpoint, TEXT), whole)

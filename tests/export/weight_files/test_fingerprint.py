@@ -34,10 +34,8 @@ def _fingerprint(
         resolved.source,
         model,
         recipe,
-        target=target,
-        activations=activations,
-        kv=kv,
-        calibration=calibration,
+        {"target": target, "activations": activations, "kv": kv},
+        calibration,
     )
 
 

@@ -154,10 +154,10 @@ def test_a_slice_takes_no_more_memory_than_the_account_says(tiny_checkpoint: Pat
         storage = Recipe.preset(weights, 16).storage(name, shape)
         reader = source.rows(name, shape)
         part = WeightSlice(0, storage, reader, 0, reader.num_rows, 0, reader.num_columns)
-        taken = peak_bytes(partial(weight_stage._encode, Importance({}), part))
+        taken = peak_bytes(partial(weight_stage.encode, Importance({}), part))
         # Reading frees a row's bytes as soon as they are values, so it may stay below the account, but not far.
         assert 0.6 * part.making_bytes < taken <= part.making_bytes
-        encoded = weight_stage._encode(Importance({}), part)
+        encoded = weight_stage.encode(Importance({}), part)
         assert sum(tensor.nbytes for tensor in encoded.tensors) == part.waiting_bytes
 
 
@@ -235,8 +235,8 @@ def test_a_slice_of_kept_codes_takes_no_more_memory_than_the_account_says(tmp_pa
         source.rows(name, shape),
     )
     part = WeightSlice(0, storage, reader, 0, reader.num_rows, 0, reader.num_columns)
-    assert 0 < peak_bytes(partial(weight_stage._encode, Importance({}), part)) <= part.making_bytes
-    encoded = weight_stage._encode(Importance({}), part)
+    assert 0 < peak_bytes(partial(weight_stage.encode, Importance({}), part)) <= part.making_bytes
+    encoded = weight_stage.encode(Importance({}), part)
     assert sum(tensor.nbytes for tensor in encoded.tensors) == part.waiting_bytes
 
 
@@ -283,16 +283,16 @@ def test_few_slices_are_under_way_however_slow_the_writer_is(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded, most_ahead, written = 0, 0, 0
-    encode, append = weight_stage._encode, weight_stage._ShardLane.append
+    encode, append = weight_stage.encode, weight_stage.ShardLane.append
 
-    def counting(importance: Importance, part: WeightSlice) -> weight_stage._Encoded:
+    def counting(importance: Importance, part: WeightSlice) -> weight_stage.EncodedSlice:
         nonlocal encoded
         encoded += 1
         return encode(importance, part)
 
     def slow(
-        lane: weight_stage._ShardLane,
-        made: Sequence[weight_stage._Encoded],
+        lane: weight_stage.ShardLane,
+        made: Sequence[weight_stage.EncodedSlice],
         slices: Sequence[WeightSlice],
         *,
         last: bool,
@@ -305,7 +305,7 @@ def test_few_slices_are_under_way_however_slow_the_writer_is(
         written += len(slices)
 
     monkeypatch.setattr(weight_stage, "_encode", counting)
-    monkeypatch.setattr(weight_stage._ShardLane, "append", slow)
+    monkeypatch.setattr(weight_stage.ShardLane, "append", slow)
     _write(tiny_checkpoint, tmp_path / "out", num_threads=2)
     assert 0 < most_ahead <= 2 * memory_budget.SLICES_PER_THREAD
 
@@ -328,6 +328,6 @@ def test_a_disk_without_room_is_refused_before_a_byte_is_written(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_000_000))
-    with pytest.raises(OutputError, match=r"1\.0 MB free and the weights need 1\.\d MB"):
+    with pytest.raises(OutputError, match=r"1\.00 MB free and the weights need 1\.\d\d MB"):
         _write(tiny_checkpoint, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []

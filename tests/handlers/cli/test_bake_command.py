@@ -16,6 +16,7 @@ from qwonnx.export import ExportOptions, export_checkpoint
 from qwonnx.runtime.artifact.folder import open_artifact
 from qwonnx.runtime.cache.baked_prefixes import load
 from qwonnx.runtime.cache.hybrid_cache import HybridCache
+from qwonnx.runtime.cache.rows import is_growing, row_bytes
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.model.inputs import InputBuffers
 from qwonnx.runtime.model.runner import ModelRunner
@@ -109,7 +110,7 @@ def test_states_from_the_file_give_the_logits_of_fresh_ones(exported: Path) -> N
     cache = HybridCache(states, max_num_seqs=2, max_model_len=1024)
     session = Session(opened.file("decoder.onnx"), SETTINGS)
     runner = ModelRunner(session, states, cache, InputBuffers(2, 1024), 2, opened.manifest.model.vocab_size)
-    cache.restore(1, [capsule.segment])
+    cache.restore(1, [cache.buffers.from_host(len(capsule.token_ids), capsule.parts)])
 
     def logits(row: int, start: int) -> np.ndarray:
         plan = StepPlan(row, (Sequence("any", tokens, len(tokens), num_computed=start),), len(tokens) - start, True)
@@ -123,7 +124,9 @@ def test_a_quantised_cache_is_baked_as_it_is(long_checkpoint: Path, prompts: lis
     export_checkpoint(long_checkpoint, out, ExportOptions(weights="fp32", kv="int4"))
     assert qwonnx("bake", out, prompts[0]).returncode == 0
     (capsule,) = load(open_artifact(out), 1023)
-    assert {str(array.dtype) for array in capsule.segment.keys_and_values.values()} == {"uint8"}
+    states = open_artifact(out).decoder.states
+    assert {spec.dtype for spec in states if is_growing(spec)} == {"uint8"}
+    assert [len(part) for part in capsule.parts] == [row_bytes(spec, len(capsule.token_ids)) for spec in states]
     prompt = [*capsule.token_ids, *range(30, 60)]
     answers = []
     for expected in (len(capsule.token_ids), 0):

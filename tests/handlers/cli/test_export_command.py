@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from qwonnx.export.weight_files.progress import ExportProgress
 from qwonnx.export.weight_files.unfinished import incomplete_folder
-from qwonnx.handlers.cli.export import _Bar, _note_that_the_artifact_is_whole, _note_what_is_kept
+from qwonnx.handlers.cli.export_progress import ExportBar, note_that_the_artifact_is_whole, note_what_is_kept
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.runtime.errors import TemplateError
 from tests.handlers.cli.commands import error_line, qwonnx
@@ -40,7 +40,7 @@ def test_ctrl_c_says_what_is_kept_if_anything_is(
     out = tmp_path / "out"
     if kept:
         incomplete_folder(out).mkdir()
-    with pytest.raises(KeyboardInterrupt), _note_what_is_kept(out):
+    with pytest.raises(KeyboardInterrupt), note_what_is_kept(out):
         raise KeyboardInterrupt
     said = f"qwonnx: interrupted; what is written is kept in {incomplete_folder(out)}: go on with --resume\n"
     assert capsys.readouterr().err == (said if kept else "")
@@ -49,7 +49,7 @@ def test_ctrl_c_says_what_is_kept_if_anything_is(
 @pytest.mark.parametrize("fault", [TemplateError("nothing is there"), CommandError("nothing is there")])
 def test_when_a_prompt_cannot_be_baked_the_artifact_is_said_to_be_whole(tmp_path: Path, fault: Exception) -> None:
     out = tmp_path / "out"
-    with pytest.raises(CommandError) as refusal, _note_that_the_artifact_is_whole(out):
+    with pytest.raises(CommandError) as refusal, note_that_the_artifact_is_whole(out):
         raise fault
     assert str(refusal.value) == f"nothing is there; {out} is whole without it: go on with qwonnx bake"
 
@@ -57,7 +57,7 @@ def test_when_a_prompt_cannot_be_baked_the_artifact_is_said_to_be_whole(tmp_path
 def test_the_bar_counts_resumed_bytes_as_done_and_not_as_speed() -> None:
     now = 0.0
     with Progress(console=Console(quiet=True), get_time=lambda: now, auto_refresh=False) as progress:
-        bar = _Bar(progress)
+        bar = ExportBar(progress)
         (task,) = progress.tasks
         bar.show(ExportProgress("trace", 0, 0))
         for second in range(4):
@@ -76,3 +76,16 @@ def test_the_bar_counts_resumed_bytes_as_done_and_not_as_speed() -> None:
         bar.show(ExportProgress("finish", 720 * 10**6, 720 * 10**6))
         assert task.percentage == 100
         assert bar.peak_bytes == 10
+
+
+@pytest.mark.parametrize(("content", "words"), [(b"\xff\xfe", "not UTF-8"), (None, "cannot read")])
+def test_an_odd_calibration_file_is_named(
+    tiny_checkpoint: Path, tmp_path: Path, content: bytes | None, words: str
+) -> None:
+    path = tmp_path / "text.txt"
+    if content is not None:
+        path.write_bytes(content)
+    line = error_line(qwonnx("export", tiny_checkpoint, tmp_path / "artifact", "--calibration", path))
+    assert "text.txt" in line
+    assert words in line
+    assert not (tmp_path / "artifact").exists()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from qwonnx.export.quantization.recipe import PRESETS, SHIPPED
+from qwonnx.export.quantization.recipe import SHIPPED, Preset
 from qwonnx.handlers.cli.main import app
 from tests.checkpoints import write_tiny
 from tests.checkpoints.published import PUBLISHED
@@ -75,7 +75,7 @@ def test_json_has_stable_keys_and_its_parts_add_up(config_file: Path) -> None:
         "num_threads": 4,
         "bandwidth": 50_000_000_000,
     }
-    assert [recipe["name"] for recipe in document["recipes"]] == [*PRESETS, *SHIPPED]
+    assert [recipe["name"] for recipe in document["recipes"]] == [*Preset, *SHIPPED]
     for recipe in document["recipes"]:
         artifact, decode = recipe["artifact"], recipe["decode"]
         assert artifact["total"] == sum(artifact["files"].values())

@@ -19,7 +19,7 @@ import httpx
 
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.scheduling.row_budget import settle
-from qwonnx.runtime.scheduling.scheduler import _HEADROOM
+from qwonnx.runtime.scheduling.scheduler import HEADROOM
 from tests.handlers.serving import MODEL, RUNTIME, Served, serving
 from tests.resident import resident_bytes
 from tests.runtime.counting_model import CountingModel, make
@@ -127,7 +127,7 @@ def _tight(folder: Path) -> int:
     """Bytes of three short requests and their headroom, or of one that is as long as it may be."""
     with Engine.open(folder, RUNTIME) as engine:
         budget = settle(engine.artifact.decoder.states, RUNTIME, MAX_MODEL_LEN)[0]
-    return max(3 * budget.bytes_of(120 + _HEADROOM), budget.bytes_of(MAX_MODEL_LEN))
+    return max(3 * budget.bytes_of(120 + HEADROOM), budget.bytes_of(MAX_MODEL_LEN))
 
 
 def test_a_server_survives_its_clients(tmp_path: Path) -> None:
@@ -145,12 +145,12 @@ def test_a_server_survives_its_clients(tmp_path: Path) -> None:
         for part in (0.4, 0.3, 0.3):  # the first fills what fills up once: buffers, pools, threads
             asyncio.run(clients.run(SECONDS * part))
             resident.append(resident_bytes())
-            assert engine._mailbox.ask(engine.check) == []
+            assert engine.check() == []
         deadline = time.monotonic() + 10
         while engine.num_live_requests and time.monotonic() < deadline:
             time.sleep(0.01)
         seen = engine.metrics()
-        assert engine._mailbox.ask(engine.check) == []
+        assert engine.check() == []
         assert engine.is_ready
     assert clients.faults == []
     assert (seen.num_running, seen.num_waiting, seen.cache_bytes, seen.failed_steps) == (0, 0, 0, 0)

@@ -19,7 +19,7 @@ from onnxruntime.quantization.matmul_nbits_quantizer import (
 
 from infra.bench.judge import Verdict
 from infra.bench.ort_quantizers import OrtQuantizer
-from infra.bench.quantizers import Outcome, _comparison, algorithms
+from infra.bench.quantizers import Outcome, algorithms, compare
 from qwonnx.export.quantization.importance import Importance
 
 COLUMNS, ROWS = 256, 24
@@ -90,6 +90,6 @@ def test_kl_at_equal_bits_grows_fourfold_a_bit() -> None:
     def outcome(name: str, bits_per_weight: float) -> Outcome:
         return Outcome(name, 4, 32, bits_per_weight, Verdict(0.01, 0.02, 0.001, 0.02, 30.0, 0.9, Counter(), 1.0))
 
-    comparison = _comparison([outcome("plain", 5.0), outcome("ours", 5.0), outcome("hqq", 6.0)], 4, 32)
+    comparison = compare([outcome("plain", 5.0), outcome("ours", 5.0), outcome("hqq", 6.0)], 4, 32)
     assert comparison["ours"]["equal_bits_kl"] == 0.02
     assert comparison["hqq"]["equal_bits_kl"] == 0.08

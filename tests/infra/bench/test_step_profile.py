@@ -15,7 +15,7 @@ def test_kernels_are_counted_with_the_step_that_they_ran_in() -> None:
     def event(category: str, name: str, start: int, duration: int, op: str = "") -> dict[str, object]:
         return {"cat": category, "name": name, "ts": start, "dur": duration, "args": {"op_name": op}}
 
-    steps = step_profile._steps(
+    steps = step_profile.steps(
         [
             event("Session", "model_loading_uri", 0, 5),
             event("Session", "model_run", 10, 50),

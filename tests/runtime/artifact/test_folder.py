@@ -138,8 +138,10 @@ def test_a_manifest_that_is_no_manifest_is_refused(artifact: Path, content: str)
         lambda document: document.update(target=7),
         lambda document: document["model"].update(hidden_size="128"),
         lambda document: document["model"].update(hidden_size=True),
-        lambda document: document.update(states={}),
-        lambda document: document["states"].append("conv"),
+        lambda document: document.update(states=[]),
+        lambda document: document["graphs"]["decoder"].update(states={}),
+        lambda document: document["graphs"]["decoder"]["states"].append("conv"),
+        lambda document: document["graphs"]["decoder"].pop("states"),
         lambda document: document.update(files=[["decoder.onnx", 1, "0"]]),
     ],
 )

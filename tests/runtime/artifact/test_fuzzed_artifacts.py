@@ -18,10 +18,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from qwonnx.export.checkpoint.text_files import CHAT_TEMPLATE, GENERATION_CONFIG, TOKENIZER, check_text_files
+from qwonnx.export.checkpoint.text_files import check_text_files
 from qwonnx.export.errors import CheckpointError, VerificationError
-from qwonnx.export.evaluation.verify import _tokenize, artifact_logits
-from qwonnx.handlers.cli.inspect import _tables
+from qwonnx.export.evaluation.verify import artifact_logits, verification_tokens
+from qwonnx.handlers.cli.inspect import inspect_tables
+from qwonnx.runtime.artifact.file_names import CHAT_TEMPLATE_FILE as CHAT_TEMPLATE
+from qwonnx.runtime.artifact.file_names import GENERATION_CONFIG_FILE as GENERATION_CONFIG
+from qwonnx.runtime.artifact.file_names import TOKENIZER_FILE as TOKENIZER
 from qwonnx.runtime.artifact.folder import Artifact, file_sha256, open_artifact
 from qwonnx.runtime.artifact.manifest import (
     ArtifactError,
@@ -92,7 +95,7 @@ def test_any_damage_to_a_manifest_is_one_line_or_an_artifact_that_can_be_used(ar
             continue
         outcomes["accepted"] += 1
         if "[/" in repr(found.manifest):  # what a table takes for markup
-            for table in _tables(found):
+            for table in inspect_tables(found):
                 console.print(table)
             outcomes["shown"] += 1
         # The engine reads little of a manifest; what it has seen it need not see again.
@@ -165,7 +168,7 @@ def test_a_changed_byte_is_found_in_every_file_but_the_weights(sound: Path, arti
     open_artifact(artifact, verify=True)
 
 
-@pytest.mark.parametrize(("name", "use"), [("decoder.onnx", artifact_logits), ("tokenizer.json", _tokenize)])
+@pytest.mark.parametrize(("name", "use"), [("decoder.onnx", artifact_logits), ("tokenizer.json", verification_tokens)])
 def test_what_verify_cannot_read_is_one_line(artifact: Path, name: str, use: Callable[[Artifact, Any], object]) -> None:
     sound = open_artifact(artifact)
     (artifact / name).write_bytes(b"\x00" * 500)

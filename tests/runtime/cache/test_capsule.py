@@ -18,9 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwonnx.runtime.artifact.manifest import StateSpec
+from qwonnx.runtime.cache.buffers import BuffersFactory, StateBuffers
 from qwonnx.runtime.cache.capsule import beginning_name, capsule_bytes, capsule_name, decode, encode, max_capsule_bytes
-from qwonnx.runtime.cache.hybrid_cache import HybridCache
+from qwonnx.runtime.cache.host_buffers import HostBuffers
 from qwonnx.runtime.errors import CapsuleError, EngineClosedError
+from tests.runtime.cache.row_content import in_bytes, random_segment, rows_of
 from tests.runtime.counting_model import CountingModel, make
 from tests.runtime.engine.engine_driver import GREEDY, SMALL, Received, drive, opened
 
@@ -31,44 +33,38 @@ ARTIFACT = "ab" * 32
 SYSTEM = "you are a box. "
 
 
-def written(*, compress: bool = False) -> tuple[HybridCache, bytes]:
-    """A cache whose row 1 holds seven tokens, and its capsule, of two segments."""
-    cache, random = HybridCache(STATES, max_num_seqs=2, max_model_len=10), np.random.default_rng(0)
-    cache.begin(1)
-    segments = []
-    for start, end in ((0, 4), (4, 7)):
-        cache.buffers["past.1.key"][1, :, start:end] = random.integers(-99, 99, (2, end - start, 3))
-        cache.buffers["past.0.conv"][1] = random.standard_normal((5, 3))
-        cache.advance(1, end - start)
-        segments.append(cache.copy_out(1, start))
-    return cache, encode(ARTIFACT, STATES, range(7), segments, compress=compress)
+def written(*, compress: bool = False, make_buffers: BuffersFactory = HostBuffers) -> tuple[StateBuffers, bytes]:
+    """Buffers whose row 1 holds seven tokens, and its capsule, of two segments."""
+    buffers = make_buffers(STATES, 3, 10)
+    segments = [random_segment(buffers, STATES, num_tokens, seed=num_tokens) for num_tokens in (4, 3)]
+    buffers.restore(1, segments)
+    return buffers, encode(ARTIFACT, STATES, range(7), buffers.to_host(segments), compress=compress)
 
 
 @pytest.mark.parametrize("compress", [False, True])
-def test_a_row_comes_back_as_it_was_and_its_size_was_known(compress: bool) -> None:
-    cache, data = written(compress=compress)
+def test_a_row_comes_back_as_it_was_and_its_size_was_known(make_buffers: BuffersFactory, compress: bool) -> None:
+    buffers, data = written(compress=compress, make_buffers=make_buffers)
     if compress:
         assert len(data) <= max_capsule_bytes(STATES, 7)
     else:
         assert len(data) == capsule_bytes(STATES, 7)
     capsule = decode(data, ARTIFACT, STATES, 10)
     assert capsule.token_ids == tuple(range(7))
-    cache.restore(0, [capsule.segment])
-    for buffer in cache.buffers.values():
-        np.testing.assert_array_equal(buffer[0], buffer[1])
-    assert cache.snapshot().row_lengths == (7, 7, None)
+    buffers.restore(0, [buffers.from_host(7, capsule.parts)])
+    zero, one = rows_of(buffers, {0: 7, 1: 7})
+    assert zero == one
 
 
 def test_the_format_is_what_it_says_to_the_byte() -> None:
-    cache, data = written()
-    key = cache.buffers["past.1.key"][1, :, :7].tobytes()
+    buffers, data = written()
+    conv, key = in_bytes(buffers, buffers.copy_out(1, 0, 7))
     assert data == b"".join(
         (
             b"QWCAPSUL",
             struct.pack("<III12x", 2, 7, 0),
             bytes.fromhex(ARTIFACT),
             np.arange(7, dtype="<i4").tobytes().ljust(64, b"\0"),
-            cache.buffers["past.0.conv"][1].tobytes().ljust(64, b"\0"),
+            conv.ljust(64, b"\0"),
             key.ljust(64, b"\0"),
             hashlib.sha256(data[:-32]).digest(),
         )
@@ -77,16 +73,17 @@ def test_the_format_is_what_it_says_to_the_byte() -> None:
     assert compressed[:64] == data[:16] + b"\1" + data[17:64]
     planes = zstandard.decompress(compressed[64:-32])
     assert planes[:28] == bytes([*range(7), *bytes(21)])
+    assert planes[64:124] == b"".join(conv[first::4] for first in range(4))
     assert planes[128:] == data[64 + 128 : -32]  # one byte a number: in their order
 
 
-def test_arrays_lie_in_the_data_on_whole_cache_lines() -> None:
+def test_parts_lie_in_the_data_on_whole_cache_lines() -> None:
     data = written()[1]
     capsule, start = decode(data, ARTIFACT, STATES, 10), np.frombuffer(data, np.uint8).ctypes.data
-    for array in (*capsule.segment.keys_and_values.values(), *capsule.segment.states.values()):
-        assert (array.ctypes.data - start) % 64 == 0
-        assert not array.flags.writeable
-        assert not array.flags.owndata
+    for part in capsule.parts:
+        assert (np.frombuffer(part, np.uint8).ctypes.data - start) % 64 == 0
+        assert part.obj is data
+        assert part.readonly
 
 
 def test_equal_states_have_equal_names() -> None:

@@ -1,86 +1,110 @@
+"""The account of rows: lengths and bytes, and what it lets nobody do."""
+
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from qwonnx.runtime.artifact.manifest import StateSpec
-from qwonnx.runtime.cache import hybrid_cache as module
-from qwonnx.runtime.cache.hybrid_cache import HybridCache, RowMove, row_pointer
+from qwonnx.runtime.cache.buffers import BuffersFactory, StateBuffers
+from qwonnx.runtime.cache.hybrid_cache import HybridCache
+from qwonnx.runtime.cache.rows import RowMove
 from qwonnx.runtime.errors import SettingsError
+from tests.runtime.cache.row_content import in_bytes, random_segment, run_rows, writing
 
 KEY = StateSpec(1, "key", "past.1.key", "present.1.key", "float32", ("batch", 2, "max_model_len", 4))
 CONV = StateSpec(0, "conv_state", "past.0.conv", "present.0.conv", "float32", ("batch", 5, 3))
+STATES = (CONV, KEY)
 
 
-def _cache() -> HybridCache:
-    return HybridCache((CONV, KEY), max_num_seqs=3, max_model_len=10)
+@pytest.fixture
+def cache(make_buffers: BuffersFactory) -> HybridCache:
+    return HybridCache(STATES, max_num_seqs=3, max_model_len=10, make_buffers=make_buffers)
 
 
-def test_buffers_have_the_manifests_shapes_with_one_spare_row_and_start_aligned() -> None:
-    cache = _cache()
-    assert cache.buffers["past.1.key"].shape == (4, 2, 10, 4)
-    assert cache.buffers["past.0.conv"].shape == (4, 5, 3)
-    for buffer in cache.buffers.values():
-        assert buffer.ctypes.data % 64 == 0
-        assert row_pointer(buffer, 2) == buffer[2].ctypes.data
+def step(cache: HybridCache, row: int, past: int, num_tokens: int) -> None:
+    """Let a row's sequence grow."""
+    run_rows(cache.buffers, row, [past], num_tokens, writing(STATES, past, num_tokens))
+    cache.advance(row, num_tokens)
 
 
-def test_a_new_sequence_starts_from_zeros_whatever_was_in_its_row() -> None:
-    cache = _cache()
-    cache.buffers["past.0.conv"][1] = 7
-    cache.begin(1)
-    assert not cache.buffers["past.0.conv"][1].any()
-
-
-def test_a_move_carries_what_a_sequence_has_and_frees_its_old_row() -> None:
-    cache = _cache()
+def test_a_sequence_is_begun_grows_moves_and_leaves(cache: HybridCache) -> None:
     cache.begin(2)
-    cache.advance(2, 6)
-    cache.buffers["past.1.key"][2] = 3
-    cache.buffers["past.0.conv"][2] = 4
+    step(cache, 2, 0, 6)
+    held = in_bytes(cache.buffers, cache.copy_out(2, 0))
     cache.move(RowMove(2, 0, 6))
-    assert (cache.buffers["past.1.key"][0, :, :6] == 3).all()
-    assert not cache.buffers["past.1.key"][0, :, 6:].any()  # untouched pages stay untouched
-    assert (cache.buffers["past.0.conv"][0] == 4).all()
     assert cache.snapshot().row_lengths == (6, None, None, None)
+    assert in_bytes(cache.buffers, cache.copy_out(0, 0)) == held
+    assert cache.copy_out(0, 4).num_tokens == 2
+    cache.release(0)
+    cache.release(0)  # free already
+    assert cache.snapshot().row_lengths == (None,) * 4
 
 
-def test_bytes_are_accounted_by_row_and_token() -> None:
-    cache = _cache()
+def test_a_row_that_was_never_begun_moves_as_such(cache: HybridCache) -> None:
+    cache.move(RowMove(1, 0, 0))
+    assert cache.snapshot().row_lengths == (None,) * 4
+
+
+def test_bytes_are_accounted_by_row_and_token(cache: HybridCache) -> None:
     row_bytes, token_bytes = 5 * 3 * 4, 2 * 4 * 4
     assert cache.snapshot().used_bytes == 0
     cache.begin(0)
-    cache.advance(0, 4)
-    assert cache.snapshot().used_bytes == row_bytes + 4 * token_bytes
+    step(cache, 0, 0, 4)
+    assert cache.snapshot().used_bytes == row_bytes + 4 * token_bytes == cache.segment_bytes(4)
+    assert cache.copy_out(0, 0).num_bytes == cache.segment_bytes(4)
     assert cache.snapshot().reserved_bytes == 4 * (row_bytes + 10 * token_bytes)
     cache.release(0)
     assert cache.snapshot().used_bytes == 0
 
 
-def test_our_own_mistakes_are_caught() -> None:
-    cache = _cache()
+def test_what_rows_left_goes_when_others_need_its_bytes(make_buffers: BuffersFactory) -> None:
+    cache = HybridCache(STATES, 3, 10, max_bytes=2 * 60 + 12 * 32, make_buffers=make_buffers)
+    cache.restore(0, [random_segment(cache.buffers, STATES, 8)])
+    cache.restore(1, [random_segment(cache.buffers, STATES, 2)])
+    cache.move(RowMove(1, 2, 2))
+    cache.release(0)
+    assert cache.snapshot().touched_bytes == 3 * 60 + 12 * 32
+    cache.prepare(4)
+    assert cache.snapshot().touched_bytes == cache.snapshot().used_bytes == 60 + 2 * 32
+    assert in_bytes(cache.buffers, cache.copy_out(2, 0)) == in_bytes(
+        cache.buffers, random_segment(cache.buffers, STATES, 2)
+    )
+
+
+def test_what_a_row_held_before_goes_and_what_its_sequence_has_stays(make_buffers: BuffersFactory) -> None:
+    cache = HybridCache(STATES, 3, 10, max_bytes=60 + 9 * 32, make_buffers=make_buffers)
+    cache.restore(0, [random_segment(cache.buffers, STATES, 8)])
+    cache.release(0)
+    cache.begin(0)
+    step(cache, 0, 0, 2)
+    held = in_bytes(cache.buffers, cache.copy_out(0, 0))
+    assert cache.snapshot().touched_bytes == 60 + 8 * 32
+    cache.prepare(2)
+    assert cache.snapshot().touched_bytes == 60 + 2 * 32
+    assert in_bytes(cache.buffers, cache.copy_out(0, 0)) == held
+
+
+def test_our_own_mistakes_are_caught(cache: HybridCache) -> None:
     cache.begin(0)
     with pytest.raises(AssertionError, match="in use"):
         cache.begin(0)
+    with pytest.raises(AssertionError, match="in use"):
+        cache.restore(0, [random_segment(cache.buffers, STATES, 1)])
     with pytest.raises(AssertionError, match="no room"):
         cache.advance(0, 11)
     with pytest.raises(AssertionError, match="free"):
         cache.advance(1, 1)
+    with pytest.raises(AssertionError, match="free"):
+        cache.copy_out(1, 0)
+    with pytest.raises(AssertionError, match="none from 0 on"):
+        cache.copy_out(0, 0)
     with pytest.raises(AssertionError, match="in use"):
         cache.move(RowMove(1, 0, 0))
 
 
-def test_too_large_a_reservation_names_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
+def test_too_large_a_reservation_names_the_settings() -> None:
+    def refuse(*_: object) -> StateBuffers:
         raise MemoryError
 
-    monkeypatch.setattr(module, "_reserve", refuse)
     with pytest.raises(SettingsError, match="lower max_num_seqs or max_model_len"):
-        _cache()
-
-
-def test_reserving_touches_no_memory() -> None:
-    large = StateSpec(1, "key", "k", "p", "float32", ("batch", 8, "max_model_len", 256))
-    cache = HybridCache([large], max_num_seqs=8, max_model_len=32_768)  # 2.4 GB of address space
-    assert cache.snapshot().reserved_bytes > 2 << 30
-    assert np.all(cache.buffers["k"][8, 0, :4] == 0)
+        HybridCache(STATES, max_num_seqs=3, max_model_len=10, make_buffers=refuse)

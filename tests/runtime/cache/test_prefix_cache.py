@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import dataclass
+
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from qwonnx.runtime.cache.hybrid_cache import RowSegment
 from qwonnx.runtime.cache.prefix_cache import PrefixCache, Snapshot
 
-TOKEN_BYTES, STATE_BYTES = 8, 16  # of a segment here; a token's own four come on top
 
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """A segment of which the cache knows what it may know."""
 
-def segment(num_tokens: int) -> RowSegment:
-    return RowSegment(num_tokens, {"key": np.zeros((1, num_tokens, 2), np.float32)}, {"state": np.zeros(4, np.float32)})
+    num_tokens: int
+
+    @property
+    def num_bytes(self) -> int:
+        return 8 * self.num_tokens + 16
 
 
 def size_of(num_tokens: int) -> int:
-    return (TOKEN_BYTES + 4) * num_tokens + STATE_BYTES
+    """Of a snapshot: a token's own four bytes come on top."""
+    return Sized(num_tokens).num_bytes + 4 * num_tokens
 
 
 def add(cache: PrefixCache, *pieces: str) -> Snapshot | None:
@@ -26,7 +32,7 @@ def add(cache: PrefixCache, *pieces: str) -> Snapshot | None:
     since = ""  # the snapshot that it came by last
     for piece in pieces:
         since += piece
-        following = cache.store(node, [ord(letter) for letter in since], segment(len(since)))
+        following = cache.store(node, [ord(letter) for letter in since], Sized(len(since)))
         if following is not None:
             cache.pin(following)
             if node is not None:
@@ -68,7 +74,7 @@ def test_texts_that_were_cut_differently_are_found_by_either_cut() -> None:
 
 def test_ids_are_compared_whole() -> None:
     cache = PrefixCache(1 << 20)
-    cache.store(None, [1, 256], segment(2))
+    cache.store(None, [1, 256], Sized(2))
     assert cache.find([1, 256, 5]) is not None
     assert cache.find([257, 0, 5]) is None
     assert cache.find([1, 65537, 5]) is None
@@ -107,7 +113,7 @@ def test_snapshots_in_use_stay_and_what_has_no_room_is_not_kept() -> None:
 def test_permanent_ones_never_go_and_take_nothing_of_the_budget() -> None:
     cache = PrefixCache(2 * size_of(3))
     for text in ("system", "system two", "other"):
-        cache.add_permanent([ord(letter) for letter in text], segment(len(text)))
+        cache.add_permanent([ord(letter) for letter in text], Sized(len(text)))
     assert (cache.account().used_bytes, cache.account().num_permanent) == (0, 3)
     for text in ("abc", "def", "ghi", "jkl"):
         add(cache, text)
@@ -115,7 +121,7 @@ def test_permanent_ones_never_go_and_take_nothing_of_the_budget() -> None:
     assert parent is not None
     cache.pin(parent)
     assert cache.has_room_for(2 * size_of(3))
-    child = cache.store(parent, [ord(letter) for letter in "..."], segment(3))
+    child = cache.store(parent, [ord(letter) for letter in "..."], Sized(3))
     cache.unpin(parent)
     assert child is not None
     assert (found(cache, "system...?"), found(cache, "system two?"), found(cache, "other?")) == (9, 10, 5)
@@ -146,7 +152,7 @@ def test_nothing_is_found_that_was_not_kept_and_with_room_everything_is(
     small, large = PrefixCache(budget * size_of(2)), PrefixCache(1 << 20)
     for text in baked:
         for cache in (small, large):
-            cache.add_permanent([ord(letter) for letter in text], segment(len(text)))
+            cache.add_permanent([ord(letter) for letter in text], Sized(len(text)))
     permanent = {0, *(len(text) for text in baked if wanted.startswith(text) and len(text) < len(wanted))}
     kept = set(permanent)
     for pieces in texts:

@@ -10,13 +10,16 @@ import pytest
 
 from qwonnx.export import ExportOptions, export_checkpoint
 from qwonnx.runtime.artifact.folder import open_artifact
-from qwonnx.runtime.cache.hybrid_cache import HybridCache, RowMove
+from qwonnx.runtime.cache.host_buffers import HostBuffers
+from qwonnx.runtime.cache.hybrid_cache import HybridCache
+from qwonnx.runtime.cache.rows import RowMove, row_cost
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import FinishReason
 from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.settings import RuntimeSettings
 from tests.checkpoints.tokenizer import NUM_TOKENS
 from tests.export.decoder import Decoder, onnxruntime_session
+from tests.runtime.cache.row_content import PythonGraph, in_bytes, random_segment
 from tests.runtime.engine.engine_driver import Received, drive
 
 SETTINGS = RuntimeSettings(num_threads=1, max_num_seqs=3, max_model_len=200)
@@ -74,23 +77,19 @@ def test_one_after_the_other_in_one_row_gets_the_same_tokens(folder: Path, greed
 
 
 def test_the_cache_has_the_types_and_the_size_that_the_manifest_states(folder: Path) -> None:
-    states = open_artifact(folder).decoder.states
-    cache = HybridCache(states, max_num_seqs=2, max_model_len=100)
+    states, graph = open_artifact(folder).decoder.states, PythonGraph()
+    HostBuffers(states, 3, 100).bind(graph, 0, 3)
     dtype, token_bytes = (np.int8, 2 * 32) if folder.name.endswith("int8") else (np.uint8, 2 * 16)
     for spec in states:
         if spec.kind in ("key", "value"):
-            assert cache.buffers[spec.past].dtype == dtype
-    assert cache.kv.bytes_per_token == token_bytes
+            assert graph.inputs[spec.past].dtype == dtype
+    assert row_cost(states).bytes_per_token == token_bytes
 
 
 def test_a_move_carries_codes_as_they_are(folder: Path) -> None:
     states = open_artifact(folder).decoder.states
     cache = HybridCache(states, max_num_seqs=2, max_model_len=10)
-    cache.begin(1)
-    cache.advance(1, 6)
-    keys = next(cache.buffers[spec.past] for spec in states if spec.kind == "key")
-    codes = np.random.default_rng(0).integers(0, 256, keys[1].shape, np.uint8).view(keys.dtype)
-    keys[1] = codes
+    segment = random_segment(cache.buffers, states, 6)
+    cache.restore(1, [segment])
     cache.move(RowMove(1, 0, 6))
-    np.testing.assert_array_equal(keys[0, :, :6], codes[:, :6])
-    assert not keys[0, :, 6:].any()
+    assert in_bytes(cache.buffers, cache.copy_out(0, 0)) == in_bytes(cache.buffers, segment)

@@ -44,7 +44,7 @@ class Received:
 
 @contextmanager
 def opened(model: CountingModel, settings: RuntimeSettings = SMALL) -> Iterator[Engine]:
-    with Engine.open(model.folder, settings) as engine:
+    with model.open(settings) as engine:
         yield engine
 
 

@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 from llguidance import LLParserLimits
 
+from qwonnx.runtime.cache.buffers import BuffersFactory
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import FinishReason
 from qwonnx.runtime.errors import InvalidRequestError
@@ -65,14 +66,16 @@ def test_greedy_takes_the_likeliest_of_the_allowed(counting_model: CountingModel
     assert re.fullmatch("[A-Z]{5}", other.text)
 
 
-def test_a_model_that_says_what_it_must_is_not_disturbed_and_one_that_does_not_is_put_right(tmp_path: Path) -> None:
+def test_a_model_that_says_what_it_must_is_not_disturbed_and_one_that_does_not_is_put_right(
+    tmp_path: Path, make_buffers: BuffersFactory
+) -> None:
     right = '{"label": "dog", "sure": true, "boxes": [1, 22]}'
     wrong = '{"label": "cow", "sure": maybe, "boxes": [1, 220]} I think'
     params = SamplingParams(temperature=0, guide=Guide.json_schema(SCHEMA), max_tokens=300)
     prompt = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    with opened(make(tmp_path / "right", script=right), SETTINGS) as engine:
+    with opened(make(tmp_path / "right", script=right, make_buffers=make_buffers), SETTINGS) as engine:
         assert ask(engine, prompt, params).text == right
-    with opened(make(tmp_path / "wrong", script=wrong), SETTINGS) as engine:
+    with opened(make(tmp_path / "wrong", script=wrong, make_buffers=make_buffers), SETTINGS) as engine:
         answer = ask(engine, prompt, dataclasses.replace(params, temperature=2, seed=1))
         jsonschema.validate(json.loads(answer.text), SCHEMA)
         assert answer.reason is FinishReason.STOP
@@ -91,10 +94,11 @@ def test_bound_and_free_requests_in_one_batch_say_what_they_say_alone(counting_m
     assert all(alone)
 
 
-def test_a_form_begins_after_the_thoughts(tmp_path: Path) -> None:
+def test_a_form_begins_after_the_thoughts(tmp_path: Path, make_buffers: BuffersFactory) -> None:
     script = 'He wants {"JSON"}.\n</think>\n\n{"label": "cat", "sure": false, "boxes": []} Done.'
     guide = dataclasses.replace(Guide.json_schema(SCHEMA), after_thinking=True)
-    model = make(tmp_path / "thinks", script=script, script_after="<|im_start|>assistant\n<think>\n")
+    after = "<|im_start|>assistant\n<think>\n"
+    model = make(tmp_path / "thinks", script=script, script_after=after, make_buffers=make_buffers)
     with opened(model, SETTINGS) as engine:
         prompt = "<|im_start|>assistant\n<think>\n"
         answer = ask(engine, prompt, SamplingParams(temperature=0, guide=guide))

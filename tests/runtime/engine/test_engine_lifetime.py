@@ -16,6 +16,7 @@ from qwonnx.runtime.artifact.manifest import (
     read_manifest,
     write_manifest,
 )
+from qwonnx.runtime.cache.buffers import BuffersFactory
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.generation import Generation
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
@@ -39,8 +40,8 @@ def test_an_engine_is_ready_after_its_warm_up_and_until_it_is_closed(counting_mo
     assert [*ready, engine.is_ready] == [False, True, False]
 
 
-def test_a_model_that_cannot_answer_does_not_become_ready(tmp_path: Path) -> None:
-    model = make(tmp_path / "artifact", failing_text="H")
+def test_a_model_that_cannot_answer_does_not_become_ready(tmp_path: Path, make_buffers: BuffersFactory) -> None:
+    model = make(tmp_path / "artifact", failing_text="H", make_buffers=make_buffers)
     with opened(model) as engine:
         with pytest.raises(SessionError, match="failed to run"):
             engine.warm_up()
@@ -49,7 +50,7 @@ def test_a_model_that_cannot_answer_does_not_become_ready(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("started", [True, False])
 def test_closing_ends_everything_with_abort_and_takes_no_more(counting_model: CountingModel, started: bool) -> None:
-    engine = Engine.open(counting_model.folder, replace(SMALL, max_model_len=4096))
+    engine = counting_model.open(replace(SMALL, max_model_len=4096))
     received = [Received() for _ in range(5)]
     for receiver in received:
         engine.submit([70], SamplingParams(temperature=0), receiver)
@@ -68,7 +69,7 @@ def test_closing_ends_everything_with_abort_and_takes_no_more(counting_model: Co
 
 
 def test_an_engine_may_be_closed_from_its_own_thread(counting_model: CountingModel) -> None:
-    engine = Engine.open(counting_model.folder, SMALL)
+    engine = counting_model.open(SMALL)
     reasons: list[FinishReason | None] = []
 
     def closing(output: RequestOutput) -> None:
@@ -148,12 +149,12 @@ def test_max_model_len_defaults_to_the_model_and_cannot_exceed_it(counting_model
     with opened(counting_model, RuntimeSettings(num_threads=1)) as engine:
         assert engine.max_model_len == 4096
     with pytest.raises(SettingsError, match="at most 4096"):
-        Engine.open(counting_model.folder, RuntimeSettings(max_model_len=4097))
+        counting_model.open(RuntimeSettings(max_model_len=4097))
 
 
 def test_a_provider_that_is_not_there_is_named(counting_model: CountingModel) -> None:
     with pytest.raises(SettingsError, match="NoSuchProvider"):
-        Engine.open(counting_model.folder, RuntimeSettings(providers=("NoSuchProvider",)))
+        counting_model.open(RuntimeSettings(providers=("NoSuchProvider",)))
 
 
 def test_an_artifact_without_template_or_sampling_has_defaults(tmp_path: Path) -> None:
@@ -168,7 +169,7 @@ def test_an_artifact_without_template_or_sampling_has_defaults(tmp_path: Path) -
 def test_a_generation_config_that_cannot_be_used_is_refused(tmp_path: Path, config: str) -> None:
     model = make(tmp_path / "artifact", generation_config_text=config)
     with pytest.raises(ArtifactError, match=r"generation_config\.json"):
-        Engine.open(model.folder)
+        model.open()
 
 
 def test_an_artifact_for_a_newer_onnx_runtime_says_so(counting_model: CountingModel, tmp_path: Path) -> None:
@@ -194,9 +195,9 @@ def test_a_graph_that_is_no_graph_is_refused(tmp_path: Path) -> None:
     size = (model.folder / "decoder.onnx").stat().st_size
     (model.folder / "decoder.onnx").write_bytes(b"\xff" * size)
     with pytest.raises(ArtifactHashError, match="was changed after its export"):
-        Engine.open(model.folder)
+        model.open()
     manifest = read_manifest(model.folder)
     files = (replace(file, sha256=file_sha256(model.folder / file.path)) for file in manifest.files)
     write_manifest(model.folder, replace(manifest, files=tuple(files)))
     with pytest.raises(SessionError, match="cannot load"):
-        Engine.open(model.folder)
+        model.open()

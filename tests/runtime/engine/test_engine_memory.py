@@ -13,7 +13,7 @@ from qwonnx.runtime.engine.request import FinishReason
 from qwonnx.runtime.sampling.guide import Guide
 from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.scheduling.row_budget import RowBudget, settle
-from qwonnx.runtime.scheduling.scheduler import _HEADROOM
+from qwonnx.runtime.scheduling.scheduler import HEADROOM
 from tests.runtime.counting_model import FAILING_TEXT, CountingModel
 from tests.runtime.engine.engine_driver import GREEDY, SMALL, Received, drive, opened
 
@@ -22,7 +22,7 @@ LONG = replace(SMALL, max_model_len=200, max_queued_requests=8)
 
 def _budget(model: CountingModel, *lengths: int) -> int:
     """Bytes of rows of so many tokens."""
-    with Engine.open(model.folder, SMALL) as engine:
+    with model.open(SMALL) as engine:
         budget: RowBudget = settle(engine.artifact.decoder.states, SMALL, 64)[0]
     return sum(map(budget.bytes_of, lengths))
 
@@ -34,7 +34,7 @@ def _ask(engine: Engine, model: CountingModel, text: str, max_tokens: int) -> tu
 
 
 def test_who_does_not_fit_beside_the_others_waits(counting_model: CountingModel) -> None:
-    bytes_of_two = _budget(counting_model, 20 + _HEADROOM, 20 + _HEADROOM)
+    bytes_of_two = _budget(counting_model, 20 + HEADROOM, 20 + HEADROOM)
     settings = replace(LONG, cache_bytes=bytes_of_two, max_model_len=None)
     with opened(counting_model, settings) as engine:
         asked = [_ask(engine, counting_model, "x" * 20, 3) for _ in range(3)]
@@ -105,7 +105,7 @@ def test_ended_rows_give_their_memory_to_others(counting_model: CountingModel) -
             _ask(engine, counting_model, "ab", 2)
             _ask(engine, counting_model, "x" * 30, 50)
             drive(engine)
-            assert engine._cache.snapshot().touched_bytes <= room + _budget(counting_model, 150)
+            assert engine.row_account().touched_bytes <= room + _budget(counting_model, 150)
 
 
 def test_two_prompts_that_begin_alike_are_read_once_up_to_where_they_part(counting_model: CountingModel) -> None:

@@ -64,7 +64,7 @@ def test_it_is_answered_alike_beside_others_and_from_any_row(counting_model: Cou
 
 
 def test_long_prompts_are_kept_at_intervals(counting_model: CountingModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_SNAPSHOT_INTERVAL", 8)
+    monkeypatch.setattr(module, "SNAPSHOT_INTERVAL", 8)
     with opened(counting_model) as engine:
         ask(engine, counting_model, "x" * 20)
         assert cached(ask(engine, counting_model, "x" * 19 + "y")) == 16

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import tempfile
+from functools import cache
 from pathlib import Path
 
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from qwonnx.runtime.engine.engine import Engine
+from qwonnx.runtime.cache.buffers import BuffersFactory
+from qwonnx.runtime.cache.host_buffers import HostBuffers
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
 from qwonnx.runtime.errors import QueueFullError
 from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.settings import RuntimeSettings
 from tests.runtime.counting_model import FAILING_TEXT, NAN_TEXT, CountingModel, make
+from tests.runtime.strict_buffers import StrictBuffers
 
 SETTINGS = RuntimeSettings(
     num_threads=1,
@@ -26,24 +29,22 @@ SETTINGS = RuntimeSettings(
 )
 PROMPTS = st.text("abc é", min_size=1, max_size=9)
 
-_models: list[CountingModel] = []
+
+@cache
+def _model(make_buffers: BuffersFactory) -> CountingModel:
+    return make(Path(tempfile.mkdtemp()) / "artifact", end_at=30, make_buffers=make_buffers)
 
 
-def _model() -> CountingModel:
-    if not _models:
-        _models.append(make(Path(tempfile.mkdtemp()) / "artifact", end_at=30))
-    return _models[0]
-
-
-class Requests(RuleBasedStateMachine):
+class OnHost(RuleBasedStateMachine):
     """Submits, aborts and steps in any order; teardown closes in the middle of whatever runs."""
 
     names = Bundle("names")
+    make_buffers: BuffersFactory = HostBuffers
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = _model()
-        self.engine = Engine.open(self.model.folder, SETTINGS)
+        self.model = _model(type(self).make_buffers)
+        self.engine = self.model.open(SETTINGS)
         self.outputs: dict[str, list[RequestOutput]] = {}
         self.prompts: dict[str, list[int]] = {}
         self.faulty: set[str] = set()
@@ -108,5 +109,14 @@ class Requests(RuleBasedStateMachine):
             assert outputs[-1].finish_reason is not None
 
 
-TestRequests = Requests.TestCase
-TestRequests.settings = hypothesis_settings(max_examples=60, stateful_step_count=40, deadline=None)
+class OnStrict(OnHost):
+    """The same, with rows that nobody else can read."""
+
+    make_buffers = StrictBuffers
+
+
+TestRequestsOnHost = OnHost.TestCase
+TestRequestsOnStrict = OnStrict.TestCase
+TestRequestsOnHost.settings = TestRequestsOnStrict.settings = hypothesis_settings(
+    max_examples=60, stateful_step_count=40, deadline=None
+)

@@ -18,6 +18,7 @@ from qwonnx.runtime.model.runner import ModelRunner
 from qwonnx.runtime.model.session import Session
 from qwonnx.runtime.scheduling.sequence import Sequence, StepPlan
 from qwonnx.runtime.settings import RuntimeSettings
+from tests.runtime.cache.row_content import random_segment, rows_of
 from tests.runtime.counting_model import VOCAB_SIZE, CountingModel, make
 
 
@@ -56,7 +57,7 @@ def _runner(model: CountingModel) -> tuple[ModelRunner, Bindings, HybridCache]:
     artifact = open_artifact(model.folder)
     states = artifact.decoder.states
     session = Bindings(Session(artifact.file("decoder.onnx"), RuntimeSettings(num_threads=1)))
-    cache = HybridCache(states, max_num_seqs=3, max_model_len=64)
+    cache = HybridCache(states, max_num_seqs=3, max_model_len=64, make_buffers=model.make_buffers)
     runner = ModelRunner(session, states, cache, InputBuffers(3, 16), 3, VOCAB_SIZE)  # type: ignore[arg-type]
     return runner, session, cache
 
@@ -88,15 +89,16 @@ def test_states_are_bound_once_a_range_of_rows_and_inputs_when_their_shape_chang
 
 def test_a_step_touches_only_its_own_rows(counting_model: CountingModel) -> None:
     runner, _, cache = _runner(counting_model)
-    for buffer in cache.buffers.values():
-        buffer[:] = 5
+    states = open_artifact(counting_model.folder).decoder.states
+    for row in (0, 2):
+        cache.restore(row, [random_segment(cache.buffers, states, 5, seed=row)])
+    before = list(rows_of(cache.buffers, {0: 5, 2: 5}))
     sequence = _sequence([70, 71, 72])
     logits = _step(runner, sequence, 1, 3)
     assert logits.shape == (1, VOCAB_SIZE)
     assert int(logits[0, : counting_model.tokenizer.num_tokens].argmax()) == counting_model.next_token([70, 71, 72])
-    for buffer in cache.buffers.values():
-        assert (buffer[[0, 2, 3]] == 5).all()
-    assert cache.snapshot().row_lengths == (None, 3, None, None)
+    assert list(rows_of(cache.buffers, {0: 5, 2: 5})) == before
+    assert cache.snapshot().row_lengths == (5, 3, 5, None)
 
 
 def test_a_graph_that_is_not_the_manifests_is_refused_before_a_buffer_is_touched(counting_model: CountingModel) -> None:

@@ -8,7 +8,6 @@ import onnx
 import onnxruntime
 import pytest
 
-from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.errors import SessionError
 from qwonnx.runtime.machine import cpu_quota
 from qwonnx.runtime.model.session import Session, check_version
@@ -38,7 +37,7 @@ def test_an_older_onnx_runtime_is_refused_and_a_newer_is_not() -> None:
 def test_threads_spinning_and_logging_follow_the_settings(counting_model: CountingModel) -> None:
     prompt = counting_model.tokenizer.encode("abc")
     for settings in (replace(SMALL, num_threads=2, spin=False), replace(SMALL, num_threads=None, log_severity=3)):
-        with Engine.open(counting_model.folder, settings) as engine:
+        with counting_model.open(settings) as engine:
             received = Received()
             engine.submit(prompt, GREEDY, received)
             drive(engine)

@@ -13,6 +13,7 @@ from transformers.generation import logits_process as reference
 
 from qwonnx.runtime.errors import SessionError
 from qwonnx.runtime.sampling.params import SamplingParams
+from qwonnx.runtime.sampling.penalties import Penalties
 from qwonnx.runtime.sampling.sampler import AllowedTokens, Sampler
 
 FloatArray = npt.NDArray[np.float32]
@@ -22,15 +23,10 @@ def _logits(size: int, seed: int = 0, scale: float = 3.0) -> FloatArray:
     return (np.random.default_rng(seed).standard_normal(size) * scale).astype(np.float32)
 
 
-def _distribution(sampler: Sampler, logits: FloatArray, draws: int) -> FloatArray:
+def _distribution(params: SamplingParams, logits: FloatArray, draws: int) -> FloatArray:
     """What the sampler's draw would give: its inverse distribution at evenly spaced numbers."""
     points = iter((np.arange(draws) + 0.5) / draws)
-
-    class Even:
-        def random(self) -> float:
-            return float(next(points))
-
-    sampler._generator = Even()  # type: ignore[assignment]
+    sampler = Sampler(params, [], logits.size, random=lambda: float(next(points)))
     chosen = [sampler.sample(logits) for _ in range(draws)]
     return (np.bincount(chosen, minlength=logits.size) / draws).astype(np.float32)
 
@@ -67,7 +63,7 @@ def _expected(processors: Sequence[Any], tokens: Sequence[int], logits: FloatArr
 def test_the_distribution_is_that_of_transformers(params: SamplingParams, processors: list[Any], size: int) -> None:
     logits = _logits(size)
     draws = 4000
-    found = _distribution(Sampler(params, [], size), logits, draws)
+    found = _distribution(params, logits, draws)
     # Evenly spaced numbers hit each interval to within one draw.
     np.testing.assert_allclose(found, _expected(processors, [0], logits), atol=1.5 / draws)
 
@@ -86,11 +82,10 @@ def test_a_large_vocabulary_keeps_exactly_the_top_k_and_top_p_of_transformers() 
 def test_the_repetition_penalty_is_that_of_transformers_over_prompt_and_answer() -> None:
     logits = _logits(30)
     prompt = [3, 3, 5]
-    sampler = Sampler(SamplingParams(repetition_penalty=1.5), prompt, 30)
-    assert sampler._counts is not None
+    penalties = Penalties(SamplingParams(repetition_penalty=1.5), prompt)
     for token in (7, 8, 7, 3):
-        sampler._counts.add(token)
-    penalized = sampler._penalized(logits)
+        penalties.count(token)
+    penalized = penalties.apply(logits)
     expected = reference.RepetitionPenaltyLogitsProcessor(1.5)(
         torch.tensor([[*prompt, 7, 8]]), torch.from_numpy(logits.copy())[None]
     )
@@ -100,23 +95,25 @@ def test_the_repetition_penalty_is_that_of_transformers_over_prompt_and_answer()
 def test_presence_counts_once_and_frequency_every_time_and_the_prompt_not_at_all() -> None:
     logits = np.zeros(6, dtype=np.float32)
     logits[2] = 5
-    sampler = Sampler(SamplingParams(temperature=0, presence_penalty=1, frequency_penalty=0.5), [1, 1], 6)
-    assert [sampler.sample(logits) for _ in range(2)] == [2, 2]
-    np.testing.assert_allclose(sampler._penalized(logits), [0, 0, 5 - 1 - 2 * 0.5, 0, 0, 0])
+    params = SamplingParams(temperature=0, presence_penalty=1, frequency_penalty=0.5)
+    sampler, penalties = Sampler(params, [1, 1], 6), Penalties(params, [1, 1])
+    for _ in range(2):
+        assert sampler.sample(logits) == 2
+        penalties.count(2)
+    np.testing.assert_allclose(penalties.apply(logits), [0, 0, 5 - 1 - 2 * 0.5, 0, 0, 0])
     np.testing.assert_array_equal(logits, [0, 0, 5, 0, 0, 0])
 
 
 def test_counts_of_a_long_answer_are_those_of_transformers() -> None:
     logits = _logits(400)
-    sampler = Sampler(SamplingParams(repetition_penalty=1.2, frequency_penalty=0.1), [1, 2, 3, 2], 400)
-    assert sampler._counts is not None
+    penalties = Penalties(SamplingParams(repetition_penalty=1.2, frequency_penalty=0.1), [1, 2, 3, 2])
     answer = np.random.default_rng(1).integers(0, 300, 500).tolist()
     for token in answer:
-        sampler._counts.add(token)
+        penalties.count(token)
     expected = reference.RepetitionPenaltyLogitsProcessor(1.2)(
         torch.tensor([[1, 2, 3, 2, *answer]]), torch.from_numpy(logits.copy())[None]
     )[0].numpy() - 0.1 * np.bincount(answer, minlength=400)
-    np.testing.assert_allclose(sampler._penalized(logits), expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(penalties.apply(logits), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_many_draws_follow_the_softmax() -> None:
@@ -164,16 +161,6 @@ def test_equal_logits_leave_something_to_draw(top_p: float) -> None:
     assert 0 <= Sampler(SamplingParams(top_p=top_p, top_k=9_999), [], logits.size).sample(logits) < logits.size
 
 
-class _Fixed:
-    """A generator of one number."""
-
-    def __init__(self, number: float) -> None:
-        self._number = number
-
-    def random(self) -> float:
-        return self._number
-
-
 _EVERY_KIND = [
     SamplingParams(temperature=0),
     SamplingParams(seed=1),
@@ -203,8 +190,7 @@ def test_a_token_that_is_not_allowed_is_never_drawn_whatever_the_rounding(point:
     size = 2000
     for start in range(0, size, 97):
         banned = np.setdiff1d(np.arange(size), np.arange(start, min(start + 40, size)))
-        sampler = Sampler(SamplingParams(), [], size)
-        sampler._generator = _Fixed(point)  # type: ignore[assignment]
+        sampler = Sampler(SamplingParams(), [], size, random=lambda: point)
         assert start <= sampler.sample(_logits(size, start), AllowedTokens(banned, all_but=True)) < start + 40
 
 

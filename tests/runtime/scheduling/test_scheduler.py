@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwonnx.runtime.cache.hybrid_cache import CacheSnapshot, RowMove
+from qwonnx.runtime.cache.rows import CacheSnapshot, RowMove
 from qwonnx.runtime.scheduling.row_budget import RowBudget
 from qwonnx.runtime.scheduling.scheduler import Scheduler, violations
 from qwonnx.runtime.scheduling.sequence import Sequence, StepPlan
@@ -98,10 +101,11 @@ def _read_together(*lengths: int, chunk: int = 16, decoding: bool = False) -> li
     if decoding:
         scheduler.add(_sequence("decodes", 1))
         _run(scheduler, rows, 1)
-    for name, length in zip("abcdefgh", lengths, strict=False):
-        scheduler.add(_sequence(name, length))
+    sequences = [_sequence(name, length) for name, length in zip("abcdefgh", lengths, strict=False)]
+    for sequence in sequences:
+        scheduler.add(sequence)
     steps = []
-    while any(sequence.is_prefilling for sequence in [*scheduler._running, *scheduler._waiting]):
+    while any(sequence.is_prefilling for sequence in sequences):
         (plan,) = _run(scheduler, rows, 1)
         names = [sequence.request_id for sequence in plan.sequences]
         if plan.num_tokens > 1:  # the others decode
@@ -247,7 +251,7 @@ def test_short_prompts_that_keep_coming_do_not_keep_a_long_one_waiting() -> None
 def test_bytes_are_never_exceeded_and_everyone_ends_in_spite_of_it(
     prompts: list[int], max_num_seqs: int, max_tokens: int
 ) -> None:
-    budget = RowBudget(max_tokens + 2 * max_num_seqs, 2, 1)
+    budget = RowBudget(bytes_per_row=2, bytes_per_token=1, max_bytes=max_tokens + 2 * max_num_seqs)
     scheduler, rows = Scheduler(max_num_seqs, 4, budget=budget), Rows()
     sequences = [_sequence(str(number), length) for number, length in enumerate(prompts)]
     for sequence in sequences:
@@ -301,3 +305,8 @@ def test_violations_are_seen() -> None:
     wrong = CacheSnapshot((2, None, 1), 10, 0, 0, 0, 0)
     assert len(violations(scheduler.snapshot(), wrong, ["a"])) == 2
     assert violations(scheduler.snapshot(), good, []) == ["a is in row 0, on the wrong side of 0"]
+
+
+def test_who_only_counts_loads_no_arrays() -> None:
+    program = "import sys, qwonnx.runtime.scheduling.scheduler; sys.exit('numpy' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

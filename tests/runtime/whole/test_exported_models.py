@@ -149,8 +149,8 @@ def test_restored_states_give_the_logits_of_fresh_ones(exported: Exported) -> No
     np.testing.assert_allclose(logits(1, 200, 290), fresh, atol=1e-4)
     assert first.num_bytes == cache.segment_bytes(120)
     cache.release(0)
-    capsule = decode(encode(opened.id, states, prompt[:200], [first, second]), opened.id, states, 400)
-    cache.restore(0, [capsule.segment])
+    data = encode(opened.id, states, prompt[:200], cache.buffers.to_host([first, second]))
+    cache.restore(0, [cache.buffers.from_host(200, decode(data, opened.id, states, 400).parts)])
     np.testing.assert_allclose(logits(0, 200, 290), fresh, atol=1e-4)
 
 

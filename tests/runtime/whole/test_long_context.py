@@ -10,13 +10,17 @@ import pytest
 
 from qwonnx.export import ExportOptions, export_checkpoint
 from qwonnx.runtime.artifact.folder import Artifact, open_artifact
-from qwonnx.runtime.cache.hybrid_cache import HybridCache, RowMove, row_pointer
+from qwonnx.runtime.artifact.manifest import StateSpec
+from qwonnx.runtime.cache.buffers import HostArray
+from qwonnx.runtime.cache.hybrid_cache import HybridCache
+from qwonnx.runtime.cache.rows import RowMove, is_growing, item_bytes, row_bytes
 from qwonnx.runtime.errors import SettingsError
 from qwonnx.runtime.model.inputs import InputBuffers
 from qwonnx.runtime.model.runner import ModelRunner
 from qwonnx.runtime.model.session import Session
 from qwonnx.runtime.scheduling.sequence import Sequence, StepPlan
 from qwonnx.runtime.settings import RuntimeSettings
+from tests.runtime.cache.row_content import PythonGraph
 
 # A row has 1,010,000 positions of 32 values, a buffer 9 GB in float32, of which the tests touch little.
 MAX_MODEL_LEN = 1_010_000
@@ -44,8 +48,21 @@ def cache(artifact: Artifact) -> HybridCache:
         cache = HybridCache(artifact.decoder.states, _num_rows(artifact), MAX_MODEL_LEN)
     except SettingsError:
         pytest.skip("this machine does not grant 19 GB of address space")
-    assert max(buffer.size for buffer in cache.buffers.values()) > 1 << 31
+    key = _key(artifact)
+    assert _num_rows(artifact) * row_bytes(key, MAX_MODEL_LEN) // item_bytes(key) > 1 << 31
     return cache
+
+
+def _key(artifact: Artifact) -> StateSpec:
+    """One of the largest states."""
+    return next(spec for spec in artifact.decoder.states if is_growing(spec))
+
+
+def _bound(cache: HybridCache, key: StateSpec, row: int) -> HostArray:
+    """A state as a step of one row has it, `[1, num_key_value_heads, max_model_len, width]`."""
+    graph = PythonGraph()
+    cache.buffers.bind(graph, row, 1)
+    return graph.inputs[key.past]
 
 
 def _runner(artifact: Artifact, cache: HybridCache) -> ModelRunner:
@@ -71,8 +88,7 @@ def test_rows_beyond_two_billion_elements_decode_like_the_first(artifact: Artifa
     decoded = runner.run(StepPlan(0, sequences, 1, wants_logits=True))
     for row in range(2, num_rows):
         np.testing.assert_allclose(decoded[row], decoded[row % 2], atol=1e-5, rtol=0)
-    key = next(spec.past for spec in artifact.decoder.states if spec.kind == "key")
-    first, last = cache.buffers[key][1, :, :5], cache.buffers[key][num_rows - 1, :, :5]
+    first, last = (_bound(cache, _key(artifact), row)[0, :, :5] for row in (1, num_rows - 1))
     np.testing.assert_allclose(last, first, atol=1e-5, rtol=0)
     assert first.any()
 
@@ -95,10 +111,10 @@ def test_no_step_copies_a_buffer(artifact: Artifact, cache: HybridCache) -> None
         runner.run(StepPlan(last, (sequence,), width, wants_logits=False))
         sequence.num_computed += width
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
-    assert grown < min(buffer.nbytes for name, buffer in cache.buffers.items() if name.endswith("key")) // 4
+    assert grown < _num_rows(artifact) * row_bytes(_key(artifact), MAX_MODEL_LEN) // 4
 
 
-def test_pointers_are_counted_in_64_bits(cache: HybridCache) -> None:
-    buffer = max(cache.buffers.values(), key=lambda candidate: candidate.nbytes)
-    last = len(buffer) - 1
-    assert row_pointer(buffer, last) - row_pointer(buffer, 0) == last * buffer[0].nbytes > 1 << 31
+def test_pointers_are_counted_in_64_bits(artifact: Artifact, cache: HybridCache) -> None:
+    key, last = _key(artifact), _num_rows(artifact)
+    first, spare = (_bound(cache, key, row).ctypes.data for row in (0, last))
+    assert spare - first == last * row_bytes(key, MAX_MODEL_LEN) > 1 << 31

@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 
 from infra.miniature.checkpoint import TRAINED
 from qwonnx.export import ExportOptions, export_checkpoint
+from qwonnx.runtime.cache.buffers import BuffersFactory
+from qwonnx.runtime.cache.host_buffers import HostBuffers
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import FinishReason
 from qwonnx.runtime.sampling.params import SamplingParams
@@ -27,8 +29,10 @@ from qwonnx.runtime.scheduling.row_budget import settle
 from qwonnx.runtime.settings import RuntimeSettings
 from tests.runtime.counting_model import make
 from tests.runtime.engine.engine_driver import Received
+from tests.runtime.strict_buffers import StrictBuffers
 
 NUM_SCHEDULES = int(os.environ.get("QWONNX_SCHEDULES", "1000"))  # of the counting model, which is fast
+NUM_STRICT_SCHEDULES = NUM_SCHEDULES // 4  # with rows that nobody else can read: each step copies them
 MAX_MODEL_LEN = 96
 ENGINES = RuntimeSettings(num_threads=1, max_model_len=MAX_MODEL_LEN, max_queued_requests=64)
 
@@ -91,10 +95,11 @@ class Model:
     Args:
         top_k: of requests that have a seed. In a batch a real model's logits differ by 1e-6, which is a fifth of what
             an unlikely token has: with all of them a draw falls on one side or the other. None where logits are exact.
+        make_buffers: where the rows live, but for those of the plain path.
     """
 
-    def __init__(self, folder: Path, top_k: int | None = None) -> None:
-        self.folder, self.top_k = folder, top_k
+    def __init__(self, folder: Path, top_k: int | None = None, make_buffers: BuffersFactory = HostBuffers) -> None:
+        self.folder, self.top_k, self.make_buffers = folder, top_k, make_buffers
         self.engine = cache(self._open)
         self.alone = cache(self._alone)
         self._plain = Engine.open(
@@ -122,7 +127,7 @@ class Model:
             cache_bytes=limits.rows * budget.bytes_per_row + limits.tokens * budget.bytes_per_token,
             prefix_cache_bytes=limits.snapshots * segment,
         )
-        return Engine.open(self.folder, settings)
+        return Engine.open(self.folder, settings, make_buffers=self.make_buffers)
 
     def _alone(self, prompt: tuple[int, ...], params: SamplingParams) -> tuple[list[int], FinishReason | None]:
         received = Received()
@@ -184,13 +189,18 @@ CROWD = [Arrival(0, (0, 12), (i, 3), 40, None, None, True) for i in range(4)]
 def little_headroom() -> Iterator[None]:
     """Sequences are short here: let them in, so that rows have to be given back."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scheduler, "_HEADROOM", 2)
+        patch.setattr(scheduler, "HEADROOM", 2)
         yield
 
 
 @pytest.fixture(scope="module")
 def counting(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return Model(make(tmp_path_factory.mktemp("counting") / "artifact", end_at=70).folder)
+
+
+@pytest.fixture(scope="module")
+def strict(counting: Model) -> Model:
+    return Model(counting.folder, make_buffers=StrictBuffers)
 
 
 @pytest.fixture(scope="module", params=["tiny", "miniature"])
@@ -202,10 +212,12 @@ def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Model(out, top_k=20)
 
 
-def test_a_crowd_in_a_small_cache_gives_rows_back(counting: Model) -> None:
-    assert run(counting, CROWD, Limits(rows=4, chunk=5, tokens=150, snapshots=0)) > 0
-    assert run(counting, CROWD, Limits(rows=4, chunk=5, tokens=150, snapshots=100)) > 0
-    assert run(counting, CROWD, Limits(rows=4, chunk=5, tokens=10_000, snapshots=0)) == 0
+@pytest.mark.parametrize("rows_live_in", ["counting", "strict"])
+def test_a_crowd_in_a_small_cache_gives_rows_back(rows_live_in: str, request: pytest.FixtureRequest) -> None:
+    model: Model = request.getfixturevalue(rows_live_in)
+    assert run(model, CROWD, Limits(rows=4, chunk=5, tokens=150, snapshots=0)) > 0
+    assert run(model, CROWD, Limits(rows=4, chunk=5, tokens=150, snapshots=100)) > 0
+    assert run(model, CROWD, Limits(rows=4, chunk=5, tokens=10_000, snapshots=0)) == 0
 
 
 @given(st.lists(ARRIVALS, min_size=1, max_size=10), LIMITS)
@@ -220,6 +232,21 @@ def test_no_schedule_changes_what_a_counting_model_says(
     counting: Model, arrivals: list[Arrival], limits: Limits
 ) -> None:
     run(counting, arrivals, limits)
+
+
+@given(st.lists(ARRIVALS, min_size=1, max_size=10), LIMITS)
+@example(arrivals=CROWD, limits=Limits(4, 5, 150, 100))
+@hypothesis_settings(
+    max_examples=NUM_STRICT_SCHEDULES,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+    database=None,
+)
+def test_no_schedule_reads_what_a_strict_row_does_not_hold(
+    strict: Model, arrivals: list[Arrival], limits: Limits
+) -> None:
+    run(strict, arrivals, limits)
 
 
 @given(st.lists(ARRIVALS, min_size=1, max_size=8), LIMITS)

@@ -1,0 +1,40 @@
+"""All targets, by name: the one place where a target is registered."""
+
+from __future__ import annotations
+
+from qwonnx.export.errors import ExportError
+from qwonnx.export.modeling.cache_spec import KvType
+from qwonnx.export.targets.cpu import CpuTarget
+from qwonnx.export.targets.portable import PortableTarget
+from qwonnx.export.targets.target import Activations, Target, TargetChoice
+
+# The default first.
+TARGETS: dict[str, Target] = {target.name: target for target in (CpuTarget(), PortableTarget())}
+DEFAULT_TARGET = next(iter(TARGETS))
+
+
+def choose_target(name: str = DEFAULT_TARGET, activations: str | None = None, kv: str | None = None) -> TargetChoice:
+    """A target by its name, with what it is asked to do.
+
+    Args:
+        name: of the target.
+        activations: of its kernels. A target that does not offer them takes its own; so does None.
+        kv: how keys and values are cached; None: the target's own way.
+
+    Raises:
+        ExportError: there is no such target, no such activations, or the target cannot cache so.
+    """
+    if name not in TARGETS:
+        raise ExportError(f"target {name!r} is unknown: use one of {', '.join(TARGETS)}")
+    target = TARGETS[name]
+    if activations is not None and activations not in list(Activations):
+        raise ExportError(f"activations {activations!r} is unknown: use one of {', '.join(Activations)}")
+    if kv is not None and kv not in list(KvType):
+        raise ExportError(f"kv {kv!r} is unknown: use one of {', '.join(KvType)}")
+    if kv is not None and kv not in target.kv_types:
+        raise ExportError(f"the target {name} has no kv {kv}: use one of {', '.join(target.kv_types)}")
+    return TargetChoice(
+        target=target,
+        activations=Activations(activations) if activations in target.activations else target.activations[0],
+        kv=target.kv_types[0] if kv is None else KvType(kv),
+    )

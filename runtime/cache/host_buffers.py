@@ -1,0 +1,138 @@
+"""Rows in the host's memory: one array a state, reserved whole, which costs memory page by page as it is touched.
+
+The only module that slices states, and that binds memory to a graph as the host's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qwonnx.runtime.artifact.manifest import StateSpec
+from qwonnx.runtime.cache.buffers import HostArray, RowBinding, Runnable, Segment, StateBuffers
+from qwonnx.runtime.cache.pages import PagedArray
+from qwonnx.runtime.cache.rows import RowMove, is_growing, row_shape
+
+
+@dataclass(frozen=True, slots=True)
+class HostSegment:
+    """Arrays that nobody writes: copies of a row's, or views of bytes that came from elsewhere."""
+
+    num_tokens: int
+    arrays: Mapping[str, HostArray]  # rows.row_shape() each, by the state's name
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays.values())
+
+
+class HostBinding(RowBinding):
+    """Arrays of the host under the names of a graph's inputs and outputs, used where they lie.
+
+    Args:
+        io: an onnxruntime.IOBinding.
+    """
+
+    def __init__(self, io: Any) -> None:
+        self._io = io
+
+    def bind_input(self, name: str, array: HostArray) -> None:
+        self._io.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+    def bind_output(self, name: str, array: HostArray) -> None:
+        self._io.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+    def run(self, session: Runnable) -> None:
+        session.run(self._io)
+
+
+class HostBuffers(StateBuffers):
+    """Rows in arrays with the batch axis first.
+
+    Args:
+        states: the manifest's.
+        num_rows: rows to reserve.
+        max_model_len: tokens a row has room for.
+
+    Raises:
+        MemoryError: the system does not grant the address space.
+    """
+
+    def __init__(self, states: Sequence[StateSpec], num_rows: int, max_model_len: int) -> None:
+        self._states = tuple(states)
+        pages = [PagedArray((num_rows, *row_shape(spec, max_model_len)), np.dtype(spec.dtype)) for spec in self._states]
+        self._growing = {spec.past: each for spec, each in zip(states, pages, strict=True) if is_growing(spec)}
+        self._fixed = {spec.past: each for spec, each in zip(states, pages, strict=True) if not is_growing(spec)}
+        self.reserved_bytes = sum(each.array.nbytes for each in pages)
+
+    def clear(self, row: int) -> None:
+        for pages in self._fixed.values():
+            pages.array[row] = 0
+
+    def bind(self, io: Any, first_row: int, num_rows: int) -> RowBinding:
+        binding = HostBinding(io)
+        all_pages = self._growing | self._fixed
+        for spec in self._states:
+            rows = all_pages[spec.past].array[first_row : first_row + num_rows]
+            binding.bind_input(spec.past, rows)
+            binding.bind_output(spec.present, rows)
+        return binding
+
+    def copy_out(self, row: int, start: int, end: int) -> Segment:
+        growing = {name: pages.array[row, :, start:end].copy() for name, pages in self._growing.items()}
+        fixed = {name: pages.array[row].copy() for name, pages in self._fixed.items()}
+        return HostSegment(end - start, growing | fixed)
+
+    def restore(self, row: int, segments: Sequence[Segment]) -> None:
+        start = 0
+        for segment in map(_own, segments):
+            end = start + segment.num_tokens
+            for name, pages in self._growing.items():
+                pages.array[row, :, start:end] = segment.arrays[name]
+            start = end
+        for name, pages in self._fixed.items():
+            pages.array[row] = _own(segments[-1]).arrays[name]
+
+    def move(self, move: RowMove) -> None:
+        for pages in self._growing.values():
+            pages.array[move.target, :, : move.num_tokens] = pages.array[move.source, :, : move.num_tokens]
+        for pages in self._fixed.values():
+            pages.array[move.target] = pages.array[move.source]
+
+    def release(self, row: int) -> None:
+        """Nothing: the next sequence clears what it reads."""
+
+    def discard(self, row: int, start: int, end: int) -> None:
+        for pages in self._growing.values():
+            row_bytes, head_bytes, token_bytes = pages.array.strides[:3]
+            for head in range(pages.array.shape[1]):
+                first = row * row_bytes + head * head_bytes
+                pages.discard(first + start * token_bytes, first + end * token_bytes, first + head_bytes)
+
+    def discard_states(self, row: int) -> None:
+        for pages in self._fixed.values():
+            row_bytes = pages.array.strides[0]
+            pages.discard(row * row_bytes, (row + 1) * row_bytes, (row + 1) * row_bytes)
+
+    def to_host(self, segments: Sequence[Segment]) -> Iterator[memoryview]:
+        arrays = [_own(segment).arrays for segment in segments]
+        for spec in self._states:
+            pieces = [each[spec.past] for each in (arrays if is_growing(spec) else arrays[-1:])]
+            whole = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
+            yield whole.reshape(-1).view(np.uint8).data
+
+    def from_host(self, num_tokens: int, parts: Sequence[memoryview]) -> Segment:
+        arrays = {}
+        for spec, part in zip(self._states, parts, strict=True):
+            array = np.frombuffer(part, spec.dtype).reshape(row_shape(spec, num_tokens))
+            array.flags.writeable = False
+            arrays[spec.past] = array
+        return HostSegment(num_tokens, arrays)
+
+
+def _own(segment: Segment) -> HostSegment:
+    assert isinstance(segment, HostSegment), "a segment of other buffers"
+    return segment

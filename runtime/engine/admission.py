@@ -1,0 +1,103 @@
+"""Admission: what a request must be to be accepted, checked in the caller's thread before the engine hears of it.
+
+Knows the tokenizer's ids and how long a sequence may be; nothing of rows, of what else runs, or of any API.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import abc
+from dataclasses import dataclass
+
+from qwonnx.runtime.engine.generation import Generation
+from qwonnx.runtime.engine.request import RequestOutput
+from qwonnx.runtime.errors import InvalidRequestError
+from qwonnx.runtime.sampling.grammar import GrammarCompiler
+from qwonnx.runtime.sampling.params import SamplingParams
+from qwonnx.runtime.scheduling.sequence import Sequence
+from qwonnx.runtime.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """One engine's.
+
+    Attributes:
+        tokenizer: of prompts and answers.
+        eos_token_ids: the model's own end tokens.
+        num_tokens: ids below this are accepted and sampled; the embedding has rows beyond the tokenizer's tokens.
+        max_model_len: tokens of prompt and answer together.
+        grammars: what compiles guides.
+    """
+
+    tokenizer: Tokenizer
+    eos_token_ids: frozenset[int]
+    num_tokens: int
+    max_model_len: int
+    grammars: GrammarCompiler
+
+    def admit(
+        self,
+        prompt: list[int],
+        params: SamplingParams,
+        on_output: abc.Callable[[RequestOutput], None],
+        *,
+        request_id: str | None,
+        boundaries: tuple[int, ...],
+        deadline: float | None,
+    ) -> Generation:
+        """A request that can be served, ready to be scheduled; of the arguments see Engine.submit().
+
+        Args:
+            boundaries: ascending positions within the prompt at which its state is kept.
+
+        Raises:
+            InvalidRequestError: an empty prompt, an unknown token id, more tokens than max_model_len, or a guide that
+                cannot be followed.
+            QueueFullError: too many guides are being compiled.
+            EngineClosedError: the compiler of guides was closed.
+        """
+        max_tokens = self.settle_max_tokens(prompt, params)
+        guide = params.guide
+        return Generation(
+            Sequence(request_id or uuid.uuid4().hex, prompt, len(prompt), boundaries=boundaries),
+            params,
+            self.tokenizer,
+            self.eos_token_ids,
+            max_tokens,
+            self.num_tokens,
+            on_output,
+            deadline,
+            None if guide is None else self.grammars.constraint(guide, ignore_eos=params.ignore_eos),
+        )
+
+    def settle_max_tokens(self, prompt: abc.Sequence[int], params: SamplingParams) -> int:
+        """How many tokens an answer may have: what was asked for, or what room there is.
+
+        Raises:
+            InvalidRequestError: an empty prompt, an unknown token id, or more tokens than max_model_len.
+        """
+        room = self.max_model_len - len(prompt)
+        if not prompt:
+            raise InvalidRequestError("the prompt is empty: give at least one token", "prompt")
+        for param, token_ids in (("prompt", prompt), ("logit_bias", params.logit_bias)):
+            if (wrong := self.unknown_token(token_ids)) is not None:
+                raise InvalidRequestError(f"token id {wrong} is not one of the {self.num_tokens} tokens", param)
+        if room < 1:
+            raise InvalidRequestError(
+                f"the prompt has {len(prompt)} tokens and at most {self.max_model_len - 1} fit: shorten it",
+                "prompt",
+                "context_length_exceeded",
+            )
+        if params.max_tokens is not None and params.max_tokens > room:
+            raise InvalidRequestError(
+                f"max_tokens is {params.max_tokens} and {room} fit after a prompt of {len(prompt)} tokens "
+                f"(max_model_len {self.max_model_len}): ask for fewer",
+                "max_tokens",
+                "context_length_exceeded",
+            )
+        return params.max_tokens or room
+
+    def unknown_token(self, token_ids: abc.Iterable[int]) -> int | None:
+        """The first id that is not one of the tokenizer's."""
+        return next((token for token in token_ids if not 0 <= token < self.num_tokens), None)

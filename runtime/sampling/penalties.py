@@ -1,0 +1,79 @@
+"""Penalties for tokens that a prompt or an answer has already, each as in transformers' processor of that name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from qwonnx.runtime.sampling.params import SamplingParams
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.intp]
+
+
+class Penalties:
+    """The penalties of one request, and its counts of tokens.
+
+    Args:
+        params: repetition_penalty, presence_penalty and frequency_penalty matter. Without any, nothing is counted.
+        prompt_token_ids: which the repetition penalty counts in.
+    """
+
+    def __init__(self, params: SamplingParams, prompt_token_ids: Sequence[int]) -> None:
+        self._params = params
+        self._counts: _TokenCounts | None = None
+        if params.repetition_penalty != 1 or params.presence_penalty or params.frequency_penalty:
+            self._counts = _TokenCounts(prompt_token_ids)
+
+    def apply(self, scores: FloatArray) -> FloatArray:
+        """Scores [num_tokens] with the penalties taken off: the array itself if there are none, else another one."""
+        params = self._params
+        if self._counts is None:
+            return scores
+        scores = scores.copy()
+        seen, counts = self._counts.ids, self._counts.counts
+        if params.repetition_penalty != 1:
+            penalty = np.float32(params.repetition_penalty)
+            scores[seen] = np.where(scores[seen] < 0, scores[seen] * penalty, scores[seen] / penalty)
+        scores[seen] -= params.presence_penalty * (counts > 0) + params.frequency_penalty * counts
+        return scores
+
+    def count(self, token: int) -> None:
+        """The answer has one more of this token."""
+        if self._counts is not None:
+            self._counts.add(token)
+
+
+class _TokenCounts:
+    """The tokens of a prompt and an answer, each once, and how often the answer has them (0 for the prompt's own).
+
+    Kept in small arrays: to look for them in one as long as the vocabulary would cost more than the rest of sampling.
+    """
+
+    def __init__(self, prompt_token_ids: Sequence[int]) -> None:
+        self._ids = np.unique(np.asarray(prompt_token_ids, dtype=np.intp))
+        self._counts = np.zeros(self._ids.size, dtype=np.int32)
+        self._size = self._ids.size
+        self._slots = {int(token): slot for slot, token in enumerate(self._ids)}
+
+    @property
+    def ids(self) -> IntArray:
+        return self._ids[: self._size]
+
+    @property
+    def counts(self) -> npt.NDArray[np.int32]:
+        return self._counts[: self._size]
+
+    def add(self, token: int) -> None:
+        """Count a generated token."""
+        slot = self._slots.setdefault(token, self._size)
+        if slot == self._size:
+            if slot == self._ids.size:
+                room = max(64, slot)
+                self._ids = np.concatenate((self._ids, np.zeros(room, dtype=np.intp)))
+                self._counts = np.concatenate((self._counts, np.zeros(room, dtype=np.int32)))
+            self._ids[slot] = token
+            self._size += 1
+        self._counts[slot] += 1
