@@ -34,6 +34,7 @@ from qwonnx.export.checkpoint.weight_source import WeightSource
 from qwonnx.export.evaluation.verify import measure
 from qwonnx.export.quantization.cache_scales import cache_scales
 from qwonnx.runtime.artifact.folder import Artifact, open_artifact
+from qwonnx.runtime.cache.host_buffers import HostBinding
 from tests.export.decoder import Decoder
 from tests.export.operators.attention_graph import OUTPUTS, cpu_attention
 
@@ -93,10 +94,10 @@ class _Attention:
         self._binding = self._session.io_binding()
         for value in self._session.get_inputs():
             array = self._arrays[value.name]
-            self._binding.bind_input(value.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            HostBinding(self._binding).bind_input(value.name, array)
         self._attended = np.empty_like(self._arrays["query"])
         for name, array in zip(OUTPUTS, (self._attended, *buffers), strict=True):
-            self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            HostBinding(self._binding).bind_output(name, array)
         self.run()
 
     def run(self) -> dict[str, float]:

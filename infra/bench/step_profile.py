@@ -24,6 +24,7 @@ import numpy as np
 import onnxruntime as ort
 
 from qwonnx.runtime.artifact.folder import Artifact, open_artifact
+from qwonnx.runtime.cache.host_buffers import HostBinding
 
 _PRODUCTS = ("MatMulNBits", "QMoE", "MatMul", "FusedMatMul", "MoE")
 _SHOWN = 8
@@ -69,9 +70,8 @@ class Decoder:
         binding.bind_cpu_input("past_lengths", np.array([self._length], np.int64))
         binding.bind_cpu_input("logit_positions", np.array([num_tokens - 1], np.int64))
         for spec, buffer in self._states.items():
-            where: tuple[Any, ...] = ("cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
-            binding.bind_input(spec.past, *where)
-            binding.bind_output(spec.present, *where)
+            HostBinding(binding).bind_input(spec.past, buffer)
+            HostBinding(binding).bind_output(spec.present, buffer)
         binding.bind_output("logits", "cpu")
         self.session.run_with_iobinding(binding)
         self._length += num_tokens

@@ -113,10 +113,10 @@ def _run_lowered(kv: str, inputs: Arrays) -> list[np.ndarray]:
     binding = session.io_binding()
     for value in session.get_inputs():
         array = feeds[value.name]
-        binding.bind_input(value.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        HostBinding(binding).bind_input(value.name, array)
     attended = np.empty_like(inputs["query"])
     for name, array in zip(OUTPUTS, (attended, *buffers.values()), strict=True):
-        binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        HostBinding(binding).bind_output(name, array)
     session.run_with_iobinding(binding)
     return [attended, buffers["past_key"], buffers["past_value"]]
 
