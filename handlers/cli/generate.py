@@ -67,7 +67,7 @@ def generate(
         raise CommandError("--system, --thinking and --no-thinking need --chat")
     if json_schema is not None and regex is not None:
         raise CommandError("give either --json-schema or --regex")
-    form = _guide(json_schema, regex)
+    form = form_of(json_schema, regex)
     text = _text(chat if prompt is None else prompt)
 
     from qwonnx.runtime.engine.engine import Engine
@@ -77,7 +77,7 @@ def generate(
     sampling = {**given, "max_tokens": max_tokens, "stop": tuple(stop or ())}
     settings = runtime_settings(max_num_seqs=1, num_threads=threads, max_model_len=max_model_len, prefix_cache_bytes=0)
     with Engine.open(artifact, settings) as engine:
-        request = ChatRequest(_messages(text, system), sampling=sampling, guide=lambda: form, thinking=thinking)
+        request = ChatRequest(messages_of(text, system), sampling=sampling, guide=lambda: form, thinking=thinking)
         params = request.params(engine.default_sampling)
         if chat is None:
             token_ids, reader, guide = engine.tokenizer.encode(text), PartReader(None), form
@@ -88,7 +88,7 @@ def generate(
         params = dataclasses.replace(params, guide=guide)
         started = time.perf_counter()
         first: float | None = None
-        printer = _Printer()
+        printer = AnswerPrinter()
         for output in engine.generate(token_ids, params):
             first = first or time.perf_counter()
             for part in reader.read(output):
@@ -96,10 +96,10 @@ def generate(
     if output.finish_reason is FinishReason.ERROR:
         raise CommandError(f"the model failed ({output.error}): export the checkpoint again, or report this")
     if stats and first is not None:
-        _print_stats(output, first - started, time.perf_counter() - first)
+        print_stats(output, first - started, time.perf_counter() - first)
 
 
-class _Printer:
+class AnswerPrinter:
     """Prints the parts of an answer: thoughts dim on stderr, the answer on stdout."""
 
     def __init__(self) -> None:
@@ -131,7 +131,13 @@ class _Printer:
         sys.stdout.flush()
 
 
-def _guide(json_schema: Path | None, regex: str | None) -> Guide | None:
+def form_of(json_schema: Path | None, regex: str | None) -> Guide | None:
+    """The form of the answer that the options ask for.
+
+    Raises:
+        CommandError: the file is no JSON schema.
+        InvalidRequestError: the schema or the expression is too large.
+    """
     if regex is not None:
         return Guide.regex(regex, "--regex")
     if json_schema is None:
@@ -145,7 +151,8 @@ def _guide(json_schema: Path | None, regex: str | None) -> Guide | None:
     return Guide.json_schema(schema, "--json-schema")
 
 
-def _messages(text: str, system: str | None) -> list[dict[str, Any]]:
+def messages_of(text: str, system: str | None) -> list[dict[str, Any]]:
+    """A conversation of one question, as chat templates take it."""
     spoken: list[dict[str, Any]] = [{"role": "user", "content": text}]
     return spoken if system is None else [{"role": "system", "content": system}, *spoken]
 
@@ -159,7 +166,8 @@ def _text(given: str | None) -> str:
         raise CommandError("stdin is not UTF-8 text: convert it") from error
 
 
-def _print_stats(output: RequestOutput, to_first: float, after: float) -> None:
+def print_stats(output: RequestOutput, to_first: float, after: float) -> None:
+    """Say on stderr what an answer cost: its last output, seconds to its first token, and seconds after that."""
     decoded = output.num_generated_tokens - 1
     speed = f", then {decoded / after:.1f} tokens/s" if decoded > 0 and after > 0 else ""
     reason = output.finish_reason.value if output.finish_reason is not None else "-"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from qwonnx.handlers.cli.failures import CommandError
 
-_MAX_BYTES = 64 << 20
+MAX_BYTES = 64 << 20
 
 
 def read_text(path: Path) -> str:
@@ -17,11 +17,11 @@ def read_text(path: Path) -> str:
     """
     try:
         with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
+            content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise CommandError(f"cannot read {path} ({error.strerror}): give a text file") from error
-    if len(content) > _MAX_BYTES:
-        raise CommandError(f"{path} is larger than {_MAX_BYTES >> 20} MiB: give a shorter text")
+    if len(content) > MAX_BYTES:
+        raise CommandError(f"{path} is larger than {MAX_BYTES >> 20} MiB: give a shorter text")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -11,7 +11,7 @@ import pytest
 
 from qwonnx.handlers.chat.parts import End, EndReason, Part, Usage
 from qwonnx.handlers.cli.failures import CommandError
-from qwonnx.handlers.cli.generate import _guide, _messages, _print_stats, _Printer, generate
+from qwonnx.handlers.cli.generate import AnswerPrinter, form_of, generate, messages_of, print_stats
 from qwonnx.runtime.engine.request import FinishReason
 from qwonnx.runtime.sampling.guide import Guide
 from qwonnx.runtime.text.output_parser import ContentDelta, ReasoningDelta, ToolCall
@@ -27,7 +27,7 @@ class Terminal(io.StringIO):
 
 
 def printed(*parts: Part) -> None:
-    printer = _Printer()
+    printer = AnswerPrinter()
     for part in parts:
         printer.print(part)
 
@@ -58,21 +58,21 @@ def test_on_a_terminal_nothing_moves_the_cursor_and_the_answer_ends_its_line(mon
 
 def test_a_system_message_comes_first() -> None:
     user = {"role": "user", "content": "Hi"}
-    assert _messages("Hi", None) == [user]
-    assert _messages("Hi", "") == [{"role": "system", "content": ""}, user]
+    assert messages_of("Hi", None) == [user]
+    assert messages_of("Hi", "") == [{"role": "system", "content": ""}, user]
 
 
 def test_a_form_is_a_schema_of_a_file_or_an_expression(tmp_path: Path) -> None:
     path = tmp_path / "schema.json"
-    assert _guide(None, None) is None
-    assert _guide(None, "a+") == Guide.regex("a+", "--regex")
+    assert form_of(None, None) is None
+    assert form_of(None, "a+") == Guide.regex("a+", "--regex")
     for schema in ({"enum": [1]}, True):
         path.write_text(json.dumps(schema))
-        assert _guide(path, None) == Guide.json_schema(schema, "--json-schema")
+        assert form_of(path, None) == Guide.json_schema(schema, "--json-schema")
     for text, message in (("{", "is not JSON"), ("[1]", "is not a JSON schema"), ("[" * 100_000, "is not JSON")):
         path.write_text(text)
         with pytest.raises(CommandError, match=message):
-            _guide(path, None)
+            form_of(path, None)
 
 
 def test_a_form_holds_after_thoughts_that_the_template_opens(
@@ -88,11 +88,11 @@ def test_a_form_holds_after_thoughts_that_the_template_opens(
 
 
 def test_statistics_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    _print_stats(output("", 1, reason=FinishReason.LENGTH, generated=5), 0.5, 2.0)
+    print_stats(output("", 1, reason=FinishReason.LENGTH, generated=5), 0.5, 2.0)
     line = (
         "7 prompt tokens, first token after 0.50 s (14 tokens/s), then 2.0 tokens/s; 5 tokens, finish reason length\n"
     )
     assert capsys.readouterr() == ("", line)
-    _print_stats(output("", 1, reason=FinishReason.STOP), 0.5, 0.0)
+    print_stats(output("", 1, reason=FinishReason.STOP), 0.5, 0.0)
     line = "7 prompt tokens, first token after 0.50 s (14 tokens/s); 1 tokens, finish reason stop\n"
     assert capsys.readouterr() == ("", line)

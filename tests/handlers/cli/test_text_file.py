@@ -35,7 +35,7 @@ def test_another_encoding_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_file_may_have_so_many_bytes_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_file, "_MAX_BYTES", 4)
+    monkeypatch.setattr(text_file, "MAX_BYTES", 4)
     path = tmp_path / "text"
     path.write_text("abcd")
     assert read_text(path) == "abcd"
