@@ -10,7 +10,10 @@ BIN := .venv/bin
 INSTALL := $(PYTHON) infra/install.py --venv .venv
 SOURCES := export runtime handlers tests infra/install.py infra/demo.py infra/bench infra/miniature
 
-.PHONY: help demo demo-once test check bench format clean
+# A file's tests share what they make, so each file stays on one core.
+ALL_CORES := --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+.PHONY: help demo demo-once test quick test-fast check bench format clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,7 +25,13 @@ demo-once: .venv/.demo  ## The same, with one question through the openai client
 	@$(BIN)/python infra/demo.py --once
 
 test: .venv/.dev  ## Run all tests
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest $(ALL_CORES) --durations 10
+
+quick: .venv/.dev  ## Lint, types and the tests marked fast, side by side: run it often
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target check test-fast
+
+test-fast: .venv/.dev
+	$(BIN)/python -m pytest -m fast $(ALL_CORES)
 
 check: .venv/.dev  ## Lint, format, types
 	$(BIN)/ruff check .

@@ -22,6 +22,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+FAST = "fast"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m fast`, do not even import the modules without that marker: torch and transformers take seconds."""
+    if config.getoption("markexpr") != FAST or not collection_path.name.startswith("test_"):
+        return None
+    return f"pytestmark = pytest.mark.{FAST}" not in collection_path.read_text(encoding="utf-8") or None
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default tiny checkpoint (MoE, nested, BF16, one file), seed 0. Read only: copy it to change it."""

@@ -72,20 +72,3 @@ def quantize_blocks(
         scales.numpy(),
     ):
         raise NonFiniteWeightError
-
-
-def dequantize_blocks(codes: torch.Tensor, scales: torch.Tensor, bits: int) -> torch.Tensor:
-    """The weights that codes and scales stand for.
-
-    Args:
-        codes: uint8 [..., in_features * bits / 8].
-        scales: float32 [..., in_features / block_size].
-        bits: 8 or 4.
-
-    Returns:
-        float32 [..., in_features].
-    """
-    unpacked = codes if bits == 8 else torch.stack((codes & 0xF, codes >> 4), -1).flatten(-2)
-    values = unpacked.float() - (128 if bits == 8 else 8)
-    blocks = values.view(*scales.shape, -1) * scales.unsqueeze(-1)
-    return blocks.flatten(-2)

@@ -76,7 +76,7 @@ def plan(
         qwonnx plan ./checkpoint --weights int4 --exact --json
     """
     from qwonnx.export.planning.machines import parse_bandwidth
-    from qwonnx.export.planning.plan import Assumptions, plan_models, store_models
+    from qwonnx.export.planning.plan import Assumptions, make_plan, plan_models, store_models
     from qwonnx.export.planning.resident_memory import Serving
     from qwonnx.export.planning.source import open_source
     from qwonnx.runtime.quantities import parse_tokens
@@ -107,10 +107,9 @@ def plan(
         from qwonnx.export.planning.exact_artifact import codes_at_hand
 
         models, notes = store_models(opened.config, recipes, assumptions, opened.copied, codes_at_hand(opened))
-        models = _exact(opened, models, assumptions)
+        planned = plan_models(opened.config, _exact(opened, models, assumptions), assumptions, notes)
     else:
-        models, notes = store_models(opened.config, recipes, assumptions, opened.copied)
-    planned = plan_models(opened.config, models, assumptions, notes)
+        planned = make_plan(opened.config, recipes, assumptions, opened.copied)
     if as_json:
         from qwonnx.export.planning.report import plan_report
 

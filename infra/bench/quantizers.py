@@ -33,9 +33,10 @@ from qwonnx.export.checkpoint.config import load_config
 from qwonnx.export.evaluation.verify import artifact_logits
 from qwonnx.export.quantization.calibration import calibrate
 from qwonnx.export.quantization.importance import Importance
-from qwonnx.export.quantization.quantize import dequantize_blocks, quantize_blocks
+from qwonnx.export.quantization.quantize import quantize_blocks
 from qwonnx.export.quantization.recipe import FLOAT32, Recipe, Rule, WeightStorage
 from qwonnx.runtime.artifact.folder import open_artifact
+from tests.export.dequantized import dequantize_blocks
 
 
 @dataclass(frozen=True, slots=True)

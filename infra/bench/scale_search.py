@@ -18,7 +18,8 @@ from unittest.mock import patch
 
 import torch
 
-from qwonnx.export.quantization.quantize import TRIALS, dequantize_blocks, quantize_blocks
+from qwonnx.export.quantization.quantize import TRIALS, quantize_blocks
+from tests.export.dequantized import dequantize_blocks
 
 _ROWS, _COLUMNS = 512, 2048
 _FINE = {4: tuple(0.75 + i / 100 for i in range(100)), 8: tuple(0.93 + i / 1000 for i in range(100))}

@@ -73,11 +73,6 @@ def max_capsule_bytes(states: Sequence[StateSpec], num_tokens: int) -> int:
     return size + size // 256 + 128
 
 
-def capsule_name(data: bytes) -> str:
-    """What a capsule is called: equal names mean equal capsules."""
-    return data[-_DIGEST_BYTES:].hex()
-
-
 def beginning_name(artifact_id: str, token_ids: Sequence[int]) -> str:
     """What the beginning of a sequence is called, in hexadecimal: known before anything was computed."""
     return hashlib.sha256(bytes.fromhex(artifact_id) + np.asarray(token_ids, np.int32).tobytes()).hexdigest()

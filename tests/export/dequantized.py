@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from qwonnx.export.quantization.quantize import dequantize_blocks, quantize_blocks
+from qwonnx.export.quantization.quantize import quantize_blocks
 from qwonnx.export.quantization.recipe import Recipe
 
 
@@ -41,3 +41,20 @@ def _round(value: torch.Tensor, bits: int, block_size: int) -> torch.Tensor:
     scales = torch.empty(rows.shape[0], rows.shape[1] // block_size)
     quantize_blocks(rows, bits, codes, scales)
     return dequantize_blocks(codes, scales, bits).reshape(value.shape)
+
+
+def dequantize_blocks(codes: torch.Tensor, scales: torch.Tensor, bits: int) -> torch.Tensor:
+    """The weights that codes and scales stand for.
+
+    Args:
+        codes: uint8 [..., in_features * bits / 8].
+        scales: float32 [..., in_features / block_size].
+        bits: 8 or 4.
+
+    Returns:
+        float32 [..., in_features].
+    """
+    unpacked = codes if bits == 8 else torch.stack((codes & 0xF, codes >> 4), -1).flatten(-2)
+    values = unpacked.float() - (128 if bits == 8 else 8)
+    blocks = values.view(*scales.shape, -1) * scales.unsqueeze(-1)
+    return blocks.flatten(-2)

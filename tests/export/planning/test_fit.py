@@ -124,7 +124,8 @@ def test_a_recipe_that_cannot_be_applied_is_left_out_unless_it_is_the_only_one()
 
 def test_errors_of_rounding_are_about_those_of_the_quantiser() -> None:
     torch = pytest.importorskip("torch")
-    from qwonnx.export.quantization.quantize import dequantize_blocks, quantize_blocks
+    from qwonnx.export.quantization.quantize import quantize_blocks
+    from tests.export.dequantized import dequantize_blocks
 
     values = torch.randn((256, 1024), generator=torch.Generator().manual_seed(0))
     for (bits, block_size), expected in ROUNDING_ERROR.items():

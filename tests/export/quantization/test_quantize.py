@@ -16,7 +16,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwonnx.export.quantization.quantize import NonFiniteWeightError, dequantize_blocks, quantize_blocks
+from qwonnx.export.quantization.quantize import NonFiniteWeightError, quantize_blocks
+from tests.export.dequantized import dequantize_blocks
 
 Array = npt.NDArray[Any]
 LAYOUTS = json.loads((Path(__file__).parent / "data" / "quantized_layouts.json").read_text())["cases"]

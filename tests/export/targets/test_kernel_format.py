@@ -11,7 +11,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch.nn import functional as F
 
-from qwonnx.export.quantization.quantize import dequantize_blocks, quantize_blocks
+from qwonnx.export.quantization.quantize import quantize_blocks
+from tests.export.dequantized import dequantize_blocks
 
 
 def _quantized(shape: tuple[int, ...], bits: int, block_size: int) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
