@@ -40,9 +40,9 @@ def test_bits_per_weight_and_of_no_weights() -> None:
 def test_weights_have_a_row_for_each_kind_and_their_sum() -> None:
     groups = (WeightGroup("experts", "int4", 3, 2000, 1125), WeightGroup("router", "float32", 1, 10, 40))
     lines = shown(weights_table(QuantizationFacts("int4", 32, "int8", "float32", (), groups)))
-    assert "experts int4 3 2.00 K 1.1 KiB 4.50" in lines
+    assert "experts int4 3 2.00 K 1.12 kB 4.50" in lines
     assert "router float32 1 10 40 B 32.00" in lines
-    assert "total int4 4 2.01 K 1.1 KiB 4.64" in lines
+    assert "total int4 4 2.01 K 1.17 kB 4.64" in lines
 
 
 def test_what_a_manifest_says_is_no_markup() -> None:
