@@ -268,5 +268,8 @@ def test_config_json_is_parsed_once(tiny_checkpoint: Path, tmp_path: Path, monke
 def test_a_system_that_cannot_export_is_one_line(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
-    monkeypatch.delattr(os, missing)
-    _assert_fails(tiny_checkpoint, tmp_path, ExportError, "POSIX")
+    with monkeypatch.context() as patch, pytest.raises(ExportError, match="POSIX") as refusal:
+        patch.delattr(os, missing)
+        export_checkpoint(tiny_checkpoint, tmp_path / "artifact", INT4)
+    assert "\n" not in str(refusal.value)
+    assert list(tmp_path.iterdir()) == []

@@ -304,7 +304,7 @@ def test_few_slices_are_under_way_however_slow_the_writer_is(
         append(lane, made, slices, last=last)
         written += len(slices)
 
-    monkeypatch.setattr(weight_stage, "_encode", counting)
+    monkeypatch.setattr(weight_stage, "encode", counting)
     monkeypatch.setattr(weight_stage.ShardLane, "append", slow)
     _write(tiny_checkpoint, tmp_path / "out", num_threads=2)
     assert 0 < most_ahead <= 2 * memory_budget.SLICES_PER_THREAD

@@ -17,7 +17,8 @@ from tests.handlers.cli.commands import error_line, qwonnx
 
 
 @pytest.mark.parametrize(
-    ("memory", "message"), [("much", "memory 'much' is not a size"), ("1MB", "memory 1MB is less than the 64MB")]
+    ("memory", "message"),
+    [("much", "--memory is 'much', which is not a size"), ("1MB", "1.00 MB is less than the 64.0 MB")],
 )
 def test_a_budget_that_cannot_be_is_one_line(tmp_path: Path, memory: str, message: str) -> None:
     assert message in error_line(qwonnx("export", tmp_path / "checkpoint", tmp_path / "out", "--memory", memory))

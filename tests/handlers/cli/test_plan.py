@@ -187,7 +187,7 @@ def test_what_would_fit_is_said_too(config_file: Path, limits: str, remedies: li
         (["--weight-block-size", "48"], "weight_block_size 48"),
         (["--bandwidth", "fast"], "give a rate as in 50GB/s"),
         (["--fit", "ram=1GB"], "ram=1GB"),
-        (["--fit", "memory=1"], "memory is '1'"),
+        (["--fit", "memory=1 x"], "memory is '1 x'"),
         (["--revision", "main"], "leave --revision out"),
     ],
 )
