@@ -268,8 +268,9 @@ def test_config_json_is_parsed_once(tiny_checkpoint: Path, tmp_path: Path, monke
 def test_a_system_that_cannot_export_is_one_line(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(ExportError, match="POSIX") as refusal:
+    with monkeypatch.context() as patch:
         patch.delattr(os, missing)
-        export_checkpoint(tiny_checkpoint, tmp_path / "artifact", INT4)
+        with pytest.raises(ExportError, match="POSIX") as refusal:
+            export_checkpoint(tiny_checkpoint, tmp_path / "artifact", INT4)
     assert "\n" not in str(refusal.value)
     assert list(tmp_path.iterdir()) == []
