@@ -10,6 +10,8 @@ from qwonnx.runtime.errors import TemplateError
 from qwonnx.runtime.text.chat_template import ChatTemplate
 from tests.checkpoints import chat_template
 
+pytestmark = pytest.mark.fast
+
 Message = dict[str, Any]
 
 TEMPLATE = ChatTemplate(chat_template())

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 
 from tests.checkpoints import geometry
 from tests.checkpoints.config_json import GEOMETRY_TEXT, text_config
 from tests.checkpoints.tensors import TensorPlan, lm_head, text_tensors
 from tests.checkpoints.tokenizer import token_ids
+
+pytestmark = pytest.mark.fast
 
 
 def test_it_has_the_geometry_of_35b_a3b_in_6_9_gigabytes() -> None:

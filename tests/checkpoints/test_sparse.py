@@ -16,6 +16,8 @@ from tests.checkpoints import write_sparse
 from tests.checkpoints.published import PUBLISHED, PublishedModel
 from tests.checkpoints.sparse import sparse_tensors
 
+pytestmark = pytest.mark.fast
+
 MODELS = pytest.mark.parametrize("model", PUBLISHED.values(), ids=PUBLISHED.keys())
 
 

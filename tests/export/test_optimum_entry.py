@@ -12,6 +12,8 @@ from qwonnx.export import ExportOptions, main_export, pipeline
 from qwonnx.export.errors import ExportError
 from qwonnx.export.quantization.recipe import Recipe
 
+pytestmark = pytest.mark.fast
+
 
 def test_export_checkpoint_is_called_with_everything_that_was_given(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path

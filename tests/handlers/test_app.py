@@ -31,6 +31,8 @@ from qwonnx.runtime.text.output_parser import ContentDelta
 from tests.handlers.fakes import ask
 from tests.handlers.serving import MODEL, RUNTIME, chat
 
+pytestmark = pytest.mark.fast
+
 CHAT = "/v1/chat/completions"
 
 

@@ -8,6 +8,8 @@ from qwonnx.handlers import errors
 from qwonnx.handlers.errors import ErrorKind, ServiceError
 from qwonnx.runtime.errors import EngineClosedError, InvalidRequestError, QueueFullError, TemplateError
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize(
     ("error", "kind", "status", "parameter", "code"),

@@ -13,6 +13,8 @@ from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.errors import SessionError
 from tests.handlers.serving import MODEL, RUNTIME, until
 
+pytestmark = pytest.mark.fast
+
 
 def host_of(folder: Path, **options: str) -> ModelHost:
     return ModelHost(lambda: Engine.open(folder, RUNTIME), **options)  # type: ignore[arg-type]

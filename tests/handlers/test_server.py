@@ -10,6 +10,8 @@ import pytest
 from qwonnx.handlers.server import bind, url_of
 from qwonnx.runtime.errors import SettingsError
 
+pytestmark = pytest.mark.fast
+
 
 class Listener:
     """Bound to an address that the test names."""

@@ -8,6 +8,8 @@ from qwonnx.handlers.app import from_environment
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.errors import SettingsError
 
+pytestmark = pytest.mark.fast
+
 
 def test_the_environment_is_read_and_empty_variables_keep_the_defaults() -> None:
     assert ServerSettings.from_environment({}) == ServerSettings()

@@ -9,6 +9,8 @@ from qwonnx.export.planning.machines import BANDWIDTHS, parse_bandwidth
 from qwonnx.runtime.errors import QuantityError
 from qwonnx.runtime.quantities import bytes_text, parse_bytes, parse_count, parse_tokens, tokens_text
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize(
     ("text", "num_bytes"),

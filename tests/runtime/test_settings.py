@@ -5,6 +5,8 @@ import pytest
 from qwonnx.runtime.errors import SettingsError
 from qwonnx.runtime.settings import RuntimeSettings
 
+pytestmark = pytest.mark.fast
+
 
 def test_an_empty_environment_gives_the_defaults() -> None:
     assert RuntimeSettings.from_environment({}) == RuntimeSettings()

@@ -18,6 +18,8 @@ from tests.runtime.counting_model import make
 from tests.runtime.engine.engine_driver import GREEDY, SMALL, TEXT, Received, drive
 from tests.runtime.strict_buffers import StrictBuffers
 
+pytestmark = pytest.mark.fast
+
 STATES = (
     StateSpec(0, "conv_state", "past.0.conv", "present.0.conv", "float32", ("batch", 5, 3)),
     StateSpec(1, "key", "past.1.key", "present.1.key", "float32", ("batch", 2, "max_model_len", 4)),

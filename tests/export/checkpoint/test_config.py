@@ -20,6 +20,8 @@ from qwonnx.export.errors import ConfigError, UnsupportedModelError
 from qwonnx.export.modeling.rotary import rope_frequencies
 from tests.checkpoints import write_tiny
 
+pytestmark = pytest.mark.fast
+
 Json = dict[str, Any]
 
 NATIVE = {

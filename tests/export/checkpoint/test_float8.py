@@ -15,6 +15,8 @@ from qwonnx.export.checkpoint.float8 import Float8Weight
 from qwonnx.export.errors import CheckpointError, MissingTensorError, TensorFormatError
 from tests.checkpoints.quantized_formats import E4M3_VALUES, Matrix, Stored, fp8_matrix, write_tensors
 
+pytestmark = pytest.mark.fast
+
 NAME = "layers.0.self_attn.q_proj.weight"
 SCALES = NAME + "_scale_inv"
 

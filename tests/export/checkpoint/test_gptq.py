@@ -16,6 +16,8 @@ from qwonnx.export.checkpoint.source_quantization import GptqFormat
 from qwonnx.export.errors import CheckpointError, MissingTensorError, TensorFormatError
 from tests.checkpoints.quantized_formats import Matrix, Stored, gptq_matrix, integers, write_tensors
 
+pytestmark = pytest.mark.fast
+
 NAME = "layers.0.mlp.up_proj"
 SHAPE = (48, 192)
 

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from qwonnx.export.checkpoint.safetensors_header import TensorEntry, read_header
 from qwonnx.export.errors import TensorFormatError
 
+pytestmark = pytest.mark.fast
+
 A = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
 B = {"dtype": "BF16", "shape": [4], "data_offsets": [24, 32]}
 

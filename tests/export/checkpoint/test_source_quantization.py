@@ -16,6 +16,8 @@ from qwonnx.export.checkpoint.source_quantization import (
 )
 from qwonnx.export.errors import ConfigError
 
+pytestmark = pytest.mark.fast
+
 Json = dict[str, Any]
 
 FP8: Json = {

@@ -16,6 +16,8 @@ from qwonnx.export.checkpoint.stored_weights import PlainWeight, StoredWeights
 from qwonnx.export.errors import MissingTensorError, TensorFormatError
 from tests.checkpoints.quantized_formats import Matrix, Stored, fp8_matrix, gptq_matrix, write_tensors
 
+pytestmark = pytest.mark.fast
+
 GPTQ = GptqFormat((4, 8), (32, 128), symmetric=True, may_permute=False)
 VALUES = np.random.default_rng(5).standard_normal((16, 64)).astype(np.float32)
 

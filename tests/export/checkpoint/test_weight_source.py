@@ -17,6 +17,8 @@ from qwonnx.export.checkpoint.weight_source import SkippedPart, WeightSource
 from qwonnx.export.errors import CheckpointError, MissingTensorError, TensorFormatError, UnusedTensorError
 from tests.checkpoints.quantized_formats import Stored, gptq_matrix, write_tensors
 
+pytestmark = pytest.mark.fast
+
 NESTED = "model.language_model."
 GATE_UP, DOWN = "layers.0.mlp.experts.gate_up_proj", "layers.0.mlp.experts.down_proj"
 

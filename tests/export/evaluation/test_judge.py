@@ -11,6 +11,8 @@ import pytest
 from qwonnx.export.evaluation.judge import is_right
 from qwonnx.export.evaluation.suite import Question, read_suite
 
+pytestmark = pytest.mark.fast
+
 PARAMETERS = {
     "city": {"type": "string"},
     "days": {"type": "integer"},

@@ -19,6 +19,8 @@ from qwonnx.runtime.text.tokenizer import Tokenizer
 from tests.checkpoints import write_tiny
 from tests.infra.miniature.test_model import frames
 
+pytestmark = pytest.mark.fast
+
 Part = dict[str, Any]
 
 

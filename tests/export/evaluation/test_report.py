@@ -10,6 +10,8 @@ import pytest
 from qwonnx.export.evaluation.measures import perplexity, token_scores
 from qwonnx.export.evaluation.report import expert_usage, layer_usage
 
+pytestmark = pytest.mark.fast
+
 
 def test_even_use_has_the_highest_entropy_and_one_expert_alone_none() -> None:
     even = layer_usage(3, np.full(8, 5))

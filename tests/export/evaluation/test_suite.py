@@ -13,6 +13,8 @@ from qwonnx.export.errors import EvaluationError
 from qwonnx.export.evaluation import suite
 from qwonnx.export.evaluation.suite import ExpectedCall, Question, choose, read_suite
 
+pytestmark = pytest.mark.fast
+
 LINE: dict[str, Any] = {
     "task": "capitals",
     "messages": [{"role": "user", "content": "Which city?"}],

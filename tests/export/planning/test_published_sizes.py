@@ -17,6 +17,8 @@ from qwonnx.export.quantization.recipe import Recipe, Rule
 from qwonnx.export.targets.register import choose_target
 from tests.checkpoints.published import PUBLISHED
 
+pytestmark = pytest.mark.fast
+
 
 @dataclass(frozen=True, slots=True)
 class Derived:

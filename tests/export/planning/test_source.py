@@ -13,6 +13,8 @@ from qwonnx.export.errors import CheckpointError, ConfigError, UnsupportedModelE
 from qwonnx.export.planning.source import open_source
 from tests.export.checkpoint.hub_server import COMMIT, GATED, REPOSITORY, hub_server
 
+pytestmark = pytest.mark.fast
+
 
 def test_a_folder_a_file_and_a_folder_with_nothing_else(tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = open_source(str(tiny_checkpoint))

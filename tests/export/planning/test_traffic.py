@@ -14,6 +14,8 @@ from qwonnx.export.quantization.recipe import Recipe
 from qwonnx.export.targets.register import choose_target
 from tests.checkpoints.published import PUBLISHED
 
+pytestmark = pytest.mark.fast
+
 
 def traffic(size: str, sequences: int = 1, context: int = 1000) -> DecodeTraffic:
     config = parse_config(PUBLISHED[size].config())

@@ -10,6 +10,8 @@ from qwonnx.export.errors import RecipeError
 from qwonnx.export.quantization.recipe import FLOAT32, SHIPPED, Recipe, Rule, WeightStorage
 from qwonnx.export.quantization.size_table import stored_bytes
 
+pytestmark = pytest.mark.fast
+
 GATE_UP, DOWN = "layers.3.mlp.experts.gate_up_proj", "layers.3.mlp.experts.down_proj"
 
 

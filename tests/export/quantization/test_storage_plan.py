@@ -20,6 +20,8 @@ from qwonnx.export.quantization.storage_plan import StoragePlan
 from tests.checkpoints.quantized_formats import Stored, gptq_matrix, write_tensors
 from tests.checkpoints.safetensors_files import encode
 
+pytestmark = pytest.mark.fast
+
 EXPERTS = "layers.0.mlp.experts."
 GATE_UP, DOWN = f"{EXPERTS}gate_up_proj", f"{EXPERTS}down_proj"
 HIDDEN, INNER = 128, 64

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from qwonnx.export.quantization.quantize import quantize_blocks
 from tests.export.dequantized import dequantize_blocks
 
+pytestmark = pytest.mark.fast
+
 
 def _quantized(shape: tuple[int, ...], bits: int, block_size: int) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
     """Codes and scales of normal weights, and the float32 weights they stand for."""

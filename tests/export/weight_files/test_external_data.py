@@ -25,6 +25,8 @@ from qwonnx.export.weight_files.layout import (
 )
 from qwonnx.runtime.artifact.folder import file_sha256
 
+pytestmark = pytest.mark.fast
+
 SIZES = st.builds(
     lambda *stream_bytes: StoredSize(stream_bytes[: stream_bytes[-1]]),
     st.integers(1, 3 * ALIGNMENT),

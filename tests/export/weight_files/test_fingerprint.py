@@ -16,6 +16,8 @@ from qwonnx.export.quantization.recipe import Recipe, Rule
 from qwonnx.export.weight_files.fingerprint import difference, export_fingerprint
 from tests.checkpoints import write_tiny
 
+pytestmark = pytest.mark.fast
+
 
 def _fingerprint(
     checkpoint: Path,

@@ -12,6 +12,8 @@ import pytest
 from qwonnx.export.weight_files import journal as journal_module
 from qwonnx.export.weight_files.journal import Journal, Mark, Noted
 
+pytestmark = pytest.mark.fast
+
 FINGERPRINT = {"qwonnx": "1", "config": {"eps": 1e-06, "name": "\u4e2d", "rules": [1, None, True]}}
 
 

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from qwonnx.export.weight_files.lanes import LaneRunner
 from qwonnx.export.weight_files.memory_budget import MemoryAccount
 
+pytestmark = pytest.mark.fast
+
 
 @dataclass(frozen=True, slots=True)
 class _Part:

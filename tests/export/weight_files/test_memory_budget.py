@@ -16,6 +16,8 @@ from qwonnx.export.weight_files.memory_budget import (
     cut_for,
 )
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize("num_bytes", [0, 63_000_000, 1 << 20, MIN_MEMORY_BYTES - 1])
 def test_too_small_a_budget_names_the_least(num_bytes: int) -> None:

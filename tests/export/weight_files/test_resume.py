@@ -22,6 +22,8 @@ from qwonnx.export.weight_files.weight_item import WeightItem
 from qwonnx.export.weight_files.weight_stage import write_weights
 from qwonnx.runtime.artifact.manifest import FileEntry
 
+pytestmark = pytest.mark.fast
+
 PREFIX = "model.language_model."
 LAYER = "layers.0."
 SHARD_BYTES = 60_000

@@ -14,6 +14,8 @@ from qwonnx.export.errors import CheckpointError, ExportError, OutputError, Reci
 from qwonnx.export.weight_files.journal import JOURNAL_NAME, Mark, Noted
 from qwonnx.export.weight_files.unfinished import UnfinishedExport, incomplete_folder, unfinished_export
 
+pytestmark = pytest.mark.fast
+
 FINGERPRINT = {"weights": "int4"}
 WEIGHTS = "weights-00001.bin"
 

@@ -22,6 +22,8 @@ from qwonnx.runtime.text.output_parser import ContentDelta, ToolCall
 from tests.handlers.serving import RUNTIME, chat, paced, until
 from tests.runtime import counting_model
 
+pytestmark = pytest.mark.fast
+
 MESSAGES: list[Any] = [*chat("Hi")]
 TOOL: dict[str, Any] = {"type": "function", "function": {"name": "weigh"}}
 CALL = "<tool_call>\n<function=weigh>\n</function>\n</tool_call>"

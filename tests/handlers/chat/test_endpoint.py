@@ -27,6 +27,8 @@ from qwonnx.runtime.engine.engine import Engine
 from tests.handlers.fakes import ask
 from tests.handlers.serving import RUNTIME, chat, paced, until
 
+pytestmark = pytest.mark.fast
+
 
 class PlainWriter:
     """Writes the names of the parts, one a line."""

@@ -16,6 +16,8 @@ from qwonnx.runtime.errors import QueueFullError
 from qwonnx.runtime.sampling.params import SamplingParams
 from tests.handlers.fakes import FakeEngine, output
 
+pytestmark = pytest.mark.fast
+
 PARAMS = SamplingParams()
 LAST = output("b", 2, reason=FinishReason.STOP)
 

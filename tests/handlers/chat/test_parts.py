@@ -11,6 +11,8 @@ from qwonnx.runtime.engine.request import FinishReason, RequestOutput
 from qwonnx.runtime.text.output_parser import ContentDelta, OutputParser, ReasoningDelta, ToolCall
 from tests.handlers.fakes import output
 
+pytestmark = pytest.mark.fast
+
 TOOLS = [{"type": "function", "function": {"name": "weigh", "parameters": {"properties": {"n": {"type": "integer"}}}}}]
 CALL = "<tool_call>\n<function=weigh>\n<parameter=n>\n3\n</parameter>\n</function>\n</tool_call>"
 WEIGH = ToolCall("weigh", '{"n":3}')

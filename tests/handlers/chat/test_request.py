@@ -15,6 +15,8 @@ from qwonnx.runtime.sampling.params import SamplingParams
 from tests.handlers.serving import chat
 from tests.runtime import counting_model
 
+pytestmark = pytest.mark.fast
+
 TEMPLATE = """\
 {{ messages | tojson }}|{{ tools | tojson }}|{{ 'unset' if enable_thinking is undefined else enable_thinking }}
 {{- '<think>\n' if enable_thinking is undefined or enable_thinking else '' }}"""

@@ -11,6 +11,8 @@ from qwonnx.handlers.chat.system_prompt import parse_prompt
 from qwonnx.runtime.errors import InvalidRequestError
 from qwonnx.runtime.text.chat_prompt import SystemPrompt
 
+pytestmark = pytest.mark.fast
+
 TOOL: dict[str, Any] = {"type": "function", "function": {"name": "weigh", "parameters": {"type": "object"}}}
 
 

@@ -10,6 +10,8 @@ import pytest
 from qwonnx.handlers.chat.tools import MAX_TOOLS, Tool, Tools, check_names, template_tools
 from qwonnx.handlers.errors import ServiceError
 
+pytestmark = pytest.mark.fast
+
 
 def tools(*functions: dict[str, Any]) -> list[Tool]:
     return msgspec.convert([{"type": "function", "function": function} for function in functions], Tools)

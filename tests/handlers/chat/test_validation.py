@@ -10,6 +10,8 @@ import pytest
 from qwonnx.handlers.chat.validation import Strict, of_validation
 from qwonnx.handlers.errors import ErrorKind, ServiceError
 
+pytestmark = pytest.mark.fast
+
 
 class Inner(Strict):
     size: Annotated[int, msgspec.Meta(ge=1)]

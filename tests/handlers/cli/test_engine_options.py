@@ -8,6 +8,8 @@ from qwonnx.handlers.cli.engine_options import runtime_settings
 from qwonnx.runtime.errors import SettingsError
 from qwonnx.runtime.settings import RuntimeSettings
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:

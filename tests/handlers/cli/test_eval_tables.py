@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 
+import pytest
 from rich.console import Console
 
 from qwonnx.export.evaluation.report import (
@@ -21,6 +22,8 @@ from qwonnx.export.evaluation.report import (
     TextScore,
 )
 from qwonnx.handlers.cli.eval_tables import eval_tables
+
+pytestmark = pytest.mark.fast
 
 ARTIFACT = ModelRow("artifact", "tiny", "id", "int4", "cpu", "int8", "float32", 4)
 NOTHING = EvalReport(1, "0", ARTIFACT, None, None, (), (), (), None, None, None, ())

@@ -9,6 +9,8 @@ from qwonnx.handlers.cli.failures import CommandError, one_line_errors
 from qwonnx.runtime.artifact.manifest import ArtifactError
 from qwonnx.runtime.errors import InvalidRequestError, SettingsError
 
+pytestmark = pytest.mark.fast
+
 
 def _missing(name: str) -> ModuleNotFoundError:
     return ModuleNotFoundError(f"No module named {name!r}", name=name)

@@ -18,6 +18,8 @@ from qwonnx.runtime.text.output_parser import ContentDelta, ReasoningDelta, Tool
 from tests.handlers.fakes import output
 from tests.runtime import counting_model
 
+pytestmark = pytest.mark.fast
+
 END = End(EndReason.STOP, Usage(7, 0, 3, 0))
 
 

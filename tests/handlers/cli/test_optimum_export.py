@@ -22,6 +22,8 @@ from qwonnx.handlers.cli.export import export
 from qwonnx.handlers.cli.optimum_export import QwonnxExportCommand, export_options
 from tests.handlers.cli.commands import qwonnx
 
+pytestmark = pytest.mark.fast
+
 
 def parser() -> argparse.ArgumentParser:
     """optimum's parser with our command in it, put together as optimum-cli does."""

@@ -17,6 +17,8 @@ from qwonnx.runtime.text.chat_prompt import SystemPrompt
 from tests.checkpoints.tiny import chat_template
 from tests.runtime import counting_model
 
+pytestmark = pytest.mark.fast
+
 TOOL: dict[str, Any] = {"type": "function", "function": {"name": "wind"}}
 MESSAGE = {"role": "system", "content": "Be brief."}
 SETTINGS = RuntimeSettings(num_threads=1, max_num_batched_tokens=64)

@@ -17,6 +17,8 @@ from qwonnx.handlers.cli.tables import (
 )
 from qwonnx.runtime.artifact.manifest import QuantizationFacts, WeightGroup
 
+pytestmark = pytest.mark.fast
+
 
 def shown(table: RenderableType) -> list[str]:
     console = Console(file=io.StringIO(), width=100)

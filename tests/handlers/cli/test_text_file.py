@@ -10,6 +10,8 @@ from qwonnx.handlers.cli import text_file
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.text_file import read_text
 
+pytestmark = pytest.mark.fast
+
 
 def test_a_text_is_read_to_the_last_character(tmp_path: Path) -> None:
     path = tmp_path / "text"

@@ -18,6 +18,8 @@ from qwonnx.handlers.http.deadline import InvocationDeadline
 from qwonnx.handlers.settings import ServerSettings
 from tests.handlers.serving import MODEL, chat, paced, until
 
+pytestmark = pytest.mark.fast
+
 Answer = tuple[int, Any]
 
 

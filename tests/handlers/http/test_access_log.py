@@ -16,6 +16,8 @@ from qwonnx.handlers.http.access_log import AccessLog
 from qwonnx.handlers.http.api import Api, Apis
 from tests.handlers.fakes import ask
 
+pytestmark = pytest.mark.fast
+
 
 def _speak(error: ServiceError) -> Response:
     return PlainTextResponse(f"{error.kind.value}", error.status)

@@ -15,6 +15,8 @@ from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.http.api import Api, Apis
 from tests.handlers.fakes import ask
 
+pytestmark = pytest.mark.fast
+
 
 async def greet(request: Request) -> Response:
     return PlainTextResponse("hello")

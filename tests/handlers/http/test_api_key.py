@@ -10,6 +10,8 @@ from qwonnx.handlers.http.api import Api, Apis
 from qwonnx.handlers.http.api_key import ApiKey
 from tests.handlers.fakes import ask
 
+pytestmark = pytest.mark.fast
+
 
 def _speak(error: ServiceError) -> Response:
     return PlainTextResponse(f"{error.kind.value}: {error.code}", error.status, error.headers)

@@ -12,6 +12,8 @@ from starlette.types import Message
 from qwonnx.handlers.errors import ErrorKind, ServiceError
 from qwonnx.handlers.http import body
 
+pytestmark = pytest.mark.fast
+
 JSON = {"content-type": "application/json"}
 
 

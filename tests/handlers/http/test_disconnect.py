@@ -10,6 +10,8 @@ from starlette.types import Message
 
 from qwonnx.handlers.http.disconnect import while_connected
 
+pytestmark = pytest.mark.fast
+
 
 class Client:
     """Sends what is left of a body, and leaves after some seconds."""

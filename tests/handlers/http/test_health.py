@@ -12,6 +12,8 @@ from qwonnx.handlers.http import health
 from qwonnx.handlers.model_host import HostStatus
 from tests.handlers.fakes import ask
 
+pytestmark = pytest.mark.fast
+
 
 def app(status: HostStatus) -> Starlette:
     made = Starlette(routes=[Route("/live", health.live), Route("/ready", health.ready)])

@@ -12,6 +12,8 @@ from starlette.types import Message
 
 from qwonnx.handlers.http.sse import EventStream, event
 
+pytestmark = pytest.mark.fast
+
 
 async def run(response: EventStream, *, leaves_after: float | None = None) -> list[Message]:
     """What a client that stays, or leaves after some seconds, is sent."""

@@ -12,6 +12,8 @@ from qwonnx.handlers.openai import answer_guide, chat_request
 from qwonnx.runtime.errors import InvalidRequestError
 from qwonnx.runtime.sampling.guide import Guide, GuideKind
 
+pytestmark = pytest.mark.fast
+
 SCHEMA: dict[str, Any] = {"type": "object", "properties": {"n": {"type": "integer"}}}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}
 SCHEMA_PARAM = "response_format.json_schema.schema"

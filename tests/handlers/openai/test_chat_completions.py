@@ -17,6 +17,8 @@ from qwonnx.handlers.openai import chat_request
 from qwonnx.handlers.openai.chat_completions import CompletionWriter
 from qwonnx.runtime.text.output_parser import ContentDelta, ReasoningDelta, ToolCall
 
+pytestmark = pytest.mark.fast
+
 END = End(EndReason.STOP, Usage(7, 2, 3, 1))
 USAGE = {
     "prompt_tokens": 7,

@@ -19,6 +19,8 @@ from qwonnx.handlers.openai.chat_objects import (
     ToolCallObject,
 )
 
+pytestmark = pytest.mark.fast
+
 USAGE = CompletionUsage(7, 3, 10, PromptTokensDetails(2), CompletionTokensDetails(1))
 USAGE_JSON = (
     '{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10,"prompt_tokens_details":{"cached_tokens":2},'

@@ -11,6 +11,8 @@ from qwonnx.handlers.errors import ErrorKind, ServiceError
 from qwonnx.handlers.openai import chat_request
 from qwonnx.handlers.openai.chat_protocol import ChatCompletionRequest
 
+pytestmark = pytest.mark.fast
+
 USER: dict[str, Any] = {"role": "user", "content": "Hi"}
 TOOL: dict[str, Any] = {"type": "function", "function": {"name": "weigh", "strict": True}}
 

@@ -12,6 +12,8 @@ from qwonnx.handlers.openai import chat_request, engine_request
 from qwonnx.handlers.openai.chat_protocol import ChatCompletionRequest
 from qwonnx.runtime.sampling.params import SamplingParams
 
+pytestmark = pytest.mark.fast
+
 TOOL: dict[str, Any] = {"type": "function", "function": {"name": "weigh"}}
 RECOMMENDED = SamplingParams(temperature=0.6, top_p=0.95, top_k=20, min_p=0.1)
 

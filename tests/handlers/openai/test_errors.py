@@ -8,6 +8,8 @@ from qwonnx.handlers import errors
 from qwonnx.handlers.errors import ErrorKind, ServiceError
 from qwonnx.handlers.openai.errors import body, response
 
+pytestmark = pytest.mark.fast
+
 
 def test_the_body_has_openais_four_fields() -> None:
     answer = response(errors.invalid('top_p is "3"', "top_p"))

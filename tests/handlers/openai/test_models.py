@@ -13,6 +13,8 @@ from qwonnx.handlers.http.api import Apis
 from qwonnx.handlers.openai.api import OPENAI
 from tests.handlers.fakes import ask
 
+pytestmark = pytest.mark.fast
+
 NAME = "org/model"
 MODEL = {"id": NAME, "created": 0, "max_model_len": 512, "object": "model", "owned_by": "qwonnx"}
 

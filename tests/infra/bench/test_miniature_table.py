@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from infra.bench.miniature_table import Column, changes, examples, tables
+
+pytestmark = pytest.mark.fast
 
 
 def column(name: str, right: tuple[bool, ...], mtp: float | None) -> Column:

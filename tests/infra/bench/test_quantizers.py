@@ -22,6 +22,8 @@ from infra.bench.ort_quantizers import OrtQuantizer
 from infra.bench.quantizers import Outcome, algorithms, compare
 from qwonnx.export.quantization.importance import Importance
 
+pytestmark = pytest.mark.fast
+
 COLUMNS, ROWS = 256, 24
 
 

@@ -4,8 +4,11 @@ import json
 import re
 
 import numpy as np
+import pytest
 
 from infra.miniature import copying
+
+pytestmark = pytest.mark.fast
 
 
 def test_every_answer_stands_in_the_question_or_the_list() -> None:

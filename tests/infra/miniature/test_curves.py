@@ -6,7 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from infra.miniature import curves
+
+pytestmark = pytest.mark.fast
 
 
 def write_log(path: Path, *records: dict[str, Any]) -> Path:

@@ -7,9 +7,12 @@ import unicodedata
 from collections import Counter
 
 import numpy as np
+import pytest
 
 from infra.miniature import glossary
 from infra.miniature.conversation import Example
+
+pytestmark = pytest.mark.fast
 
 FACTS = glossary.facts()
 # Of another babel, and so of another CLDR, the trained model would know other names.

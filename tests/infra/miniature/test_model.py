@@ -22,6 +22,8 @@ from infra.miniature.model import Miniature, stored_tensors
 from infra.miniature.vision import patches
 from tests.checkpoints.config_json import Json
 
+pytestmark = pytest.mark.fast
+
 
 def examples(mixture: Mixture) -> list[Encoded]:
     """Two pictures, a list of facts and a single one; together they need several chunks."""

@@ -10,6 +10,8 @@ import pytest
 from infra.miniature import pictures
 from infra.miniature.pictures import CELL, COLOURS, SIDE, draw, scene
 
+pytestmark = pytest.mark.fast
+
 
 def test_every_cell_shows_its_groups_colour_and_the_others_the_background() -> None:
     random = np.random.default_rng(0)

@@ -10,6 +10,8 @@ import pytest
 from infra.miniature import retrieval
 from infra.miniature.mixture import Mixture
 
+pytestmark = pytest.mark.fast
+
 _PLACE = re.compile(r"(?:code|owner|door) of the (\w+ \w+)")
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from tokenizers import Tokenizer
 
 from infra.miniature import pictures, vocabulary
 from infra.miniature.conversation import Encoder, Example
 from infra.miniature.suite import main, request
+
+pytestmark = pytest.mark.fast
 
 
 def test_a_file_has_every_task_and_its_expected_answers_are_right(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from infra.miniature.conversation import Encoder, Example
 from infra.miniature.toolbox import TOOLS
 from qwonnx.runtime.text.output_parser import OutputParser, ToolCall
 
+pytestmark = pytest.mark.fast
+
 TYPES: dict[str, Any] = {"string": str, "integer": int, "number": float, "boolean": bool, "array": list}
 
 

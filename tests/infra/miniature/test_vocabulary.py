@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from tokenizers import Tokenizer
 
 from infra.miniature import glossary, vocabulary
 from tests.checkpoints import SPECIAL_TOKENS
+
+pytestmark = pytest.mark.fast
 
 
 def test_special_tokens_end_a_vocabulary_of_about_six_thousand(tokenizer: Tokenizer) -> None:

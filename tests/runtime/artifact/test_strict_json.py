@@ -8,6 +8,8 @@ import pytest
 
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, parse_object, read_object
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize(
     ("content", "reason"),

@@ -21,6 +21,8 @@ from tests.runtime.cache.row_content import (
     writing,
 )
 
+pytestmark = pytest.mark.fast
+
 STATES = (
     StateSpec(0, "conv_state", "past.0.conv", "present.0.conv", "float32", ("batch", 5, 3)),
     StateSpec(0, "recurrent_state", "past.0.rec", "present.0.rec", "float16", ("batch", 2, 2, 3)),

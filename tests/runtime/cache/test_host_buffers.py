@@ -11,6 +11,8 @@ from qwonnx.runtime.artifact.manifest import StateSpec
 from qwonnx.runtime.cache.host_buffers import HostBuffers, HostSegment
 from tests.runtime.cache.row_content import PythonGraph, addresses, in_bytes, random_parts
 
+pytestmark = pytest.mark.fast
+
 KEY = StateSpec(1, "key", "past.1.key", "present.1.key", "float32", ("batch", 2, "max_model_len", 4))
 CONV = StateSpec(0, "conv_state", "past.0.conv", "present.0.conv", "float32", ("batch", 5, 3))
 STATES = (CONV, KEY)

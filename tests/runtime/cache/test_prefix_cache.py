@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qwonnx.runtime.cache.prefix_cache import PrefixCache, Snapshot
+
+pytestmark = pytest.mark.fast
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ import pytest
 from qwonnx.runtime.artifact.manifest import StateSpec
 from qwonnx.runtime.cache.rows import item_bytes, row_bytes, row_cost, row_shape
 
+pytestmark = pytest.mark.fast
+
 
 def test_keys_and_values_grow_by_token_and_other_states_do_not() -> None:
     key = StateSpec(1, "key", "past.1.key", "present.1.key", "float16", ("batch", 2, "max_model_len", 4))

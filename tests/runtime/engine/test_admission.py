@@ -14,6 +14,8 @@ from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.text.tokenizer import Tokenizer
 from tests.runtime.counting_model import tokenizer_json
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture(scope="module")
 def admission() -> Admission:

@@ -15,6 +15,8 @@ from qwonnx.runtime.sampling.params import SamplingParams
 from tests.runtime.counting_model import FAILING_TEXT, NAN_TEXT, CountingModel
 from tests.runtime.engine.engine_driver import GREEDY, SMALL, TEXT, Received, drive, opened, wait_until
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 5, 7, 64])
 def test_a_prompt_in_chunks_of_any_size_is_answered_like_the_whole(counting_model: CountingModel, chunk: int) -> None:

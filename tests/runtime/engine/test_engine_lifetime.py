@@ -30,6 +30,8 @@ from qwonnx.runtime.settings import RuntimeSettings
 from tests.runtime.counting_model import CountingModel, make
 from tests.runtime.engine.engine_driver import GREEDY, SMALL, Received, opened, wait_until
 
+pytestmark = pytest.mark.fast
+
 
 def test_an_engine_is_ready_after_its_warm_up_and_until_it_is_closed(counting_model: CountingModel) -> None:
     ready = []

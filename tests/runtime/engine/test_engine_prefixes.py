@@ -12,6 +12,8 @@ from qwonnx.runtime.engine.request import FinishReason
 from tests.runtime.counting_model import FAILING_TEXT, CountingModel
 from tests.runtime.engine.engine_driver import GREEDY, SMALL, Received, drive, opened
 
+pytestmark = pytest.mark.fast
+
 SYSTEM = "you are a box. "
 
 

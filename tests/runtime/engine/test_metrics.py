@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import pytest
+
 from qwonnx.runtime.engine.metrics import Histogram
 from qwonnx.runtime.engine.request import FinishReason
 from qwonnx.runtime.sampling.params import SamplingParams
 from tests.runtime.counting_model import FAILING_TEXT, CountingModel
 from tests.runtime.engine.engine_driver import GREEDY, TEXT, Received, drive, opened
+
+pytestmark = pytest.mark.fast
 
 
 def test_a_histogram_counts_up_to_each_bound_inclusive() -> None:

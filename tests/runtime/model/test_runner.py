@@ -21,6 +21,8 @@ from qwonnx.runtime.settings import RuntimeSettings
 from tests.runtime.cache.row_content import random_segment, rows_of
 from tests.runtime.counting_model import VOCAB_SIZE, CountingModel, make
 
+pytestmark = pytest.mark.fast
+
 
 class Bindings:
     """A session that counts what is bound and keeps the time its runs take."""

@@ -15,6 +15,8 @@ from qwonnx.runtime.settings import RuntimeSettings
 from tests.runtime.counting_model import CountingModel
 from tests.runtime.engine.engine_driver import GREEDY, SMALL, Received, drive
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize(
     ("content", "cores"),

@@ -7,6 +7,8 @@ import pytest
 from qwonnx.runtime.errors import InvalidRequestError
 from qwonnx.runtime.sampling.params import SamplingParams
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize(
     ("name", "value"),

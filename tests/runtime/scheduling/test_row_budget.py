@@ -11,6 +11,8 @@ from qwonnx.runtime.scheduling import row_budget
 from qwonnx.runtime.scheduling.row_budget import settle
 from qwonnx.runtime.settings import RuntimeSettings
 
+pytestmark = pytest.mark.fast
+
 STATES = (
     StateSpec(0, "conv_state", "past.0.conv", "present.0.conv", "float32", ("batch", 5, 3)),
     StateSpec(1, "key", "past.1.key", "present.1.key", "float16", ("batch", 2, "max_model_len", 4)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +13,8 @@ from qwonnx.runtime.cache.rows import CacheSnapshot, RowMove
 from qwonnx.runtime.scheduling.row_budget import RowBudget
 from qwonnx.runtime.scheduling.scheduler import Scheduler, violations
 from qwonnx.runtime.scheduling.sequence import Sequence, StepPlan
+
+pytestmark = pytest.mark.fast
 
 
 def _sequence(name: str, num_prompt_tokens: int) -> Sequence:

@@ -13,6 +13,8 @@ from qwonnx.runtime.errors import InvalidRequestError, TemplateError
 from qwonnx.runtime.text import chat_template as module
 from qwonnx.runtime.text.chat_template import ChatTemplate
 
+pytestmark = pytest.mark.fast
+
 SOURCE = (Path(__file__).parents[2] / "checkpoints" / "chat_template.jinja").read_text(encoding="utf-8")
 TEMPLATE = ChatTemplate(SOURCE)
 

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qwonnx.runtime.text.detokenizer import Detokenizer
 from qwonnx.runtime.text.tokenizer import Tokenizer
 from tests.runtime.counting_model import tokenizer_json
+
+pytestmark = pytest.mark.fast
 
 TOKENIZER = Tokenizer(json.dumps(tokenizer_json()))
 REPLACEMENT = "\ufffd"

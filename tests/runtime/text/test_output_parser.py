@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from qwonnx.runtime.text.output_parser import ContentDelta, Event, OutputParser, ReasoningDelta, ToolCall
 
+pytestmark = pytest.mark.fast
+
 TOOLS: list[dict[str, Any]] = [
     {
         "type": "function",

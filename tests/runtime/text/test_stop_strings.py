@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qwonnx.runtime.text.stop_strings import StopStrings, longest_beginning
+
+pytestmark = pytest.mark.fast
 
 LETTERS = st.text("ab\n", max_size=20)
 STOPS = st.lists(st.text("ab\n", min_size=1, max_size=4), min_size=1, max_size=3)

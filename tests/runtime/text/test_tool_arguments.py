@@ -7,6 +7,8 @@ import pytest
 
 from qwonnx.runtime.text.tool_arguments import ToolSchemas
 
+pytestmark = pytest.mark.fast
+
 
 def _value(text: str, schema: Any, **root: Any) -> Any:
     tool = {"function": {"name": "f", "parameters": {"type": "object", "properties": {"x": schema}, **root}}}
