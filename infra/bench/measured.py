@@ -33,7 +33,7 @@ def run_task(module: str, arguments: Sequence[str]) -> Run:
     with subprocess.Popen([sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, text=True) as process:
         status = Path(f"/proc/{process.pid}/status")
         while process.poll() is None:
-            anonymous = max(anonymous, _anonymous_bytes(status))
+            anonymous = max(anonymous, _status_bytes(status, "RssAnon"))
             time.sleep(_SAMPLE_SECONDS)
         assert process.stdout is not None
         output = process.stdout.read()
@@ -60,7 +60,8 @@ def report(stages: Mapping[str, float], facts: Mapping[str, float] | None = None
             {
                 "wall_s": sum(stages.values()),
                 "cpu_s": usage.ru_utime + usage.ru_stime,
-                "max_rss": usage.ru_maxrss * 1024,
+                # getrusage counts the process that started this one: on exec a high-water mark is handed on.
+                "max_rss": _status_bytes(Path("/proc/self/status"), "VmHWM") or usage.ru_maxrss * 1024,
                 "stages": stages,
                 "facts": facts or {},
             }
@@ -68,10 +69,10 @@ def report(stages: Mapping[str, float], facts: Mapping[str, float] | None = None
     )
 
 
-def _anonymous_bytes(status: Path) -> int:
-    """RssAnon of a process; 0 once it has ended, or where the kernel does not tell."""
+def _status_bytes(status: Path, field: str) -> int:
+    """A field of a process's status, in bytes; 0 once the process has ended, or where the kernel does not tell."""
     try:
         lines = status.read_text().splitlines()
     except OSError:
         return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), 0)
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), 0)
