@@ -156,7 +156,7 @@ def test_inspect_lists_what_is_baked_and_says_what_is_not_used(artifact: Path, t
     assert verified.returncode == 0, verified.stderr
     damaged = sorted((artifact / "prefixes").iterdir())[0]
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    assert "has not the size that its tokens need" in qwonnx("inspect", artifact).stdout
+    assert "the size of the capsule does not match its tokens" in qwonnx("inspect", artifact).stdout
     assert f"{damaged} is not used: " in error_line(qwonnx("inspect", artifact, "--verify"))
     generated = qwonnx("generate", artifact, "--chat", "Hi", "--system", SYSTEM, "--max-tokens", 2)
     assert generated.returncode == 0
