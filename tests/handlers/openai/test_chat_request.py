@@ -67,7 +67,7 @@ def refusal(**fields: Any) -> ServiceError:
         ),
         (
             {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "x"}}},
-            "tool_choice names x, which is none of the tools: name one of them",
+            "tool_choice names x, which is not one of the tools: name one of them",
             "tool_choice.function.name",
             None,
         ),
