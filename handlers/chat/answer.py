@@ -92,7 +92,7 @@ class Answer:
 
     @property
     def saving(self) -> Callable[[], None] | None:
-        """Writes the conversation's capsules; to be called after the answer was sent. Blocks. None: nothing to write."""
+        """Writes the conversation's capsules, after the answer was sent. Blocks. None: nothing to write."""
         return self._saving
 
     @property

@@ -170,7 +170,7 @@ def test_prompts_are_added_found_there_and_replaced(artifact: Path, prompts: lis
     other.write_text("Be brief.")
     files = {path: path.read_bytes() for path in (artifact / "prefixes").iterdir()}
     again = qwonnx("bake", artifact, *prompts)
-    assert (again.returncode, again.stdout.count(", was there\n")) == (0, 2), again.stderr
+    assert (again.returncode, again.stdout.count(", already baked\n")) == (0, 2), again.stderr
     assert qwonnx("bake", artifact, other).returncode == 0
     assert len(lengths(artifact)) == 3
     assert {path: path.read_bytes() for path in files} == files
@@ -192,5 +192,5 @@ def test_what_cannot_be_baked_is_one_line(exported: Path, prompts: list[Path], t
     assert f"cannot read {missing}" in error_line(qwonnx("bake", exported, missing))
     assert "is not an artifact" in error_line(qwonnx("bake", tmp_path, prompts[0]))
     for command in (["bake", exported, broken], ["export", tmp_path / "checkpoint", out, "--prefix", broken]):
-        assert f"{broken}: messages[0] is of the role user" in error_line(qwonnx(*command))
+        assert f"{broken}: messages[0] has the role user" in error_line(qwonnx(*command))
     assert not out.exists()

@@ -56,7 +56,7 @@ def test_an_artifact_with_an_int8_cache_says_so_and_generates(long_checkpoint: P
     out = tmp_path / "artifact"
     assert qwonnx("export", long_checkpoint, out, "--kv", "int8").returncode == 0
     shown = qwonnx("inspect", out).stdout
-    assert re.search(r"keys and values +\W int8, 64 B a token", shown), shown
+    assert re.search(r"keys and values +\W int8, 64 B per token", shown), shown
     longest = ("--max-tokens", 4, "--max-model-len", 1_010_000)
     assert qwonnx("generate", out, "--prompt", "Hello", *longest).returncode == 0
 
