@@ -35,11 +35,13 @@ def serve(
     max_num_batched_tokens: Annotated[int | None, typer.Option(help="Tokens of a prompt read in one step.")] = None,
     cache_bytes: Annotated[
         str | None,
-        typer.Option(help="Memory for running requests: 8GB; by default half of the free memory after loading."),
+        typer.Option(help="Memory for running requests, such as 8GB; by default half of what is free after loading."),
     ] = None,
     prefix_cache_bytes: Annotated[
         str | None,
-        typer.Option(help="Memory to keep and reuse beginnings of prompts: 500MB; by default 1GiB, 0 turns it off."),
+        typer.Option(
+            help="Memory to keep beginnings of prompts for reuse, such as 500MB; by default 1GiB, 0 turns it off."
+        ),
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; by default all cores.")] = None,
     model_name: Annotated[str | None, typer.Option(help="Model name in requests; by default the checkpoint's.")] = None,

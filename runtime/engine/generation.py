@@ -77,7 +77,7 @@ class Generation:
 
         Raises:
             SessionError: the logits are not finite.
-            GuideError: the guide cannot go on.
+            GuideError: the guide cannot continue.
         """
         if self._constraint is None:
             return self._sampler.sample(logits)

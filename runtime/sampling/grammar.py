@@ -213,7 +213,7 @@ class Constraint:
         """The tokens that may come next, at least one.
 
         Raises:
-            GuideError: the grammar became too complex to go on.
+            GuideError: the grammar became too complex.
         """
         if self._thoughts is not None:
             return self._vocabulary.all_but_ends
@@ -221,7 +221,7 @@ class Constraint:
         try:
             allowed = self._mask.result(_MASK_SECONDS)
         except TimeoutError:
-            raise GuideError(f"the guide cannot go on (a mask takes more than {_MASK_SECONDS:g} s)") from None
+            raise GuideError(f"the guide cannot continue (a mask takes more than {_MASK_SECONDS:g} s)") from None
         if self._breaks_left:
             breaks = [token for token, count in self._vocabulary.breaks.items() if count <= self._breaks_left]
             change = np.setdiff1d if allowed.all_but else np.union1d
@@ -232,7 +232,7 @@ class Constraint:
         """Take the chosen token, and start to compute the next mask.
 
         Raises:
-            GuideError: the grammar became too complex to go on.
+            GuideError: the grammar became too complex.
         """
         if self._thoughts is not None:
             self._think(token_id)
@@ -242,7 +242,7 @@ class Constraint:
         if breaks:
             return  # not part of the answer: the mask stays
         if not _shielded(lambda: self._matcher.consume_token(token_id)):
-            raise GuideError(f"the guide cannot go on ({_one_line(self._matcher.get_error())})")
+            raise GuideError(f"the guide cannot continue ({_one_line(self._matcher.get_error())})")
         self.is_complete = token_id in self._vocabulary.end_token_ids or self._matcher.is_stopped()
         if not self.is_complete:
             self._mask = self._workers.submit(self._compute)
@@ -265,7 +265,7 @@ class Constraint:
         """Compute a mask, in a worker thread, never while the matcher takes a token. llguidance releases the GIL."""
         packed = _shielded(self._matcher.compute_bitmask)
         if self._matcher.is_error():
-            raise GuideError(f"the guide cannot go on ({_one_line(self._matcher.get_error())})")
+            raise GuideError(f"the guide cannot continue ({_one_line(self._matcher.get_error())})")
         vocabulary = self._vocabulary
         mask = np.unpackbits(np.frombuffer(packed, np.uint8), count=vocabulary.num_tokens, bitorder="little")
         if self._ignore_eos:
@@ -274,7 +274,7 @@ class Constraint:
             mask = goes_on if goes_on.any() else mask
         num_allowed = np.count_nonzero(mask)
         if not num_allowed:
-            raise GuideError("the guide cannot go on (no token of the vocabulary may follow)")
+            raise GuideError("the guide cannot continue (no token of the vocabulary may follow)")
         all_but = 2 * num_allowed > mask.size
         return AllowedTokens(np.flatnonzero(mask == 0 if all_but else mask), bool(all_but))
 
@@ -332,7 +332,7 @@ def _shielded(function: Callable[[], _Result]) -> _Result:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
-        raise GuideError(f"the guide cannot go on ({_one_line(str(error))})") from error
+        raise GuideError(f"the guide cannot continue ({_one_line(str(error))})") from error
 
 
 def _one_line(text: str) -> str:

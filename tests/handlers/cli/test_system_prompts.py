@@ -40,7 +40,10 @@ def test_json_is_messages_and_tools(tmp_path: Path, name: str) -> None:
     ("text", "said"),
     [
         ("{", "the prompt is not valid JSON"),
-        ('{"messages": [{"role": "user", "content": "Hi"}]}', "messages[0] has the role user: give only system messages"),
+        (
+            '{"messages": [{"role": "user", "content": "Hi"}]}',
+            "messages[0] has the role user: give only system messages",
+        ),
         ('{"tools": [{"type": "function"}]}', "tools[0].function is missing: send it"),
     ],
 )

@@ -208,7 +208,7 @@ def test_a_grammar_that_becomes_too_complex_is_an_error_of_its_own(monkeypatch: 
             constraint.allowed()
             constraint.accept(token)
 
-    with pytest.raises(GuideError, match="cannot go on"):
+    with pytest.raises(GuideError, match="cannot continue"):
         go_on()
     trusting.close()
 
