@@ -1,4 +1,4 @@
-"""Baking by its functions: what is a prompt, which tokens it stands for, and that a chat finds them."""
+"""Baking by its functions: which files are prompts, their tokens, and chats that find them."""
 
 from __future__ import annotations
 

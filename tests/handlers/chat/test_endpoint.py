@@ -1,4 +1,4 @@
-"""A chat over HTTP with a writer of no API at all: whole, streamed, cut off, saved."""
+"""A chat over HTTP with a writer that belongs to no real API: whole, streamed, cut off, saved."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.handlers.serving import RUNTIME, chat, paced, until
 
 
 class PlainWriter:
-    """Writes the names of the parts, one a line."""
+    """Writes the names of the parts, one per line."""
 
     def __init__(self) -> None:
         self.id = uuid.uuid4().hex

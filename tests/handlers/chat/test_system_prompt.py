@@ -1,4 +1,4 @@
-"""System prompts of files: taken as a chat's template takes them, or refused with the field at fault."""
+"""System prompts from files: accepted in the form of chat templates, or refused with the field at fault."""
 
 from __future__ import annotations
 

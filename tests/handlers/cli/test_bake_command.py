@@ -1,4 +1,4 @@
-"""`qwonnx export --prefix`, `bake`, `inspect` on real exports: a new process goes on from what was baked, exactly."""
+"""`qwonnx export --prefix`, `bake`, `inspect` on real exports: a new process continues exactly from baked prefixes."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def ask(client: openai.OpenAI, messages: list[Any], tools: list[Any]) -> tuple[s
 
 
 def served_answers(folder: Path) -> list[tuple[str, int]]:
-    """What a new process says in three chats: with the system prompt, with its tool too, and without either."""
+    """Answers of a new process in three chats: with the system prompt, with its tool too, and without either."""
     with running("serve", folder, "--port", 0, "--max-model-len", 1024) as process:
         assert process.stdout is not None
         url = next(found[1] for line in process.stdout if (found := re.search(r" at (http://\S+/v1) ", line)))

@@ -1,4 +1,4 @@
-"""A report of an evaluation as it is printed."""
+"""The printed report of an evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`qwonnx export`: its options, what it says when it is interrupted, and what its bar shows."""
+"""`qwonnx export`: its options, its messages after an interruption, and its progress bar."""
 
 from __future__ import annotations
 

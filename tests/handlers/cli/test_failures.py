@@ -1,4 +1,4 @@
-"""What users can mend is one line and status 2; our bugs keep their traceback."""
+"""Errors that users can fix are one line and status 2; our bugs keep their traceback."""
 
 from __future__ import annotations
 

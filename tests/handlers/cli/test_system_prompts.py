@@ -1,4 +1,4 @@
-"""Files of system prompts, and what is said while they are baked, without a process of their own."""
+"""Files of system prompts, and the messages while they are baked, in this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bodies into checked requests, below the server: what is taken, what is refused, what a template is told."""
+"""Bodies as checked requests, without a server: accepted fields, refusals, and the template's messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Capsules: bytes that another engine, in this process or another, goes on from; or refuses."""
+"""Capsules: another engine, in this process or another, continues from the bytes, or refuses them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Guides and logit bias through the engine: the counting model, which says something else, says what it must."""
+"""Guides and logit bias through the engine: they make the counting model say something else."""
 
 from __future__ import annotations
 
