@@ -1,6 +1,6 @@
-"""The outside world's way to the runtime: HTTP endpoints, functions, the command line.
+"""Interfaces to the runtime: HTTP endpoints, serverless functions, the command line.
 
-Read app, which lists the APIs; settings, model_host and server around it; http for what knows no chat, chat for what
-every API shares, openai for one API, functions for platforms that bring their own server, cli for the commands. Only
-cli knows qwonnx.export.
+Read app, which lists the APIs; then settings, model_host and server; http for code without chats, chat for code that
+all APIs share, openai for one API, functions for platforms with their own server, cli for the commands. Only cli knows
+qwonnx.export.
 """

@@ -1,4 +1,4 @@
-"""create_app: every API that is served, and health checks, as one ASGI application.
+"""create_app: all APIs and health checks as one ASGI application.
 
 An API is a folder with an Api record (http/api.py) and a line in APIS. GET /health/live and /health/ready: health.py.
 """
@@ -28,19 +28,19 @@ from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.errors import SettingsError
 from qwonnx.runtime.settings import RuntimeSettings
 
-# The first also answers where no API owns the path.
+# The first one also answers for paths that do not belong to an API.
 APIS: tuple[Api, ...] = (OPENAI,)
 
 
 def create_app(engine: Engine | ModelHost, settings: ServerSettings | None = None) -> Starlette:
-    """The application. Its lifespan loads and warms up the engine in the background, and closes it in the end.
+    """The application. Its lifespan loads and warms up the engine in the background, and closes it at the end.
 
     Args:
-        engine: an open engine; or a host, which opens one while the application answers already.
-        settings: see ServerSettings. A host has a model name of its own.
+        engine: an open engine, or a host, which opens one while the application already answers.
+        settings: see ServerSettings. A host keeps its own model name.
 
     Raises:
-        SettingsError: capsules cannot be kept where the settings say.
+        SettingsError: the settings' place for capsules cannot be used.
     """
     settings = settings or ServerSettings()
     host = engine if isinstance(engine, ModelHost) else ModelHost(lambda: engine, model_name=settings.model_name)
@@ -70,7 +70,7 @@ def create_app(engine: Engine | ModelHost, settings: ServerSettings | None = Non
 
 
 def error_response(error: ServiceError, path: str = "") -> Response:
-    """An error as the client of a path reads it, for what refuses a request before the application sees it."""
+    """An error in the format of a path's API, for code that refuses requests before the application."""
     return Apis(APIS).error_response(path, error)
 
 
@@ -81,7 +81,7 @@ def _capsule_store(settings: ServerSettings) -> CapsuleStore | None:
 
 
 def host_from_environment(settings: ServerSettings) -> ModelHost:
-    """A host of the artifact that QWONNX_ARTIFACT names, with RuntimeSettings.from_environment().
+    """A host of the artifact in QWONNX_ARTIFACT, with RuntimeSettings.from_environment().
 
     Raises:
         SettingsError: a variable is missing or malformed.
@@ -94,7 +94,7 @@ def host_from_environment(settings: ServerSettings) -> ModelHost:
 
 
 def from_environment() -> Starlette:
-    """The application as QWONNX_* variables describe it, for servers that want a factory:
+    """The application from QWONNX_* variables, for servers that call a factory:
 
     `uvicorn --factory qwonnx.handlers.app:from_environment`
 

@@ -1,7 +1,7 @@
-"""What goes wrong with a request, in no API's words: a kind, a status, the parameter at fault, a code and a message.
+"""Errors of requests, independent of an API: a kind, a status, the parameter at fault, a code and a message.
 
-Handlers raise a ServiceError; the API that the path belongs to renders it as its own body (http/api.py). No message
-holds a traceback, a path or a piece of another request: what we did wrong ourselves goes to the log.
+Handlers raise a ServiceError; the API of the path renders it as its own body (http/api.py). A message does not contain
+a traceback, a path or a part of another request: details of our own faults go to the log.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ RETRY_AFTER_SECONDS = 1
 
 
 class ErrorKind(Enum):
-    """What an error means for a client, whatever its API calls it."""
+    """The meaning of an error for a client; each API has its own name for it."""
 
-    INVALID = "invalid"  # the request can never be answered as it is
+    INVALID = "invalid"  # the request cannot be answered as it is
     UNAUTHENTICATED = "unauthenticated"  # the key is missing or wrong
-    NOT_FOUND = "not_found"  # there is no such route or model
+    NOT_FOUND = "not_found"  # the route or the model does not exist
     TOO_LARGE = "too_large"  # the body has too many bytes
     BUSY = "busy"  # too many requests wait
     UNAVAILABLE = "unavailable"  # the model loads, has failed, or the server stops
-    TIMEOUT = "timeout"  # the answer did not begin in its time
+    TIMEOUT = "timeout"  # the answer did not begin before its deadline
     INTERNAL = "internal"  # a fault of ours
 
 
@@ -31,13 +31,13 @@ class ServiceError(Exception):
     """A request that is refused, or an answer that failed.
 
     Args:
-        kind: what it means.
+        kind: its meaning.
         status: of HTTP, 400 to 599.
         message: one line with the cause and the remedy; also str() of the error.
-        parameter: the request's parameter at fault, None if no single one is.
-        code: a stable identifier of the cause for programs; None for an ordinary bad value.
+        parameter: the request's parameter at fault, or None.
+        code: a stable identifier of the cause for programs; None for an ordinary invalid value.
         headers: of the answer, such as retry-after.
-        is_final: the same request would fail again, though its status says otherwise.
+        is_final: the same request would fail again, although its status suggests a retry.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ServiceError(Exception):
         self.is_final = is_final
 
     def renamed(self, parameter: str) -> ServiceError:
-        """The same error of a parameter that the client knows by this name."""
+        """The same error, with the client's name of the parameter."""
         return ServiceError(
             self.kind,
             self.status,
@@ -74,7 +74,7 @@ class ServiceError(Exception):
 
 
 def invalid(message: str, parameter: str | None = None, code: str | None = None) -> ServiceError:
-    """A request that can never be answered as it is: 400."""
+    """A request that cannot be answered as it is: 400."""
     return ServiceError(ErrorKind.INVALID, 400, message, parameter=parameter, code=code)
 
 
@@ -88,20 +88,20 @@ def refused(error: InvalidRequestError | QueueFullError | EngineClosedError) -> 
 
 
 def not_ready(reason: str) -> ServiceError:
-    """The model does not answer yet, or any more: 503."""
+    """The model is not ready, or has failed: 503."""
     message = f"the model {reason}"
     return ServiceError(ErrorKind.UNAVAILABLE, 503, message, code="model_not_ready", headers=_retry_after())
 
 
 def closing() -> ServiceError:
-    """The server stops: another instance, or this one later, can answer. 503."""
+    """The server stops; another instance can answer, or this one later: 503."""
     message = "the server is shutting down: send the request again"
     return ServiceError(ErrorKind.UNAVAILABLE, 503, message, code="server_closing", headers=_retry_after())
 
 
 def out_of_time() -> ServiceError:
-    """Nothing of the answer was there when it had to end: 504."""
-    message = "the answer did not begin in the time there is: shorten the conversation, or allow more time"
+    """The deadline passed before the first output: 504."""
+    message = "the answer did not begin before its deadline: shorten the conversation, or allow more time"
     return ServiceError(ErrorKind.TIMEOUT, 504, message, code="deadline_exceeded", is_final=True)
 
 

@@ -1,6 +1,6 @@
-"""The engine of an application on its way from a folder to ready, so that the server can answer while it loads.
+"""The host of an application's engine: it loads the engine in the background, while the server already answers.
 
-Loading and warming up run on a thread of their own; requests are refused with 503 until the warm-up token was answered.
+A separate thread loads and warms up the engine; until then requests are refused with 503.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class HostStatus(Enum):
-    """Where the engine is."""
+    """The state of the engine."""
 
     LOADING = "loading"
     READY = "ready"
@@ -31,9 +31,9 @@ class ModelHost:
 
     Args:
         load: opens the engine; called once, on the host's thread.
-        model_name: what requests must ask for; None: the name of the engine's checkpoint.
+        model_name: the name that requests must give; None is the name of the engine's checkpoint.
         on_ready: called on the host's thread once the model answers.
-        on_failure: called on the host's thread when loading failed, with why; by default it goes to the log.
+        on_failure: called on the host's thread with the error if loading fails; by default it is logged.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class ModelHost:
         self._thread: threading.Thread | None = None
         self._closing = False
         self._answered = False  # the warm-up token
-        self.fingerprint = ""  # of the artifact, once it is loaded: equal ones mean equal models
+        self.fingerprint = ""  # of the artifact, after loading: equal ones mean equal models
         self.error: Exception | None = None
 
     @property
@@ -64,21 +64,21 @@ class ModelHost:
             return HostStatus.FAILED
         if not self._answered:
             return HostStatus.LOADING
-        # An engine that was ready and is not any more stopped because of a fault.
+        # An engine that is no longer ready has stopped because of a fault.
         return HostStatus.READY if self._engine is not None and self._engine.is_ready else HostStatus.FAILED
 
     def start(self) -> None:
-        """Begin to load, on a thread; does nothing the second time."""
+        """Start to load in a thread; does nothing the second time."""
         with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._prepare, name="qwonnx-load", daemon=True)
                 self._thread.start()
 
     def wait(self) -> None:
-        """Wait until loading ended.
+        """Wait until loading has ended.
 
         Raises:
-            what the engine's opening and warm-up raise.
+            the errors of opening and warming up the engine.
         """
         self.start()
         assert self._thread is not None
@@ -87,13 +87,13 @@ class ModelHost:
             raise self.error
 
     def begin_close(self) -> None:
-        """Refuse new requests; running ones go on."""
+        """Refuse new requests; running ones continue."""
         self._closing = True
 
     def close(self) -> None:
-        """End running requests and give the engine back. Returns when that is done; idempotent.
+        """End running requests and close the engine. Returns when that is done; idempotent.
 
-        An engine that is still loading is closed by its loader as soon as it can be.
+        If the engine is still loading, the loading thread closes it.
         """
         with self._lock:
             self._closing = True
@@ -105,7 +105,7 @@ class ModelHost:
         """The engine.
 
         Raises:
-            ServiceError: 503, it does not answer yet or any more.
+            ServiceError: 503, it is not ready.
         """
         status = self.status
         if status is HostStatus.READY and self._engine is not None:
@@ -116,18 +116,18 @@ class ModelHost:
         raise errors.not_ready(reason)
 
     def model_name(self) -> str:
-        """The name under which requests find the model.
+        """The model's name in requests.
 
         Raises:
-            ServiceError: 503, it does not answer yet or any more.
+            ServiceError: 503, the engine is not ready.
         """
         return self._model_name or self.ready_engine().artifact.manifest.source.checkpoint
 
     def check_model(self, name: str) -> str:
-        """The model's name, if that is what was asked for.
+        """Check that `name` is the model's name, and return it.
 
         Raises:
-            ServiceError: 404, another one was.
+            ServiceError: 404, it is another name.
         """
         served = self.model_name()
         if name != served:
@@ -148,7 +148,7 @@ class ModelHost:
             engine.start()
             engine.warm_up()
             self._answered = True
-        except Exception as error:  # noqa: BLE001 - a thread has nobody to raise to; on_failure and wait() tell
+        except Exception as error:  # noqa: BLE001 - a thread has no caller; on_failure and wait() report the error
             if self._closing:
                 return  # the warm-up was cut short
             self.error = error

@@ -1,4 +1,4 @@
-"""uvicorn, ended gently: new requests are refused, running ones get a bounded time, then they end with an error."""
+"""A uvicorn server that stops gracefully: it refuses new requests, and running ones get a bounded time to finish."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.errors import SettingsError
 
-# uvicorn waits for connections without a limit of its own; answers end when the engine is closed, and a client that
-# does not read its answer must not keep the process.
+# uvicorn waits for open connections without a limit. Answers end when the engine is closed, but a client that does not
+# read its answer must not keep the process alive.
 _SEND_SECONDS = 5
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def bind(address: str, port: int) -> socket.socket:
-    """A listening socket, so that a client that comes early waits instead of being refused.
+    """A listening socket. A client that connects early waits and is not refused.
 
     Args:
         address: only this machine can reach 127.0.0.1.
@@ -41,7 +41,7 @@ def bind(address: str, port: int) -> socket.socket:
 
 
 def url_of(listener: socket.socket) -> str:
-    """The address as a client on this machine writes it."""
+    """The URL for a client on this machine."""
     address, port = listener.getsockname()[:2]
     if address in ("0.0.0.0", "::"):
         address = "localhost"
@@ -52,15 +52,15 @@ class Server(uvicorn.Server):
     """One application. Run it with `run(sockets=[bind(...)])`.
 
     Args:
-        host: the engine's.
-        settings: the application's.
+        host: of the engine.
+        settings: of the application.
     """
 
     def __init__(self, host: ModelHost, settings: ServerSettings) -> None:
         config = uvicorn.Config(
             create_app(host, settings),
             lifespan="on",
-            access_log=False,  # ours has no content
+            access_log=False,  # access_log.py writes one without content
             log_config=None,
             server_header=False,
             timeout_graceful_shutdown=int(settings.shutdown_seconds) + _SEND_SECONDS,
@@ -80,7 +80,7 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """As uvicorn's, but what was obeyed is not raised again: a server that ends as asked has not failed."""
+        """As uvicorn's, but handled signals are not raised again: a requested stop is not a failure."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

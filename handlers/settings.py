@@ -1,6 +1,6 @@
-"""How the endpoints behave: one frozen value, from code or from QWONNX_* environment variables.
+"""Settings of the endpoints: one frozen value, from code or from QWONNX_* environment variables.
 
-What concerns the model and the machine is in qwonnx.runtime.settings; the two share their environment's rules.
+qwonnx.runtime.settings has the settings of the model and the machine; the rules for variables are the same.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from qwonnx.runtime.errors import SettingsError
 from qwonnx.runtime.settings import read_environment
 
-DEFAULT_MAX_BODY_BYTES = 10 << 20  # what API gateways let through; some 3 million tokens of English
+DEFAULT_MAX_BODY_BYTES = 10 << 20  # the limit of API gateways; about 3 million tokens of English
 
 CAPSULE_COMPRESSIONS = ("none", "zstd")
 
@@ -20,18 +20,19 @@ CAPSULE_COMPRESSIONS = ("none", "zstd")
 class ServerSettings:
     """Settings of one application.
 
-    model_name: the name that requests must ask for; None is the name of the checkpoint the artifact was made from.
-    api_key: what `Authorization: Bearer` must say under /v1; None lets everybody in. Only ever compared.
-    max_body_bytes: a request's body, at most.
-    shutdown_seconds: how long running requests may go on once the server was told to stop.
-    max_answer_seconds: how long an answer may take before it ends as it is, with finish_reason "length", for gateways
-        that hang up (29 behind AWS API Gateway); None is as long as it takes.
-    capsules: where states of conversations are kept for other instances, a folder or a URL of fsspec; None: nowhere.
-    capsule_compression: of those that are written, "none" or "zstd".
+    model_name: the name that requests must give; None is the name of the artifact's checkpoint.
+    api_key: the key that requests under /v1 must send as `Authorization: Bearer`; None accepts all requests.
+    max_body_bytes: limit for a request's body.
+    shutdown_seconds: time for running requests after the server was told to stop.
+    max_answer_seconds: time limit for an answer, which then ends with finish_reason "length"; for gateways that close
+        connections (29 behind AWS API Gateway). None is no limit.
+    capsules: folder or URL of fsspec in which states of conversations are kept for other instances; None keeps no
+        states.
+    capsule_compression: of capsules that are written, "none" or "zstd".
     """
 
     model_name: str | None = None
-    api_key: str | None = field(default=None, repr=False, metadata={"secret": True})  # no log must hold it
+    api_key: str | None = field(default=None, repr=False, metadata={"secret": True})  # logs must not contain it
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
     shutdown_seconds: float = 20.0
     max_answer_seconds: float | None = None
@@ -64,5 +65,5 @@ class ServerSettings:
 
 
 def _is_token(text: str) -> bool:
-    """Whether an HTTP header can carry the text as one word."""
+    """Whether an HTTP header can contain the text as one word."""
     return bool(text) and all("!" <= character <= "~" for character in text)

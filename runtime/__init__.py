@@ -4,7 +4,7 @@ with Engine.open("artifact") as engine:
     for output in engine.generate(engine.tokenizer.encode("Hello"), SamplingParams(max_tokens=16)):
         print(output.text, end="")
 
-`Engine` is imported on first use, so that settings and errors can be had where ONNX Runtime is not installed.
+`Engine` is imported on first use, so that settings and errors can be imported without ONNX Runtime.
 """
 
 from typing import TYPE_CHECKING, Any

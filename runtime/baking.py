@@ -1,7 +1,7 @@
-"""Baking: the states of system prompts, computed once and kept in the artifact for every process that opens it.
+"""Baking: compute the states of system prompts once and store them in the artifact, for all processes that open it.
 
-What is baked is the beginning of a chat as an endpoint renders it, so the two share their code: text/chat_prompt.py
-says where its turn ends.
+A baked prefix is the beginning of a chat as an endpoint renders it, so both use the same code: text/chat_prompt.py
+finds the end of the system turn.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from qwonnx.runtime.settings import DEFAULT_MAX_MODEL_LEN, RuntimeSettings
 from qwonnx.runtime.text.chat_prompt import SystemPrompt, system_beginning
 
 _ONE_TOKEN = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True)
-_NO_LIMIT = 1 << 62  # bytes of snapshots: all of a prompt's are needed to the end
+_NO_LIMIT = 1 << 62  # bytes of snapshots: a prompt needs all of its snapshots to the end
 
 
 @dataclass(frozen=True, slots=True)
 class BakedPrefix:
-    """One that is in the artifact now; is_new says that it was not before."""
+    """A baked prefix in the artifact; is_new says whether bake() has just written it."""
 
     path: Path
     num_tokens: int
@@ -43,13 +43,13 @@ def bake(
     *,
     on_tokens: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[BakedPrefix]:
-    """Compute the states of system prompts and write them into an artifact, but for those that are there.
+    """Compute the states of system prompts and write them into an artifact; existing ones are not computed again.
 
     Args:
-        folder: the artifact's.
+        folder: the artifact.
         prompts: see parse_prompt.
-        settings: of the engine that reads them.
-        on_tokens: called with the tokens that were read and those to be read, all prompts together.
+        settings: of the engine that computes the states.
+        on_tokens: called with the number of tokens done and the total, over all prompts.
 
     Returns:
         one for each prompt, in their order; equal prompts share a file.
@@ -58,8 +58,8 @@ def bake(
         ArtifactError, TokenizerError, SettingsError: the artifact cannot be opened.
         InvalidRequestError: a prompt is too long, or the template refuses it.
         SessionError: the model fails.
-        CapsuleError: the artifact's folder has no room for more.
-        OSError: it cannot be written.
+        CapsuleError: the artifact's folder of baked prefixes is full.
+        OSError: a file cannot be written.
     """
     model = model_files.load(folder)
     limit = model.artifact.manifest.model.max_position_embeddings
@@ -75,7 +75,7 @@ def bake(
             settings or RuntimeSettings(),
             max_num_seqs=1,
             max_model_len=max(longest + 2, min(limit, DEFAULT_MAX_MODEL_LEN)),
-            cache_bytes=None,  # room for one sequence, whatever a server is allowed
+            cache_bytes=None,  # room for one sequence; a server's limit does not apply
             prefix_cache_bytes=_NO_LIMIT,
         )
         done, total = 0, sum(map(len, missing.values()))
@@ -94,10 +94,10 @@ def _report(on_tokens: Callable[[int, int], None], done_before: int, total: int,
 
 
 def _states_after(engine: Engine, token_ids: list[int], on_tokens: Callable[[int], None]) -> bytes:
-    """The capsule of these tokens. Nothing else drives the engine."""
+    """The capsule of these tokens. Only this function drives the engine."""
     outputs: list[RequestOutput] = []
     read = 0
-    # States are kept within a prompt, so it has one token more; those before it do not depend on it.
+    # A state is kept only inside a prompt, so append one token; the states before it do not depend on it.
     engine.submit([*token_ids, token_ids[-1]], _ONE_TOKEN, outputs.append, snapshot_at=[len(token_ids)])
     while not outputs:
         on_tokens(read)

@@ -1,4 +1,4 @@
-"""What this process may take, by the machine and by its container: memory and cores."""
+"""Memory and cores that this process may use, limited by the machine and by its container."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MEMINFO = Path("/proc/meminfo")
 
 
 def free_memory_bytes(cgroup: Path = _CGROUP, meminfo: Path = _MEMINFO) -> int | None:
-    """Bytes that can be taken without swapping; None where the system does not say (it is not Linux).
+    """Bytes available without swapping; None if the system does not report them (not Linux).
 
     Args:
         cgroup: folder of the process's control group, version 2.
@@ -35,7 +35,7 @@ def _of_container(cgroup: Path) -> int | None:
         limit = int((cgroup / "memory.max").read_text())
         current = int((cgroup / "memory.current").read_text())
         lines = (cgroup / "memory.stat").read_text().splitlines()
-        # Pages of files count as current, and go when something else needs the memory.
+        # memory.current includes cached file pages; the kernel drops inactive ones when memory is needed.
         cached = next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
     except (OSError, ValueError, IndexError):  # no limit ("max"), an older version, or another system
         return None
@@ -43,9 +43,9 @@ def _of_container(cgroup: Path) -> int | None:
 
 
 def cpu_quota(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> int | None:
-    """Cores that a container's cgroup allows, None without a limit below the machine's own number.
+    """Cores that a container's cgroup allows; None unless that is less than the machine's own number.
 
-    ONNX Runtime counts the machine's cores, and a container held to two of sixty-four would thrash.
+    ONNX Runtime counts the machine's cores: in a container with 2 of 64 cores, 64 threads would thrash.
     """
     try:
         quota, period = path.read_text().split()[:2]

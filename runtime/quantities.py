@@ -1,10 +1,10 @@
-"""Sizes and lengths as people write them: 10GB, 1.5 GiB, 1 gb, 4096; 32k, 1M. Anything else is refused by name.
+"""Sizes and lengths as text: 10GB, 1.5 GiB, 1 gb, 4096; 32k, 1M. The error for any other text names the option.
 
 bytes      a whole number; or a number and one of B, kB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB (powers of
-           1024), in any case, with a space between or without
+           1024), in upper or lower case, with or without a space
 tokens     a whole number, or one followed by k (1024) or M (1024 * 1024): contexts are powers of two
 
-Every option, environment variable and table reads and writes sizes here. Standard library only.
+All options, environment variables and tables use this module for sizes. Standard library only.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _UNITS = {
 }
 _BYTES = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([kmgt]?i?b)|([0-9]{1,19})", re.IGNORECASE | re.ASCII)
 _TOKENS = re.compile(r"([0-9]{1,12})([kM]?)")
-_MAX_BYTES = 1 << 60  # beyond any machine, and far from where floats lose bytes that matter
+_MAX_BYTES = 1 << 60  # more than any machine has, and floats are exact enough up to here
 _MAX_TOKENS = 1 << 30
 
 
 def parse_bytes(text: str, what: str, at_least: int = 1) -> int:
-    """Bytes of "10GB", "1.5 GiB" or "4096"; `what` opens the message of an error.
+    """Bytes of "10GB", "1.5 GiB" or "4096"; an error message begins with `what`.
 
     Raises:
-        QuantityError: it is not such a size, or less than at_least, or more than a machine could have.
+        QuantityError: malformed, less than at_least, or more than 2**60.
     """
     match = _BYTES.fullmatch(text.strip())
     if match is None or (match[2] or "b").lower() not in _UNITS:
@@ -49,7 +49,7 @@ def parse_tokens(text: str, what: str) -> int:
     """Tokens of "32768", "32k" or "1M".
 
     Raises:
-        QuantityError: it is not such a length, or none that a context could have.
+        QuantityError: malformed, or not from 1 to 2**30.
     """
     match = _TOKENS.fullmatch(text.strip())
     if match is None:
@@ -64,7 +64,7 @@ def parse_count(text: str, what: str, at_most: int) -> int:
     """A whole number from 1.
 
     Raises:
-        QuantityError: it is none, or out of range.
+        QuantityError: not a whole number, or out of range.
     """
     number = int(text) if re.fullmatch(r"[0-9]{1,12}", text.strip()) else 0
     if not 1 <= number <= at_most:
@@ -81,7 +81,7 @@ def tokens_text(num_tokens: int) -> str:
 
 
 def bytes_text(num_bytes: int) -> str:
-    """A size for people, in powers of 1000, as disks and memory are sold: 18471234567 -> "18.5 GB"."""
+    """A size to print, in powers of 1000: 18471234567 -> "18.5 GB"."""
     if num_bytes < 1000:
         return f"{num_bytes} B"
     size = float(num_bytes)

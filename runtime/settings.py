@@ -1,6 +1,6 @@
-"""How the runtime uses its machine: one frozen value, from code or from QWONNX_* environment variables.
+"""Settings of the runtime: one frozen value, from code or from QWONNX_* environment variables.
 
-It says nothing of a model; what it leaves open (None) the engine settles when it knows the artifact.
+Settings do not depend on a model. The engine replaces None when it knows the artifact.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _Settings = TypeVar("_Settings", bound="DataclassInstance")
 
-# Sequences longer than this are served on request only: the buffers are reserved for max_num_seqs of them.
+# Longer sequences need max_model_len: buffers are reserved for max_num_seqs sequences of this length.
 DEFAULT_MAX_MODEL_LEN = 32_768
 
 _LOWEST = {
@@ -40,17 +40,17 @@ class RuntimeSettings:
     """Settings of one engine.
 
     num_threads: threads inside an operator, the engine's own thread included; None is every physical core.
-    providers: ONNX Runtime's execution providers, the first that can run a node runs it.
+    providers: ONNX Runtime's execution providers; the first one that supports a node runs it.
     max_num_seqs: sequences that run at once, each owning one row of every state buffer.
     max_num_batched_tokens: tokens of a prompt's chunk, the largest step.
-    max_model_len: tokens of prompt and answer together; None is the model's own limit, at most 32,768, and no more than
-        fit into cache_bytes if that is given.
-    max_queued_requests: requests that may wait for a row; one more is refused.
-    cache_bytes: memory for the states of running requests; more of them wait, and the last to come gives its row back
-        if the others' answers need it. None is half of what is free once the model is loaded.
-    prefix_cache_bytes: memory for snapshots of prompts, so that one that begins alike is not read again; 0 for none.
-    spin: threads wait busily between operators, which is faster and keeps the cores at 100 % during a step.
-    log_severity: ONNX Runtime's, from 0 (verbose) to 4 (fatal only); what it logs as an error, it also raises.
+    max_model_len: tokens of prompt and answer together. None is the model's limit, at most 32,768, and at most what
+        fits cache_bytes if that is set.
+    max_queued_requests: requests that may wait for a row; further ones are refused.
+    cache_bytes: memory for the states of running requests. Other requests wait; the newest running one gives its row
+        back if the others need the memory. None is half of the memory that is free after the model is loaded.
+    prefix_cache_bytes: memory for snapshots of prompts, so that shared beginnings are not read again; 0 turns it off.
+    spin: threads busy-wait between operators: faster, but cores are at 100 % during a step.
+    log_severity: ONNX Runtime's, from 0 (verbose) to 4 (fatal only); errors that it logs are also raised.
     """
 
     num_threads: int | None = None
@@ -85,15 +85,15 @@ class RuntimeSettings:
 
 
 def read_environment(settings: type[_Settings], environment: Mapping[str, str] | None = None) -> _Settings:
-    """Settings from variables: QWONNX_ and the field's name. Those unset or empty keep the default.
+    """Settings from variables: QWONNX_ and the field's name. An unset or empty variable keeps the default.
 
     Sizes (fields that end in _bytes) are written as in 512MB, lists are separated by commas, switches are 1/0,
-    true/false, on/off or yes/no. A field whose metadata says "secret" keeps its text as it is, and an empty one is
-    handed on: a secret that failed to arrive must not open a server. No message quotes it.
+    true/false, on/off or yes/no. A field with "secret" in its metadata keeps its text unchanged, even if it is empty: a
+    missing secret must not open a server. Messages do not quote it.
 
     Args:
-        settings: a dataclass whose fields all have defaults, which refuses with SettingsError what is out of range.
-        environment: None is the process's.
+        settings: a dataclass whose fields all have defaults. It raises SettingsError for values out of range.
+        environment: the variables; None is os.environ.
 
     Raises:
         SettingsError: a variable's value is malformed or out of range; the message names the variable.
@@ -116,7 +116,7 @@ def read_environment(settings: type[_Settings], environment: Mapping[str, str] |
 
 def _value(text: str, variable: str, kind: Any) -> Any:
     """The value of a variable's text, by the field's type."""
-    import msgspec  # typed values from text; later, so that settings from code need nothing
+    import msgspec  # imported here, because settings from code do not need it
 
     if variable.endswith("_BYTES"):
         return parse_bytes(text, variable, at_least=0)
@@ -132,6 +132,6 @@ def _value(text: str, variable: str, kind: Any) -> Any:
         raise SettingsError(f"{variable} is {text!r}: give {expected}") from error
 
 
-# Beside what msgspec takes: 1, 0, true, false.
+# In addition to 1, 0, true and false, which msgspec takes.
 _SWITCHES = {"on": "true", "yes": "true", "off": "false", "no": "false"}
 _EXPECTED = {int: "a whole number", float: "a number", bool: "true or false"}

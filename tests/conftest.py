@@ -17,7 +17,7 @@ from tests.checkpoints.config_json import TINY_TEXT
 if TYPE_CHECKING:
     from qwonnx.export import ExportOptions
 
-# A shell that starts tests in the background lets them, and all that they start, ignore Ctrl-C.
+# A shell that starts tests in the background makes them, and their child processes, ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -71,7 +71,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def export_tiny(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[ExportOptions], Artifact]:
     """The tiny checkpoint's artifact under given options."""
-    from qwonnx.export import export_checkpoint  # torch: not every test pays for it
+    from qwonnx.export import export_checkpoint  # imports torch, which not every test needs
 
     made: dict[ExportOptions, Artifact] = {}
 

@@ -1,4 +1,4 @@
-"""How much memory this process holds at present, on Linux."""
+"""The memory that this process holds at present, on Linux."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Imports point one way: handlers -> export -> runtime, and inside each package down the order of its entries.
+"""Imports point one way: handlers -> export -> runtime, and within each package down the order of its entries.
 
 `python -m pytest tests/test_layers.py -s` prints the table.
 """
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.fast
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# The entries (folders, and files without a folder) of each package, in the order in which they may be read: an entry
-# imports itself and entries before it. docs/architecture.md has the same table.
+# The entries (folders, and files without a folder) of each package, in reading order: an entry imports only itself and
+# entries before it. docs/architecture.md has the same table.
 ORDER: Mapping[str, tuple[str, ...]] = {
     "runtime": (
         "errors",
@@ -52,7 +52,7 @@ ORDER: Mapping[str, tuple[str, ...]] = {
     ),
     "handlers": ("errors", "settings", "model_host", "http", "chat", "openai", "app", "server", "functions", "cli"),
 }
-# Whose imports may leave a package, and where to. Only the command line knows the exporter.
+# Entries whose imports may leave their package, and their targets. Only the command line knows the exporter.
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     "qwonnx.runtime": ("qwonnx.runtime",),
     "qwonnx.export": ("qwonnx.export", "qwonnx.runtime"),
@@ -62,11 +62,12 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
 MAX_ENTRIES = 16  # of a package's top folder
 MODULES = sorted(path for folder in ORDER for path in (ROOT / folder).rglob("*.py"))
 
-# What only an export needs; a server must start, and fit, without it.
+# Packages that only an export needs; a server must start, and fit, without them.
 HEAVY = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors", "optimum", "huggingface_hub"}
 CONTRACT = "qwonnx.runtime.artifact"
 
-# What optimum-cli loads, and nothing of ours does: these alone may import optimum, and only what is light in it.
+# Modules that optimum-cli loads, and that our other code does not import: only these may import optimum, and only its
+# light parts.
 OPTIMUM_COMMAND = "qwonnx.handlers.cli.optimum_export"
 OPTIMUM_REGISTER = "qwonnx.handlers.cli.optimum_register"  # installed as optimum.commands.register
 
@@ -80,7 +81,7 @@ NAMES = {_name(path) for path in MODULES}
 
 
 def _imports(path: Path, *, at_import_time: bool = False) -> Iterator[str]:
-    """Modules that a file imports; with at_import_time only those that merely importing it imports."""
+    """Modules that a file imports; with at_import_time, only those that it imports when it is imported."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     pending: list[ast.AST] = [tree]
     while pending:
@@ -169,7 +170,7 @@ def test_there_are_no_circles_between_files() -> None:
 
 
 def test_the_table_of_entries_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    """Which entry imports which: for a reader with -s, who sees the house as it is."""
+    """Print which entry imports which entries, for a reader with -s."""
     lines = []
     for package, entries in ORDER.items():
         lines.append(f"\n{package:<16}imports")
@@ -194,7 +195,7 @@ def test_a_server_needs_none_of_the_exporters_packages(path: Path) -> None:
     name = _name(path)
     if _is_under(name, "qwonnx.export"):
         return
-    in_functions = _is_under(name, "qwonnx.handlers.cli")  # `qwonnx export` may, once it is called
+    in_functions = _is_under(name, "qwonnx.handlers.cli")  # `qwonnx export` may import them when it is called
     imported = {module.partition(".")[0] for module in _imports(path, at_import_time=in_functions)}
     plugin = _is_under(name, OPTIMUM_COMMAND) or _is_under(name, OPTIMUM_REGISTER)
     assert imported & HEAVY == ({"optimum"} if plugin else set())
@@ -204,7 +205,7 @@ def test_a_server_needs_none_of_the_exporters_packages(path: Path) -> None:
 def test_only_optimum_loads_optimums_command(path: Path) -> None:
     command = [module for module in _imports(path) if _is_under(module, OPTIMUM_COMMAND)]
     assert not command or _is_under(_name(path), OPTIMUM_REGISTER)
-    # Under this name it exists in the repository alone.
+    # This name exists only in the repository.
     assert not any(_is_under(module, OPTIMUM_REGISTER) for module in _imports(path))
 
 

@@ -1,4 +1,4 @@
-"""The README is true: its commands exist, its links lead somewhere, and its Python runs."""
+"""The README is correct: its commands exist, its links resolve, and its Python runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CARD = ROOT / "tests" / "miniature" / "CARD.md"
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", CARD, *(ROOT / "docs").rglob("*.md")])
-# A path of the repository, as pages name them: it begins with one of the folders, and stands between backticks.
+# A path of the repository in a page: it begins with one of the folders, and is in backticks.
 NAMED_PATH = re.compile(r"`((?:export|runtime|handlers|tests|infra|docs)/[\w./-]*)`")
 
 

@@ -1,4 +1,4 @@
-"""The built wheel: every sub-package and nothing else, and it runs where the repository is not."""
+"""The built wheel: it has every sub-package and nothing else, and runs without the repository."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.runtime import counting_model
 ROOT = Path(__file__).resolve().parent.parent
 
 
-# The folder that optimum-cli searches for commands is optimum's; the module in it is ours.
+# optimum-cli searches this folder of optimum for commands; the module in it is ours.
 REGISTER_FOLDER, REGISTER = "handlers/cli/optimum_register/", "optimum/commands/register/"
 
 # optimum-cli in an interpreter that knows the given folder of installed packages, and the others of this environment
@@ -33,7 +33,7 @@ main()
 """
 
 
-# Answers one chat over the application, one over the Lambda handler, and says whether anything of export was there.
+# Answers one chat over the application and one over the Lambda handler, and prints whether export was imported.
 _SERVE_WITHOUT_EXPORT = """
 import json, os, sys
 sys.path.append(sys.argv[1])  # the other packages of this environment, without its own qwonnx (-S)
@@ -67,7 +67,7 @@ def counting_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy, so that setuptools' build folders neither litter the repository nor carry stale files in."""
+    """A copy, so that setuptools' build folders do not end up in the repository, and old ones not in the wheel."""
     source = tmp_path_factory.mktemp("source")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -89,7 +89,7 @@ def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def editable(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `pip install -e` installs."""
+    """The result of `pip install -e`."""
     out = tmp_path_factory.mktemp("editable")
     program = f"from setuptools import build_meta; build_meta.build_editable({str(out)!r})"
     subprocess.run([sys.executable, "-c", program], cwd=source, check=True, capture_output=True)
@@ -131,7 +131,7 @@ def test_the_wheel_runs_without_the_repository(wheel: Path, tmp_path: Path) -> N
 
 
 def test_a_machine_that_only_serves_needs_no_export_package(wheel: Path, tmp_path: Path, counting_folder: Path) -> None:
-    """The engine, the server and the functions, from a wheel whose export/ was taken out, answer a request."""
+    """A wheel without export/: the engine, the server and the functions answer a request."""
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     shutil.rmtree(site / "qwonnx" / "export")

@@ -1,5 +1,6 @@
-"""A chat from a neutral request to the parts of its answer: what every API, and the command line, shares.
+"""A chat, from a request independent of an API to the parts of its answer: code that APIs and the command line share.
 
-Read request, parts, answer, which says the way between them; outputs and capsule_store under it; endpoint, which puts
-it on HTTP. validation, tools and system_prompt are the forms of documents. No API's words or bodies: an API translates.
+Read request, parts, answer, which connects them; outputs and capsule_store below it; endpoint, which serves it over
+HTTP. validation, tools and system_prompt check documents. This folder does not know an API's names or bodies; each API
+translates them.
 """

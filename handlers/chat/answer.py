@@ -1,9 +1,9 @@
-"""One chat from its request to the parts of its answer, in no API's words.
+"""One chat, from its request to the parts of its answer, independent of an API.
 
     ChatRequest -> prompt -> guide -> capsules -> engine -> outputs -> parser -> parts
 
-Whatever can be refused is refused by begin(), before the first part. Whoever gets an Answer enters it; leaving it ends
-the generation within one step, however it is left.
+begin() makes every refusal, before the first part. The caller enters the Answer that it returns; leaving the Answer,
+for any reason, ends the generation within one step.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ async def begin(
     deadline: float | None = None,
     capsules: CapsuleStore | None = None,
 ) -> Answer:
-    """Render a chat, give the engine what a capsule knows of it, and submit it.
+    """Render a chat, restore its state from a capsule, and submit it.
 
     Args:
         engine: started.
-        request: what is asked for.
-        request_id: unique among live requests; made up if None.
-        deadline: the loop's time at which the answer ends as it is.
-        capsules: where states of conversations are kept.
+        request: the chat.
+        request_id: unique among live requests; generated if None.
+        deadline: the event loop's time at which an unfinished answer ends.
+        capsules: store of the states of conversations.
 
     Raises:
-        ServiceError: 400, 429 or 503: it is refused. Parameters have the names of ChatRequest.sampling, "messages" is
-            the conversation, "prompt" what the template made of it; those of a guide are its own.
+        ServiceError: 400, 429 or 503: it is refused. Parameters have the names of ChatRequest.sampling; "messages" is
+            the conversation, "prompt" the rendered one; a guide has its own names.
     """
     try:
         params = request.params(engine.default_sampling)
@@ -56,7 +56,7 @@ async def begin(
         guide = request.guide_of(prompt)
         if guide is not None:
             params = dataclasses.replace(params, guide=guide)
-            # It may take seconds, and others may wait for the same one.
+            # This may take seconds. Shielded, because other requests may wait for the same guide.
             await asyncio.shield(asyncio.wrap_future(engine.compile_guide(guide)))
         saving = None
         if capsules is not None:
@@ -76,7 +76,7 @@ async def begin(
 
 
 class Answer:
-    """An answer in the making; an asynchronous context manager that aborts what has not ended.
+    """An answer in progress; as an asynchronous context manager it aborts an unfinished generation.
 
     Args:
         outputs: of the submitted request.
@@ -92,23 +92,24 @@ class Answer:
 
     @property
     def saving(self) -> Callable[[], None] | None:
-        """What is left to do once the answer is out: the conversation's capsules are written. Blocks. None: nothing."""
+        """Writes the conversation's capsules, after the answer was sent. Blocks. None: nothing to write."""
         return self._saving
 
     @property
     def parts(self) -> AsyncGenerator[Part, None]:
-        """What the model says, and at last an End. One generator: what was read is gone. Leaving the answer closes it.
+        """The parts of the answer, the last of them an End. Always the same generator; leaving the answer closes it.
 
         Raises:
-            ServiceError: 500, the model failed; 503, the server stops; 504, there is nothing at the deadline.
+            ServiceError: 500, the model failed; 503, the server stops; 504, the deadline passed before the first
+                output.
         """
         return self._parts
 
     async def begun(self) -> None:
-        """Wait until there is something of the answer.
+        """Wait for the first output.
 
         Raises:
-            ServiceError: 504, there is nothing at the deadline.
+            ServiceError: 504, the deadline passed before it.
         """
         await self._outputs.begun()
 
@@ -118,7 +119,7 @@ class Answer:
                 _check_alive(output)
                 for part in self._reader.read(output):
                     if isinstance(part, End):
-                        self._outputs.abort()  # what would follow is not wanted; does nothing if the model has ended
+                        self._outputs.abort()  # stops further output; does nothing if the model has ended
                         yield part
                         return
                     yield part
@@ -135,7 +136,7 @@ class Answer:
 
 def _check_alive(output: RequestOutput) -> None:
     if output.finish_reason is FinishReason.ABORT:
-        raise errors.closing()  # nobody else aborts a request that is still being answered
+        raise errors.closing()  # only closing the engine aborts a request that is still being answered
     if output.finish_reason is FinishReason.ERROR:
         logger.error("request %s failed: %s", output.request_id, output.error)
         raise errors.internal()

@@ -1,9 +1,9 @@
-"""Capsules in a folder or in the cloud, so that an instance that never saw a conversation need not read it again.
+"""Capsules in a folder or in the cloud, so that another instance need not compute a conversation again.
 
-What a capsule is called follows from the artifact and the tokens that were read, so a request says by itself which
-ones would do: those of its own turns' ends. Clients send whole conversations as ever, and know nothing of this.
+A capsule's name is a hash of the artifact and the tokens, so a request determines which names to look for: those of its
+own turns' ends. Clients send whole conversations as usual and do not notice capsules.
 
-Whatever goes wrong with the store costs time and nothing else: the prompt is read as if there were none.
+A failure of the store costs only time: the prompt is computed without a capsule.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from qwonnx.runtime.text.chat_prompt import ChatPrompt
 
 logger = logging.getLogger(__name__)
 
-# Ends of turns that are looked up, from the last: each look takes a round trip.
+# Ends of turns to look up, from the last one; each takes a round trip.
 _LOOKS = 4
 
 
@@ -28,11 +28,11 @@ class CapsuleStore:
     """A folder of capsules.
 
     Args:
-        url: a path, or what fsspec takes: s3://bucket/folder, gs://..., memory://...
-        compress: what is written, with zstd; what is read may be either.
+        url: a path, or a URL of fsspec: s3://bucket/folder, gs://..., memory://...
+        compress: write with zstd; both forms can be read.
 
     Raises:
-        SettingsError: fsspec, or what it needs for such a URL, or zstandard is not installed.
+        SettingsError: fsspec, its package for such a URL, or zstandard is not installed.
     """
 
     def __init__(self, url: str, *, compress: bool = False) -> None:
@@ -45,11 +45,11 @@ class CapsuleStore:
         self._compress = compress
         try:
             self._files, self._folder = url_to_fs(url)
-        except (ImportError, ValueError) as error:  # no such protocol, or its package is missing
+        except (ImportError, ValueError) as error:  # unknown protocol, or its package is missing
             raise SettingsError(f"capsules cannot be kept there: {' '.join(str(error).split())[:200]}") from error
 
     def restore(self, engine: Engine, prompt: ChatPrompt) -> None:
-        """Give the engine the longest capsule of a prompt that is longer than what it has itself. Blocks."""
+        """Load a prompt's longest capsule, if it is longer than the prefix that the engine has kept. Blocks."""
         try:
             kept = engine.kept_tokens(prompt.token_ids[:-1])
             for position in _candidates(prompt.turn_ends):
@@ -59,13 +59,13 @@ class CapsuleStore:
                     return
         except EngineClosedError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever a file system raises; its text may name credentials
+        except Exception as error:  # noqa: BLE001 - a file system may raise anything; its text may contain credentials
             logger.warning("a capsule was not restored (%s)", type(error).__name__)
 
     def save(self, engine: Engine, prompt: ChatPrompt) -> None:
-        """Write what the engine keeps at the ends of a prompt's first and last turn, unless it is there. Blocks.
+        """Write capsules of the ends of a prompt's first and last turn, unless they exist. Blocks.
 
-        What is baked into the artifact comes with it, and is not written.
+        Baked prefixes are not written, because the artifact has them.
         """
         try:
             for position in prompt.snapshot_at:
@@ -76,7 +76,7 @@ class CapsuleStore:
                 data = engine.save_capsule(token_ids, compress=self._compress)
                 if data is not None:
                     self._files.makedirs(self._folder, exist_ok=True)
-                    self._files.pipe_file(path, data)  # one that is cut off is found out by its size and digest
+                    self._files.pipe_file(path, data)  # size and digest reveal an incomplete file
         except EngineClosedError:
             return
         except Exception as error:  # noqa: BLE001 - as above
@@ -89,7 +89,7 @@ class CapsuleStore:
             size = self._files.size(path)
         except FileNotFoundError:
             return False
-        if size > at_most:  # before memory is taken; the exact size is checked with the rest
+        if size > at_most:  # before memory is allocated; load_capsule() checks the exact size
             logger.warning("a capsule has %s bytes and should have at most %s: it is removed", size, at_most)
             self._files.rm_file(path)
             return False
@@ -98,7 +98,7 @@ class CapsuleStore:
             restored = engine.load_capsule(self._files.cat_file(path))
         except CapsuleError as error:
             logger.warning("%s; it is removed", error)
-            self._files.rm_file(path)  # and written again after this answer
+            self._files.rm_file(path)  # save() writes it again after this answer
             return False
         logger.info("restored %d tokens from a capsule in %.3f s", restored, time.perf_counter() - started)
         return restored > 0
@@ -108,7 +108,7 @@ class CapsuleStore:
 
 
 def _candidates(turn_ends: Sequence[int]) -> Iterator[int]:
-    """The last ends, longest first, and the first turn's, which other chats may share."""
+    """The ends of the last turns, longest first, and that of the first turn, which other chats may share."""
     last = turn_ends[::-1][:_LOOKS]
     yield from last
     if turn_ends and turn_ends[0] not in last:

@@ -1,6 +1,6 @@
-"""A chat over HTTP, whole or as a stream of events; an API brings its words as an AnswerWriter.
+"""A chat over HTTP, as one body or as a stream of events; an API provides an AnswerWriter.
 
-A client that leaves ends its generation within one step, streaming or not.
+If the client disconnects, its generation ends within one step, streaming or not.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from qwonnx.runtime.engine.engine import Engine
 
 
 class AnswerWriter(Protocol):
-    """How an API writes one answer. Parts come as Answer.parts says, its errors included."""
+    """Writes one answer in an API's format. `parts` is Answer.parts and raises its errors."""
 
     @property
     def id(self) -> str:
-        """The answer's, also in the engine's log."""
+        """The answer's id, also in the engine's log."""
 
     async def whole(self, parts: AsyncIterator[Part]) -> bytes:
-        """The answer as the JSON text of one body. What `parts` raises is the caller's."""
+        """The answer as the JSON text of one body. The caller handles the errors of `parts`."""
 
     def events(self, parts: AsyncIterator[Part]) -> AsyncGenerator[bytes, None]:
-        """The answer as encoded events, the last of which says that it ended, or what `parts` raised."""
+        """The answer as encoded events. The last one says that the answer ended, or which error `parts` raised."""
 
 
 async def respond(
@@ -43,15 +43,15 @@ async def respond(
     """Answer a chat.
 
     Args:
-        request: whose body has been read.
-        engine: that answers.
-        chat: what the body asks for.
+        request: its body has been read.
+        engine: started.
+        chat: the request in the body.
         writer: writes the answer.
-        stream: as events.
+        stream: send events.
 
     Raises:
         ServiceError: the request is refused, or the answer failed before anything was sent.
-        ClientDisconnect: the client left first.
+        ClientDisconnect: the client disconnected first.
     """
     settings: ServerSettings = request.app.state.settings
     capsules: CapsuleStore | None = request.app.state.capsules
@@ -61,7 +61,7 @@ async def respond(
         return await while_connected(request.receive, _whole(beginning, writer))
     answer = await beginning()
     if deadline.of_invocation(request.scope) is not None:
-        await answer.begun()  # the answer goes out in one piece, so its status can still tell
+        await answer.begun()  # the answer is sent as a whole, so its status can still report an error
     return sse.EventStream(writer.events(answer.parts), answer, background=_background(answer))
 
 
@@ -72,5 +72,5 @@ async def _whole(beginning: Callable[[], Awaitable[Answer]], writer: AnswerWrite
 
 
 def _background(answer: Answer) -> BackgroundTask | None:
-    """Done once the answer is out; a function's invocation lasts until it is done."""
+    """Runs after the answer was sent; a function's invocation lasts until then."""
     return None if answer.saving is None else BackgroundTask(answer.saving)

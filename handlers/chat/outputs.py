@@ -1,7 +1,7 @@
-"""The bridge between the engine's thread and the event loop, one request at a time.
+"""The bridge between the engine's thread and the event loop, for one request.
 
-The engine calls back on its own thread; here that becomes an asynchronous iterator. Leaving it early aborts the
-request: exactly once, and never one that has ended.
+It turns the engine's callbacks into an asynchronous iterator. Leaving the iterator early aborts an unfinished request,
+exactly once.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from qwonnx.runtime.sampling.params import SamplingParams
 
 
 class OutputStream:
-    """Outputs of one submitted request; an asynchronous context manager that aborts what has not ended.
+    """Outputs of one submitted request; as an asynchronous context manager it aborts an unfinished request.
 
-    Made on the event loop that iterates it. Outputs are a few hundred bytes each and at most max_tokens of them, so the
-    queue has no bound of its own: an engine that waited for a slow client would make every other one wait.
+    Create it on the event loop that iterates it. The queue has no bound: an engine that waited for a slow client would
+    delay all other requests. It holds at most max_tokens outputs of a few hundred bytes each.
     """
 
     def __init__(
@@ -34,14 +34,14 @@ class OutputStream:
         snapshot_at: Sequence[int] = (),
         deadline: float | None = None,
     ) -> None:
-        """Submit.
+        """Submit the request.
 
         Args:
             engine, prompt_token_ids, params, request_id, snapshot_at: see Engine.submit.
-            deadline: the loop's time at which the answer ends with LENGTH, if it has not ended otherwise.
+            deadline: the event loop's time at which an unfinished answer ends with LENGTH.
 
         Raises:
-            InvalidRequestError, QueueFullError, EngineClosedError: what Engine.submit raises.
+            InvalidRequestError, QueueFullError, EngineClosedError: see Engine.submit.
         """
         self._engine = engine
         self._loop = asyncio.get_running_loop()
@@ -54,7 +54,7 @@ class OutputStream:
         )
 
     def _receive(self, output: RequestOutput) -> None:
-        """On the engine's thread."""
+        """Called on the engine's thread."""
         if output.finish_reason is not None:
             self._ended = True
         self._loop.call_soon_threadsafe(self._put, output)
@@ -64,10 +64,10 @@ class OutputStream:
         self._begun.set()
 
     async def begun(self) -> None:
-        """Wait until there is an output.
+        """Wait for the first output.
 
         Raises:
-            ServiceError: 504, there is none at the deadline.
+            ServiceError: 504, the deadline passed before it.
         """
         try:
             async with asyncio.timeout_at(self._deadline):
@@ -76,14 +76,14 @@ class OutputStream:
             self.abort()
             raise errors.out_of_time() from None
         except BaseException:
-            self.abort()  # nobody has entered yet, so nobody else would
+            self.abort()  # the stream is not entered yet, so __aexit__ will not abort it
             raise
 
     async def __aiter__(self) -> AsyncGenerator[RequestOutput, None]:
         """The outputs.
 
         Raises:
-            ServiceError: 504, there is none at the deadline.
+            ServiceError: 504, the deadline passed before the first one.
         """
         output: RequestOutput | None = None
         while (following := await self._next()) is not None:
@@ -96,7 +96,7 @@ class OutputStream:
         yield dataclasses.replace(output, text="", token_ids=(), finish_reason=FinishReason.LENGTH)
 
     async def _next(self) -> RequestOutput | None:
-        """The next output; None if the deadline comes first, with which the request is aborted."""
+        """The next output. If the deadline comes first, abort the request and return None."""
         if self._deadline is None:
             return await self._queue.get()
         if self._loop.time() < self._deadline:
@@ -106,7 +106,7 @@ class OutputStream:
             except TimeoutError:
                 pass
         self.abort()
-        # What came in time is part of the answer, also its end; that of the abort is not.
+        # An output that came in time is part of the answer, even the last one; the output of the abort is not.
         output = None if self._queue.empty() else self._queue.get_nowait()
         return None if output is None or output.finish_reason is FinishReason.ABORT else output
 

@@ -1,6 +1,6 @@
-"""What an answer is made of, in no API's words: reasoning, text, tool calls, and how it ended.
+"""The parts of an answer, independent of an API: reasoning, text, tool calls, and the end.
 
-Reasoning, text and calls are the events of the runtime's OutputParser; here they get an end.
+Reasoning, text and calls are the events of the runtime's OutputParser; this module adds an end.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from qwonnx.runtime.text.output_parser import ContentDelta, Event, OutputParser,
 
 
 class EndReason(Enum):
-    """Why an answer that succeeded has ended."""
+    """Why a successful answer has ended."""
 
     STOP = "stop"  # the model's end token, a stop token or a stop string
-    LENGTH = "length"  # as many tokens as it may have, or its time was up
-    CALLS = "calls"  # it called tools, and waits for what they say
+    LENGTH = "length"  # the limit of its tokens, or its deadline
+    CALLS = "calls"  # it called tools, and waits for their results
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +26,9 @@ class Usage:
     """Tokens of a request and its answer.
 
     num_prompt_tokens: of the prompt.
-    num_cached_tokens: of these, how many were not computed but reused.
-    num_generated_tokens: of the answer, its reasoning included.
-    num_reasoning_tokens: of these, how many are reasoning and its tags.
+    num_cached_tokens: tokens of the prompt that were reused instead of computed.
+    num_generated_tokens: of the answer, including its reasoning.
+    num_reasoning_tokens: tokens of the answer that are reasoning and its tags.
     """
 
     num_prompt_tokens: int
@@ -39,7 +39,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The last part of every answer that succeeds."""
+    """The last part of every successful answer."""
 
     reason: EndReason
     usage: Usage
@@ -52,8 +52,8 @@ class PartReader:
     """Turns the outputs of one request into parts.
 
     Args:
-        parser: of the prompt; None: the answer is text and nothing else, as after a prompt that is no chat.
-        one_call: the answer ends after its first tool call, whatever the model still says.
+        parser: of the prompt; None: the answer is only text, as after a prompt that is not a chat.
+        one_call: the answer ends after its first tool call.
     """
 
     def __init__(self, parser: OutputParser | None, *, one_call: bool = False) -> None:
@@ -63,9 +63,9 @@ class PartReader:
         self._num_reasoning = 0
 
     def read(self, output: RequestOutput) -> Iterator[Part]:
-        """The parts of the next output. Nothing follows an End.
+        """The parts of the next output. An End is the last part.
 
-        That an output ended by an abort or an error is the caller's to tell: here it has ended by itself.
+        The caller must handle outputs that end with an abort or an error: here every end counts as a normal one.
         """
         for event in self._events(output):
             self._called = self._called or isinstance(event, ToolCall)

@@ -1,4 +1,4 @@
-"""What a chat asks for, in no API's words, and what the engine and the chat template make of it."""
+"""A chat request, independent of an API, and the prompt, sampling parameters and guide that follow from it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any
 from qwonnx.runtime.sampling.guide import Guide
 from qwonnx.runtime.sampling.params import SamplingParams
 
-if TYPE_CHECKING:  # pulls in the tokenizer and the template, which a command line imports once it needs them
+if TYPE_CHECKING:  # imports the tokenizer and the template, which a command needs later
     from qwonnx.runtime.text.chat_prompt import ChatModel, ChatPrompt
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One answer that is wanted. An API translates its body into this; the command line makes it from options.
+    """A request for one answer. An API translates its body into this; the command line makes it from options.
 
-    messages: as chat templates take them: role, content as a string, and where there are such reasoning_content,
-        tool_calls, tool_call_id and name.
-    tools: what the model is told it may call, `{"type": "function", "function": {"name", "description", "parameters"}}`
-        each; none if it must not call any.
-    sampling: fields of SamplingParams, by name, that the request sets; the others are the checkpoint's recommendation.
-    guide: gives the form of the answer, None if it may be anything. Called once the prompt has been rendered; it may
-        raise ServiceError or InvalidRequestError.
+    messages: as chat templates take them: role, content as a string, and optionally reasoning_content, tool_calls,
+        tool_call_id and name.
+    tools: tools that the model may call, each `{"type": "function", "function": {"name", "description",
+        "parameters"}}`; empty if it must not call tools.
+    sampling: fields of SamplingParams, by name, that the request sets; the checkpoint recommends the others.
+    guide: returns the form of the answer, or None. Called after the prompt is rendered; may raise ServiceError or
+        InvalidRequestError.
     thinking: whether the model thinks before it answers; None leaves it to the template.
     one_call: the answer ends after its first tool call.
     """
@@ -37,7 +37,7 @@ class ChatRequest:
     one_call: bool = False
 
     def params(self, recommended: SamplingParams) -> SamplingParams:
-        """The checkpoint's recommended sampling, changed by what the request says; without the guide.
+        """The checkpoint's recommended sampling with the request's values; without the guide.
 
         Raises:
             InvalidRequestError: a value out of range, with its name as param.
@@ -45,7 +45,7 @@ class ChatRequest:
         return dataclasses.replace(recommended, **self.sampling)
 
     def render(self, model: ChatModel) -> ChatPrompt:
-        """The prompt. Takes time in proportion to the conversation.
+        """The prompt. The time is proportional to the conversation.
 
         Raises:
             TemplateError: the model has no template, or it refuses the conversation.
@@ -56,10 +56,10 @@ class ChatRequest:
         return render_chat(model, self.messages, self.tools, variables)
 
     def guide_of(self, prompt: ChatPrompt) -> Guide | None:
-        """The form of the answer to this prompt, which holds for what follows the thoughts if the prompt opens them.
+        """The form of the answer to this prompt. If the prompt opens the reasoning, the form applies after that.
 
         Raises:
-            ServiceError, InvalidRequestError: what the request's guide raises.
+            ServiceError, InvalidRequestError: raised by the request's guide.
         """
         guide = None if self.guide is None else self.guide()
         return None if guide is None else dataclasses.replace(guide, after_thinking=prompt.thinking_open)

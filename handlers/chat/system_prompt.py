@@ -1,8 +1,9 @@
-"""A system prompt as a file says it: system messages and tools, as a conversation begins with them.
+"""A system prompt from a file: the system messages and tools at the beginning of a conversation.
 
     {"messages": [{"role": "system", "content": "Be brief."}], "tools": [{"type": "function", "function": {...}}]}
 
-Both may be left out. `developer` is another name of `system`; content may be a list of `{"type": "text", "text": ...}`.
+Both fields are optional. `developer` is another name of `system`; content may be a list of `{"type": "text", "text":
+...}`.
 """
 
 from __future__ import annotations
@@ -45,10 +46,10 @@ class _Document(Strict):
 
 
 def parse_prompt(document: bytes | str) -> SystemPrompt:
-    """A system prompt from JSON: `messages`, the system's alone, and `tools`.
+    """A system prompt from JSON: `messages`, only of the system, and `tools`.
 
     Raises:
-        InvalidRequestError: it is no such document; the message names the field at fault, which is its param.
+        InvalidRequestError: the document is invalid; the message names the field at fault, which is its param.
     """
     try:
         fields = msgspec.json.decode(document)
@@ -67,13 +68,13 @@ def parse_prompt(document: bytes | str) -> SystemPrompt:
 
 
 def _check_outline(fields: object) -> None:
-    """That it is an object of messages and tools, and nobody but the system speaks."""
+    """Check that it is an object of messages and tools, with system messages only."""
     if not isinstance(fields, dict) or not isinstance(fields.get("messages", []), list):
-        raise InvalidRequestError("the prompt is no object with a list of messages, and perhaps of tools")
+        raise InvalidRequestError("the prompt is not an object with a list of messages: give messages and tools")
     if unknown := sorted(fields.keys() - set(_FIELDS)):
-        raise InvalidRequestError(f"the prompt has {unknown[0]}: give messages and tools, nothing else", unknown[0])
+        raise InvalidRequestError(f"the prompt has {unknown[0]}: give only messages and tools", unknown[0])
     for index, message in enumerate(fields.get("messages", [])):
         role = message.get("role") if isinstance(message, dict) else None
         if role in _OTHER_ROLES:
             parameter = f"messages[{index}]"
-            raise InvalidRequestError(f"{parameter} is of the role {role}: give system messages alone", parameter)
+            raise InvalidRequestError(f"{parameter} has the role {role}: give only system messages", parameter)

@@ -1,4 +1,4 @@
-"""Tools as chat templates, guides and documents write them: `{"type": "function", "function": {"name", ...}}`."""
+"""Tools in the form of chat templates, guides and documents: `{"type": "function", "function": {"name", ...}}`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FunctionName = Annotated[str, msgspec.Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
 
 
 class FunctionDefinition(Strict, omit_defaults=True):
-    """What may be called. parameters: the JSON schema of its arguments. strict: a call must be valid by it."""
+    """A function. parameters: the JSON schema of its arguments. strict: a call must be valid by it."""
 
     name: FunctionName
     description: str | None = None
@@ -33,7 +33,7 @@ Tools = Annotated[list[Tool], msgspec.Meta(max_length=MAX_TOOLS)]
 
 
 def check_names(tools: Sequence[Tool]) -> None:
-    """Every name is there once.
+    """Check that every name appears once.
 
     Raises:
         ServiceError: 400, two tools share a name.
@@ -47,9 +47,9 @@ def check_names(tools: Sequence[Tool]) -> None:
 
 
 def template_tools(tools: Sequence[Tool]) -> list[dict[str, Any]]:
-    """Tools as the model is told of them.
+    """Tools as the chat template takes them.
 
-    Whether one is strict is not for the model to know: the grammar sees to it.
+    `strict` is left out: the grammar enforces it, and the model need not know it.
     """
     plain: list[dict[str, Any]] = [msgspec.to_builtins(tool) for tool in tools]
     for tool in plain:

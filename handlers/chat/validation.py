@@ -20,11 +20,11 @@ class Strict(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 def of_validation(error: msgspec.ValidationError, document: str = "the body") -> ServiceError:
-    """What msgspec refuses, as a 400 with the parameter's path, such as messages[0].content.
+    """An error of msgspec as a 400 with the parameter's path, such as messages[0].content.
 
     Args:
         error: of decoding or converting.
-        document: what it is called where no part of it is at fault.
+        document: its name in the message, if the error has no path.
     """
     text = str(error)
     found = _PATH.search(text)

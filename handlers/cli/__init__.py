@@ -1,4 +1,4 @@
-"""The command line: one file a command, its options, its tables and its one-line errors.
+"""The command line: one file per command, its options, its tables and its one-line errors.
 
-Read main, then any command. Heavy imports (torch, ONNX Runtime) stand inside functions, so that --help is quick.
+Read main, then any command. Heavy imports (torch, ONNX Runtime) are inside functions, so that --help is quick.
 """

@@ -1,4 +1,4 @@
-"""`qwonnx bake`: system prompts into an artifact, so that no process need read them."""
+"""`qwonnx bake`: store the states of system prompts in an artifact."""
 
 from __future__ import annotations
 
@@ -19,21 +19,20 @@ def bake(
     prompts: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Each a system prompt: a text, or a .json with messages (the system's alone) and tools, as a chat"
-            " request has them.",
+            help="System prompts, one per file: a text, or a .json with messages (only system) and tools, as in a chat"
+            " request.",
             metavar="FILE...",
         ),
     ] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Remove what else was baked; without FILE that is everything.")
+        bool, typer.Option("--replace", help="Remove all other baked prompts; without FILE, all baked prompts.")
     ] = False,
     threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; by default all cores.")] = None,
 ) -> None:
-    """Compute system prompts once and keep their states in the artifact, for every process that opens it.
+    """Compute system prompts once and store their states in the artifact, for all processes that open it.
 
-    A chat whose system message and tools are these begins after them: the first answer of a new process comes as soon
-    as if there were none. What is baked is found by its tokens, so message and tools must be the same to the letter.
-    `qwonnx inspect` lists it. An artifact that is exported again has to be baked again.
+    A chat that begins with exactly these system messages and tools does not compute them again, even in a new process.
+    `qwonnx inspect` lists baked prompts. After a new export, bake again.
 
     Examples:
 
@@ -42,7 +41,7 @@ def bake(
         qwonnx bake ./qwen-int4 support.json sales.json --replace
     """
     if not prompts and not replace:
-        raise CommandError("give a FILE with a system prompt, or --replace alone to remove what was baked")
+        raise CommandError("give a FILE with a system prompt, or --replace alone to remove all baked prompts")
     read = {path: read_prompt(path) for path in prompts or ()}
     settings = runtime_settings(num_threads=threads)
     kept = bake_prompts(artifact, read, settings) if read else []

@@ -1,4 +1,4 @@
-"""The words that options take, as typer wants them: enumerations of what is registered or declared elsewhere."""
+"""Choices of options, as enumerations for typer; other modules register or declare the names."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ FIRST_TARGET = TargetName(DEFAULT_TARGET)
 
 
 def summaries() -> str:
-    """All targets and what they are, in one line."""
+    """All targets with their summaries, in one line."""
     return ". ".join(f"{name}: {target.summary}" for name, target in TARGETS.items()) + "."

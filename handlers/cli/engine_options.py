@@ -1,4 +1,4 @@
-"""How `generate` and `serve` settle the engine's settings: options over QWONNX_* variables over defaults."""
+"""Engine settings of the commands: options override QWONNX_* variables, and these override defaults."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from qwonnx.runtime.settings import RuntimeSettings
 
 
 def runtime_settings(**options: int | None) -> RuntimeSettings:
-    """Settings of the environment, changed by the options that were given.
+    """Settings from the environment, changed by the given options.
 
     Raises:
         SettingsError: a value is malformed or out of range.

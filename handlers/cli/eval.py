@@ -1,4 +1,4 @@
-"""`qwonnx eval`: how many questions of a suite a model answers right, and how well it predicts the right answers."""
+"""`qwonnx eval`: count a model's correct answers to the questions of a suite, and measure its predictions of them."""
 
 from __future__ import annotations
 
@@ -23,30 +23,32 @@ if TYPE_CHECKING:
 def evaluate(
     model: Annotated[str, typer.Argument(help="An artifact's folder, or a checkpoint: its folder or hub repo id.")],
     suite: Annotated[
-        Path | None, typer.Option(help="Questions with their answers, one JSON object a line: docs/eval.md.")
+        Path | None, typer.Option(help="Questions with their answers, one JSON object per line; see docs/eval.md.")
     ] = None,
-    text: Annotated[Path | None, typer.Option(help="A UTF-8 text whose perplexity is wanted.")] = None,
+    text: Annotated[Path | None, typer.Option(help="Measure the perplexity of this UTF-8 text.")] = None,
     task: Annotated[
-        list[str] | None, typer.Option(help="Ask the questions of this task; may be given several times.")
+        list[str] | None, typer.Option(help="Ask only questions of this task; may be given several times.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Ask so many questions, spread evenly over tasks.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Ask at most this many questions, spread evenly over tasks.")
+    ] = None,
     max_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Tokens of an answer; by default twice the expected one's, and 64."),
+        typer.Option(min=1, help="Limit for the tokens of an answer; by default twice the expected tokens, plus 64."),
     ] = None,
-    max_num_seqs: Annotated[int | None, typer.Option(help="Questions an artifact is asked at once.")] = None,
+    max_num_seqs: Annotated[int | None, typer.Option(help="Questions that an artifact answers at once.")] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of ONNX Runtime or torch; by default all cores.")
     ] = None,
     answers: Annotated[
-        Path | None, typer.Option(help="Write every answer and its verdict to this file, one JSON object a line.")
+        Path | None, typer.Option(help="Write all answers and verdicts to this file, one JSON object per line.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Ask a model questions whose answers are known: exact match by task and language, perplexity, expert usage.
+    """Ask a model questions with known answers: exact match by task and language, perplexity, expert usage.
 
-    An artifact is run by qwonnx's engine, a checkpoint by transformers in float32, which needs four bytes of memory for
-    each parameter. Both decode greedily.
+    An artifact runs in qwonnx's engine. A checkpoint runs in transformers in float32, which needs four bytes of memory
+    for each parameter. Both decode greedily.
 
     Examples:
 
@@ -80,12 +82,12 @@ def evaluate(
 
 
 def _subject(model: str, max_num_seqs: int | None, threads: int | None, *, pictures: bool) -> Subject:
-    """What is evaluated: an artifact if the folder is one, else a checkpoint."""
+    """The model to evaluate: an artifact, if the folder has a manifest, or else a checkpoint."""
     folder = Path(model)
     if (folder / MANIFEST_NAME).is_file():
         from qwonnx.export.evaluation.artifact_subject import ArtifactSubject
 
-        # Without a prefix cache: an answer is not to depend on the questions before it.
+        # Without a prefix cache: an answer must not depend on earlier questions.
         settings = runtime_settings(max_num_seqs=max_num_seqs, num_threads=threads, prefix_cache_bytes=0)
         return ArtifactSubject(folder, settings)
     if folder.is_dir() and not (folder / "config.json").is_file():
@@ -101,7 +103,7 @@ def _subject(model: str, max_num_seqs: int | None, threads: int | None, *, pictu
 
 
 def _write_answers(path: Path, outcomes: Iterable[Outcome]) -> None:
-    """One line for each question of the suite that was chosen."""
+    """Write a line for each chosen question of the suite."""
     try:
         with path.open("w", encoding="utf-8") as file:
             for outcome in outcomes:

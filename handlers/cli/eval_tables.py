@@ -1,4 +1,4 @@
-"""A report as text and tables that an 80-column terminal holds."""
+"""A report as text and tables for an 80-column terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qwonnx.handlers.cli.tables import add_row, numbers_table
 
 
 def eval_tables(report: EvalReport) -> Iterator[RenderableType]:
-    """What to print, in order."""
+    """The texts and tables to print, in order."""
     yield Text(_model_line(report.model) + "\n")
     if report.suite is not None and report.total is not None:
         yield Text(
@@ -32,9 +32,7 @@ def eval_tables(report: EvalReport) -> Iterator[RenderableType]:
         yield from _experts(report.experts)
     if report.mtp is not None:
         mtp = report.mtp
-        yield Text(
-            f"MTP head: {_percent(mtp.acceptance)} of {mtp.num_drafted:,} drafts are what the model would write\n"
-        )
+        yield Text(f"MTP head: {_percent(mtp.acceptance)} of {mtp.num_drafted:,} drafts match the model's own tokens\n")
     for skipped in report.skipped:
         yield Text(f"Skipped: {skipped.num_questions} questions {skipped.reason}.")
     for note in report.notes:

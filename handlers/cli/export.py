@@ -1,4 +1,4 @@
-"""`qwonnx export`: a checkpoint to an artifact, with a progress bar and a closing table of sizes."""
+"""`qwonnx export`: write an artifact from a checkpoint, with a progress bar and a final table of sizes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from qwonnx.handlers.cli.tables import weights_table
 from qwonnx.handlers.cli.text_file import read_text
 from qwonnx.runtime.quantities import bytes_text, parse_bytes
 
-if TYPE_CHECKING:  # pulls in torch
+if TYPE_CHECKING:  # imports torch
     from qwonnx.export.checkpoint.weight_source import SkippedPart
 
 
@@ -32,53 +32,54 @@ def export(
     out: Annotated[Path, typer.Argument(help="The artifact's folder, which must not exist yet.")],
     target: Annotated[TargetName, typer.Option(help=summaries())] = FIRST_TARGET,
     weights: Annotated[
-        Preset | None, typer.Option(help="How most weights are stored; int4 unless the recipe says otherwise.")
+        Preset | None, typer.Option(help="Storage of most weights; int4 unless the recipe says otherwise.")
     ] = None,
     weight_block_size: Annotated[
-        int | None, typer.Option(help="Input features that share a scale: smaller is more exact, and larger on disk.")
+        int | None,
+        typer.Option(help="Input features that share a scale: smaller blocks are more exact and larger on disk."),
     ] = None,
     activations: Annotated[
         Activations | None,
         typer.Option(
-            help="int8: kernels quantise activations as they run, faster at a small loss; the default where they can."
+            help="int8: kernels quantise activations as they run, faster at a small loss; the default if supported."
         ),
     ] = None,
     kv: Annotated[
-        KvType, typer.Option(help="How keys and values are cached: int8 takes a quarter of the memory, int4 an eighth.")
+        KvType, typer.Option(help="Storage of keys and values: int8 takes a quarter of the memory, int4 an eighth.")
     ] = KvType.FLOAT32,
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="smallest, balanced (what int4 means by default), best; none for plain bits; or a TOML file with bits"
-            " for patterns of weight names.",
+            help="smallest, balanced (the default of int4), best; none for plain bits; or a TOML file with bits for"
+            " patterns of weight names.",
             metavar="NAME|FILE",
         ),
     ] = None,
     calibration: Annotated[
         Path | None,
-        typer.Option(help="A text like those the model will read: its first 4096 tokens decide which weights count."),
+        typer.Option(help="A text like the model's later input: its first 4096 tokens decide which weights matter."),
     ] = None,
     memory: Annotated[
-        str, typer.Option(help="What tensors in flight may take: 500MB, 2GB, 2GiB. The result does not depend on it.")
+        str, typer.Option(help="Memory limit for tensors in flight: 500MB, 2GB, 2GiB. It does not change the result.")
     ] = "2GB",
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an export to OUT that was interrupted, if there is one.")
+        bool, typer.Option("--resume", help="Continue an interrupted export to OUT, if it exists.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT if it is an artifact.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
     prefix: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Bake this system prompt, a text or a .json with messages and tools, so that no process need read it;"
-            " may be given several times. See qwonnx bake.",
+            help="Also bake this system prompt, a text or a .json with messages and tools; may be given several times."
+            " See qwonnx bake.",
             metavar="FILE",
         ),
     ] = None,
 ) -> None:
     """Export a checkpoint to a folder that ONNX Runtime can run.
 
-    Weights are streamed: memory stays small whatever the size of the model. OUT appears when it is whole; until then
-    everything lies in .OUT.incomplete beside it, where --resume goes on after an interruption or on a full disk.
+    Weights are streamed, so memory stays small for models of any size. The export writes to .OUT.incomplete next to OUT
+    and renames it at the end. After an interruption or a full disk, --resume continues from there.
 
     Examples:
 
@@ -97,14 +98,14 @@ def export(
         qwonnx export ./Qwen3.5-397B-A17B ./qwen-large --memory 8GB --resume
     """
     memory_bytes = parse_bytes(memory, "--memory")
-    check_memory(memory_bytes)  # before torch is imported: a slip of the pen is told at once
+    check_memory(memory_bytes)  # before torch is imported, so that a typing error is reported at once
 
     from qwonnx.export.pipeline import ExportOptions, export_checkpoint
     from qwonnx.export.weight_files.unfinished import incomplete_folder
 
     prompts = {path: read_prompt(path) for path in prefix or ()}
     if prompts:
-        import qwonnx.runtime.engine.engine  # noqa: F401 - it bakes; that it cannot is said before the work
+        import qwonnx.runtime.engine.engine  # noqa: F401 - it bakes: a missing package is reported before the work
     options = ExportOptions(
         target=target.value,
         activations=activations and activations.value,
@@ -120,7 +121,7 @@ def export(
     )
     console = Console(stderr=True)
     if not resume and incomplete_folder(out).exists():
-        print(f"qwonnx: starting over, without what {incomplete_folder(out)} has for --resume", file=sys.stderr)
+        print(f"qwonnx: starting over; use --resume to continue from {incomplete_folder(out)}", file=sys.stderr)
     started = time.monotonic()
     skipped: list[SkippedPart] = []
     with note_what_is_kept(out), export_bar(console) as bar:

@@ -1,4 +1,4 @@
-"""What `qwonnx export` shows while it works, and what it says when it is interrupted."""
+"""The progress bar of `qwonnx export`, and its messages after an interruption."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.runtime.errors import QwonnxRuntimeError
 
-if TYPE_CHECKING:  # pulls in torch
+if TYPE_CHECKING:  # imports torch
     from qwonnx.export.weight_files.progress import ExportProgress
 
 _STAGES = {
     "trace": "tracing the model",
     "calibrate": "calibrating",
-    "verify": "checking what is written",
+    "verify": "checking written files",
     "weights": "writing weights",
     "finish": "finishing",
 }
 
 
 class ExportBar:
-    """A bar with bytes, speed and time left; speed counts what this run does, not what an earlier one has done."""
+    """A bar with bytes, speed and time left; the speed is that of this run, without resumed work."""
 
     def __init__(self, progress: Progress) -> None:
         self.peak_bytes = 0
@@ -59,7 +59,7 @@ def export_bar(console: Console) -> Iterator[ExportBar]:
         TimeRemainingColumn(),
         console=console,
         disable=not console.is_terminal,
-        transient=True,  # what stays is the summary, or the one line of an error
+        transient=True,  # only the summary or the line of an error stays
     ) as progress:
         yield ExportBar(progress)
 
@@ -69,12 +69,12 @@ def note_that_the_artifact_is_whole(out: Path) -> Iterator[None]:
     try:
         yield
     except (QwonnxRuntimeError, CommandError) as error:
-        raise CommandError(f"{error}; {out} is whole without it: go on with qwonnx bake") from error
+        raise CommandError(f"{error}; {out} is complete without it: continue with qwonnx bake") from error
 
 
 @contextmanager
 def note_what_is_kept(out: Path) -> Iterator[None]:
-    """Say on Ctrl-C that the work is not lost."""
+    """On Ctrl-C, print that the work is kept."""
     from qwonnx.export.weight_files.unfinished import incomplete_folder
 
     try:
@@ -82,7 +82,7 @@ def note_what_is_kept(out: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         if incomplete_folder(out).exists():
             print(
-                f"qwonnx: interrupted; what is written is kept in {incomplete_folder(out)}: go on with --resume",
+                f"qwonnx: interrupted; the work is kept in {incomplete_folder(out)}: continue with --resume",
                 file=sys.stderr,
             )
         raise

@@ -1,4 +1,4 @@
-"""What the command line says when something fails: one line for what its user can mend, a traceback for our bugs."""
+"""Errors of the command line: one line if the user can fix the error, a traceback for our bugs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from qwonnx.runtime.artifact.manifest import ArtifactError
 from qwonnx.runtime.errors import QwonnxRuntimeError
 
-# What the extras bring, by the name under which it is imported.
+# The extra that installs each package, by import name.
 _EXTRA_OF = {
     "huggingface_hub": "export",
     "onnx": "export",
@@ -24,12 +24,12 @@ _EXTRA_OF = {
 
 
 class CommandError(Exception):
-    """A command was given something it cannot use. The message names the cause and the remedy, in one line."""
+    """A command cannot use its input. The message names the cause and the remedy, in one line."""
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn errors that users can mend into one line on stderr and exit status 2; let all others through."""
+    """Turn errors that users can fix into one line on stderr and exit status 2; let others through."""
     try:
         yield
     except Exception as error:
@@ -41,11 +41,11 @@ def one_line_errors() -> Iterator[None]:
 
 
 def _message_of(error: Exception) -> str | None:
-    """The line for users, None if they can do nothing about it."""
+    """The line for users, or None if they cannot fix the error."""
     if isinstance(error, (CommandError, QwonnxRuntimeError, ArtifactError, *_export_errors())):
         return str(error)
     if isinstance(error, MemoryError):
-        return "there is not enough memory: close other programs, or ask for less of it"
+        return "there is not enough memory: close other programs, or use less of it"
     if isinstance(error, ModuleNotFoundError):
         package = (error.name or "").partition(".")[0]
         extra = _EXTRA_OF.get(package)
@@ -56,6 +56,6 @@ def _message_of(error: Exception) -> str | None:
 
 
 def _export_errors() -> tuple[type[Exception], ...]:
-    """The exporter's errors, if it was imported: nothing else can have raised them."""
+    """The exporter's errors; empty if it was not imported, because it cannot have raised then."""
     module = sys.modules.get("qwonnx.export.errors")
     return () if module is None else (module.ExportError,)

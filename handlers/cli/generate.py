@@ -21,7 +21,7 @@ from qwonnx.runtime.engine.request import FinishReason, RequestOutput
 from qwonnx.runtime.sampling.guide import Guide
 from qwonnx.runtime.text.output_parser import ContentDelta, ReasoningDelta
 
-# What a model writes must not move the cursor, rename the window or type into the terminal.
+# A model's text must not move the cursor, rename the window or type into the terminal.
 _CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
@@ -30,16 +30,20 @@ def generate(
     prompt: Annotated[
         str | None, typer.Option(help="Continue this text as it is, without a chat template; - reads stdin.")
     ] = None,
-    chat: Annotated[str | None, typer.Option(help="Answer this message of a user; - reads stdin.")] = None,
+    chat: Annotated[str | None, typer.Option(help="Answer this user message; - reads stdin.")] = None,
     system: Annotated[str | None, typer.Option(help="System message, with --chat.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Tokens to generate at most.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 takes the likeliest token.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Keep the likeliest tokens that reach this probability.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Keep so many of the likeliest tokens.")] = None,
-    json_schema: Annotated[Path | None, typer.Option(help="The answer is JSON, valid by this file's schema.")] = None,
-    regex: Annotated[str | None, typer.Option(help="The whole answer matches this regular expression.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given several times.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Generate at most this many tokens.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Randomness of sampling; 0 takes the most likely token.")
+    ] = None,
+    top_p: Annotated[float | None, typer.Option(help="Keep the most likely tokens up to this probability.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Keep this many of the most likely tokens.")] = None,
+    json_schema: Annotated[Path | None, typer.Option(help="The answer is JSON that is valid by this schema.")] = None,
+    regex: Annotated[str | None, typer.Option(help="The answer matches this regular expression as a whole.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed that makes sampling repeatable.")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End the answer before this text; may be given several times.")
+    ] = None,
     thinking: Annotated[
         bool | None, typer.Option("--thinking/--no-thinking", help="Think before answering, with --chat.")
     ] = None,
@@ -47,9 +51,9 @@ def generate(
     max_model_len: Annotated[int | None, typer.Option(help="Tokens of prompt and answer together.")] = None,
     stats: Annotated[bool, typer.Option("--stats", help="Print token counts and speed to stderr.")] = False,
 ) -> None:
-    """Generate one answer and print it as it comes: thoughts to stderr, the answer to stdout.
+    """Generate one answer and print it as it comes: reasoning to stderr, the answer to stdout.
 
-    Sampling that is not given is the checkpoint's own recommendation.
+    Sampling options default to the checkpoint's recommendation.
 
     Examples:
 
@@ -100,7 +104,7 @@ def generate(
 
 
 class AnswerPrinter:
-    """Prints the parts of an answer: thoughts dim on stderr, the answer on stdout."""
+    """Prints the parts of an answer: reasoning dim on stderr, the answer on stdout."""
 
     def __init__(self) -> None:
         self._errors = Console(stderr=True, highlight=False)
@@ -135,7 +139,7 @@ def form_of(json_schema: Path | None, regex: str | None) -> Guide | None:
     """The form of the answer that the options ask for.
 
     Raises:
-        CommandError: the file is no JSON schema.
+        CommandError: the file is not a JSON schema.
         InvalidRequestError: the schema or the expression is too large.
     """
     if regex is not None:
@@ -152,7 +156,7 @@ def form_of(json_schema: Path | None, regex: str | None) -> Guide | None:
 
 
 def messages_of(text: str, system: str | None) -> list[dict[str, Any]]:
-    """A conversation of one question, as chat templates take it."""
+    """A conversation with one question, as chat templates take it."""
     spoken: list[dict[str, Any]] = [{"role": "user", "content": text}]
     return spoken if system is None else [{"role": "system", "content": system}, *spoken]
 
@@ -167,7 +171,7 @@ def _text(given: str | None) -> str:
 
 
 def print_stats(output: RequestOutput, to_first: float, after: float) -> None:
-    """Say on stderr what an answer cost: its last output, seconds to its first token, and seconds after that."""
+    """Print token counts and speed to stderr, from the last output and the seconds before and after the first token."""
     decoded = output.num_generated_tokens - 1
     speed = f", then {decoded / after:.1f} tokens/s" if decoded > 0 and after > 0 else ""
     reason = output.finish_reason.value if output.finish_reason is not None else "-"

@@ -1,4 +1,4 @@
-"""`qwonnx inspect`: what an artifact is, from its manifest."""
+"""`qwonnx inspect`: show an artifact's manifest and its baked prefixes."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _EXCERPT = 40  # characters
 def inspect(
     artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Also hash the weights and compare.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Also compare the hashes of the weights.")] = False,
 ) -> None:
     """Show an artifact's model, weights, graphs, states, files and baked prefixes.
 
-    Presence and sizes of all files, and the contents of all but the weights, are always checked. A baked prefix that
-    cannot be used is shown with the reason; with --verify it is an error.
+    The command always checks the presence and sizes of all files, and the contents of all files but the weights. It
+    shows why a baked prefix cannot be used; with --verify this is an error.
 
     Examples:
 
@@ -79,7 +79,7 @@ def _artifact_facts(artifact: Artifact) -> dict[str, object]:
         if quantization.weight_block_size
         else quantization.weights,
         "activations": quantization.activations,
-        "keys and values": f"{quantization.kv}, {bytes_text(_bytes_per_token(manifest))} a token",
+        "keys and values": f"{quantization.kv}, {bytes_text(_bytes_per_token(manifest))} per token",
         "checkpoint": source.checkpoint + (f" at {source.revision}" if source.revision else ""),
         "checkpoint's dtype": source.dtype,
         "exported by": f"qwonnx {manifest.qwonnx_version}",
@@ -89,7 +89,7 @@ def _artifact_facts(artifact: Artifact) -> dict[str, object]:
 
 
 def _bytes_per_token(manifest: Manifest) -> int:
-    """What one more token adds to the cache: the states that grow with max_model_len."""
+    """Bytes that one more token adds to the cache: the states that grow with max_model_len."""
     states = (state for graph in manifest.graphs.values() for state in graph.states)
     growing = (state for state in states if "max_model_len" in state.shape)
     return sum(
@@ -106,7 +106,7 @@ def _model_facts(manifest: Manifest) -> dict[str, object]:
 
 
 def _graphs_table(manifest: Manifest) -> Table:
-    table = Table(title="Graphs (beside the states)", title_justify="left")
+    table = Table(title="Graphs (without states)", title_justify="left")
     for column in ("graph", "file", "tensor", "dtype", "shape"):
         table.add_column(column)
     for name, graph in manifest.graphs.items():
@@ -138,14 +138,14 @@ def _files_table(manifest: Manifest) -> Table:
 
 
 def _prefixes_table(artifact: Artifact, prefixes: list[PrefixFile]) -> Table:
-    from qwonnx.runtime.text.tokenizer import Tokenizer  # megabytes, and most artifacts have none of these
+    from qwonnx.runtime.text.tokenizer import Tokenizer  # large imports, which most artifacts do not need
 
     tokenizer = Tokenizer.from_file(artifact.file("tokenizer.json"))
     table = Table(title=f"Baked prefixes (in {FOLDER})", title_justify="left")
     table.add_column("file")
     table.add_column("tokens", justify="right")
     table.add_column("size", justify="right")
-    table.add_column("text, or why it is not used")
+    table.add_column("text, or reason it is not used")
     for prefix in prefixes:
         name = prefix.path.name[:16]
         if prefix.capsule is None:
@@ -157,7 +157,7 @@ def _prefixes_table(artifact: Artifact, prefixes: list[PrefixFile]) -> Table:
 
 
 def _excerpt(text: str) -> str:
-    """How a text begins and ends, in one printable line: those with tools begin alike."""
+    """The beginning and the end of a text, in one printable line: prompts with tools begin alike."""
     line = "".join(character if character.isprintable() else " " for character in text)
     words = " ".join(line.split())
     return words if len(words) <= 2 * _EXCERPT else f"{words[:_EXCERPT].strip()} ... {words[-_EXCERPT:].strip()}"

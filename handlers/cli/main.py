@@ -1,7 +1,7 @@
-"""The `qwonnx` command: its subcommands, each in a module of its own.
+"""The `qwonnx` command: its subcommands, one per module.
 
-Modules of the exporter and of the engine are imported where a command needs them, so that `qwonnx --help` is quick and
-a machine that only serves needs no torch.
+A command imports modules of the exporter and of the engine only when it needs them, so that `qwonnx --help` is quick
+and a machine that only serves does not need torch.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from qwonnx.handlers.cli.verify import verify
 
 app = typer.Typer(
     name="qwonnx",
-    help="Export Qwen 3.5 models to ONNX, and serve them wherever ONNX Runtime runs.",
+    help="Export Qwen 3.5 models to ONNX, and serve them with ONNX Runtime.",
     epilog="First steps: qwonnx export CHECKPOINT OUT, then qwonnx generate OUT --chat Hello, or qwonnx serve OUT.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
-    pretty_exceptions_enable=False,  # a bug's traceback is for a report: plain, and without the values of variables
+    pretty_exceptions_enable=False,  # a bug's traceback goes into a report: plain, and without values of variables
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (plan, export, bake, inspect, verify, evaluate, generate, serve):
-    app.command("eval" if command is evaluate else None)(command)  # Python has an eval of its own
+    app.command("eval" if command is evaluate else None)(command)  # eval is a builtin of Python
 
 
 def _print_version(wanted: bool) -> None:
@@ -51,7 +51,9 @@ def _root(
 
 
 def main() -> None:
-    """The console script. Exit status: 0, 1 (`verify` found too much loss, or `plan` nothing that fits), 2 (user's
-    error), 130 (Ctrl-C)."""
+    """The console script.
+
+    Exit status: 0, 1 (`verify` found too large a loss, or `plan --fit` found nothing), 2 (user's error), 130 (Ctrl-C).
+    """
     with one_line_errors():
         app()

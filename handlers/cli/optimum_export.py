@@ -1,9 +1,9 @@
-"""`optimum-cli export qwonnx`: `qwonnx export` as people of optimum call it.
+"""`optimum-cli export qwonnx`: `qwonnx export` as a command of optimum.
 
     optimum-cli export qwonnx -m CHECKPOINT [options] OUTPUT
 
-The options are those of `qwonnx export`, read off its signature, so the two cannot differ; this module adds optimum's
-own conventions and runs the same function. optimum builds every command's parser at each start, so this imports little.
+The options come from the signature of `qwonnx export`, so the two cannot differ; this module adds optimum's conventions
+and calls the same function. optimum builds the parsers of all commands at each start, so this module imports little.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from qwonnx.export.optimum_entry import TASKS
 from qwonnx.handlers.cli.export import export
 from qwonnx.handlers.cli.failures import one_line_errors
 
-# What optimum asks for in its own way: the parameters of `qwonnx export` that are its two arguments.
+# The parameters of `qwonnx export` for which optimum has its own arguments.
 _MODEL, _OUTPUT = "checkpoint", "out"
 
 _DESCRIPTION = """\
 Export a Qwen 3.5 checkpoint to a folder of ONNX graphs that qwonnx, or ONNX Runtime alone, can run.
-Weights are streamed: memory stays small whatever the size of the model. An interrupted export can be resumed."""
+Weights are streamed, so memory stays small for models of any size. An interrupted export can be resumed."""
 
 _EXAMPLES = """\
 examples:
@@ -47,7 +47,7 @@ then:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option of `qwonnx export`: its name there, as a parameter, and what argparse is told of it."""
+    """One option of `qwonnx export`: its flag, its parameter, and argparse's keywords."""
 
     flag: str
     parameter: str
@@ -55,7 +55,7 @@ class Option:
 
 
 class QwonnxExportCommand(BaseOptimumCLICommand):  # type: ignore[misc]
-    """The command, in the form that optimum wants. Exit status: 0, 2 (user's error), 130 (Ctrl-C)."""
+    """The command in optimum's form. Exit status: 0, 2 (user's error), 130 (Ctrl-C)."""
 
     COMMAND = CommandInfo(name="qwonnx", help="Export a Qwen 3.5 checkpoint to an artifact of qwonnx.")
 
@@ -67,7 +67,7 @@ class QwonnxExportCommand(BaseOptimumCLICommand):  # type: ignore[misc]
         required.add_argument(
             "-m", "--model", required=True, help="a folder in Hugging Face layout, or a repo id of huggingface.co"
         )
-        required.add_argument("output", help="the folder to make, which must not exist yet")
+        required.add_argument("output", help="the artifact's folder, which must not exist yet")
         optional = parser.add_argument_group("options")
         optional.add_argument(
             "--task", choices=TASKS, default="auto", help="always text generation with its states (default: auto)"
@@ -90,7 +90,7 @@ class QwonnxExportCommand(BaseOptimumCLICommand):  # type: ignore[misc]
 
 
 def export_options() -> Iterator[Option]:
-    """Every option of `qwonnx export`, in its order."""
+    """All options of `qwonnx export`, in order."""
     hints, types = get_type_hints(export, include_extras=True), _types()
     for name, parameter in inspect.signature(export).parameters.items():
         if name in (_MODEL, _OUTPUT):
@@ -101,7 +101,7 @@ def export_options() -> Iterator[Option]:
 
 
 def _types() -> dict[str, type]:
-    """The type of every parameter of `qwonnx export`, without `| None`; it converts what argparse yields."""
+    """The type of every parameter of `qwonnx export`, without `| None`; it converts argparse's values."""
     hints = get_type_hints(export)
     hints.pop("return")
     return {name: next((part for part in get_args(hint) if part is not NoneType), hint) for name, hint in hints.items()}
@@ -125,7 +125,7 @@ def _settings(kind: type, info: OptionInfo, default: Any) -> dict[str, Any]:
 
 
 def _converter(kind: type, info: OptionInfo) -> Callable[[str], Any]:
-    """Text to a value, within the bounds that the option has."""
+    """Convert a text to a value, within the option's bounds."""
 
     def convert(text: str) -> Any:
         value = (info.parser or kind)(text)

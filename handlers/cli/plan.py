@@ -1,4 +1,4 @@
-"""`qwonnx plan`: what an export and its serving will need and cost, before anything is exported."""
+"""`qwonnx plan`: compute what an export and its serving need, before the export."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ if TYPE_CHECKING:
 
 def plan(
     source: Annotated[
-        str, typer.Argument(help="A config.json, a checkpoint's folder, or a hub repo id (only its config.json comes).")
+        str,
+        typer.Argument(help="A config.json, a checkpoint's folder, or a hub repo id (downloads only its config.json)."),
     ],
-    weights: Annotated[str | None, typer.Option(help=f"Plan for plain bits alone: {', '.join(Preset)}.")] = None,
+    weights: Annotated[str | None, typer.Option(help=f"Plan only for plain bits: {', '.join(Preset)}.")] = None,
     weight_block_size: Annotated[
-        int | None, typer.Option(help="Input features that share a scale, instead of the recipe's.")
+        int | None, typer.Option(help="Input features that share a scale; by default the recipe's.")
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="Plan for one recipe alone: smallest, balanced, best, or a TOML file.", metavar="NAME|FILE"),
+        typer.Option(help="Plan only for one recipe: smallest, balanced, best, or a TOML file.", metavar="NAME|FILE"),
     ] = None,
     target: Annotated[TargetName, typer.Option(help="As for `qwonnx export`.")] = FIRST_TARGET,
     activations: Annotated[Activations | None, typer.Option(help="As for `qwonnx export`.")] = None,
@@ -42,7 +43,7 @@ def plan(
     sequences: Annotated[int, typer.Option(min=1, max=1024, help="Sequences that run at once.")] = 1,
     kv: Annotated[
         str | None,
-        typer.Option(help=f"Keys and values: {', '.join(KvType)}; by default the first, with --fit any."),
+        typer.Option(help=f"Keys and values: {', '.join(KvType)}; by default the first, with --fit all."),
     ] = None,
     max_num_batched_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens of a prompt read in one step, as for `qwonnx serve`.")
@@ -53,17 +54,18 @@ def plan(
     ] = None,
     fit: Annotated[
         str | None,
-        typer.Option(help="Choose what fits: memory=8GB,disk=9GB; also context, sequences. Status 1 if nothing does."),
+        typer.Option(help="Choose what fits: memory=8GB,disk=9GB; also context, sequences. Status 1 if nothing fits."),
     ] = None,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Trace the graph for its exact size: needs torch, some seconds a recipe.")
+        bool, typer.Option("--exact", help="Trace the graph for its exact size: needs torch and seconds per recipe.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
 ) -> None:
-    """Say what an export and its serving will need: disk, memory, bytes read a token, and where it fits.
+    """Compute what an export and its serving need: disk, memory, bytes read per token, and machines that fit.
 
-    Only config.json is read. Weight files are exact to the byte; memory is that of ONNX Runtime's CPU provider.
+    The command reads only config.json. Weight files are exact to the byte; memory is that of ONNX Runtime's CPU
+    provider.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""A plan, or what fits, as text and tables that an 80-column terminal holds."""
+"""A plan, or the candidates that fit, as text and tables for an 80-column terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from qwonnx.runtime.quantities import bytes_text, tokens_text
 
 _MOST_CANDIDATES = 8
 
-# The parts of memory that must be there, and those that may be dropped.
+# The parts of memory that are needed, and those that the system may drop.
 _NEEDED: dict[str, Callable[[MemoryUse], int]] = {
     "process": lambda use: use.process + use.session,
     "tokenizer": lambda use: use.tokenizer,
@@ -34,27 +34,27 @@ _DROPPABLE: dict[str, Callable[[MemoryUse], int]] = {
 
 
 def plan_tables(name: str, plan: Plan) -> Iterator[RenderableType]:
-    """What to print, in order."""
+    """The texts and tables to print, in order."""
     yield _model_line(name, plan)
     yield from _artifact(plan)
     yield from _contexts(plan)
     yield from _parts(plan)
     yield from _deployments(plan)
-    yield Text(f"An export takes about {bytes_text(EXPORT_MEMORY_BYTES)} of memory at most, whatever the model's size.")
+    yield Text(f"An export takes about {bytes_text(EXPORT_MEMORY_BYTES)} of memory at most, for a model of any size.")
     for note in plan.notes:
         yield Text(f"Note: {note}.")
 
 
 def fit_tables(name: str, fit: Fit) -> Iterator[RenderableType]:
-    """The candidates that fit, best first, and the command for the best; or what is missing, and what would fit."""
+    """The candidates that fit, best first, and the command for the best; otherwise the needed changes."""
     limits = fit.limits
     yield Text(f"{name}: {_limits_text(limits)}\n")
     fitting = [candidate for candidate in fit.candidates if candidate.fits]
     if not fitting:
-        yield from _candidates("Nothing fits. Nearest to it:", [fit.nearest], limits)
-        yield Text("What is missing:\n" + "\n".join(f"- {line}" for line in remedies(fit)))
+        yield from _candidates("Nothing fits. The nearest candidate:", [fit.nearest], limits)
+        yield Text("To make it fit:\n" + "\n".join(f"- {line}" for line in remedies(fit)))
         return
-    yield from _candidates("What fits, the most exact first", fitting[:_MOST_CANDIDATES], limits)
+    yield from _candidates("Candidates that fit, the most exact first", fitting[:_MOST_CANDIDATES], limits)
     if len(fitting) > _MOST_CANDIDATES:
         yield Text(f"and {len(fitting) - _MOST_CANDIDATES} more, which --json lists")
     best = fitting[0]
@@ -66,7 +66,7 @@ def fit_tables(name: str, fit: Fit) -> Iterator[RenderableType]:
 
 
 def remedies(fit: Fit) -> list[str]:
-    """What would have to change for the nearest candidate to fit."""
+    """The changes that make the nearest candidate fit."""
     nearest, limits = fit.nearest, fit.limits
     lines = []
     if nearest.missing_disk:
@@ -78,7 +78,7 @@ def remedies(fit: Fit) -> list[str]:
         if nearest.largest_sequences:
             lines.append(f"or sequences={nearest.largest_sequences} instead of {limits.sequences}")
     if nearest.missing_disk or not (nearest.largest_context or nearest.largest_sequences):
-        lines.append("or a smaller model: none of these recipes takes fewer bits")
+        lines.append("or a smaller model: these recipes have the fewest bits")
     return lines
 
 
@@ -93,7 +93,7 @@ def _model_line(name: str, plan: Plan) -> Text:
     model = plan.model
     experts = f", {model.num_experts_per_tok} of {model.num_experts} experts" if model.num_experts else ""
     return Text(
-        f"{name}: {count_of(model.num_parameters)} parameters, {count_of(model.num_active_parameters)} active a token"
+        f"{name}: {count_of(model.num_parameters)} parameters, {count_of(model.num_active_parameters)} active per token"
         f"{experts}; {model.num_linear_attention_layers} linear and {model.num_full_attention_layers} full attention"
         f" layers; made for {tokens_text(model.max_position_embeddings)} tokens\n"
     )
@@ -119,7 +119,7 @@ def _artifact(plan: Plan) -> Iterator[RenderableType]:
         table.add_row(*cells)
     caption = f"Read at {_serving(plan)}"
     if assumptions.bandwidth is not None:
-        caption += f"; nothing decodes faster from memory of {bytes_text(assumptions.bandwidth)}/s"
+        caption += f"; tokens/s is an upper bound for memory of {bytes_text(assumptions.bandwidth)}/s"
     yield from _section(
         f"Artifact for {assumptions.choice.target.name}, and bytes read to decode a token", table, caption + "."
     )
@@ -152,12 +152,12 @@ def _deployments(plan: Plan) -> Iterator[RenderableType]:
     for target in (one.target for one in plan.recipes[0].deployments if one.target.num_devices <= 1):
         cells = [_longest(recipe, target.memory, accelerated=target.num_devices > 0) for recipe in plan.recipes]
         table.add_row(target.name.removeprefix("1 x ") + ("s" if target.num_devices else ""), *cells)
-    caption = "-: none. 2x: on so many together, if there were kernels for them."
+    caption = "-: does not fit. 2x: on two together, if kernels for them existed."
     yield from _section("The longest context that fits", table, caption)
 
 
 def _longest(recipe: RecipePlan, memory: int, *, accelerated: bool) -> str:
-    """The longest context on one kind of machine; of accelerators the fewest that hold the context asked for."""
+    """The longest context on one kind of machine; on accelerators, on the fewest that hold the requested context."""
     kind = [
         one for one in recipe.deployments if one.target.memory == memory and bool(one.target.num_devices) == accelerated
     ]
@@ -184,7 +184,7 @@ def _candidates(title: str, candidates: Sequence[Candidate], limits: Limits) -> 
         title,
         table,
         f"Memory at {tokens_text(limits.context)} tokens, {limits.sequences} at once; the longest context and the most"
-        " sequences at once that fit; squared error of rounding, relative: an order, not a loss.",
+        " sequences at once that fit; relative squared error of rounding, for comparison only.",
     )
 
 

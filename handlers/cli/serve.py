@@ -28,39 +28,37 @@ class CapsuleCompression(StrEnum):
 
 def serve(
     artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 accepts other machines.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
     max_num_seqs: Annotated[int | None, typer.Option(help="Requests that run at once.")] = None,
     max_model_len: Annotated[int | None, typer.Option(help="Tokens of prompt and answer together.")] = None,
     max_num_batched_tokens: Annotated[int | None, typer.Option(help="Tokens of a prompt read in one step.")] = None,
     cache_bytes: Annotated[
         str | None,
-        typer.Option(help="Memory for running requests: 8GB; by default half of what the loaded model leaves free."),
+        typer.Option(help="Memory for running requests, such as 8GB; by default half of what is free after loading."),
     ] = None,
     prefix_cache_bytes: Annotated[
         str | None,
         typer.Option(
-            help="Memory for beginnings of prompts, which are then not read again: 500MB; by default 1GiB, 0 for none."
+            help="Memory to keep beginnings of prompts for reuse, such as 500MB; by default 1GiB, 0 turns it off."
         ),
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; by default all cores.")] = None,
-    model_name: Annotated[
-        str | None, typer.Option(help="Name that requests ask for; by default the checkpoint's.")
-    ] = None,
+    model_name: Annotated[str | None, typer.Option(help="Model name in requests; by default the checkpoint's.")] = None,
     capsules: Annotated[
         str | None,
-        typer.Option(help="Keep states of conversations here for other instances: a folder, or s3://... and the like."),
+        typer.Option(help="Keep states of conversations here for other instances: a folder, or a URL such as s3://..."),
     ] = None,
     capsule_compression: Annotated[
         CapsuleCompression | None,
-        typer.Option(help="zstd: write smaller capsules, at some processor time; by default none."),
+        typer.Option(help="zstd writes smaller capsules and takes processor time; by default none."),
     ] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Hash the weights too before serving.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Also check the hashes of the weights first.")] = False,
 ) -> None:
     """Serve an artifact to OpenAI's clients, until Ctrl-C.
 
-    Requests under /v1 need the key in the environment variable QWONNX_API_KEY, if there is one. Every option of the
-    engine can also be given as a variable: QWONNX_MAX_NUM_SEQS, QWONNX_NUM_THREADS, ...
+    If the environment variable QWONNX_API_KEY is set, requests under /v1 need this key. Every option of the engine also
+    has a variable: QWONNX_MAX_NUM_SEQS, QWONNX_NUM_THREADS, ...
 
     Examples:
 
@@ -85,7 +83,7 @@ def serve(
         settings = dataclasses.replace(settings, capsules=capsules)
     if capsule_compression is not None:
         settings = dataclasses.replace(settings, capsule_compression=capsule_compression.value)
-    opened = open_artifact(artifact, verify=verify)  # what is wrong with it is said before anything listens
+    opened = open_artifact(artifact, verify=verify)  # an unusable artifact is reported before the server listens
     name = settings.model_name or opened.manifest.source.checkpoint
 
     from qwonnx.handlers.model_host import ModelHost
@@ -97,7 +95,7 @@ def serve(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     if settings.api_key is None and host not in _LOOPBACK:
-        warning = "other machines can use this server: set QWONNX_API_KEY to ask them for a key"
+        warning = "other machines can use this server: set QWONNX_API_KEY to require a key"
         print(f"qwonnx: warning: {warning}", file=sys.stderr)
     print(f"Loading {artifact} ...", flush=True)
 
@@ -122,7 +120,7 @@ def _bytes(text: str | None, option: str) -> int | None:
 
 
 def _greeting(url: str, name: str, *, needs_key: bool) -> str:
-    """Where the server is, and a line that works when it is pasted into a shell."""
+    """The server's address, and a command to paste into a shell."""
     body = {"model": name, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 64}
     lines = [
         f"Serving {name} at {url}/v1 (Ctrl-C ends it). Try:",

@@ -1,4 +1,4 @@
-"""System prompts as `bake` and `export --prefix` take them: files, and what is said while they are baked."""
+"""System prompts of `bake` and `export --prefix`: read the files, bake them, print the progress."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from qwonnx.runtime.errors import InvalidRequestError
 from qwonnx.runtime.quantities import bytes_text
 from qwonnx.runtime.settings import RuntimeSettings
 
-if TYPE_CHECKING:  # pulls in onnxruntime
+if TYPE_CHECKING:  # imports onnxruntime
     from qwonnx.runtime.text.chat_prompt import SystemPrompt
 
 
 def read_prompt(path: Path) -> SystemPrompt:
-    """What a file says: JSON if its name ends so, otherwise it is the system message, to the last character.
+    """The prompt in a file: JSON if the name ends in .json; otherwise the whole text is the system message.
 
     Raises:
-        CommandError: it cannot be read, or is no prompt.
+        CommandError: it cannot be read, or is not a prompt.
     """
     from qwonnx.handlers.chat.system_prompt import parse_prompt
     from qwonnx.runtime.text.chat_prompt import SystemPrompt
@@ -39,7 +39,7 @@ def read_prompt(path: Path) -> SystemPrompt:
 
 
 def bake_prompts(artifact: Path, prompts: Mapping[Path, SystemPrompt], settings: RuntimeSettings) -> list[Path]:
-    """Bake what files say, with a bar, and print a line for each; returns where the prefixes lie.
+    """Bake prompts with a progress bar, print a line for each, and return the paths of the prefixes.
 
     Raises:
         CommandError: the artifact's folder cannot be written.
@@ -72,7 +72,7 @@ def bake_prompts(artifact: Path, prompts: Mapping[Path, SystemPrompt], settings:
                 f"cannot write into {artifact} ({error.strerror or error}): free some space, or copy it"
             ) from error
     for source, prefix in zip(prompts, baked, strict=True):
-        status = "" if prefix.is_new else ", was there"
+        status = "" if prefix.is_new else ", already baked"
         line = f"{source}: {prefix.num_tokens} tokens, {bytes_text(prefix.num_bytes)} in {prefix.path}{status}"
         Console().print(line, markup=False, highlight=False, soft_wrap=True)
     if any(prefix.is_new for prefix in baked):

@@ -1,4 +1,4 @@
-"""Numbers and tables as the commands print them. What a manifest says is shown as it is: it is no markup."""
+"""Numbers and tables of the commands. Texts of a manifest are shown as they are, not as markup."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qwonnx.runtime.quantities import bytes_text
 
 
 def count_of(number: int) -> str:
-    """A count for people: 34660610688 -> "34.66 B" (billions)."""
+    """A count to print: 34660610688 -> "34.66 B" (billions)."""
     for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
         if number >= size:
             return f"{number / size:.2f} {letter}"

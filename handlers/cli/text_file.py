@@ -1,4 +1,4 @@
-"""Text files that commands are given."""
+"""Text files that are given to commands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def read_text(path: Path) -> str:
     """The text of a UTF-8 file of at most 64 MiB.
 
     Raises:
-        CommandError: it cannot be read, is too large, or is no UTF-8.
+        CommandError: it cannot be read, is too large, or is not UTF-8.
     """
     try:
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""`qwonnx verify`: how far an artifact is from the checkpoint it came from."""
+"""`qwonnx verify`: compare an artifact with the checkpoint that it was exported from."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def verify(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Run transformers and the artifact on the same tokens, and compare what they predict.
+    """Run transformers and the artifact on the same tokens, and compare their predictions.
 
-    The checkpoint is loaded whole, in float32: this needs four bytes of memory for each of its parameters.
+    The whole checkpoint is loaded in float32, which needs four bytes of memory for each parameter.
 
     Examples:
 
@@ -50,7 +50,7 @@ def verify(
             "perplexity, artifact": f"{report.perplexity_artifact:.4f}",
         }
         Console().print(facts_table("Artifact against checkpoint", facts))
-    # Written so that a KL that is not a number fails as well.
+    # `not <=`, so that a KL that is not a number fails as well.
     if max_kl is not None and not report.mean_kl <= max_kl:
         typer.echo(f"qwonnx: the mean KL divergence {report.mean_kl:.3e} exceeds {max_kl:g}", err=True)
         raise typer.Exit(1)

@@ -1,5 +1,5 @@
-"""Platforms that call a function instead of a server: one file a platform over the same application.
+"""Platforms that call a function instead of a server: one file per platform, over the same application.
 
-A platform uses create_app, host_from_environment and error_response of app, and http's InvocationDeadline; nothing else
-has to know of it. Nothing here knows an API or the engine.
+A platform uses create_app, host_from_environment and error_response of app, and http's InvocationDeadline; other
+modules need not know it. This folder does not know APIs or the engine.
 """

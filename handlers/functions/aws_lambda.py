@@ -1,11 +1,11 @@
 """AWS Lambda: `qwonnx.handlers.functions.aws_lambda.handler` answers HTTP events of API Gateway (v2) and function URLs.
 
-Same routes and answers as the server's, buffered: `stream: true` gives the whole stream as one body. The artifact is
-the folder that QWONNX_ARTIFACT names, in the image, a layer or a mounted file system; the other QWONNX_* variables are
-the server's. The engine is opened and warmed up once for each instance and kept; no answer depends on another.
+Routes and answers are those of the server, but buffered: `stream: true` gives the whole stream as one body.
+QWONNX_ARTIFACT names the artifact's folder in the image, a layer or a mounted file system; the other QWONNX_* variables
+are the server's. Each instance opens and warms up its engine once and keeps it; answers do not depend on each other.
 
-An answer ends before its invocation does (deadline.py). Behind API Gateway, which hangs up after 30 seconds whatever
-the function's own limit, set QWONNX_MAX_ANSWER_SECONDS to 29.
+An answer ends shortly before its invocation times out (deadline.py). API Gateway closes the connection after 30
+seconds, whatever the function's own limit, so set QWONNX_MAX_ANSWER_SECONDS to 29 there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from qwonnx.handlers.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
 
-# One invocation at a time: an instance has one, and the adapter's event loop is one.
+# One invocation at a time: an instance gets one at a time, and the adapter has one event loop.
 _LOCK = threading.Lock()
 
 
@@ -46,11 +46,11 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """
     with _LOCK:
         adapter = _adapter()
-        asyncio.set_event_loop(_event_loop())  # where the adapter looks for it
+        asyncio.set_event_loop(_event_loop())  # the adapter takes it from here
         try:
             answer: dict[str, Any] = adapter(event, context)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            # The application's own failures were answered inside; what is left is an event that is no HTTP request.
+            # The application has answered its own failures, so this event is not an HTTP request.
             logger.warning("refused an event", exc_info=error)
             return _refusal("the event is not an HTTP request of API Gateway or a function URL: check the trigger")
         return answer
@@ -58,16 +58,16 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
 @cache
 def _adapter() -> Mangum:
-    """The application around its engine, which is ready when this returns."""
+    """The application with its engine, which is ready when this returns."""
     settings = ServerSettings.from_environment()
     host = host_from_environment(settings)
     host.wait()
-    # The adapter would run the lifespan around every event, and so close the engine after the first.
+    # The adapter would run the lifespan for every event, and so close the engine after the first one.
     return Mangum(InvocationDeadline(create_app(host, settings), _remaining_seconds), lifespan="off")
 
 
 def _remaining_seconds(scope: Scope) -> float | None:
-    """Of the invocation, as its context says."""
+    """Seconds that the invocation has left, from its context."""
     remaining_millis = getattr(scope.get("aws.context"), "get_remaining_time_in_millis", None)
     return None if remaining_millis is None else remaining_millis() / 1000
 
@@ -88,6 +88,6 @@ def _refusal(message: str) -> dict[str, Any]:
 
 
 if "AWS_LAMBDA_RUNTIME_API" in os.environ:
-    # In Lambda, importing is the initialisation phase, which has more processor time than an invocation and is not part
+    # In Lambda, imports run in the initialisation phase. It has more processor time than an invocation and is not part
     # of the first answer's time.
     _adapter()

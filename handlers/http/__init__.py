@@ -1,5 +1,5 @@
-"""HTTP without any API's words: what an API is, bodies, streams of events, deadlines, keys, health, the access log.
+"""HTTP, independent of an API: the Api record, bodies, event streams, deadlines, keys, health, the access log.
 
-Read api, which says how an error finds the API that renders it; each other file is one middleware or one helper.
-Nothing here knows chats or the engine's requests.
+Read api, which finds the API that renders an error; each other file is one middleware or one helper. This folder does
+not know chats or the engine's requests.
 """

@@ -1,6 +1,6 @@
-"""The outermost layer: a request id for every answer, one line of log for every request, and no traceback for clients.
+"""The outermost middleware: a request id per answer, a log line per request, and no traceback for clients.
 
-A line has method, path, status, seconds and request id. It has no query, no header and no content.
+A line has method, path, status, seconds and request id. It does not have the query, headers or content.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ logger = logging.getLogger("qwonnx.access")
 
 REQUEST_ID_HEADER = "x-request-id"
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_CLIENT_LEFT = 499  # nginx's word for it; never sent
+_CLIENT_LEFT = 499  # nginx's status for it; never sent
 _MAX_PATH_CHARACTERS = 200
 
 
@@ -30,7 +30,7 @@ class AccessLog:
     """ASGI middleware.
 
     Args:
-        apis: which tell a client of a fault.
+        apis: they render the error after a fault.
     """
 
     def __init__(self, app: ASGIApp, *, apis: Apis) -> None:
@@ -64,7 +64,7 @@ class AccessLog:
             else:
                 raise  # an answer that has begun can only be cut off
         finally:
-            # Quoted, so that no path can forge a line.
+            # Quoted, so that a path cannot forge a line.
             path = quote(scope["path"])[:_MAX_PATH_CHARACTERS]
             seconds = time.perf_counter() - started
             logger.info("%s %s %s %.3fs %s", scope["method"], path, status or "-", seconds, request_id)

@@ -1,7 +1,7 @@
-"""An API as the application sees it: the paths that are its own, its routes, and how it writes an error.
+"""An API of the application: its paths, its routes, and the format of its errors.
 
-Middleware and exception handlers raise or catch errors in no API's words; Apis finds the API that a path belongs to,
-whose clients will read the answer.
+Middleware and exception handlers use errors that do not depend on an API; Apis finds the API of a path, which renders
+the error.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _MAX_PATH_CHARACTERS = 200
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """One API. handlers/app.py lists those that are served.
+    """One API. handlers/app.py lists all.
 
-    prefix: of its paths, without a slash at its end: /v1 has /v1 and /v1/models, not /v1x. Where prefixes contain one
-        another, a path belongs to the longest.
+    prefix: of its paths, without a slash at its end: /v1 owns /v1 and /v1/models, not /v1x. A path belongs to the API
+        with the longest matching prefix.
     routes: under the prefix.
-    error_response: an error as this API's clients read it, with its status and its headers.
-    hint: what there is and what a base URL must be, for those who ask for a route that does not exist.
-    key_headers: headers that may hold the key beside `Authorization: Bearer`, in lower case.
+    error_response: renders an error for this API's clients, with its status and its headers.
+    hint: the routes and the base URL, for the error about an unknown route.
+    key_headers: headers that may contain the key instead of `Authorization: Bearer`, in lower case.
     """
 
     prefix: str
@@ -43,11 +43,11 @@ class Api:
 
 
 class Apis:
-    """Those of an application.
+    """The APIs of an application.
 
     Args:
-        apis: at least one; the first also answers for paths of none, since a wrong base URL is most likely its
-            client's.
+        apis: at least one. The first one also answers for paths without an API: most likely, its client has a wrong
+            base URL.
     """
 
     def __init__(self, apis: Sequence[Api]) -> None:
@@ -58,15 +58,15 @@ class Apis:
         return [route for api in self._apis for route in api.routes]
 
     def owner(self, path: str) -> Api | None:
-        """The API that a path belongs to, None if it is no API's."""
+        """The API of a path, or None."""
         return max((api for api in self._apis if api.owns(path)), key=lambda api: len(api.prefix), default=None)
 
     def error_response(self, path: str, error: ServiceError) -> Response:
-        """An error as the client of this path reads it."""
+        """An error in the format of this path's API."""
         return self._speaker(path).error_response(error)
 
     def exception_handlers(self) -> dict[Any, Callable[[Request, Exception], Any]]:
-        """For Starlette: our errors, and its own of an unknown route or a method that a route does not have."""
+        """Handlers for Starlette: of our errors, and of its own errors about unknown routes and methods."""
         return {ServiceError: self._answer_service_error, HTTPException: self._answer_http_exception}
 
     def _speaker(self, path: str) -> Api:

@@ -1,6 +1,6 @@
 """The optional key, on every path of an API: `Authorization: Bearer KEY`, or a header that the API names.
 
-Health checks need none.
+Health checks do not need a key.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class ApiKey:
     """ASGI middleware.
 
     Args:
-        key: what requests must bring; only ever compared.
-        apis: whose paths are protected, and which tell a client that its key is wrong.
+        key: the key that requests must send; it is only compared.
+        apis: their paths are protected, and they render the refusal.
     """
 
     def __init__(self, app: ASGIApp, *, key: str, apis: Apis) -> None:
@@ -49,5 +49,5 @@ class ApiKey:
         return any(self._matches(headers.get(name, "")) for name in key_headers)
 
     def _matches(self, given: str) -> bool:
-        # compare_digest takes the same time wherever the two differ.
+        # compare_digest takes the same time for every wrong key.
         return hmac.compare_digest(given.encode("latin-1", errors="replace"), self._key)

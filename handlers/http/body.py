@@ -1,4 +1,4 @@
-"""Reading a request's body without trusting its size."""
+"""Read a request's body, with a limit for its size."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from qwonnx.handlers.errors import ErrorKind, ServiceError
 
 
 async def read(request: Request, max_bytes: int) -> bytes:
-    """The body, of which no more than max_bytes are ever held.
+    """Read the body; at most max_bytes of it are kept in memory.
 
     Raises:
-        ServiceError: 413, by Content-Length before anything is read, else as soon as the limit is passed; 415 for a
-            body that is declared to be something else than JSON, which is also what keeps a web page from sending
-            requests to a server on its visitor's machine.
-        starlette.requests.ClientDisconnect: the client left.
+        ServiceError: 413, by Content-Length before the body is read, or as soon as it exceeds the limit; 415, its
+            declared type is not JSON. The 415 also prevents a web page from sending requests to a server on its
+            visitor's machine.
+        starlette.requests.ClientDisconnect: the client disconnected.
     """
     media_type = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
     if media_type != "application/json":

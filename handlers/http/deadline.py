@@ -1,7 +1,7 @@
-"""By when an answer must have ended: when the invocation that waits for it does, or after the settings' limit.
+"""The deadline of an answer: shortly before its invocation times out, or after the settings' limit.
 
-At that moment an answer ends as one does that has reached its limit of tokens, with what there is of it; if there is
-nothing of it yet, the request is refused with a 504. Times are the event loop's.
+At the deadline an answer ends as if it had reached its token limit. If it has not begun, the request fails with a 504.
+Times are those of the event loop.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from qwonnx.handlers.settings import ServerSettings
 
 _KEY = "qwonnx.deadline"
 
-# For what follows the last token: encoding the answer, handing it over, and a loop that has to wait for a processor.
+# Time after the last token: to encode the answer, to pass it on, and to wait for a processor.
 _MARGIN_SECONDS = 1.0
 
 
 class InvocationDeadline:
-    """ASGI middleware for function handlers: what the platform says of an invocation, less a margin.
+    """ASGI middleware for function handlers: the end of an invocation, minus a margin, is the deadline.
 
-    The margin is half of what remains where that is less than two seconds.
+    The margin is one second, or half of the remaining time if that is less.
 
     Args:
-        remaining_seconds: of the invocation that a scope belongs to; None where it has all the time there is.
+        remaining_seconds: of the invocation that a scope belongs to; None without a limit.
     """
 
     def __init__(self, app: ASGIApp, remaining_seconds: Callable[[Scope], float | None]) -> None:
@@ -42,13 +42,13 @@ class InvocationDeadline:
 
 
 def of_invocation(scope: Scope) -> float | None:
-    """The invocation's; None where there is no invocation, or it has all the time there is."""
+    """The invocation's deadline; None without an invocation, or without a limit."""
     deadline: float | None = scope.get(_KEY)
     return deadline
 
 
 def of_request(scope: Scope, settings: ServerSettings) -> float | None:
-    """The earlier one of the invocation's and of the settings' limit, counted from now; None if there is neither."""
+    """The earlier of the invocation's deadline and the settings' limit, counted from now; None without both."""
     limit = settings.max_answer_seconds
     found = [of_invocation(scope), None if limit is None else asyncio.get_running_loop().time() + limit]
     return min((deadline for deadline in found if deadline is not None), default=None)

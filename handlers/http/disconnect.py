@@ -1,4 +1,4 @@
-"""Doing work only as long as the client is there."""
+"""Do work only while the client is connected."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ T = TypeVar("T")
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled as soon as the client leaves.
+    """The result of `work`, which is cancelled as soon as the client disconnects.
 
-    The request's body must have been read: whatever else arrives is thrown away.
+    The request's body must have been read: later messages are discarded.
 
     Raises:
-        ClientDisconnect: the client left first.
+        ClientDisconnect: the client disconnected first.
     """
     worker = asyncio.ensure_future(work)
     watcher = asyncio.ensure_future(_departure(receive))
@@ -30,7 +30,7 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     finally:
         for task in (worker, watcher):
             task.cancel()
-        # Both must have ended, so that what `work` holds is given back before the caller goes on.
+        # Wait for both, so that `work` has released its resources before the caller continues.
         await asyncio.gather(worker, watcher, return_exceptions=True)
 
 

@@ -1,4 +1,4 @@
-"""GET /health/live and /health/ready, for whoever starts, watches and feeds the server."""
+"""GET /health/live and /health/ready, for process managers and load balancers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _NO_STORE = {"cache-control": "no-store"}
 
 
 async def live(request: Request) -> Response:
-    """200 as long as the process answers, also while the model loads: not a reason to restart it."""
+    """200 while the process answers, even while the model loads: it need not be restarted."""
     return JSONResponse({"status": "live"}, headers=_NO_STORE)
 
 
 async def ready(request: Request) -> Response:
-    """200 once the model has answered a warm-up token; 503 before, and once the server stops."""
+    """200 after the model has answered a warm-up token; otherwise 503, also while the server stops."""
     host: ModelHost = request.app.state.host
     status = host.status
     return JSONResponse({"status": status.value}, 200 if status is HostStatus.READY else 503, headers=_NO_STORE)

@@ -1,7 +1,7 @@
 """Server-sent events: https://html.spec.whatwg.org/multipage/server-sent-events.html.
 
-Each event is one `data:` line of JSON. What ends a stream, and what says in its middle that it failed, whose status has
-been sent, is the API's to write.
+Each event is one `data:` line of JSON. The API writes the last event, and the event of an error after the status was
+sent.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from qwonnx.handlers.http.disconnect import while_connected
 
-# Proxies close connections on which nothing happens, often after 30 or 60 seconds; a long prompt may take longer.
+# Proxies close idle connections, often after 30 or 60 seconds; a long prompt may take longer.
 KEEP_ALIVE_SECONDS = 15.0
 _COMMENT = b": keep-alive\n\n"
 
@@ -33,12 +33,12 @@ def event(value: object) -> bytes:
 
 
 class EventStream(Response):
-    """A response that sends events as they come, and closes their source when the client leaves.
+    """A response that sends events as they come, and closes their source when the client disconnects.
 
     Args:
         events: encoded events.
-        source: entered before the first event and left after the last, also if there never is one.
-        background: done once all is sent.
+        source: entered before the first event and left after the last one, even without events.
+        background: runs after everything was sent.
     """
 
     media_type = "text/event-stream"
@@ -59,7 +59,7 @@ class EventStream(Response):
         self.init_headers(_HEADERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Raises ClientDisconnect; the access log is who wants to know.
+        # Raises ClientDisconnect, which the access log records.
         async with self._source, aclosing(self._events):
             await while_connected(receive, self._send(send))
         if self.background is not None:
@@ -74,7 +74,7 @@ class EventStream(Response):
 
 
 async def _kept_alive(events: AsyncGenerator[bytes, None], seconds: float) -> AsyncGenerator[bytes, None]:
-    """The events, and a comment whenever none came for so long."""
+    """The events, and a comment after each period of so many seconds without an event."""
     upcoming: asyncio.Future[bytes] | None = None
     try:
         while True:

@@ -1,6 +1,6 @@
-"""What a chat request says of the form of its answer, as one guide: response_format, structured_outputs, tools.
+"""The form of an answer as one guide, from response_format, structured_outputs and tools of a chat request.
 
-Tools and a response_format go together: the answer is then calls, or has that format.
+Tools and a response_format may be combined: the answer is then tool calls, or has that format.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ _SCHEMA_PARAM = "response_format.json_schema.schema"
 
 
 def of_request(request: ChatCompletionRequest) -> Guide | None:
-    """The guide of a request, None if its answer may be anything.
+    """The guide of a request, or None.
 
     Args:
         request: checked.
 
     Raises:
-        ServiceError: 400, it asks for two forms at once.
-        InvalidRequestError: a schema that cannot be followed, as far as that can be seen without compiling it.
+        ServiceError: 400, it asks for two forms.
+        InvalidRequestError: a schema cannot be followed; compilation may find other reasons.
     """
     return _of_tools(request) or _of_format(request)
 
 
 def _of_tools(request: ChatCompletionRequest) -> Guide | None:
-    """If tools may be called, and calls are bound in any way."""
+    """A guide if tools may be called and calls are constrained; otherwise None."""
     choice = request.tool_choice
     tools = [] if choice == "none" else request.tools or []
     named = choice.function.name if isinstance(choice, NamedTool) else None
@@ -95,7 +95,7 @@ def _of_structured_outputs(asked: StructuredOutputs) -> Guide | None:
 
 
 def _parsed(schema: dict[str, Any] | bool | str, param: str) -> dict[str, Any] | bool:
-    """A schema, which may have been sent as its text."""
+    """A schema, which may be sent as text."""
     if not isinstance(schema, str):
         return schema
     try:

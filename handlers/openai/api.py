@@ -1,4 +1,4 @@
-"""OpenAI's API as the application knows it: its paths, its routes and its errors.
+"""OpenAI's API as an Api record: its paths, its routes and its errors.
 
 POST /v1/chat/completions              chat_completions.py
 GET  /v1/models, /v1/models/{model}    models.py
@@ -19,5 +19,5 @@ OPENAI = Api(
         Route("/v1/models/{model:path}", models.retrieve_model),
     ),
     error_response=errors.response,
-    hint="there are /v1/chat/completions and /v1/models, and a base URL ends in /v1",
+    hint="use /v1/chat/completions or /v1/models; a base URL ends in /v1",
 )

@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: translation in, translation out; chat/ does what lies between.
+"""POST /v1/chat/completions: translate the request and the answer; chat/ does the rest.
 
 body -> chat_request -> engine_request -> chat/endpoint -> parts -> chat.completion
                                                                 or chunks as events
@@ -52,7 +52,7 @@ async def create_chat_completion(request: Request) -> Response:
 
     Raises:
         ServiceError: the request is refused, or the answer failed before anything was sent.
-        ClientDisconnect: the client left first.
+        ClientDisconnect: the client disconnected first.
     """
     host: ModelHost = request.app.state.host
     settings: ServerSettings = request.app.state.settings
@@ -66,11 +66,11 @@ async def create_chat_completion(request: Request) -> Response:
 
 
 class CompletionWriter:
-    """One answer in OpenAI's objects: its identity, and its forms.
+    """Writes one answer in OpenAI's objects, as a whole or in chunks.
 
     Args:
-        chat: what is answered.
-        model: its name.
+        chat: the request.
+        model: the model's name.
         fingerprint: of the artifact.
     """
 
@@ -85,7 +85,7 @@ class CompletionWriter:
         """A chat.completion.
 
         Raises:
-            ServiceError: what `parts` raises.
+            ServiceError: raised by `parts`.
         """
         content: list[str] = []
         reasoning: list[str] = []
@@ -113,7 +113,7 @@ class CompletionWriter:
         return msgspec.json.encode(completion)
 
     async def events(self, parts: AsyncIterator[Part]) -> AsyncGenerator[bytes, None]:
-        """chat.completion.chunks, and at last [DONE] or an error."""
+        """chat.completion.chunks; the last event is [DONE] or an error."""
         num_calls = 0
         try:
             yield self._chunk(Delta(role="assistant", content=""))
@@ -140,7 +140,7 @@ class CompletionWriter:
         return sse.event(self._chunk_object([ChunkChoice(delta, finish_reason)], None))
 
     def _chunk_object(self, choices: list[ChunkChoice], usage: CompletionUsage | None) -> ChatCompletionChunk:
-        # With include_usage, OpenAI sends `usage: null` in every chunk but the one that has it.
+        # With include_usage, OpenAI sends `usage: null` in every chunk except the one with the usage.
         shown = usage if self._with_usage else msgspec.UNSET
         return ChatCompletionChunk(self.id, self._created, self._model, choices, self._fingerprint, shown)
 

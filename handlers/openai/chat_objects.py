@@ -1,6 +1,6 @@
-"""OpenAI's chat completion objects, as types: what is sent back, whole or in chunks.
+"""OpenAI's chat completion objects as types: answers, as a whole or in chunks.
 
-Fields that are None in a message are sent as null, where OpenAI sends null; in a delta they are left out.
+A message's fields that are None are sent as null, as OpenAI does; a delta's are left out.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-DONE = b"data: [DONE]\n\n"  # the last event of a stream that went well
+DONE = b"data: [DONE]\n\n"  # the last event of a successful stream
 
 FinishReasonName = Literal["stop", "length", "tool_calls"]
 
@@ -26,7 +26,7 @@ class ToolCallObject(msgspec.Struct):
 
 
 class ToolCallDelta(msgspec.Struct):
-    """A call in a stream. It is sent whole: the model's XML becomes JSON only once it is complete."""
+    """A call in a stream. It is sent as a whole: the model's XML becomes JSON only when it is complete."""
 
     index: int
     id: str

@@ -1,12 +1,11 @@
-"""OpenAI's chat completion request, as types: what is accepted, field by field.
+"""OpenAI's chat completion request as types.
 
-Every field of OpenAI's request is known here, so that a misspelt one is refused. Three kinds:
-- honoured: they have a precise type;
-- without effect here whatever they say (user, metadata, ...): typed, accepted, named in docs/http-api.md;
-- not supported (logprobs, n, ...): accepted only with the value that means "nothing special", see
-  chat_request.py.
+All fields of OpenAI's request are known here, so that a misspelt one is refused. There are three kinds:
+- honoured: with a precise type;
+- without effect here (user, metadata, ...): typed, accepted, named in docs/http-api.md;
+- not supported (logprobs, n, ...): accepted only with a neutral value, see chat_request.py.
 
-Fields after the marker "ours" are extensions that other servers of open models share.
+Fields marked "ours" are extensions that other servers of open models share.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from msgspec import UNSET, Meta, UnsetType
 from qwonnx.handlers.chat.tools import FunctionName, Tools
 from qwonnx.handlers.chat.validation import Strict
 
-# Numbers that reach numpy or ONNX Runtime; more is a mistake, not a wish.
+# Bound of numbers that reach numpy or ONNX Runtime.
 _LARGE = 1 << 31
 
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -33,7 +32,7 @@ class TextPart(Strict, tag_field="type", tag="text"):
 
 
 class RefusalPart(Strict, tag_field="type", tag="refusal"):
-    """A refusal of an earlier answer, which is text like any other to the model."""
+    """A refusal in an earlier answer; ordinary text for the model."""
 
     refusal: str
 
@@ -68,7 +67,7 @@ Content = str | list[Part]
 class CalledFunction(Strict):
     name: FunctionName
     arguments: str
-    parsed_arguments: Any = None  # what OpenAI's client adds when it parses `arguments`, which says the same
+    parsed_arguments: Any = None  # OpenAI's client adds this when it parses `arguments`; same content
 
 
 class MessageToolCall(Strict):
@@ -77,7 +76,7 @@ class MessageToolCall(Strict):
     id: str
     function: CalledFunction
     type: Literal["function"] = "function"
-    index: int | None = None  # streamed deltas that were put together keep it
+    index: int | None = None  # clients keep it when they join streamed deltas
 
 
 class SystemMessage(Strict, tag_field="role", tag="system"):
@@ -102,12 +101,12 @@ class AssistantMessage(Strict, tag_field="role", tag="assistant"):
     name: str | None = None
     reasoning_content: str | None = None  # ours
     tool_calls: list[MessageToolCall] | None = None
-    # Answers hold these, as null or empty, and clients send answers back as they came.
+    # Answers have these, as null or empty, and clients send answers back unchanged.
     refusal: str | None = None
     audio: Any = None
     annotations: list[Any] | None = None
     function_call: Any = None
-    parsed: Any = None  # what OpenAI's client adds when it parses `content`, which says the same
+    parsed: Any = None  # OpenAI's client adds this when it parses `content`; same content
 
 
 class ToolMessage(Strict, tag_field="role", tag="tool"):
@@ -124,7 +123,7 @@ class NamedFunction(Strict):
 
 
 class NamedTool(Strict):
-    """A choice of one tool, which must then be called."""
+    """The tool that must be called."""
 
     type: Literal["function"]
     function: NamedFunction
@@ -142,7 +141,7 @@ class JsonSchema(Strict):
     name: FunctionName
     schema: dict[str, Any] | bool
     description: str | None = None
-    strict: bool | None = None  # the schema is followed whatever this says
+    strict: bool | None = None  # the schema is always followed
 
 
 class JsonSchemaFormat(Strict, tag_field="type", tag="json_schema"):
@@ -150,7 +149,7 @@ class JsonSchemaFormat(Strict, tag_field="type", tag="json_schema"):
 
 
 class StructuredOutputs(Strict):
-    """What vLLM calls so: one form of the answer."""
+    """One form of the answer, as in vLLM's API."""
 
     json: dict[str, Any] | bool | str | None = None  # a schema, or its text
     regex: str | None = None
@@ -198,7 +197,7 @@ class ChatCompletionRequest(Strict):
     chat_template_kwargs: ChatTemplateKwargs | None = None
     structured_outputs: StructuredOutputs | None = None
 
-    # Without effect here: they speak of OpenAI's accounts, storage, caches and prices.
+    # Without effect here: they concern OpenAI's accounts, storage, caches and prices.
     user: str | None = None
     safety_identifier: str | None = None
     metadata: dict[str, str] | None = None
@@ -206,7 +205,7 @@ class ChatCompletionRequest(Strict):
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
 
-    # Not supported; chat_request.py says which values are harmless.
+    # Not supported; chat_request.py lists the neutral values.
     n: Any = None
     store: Any = None
     logprobs: Any = None

@@ -1,7 +1,7 @@
-"""A request's body into a checked ChatCompletionRequest, or the 400 that names the parameter at fault.
+"""Decode and check a request's body; an error is a 400 that names the parameter at fault.
 
-msgspec checks types, ranges and unknown fields; here its messages get OpenAI's form, and what types cannot say is said:
-fields that are not supported, and fields that contradict each other.
+msgspec checks types, ranges and unknown fields; this module gives its messages OpenAI's form. It also refuses fields
+that are not supported, and fields that contradict each other.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from qwonnx.handlers.openai.chat_protocol import (
 
 _DECODER = msgspec.json.Decoder(ChatCompletionRequest)
 
-# Fields that are not supported: the values that ask for nothing, and what to do instead.
+# Fields that are not supported: their neutral values, and the remedy.
 _NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
     "n": ((1,), "send one request for each answer"),
     "store": ((False,), "answers are never stored"),
@@ -74,14 +74,14 @@ def text_of(content: Content | None) -> str:
 
 
 def offered_tools(request: ChatCompletionRequest) -> list[dict[str, Any]]:
-    """The tools that the model is told of; none if it must not call any."""
+    """The tools that the model may call; empty if it must not call tools."""
     return [] if request.tool_choice == "none" else tool_forms.template_tools(request.tools or ())
 
 
 def _check_unsupported(request: ChatCompletionRequest) -> None:
     for name, (neutral, remedy) in _NEUTRAL.items():
         value = getattr(request, name)
-        # The types are compared too: True is no 1 here.
+        # Types are compared too, because True == 1.
         if value is None or any(type(value) is type(other) and value == other for other in neutral):
             continue
         raise errors.invalid(f"{name} is not supported: {remedy}", name, "unsupported_parameter")
@@ -94,12 +94,12 @@ def _check_tools(request: ChatCompletionRequest) -> None:
     if choice == "required" and not tools:
         raise errors.invalid("tool_choice is 'required' and there are no tools: send tools", "tool_choice")
     if isinstance(choice, NamedTool) and all(choice.function.name != tool.function.name for tool in tools):
-        message = f"tool_choice names {choice.function.name}, which is none of the tools: name one of them"
+        message = f"tool_choice names {choice.function.name}, which is not one of the tools: name one of them"
         raise errors.invalid(message, "tool_choice.function.name")
 
 
 def thinking(request: ChatCompletionRequest) -> bool | None:
-    """What the request says of thinking: on, off, or nothing."""
+    """Whether the request turns thinking on or off; None if it does neither."""
     if request.reasoning_effort == "none":
         return False
     switches = request.chat_template_kwargs

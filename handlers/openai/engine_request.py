@@ -1,4 +1,4 @@
-"""From a checked chat completion request to a neutral one, and parameters back to the names that the client knows."""
+"""Translate a checked chat completion request to a neutral one, and parameters of errors back to the client's names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SAMPLING_FIELDS = (
 
 
 def neutral(request: ChatCompletionRequest) -> ChatRequest:
-    """The request in no API's words.
+    """The request as a ChatRequest.
 
     Args:
         request: checked.
@@ -40,7 +40,7 @@ def neutral(request: ChatCompletionRequest) -> ChatRequest:
 
 
 def in_openai_words(error: ServiceError, request: ChatCompletionRequest) -> ServiceError:
-    """The engine speaks of its own parameters; the client knows those it sent."""
+    """The same error, with the client's name of the parameter instead of the engine's."""
     if error.parameter == "prompt":
         return error.renamed("messages")
     if error.parameter == "max_tokens" and request.max_tokens is None:

@@ -1,4 +1,4 @@
-"""Errors in OpenAI's words: `{"error": {"message", "type", "param", "code"}}`."""
+"""Errors in OpenAI's format: `{"error": {"message", "type", "param", "code"}}`."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def body(error: ServiceError) -> ErrorBody:
 
 
 def response(error: ServiceError) -> Response:
-    """An error as an answer."""
+    """An error as a response."""
     headers = dict(error.headers)
     if error.is_final:
-        headers["x-should-retry"] = "false"  # OpenAI's clients send most requests again that failed with this status
+        headers["x-should-retry"] = "false"  # OpenAI's clients retry most requests with this status
     return Response(msgspec.json.encode(body(error)), error.status, headers, "application/json")

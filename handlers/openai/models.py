@@ -1,4 +1,4 @@
-"""GET /v1/models and /v1/models/{model}: the one model that is served."""
+"""GET /v1/models and /v1/models/{model}: the served model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qwonnx.handlers.model_host import ModelHost
 
 class ModelObject(msgspec.Struct):
     id: str
-    created: int  # OpenAI's clients want one; the artifact does not say when it was made
+    created: int  # OpenAI's clients need one; the artifact does not have a date
     max_model_len: int  # tokens of prompt and answer together
     object: Literal["model"] = "model"
     owned_by: str = "qwonnx"

@@ -1,5 +1,5 @@
-"""The contract between the exporter and the runtime: what an artifact's folder holds, and how it is read and checked.
+"""The contract between exporter and runtime: the files of an artifact, and how to read and check them.
 
-Read file_names, manifest, folder; strict_json parses what strangers wrote. Standard library only: nothing here knows
+Read file_names, manifest, folder; strict_json parses untrusted JSON. Standard library only: this folder does not know
 tensors, ONNX Runtime or any other folder of the project.
 """

@@ -1,4 +1,4 @@
-"""Names of an artifact's graphs, and of its files beside its weights and its manifest."""
+"""File names in an artifact: its graphs, and the files copied from the checkpoint."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def graph_file(graph: str) -> str:
     return f"{graph}.onnx"
 
 
-# Copied from the checkpoint as they are: what the runtime reads beside graphs and weights.
+# Copied from the checkpoint unchanged; the runtime reads them in addition to graphs and weights.
 TOKENIZER_FILE = "tokenizer.json"
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 GENERATION_CONFIG_FILE = "generation_config.json"

@@ -1,7 +1,7 @@
-"""An artifact's folder: opened, and checked against its manifest.
+"""Open an artifact's folder and check it against its manifest.
 
-A folder comes from a stranger, as its manifest does: no path of it may lead out, and no file may differ from what was
-exported. Standard library only.
+A folder is untrusted, like its manifest: a path must not lead out of the folder, and a file must not differ from the
+exported one. Standard library only.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from qwonnx.runtime.artifact.strict_json import quoted
 
 _HASH_CHUNK_BYTES = 1 << 20
 
-# Gigabytes, and hashed on demand alone; a flipped bit in them changes an answer. All other files are parsed, by code
-# that does not expect one; they have some 20 MB together and are hashed whenever an artifact is opened.
+# Weights take gigabytes, so they are hashed on demand only; a flipped bit in them changes an answer. Code that does not
+# expect damage parses all other files; they take about 20 MB and are hashed whenever an artifact is opened.
 _WEIGHTS_SUFFIX = ".bin"
 
 
@@ -47,7 +47,7 @@ class Artifact:
         """Path of one of the manifest's files.
 
         Raises:
-            ArtifactFileError: the manifest lists no such file.
+            ArtifactFileError: the manifest does not list the file.
         """
         if all(entry.path != name for entry in self.manifest.files):
             raise ArtifactFileError(f"the artifact {self.folder} has no {name}: export the checkpoint again")
@@ -58,7 +58,7 @@ class Artifact:
         """The graph from tokens to logits.
 
         Raises:
-            ManifestError: there is none.
+            ManifestError: the manifest has no decoder graph.
         """
         if DECODER not in self.manifest.graphs:
             raise ManifestError(f"the artifact {self.folder} has no {DECODER} graph: export the checkpoint again")
@@ -73,12 +73,12 @@ def open_artifact(folder: str | os.PathLike[str], *, verify: bool = False) -> Ar
 
     Args:
         folder: the artifact's folder.
-        verify: also hash the weights, which reads all of them; without it, their presence and sizes are checked.
+        verify: also hash the weights, which reads all of them. Otherwise only their presence and sizes are checked.
 
     Raises:
-        ManifestError: the folder is no artifact, or one of a newer schema, or its manifest is malformed.
+        ManifestError: the folder is not an artifact, its schema is newer, or its manifest is malformed.
         ArtifactFileError: a file is missing, has another size, or its path leaves the folder.
-        ArtifactHashError: with verify, a file's bytes differ from what was exported.
+        ArtifactHashError: a file's bytes differ from the exported ones. Weights are compared only with verify.
     """
     root = Path(folder)
     manifest = read_manifest(root)

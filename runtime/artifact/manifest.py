@@ -1,15 +1,16 @@
-"""The artifact contract: what `manifest.json` says, how it is read, written and checked.
+"""The artifact contract: the contents of `manifest.json`, and how to read, write and check it.
 
-The exporter writes an artifact and the runtime opens one: this folder is all they share. It uses the standard library
-only, and it knows nothing of tensors: names and shapes are data.
+The exporter writes an artifact and the runtime opens it; they share only this folder. It uses the standard library only
+and does not know tensors: names and shapes are data.
 
-A manifest comes from a stranger, or from a bad disk, and what relies on it has no other guard: every string in it is
-one printable line, every number fits 63 bits, a state has a shape and a dtype that can be had.
+A manifest is untrusted: a stranger may have written it, or a disk may have damaged it. Other code relies on it without
+a check, so every string must be one printable line, every number must fit 63 bits, and every state must have a valid
+shape and dtype.
 
 Errors: ArtifactError
         |-- ManifestError         manifest.json is missing, malformed, or of a newer schema
         |-- ArtifactFileError     a file is missing, of the wrong size, or outside the folder
-        `-- ArtifactHashError     a file's bytes are not the ones that were exported
+        `-- ArtifactHashError     a file's bytes differ from the exported ones
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ MANIFEST_NAME = "manifest.json"
 _MAX_MANIFEST_BYTES = 16 << 20
 
 
-# What a state can be made of: numpy's names, and the axes whose size the runtime decides.
+# Valid dtypes of a state (numpy's names), and the axes whose size the runtime decides.
 _STATE_DTYPES = frozenset({"float32", "float16", "int8", "uint8", "int32", "int64"})
 _STATE_AXES = frozenset({"batch", "max_model_len"})
 _MAX_STATE_ELEMENTS = 1 << 40  # of one sequence and one token
@@ -58,7 +59,7 @@ class ArtifactHashError(ArtifactError):
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """A graph input or output. A dimension is a number, or the name of what varies ("batch", "sequence", ...)."""
+    """A graph input or output. A dimension is a number, or the name of a variable axis ("batch", "sequence", ...)."""
 
     name: str
     dtype: str  # numpy's name: "float32", "int64", ...
@@ -67,7 +68,7 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class StateSpec:
-    """One state tensor a sequence carries from step to step: read as `past`, written as `present`, of equal shape.
+    """One state tensor of a sequence: a step reads it as `past` and writes it as `present`, of equal shape.
 
     kind is "key" or "value" (`[batch, num_key_value_heads, max_model_len, head_dim]`, of which a sequence of n tokens
     has filled the first n positions), "conv_state" or "recurrent_state" (of fixed size). A new sequence starts from
@@ -85,7 +86,7 @@ class StateSpec:
 
 @dataclass(frozen=True, slots=True)
 class GraphSpec:
-    """One ONNX file: its states, and what it takes and yields beside them. Graphs share the artifact's weight files."""
+    """One ONNX file: its states, and its other inputs and outputs. Graphs share the artifact's weight files."""
 
     file: str
     inputs: tuple[TensorSpec, ...]
@@ -95,7 +96,7 @@ class GraphSpec:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What the runtime, and a person who reads `qwonnx inspect`, needs to know of the model; config.json's names."""
+    """Facts of the model, for the runtime and for `qwonnx inspect`, under the names of config.json."""
 
     architecture: str
     model_type: str
@@ -116,7 +117,7 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class SourceFacts:
-    """Where the weights came from."""
+    """Origin of the weights."""
 
     checkpoint: str  # folder name or hub repo id, never a path of the exporting machine
     revision: str | None
@@ -125,7 +126,7 @@ class SourceFacts:
 
 @dataclass(frozen=True, slots=True)
 class WeightGroup:
-    """One line of the size table: the weights of one kind stored one way."""
+    """One line of the size table: the weights of one kind in one storage."""
 
     kind: str  # "experts", "linear_attention", "attention", "shared_expert", "embedding", "lm_head", "router", ...
     storage: str  # "float32", "int8", "int4"
@@ -141,7 +142,7 @@ class QuantizationFacts:
     weights: str  # the preset: "fp32", "int8", "int4"
     weight_block_size: int  # along the input features; 0 for fp32
     activations: str  # "float32", or "int8": kernels quantise activations on the fly
-    kv: str  # what keys and values are stored as: "float32", "int8" or "int4"
+    kv: str  # storage of keys and values: "float32", "int8" or "int4"
     recipe: tuple[tuple[str, int], ...]  # (pattern of names, bits), first match wins; bits 32 means float32
     groups: tuple[WeightGroup, ...]
 
@@ -157,7 +158,7 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """manifest.json, whole."""
+    """The content of manifest.json."""
 
     schema_version: int
     qwonnx_version: str
@@ -174,7 +175,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write manifest.json, the last file of an export: a folder without one does not open.
 
     Raises:
-        ManifestError: it could not be read back (a recipe's pattern that does not print, ...).
+        ManifestError: read_manifest would refuse it (a recipe's pattern that does not print, ...).
         OSError: it cannot be written.
     """
     text = manifest_text(manifest)
@@ -183,7 +184,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def manifest_text(manifest: Manifest) -> str:
-    """What manifest.json holds."""
+    """The text of manifest.json."""
     return manifest_json(manifest) + "\n"
 
 
@@ -191,7 +192,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Parse and type-check manifest.json alone.
 
     Raises:
-        ManifestError: missing, not JSON, of a newer schema, or with a missing, unknown, mistyped or senseless field.
+        ManifestError: missing, not JSON, of a newer schema, or with a missing, unknown, mistyped or invalid field.
     """
     path = folder / MANIFEST_NAME
     try:
@@ -217,7 +218,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _as_newest(document: dict[str, Any], version: int) -> dict[str, Any]:
-    """An older schema's manifest with the fields that it lacks; it keeps its schema_version."""
+    """Add the fields that an older schema lacks; schema_version stays."""
     if version < 2 and isinstance(quantization := document.get("quantization"), dict):
         document = {**document, "quantization": {"kv": "float32", **quantization}}
     if version < 3 and isinstance(graphs := document.get("graphs"), dict) and "states" in document:
@@ -227,17 +228,17 @@ def _as_newest(document: dict[str, Any], version: int) -> dict[str, Any]:
 
 
 def _with_states(name: str, graph: Any, document: dict[str, Any]) -> Any:
-    """A graph of a schema in which states were the manifest's, and so the decoder's."""
+    """Add states to a graph of an older schema, in which the manifest held the decoder's states."""
     if not isinstance(graph, dict) or "states" in graph:
-        return None  # it is refused
+        return None  # build() refuses it
     return {**graph, "states": document["states"] if name == DECODER else []}
 
 
 def _checked(document: dict[str, Any], where: str) -> Manifest:
-    """The manifest that a document is, if it is one.
+    """Build a manifest from a document and check it.
 
     Raises:
-        ManifestError: a missing, unknown, mistyped or senseless field.
+        ManifestError: a missing, unknown, mistyped or invalid field.
     """
     try:
         manifest = build(Manifest, document, where=MANIFEST_NAME)
@@ -250,15 +251,15 @@ def _checked(document: dict[str, Any], where: str) -> Manifest:
 
 
 def _conditions(manifest: Manifest) -> Iterable[tuple[bool, str]]:
-    """What must hold beyond types, each with what is said when it does not."""
+    """Conditions beyond types, each with its error text."""
     facts = manifest.model
     yield (
         re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6}){0,3}", manifest.minimum_onnxruntime) is not None,
-        (f"has the minimum_onnxruntime {quoted(manifest.minimum_onnxruntime)}, which is no version"),
+        (f"has the minimum_onnxruntime {quoted(manifest.minimum_onnxruntime)}, which is not a version"),
     )
     for name, at_most in (("vocab_size", 1 << 24), ("max_position_embeddings", 1 << 32)):
         value = getattr(facts, name)
-        yield 2 <= value <= at_most, f"has the {name} {value}, which no model has"
+        yield 2 <= value <= at_most, f"has the {name} {value}, which is out of range"
     for names, what in (
         ([entry.path for entry in manifest.files], "lists a file"),
         *(([state.past for state in graph.states], "reads a state") for graph in manifest.graphs.values()),
@@ -270,14 +271,14 @@ def _conditions(manifest: Manifest) -> Iterable[tuple[bool, str]]:
         axes = {size for size in state.shape if isinstance(size, str)}
         sound = state.dtype in _STATE_DTYPES and state.shape[:1] == ("batch",) and axes <= _STATE_AXES
         described = f"{state.past} of dtype {quoted(state.dtype)} and shape {quoted(state.shape)}"
-        yield sound and 0 < math.prod(sizes) <= _MAX_STATE_ELEMENTS, f"has the state {described}, which cannot be had"
+        yield sound and 0 < math.prod(sizes) <= _MAX_STATE_ELEMENTS, f"has the state {described}, which is not valid"
 
 
 def manifest_json(manifest: Manifest) -> str:
-    """The canonical text of a manifest, in the schema that it was written in."""
+    """The canonical text of a manifest, in its own schema version."""
     document = dataclasses.asdict(manifest)
     if manifest.schema_version < 3:
-        # The decoder's states stood before the files: an artifact's id, and what is bound to it, must not change.
+        # Older schemas have the decoder's states before the files. The order must stay: an artifact's id depends on it.
         states, files = [graph.pop("states") for graph in document["graphs"].values()], document.pop("files")
         document |= {"states": next(filter(None, states), ()), "files": files}
     return json.dumps(document, indent=1, ensure_ascii=False)

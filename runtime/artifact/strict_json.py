@@ -1,7 +1,7 @@
-"""JSON from a stranger: bounded in size, without duplicate keys, without NaN or infinity.
+"""Untrusted JSON: bounded in size, without duplicate keys, NaN or infinity.
 
-A duplicate key has two meanings, depending on who reads it, and a checkpoint must have one. What was parsed can be
-quoted in an error message, and built into dataclasses. Standard library only: an artifact is opened with this too.
+Parsers disagree about duplicate keys, and a checkpoint must have one meaning. Parsed values can be quoted in an error
+message and built into dataclasses. Standard library only, because artifacts are opened with this module too.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast, get_args, get_origin, get_type_hints
 
-# Three bytes of text ("{},") can take a hundred of memory. An honest index of 370,000 tensors (each expert of the
-# 397B model apart, quantised) has one comma a tensor, the header of a file with 120,000 has nine marks for each.
+# Three bytes of text ("{},") can take 100 bytes of memory. A valid index of 370,000 tensors (397B, quantised, one
+# tensor per expert) has one comma for each; a file header with 120,000 tensors has nine marks for each.
 MAX_VALUES = 1 << 21
 
 _MAX_STRING = 1000
@@ -27,7 +27,7 @@ _QUOTES.maxstring = _QUOTES.maxlong = 120
 
 
 class StrictJsonError(Exception):
-    """Text that is not the JSON object it should be; the message gives the reason alone, for a caller's sentence."""
+    """The text is not the expected JSON object. The message is only the reason; the caller completes the sentence."""
 
 
 def read_object(path: Path, max_bytes: int) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def parse_object(content: bytes) -> dict[str, Any]:
 
     Raises:
         StrictJsonError: not UTF-8, not JSON, nested too deeply, more than MAX_VALUES values, a duplicate key, NaN or
-            infinity, or no object.
+            infinity, or not an object.
     """
     if sum(content.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:
         raise StrictJsonError(f"more than {MAX_VALUES} values")
@@ -67,7 +67,7 @@ def parse_object(content: bytes) -> dict[str, Any]:
 
 
 def quoted(value: Any, at_most: int = 120) -> str:
-    """A parsed value for an error message: one printable line, whatever is in it, however large or deep it is."""
+    """A parsed value as one short printable line for an error message, whatever its size or depth."""
     text = _QUOTES.repr(value)
     return text if len(text) <= at_most else f"{text[: at_most - 3]}..."
 
@@ -80,12 +80,12 @@ def build(kind: type[_T], value: Any, where: str) -> _T:
 
     Args:
         kind: the type.
-        value: what is to become one.
-        where: how an error calls the value.
+        value: the parsed JSON.
+        where: the value's name in errors.
 
     Raises:
-        StrictJsonError: a field is missing, unknown, or of another type; a string is no short printable line; a number
-            is negative, or does not fit 63 bits.
+        StrictJsonError: a field is missing, unknown, or of another type; a string is not a short printable line; a
+            number is negative, or does not fit 63 bits.
     """
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
@@ -132,4 +132,4 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise StrictJsonError(f"{name} is not a number JSON has")
+    raise StrictJsonError(f"{name} is not a number in JSON")

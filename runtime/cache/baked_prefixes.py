@@ -1,11 +1,11 @@
-"""Baked prefixes: beginnings of prompts whose states lie in the artifact's folder, so that no process reads them again.
+"""Baked prefixes: states of prompt beginnings, stored in the artifact's folder so that no process computes them again.
 
     prefixes/NAME.capsule     an uncompressed capsule; NAME is the hash of artifact and tokens (capsule.beginning_name)
 
-They are bound to the artifact by its id, which is the manifest's hash: so they are no part of the manifest, and each
-file checks itself. A runtime maps them read-only and uses the arrays where they lie; what it cannot use it leaves, and
-computes as if it were not there. Like weights, a file that is mapped must not be cut or overwritten; here they appear
-whole, by a rename. A name that begins with a dot is one on its way.
+A prefix is bound to the artifact's id, the hash of the manifest. So it cannot be part of the manifest, and each file
+carries its own hash. The runtime maps files read-only and uses their arrays in place. It ignores a file that it cannot
+use and computes the prompt instead. Like weights, a mapped file must not be truncated or overwritten, so a rename puts
+a complete file in place. A name that begins with a dot is a file that is still being written.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "prefixes"
 
-# Whatever lies in the folder, opening it has an end. A prompt of 4,000 tokens takes 0.2 GB for 35B-A3B.
+# Limits on what opening an artifact reads. A prompt of 4,000 tokens takes 0.2 GB for 35B-A3B.
 MAX_FILES = 64
 MAX_TOTAL_BYTES = 16 << 30
 
@@ -36,7 +36,7 @@ _NAME = re.compile(r"[0-9a-f]{64}\.capsule")
 
 @dataclass(frozen=True, slots=True)
 class PrefixFile:
-    """A file among the baked prefixes: what it holds, or, where that is None, why it is not used."""
+    """A file among the baked prefixes. If capsule is None, refusal says why it is not used."""
 
     path: Path
     num_bytes: int
@@ -45,11 +45,11 @@ class PrefixFile:
 
 
 def load(artifact: Artifact, max_tokens: int) -> list[Capsule]:
-    """The baked prefixes of an artifact, mapped; what cannot be used goes to the log.
+    """Map the baked prefixes of an artifact; log those that cannot be used.
 
     Args:
-        artifact: an opened one.
-        max_tokens: a prefix may have.
+        artifact: an opened artifact.
+        max_tokens: limit for the tokens of a prefix.
     """
     usable = []
     for file in prefix_files(artifact, max_tokens):
@@ -63,7 +63,7 @@ def load(artifact: Artifact, max_tokens: int) -> list[Capsule]:
 
 
 def prefix_files(artifact: Artifact, max_tokens: int) -> Iterator[PrefixFile]:
-    """All files among the baked prefixes, by name. Those that may be whole are read to the end, to be hashed."""
+    """All files in the folder, sorted by name. A file of the right size is read whole, to check its hash."""
     folder = artifact.folder / FOLDER
     room = MAX_TOTAL_BYTES
     try:
@@ -71,7 +71,7 @@ def prefix_files(artifact: Artifact, max_tokens: int) -> Iterator[PrefixFile]:
             num_bytes = path.lstat().st_size
             try:
                 if number >= MAX_FILES:
-                    raise CapsuleError(f"more than {MAX_FILES} files lie there: remove some")
+                    raise CapsuleError(f"the folder has more than {MAX_FILES} files: remove some")
                 if num_bytes > room:
                     raise CapsuleError(f"the files have more than {MAX_TOTAL_BYTES >> 30} GiB together: remove some")
                 capsule = _open(path, artifact, max_tokens)
@@ -87,23 +87,23 @@ def prefix_files(artifact: Artifact, max_tokens: int) -> Iterator[PrefixFile]:
 
 
 def prefix_path(artifact: Artifact, token_ids: Sequence[int]) -> Path:
-    """Where the baked prefix of these tokens lies, if there is one."""
+    """Path of the baked prefix of these tokens, whether it exists or not."""
     return artifact.folder / FOLDER / f"{beginning_name(artifact.id, token_ids)}.capsule"
 
 
 def write_prefix(path: Path, data: bytes) -> None:
-    """Write a capsule where prefix_path() says; it appears whole, in the place of one that was there.
+    """Write a capsule to a path of prefix_path(), atomically; an existing file is replaced.
 
     Raises:
         CapsuleError: the folder is a link, or full.
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     folder = path.parent
     folder.mkdir(exist_ok=True)
     others = [each.lstat().st_size for each in _entries(folder) if each != path]
     if len(others) >= MAX_FILES or sum(others) + len(data) > MAX_TOTAL_BYTES:
-        limits = f"{MAX_FILES} files of {MAX_TOTAL_BYTES >> 30} GiB together"
-        raise CapsuleError(f"{folder} is full, for {limits} are used: remove some")
+        limits = f"at most {MAX_FILES} files and {MAX_TOTAL_BYTES >> 30} GiB together"
+        raise CapsuleError(f"{folder} is full ({limits}): remove some")
     part = folder / f".{path.name}.{secrets.token_hex(4)}"
     try:
         with part.open("xb") as file:
@@ -116,11 +116,11 @@ def write_prefix(path: Path, data: bytes) -> None:
 
 
 def remove_others(artifact: Artifact, kept: Collection[Path]) -> list[Path]:
-    """Remove all baked prefixes but these, and what interrupted writing has left; returns what went.
+    """Remove all baked prefixes except these, and leftovers of interrupted writes; return the removed paths.
 
     Raises:
         CapsuleError: the folder is a link.
-        OSError: one cannot be removed.
+        OSError: a file cannot be removed.
     """
     folder = artifact.folder / FOLDER
     going = [path for path in _entries(folder, hidden=True) if path not in kept]
@@ -130,11 +130,11 @@ def remove_others(artifact: Artifact, kept: Collection[Path]) -> list[Path]:
 
 
 def _entries(folder: Path, *, hidden: bool = False) -> list[Path]:
-    """What lies in the folder, by name; nothing where there is none.
+    """Paths in the folder, sorted; empty if the folder does not exist.
 
     Raises:
-        CapsuleError: it is a link, or no folder.
-        OSError: it cannot be read.
+        CapsuleError: it is a link.
+        OSError: it cannot be read, or is not a folder.
     """
     if folder.is_symlink():
         raise CapsuleError(f"{folder} is a link, which is not followed: remove it")
@@ -152,7 +152,7 @@ def _open(path: Path, artifact: Artifact, max_tokens: int) -> Capsule:
     if not _NAME.fullmatch(path.name):
         raise CapsuleError("its name is not a baked prefix's: remove it")
     if path.is_symlink() or not path.is_file():
-        raise CapsuleError("it is no file of its own, and links are not followed: remove it")
+        raise CapsuleError("it is not a regular file, and links are not followed: remove it")
     try:
         with path.open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -160,5 +160,5 @@ def _open(path: Path, artifact: Artifact, max_tokens: int) -> Capsule:
         raise CapsuleError(f"it cannot be mapped ({error}): bake it again") from error
     capsule = decode(mapped, artifact.id, artifact.decoder.states, max_tokens)
     if path != prefix_path(artifact, capsule.token_ids):
-        raise CapsuleError("its name is another prefix's: bake it again")
+        raise CapsuleError("its name does not match its tokens: bake it again")
     return capsule

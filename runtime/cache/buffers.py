@@ -1,16 +1,16 @@
-"""Where rows live: the one seam between what becomes of a row and the memory that holds its states.
+"""The buffers of rows: the interface between the accounting of rows and the memory that holds their states.
 
     clear, or restore -> runs of a binding -> copy_out -> move -> release -> discard
 
 Operations name rows and ranges of tokens. An array of a buffer never leaves an implementation: its memory may be the
-host's (host_buffers.py) or a device's, where copying means something else. What every implementation keeps to:
+host's (host_buffers.py) or a device's, where a copy works differently. Every implementation guarantees:
 
-- Buffers begin as zeros. Tokens beyond a row's length hold finite numbers, zeros or what earlier sequences left: a
-  graph may multiply them by zero, it reads nothing else of them.
-- Addresses stay, so a binding is good as long as the buffers: a captured CUDA graph replays the addresses it saw.
-- Operations, and runs of a session that is bound, take effect in the order in which they were called.
+- Buffers begin as zeros. Tokens beyond a row's length hold finite numbers (zeros, or values of earlier sequences): a
+  graph may multiply them by zero, and does not use them otherwise.
+- Addresses do not change, so a binding is valid as long as the buffers: a captured CUDA graph replays its addresses.
+- Operations, and runs of a bound session, take effect in the order of their calls.
 
-Which operation is allowed when is for its caller to keep (hybrid_cache.py does); an implementation need not check.
+The caller (hybrid_cache.py) calls an operation only when it is allowed; an implementation need not check this.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ HostArray: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 
 class Segment(Protocol):
-    """An immutable copy of a row's keys and values of num_tokens, and of its fixed states after the last of them.
+    """An immutable copy of a row's keys and values of num_tokens tokens, and of its fixed states after the last one.
 
-    Where it lies is the matter of the buffers that made it. Others see its size, hand it back, or drop it.
+    Only the buffers that made a segment know its memory. Other code reads its size, passes it back, or drops it.
     """
 
     @property
@@ -41,7 +41,7 @@ class Segment(Protocol):
 
 
 class Runnable(Protocol):
-    """What runs an onnxruntime.IOBinding: a Session."""
+    """Runs an onnxruntime.IOBinding: a Session."""
 
     def run(self, binding: Any, /) -> None: ...
 
@@ -49,29 +49,29 @@ class Runnable(Protocol):
 class RowBinding(ABC):
     """Consecutive rows of every state, bound to one onnxruntime.IOBinding as inputs and, in place, as outputs.
 
-    The step's other inputs and outputs are arrays of the host. They must stay where they are until others are bound
-    under their names.
+    The step's other inputs and outputs are host arrays. They must not move until others are bound under their names.
     """
 
     @abstractmethod
     def bind_input(self, name: str, array: HostArray) -> None:
-        """Have every run read an input from a C-contiguous array, as its content is when the run begins."""
+        """Bind an input to a C-contiguous array; every run reads its content at the start of the run."""
 
     @abstractmethod
     def bind_output(self, name: str, array: HostArray) -> None:
-        """Have every run write an output into a C-contiguous array of its shape."""
+        """Bind an output to a C-contiguous array of its shape; every run writes into it."""
 
     @abstractmethod
     def run(self, session: Runnable) -> None:
         """Run; outputs are in their arrays on return.
 
         Raises:
-            what the session raises; the states of the rows are then undefined: a row is moved or released next.
+            the errors of the session. The states of the rows are then undefined; the caller moves or releases these
+            rows.
         """
 
 
 class StateBuffers(ABC):
-    """All states of all rows. For one thread at a time, but to_host().
+    """All states of all rows. For one thread at a time, except to_host().
 
     Attributes:
         reserved_bytes: of address space, or of the device's memory.
@@ -81,61 +81,61 @@ class StateBuffers(ABC):
 
     @abstractmethod
     def clear(self, row: int) -> None:
-        """A free row is taken by a new sequence: its fixed states become zeros."""
+        """Set a free row's fixed states to zero, for a new sequence."""
 
     @abstractmethod
     def bind(self, io: Any, first_row: int, num_rows: int) -> RowBinding:
-        """Bind rows to an empty onnxruntime.IOBinding. What the rows hold when it runs counts, not what they do now."""
+        """Bind rows to an empty onnxruntime.IOBinding. A run uses the rows' content at the time of the run."""
 
     @abstractmethod
     def copy_out(self, row: int, start: int, end: int) -> Segment:
-        """Copy a row's keys and values of the tokens from start to its length `end`, and its fixed states."""
+        """Copy a row's fixed states, and its keys and values from token start to its length `end`."""
 
     @abstractmethod
     def restore(self, row: int, segments: Sequence[Segment]) -> None:
-        """A free row is taken by a sequence whose beginning these segments hold, one after the other.
+        """Fill a free row with the beginning of a sequence, from consecutive segments.
 
         Args:
             row: the row.
-            segments: at least one, all of them made by these buffers; of fixed states the last one's count.
+            segments: at least one, all made by these buffers. The fixed states come from the last one.
         """
 
     @abstractmethod
     def move(self, move: RowMove) -> None:
-        """Carry what a row holds into a free one; the row it came from is released."""
+        """Move a row's content to a free row, and release the source row."""
 
     @abstractmethod
     def release(self, row: int) -> None:
-        """A row's sequence has left: what the row holds is read no more. Its memory stays with it, see discard()."""
+        """Free a row, whose content is then not read any more. It keeps its memory; see discard()."""
 
     @abstractmethod
     def discard(self, row: int, start: int, end: int) -> None:
-        """Give back what memory can be given back of the tokens from start to end, which no sequence has any more."""
+        """Give back the memory of a row's unused tokens from start to end, as far as possible."""
 
     @abstractmethod
     def discard_states(self, row: int) -> None:
-        """Give back what memory can be given back of a free row's fixed states."""
+        """Give back the memory of a free row's fixed states, as far as possible."""
 
     @abstractmethod
     def to_host(self, segments: Sequence[Segment]) -> Iterator[memoryview]:
-        """What segments of these buffers hold, one after the other, as bytes. From any thread.
+        """The content of consecutive segments of these buffers, as bytes. From any thread.
 
         Yields:
-            one part a state, in the manifest's order: the bytes of a C-contiguous array of rows.row_shape() for all
-            tokens of the segments; of fixed states the last one's.
+            one part per state, in the manifest's order: the bytes of a C-contiguous array of rows.row_shape() for all
+            tokens of the segments. Fixed states are those of the last segment.
         """
 
     @abstractmethod
     def from_host(self, num_tokens: int, parts: Sequence[memoryview]) -> Segment:
-        """The segment whose parts these are.
+        """Make a segment from parts.
 
         Args:
-            num_tokens: that it has.
-            parts: what to_host() gives. They are never written, and may be used where they lie: a mapped file is then
+            num_tokens: tokens of the segment.
+            parts: as to_host() yields them. They are never written, and may be used in place: a mapped file is then
                 read when the segment is restored.
         """
 
 
-# What makes an engine's buffers: from the states, the rows, and max_model_len, the tokens that a row has room for. It
-# raises MemoryError where there is no room for them.
+# Makes an engine's buffers from its states, the number of rows, and max_model_len (tokens per row). Raises MemoryError
+# if they do not fit.
 BuffersFactory: TypeAlias = Callable[[Sequence[StateSpec], int, int], StateBuffers]

@@ -1,21 +1,21 @@
-"""Capsules: the state of a sequence as one blob of bytes, so that another process goes on where this one stopped.
+"""Capsules: the state of a sequence as one blob of bytes, with which another process can continue the sequence.
 
     magic         8 bytes     "QWCAPSUL"
     version       uint32
     num_tokens    uint32
-    compression   uint32      0: none; 1: the body is one frame of zstd, and of every part of it all first bytes come
-                              first, then all second ones: the exponents of floats, which are alike, lie together
+    compression   uint32      0: none; 1: the body is one zstd frame. Each part is in byte planes: all first bytes of
+                              its numbers, then all second bytes, ... Similar exponents of floats then lie together
     reserved      12 bytes
-    artifact      32 bytes    the id of the artifact whose states these are
+    artifact      32 bytes    the id of the artifact that the states belong to
     body          token ids   int32 [num_tokens]
                   states      in the manifest's order, C order: keys and values
                               [num_key_value_heads, num_tokens, width], the others as they are
-    digest        32 bytes    sha256 of all before it; in hexadecimal the capsule's name
+    digest        32 bytes    sha256 of everything before it; its hexadecimal form is the capsule's name
 
-Numbers are little-endian. The head has 64 bytes and every part of the body is filled up to a multiple of 64, so that an
-uncompressed capsule can be used where it lies, mapped from a file. Its size follows from the manifest and the number of
-tokens: known before anything is written, and checked before memory is taken. A digest shows damage, not malice: who can
-write capsules decides what the model believes it has read, so take them only from where you put them.
+Numbers are little-endian. The head has 64 bytes and every part of the body is padded to a multiple of 64, so that an
+uncompressed capsule can be used in place, mapped from a file. The manifest and the number of tokens determine its size,
+which is checked before memory is allocated. A digest detects damage, not forgery: anyone who can write capsules can
+change the model's state, so load them only from storage that you control.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ _MAGIC = b"QWCAPSUL"
 _HEAD = struct.Struct("<8sIII12x32s")
 _ALIGNMENT = 64  # bytes; a vector register, a cache line
 _DIGEST_BYTES = 32
-_TOKEN_BYTES = 4  # an id's
+_TOKEN_BYTES = 4  # of a token id
 _UNCOMPRESSED, _ZSTD = 0, 1
-# More costs several times the time and gains next to nothing: docs/capsules.md has the numbers.
+# Higher levels take several times longer and save almost nothing: docs/capsules.md has the numbers.
 _ZSTD_LEVEL = 1
 
 assert sys.byteorder == "little", "states are written as they lie in memory"
@@ -51,11 +51,11 @@ assert _HEAD.size % _ALIGNMENT == 0
 
 @dataclass(frozen=True, slots=True)
 class Capsule:
-    """A beginning of a sequence: its tokens, and what a row holds after them, in bytes.
+    """The beginning of a sequence: its tokens, and the bytes of a row's states after them.
 
     Attributes:
         token_ids: all of them.
-        parts: one a state, in the manifest's order, read-only: what StateBuffers.from_host() makes a segment of.
+        parts: one per state, in the manifest's order, read-only: the parts for StateBuffers.from_host().
     """
 
     token_ids: tuple[int, ...]
@@ -63,18 +63,18 @@ class Capsule:
 
 
 def capsule_bytes(states: Sequence[StateSpec], num_tokens: int) -> int:
-    """Size of an uncompressed capsule of so many tokens, in bytes."""
+    """Size of an uncompressed capsule of num_tokens tokens, in bytes."""
     return _HEAD.size + _body_bytes(states, num_tokens) + _DIGEST_BYTES
 
 
 def max_capsule_bytes(states: Sequence[StateSpec], num_tokens: int) -> int:
-    """Size of a capsule of so many tokens at most: what cannot be compressed becomes a little larger by trying."""
+    """Largest size of a capsule, in bytes: compression makes incompressible data slightly larger."""
     size = capsule_bytes(states, num_tokens)
     return size + size // 256 + 128
 
 
 def beginning_name(artifact_id: str, token_ids: Sequence[int]) -> str:
-    """What the beginning of a sequence is called, in hexadecimal: known before anything was computed."""
+    """Name of the beginning of a sequence, in hexadecimal. It does not depend on computed states."""
     return hashlib.sha256(bytes.fromhex(artifact_id) + np.asarray(token_ids, np.int32).tobytes()).hexdigest()
 
 
@@ -92,11 +92,11 @@ def encode(
         artifact_id: of the artifact, 64 hexadecimal digits.
         states: the manifest's.
         token_ids: all of them.
-        parts: what a row holds after them, as StateBuffers.to_host() gives it.
+        parts: a row's states after them, as StateBuffers.to_host() yields them.
         compress: with zstd.
 
     Raises:
-        CapsuleError: zstandard is to compress and is not installed.
+        CapsuleError: compress is set and zstandard is not installed.
     """
     compression = _ZSTD if compress else _UNCOMPRESSED
     head = _HEAD.pack(_MAGIC, VERSION, len(token_ids), compression, bytes.fromhex(artifact_id))
@@ -109,22 +109,23 @@ def encode(
 
 
 def decode(data: bytes | mmap.mmap, artifact_id: str, states: Sequence[StateSpec], max_tokens: int) -> Capsule:
-    """Read a capsule; unless it is compressed, its parts share memory with the data.
+    """Read a capsule. The parts of an uncompressed one share memory with the data.
 
     Args:
-        data: what `encode` gave.
-        artifact_id, states: of the artifact that is to go on with it.
-        max_tokens: it may have.
+        data: output of `encode`.
+        artifact_id, states: of the artifact that continues the sequence.
+        max_tokens: limit for its tokens.
 
     Raises:
-        CapsuleError: it is damaged, of another artifact or version, too long, or compressed without zstandard here.
+        CapsuleError: it is damaged, of another artifact or version, too long, or compressed and zstandard is not
+            installed.
     """
     view = memoryview(data).toreadonly()
     if len(view) < _HEAD.size + _DIGEST_BYTES or view[: len(_MAGIC)] != _MAGIC:
-        raise CapsuleError("this is no capsule, or only its beginning: write it again")
+        raise CapsuleError("this is not a capsule, or it is truncated: write it again")
     _, version, num_tokens, compression, artifact = _HEAD.unpack_from(view)
     if version != VERSION:
-        raise CapsuleError(f"the capsule has version {version} and {VERSION} is read: write it again")
+        raise CapsuleError(f"the capsule has version {version} instead of {VERSION}: write it again")
     if artifact.hex() != artifact_id:
         raise CapsuleError("the capsule is of another artifact: read the conversation again")
     if not 0 < num_tokens <= max_tokens:
@@ -136,9 +137,9 @@ def decode(data: bytes | mmap.mmap, artifact_id: str, states: Sequence[StateSpec
     else:
         has_right_size = len(view) == capsule_bytes(states, num_tokens)
     if not has_right_size:
-        raise CapsuleError("the capsule has not the size that its tokens need: write it again")
+        raise CapsuleError("the size of the capsule does not match its tokens: write it again")
     if hashlib.sha256(view[:-_DIGEST_BYTES]).digest() != view[-_DIGEST_BYTES:]:
-        raise CapsuleError("the capsule was damaged, for its sha256 is another: write it again")
+        raise CapsuleError("the capsule was damaged (its sha256 does not match): write it again")
     body = view[_HEAD.size : -_DIGEST_BYTES]
     if compression == _ZSTD:
         body = memoryview(_decompressed(bytes(body), _body_bytes(states, num_tokens)))
@@ -149,7 +150,7 @@ def decode(data: bytes | mmap.mmap, artifact_id: str, states: Sequence[StateSpec
 def _body(
     states: Sequence[StateSpec], token_ids: Sequence[int], parts: Iterable[memoryview], *, in_planes: bool
 ) -> Iterator[bytes | memoryview]:
-    """A body's parts in their order, each filled up."""
+    """Parts of a body in order, each followed by its padding."""
     tokens = np.asarray(token_ids, np.int32).data.cast("B")
     for part, (num_bytes, size) in zip(chain((tokens,), parts), _sizes(states, len(token_ids)), strict=True):
         assert len(part) == num_bytes, f"a part has {len(part)} bytes and should have {num_bytes}"
@@ -158,7 +159,7 @@ def _body(
 
 
 def _read(body: memoryview, states: Sequence[StateSpec], num_tokens: int, *, in_planes: bool) -> Iterator[memoryview]:
-    """The parts of a body of the right size; where they lie, unless their bytes were reordered."""
+    """Parts of a body that has the right size: views, unless the bytes must be reordered."""
     offset = 0
     for num_bytes, size in _sizes(states, num_tokens):
         part = body[offset : offset + num_bytes]
@@ -167,10 +168,10 @@ def _read(body: memoryview, states: Sequence[StateSpec], num_tokens: int, *, in_
 
 
 def _transposed(part: memoryview, num_columns: int) -> memoryview:
-    """Bytes as rows of so many columns, column by column.
+    """Transpose bytes, read as rows of num_columns bytes.
 
-    Of a part whose numbers are its rows these are planes: all first bytes, then all second ones. Planes as its rows are
-    the numbers again.
+    With one number per row, the result is byte planes: all first bytes, then all second bytes, ... With one plane per
+    row, the result is the numbers again.
     """
     return np.ascontiguousarray(np.frombuffer(part, np.uint8).reshape(-1, num_columns).T).reshape(-1).data
 
@@ -180,7 +181,7 @@ def _body_bytes(states: Sequence[StateSpec], num_tokens: int) -> int:
 
 
 def _sizes(states: Sequence[StateSpec], num_tokens: int) -> Iterator[tuple[int, int]]:
-    """Bytes of a body's parts, and of a number in each: token ids, then the states of a sequence of so many tokens."""
+    """Bytes of each part of a body and of one number in it: the token ids, then the states."""
     yield _TOKEN_BYTES * num_tokens, _TOKEN_BYTES
     for spec in states:
         yield row_bytes(spec, num_tokens), item_bytes(spec)
@@ -191,7 +192,7 @@ def _aligned(num_bytes: int) -> int:
 
 
 def _compressed(body: bytes) -> bytes:
-    """One frame of zstd, which names the body's size."""
+    """One zstd frame, with the body's size in its header."""
     try:
         import zstandard
     except ImportError as error:
@@ -200,14 +201,14 @@ def _compressed(body: bytes) -> bytes:
 
 
 def _decompressed(frame: bytes, num_bytes: int) -> bytes:
-    """What a frame holds, if that is so many bytes: its own header is asked before memory is taken."""
+    """The content of a frame, if its header gives this size; checked before memory is allocated."""
     try:
         import zstandard
     except ImportError as error:
         raise CapsuleError("the capsule is compressed and needs zstandard: pip install 'qwonnx[capsules]'") from error
     try:
         if zstandard.get_frame_parameters(frame).content_size != num_bytes:
-            raise CapsuleError("the capsule holds another number of bytes than its tokens need: write it again")
+            raise CapsuleError("the uncompressed size of the capsule does not match its tokens: write it again")
         body = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise CapsuleError(f"the capsule cannot be decompressed ({error}): write it again") from error

@@ -1,6 +1,6 @@
-"""Rows in the host's memory: one array a state, reserved whole, which costs memory page by page as it is touched.
+"""Rows in host memory: one array per state, reserved as a whole; a page takes memory when it is first written.
 
-The only module that slices states, and that binds memory to a graph as the host's.
+Only this module slices states and binds host memory to a graph.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qwonnx.runtime.cache.rows import RowMove, is_growing, row_shape
 
 @dataclass(frozen=True, slots=True)
 class HostSegment:
-    """Arrays that nobody writes: copies of a row's, or views of bytes that came from elsewhere."""
+    """Arrays that are never written: copies of a row's arrays, or views of bytes from outside."""
 
     num_tokens: int
     arrays: Mapping[str, HostArray]  # rows.row_shape() each, by the state's name
@@ -30,7 +30,7 @@ class HostSegment:
 
 
 class HostBinding(RowBinding):
-    """Arrays of the host under the names of a graph's inputs and outputs, used where they lie.
+    """Binds host arrays in place, under the names of a graph's inputs and outputs.
 
     Args:
         io: an onnxruntime.IOBinding.
@@ -103,7 +103,7 @@ class HostBuffers(StateBuffers):
             pages.array[move.target] = pages.array[move.source]
 
     def release(self, row: int) -> None:
-        """Nothing: the next sequence clears what it reads."""
+        """Do nothing: the next sequence clears the states that it reads."""
 
     def discard(self, row: int, start: int, end: int) -> None:
         for pages in self._growing.values():

@@ -1,12 +1,12 @@
-"""The hybrid cache: the account of every running sequence's states, one row each, in buffers that the graph updates.
+"""The hybrid cache: accounting of running sequences' states, one row each, in buffers that the graph updates.
 
-Keys and values have room for max_model_len tokens a row and are never cleared, since nothing reads past a row's length.
-Convolution and recurrent states have a fixed size and start from zeros. Rows 0..n-1 hold the n running sequences, so a
-step binds consecutive rows without a copy; the row of a sequence that leaves is filled by a move. One spare row makes
-exchanging two possible. What rows left behind keeps its memory until others need the bytes.
+Keys and values have room for max_model_len tokens per row and are never cleared: a graph does not use tokens past a
+row's length. Convolution and recurrent states have a fixed size and start from zeros. Rows 0..n-1 hold the n running
+sequences, so a step binds consecutive rows without a copy; when a sequence leaves, a move fills its row. A spare row
+makes it possible to exchange two rows. A freed row keeps its memory until other rows need the bytes.
 
-The cache knows lengths and bytes, and nothing else of the sequences; the scheduler decides which row each of them has.
-Where the bytes lie, the buffers know.
+The cache knows only lengths and bytes of the sequences; the scheduler decides the row of each one. The buffers know the
+memory.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from qwonnx.runtime.errors import SettingsError
 
 
 class HybridCache:
-    """Rows for running sequences, and one to spare.
+    """Rows for running sequences, and one spare row.
 
     Args:
         states: the manifest's states.
         max_num_seqs: rows for running sequences.
         max_model_len: tokens a row has room for.
-        max_bytes: of memory. The scheduler sees to it that the rows in use need no more; what ended ones left goes
-            before others take it. While two rows change places, the spare one may take some beside it.
-        make_buffers: where the rows live.
+        max_bytes: memory limit. The scheduler keeps the rows in use within it; memory of freed rows is given back
+            before other rows take it. While two rows are exchanged, the spare row may exceed the limit.
+        make_buffers: makes the memory of the rows.
 
     Attributes:
-        buffers: they; what changes a row's length or takes memory is done by the cache alone.
+        buffers: the memory of the rows. Only the cache calls operations that change a row's length or take memory.
 
     Raises:
         SettingsError: the buffers do not fit into the address space, or the device's memory.
@@ -57,7 +57,7 @@ class HybridCache:
                 f"no room for {max_num_seqs} sequences of {max_model_len} tokens: lower max_num_seqs or max_model_len"
             ) from error
         self._lengths: list[int | None] = [None] * num_rows
-        self._touched: list[int | None] = [None] * num_rows  # tokens whose keys and values take memory, as _lengths
+        self._touched: list[int | None] = [None] * num_rows  # tokens per row whose keys and values take memory
 
     def begin(self, row: int) -> None:
         """Take a free row for a new sequence."""
@@ -66,14 +66,14 @@ class HybridCache:
         self._set_length(row, 0)
 
     def copy_out(self, row: int, start: int) -> Segment:
-        """A copy of what a row in use holds from position `start` on."""
+        """Copy the content of a row in use, from position `start` on."""
         length = self._lengths[row]
         assert length is not None, f"row {row} is free"
         assert start < length, f"row {row} holds {length} tokens, none from {start} on"
         return self.buffers.copy_out(row, start, length)
 
     def restore(self, row: int, segments: Sequence[Segment]) -> None:
-        """Take a free row for a sequence whose beginning these segments hold, one after the other."""
+        """Take a free row and fill it with the beginning of a sequence, from consecutive segments."""
         assert self._lengths[row] is None, f"row {row} is in use"
         num_tokens = sum(segment.num_tokens for segment in segments)
         self.prepare(num_tokens)
@@ -81,7 +81,7 @@ class HybridCache:
         self._set_length(row, num_tokens)
 
     def segment_bytes(self, num_tokens: int) -> int:
-        """Bytes of a segment of so many tokens."""
+        """Bytes of a segment of num_tokens tokens."""
         return self._cost.bytes_of(num_tokens)
 
     def advance(self, row: int, num_tokens: int) -> None:
@@ -92,7 +92,7 @@ class HybridCache:
         self._set_length(row, length + num_tokens)
 
     def prepare(self, num_tokens: int) -> None:
-        """Before so many tokens are written: give back what ended rows left, if there are not bytes for both."""
+        """Make room for num_tokens new tokens: give back memory that rows no longer use, if both do not fit."""
         if self._bytes_of(self._touched) + num_tokens * self._cost.bytes_per_token <= self._max_bytes:
             return
         for row, touched in enumerate(self._touched):
@@ -104,7 +104,7 @@ class HybridCache:
                 self._touched[row] = length
 
     def release(self, row: int) -> None:
-        """Free a row, whatever its sequence left in it; a row that was never begun is free already."""
+        """Free a row; its content stays until others need the memory. A row that was never begun is already free."""
         if self._lengths[row] is not None:
             self.buffers.release(row)
             self._lengths[row] = None

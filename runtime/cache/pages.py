@@ -1,4 +1,4 @@
-"""Arrays of zeros on memory that the system gives page by page as it is written, and takes back when told to."""
+"""Arrays of zeros: each page takes memory when it is first written, and can be given back to the system."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ class PagedArray:
         self.array = self.array.view(dtype).reshape(shape)
 
     def discard(self, start: int, end: int, limit: int) -> None:
-        """Give back the pages of a range of bytes, whose content is lost.
+        """Give back the pages of a range of bytes. Their content is lost.
 
         Args:
-            start, end: the range. A page that it shares with bytes before it stays.
-            limit: bytes from here on are someone else's; up to here a page that the range only begins goes as well.
+            start, end: the range. A page that it shares with earlier bytes stays.
+            limit: first byte after the range that is in use. The last page of the range goes too if it ends before this
+                byte.
         """
         first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
         last = min(-(-end // mmap.PAGESIZE), limit // mmap.PAGESIZE) * mmap.PAGESIZE

@@ -1,13 +1,13 @@
-"""Snapshots of sequences, found by their tokens: what a prompt that begins like an earlier one need not compute again.
+"""Snapshots of sequences, found by their tokens, so that a prompt need not compute a known beginning again.
 
-A snapshot is an immutable copy, at a token position, of what a row holds: keys and values up to there, and the
-convolution and recurrent states at that moment. A recurrent state cannot be cut back, so a prompt goes on only from a
-position at which one was taken. Snapshots of one text form a chain: each holds the keys and values since the one
-before it, so a long conversation is stored once.
+A snapshot is an immutable copy of a row's content at a token position: keys and values up to there, and the convolution
+and recurrent states at that moment. A recurrent state cannot be truncated, so a prompt can continue only from the
+position of a snapshot. Snapshots of one text form a chain: each holds the keys and values since the one before it, so a
+long conversation is stored once.
 
-Prompts are compared token by token, not by a hash: nobody can make one that is taken for another. Under the budget of
-bytes the snapshot that was used longest ago goes first, unless others continue it or a running sequence came by it.
-Permanent snapshots, which lie in mapped files, are found like others; they never go, and are outside the budget.
+Prompts are compared token by token, not by a hash, so a prompt cannot be mistaken for another. When the byte budget is
+full, the least recently used snapshot is evicted, unless other snapshots continue it or a running sequence uses it.
+Permanent snapshots, in mapped files, are found like others; they are never evicted, and are outside the budget.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import numpy as np
 
 from qwonnx.runtime.cache.buffers import Segment
 
-TOKEN_BYTES = 4  # that an id takes beside the states
+TOKEN_BYTES = 4  # of a token id, stored with the states
 
 
 @dataclass(slots=True, eq=False)
 class Snapshot:
-    """One position of one text. The cache alone changes it.
+    """One position of one text. Only the cache changes it.
 
     Attributes:
         parent: the snapshot before it, None at the beginning.
@@ -32,9 +32,9 @@ class Snapshot:
         position: tokens up to here, the parent's included.
         segment: the row's content since the parent, and its states here.
         children: snapshots that continue it, by their tokens.
-        pins: running sequences that came by it.
+        pins: running sequences that use it.
         last_use: grows with every use.
-        is_permanent: it never goes, and takes nothing of the budget.
+        is_permanent: it is never evicted, and is outside the budget.
     """
 
     parent: Snapshot | None
@@ -51,7 +51,7 @@ class Snapshot:
         return self.segment.num_bytes + len(self.tokens)
 
     def chain(self) -> list[Snapshot]:
-        """From the beginning to this one."""
+        """The snapshots from the beginning to this one."""
         found: list[Snapshot] = []
         node: Snapshot | None = self
         while node is not None:
@@ -62,9 +62,9 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class PrefixCacheAccount:
-    """What the cache holds at one moment; tokens_found is a total since it was made.
+    """Accounting of the cache at one moment; tokens_found is a total since its creation.
 
-    used_bytes is what counts against max_bytes: permanent snapshots do not.
+    used_bytes counts against max_bytes and does not include permanent snapshots.
     """
 
     num_snapshots: int
@@ -79,7 +79,7 @@ class PrefixCache:
     """All snapshots of an engine. For one thread at a time.
 
     Args:
-        max_bytes: of copies and tokens together; 0 keeps nothing.
+        max_bytes: limit for copies and tokens together; 0 keeps nothing.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -90,9 +90,9 @@ class PrefixCache:
         self._tokens_found = 0
 
     def find(self, token_ids: Sequence[int]) -> Snapshot | None:
-        """The longest snapshot of a proper beginning of these tokens, now in use; None if there is none.
+        """The longest snapshot that matches a proper prefix of these tokens, or None; counts as a use.
 
-        At least one token is left, whose logits are wanted.
+        At least one token is left to compute: the caller needs its logits.
         """
         found = self.longest(token_ids, len(token_ids) - 1)
         if found is not None:
@@ -101,19 +101,19 @@ class PrefixCache:
         return found
 
     def longest(self, token_ids: Sequence[int], max_position: int) -> Snapshot | None:
-        """The longest snapshot of a beginning of these tokens, up to a position; it does not count as a use."""
+        """The longest snapshot up to a position that matches a prefix of these tokens, or None; not a use."""
         within = (
             node for node in self._matching(self._beginnings, _as_bytes(token_ids), 0) if node.position <= max_position
         )
         return max(within, key=lambda node: node.position, default=None)
 
     def store(self, parent: Snapshot | None, token_ids: Sequence[int], segment: Segment) -> Snapshot | None:
-        """Keep a copy; returns the snapshot of that position, None where the budget has no room for it.
+        """Keep a copy; return its snapshot, or None if it does not fit the budget.
 
         Args:
-            parent: the snapshot that the sequence came by last; it must be pinned, so that it is still there.
+            parent: the last snapshot of the sequence; it must be pinned, so that it still exists.
             token_ids: since the parent, at least one.
-            segment: what the row holds since the parent.
+            segment: content of the row since the parent.
         """
         if (known := self.known(parent, token_ids)) is not None:
             return known
@@ -127,29 +127,29 @@ class PrefixCache:
         return node
 
     def add_permanent(self, token_ids: Sequence[int], segment: Segment) -> None:
-        """Keep the snapshot of a beginning for good, whatever the budget. To be called before any other is stored.
+        """Keep the snapshot of a beginning permanently, outside the budget. Call this before store().
 
         Args:
             token_ids: from the first on, at least one.
-            segment: what the row holds after them.
+            segment: content of the row after them.
         """
         tokens = _as_bytes(token_ids)
         assert tokens not in self._beginnings, "this beginning is kept already"
         self._beginnings[tokens] = Snapshot(None, tokens, len(token_ids), segment, is_permanent=True)
 
     def known(self, parent: Snapshot | None, token_ids: Sequence[int]) -> Snapshot | None:
-        """The snapshot of these tokens after the parent, now in use; None if there is none."""
+        """The snapshot of these tokens after the parent, or None; counts as a use."""
         node = self._children(parent).get(_as_bytes(token_ids))
         if node is not None:
             self._touch(node)
         return node
 
     def has_room_for(self, num_bytes: int) -> bool:
-        """Whether a snapshot of this size can be stored, if others go; asked before copies are made."""
+        """Whether a snapshot of this size fits after evictions. Callers ask before they make a copy."""
         return num_bytes <= self.max_bytes - self._kept_bytes()
 
     def pin(self, node: Snapshot) -> None:
-        """Keep a snapshot, and all before it, while a sequence runs that came by it."""
+        """Keep a snapshot, and all before it, while a running sequence uses it."""
         node.pins += 1
 
     def unpin(self, node: Snapshot) -> None:
@@ -168,7 +168,7 @@ class PrefixCache:
         )
 
     def violations(self) -> list[str]:
-        """What is wrong with the accounts, for tests; empty when all is well."""
+        """Errors in the accounting, for tests; empty if it is consistent."""
         nodes = list(self._all())
         found = []
         if (held := sum(node.num_bytes for node in nodes if not node.is_permanent)) != self._used_bytes:
@@ -182,7 +182,7 @@ class PrefixCache:
         return found
 
     def _matching(self, children: dict[bytes, Snapshot], tokens: bytes, start: int) -> Iterator[Snapshot]:
-        """All snapshots below whose tokens these are; few, so their lengths are tried in turn."""
+        """All snapshots below that match the tokens. They have few different lengths, so each length is tried."""
         for length in {len(key) for key in children}:
             node = children.get(tokens[start : start + length])
             if node is not None:
@@ -212,7 +212,7 @@ class PrefixCache:
         return self._beginnings if parent is None else parent.children
 
     def _kept_bytes(self) -> int:
-        """Of snapshots that cannot go and count: pinned ones and those before them."""
+        """Bytes in the budget that cannot be evicted: pinned snapshots and those before them."""
         kept = {each for node in self._all() if node.pins for each in node.chain() if not each.is_permanent}
         return sum(node.num_bytes for node in kept)
 

@@ -1,6 +1,6 @@
-"""Rows in plain integers: how a state of a row is laid out, what a row costs, where it moves, what all of them hold.
+"""Rows in plain integers: the layout of a row's states, its cost in bytes, its moves, and an account of all rows.
 
-A row holds the states of one sequence. Nothing here knows arrays, so that who only counts need not load any.
+A row holds the states of one sequence. This module does not know arrays, so code that only counts need not load numpy.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ _ITEM_BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int32": 4, "i
 
 
 def is_growing(spec: StateSpec) -> bool:
-    """True for keys and values, of which every token adds one; False for states of a fixed size."""
+    """True for keys and values, which grow with every token; False for states of a fixed size."""
     return spec.kind in ("key", "value")
 
 
 def row_shape(spec: StateSpec, num_tokens: int) -> tuple[int, ...]:
-    """Shape of one row's state with room for so many tokens: `[num_key_value_heads, num_tokens, width]` if it grows."""
+    """Shape of one row's state for num_tokens tokens: `[num_key_value_heads, num_tokens, width]` if it grows."""
     return tuple(num_tokens if size == "max_model_len" else int(size) for size in spec.shape[1:])
 
 
 def row_bytes(spec: StateSpec, num_tokens: int) -> int:
-    """Bytes of one row's state with room for so many tokens."""
+    """Bytes of one row's state for num_tokens tokens."""
     return math.prod(row_shape(spec, num_tokens)) * item_bytes(spec)
 
 
@@ -42,12 +42,12 @@ class RowCost:
     bytes_per_token: int
 
     def bytes_of(self, num_tokens: int) -> int:
-        """What a row of so many tokens takes."""
+        """Bytes of a row of num_tokens tokens."""
         return self.bytes_per_row + self.bytes_per_token * num_tokens
 
 
 def row_cost(states: Sequence[StateSpec]) -> RowCost:
-    """What rows with these states cost."""
+    """The cost of rows with these states."""
     return RowCost(
         bytes_per_row=sum(row_bytes(spec, 0) for spec in states if not is_growing(spec)),
         bytes_per_token=sum(row_bytes(spec, 1) for spec in states if is_growing(spec)),
@@ -67,8 +67,8 @@ class RowMove:
 class CacheSnapshot:
     """The accounting at one moment: tokens in each row (None for a free one), and bytes.
 
-    reserved_bytes is address space; used_bytes is what the rows in use need of it; touched_bytes is what has been
-    written since it was last given back, and takes memory; max_bytes is what both may be.
+    reserved_bytes is address space; used_bytes is the part that the rows in use need; touched_bytes was written and not
+    given back, so it takes memory; max_bytes limits both.
     """
 
     row_lengths: tuple[int | None, ...]

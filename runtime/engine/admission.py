@@ -1,6 +1,6 @@
-"""Admission: what a request must be to be accepted, checked in the caller's thread before the engine hears of it.
+"""Admission: checks of a request in the caller's thread, before the engine gets it.
 
-Knows the tokenizer's ids and how long a sequence may be; nothing of rows, of what else runs, or of any API.
+This module knows the tokenizer's ids and the length limit. It does not know rows, other requests or any API.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from qwonnx.runtime.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """One engine's.
+    """The admission of requests to one engine.
 
     Attributes:
         tokenizer: of prompts and answers.
         eos_token_ids: the model's own end tokens.
         num_tokens: ids below this are accepted and sampled; the embedding has rows beyond the tokenizer's tokens.
         max_model_len: tokens of prompt and answer together.
-        grammars: what compiles guides.
+        grammars: compiler of guides.
     """
 
     tokenizer: Tokenizer
@@ -46,7 +46,7 @@ class Admission:
         boundaries: tuple[int, ...],
         deadline: float | None,
     ) -> Generation:
-        """A request that can be served, ready to be scheduled; of the arguments see Engine.submit().
+        """Check a request and prepare it for the scheduler. For the other arguments, see Engine.submit().
 
         Args:
             boundaries: ascending positions within the prompt at which its state is kept.
@@ -72,7 +72,7 @@ class Admission:
         )
 
     def settle_max_tokens(self, prompt: abc.Sequence[int], params: SamplingParams) -> int:
-        """How many tokens an answer may have: what was asked for, or what room there is.
+        """The token limit of an answer: the requested one, or the remaining room.
 
         Raises:
             InvalidRequestError: an empty prompt, an unknown token id, or more tokens than max_model_len.
@@ -99,5 +99,5 @@ class Admission:
         return params.max_tokens or room
 
     def unknown_token(self, token_ids: abc.Iterable[int]) -> int | None:
-        """The first id that is not one of the tokenizer's."""
+        """The first id that the tokenizer does not know, or None."""
         return next((token for token in token_ids if not 0 <= token < self.num_tokens), None)

@@ -2,11 +2,11 @@
 
     submit -> step: take in -> schedule -> run -> sample -> commit -> deliver
 
-One thread owns the session, the cache and the scheduler; other threads leave word in the mailbox. A step that fails
-ends the requests that were in it and no others.
+One thread owns the session, the cache and the scheduler; other threads use the mailbox. A step that fails ends only the
+requests in it.
 
-What a request must be is the matter of admission.py. The file is longer than most all the same: it is what callers
-see, described in full, and one order of events that parts would hide.
+admission.py checks requests. This file is longer than most: it documents the whole public interface, and it keeps the
+order of events in one place.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ from qwonnx.runtime.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-# Steps that fail one after the other until the session, rather than what it was asked, is held to be broken.
+# After this many failed steps in a row, the session counts as broken.
 _BROKEN_AFTER = 3
 
 
 class Engine:
-    """One artifact, ready to answer. Made by open(); a context manager that closes itself."""
+    """One artifact, ready to answer. open() makes it; as a context manager it closes itself."""
 
     def __init__(
         self,
@@ -95,9 +95,9 @@ class Engine:
             settings.max_num_seqs,
             facts.vocab_size,
         )
-        self._generations: dict[str, Generation] = {}  # by request id, those the scheduler knows
+        self._generations: dict[str, Generation] = {}  # by request id, those that the scheduler knows
         self._metrics = EngineMetrics()
-        self._failures = 0  # steps that failed since one did not
+        self._failures = 0  # failed steps in a row
         self._is_warm = False
         max_queued = settings.max_queued_requests
         self._mailbox = Mailbox(max_queued + settings.max_num_seqs, max_queued)
@@ -110,16 +110,16 @@ class Engine:
         *,
         make_buffers: BuffersFactory = HostBuffers,
     ) -> Engine:
-        """Load an artifact: session, states, baked prefixes, tokenizer, template. Starts no thread.
+        """Load an artifact: session, states, baked prefixes, tokenizer, template. Does not start a thread.
 
         Args:
             folder: the artifact.
             settings: the defaults if None.
-            make_buffers: where the rows live, which must be where the settings' first provider reads them.
+            make_buffers: makes the memory of the rows, which the settings' first provider must be able to read.
 
         Raises:
-            ArtifactError: the folder is no artifact that this version reads.
-            SettingsError: a setting the model or the machine cannot meet.
+            ArtifactError: the folder is not an artifact, or this version cannot read it.
+            SettingsError: the model or the machine cannot meet a setting.
             TokenizerError, TemplateError, SessionError: a file of the artifact cannot be used.
         """
         settings = settings or RuntimeSettings()
@@ -129,12 +129,12 @@ class Engine:
 
     @property
     def is_ready(self) -> bool:
-        """True once a token went through the whole path, while steps succeed and until the engine is closed."""
+        """True after warm_up() has succeeded, while steps succeed, and until the engine is closed."""
         return self._is_warm and not self._mailbox.is_closed and self._failures < _BROKEN_AFTER
 
     @property
     def num_live_requests(self) -> int:
-        """Requests that were accepted and have not finished, waiting ones included."""
+        """Accepted requests that have not finished, including waiting ones."""
         return self._mailbox.num_live
 
     def start(self) -> None:
@@ -146,7 +146,7 @@ class Engine:
         self._mailbox.start(self._serve)
 
     def close(self) -> None:
-        """Stop the thread; whatever waits or runs ends with ABORT. Returns when that is done; idempotent."""
+        """Stop the thread and end all requests with ABORT. Returns when that is done; idempotent."""
         thread = self._mailbox.close()
         if thread is None:
             self._end_all(FinishReason.ABORT)
@@ -163,18 +163,19 @@ class Engine:
         snapshot_at: abc.Sequence[int] = (),
         deadline: float | None = None,
     ) -> str:
-        """Accept a request, from any thread, and return its id. Starts no thread: start() does.
+        """Accept a request, from any thread, and return its id. Does not start a thread; start() does.
 
         Args:
-            prompt_token_ids: at least one, all of the tokenizer's.
+            prompt_token_ids: at least one id; the tokenizer must know all of them.
             params: sampling and where to stop.
-            on_output: called on the engine thread with every delta, of which exactly one, the last, has a
-                finish_reason. It must not block. If it raises, the request is aborted.
-            request_id: unique among live requests; made up if None.
-            snapshot_at: positions of the prompt from which other prompts are likely to go on differently, such as the
-                ends of a chat's turns: there its state is kept, as it is every few thousand tokens anyway.
-            deadline: of time.monotonic(): the request ends with DEADLINE within a step of it, with what there is of
-                its answer, also if it still waits.
+            on_output: called on the engine thread with every delta. The last one, and only that, has a finish_reason.
+                It must not block. If it raises, the request is aborted.
+            request_id: unique among live requests; generated if None.
+            snapshot_at: positions in the prompt at which to keep its state, in addition to every few thousand tokens.
+                Good positions are those after which other prompts are likely to differ, such as the ends of a chat's
+                turns.
+            deadline: a time.monotonic() value. Within one step after it, the request ends with DEADLINE and the answer
+                so far, even if the request still waits.
 
         Raises:
             InvalidRequestError: an empty prompt, an unknown token id, more tokens than max_model_len, or a guide that
@@ -191,11 +192,11 @@ class Engine:
         return generation.request_id
 
     def compile_guide(self, guide: Guide) -> Future[Any]:
-        """Begin to check and compile a guide, in a thread of the engine's own; submit() waits for that otherwise.
+        """Start to check and compile a guide in an engine's thread. Otherwise submit() compiles it and waits.
 
         Raises:
-            InvalidRequestError: of the future: the guide cannot be followed.
-            QueueFullError: too many are being compiled.
+            InvalidRequestError: raised by the future: the guide cannot be followed.
+            QueueFullError: too many guides are being compiled.
             EngineClosedError: the engine was closed.
         """
         return self._grammars.compile(guide)
@@ -207,13 +208,13 @@ class Engine:
     def generate(
         self, prompt_token_ids: abc.Sequence[int], params: SamplingParams, *, deadline: float | None = None
     ) -> abc.Iterator[RequestOutput]:
-        """Submit on the first next(), and yield outputs up to the last; closing the iterator aborts.
+        """Submit on the first next() and yield all outputs; closing the iterator aborts the request.
 
         Args:
             prompt_token_ids, params, deadline: see submit().
 
         Raises:
-            what submit() raises.
+            the errors of submit().
         """
         outputs: queue.SimpleQueue[RequestOutput] = queue.SimpleQueue()
         self.start()
@@ -228,7 +229,7 @@ class Engine:
             self.abort(request_id)
 
     def warm_up(self) -> None:
-        """Send a prompt of one token and its answer through the whole path; is_ready is true afterwards.
+        """Run a request with a prompt of one token through the whole path; is_ready is true afterwards.
 
         Raises:
             SessionError: the model cannot answer.
@@ -240,9 +241,9 @@ class Engine:
         self._is_warm = True
 
     def step(self) -> list[RequestOutput]:
-        """Take in what was submitted and aborted, run one step, deliver its outputs, and return them.
+        """Take in new and aborted requests, run one step, deliver its outputs, and return them.
 
-        The engine thread calls this; without one, whoever drives the engine may.
+        The engine thread calls this. Without an engine thread, the caller may.
         """
         deliveries = self._take_in()
         while (sequence := self._scheduler.overflowing()) is not None:
@@ -255,20 +256,20 @@ class Engine:
         return [output for _, output in deliveries]
 
     def check(self) -> list[str]:
-        """What is wrong with the accounts between two steps, for tests; empty when all is well. From any thread."""
+        """Errors in the accounting between two steps, for tests; empty if it is consistent. From any thread."""
         return self._mailbox.ask(self._violations)
 
     def save_capsule(self, token_ids: abc.Sequence[int], *, compress: bool = False) -> bytes | None:
-        """The kept state of the longest beginning of these tokens as a capsule, None if none is kept.
+        """The longest kept prefix of these tokens as a capsule, or None if no state is kept.
 
-        From any thread; it waits for the step that runs.
+        From any thread; waits for the running step.
 
         Args:
-            token_ids: of a prompt that was read; `snapshot_at` said where its state is kept.
-            compress: with zstd; `load_capsule` sees by itself.
+            token_ids: of a prompt that was read; its `snapshot_at` chose the positions.
+            compress: with zstd; `load_capsule` detects it.
 
         Raises:
-            CapsuleError: zstandard is to compress and is not installed.
+            CapsuleError: compress is set and zstandard is not installed.
             EngineClosedError: the engine was closed.
         """
         segments = self._mailbox.ask(lambda: self._reuse.kept_segments(token_ids))
@@ -279,7 +280,7 @@ class Engine:
         return encode(self.artifact.id, self.artifact.decoder.states, kept, parts, compress=compress)
 
     def kept_tokens(self, token_ids: abc.Sequence[int]) -> int:
-        """How many of these tokens need not be computed again, by what is kept; from any thread.
+        """Number of tokens in the longest kept prefix of these tokens; from any thread.
 
         Raises:
             EngineClosedError: the engine was closed.
@@ -287,7 +288,7 @@ class Engine:
         return self._mailbox.ask(lambda: self._reuse.kept_tokens(token_ids))
 
     def is_baked(self, token_ids: abc.Sequence[int]) -> bool:
-        """Whether the artifact itself brings the state after exactly these tokens; from any thread.
+        """Whether the artifact has a baked prefix of exactly these tokens; from any thread.
 
         Raises:
             EngineClosedError: the engine was closed.
@@ -295,12 +296,12 @@ class Engine:
         return self._mailbox.ask(lambda: self._reuse.is_permanent(token_ids))
 
     def load_capsule(self, data: bytes) -> int:
-        """Take up a capsule: prompts that begin with its tokens go on from there, as long as the prefix cache keeps it.
+        """Load a capsule: prompts that begin with its tokens continue from there while the prefix cache keeps it.
 
-        From any thread; it waits for the step that runs.
+        From any thread; waits for the running step.
 
         Returns:
-            How many tokens it has, 0 if prefix_cache_bytes has no room for it.
+            Its number of tokens, 0 if it does not fit prefix_cache_bytes.
 
         Raises:
             CapsuleError: it is damaged, or of another artifact.
@@ -312,7 +313,7 @@ class Engine:
         return self._mailbox.ask(lambda: self._reuse.take_up(capsule))
 
     def metrics(self) -> MetricsSnapshot:
-        """What the engine has counted; from any thread."""
+        """The engine's counters; from any thread."""
         rows = self._cache.snapshot()
         return self._metrics.snapshot(
             num_waiting=self._scheduler.num_waiting + self._mailbox.num_arrived,
@@ -322,11 +323,11 @@ class Engine:
         )
 
     def row_account(self) -> CacheSnapshot:
-        """What the rows hold, between two steps."""
+        """Accounting of the rows, between two steps."""
         return self._cache.snapshot()
 
     def prefix_account(self) -> PrefixCacheAccount:
-        """What the prefix cache holds, between two steps."""
+        """Accounting of the prefix cache, between two steps."""
         return self._reuse.account()
 
     def __enter__(self) -> Engine:
@@ -343,7 +344,7 @@ class Engine:
         return found + self._reuse.violations(self._generations.values())
 
     def _begin(self, sequence: Sequence, row: int) -> None:
-        """Before a sequence's first chunk is cut; again, if it had to give its row back."""
+        """Restore what is known of a sequence, before its first chunk and again after a preemption."""
         generation = self._generations[sequence.request_id]
         sequence.num_computed = self._reuse.begin(generation, row)
         if not generation.has_begun:
@@ -425,12 +426,12 @@ class Engine:
         return generation.end(reason, error)
 
     def _forget(self, generation: Generation) -> None:
-        """Give a finished request's row back."""
+        """Free the row of a finished request."""
         self._leave_row(generation, self._scheduler.remove)
         del self._generations[generation.request_id]
 
     def _preempt(self, generation: Generation) -> None:
-        """Give a running request's row to others; it goes on from what the prefix cache kept, or from its tokens."""
+        """Take a running request's row; it continues later from the prefix cache, or from its tokens."""
         self._metrics.preemptions += 1
         row = self._scheduler.row_of(generation.sequence)
         if row is not None and generation.sequence.num_computed:
@@ -438,8 +439,8 @@ class Engine:
         self._leave_row(generation, self._scheduler.preempt)
 
     def _read_one_by_one(self, generations: abc.Sequence[Generation]) -> None:
-        """After a step that failed: one of its prompts may be at fault, so each is read again by itself."""
-        for generation in sorted(generations, key=lambda each: -each.sequence.arrival):  # the first to come waits first
+        """After a failed step, read each of its prompts again alone: one of them may be the cause."""
+        for generation in sorted(generations, key=lambda each: -each.sequence.arrival):  # the oldest is put back last
             generation.sequence.reads_alone = True
             self._leave_row(generation, self._scheduler.preempt)
 
@@ -463,7 +464,7 @@ class Engine:
             self.abort(generation.request_id)
 
     def _end_all(self, reason: FinishReason, error: str | None = None) -> None:
-        for generation in self._mailbox.drain():  # those whose last output a fault kept from being delivered, too
+        for generation in self._mailbox.drain():  # also those whose last output was not delivered because of a fault
             self._deliver(generation, generation.end(reason, error))
         for generation in self._generations.values():
             self._reuse.release(generation)

@@ -1,4 +1,4 @@
-"""One accepted request on its way: each token it gets becomes a delta of its answer, the last one with a reason."""
+"""One accepted request: each new token becomes a delta of its answer; the last delta has a finish reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qwonnx.runtime.text.tokenizer import Tokenizer
 
 
 class Generation:
-    """What a request needs beside its place in the schedule: sampling, text, and when to stop.
+    """A request's sampling, text and stop conditions; the scheduler knows only its sequence.
 
     Args:
         sequence: its tokens; push() appends to them.
@@ -26,9 +26,9 @@ class Generation:
         end_token_ids: the model's own end tokens.
         max_tokens: tokens to generate at most, settled against max_model_len.
         num_sampled_tokens: ids below this may be sampled.
-        on_output: who hears of each delta.
-        deadline: of time.monotonic(), None for none.
-        constraint: the guide's, if there is one.
+        on_output: called with each delta.
+        deadline: a time.monotonic() value, or None.
+        constraint: made from the guide, or None.
     """
 
     def __init__(
@@ -58,26 +58,26 @@ class Generation:
         self._stop_tokens = frozenset(params.stop_token_ids) | (frozenset() if ignored else frozenset(end_token_ids))
         self._max_tokens = max_tokens
         self.num_cached_tokens = 0  # of the prompt, restored instead of computed
-        self.snapshot: Snapshot | None = None  # that it came by last, pinned
+        self.snapshot: Snapshot | None = None  # the last one that it restored or stored; pinned
 
     @property
     def request_id(self) -> str:
         return self.sequence.request_id
 
     def begin(self) -> None:
-        """The request was taken in: its first mask can be computed while its prompt is read."""
+        """Start to compute the first mask, while the prompt is read."""
         if self._constraint is not None:
             self._constraint.begin()
 
     def choose(self, logits: FloatArray) -> int:
-        """The token that comes next; push() takes it.
+        """Choose the next token; push() takes it.
 
         Args:
             logits: `[vocab_size]`; not changed.
 
         Raises:
-            SessionError: the logits are meaningless.
-            GuideError: the guide cannot go on.
+            SessionError: the logits are not finite.
+            GuideError: the guide cannot continue.
         """
         if self._constraint is None:
             return self._sampler.sample(logits)

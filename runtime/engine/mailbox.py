@@ -1,7 +1,7 @@
-"""What other threads leave for the one that owns an engine: requests, aborts, questions, and the word to stop.
+"""Messages from other threads to the owner of an engine: requests, aborts, calls, and close.
 
-Everything here is under one lock. Who owns the engine is the thread that start() made, or, without one, whoever drives
-it.
+One lock guards everything here. The owner is the thread that start() made, or, without one, the thread that calls
+step().
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CLOSED = "the engine is closed: open the artifact again"
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """What was left since the last time: questions to be answered, new requests, ids of requests to be aborted."""
+    """Messages since the last take(): calls to make, new requests, ids of requests to abort."""
 
     calls: list[Callable[[], None]]
     arrived: list[Generation]
@@ -30,11 +30,11 @@ class Mail:
 
 
 class Mailbox:
-    """One engine's.
+    """The mailbox of one engine.
 
     Args:
-        max_live: requests that may be accepted and not ended.
-        max_queued: of these, those that may wait: named when one more is refused.
+        max_live: limit for accepted requests that have not ended.
+        max_queued: limit for waiting ones among them; the message of a refusal names it.
     """
 
     def __init__(self, max_live: int, max_queued: int) -> None:
@@ -54,11 +54,11 @@ class Mailbox:
 
     @property
     def num_arrived(self) -> int:
-        """Requests that were not taken in yet."""
+        """Requests that the owner has not taken yet."""
         return len(self._arrived)
 
     def start(self, serve: Callable[[], None]) -> None:
-        """Start the thread that owns the engine from now on; does nothing if there is one.
+        """Start the owner's thread; does nothing if it exists.
 
         Raises:
             EngineClosedError: it was closed.
@@ -70,18 +70,18 @@ class Mailbox:
                 self._owner.start()
 
     def close(self) -> threading.Thread | None:
-        """Accept nothing more, and wake the owner, which is returned."""
+        """Refuse new messages, wake the owner, and return its thread (None if it has not started)."""
         with self._condition:
             self.is_closed = True
             self._condition.notify_all()
             return self._owner
 
     def accept(self, generation: Generation) -> None:
-        """Leave a request.
+        """Leave a request for the owner.
 
         Raises:
-            InvalidRequestError: one of its id is live.
-            QueueFullError: max_live are live.
+            InvalidRequestError: a live request has the same id.
+            QueueFullError: max_live requests are live.
             EngineClosedError: the engine was closed.
         """
         with self._condition:
@@ -97,7 +97,7 @@ class Mailbox:
             self._condition.notify_all()
 
     def abort(self, request_id: str) -> None:
-        """Leave word that a request is to be aborted; ids that are not live are ignored."""
+        """Ask the owner to abort a request; ids that are not live are ignored."""
         with self._condition:
             if request_id in self._live:
                 self._aborted.add(request_id)
@@ -107,11 +107,11 @@ class Mailbox:
         """Have the owner call a function between two steps, and return what it returns.
 
         Raises:
-            EngineClosedError: the engine is closed, or was before it could answer.
+            EngineClosedError: the engine is closed, or closes before it answers.
         """
         with self._condition:
             self._check_open()
-            if self._owner in (None, threading.current_thread()):  # whoever drives the engine is the one who asks
+            if self._owner in (None, threading.current_thread()):  # the caller is the owner
                 return function()
             answer: Future[_Result] = Future()
             self._calls.append(lambda: answer.set_result(function()))
@@ -128,7 +128,7 @@ class Mailbox:
             return not self.is_closed
 
     def take(self) -> Mail:
-        """For the owner: what was left."""
+        """For the owner: the messages since the last call."""
         with self._condition:
             mail = Mail(self._calls, self._arrived, self._aborted)
             self._calls, self._arrived, self._aborted = [], [], set()
@@ -141,7 +141,7 @@ class Mailbox:
             self._aborted.discard(request_id)
 
     def drain(self) -> list[Generation]:
-        """For the owner, at the end: refuse to answer what was asked, and return all that is live."""
+        """For the owner, at the end: fail all unanswered calls, and return all live requests."""
         with self._condition:
             self.is_closed = True
             live = list(self._live.values())

@@ -1,6 +1,6 @@
-"""What an engine counts: how many, how long, how large. Numbers alone; whoever serves them gives them their form.
+"""Counters and histograms of an engine. They have no output format; an endpoint chooses one.
 
-One thread counts; any thread may take a snapshot, whose numbers may then be a step apart from each other.
+One thread counts. Any thread may take a snapshot; its numbers may be one step apart.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 @dataclass(frozen=True, slots=True)
 class HistogramSnapshot:
-    """Observations by size: counts[i] of those up to bounds[i] and above the bound before; the last has no bound."""
+    """counts[i] is the number of observations in (bounds[i - 1], bounds[i]]; the last count has no upper bound."""
 
     bounds: tuple[float, ...]
     counts: tuple[int, ...]
@@ -48,20 +48,20 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class MetricsSnapshot:
-    """Totals since the engine was made, and its state at this moment.
+    """Totals since the start of the engine, and its current state.
 
     Attributes:
         num_waiting, num_running: requests without and with a row.
-        cache_bytes: that the rows in use hold, of at most max_cache_bytes.
-        finished: requests by why they ended.
+        cache_bytes: bytes that the rows in use hold, at most max_cache_bytes.
+        finished: requests by finish reason.
         prompt_tokens, cached_tokens: of requests that began; the latter were restored instead of computed.
         generated_tokens: sampled.
-        preemptions: rows given back to others before their request ended.
-        failed_steps: that raised.
+        preemptions: rows taken from requests before their end.
+        failed_steps: steps that raised.
         queue_seconds: from submit() to the first chunk.
         first_token_seconds: from submit() to the first token.
-        seconds_per_token: after the first, the mean of each request that ended.
-        decoding_rows: of each step that decodes.
+        seconds_per_token: after the first token, the mean of each request that ended.
+        decoding_rows: rows of each decoding step.
     """
 
     num_waiting: int
@@ -96,19 +96,19 @@ class EngineMetrics:
     decoding_rows: Histogram = field(default_factory=lambda: Histogram(_ROWS))
 
     def count_beginning(self, generation: Generation) -> None:
-        """Its first chunk is next, and what was known of its prompt is restored."""
+        """A request begins: its known prefix is restored, and its first chunk is next."""
         self.queue_seconds.observe(time.monotonic() - generation.accepted_at)
         self.prompt_tokens += generation.sequence.num_prompt_tokens
         self.cached_tokens += generation.num_cached_tokens
 
     def count_token(self, generation: Generation) -> None:
-        """It got a token."""
+        """A request got a token."""
         self.generated_tokens += 1
         if generation.sequence.num_generated == 1 and generation.first_token_at is not None:
             self.first_token_seconds.observe(generation.first_token_at - generation.accepted_at)
 
     def count_end(self, generation: Generation, reason: FinishReason) -> None:
-        """It has ended."""
+        """A request has ended."""
         self.finished[reason] += 1
         further = generation.sequence.num_generated - 1
         if generation.first_token_at is not None and further > 0:
@@ -117,7 +117,7 @@ class EngineMetrics:
     def snapshot(
         self, *, num_waiting: int, num_running: int, cache_bytes: int, max_cache_bytes: int
     ) -> MetricsSnapshot:
-        """The totals with the state that their owner adds."""
+        """The totals, with the state that the caller gives."""
         return MetricsSnapshot(
             num_waiting=num_waiting,
             num_running=num_running,

@@ -1,6 +1,6 @@
-"""The prefix cache at work: what a prompt's beginning is restored from before its first chunk, and kept as on the way.
+"""Use of the prefix cache: restore a prompt's known beginning before its first chunk, and keep states on the way.
 
-Between the snapshots, which know tokens, and the hybrid cache, which knows rows. For the engine's thread alone.
+Connects the snapshots, which know tokens, with the hybrid cache, which knows rows. For the engine's thread only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from qwonnx.runtime.cache.hybrid_cache import HybridCache
 from qwonnx.runtime.cache.prefix_cache import TOKEN_BYTES, PrefixCache, PrefixCacheAccount, Snapshot
 from qwonnx.runtime.engine.generation import Generation
 
-# Tokens between snapshots of a long prompt: what is read again, at most, of one that begins alike.
+# Tokens between snapshots of a long prompt. A prompt that begins alike computes at most this many shared tokens again.
 SNAPSHOT_INTERVAL = 2048
 
 
@@ -21,8 +21,8 @@ class PrefixReuse:
     """One engine's snapshots.
 
     Args:
-        cache: whose rows are copied and restored.
-        max_bytes: of snapshots; 0 keeps none.
+        cache: its rows are copied and restored.
+        max_bytes: limit for snapshots; 0 keeps nothing.
     """
 
     def __init__(self, cache: HybridCache, max_bytes: int) -> None:
@@ -30,14 +30,14 @@ class PrefixReuse:
         self._snapshots = PrefixCache(max_bytes)
 
     def boundaries(self, prompt: Sequence[int], snapshot_at: Sequence[int]) -> tuple[int, ...]:
-        """Where the state of a prompt is kept: where it was asked for, and at intervals."""
+        """Positions at which a prompt's state is kept: the requested ones, and one per interval."""
         if not self._snapshots.max_bytes:
             return ()
         positions = {*snapshot_at, *range(SNAPSHOT_INTERVAL, len(prompt), SNAPSHOT_INTERVAL)}
         return tuple(sorted(position for position in positions if 0 < position < len(prompt)))
 
     def begin(self, generation: Generation, row: int) -> int:
-        """Before a sequence's first chunk: restore as many of its tokens as a snapshot has, and say how many."""
+        """Restore the longest known prefix of a sequence into its row; return its number of tokens."""
         found = self._snapshots.find(generation.sequence.token_ids)
         if found is None:
             return 0
@@ -46,7 +46,7 @@ class PrefixReuse:
         return found.position
 
     def keep(self, generation: Generation, row: int, position: int) -> None:
-        """Keep the state of the row of a sequence, which has computed so many tokens, if there is room for it."""
+        """Keep the state of a sequence's row at this position, its number of computed tokens, if it fits."""
         last = generation.snapshot
         start = 0 if last is None else last.position
         if position == start:
@@ -57,40 +57,40 @@ class PrefixReuse:
             self._came_by(generation, node)
 
     def release(self, generation: Generation) -> None:
-        """The sequence has ended: what it came by may go."""
+        """Release the snapshot of a sequence that leaves its row."""
         self._came_by(generation, None)
 
     def kept_tokens(self, token_ids: Sequence[int]) -> int:
-        """How many of these tokens need not be computed again."""
+        """Number of tokens in the longest kept prefix of these tokens."""
         found = self._snapshots.longest(token_ids, len(token_ids))
         return 0 if found is None else found.position
 
     def is_permanent(self, token_ids: Sequence[int]) -> bool:
-        """Whether exactly these tokens are kept for good."""
+        """Whether a permanent snapshot of exactly these tokens exists."""
         found = self._snapshots.longest(token_ids, len(token_ids))
         return found is not None and found.is_permanent and found.position == len(token_ids)
 
     def kept_segments(self, token_ids: Sequence[int]) -> list[Segment]:
-        """What a row holds after the longest kept beginning of these tokens, one segment after the other."""
+        """Consecutive segments of the longest kept prefix of these tokens; empty if no state is kept."""
         found = self._snapshots.longest(token_ids, len(token_ids))
         return [] if found is None else [node.segment for node in found.chain()]
 
     def take_up(self, capsule: Capsule) -> int:
-        """Keep what a capsule has; returns its number of tokens, 0 if there is no room for it."""
+        """Keep the state in a capsule; return its number of tokens, 0 if it does not fit."""
         kept = self._store(None, capsule.token_ids, lambda: self._segment_of(capsule))
         return 0 if kept is None else kept.position
 
     def add_permanent(self, capsule: Capsule) -> None:
-        """Keep what a capsule has for good; before the first request."""
+        """Keep the state in a capsule permanently. Call this before the first request."""
         self._snapshots.add_permanent(capsule.token_ids, self._segment_of(capsule))
 
     def account(self) -> PrefixCacheAccount:
         return self._snapshots.account()
 
     def violations(self, generations: Iterable[Generation]) -> list[str]:
-        """What is wrong with the accounts, for tests; `generations` are all that have not ended."""
+        """Errors in the accounting, for tests. `generations` are all that have not ended."""
         held, pins = sum(each.snapshot is not None for each in generations), self.account().num_pins
-        wrong = [f"{held} sequences came by a snapshot, and {pins} pins are held"] if held != pins else []
+        wrong = [f"{held} sequences use a snapshot, and {pins} pins are held"] if held != pins else []
         return self._snapshots.violations() + wrong
 
     def _segment_of(self, capsule: Capsule) -> Segment:
@@ -99,7 +99,7 @@ class PrefixReuse:
     def _store(
         self, parent: Snapshot | None, tokens: Sequence[int], make_segment: Callable[[], Segment]
     ) -> Snapshot | None:
-        """The snapshot of these tokens after the parent, made if there is room for it: segments are large."""
+        """The snapshot of these tokens after the parent, or None. A segment is large, so it is made only if it fits."""
         node = self._snapshots.known(parent, tokens)
         num_bytes = self._cache.segment_bytes(len(tokens)) + TOKEN_BYTES * len(tokens)
         if node is None and self._snapshots.has_room_for(num_bytes):
@@ -107,7 +107,7 @@ class PrefixReuse:
         return node
 
     def _came_by(self, generation: Generation, node: Snapshot | None) -> None:
-        """The snapshot that a sequence came by last keeps those before it."""
+        """Pin a sequence's last snapshot instead of the one before. It keeps its chain."""
         if node is not None:
             self._snapshots.pin(node)
         if generation.snapshot is not None:

@@ -1,4 +1,4 @@
-"""What the engine gives back: deltas of an answer, the last of which says why it ended."""
+"""Outputs of the engine: deltas of an answer. The last one says why the answer ended."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class FinishReason(Enum):
 
     STOP = "stop"  # the model's end token, a stop token or a stop string
     LENGTH = "length"  # max_tokens or max_model_len
-    DEADLINE = "deadline"  # its time was up
+    DEADLINE = "deadline"  # the deadline passed
     ABORT = "abort"  # the caller aborted, or the engine was closed
     ERROR = "error"  # a step failed; RequestOutput.error says how
 
@@ -20,10 +20,10 @@ class FinishReason(Enum):
 class RequestOutput:
     """One delta of one answer.
 
-    text: whole characters that follow those of earlier deltas; often empty, since text that may still turn out to be
-        part of a character or of a stop string is held back.
-    token_ids: tokens generated since the last delta, the end token included though its text is not.
-    finish_reason: None but in the request's last output.
+    text: whole characters that continue the earlier deltas. Often empty: text that may become part of a character or of
+        a stop string is held back.
+    token_ids: tokens since the last delta, including the end token, which has no text.
+    finish_reason: None except in the request's last output.
     num_prompt_tokens, num_generated_tokens: totals so far.
     num_cached_tokens: tokens of the prompt whose states were reused instead of computed.
     error: one line, with FinishReason.ERROR only.

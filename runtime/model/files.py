@@ -1,4 +1,4 @@
-"""What an engine reads from an artifact beside the weights, checked: tokenizer, template, sampling, end tokens."""
+"""The small files of an artifact, read and checked: tokenizer, template, sampling, end tokens."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def load(folder: str | os.PathLike[str]) -> ModelFiles:
     """Open an artifact and read its small files.
 
     Raises:
-        ArtifactError: the folder is no artifact, or a file of it is missing or malformed.
+        ArtifactError: the folder is not an artifact, or a file of it is missing or malformed.
         TokenizerError, TemplateError: tokenizer.json or chat_template.jinja cannot be used.
         SessionError: the artifact needs a newer ONNX Runtime.
     """
@@ -64,7 +64,7 @@ def load(folder: str | os.PathLike[str]) -> ModelFiles:
 
 
 def settle_max_model_len(model: ModelFacts, settings: RuntimeSettings) -> int:
-    """The setting, or by default the model's own limit up to 32,768.
+    """The setting, or by default the model's limit, at most 32,768.
 
     Raises:
         SettingsError: the setting is beyond the model's limit.

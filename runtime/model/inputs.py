@@ -1,6 +1,6 @@
 """A step's plan as the decoder's small inputs, written into buffers that live as long as the engine.
 
-The addresses never change, so a binding made for a shape stays good for every later step of that shape.
+The addresses never change, so a binding for one shape is valid for every later step of that shape.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class InputBuffers:
         self._logit_positions = np.zeros(1, dtype=np.int64)
 
     def fill(self, plan: StepPlan) -> StepInputs:
-        """Write a plan's inputs. They stand until the next call."""
+        """Write a plan's inputs. They are valid until the next call."""
         batch, width = len(plan.sequences), plan.num_tokens
         inputs = StepInputs(
             input_ids=self._input_ids[: batch * width].reshape(batch, width),

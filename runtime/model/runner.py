@@ -1,8 +1,8 @@
-"""Run one step: the plan's rows of every state bound in place, its small inputs beside them, logits out.
+"""Run one step: bind the plan's rows of every state in place, bind the small inputs, return the logits.
 
-Binding a state costs microseconds and a model has hundreds, so bindings are kept, one for each range of rows; between
-two steps on the same rows, only inputs whose shape changed are bound again. The cache's buffers say what binding and
-running mean where the rows live.
+A binding takes microseconds per state and a model has hundreds of states, so one binding is kept for each range of
+rows. Between two steps on the same rows, only inputs whose shape changed are bound again. The cache's buffers implement
+binding and running for their memory.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SMALL_INPUTS = tuple(field.name for field in fields(StepInputs))
 
 @dataclass(slots=True)
 class _Binding:
-    """A range of rows, and the shapes that the step's other inputs and outputs have at present."""
+    """A bound range of rows, and the current shapes of the step's other inputs and outputs."""
 
     rows: RowBinding
     shapes: dict[str, tuple[int, ...]]
@@ -38,7 +38,7 @@ class _Binding:
 def _check_signature(session: Session, states: Sequence[StateSpec], vocab_size: int) -> None:
     """Refuse a graph whose inputs, outputs or states are not the manifest's.
 
-    Buffers are made by the manifest, and touched before ONNX Runtime could compare them with the graph.
+    Buffers are made from the manifest and written before ONNX Runtime compares them with the graph.
     """
     expected_inputs = {*_SMALL_INPUTS, *(state.past for state in states)}
     expected_outputs = {"logits", *(state.present for state in states)}
@@ -60,7 +60,7 @@ class ModelRunner:
     Args:
         session: the decoder's graph.
         states: the manifest's states.
-        cache: where they lie.
+        cache: holds the states.
         inputs: buffers of the small inputs.
         max_num_seqs: rows of the largest decoding step.
         vocab_size: columns of the logits.

@@ -1,4 +1,4 @@
-"""The one boundary to ONNX Runtime: options from settings, and its exceptions mapped to SessionError."""
+"""The only module that calls ONNX Runtime: options from settings, exceptions mapped to SessionError."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qwonnx.runtime.settings import RuntimeSettings
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
-    """What a graph says of an input or output: numpy's dtype name, and its sizes; None for those that vary."""
+    """Type of a graph's input or output: numpy's dtype name, and its shape, with None for variable axes."""
 
     dtype: str
     shape: tuple[int | None, ...]
@@ -25,11 +25,11 @@ class Session:
     """A loaded graph. run() is for one thread at a time, like the states bound to it.
 
     Args:
-        graph: the ONNX file; its external data lies beside it.
+        graph: the ONNX file; its external data is in the same folder.
         settings: threads, providers, spinning, log level.
 
     Raises:
-        SettingsError: a provider that this ONNX Runtime does not have.
+        SettingsError: this ONNX Runtime does not have a provider.
         SessionError: ONNX Runtime cannot load the graph.
     """
 
@@ -93,7 +93,7 @@ def _options(settings: RuntimeSettings) -> Any:
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = settings.log_severity
-    # Weights are packed for their kernels at load time, one after the other unless told otherwise.
+    # Pack weights for their kernels in parallel at load time; by default they are packed one after the other.
     options.add_session_config_entry("session.prepack.enable_parallel", "1")
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if settings.spin else "0")
     return options

@@ -1,5 +1,5 @@
-"""Which token comes next: parameters, the draw, and guides that mask tokens an answer may not have.
+"""The choice of the next token: parameters, sampling, and guides that mask tokens.
 
-Read params, sampler, then guide, grammar (with grammar_check, a process of its own) and tool_grammar. Nothing here
-knows sequences' states or HTTP.
+Read params, sampler, then guide, grammar (with grammar_check, a separate process) and tool_grammar. This folder does
+not know sequences' states or HTTP.
 """

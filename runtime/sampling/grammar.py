@@ -1,10 +1,10 @@
-"""Guides made into masks: which tokens may come next, computed by llguidance while the model runs.
+"""Guides as masks of the allowed next tokens, computed by llguidance while the model runs.
 
-    Guide -> checked (in a process of its own) -> compiled, kept -> a Constraint for each request
+    Guide -> checked (in a separate process) -> compiled, kept -> a Constraint for each request
     Constraint: begin -> [mask in a worker thread | the model's step] -> allowed -> sample -> accept -> [mask | step]
 
-Nothing here costs anything until the first guide: llguidance is imported, and the vocabulary is put into its form
-(seconds for a quarter of a million tokens), by threads of its own.
+The first guide causes the setup: worker threads import llguidance and convert the vocabulary (seconds for 250,000
+tokens).
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _Result = TypeVar("_Result")
 
 _COMPILE_SECONDS = 5
 _COMPILE_THREADS = 2
-_MAX_WAITING = 16  # grammars to be compiled, those at it included
+_MAX_WAITING = 16  # grammars that wait for compilation or are being compiled
 _MAX_KEPT = 64  # compiled grammars
-_MASK_THREADS = min(4, os.cpu_count() or 1)  # a mask takes a tenth of a millisecond as a rule
+_MASK_THREADS = min(4, os.cpu_count() or 1)  # a mask usually takes 0.1 ms
 
-_INHERITED = ("LD_LIBRARY_PATH", "PATH", "PYTHONHOME", "SYSTEMROOT")  # what a process needs, and no secrets
-_MASK_SECONDS = 2.0  # after which a request is given up: everybody else waits with it
+_INHERITED = ("LD_LIBRARY_PATH", "PATH", "PYTHONHOME", "SYSTEMROOT")  # all that the process needs; no secrets
+_MASK_SECONDS = 2.0  # after which a request fails: all other requests wait with it
 
 _THINK_END = b"</think>"
 _MAX_BREAKS = 2  # line breaks that follow </think> in the model's own format
@@ -49,7 +49,7 @@ _MAX_BREAKS = 2  # line breaks that follow </think> in the model's own format
 
 @dataclass(frozen=True)
 class _Vocabulary:
-    """What constraints need to know of the tokens; those from num_tokens on pad the embedding."""
+    """The tokens, as constraints need them. Ids from num_tokens on are padding of the embedding."""
 
     tokenizer: Tokenizer
     end_token_ids: tuple[int, ...]
@@ -57,7 +57,7 @@ class _Vocabulary:
 
     @cached_property
     def special_token_ids(self) -> list[int]:
-        """<think> and <tool_call> as well: no text of a grammar stands for them, but their names do."""
+        """Includes <think> and <tool_call>: a grammar refers to these tokens by name, not by text."""
         return [token for token in self.tokenizer.added_token_ids if token < self.num_tokens]
 
     @cached_property
@@ -66,19 +66,19 @@ class _Vocabulary:
 
     @cached_property
     def breaks(self) -> dict[int, int]:
-        """Tokens that are line breaks and nothing else, and how many."""
+        """Tokens that consist of line breaks only, and the number of breaks in each."""
         encoded = ((count, self.tokenizer.encode("\n" * count)) for count in range(1, _MAX_BREAKS + 1))
         return {ids[0]: count for count, ids in encoded if len(ids) == 1}
 
 
 class GrammarCompiler:
-    """Makes constraints of guides. Safe to use from several threads.
+    """Makes constraints from guides. Safe to use from several threads.
 
     Args:
         tokenizer: the artifact's.
-        end_token_ids: what ends an answer; they are allowed where the grammar may end.
+        end_token_ids: tokens that end an answer; they are allowed where the grammar may end.
         num_tokens: ids from here on are never allowed.
-        trusted: guides come from people who would not harm the process, and are not checked in another.
+        trusted: the guides cannot harm the process, so they are not checked in a separate one.
     """
 
     def __init__(
@@ -96,16 +96,16 @@ class GrammarCompiler:
         self._lock = threading.Lock()  # of _compiled
         self._tokenizer_lock = threading.Lock()
         self._ll_tokenizer: LLTokenizer | None = None
-        # Their threads start when they are needed.
+        # Threads start on first use.
         self._compilers = ThreadPoolExecutor(_COMPILE_THREADS, thread_name_prefix="qwonnx-compile")
         self._workers = ThreadPoolExecutor(_MASK_THREADS, thread_name_prefix="qwonnx-mask")
 
     def compile(self, guide: Guide) -> Future[LLMatcher]:
-        """Begin to check and compile a guide, so that constraint() finds it ready. Don't cancel what this returns.
+        """Start to check and compile a guide, so that constraint() finds it ready. Do not cancel the future.
 
         Raises:
-            InvalidRequestError: of the future: the guide cannot be followed; the reason is llguidance's.
-            QueueFullError: too many are being compiled.
+            InvalidRequestError: raised by the future: the guide cannot be followed; the reason is llguidance's.
+            QueueFullError: too many guides are being compiled.
             EngineClosedError: close() was called.
         """
         key = (guide.kind.value, guide.source, guide.param)
@@ -124,10 +124,10 @@ class GrammarCompiler:
         return entry
 
     def constraint(self, guide: Guide, *, ignore_eos: bool) -> Constraint:
-        """A guide at its beginning; waits until it is compiled.
+        """A new constraint of a guide; waits until the guide is compiled.
 
         Raises:
-            InvalidRequestError, QueueFullError, EngineClosedError: as compile() and its future do.
+            InvalidRequestError, QueueFullError, EngineClosedError: as compile() and its future raise them.
         """
         try:
             compiled = self.compile(guide).result()
@@ -138,12 +138,12 @@ class GrammarCompiler:
         return Constraint(matcher, self._vocabulary, self._workers, guide.after_thinking, ignore_eos)
 
     def close(self) -> None:
-        """End the threads, of which one may be at a grammar for a few seconds more."""
+        """End the threads. A thread that compiles a grammar may need a few more seconds."""
         for threads in (self._compilers, self._workers):
             threads.shutdown(wait=True, cancel_futures=True)
 
     def _compile(self, guide: Guide) -> LLMatcher:
-        from llguidance import LLMatcher  # a tenth of a second, for those who need it
+        from llguidance import LLMatcher  # takes 0.1 s, so only on demand
 
         from qwonnx.runtime.sampling.grammar_check import compiled
 
@@ -182,9 +182,9 @@ class GrammarCompiler:
 
 
 class Constraint:
-    """One request's guide on its way. Belongs to the engine's thread, which waits for a mask where it is not ready.
+    """One request's progress through its guide. For the engine's thread, which waits if a mask is not ready.
 
-    is_complete: nothing can follow but the end; once true, no more calls are made.
+    is_complete: only the end can follow; then no more calls are made.
     """
 
     def __init__(
@@ -200,12 +200,12 @@ class Constraint:
         self._vocabulary = vocabulary
         self._workers = workers
         self._ignore_eos = ignore_eos
-        self._thoughts: bytes | None = b"" if after_thinking else None  # their last bytes, while they last
+        self._thoughts: bytes | None = b"" if after_thinking else None  # last bytes of the reasoning; None after it
         self._breaks_left = 0
         self._mask: Future[AllowedTokens] | None = None
 
     def begin(self) -> None:
-        """Start with the first mask."""
+        """Start to compute the first mask."""
         if self._thoughts is None:
             self._mask = self._workers.submit(self._compute)
 
@@ -213,7 +213,7 @@ class Constraint:
         """The tokens that may come next, at least one.
 
         Raises:
-            GuideError: the grammar became too complex to go on.
+            GuideError: the grammar became too complex.
         """
         if self._thoughts is not None:
             return self._vocabulary.all_but_ends
@@ -221,7 +221,7 @@ class Constraint:
         try:
             allowed = self._mask.result(_MASK_SECONDS)
         except TimeoutError:
-            raise GuideError(f"the guide cannot go on (a mask takes more than {_MASK_SECONDS:g} s)") from None
+            raise GuideError(f"the guide cannot continue (a mask takes more than {_MASK_SECONDS:g} s)") from None
         if self._breaks_left:
             breaks = [token for token, count in self._vocabulary.breaks.items() if count <= self._breaks_left]
             change = np.setdiff1d if allowed.all_but else np.union1d
@@ -229,10 +229,10 @@ class Constraint:
         return allowed
 
     def accept(self, token_id: int) -> None:
-        """Take the token that was chosen, and start with the next mask.
+        """Take the chosen token, and start to compute the next mask.
 
         Raises:
-            GuideError: the grammar became too complex to go on.
+            GuideError: the grammar became too complex.
         """
         if self._thoughts is not None:
             self._think(token_id)
@@ -240,15 +240,15 @@ class Constraint:
         breaks = self._vocabulary.breaks.get(token_id, 0) if self._breaks_left else 0
         self._breaks_left = max(0, self._breaks_left - breaks) if breaks else 0
         if breaks:
-            return  # no part of the answer: the mask stays
+            return  # not part of the answer: the mask stays
         if not _shielded(lambda: self._matcher.consume_token(token_id)):
-            raise GuideError(f"the guide cannot go on ({_one_line(self._matcher.get_error())})")
+            raise GuideError(f"the guide cannot continue ({_one_line(self._matcher.get_error())})")
         self.is_complete = token_id in self._vocabulary.end_token_ids or self._matcher.is_stopped()
         if not self.is_complete:
             self._mask = self._workers.submit(self._compute)
 
     def _think(self, token_id: int) -> None:
-        """Wait for </think>, which may be one token or spelt out."""
+        """Wait for </think>, which may be one token or several."""
         assert self._thoughts is not None
         self._thoughts += self._vocabulary.tokenizer.token_bytes(token_id)
         _, ended, rest = self._thoughts.partition(_THINK_END)
@@ -256,16 +256,16 @@ class Constraint:
             self._thoughts = self._thoughts[1 - len(_THINK_END) :]
             return
         if rest.strip(b"\n"):
-            raise GuideError("the thoughts ended in the middle of a token, which also begins the answer")
+            raise GuideError("the reasoning ended in the middle of a token that also begins the answer")
         self._thoughts = None
         self._breaks_left = max(0, _MAX_BREAKS - len(rest))
         self.begin()
 
     def _compute(self) -> AllowedTokens:
-        """In a worker thread, and never while the matcher takes a token; llguidance works without the GIL."""
+        """Compute a mask, in a worker thread, never while the matcher takes a token. llguidance releases the GIL."""
         packed = _shielded(self._matcher.compute_bitmask)
         if self._matcher.is_error():
-            raise GuideError(f"the guide cannot go on ({_one_line(self._matcher.get_error())})")
+            raise GuideError(f"the guide cannot continue ({_one_line(self._matcher.get_error())})")
         vocabulary = self._vocabulary
         mask = np.unpackbits(np.frombuffer(packed, np.uint8), count=vocabulary.num_tokens, bitorder="little")
         if self._ignore_eos:
@@ -274,13 +274,13 @@ class Constraint:
             mask = goes_on if goes_on.any() else mask
         num_allowed = np.count_nonzero(mask)
         if not num_allowed:
-            raise GuideError("the guide cannot go on (no token of the vocabulary may follow)")
+            raise GuideError("the guide cannot continue (no token of the vocabulary may follow)")
         all_but = 2 * num_allowed > mask.size
         return AllowedTokens(np.flatnonzero(mask == 0 if all_but else mask), bool(all_but))
 
 
 class _Tokens:
-    """The vocabulary as llguidance's TokenizerWrapper asks for it."""
+    """The vocabulary in the form that llguidance's TokenizerWrapper expects."""
 
     bos_token_id: int | None = None
 
@@ -295,7 +295,7 @@ class _Tokens:
 
 
 def _complaint(grammar: str, vocabulary: _Vocabulary) -> str:
-    """Why a grammar is refused, by a process that is ended if it takes too long."""
+    """Check a grammar in a separate process with a time limit; return the reason of a refusal, or an empty text."""
     from qwonnx.runtime.sampling.grammar_check import Question
 
     tokens = dict.fromkeys((vocabulary.end_token_ids[0], *vocabulary.special_token_ids))
@@ -316,13 +316,13 @@ def _complaint(grammar: str, vocabulary: _Vocabulary) -> str:
     except OSError as error:
         return f"it cannot be checked: {error.strerror}"
     if done.returncode:
-        return f"it takes more than {_COMPILE_SECONDS} seconds, or the memory or stack there is for it, to compile"
+        return f"it needs more than {_COMPILE_SECONDS} seconds, or too much memory or stack, to compile"
     reason: str = json.loads(done.stdout)
     return reason
 
 
 def _shielded(function: Callable[[], _Result]) -> _Result:
-    """Call into llguidance, whose panics are neither Exceptions nor reasons to stop an engine.
+    """Call llguidance. Its panics are not Exceptions, and they must not stop an engine.
 
     Raises:
         GuideError: it raised.
@@ -332,7 +332,7 @@ def _shielded(function: Callable[[], _Result]) -> _Result:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
-        raise GuideError(f"the guide cannot go on ({_one_line(str(error))})") from error
+        raise GuideError(f"the guide cannot continue ({_one_line(str(error))})") from error
 
 
 def _one_line(text: str) -> str:

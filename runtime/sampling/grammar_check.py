@@ -1,9 +1,9 @@
-"""Compile one grammar in a process of its own: `python -P grammar_check.py SECONDS` reads a Question on stdin.
+"""Compile one grammar in a separate process: `python -P grammar_check.py SECONDS` reads a Question on stdin.
 
-llguidance compiles in time and depth that a few hundred bytes can drive without bound: a chain of rules or references
-overflows the stack, an intersection of multiples takes minutes. Neither can be stopped from within a process, so what
-a server compiles has first survived here, under limits on time, memory and stack: with a vocabulary of single bytes, up
-to the first mask. Prints why a grammar is refused, nothing if it is not; imports nothing of qwonnx, to start quickly.
+A grammar of a few hundred bytes can make llguidance overflow the stack (a chain of rules or references) or run for
+minutes (an intersection of multiples). A process cannot stop either from within. So a server first compiles each
+grammar here, under limits on time, memory and stack: with a vocabulary of single bytes, up to the first mask. Prints
+the reason of a refusal as JSON, or an empty text. Does not import qwonnx, to start quickly.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from typing import TypedDict
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
-_MEMORY_BYTES = 2 << 30  # of addresses
+_MEMORY_BYTES = 2 << 30  # of address space
 _STACK_BYTES = 1 << 20  # a server's threads have more
 
 
 class Question(TypedDict):
-    """What is asked on stdin, as JSON: a grammar, and the special tokens that it may name, an end token first."""
+    """The JSON on stdin: a grammar, and the special tokens that it may name, an end token first."""
 
     grammar: str
     special_tokens: Sequence[str]
 
 
 def limits() -> LLParserLimits:
-    """What a grammar may cost, here and in the engine; llguidance's own numbers where none is given."""
+    """Limits for a grammar, here and in the engine; the others are llguidance's defaults."""
     return LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
 
 
 def compiled(grammar: str, tokenizer: LLTokenizer) -> LLMatcher:
-    """A grammar at its beginning; in its error state if it cannot be followed."""
+    """A matcher at the beginning of a grammar; in its error state if the grammar cannot be followed."""
     matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=limits())
     first = matcher.deep_copy()
-    first.compute_bitmask()  # what nothing can begin is only found by trying
+    first.compute_bitmask()  # only this finds a grammar that no token can begin
     return first if first.is_error() else matcher
 
 

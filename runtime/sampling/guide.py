@@ -1,7 +1,7 @@
-"""What a request says of the form of its answer: a JSON schema, a regular expression, a list of texts, a grammar.
+"""Guides: the form of an answer, as a JSON schema, a regular expression, a list of texts or a grammar.
 
-A guide is checked here as far as Python can: its size and its nesting. Whether it can be followed, grammar.py says,
-which knows the tokens. Tool calls are a grammar too, made by tool_grammar.py.
+This module checks size and nesting. grammar.py knows the tokens, so it checks whether a guide can be followed.
+tool_grammar.py makes a grammar of tool calls.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 from qwonnx.runtime.errors import InvalidRequestError
 
 MAX_GUIDE_BYTES = 256 << 10
-MAX_NESTING = 64  # objects and lists within each other; what reads the schema gives up at 128
+MAX_NESTING = 64  # objects and lists within each other; the parser of schemas stops at 128
 
-# White space between the tokens of JSON. Without a bound, a model that has lost its way writes it to the end.
+# White space between JSON's tokens. Without a bound, a confused model writes only white space up to its limit.
 _JSON_OPTIONS = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,32}", "lenient": False, "coerce_one_of": False}
 
 
@@ -33,10 +33,10 @@ class GuideKind(Enum):
 class Guide:
     """The form of one answer.
 
-    kind, source: what it must be, as json_schema(), regex(), choice() and lark() write it.
+    kind, source: the form, as json_schema(), regex(), choice() and lark() write it.
     param: the request's parameter that asked for it, for errors.
-    after_thinking: the prompt ends inside <think>: the thoughts are free, and the form holds for what follows
-        </think>, but for up to two line breaks.
+    after_thinking: the prompt ends inside <think>. The reasoning is free; the form applies to the text after </think>,
+        except for up to two line breaks.
 
     Raises:
         InvalidRequestError: too large.
@@ -61,7 +61,7 @@ class Guide:
         """A JSON text that is valid by this schema (draft 2020-12, as far as llguidance knows it).
 
         Raises:
-            InvalidRequestError: too large, nested too deeply, not JSON, or a schema that nothing is valid by.
+            InvalidRequestError: too large, nested too deeply, not JSON, or a schema that allows no value.
         """
         return cls(GuideKind.JSON_SCHEMA, schema_text(schema, param), param)
 
@@ -84,7 +84,7 @@ class Guide:
         """One of these texts.
 
         Raises:
-            InvalidRequestError: too large, or nothing to choose from.
+            InvalidRequestError: too large, an empty list, or an empty text.
         """
         if not options or not all(options):
             raise InvalidRequestError(f"{param} is empty or has an empty text: give texts to choose from", param)
@@ -104,28 +104,28 @@ def schema_text(schema: Mapping[str, Any] | bool, param: str) -> str:
     """A schema as JSON text with our options, for a guide or within a Lark grammar after %json.
 
     Raises:
-        InvalidRequestError: nested too deeply, not JSON, or a schema that nothing is valid by.
+        InvalidRequestError: nested too deeply, not JSON, or a schema that allows no value.
     """
     if schema is False:
-        raise InvalidRequestError(f"{param} is false, so that nothing is valid: give a schema", param)
+        raise InvalidRequestError(f"{param} is false, which allows no value: give a schema", param)
     if schema is True:
         schema = {}
     if not _is_nested_within(schema, MAX_NESTING):
         raise InvalidRequestError(f"{param} is nested deeper than {MAX_NESTING} levels: use $defs", param)
     try:
-        # Replaces what the schema may say itself: our options are not the client's to choose.
+        # Replaces such options in the schema: a client must not choose them.
         return json.dumps({**schema, "x-guidance": _JSON_OPTIONS}, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InvalidRequestError(f"{param} is not JSON ({error}): send a JSON schema", param) from error
 
 
 def quoted(text: str) -> str:
-    """A text as a literal of Lark."""
+    """A text as a Lark literal."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def _is_nested_within(value: Any, levels: int) -> bool:
-    """Whether no value lies deeper than so many objects and lists. Looks no deeper than that itself."""
+    """Whether objects and lists are nested at most this deep. Does not look deeper itself."""
     if not isinstance(value, (Mapping, list, tuple)):
         return True
     inner = value.values() if isinstance(value, Mapping) else value

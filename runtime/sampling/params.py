@@ -1,4 +1,4 @@
-"""What a request says about how its tokens are chosen and where it ends."""
+"""Sampling parameters of a request, and where its answer ends."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class SamplingParams:
     min_p: keeps tokens at least this fraction as likely as the most likely one.
     presence_penalty, frequency_penalty: subtracted from the logits of tokens generated so far, once and per occurrence.
     repetition_penalty: divides positive and multiplies negative logits of tokens in the prompt or generated so far.
-    seed: fixes the random numbers, which no other request has a part in; None takes new ones.
+    seed: fixes the random numbers, which do not depend on other requests; None takes new ones.
     max_tokens: tokens to generate at most; None is up to max_model_len.
     stop: strings that end the answer and are not part of it.
-    stop_token_ids: tokens that end the answer, beside the model's own.
-    ignore_eos: the model's own end tokens do not end the answer; a guide then ends it where nothing more may follow.
+    stop_token_ids: tokens that end the answer, in addition to the model's own.
+    ignore_eos: the model's own end tokens do not end the answer; a guide still ends it where nothing more may follow.
     logit_bias: added to the logits of these tokens before anything else, from -100 (hardly ever) to 100 (nearly always)
         for at most 300 tokens.
-    guide: the form the answer must have; no token is chosen that it does not allow.
+    guide: the form of the answer; only tokens that it allows are chosen.
 
     Raises:
         InvalidRequestError: a value out of range, with its name as param.
@@ -86,7 +86,7 @@ class SamplingParams:
     def defaults_from(cls, generation_config: Mapping[str, Any]) -> SamplingParams:
         """The sampling a checkpoint recommends in its generation_config.json.
 
-        Only the keys known here are read; do_sample false means temperature 0, as in transformers.
+        Other keys are ignored; do_sample false means temperature 0, as in transformers.
 
         Raises:
             InvalidRequestError: a recommended value is out of range.
@@ -110,7 +110,7 @@ def _between(name: str, value: float, low: float, high: float) -> None:
 
 
 def _number(name: str, value: Any) -> float:
-    # Compared before it is converted: a JSON integer may be larger than any float, and 1e999 is infinite.
+    # Compare before conversion: a JSON integer may be larger than any float, and 1e999 is infinite.
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1e9 < value < 1e9:
         raise InvalidRequestError(f"generation_config.json has {name} {value!r}: give a number", name)
     return float(value)

@@ -1,4 +1,4 @@
-"""Penalties for tokens that a prompt or an answer has already, each as in transformers' processor of that name."""
+"""Penalties for tokens that are already in a prompt or an answer, each as in transformers' processor of that name."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Penalties:
     """The penalties of one request, and its counts of tokens.
 
     Args:
-        params: repetition_penalty, presence_penalty and frequency_penalty matter. Without any, nothing is counted.
-        prompt_token_ids: which the repetition penalty counts in.
+        params: repetition_penalty, presence_penalty and frequency_penalty. Without a penalty, tokens are not counted.
+        prompt_token_ids: the repetition penalty includes them.
     """
 
     def __init__(self, params: SamplingParams, prompt_token_ids: Sequence[int]) -> None:
@@ -28,7 +28,7 @@ class Penalties:
             self._counts = _TokenCounts(prompt_token_ids)
 
     def apply(self, scores: FloatArray) -> FloatArray:
-        """Scores [num_tokens] with the penalties taken off: the array itself if there are none, else another one."""
+        """Scores [num_tokens] minus the penalties: a new array, or the same one without penalties."""
         params = self._params
         if self._counts is None:
             return scores
@@ -41,7 +41,7 @@ class Penalties:
         return scores
 
     def count(self, token: int) -> None:
-        """The answer has one more of this token."""
+        """Count one more of this token in the answer."""
         if self._counts is not None:
             self._counts.add(token)
 
@@ -49,7 +49,7 @@ class Penalties:
 class _TokenCounts:
     """The tokens of a prompt and an answer, each once, and how often the answer has them (0 for the prompt's own).
 
-    Kept in small arrays: to look for them in one as long as the vocabulary would cost more than the rest of sampling.
+    The arrays are small: a search in arrays of vocabulary size would take longer than the rest of sampling.
     """
 
     def __init__(self, prompt_token_ids: Sequence[int]) -> None:

@@ -2,11 +2,11 @@
 
 In this order, each step as in transformers' processor of that name: logit bias, repetition penalty, then presence and
 frequency penalties, temperature, top_k, top_p, min_p, and a draw by the inverse of the cumulative distribution over
-token ids. Where a guide allows some tokens only, the others are left out before the temperature: top_k and top_p count
-the allowed ones. One draw consumes one number of the request's own generator, so what else runs has no say in it.
+token ids. If a guide restricts the tokens, the others are removed before the temperature: top_k and top_p count only
+allowed ones. A draw consumes one number of the request's own generator, so other requests do not affect it.
 
-The vocabulary has a quarter of a million tokens and a step may have many rows, so nothing sorts it whole: top_k finds
-its threshold among the maxima of blocks, and top_p drops beforehand what cannot be in the nucleus.
+The vocabulary has 250,000 tokens and a step may have many rows, so it is never sorted as a whole: top_k finds its
+threshold among the maxima of blocks, and top_p first drops tokens that cannot be in the nucleus.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from qwonnx.runtime.sampling.penalties import Penalties
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.intp]
 
-_BLOCK = 256  # tokens whose maximum stands for them while top_k looks for its threshold
+_BLOCK = 256  # tokens per block, for the threshold of top_k and for the draw
 
 
 @dataclass(frozen=True, slots=True)
 class AllowedTokens:
-    """Which tokens may be chosen: those with these ascending ids, or all but those. Whichever are fewer."""
+    """The tokens that may be chosen: those with these ascending ids, or with all_but all others."""
 
     ids: IntArray
     all_but: bool
@@ -40,9 +40,9 @@ class Sampler:
 
     Args:
         params: the request's.
-        prompt_token_ids: for the repetition penalty, which counts the prompt in.
+        prompt_token_ids: for the repetition penalty.
         num_tokens: ids from here on pad the vocabulary and are never chosen.
-        random: the next number, from 0 to below 1; None: those of the request's seed, or new ones.
+        random: returns the next number in [0, 1). None: a generator with the request's seed, or a new one.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Sampler:
 
         Args:
             logits: `[vocab_size]`; not changed.
-            allowed: what to choose from, at least one token; None is all of them.
+            allowed: tokens to choose from, at least one; None is all of them.
 
         Raises:
             SessionError: the largest logit is not a finite number, so the model's output is meaningless.
@@ -78,7 +78,7 @@ class Sampler:
         elif allowed is not None:
             chosen_from = allowed.ids
             scores = scores[chosen_from]
-        best = int(scores.argmax())  # a NaN, if there is one
+        best = int(scores.argmax())  # the index of a NaN, if the scores have one
         if not np.isfinite(scores[best]):
             raise SessionError("the model's logits are not finite numbers: check the artifact with `qwonnx verify`")
         place = best if self._params.temperature == 0 else self._draw(scores, scores[best])
@@ -99,7 +99,7 @@ class Sampler:
         if params.top_k is not None and params.top_k < scores.size:
             kept = _top_k(scores, params.top_k)
             scores = scores[kept]
-        # Relative to the likeliest token, whose weight is 1; float32 until the few that matter are left.
+        # Relative to the most likely token, whose weight is 1. float32 here; the sums are float64.
         weights = np.exp((scores - best) / np.float32(params.temperature))
         if params.top_p < 1:
             kept, weights = _narrow(kept, weights, _top_p(weights, params.top_p))
@@ -114,8 +114,9 @@ def _narrow(kept: IntArray | None, weights: FloatArray, places: IntArray) -> tup
 
 
 def _place(weights: FloatArray, share: float) -> int:
-    """The place, never one without weight, where the running sum of weights passes this share (0 to 1) of their sum."""
-    # First among blocks, then within one: a running sum of the whole vocabulary takes as long as a small model's step.
+    """Index at which the cumulative weight exceeds `share` (0 to 1) of the total; its own weight is not 0."""
+    # First the block, then the index in it: a running sum of the whole vocabulary takes as long as a small model's
+    # step.
     starts = np.arange(0, weights.size, _BLOCK)
     reached = np.cumsum(np.add.reduceat(weights, starts, dtype=np.float64))
     wanted = share * reached[-1]
@@ -127,7 +128,7 @@ def _place(weights: FloatArray, share: float) -> int:
 
 
 def _passing(running: npt.NDArray[np.float64], wanted: float) -> int:
-    """Where a running sum passes a number; where it reaches its end, if rounding has put the number there or beyond."""
+    """Index at which a running sum exceeds `wanted`; the last that adds weight, if rounding left `wanted` too large."""
     return int(min(np.searchsorted(running, wanted, side="right"), np.searchsorted(running, running[-1])))
 
 
@@ -136,7 +137,7 @@ def _top_k(scores: FloatArray, k: int) -> IntArray:
     whole = scores.size - scores.size % _BLOCK
     lower = np.float32(-np.inf)
     if whole >= 2 * k * _BLOCK:
-        # k blocks have a maximum of at least the k-th largest maximum, hence so many scores do.
+        # The maxima of k blocks are at least this, so at least k scores are.
         maxima = scores[:whole].reshape(-1, _BLOCK).max(axis=1)
         lower = np.partition(maxima, -k)[-k]
     candidates = np.flatnonzero(scores >= lower)
@@ -146,9 +147,9 @@ def _top_k(scores: FloatArray, k: int) -> IntArray:
 
 
 def _top_p(weights: FloatArray, top_p: float) -> IntArray:
-    """Ascending places of the fewest largest weights that together reach the share top_p of their sum."""
+    """Ascending indices of the fewest largest weights whose sum reaches the share top_p of the total."""
     total = float(weights.sum(dtype=np.float64))
-    # However many there are, weights below this share cannot together make up what the nucleus leaves out.
+    # All weights below this bound sum to less than the part outside the nucleus, so the nucleus does not need them.
     candidates = np.flatnonzero(weights >= (1 - top_p) * total / weights.size)
     if candidates.size == 0:  # equal weights, rounded
         candidates = np.arange(weights.size)

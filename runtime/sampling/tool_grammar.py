@@ -1,12 +1,13 @@
-"""Tool calls as a grammar: what output_parser.py reads back as calls whose arguments are valid.
+"""Tool calls as a grammar: output_parser.py reads its texts back as calls with valid arguments.
 
     answer | <tool_call> <function=NAME> <parameter=KEY> value </parameter> ... </function> </tool_call> ...
 
-A function's parameters come in the order of its schema, required ones always. A string's value is the text itself, up
-to the closing tag, which it cannot contain; any other value is the JSON text of its schema. A parameter that may be a
-string or something else is read by what it looks like (tool_arguments.py), so its strings look like nothing else.
+A function's parameters have the order of its schema; required ones are always present. A string's value is the text
+itself, up to the closing tag, which it cannot contain; any other value is JSON text that the schema allows. If a
+parameter accepts strings and other types, tool_arguments.py decides by the text, so strings that look like another type
+are excluded.
 
-Only tools with `strict` have their values bound; those of others are any text.
+Values are constrained only for tools with `strict`; for other tools they are any text.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from qwonnx.runtime.text.tool_arguments import json_types, resolved
 _ANY_TEXT = r"/(?s:.*)/"
 _END = '"\\n</parameter>\\n"'
 
-# Terminals that rules share. Spelt out, a tag that opens a call would be read as one.
+# Terminals that rules share. The parser would read a <tool_call> in plain text as a call, so BEFORE_CALL excludes it.
 _TERMINALS = rf"""
 BEFORE_CALL: {_ANY_TEXT} & ~/(?s:.*)<tool_call>(?s:.*)/
 VALUE: {_ANY_TEXT} & ~/(?s:.*)<\/parameter>(?s:.*)/
@@ -42,7 +43,7 @@ _FORMATS = {
     "email": r"[a-zA-Z0-9_]+([.+\-][a-zA-Z0-9_]+)*@[a-zA-Z0-9]+(\-[a-zA-Z0-9]+)*(\.[a-zA-Z0-9]+(\-[a-zA-Z0-9]+)*)+",
 }
 
-# Of a parameters object: what the grammar follows, or what asks for nothing.
+# Of a parameters object: keywords that the grammar follows, and those without a constraint.
 _ROOT_KEYWORDS = {"type", "properties", "required", "additionalProperties", "$defs", "definitions"}
 _ANNOTATIONS = {"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$schema", "$id"}
 _ANNOTATIONS |= {"$comment"}
@@ -58,14 +59,14 @@ def tool_guide(
     answer: Mapping[str, Any] | bool | None = None,
     after_thinking: bool = False,
 ) -> Guide:
-    """A guide by which an answer calls tools.
+    """A guide for answers with tool calls.
 
     Args:
         tools: OpenAI's form, `{"type": "function", "function": {"name", "parameters", "strict"}}`.
-        required: it must call one; otherwise it may be text instead, or end with calls.
-        function: the one that it must call, with required.
-        parallel: it may call more than one.
-        answer: the schema of an answer that calls none; None is any text.
+        required: the answer must call a tool. Otherwise it may be text, or text followed by calls.
+        function: with required, the one that it must call.
+        parallel: it may have several calls.
+        answer: the schema of an answer without calls; None is any text.
         after_thinking: see Guide.
 
     Raises:
@@ -97,7 +98,7 @@ class _Writer:
         self._free: str | None = None
 
     def function(self, function: Mapping[str, Any], where: str) -> str:
-        """The rule of a function, from its name on."""
+        """Write the rule of a function, which begins with the function's name; return the rule's name."""
         number = len(self.rules)
         name, strict = f"function_{number}", bool(function.get("strict"))
         where = f"{where}.parameters"
@@ -124,7 +125,7 @@ class _Writer:
         return self._free
 
     def _terminal(self, texts: str) -> str:
-        """A terminal for a value among these texts, and its closing tag: being one, it ends where the tag does."""
+        """Write a terminal of these texts and the closing tag. As one terminal it ends where the tag ends."""
         name = f"TEXT_{len(self.rules)}"
         self.rules.append(f"{name}: ({texts}) {_END}")
         return name
@@ -150,20 +151,20 @@ class _Writer:
             definitions = {name: root[name] for name in ("$defs", "definitions") if name in root}
             alternatives.append(f"%json {schema_text({**schema, **definitions}, where)} {_END}")
         if not alternatives:
-            _refuse(where, "nothing is valid by it")
+            _refuse(where, "it allows no value")
         return " | ".join(alternatives)
 
 
 def _check_root(root: Mapping[str, Any], where: str) -> None:
     odd = sorted(root.keys() - _ROOT_KEYWORDS - _ANNOTATIONS)
     if odd:
-        _refuse(where, f"{odd[0]} beside its properties cannot be followed")
+        _refuse(where, f"{odd[0]} next to properties is not supported")
     if root.get("type", "object") != "object":
         _refuse(f"{where}.type", "it must be 'object'")
 
 
 def _parameters(root: Mapping[str, Any], strict: bool, where: str) -> tuple[dict[str, Any], frozenset[str]]:
-    """Schemas by name, in order, and which are required: by a malformed schema none, unless it is a strict tool's."""
+    """Schemas by name, in order, and the required names. Malformed parts count as empty unless the tool is strict."""
     properties, required = root.get("properties", {}), root.get("required", [])
     if not isinstance(properties, Mapping):
         properties = _refuse(f"{where}.properties", "it must be an object") if strict else {}
@@ -176,7 +177,7 @@ def _parameters(root: Mapping[str, Any], strict: bool, where: str) -> tuple[dict
 
 
 def _texts(schema: Any, root: Mapping[str, Any], where: str, depth: int = 0) -> str | None:
-    """The strings that are valid, as an expression of terminals; None if no string is."""
+    """The valid strings as an expression of terminals; None if the schema allows no string."""
     if depth > MAX_NESTING:
         _refuse(where, f"it is nested deeper than {MAX_NESTING} levels")
     if schema is True:
@@ -230,14 +231,14 @@ def _bounds(schema: Mapping[str, Any], where: str) -> list[str]:
 
 
 def _searched(pattern: Any, where: str) -> str:
-    """JSON Schema looks for its patterns anywhere in a string, terminals match whole ones."""
+    """A pattern as a terminal. JSON Schema searches it in a string; a terminal matches the whole string."""
     from llguidance import regex_to_lark
 
     if not isinstance(pattern, str):
         _refuse(where, "it must be a string")
     begins, ends = pattern.startswith("^"), re.search(r"(?<!\\)(\\\\)*\$$", pattern) is not None
     inner = pattern[int(begins) : len(pattern) - int(ends)]
-    # Without escapes, classes and groups' contents: which branch an anchor belongs to is a parser's business.
+    # Remove escapes, classes and contents of groups. Only a parser could assign an anchor to its branch.
     rest = re.sub(r"\\.|\[\^?\]?(\\.|[^\]\\])*\]", "", inner, flags=re.DOTALL)
     outside, inside = "", rest
     while inside != outside:

@@ -1,4 +1,5 @@
-"""Which sequences a step computes: pure accounting of tokens, rows and bytes.
+"""The sequences that each step computes: pure accounting of tokens, rows and bytes.
 
-Read sequence, row_budget, scheduler. Integers only: nothing here knows tensors, text or ONNX Runtime, or loads numpy.
+Read sequence, row_budget, scheduler. Integers only: this folder does not know tensors, text or ONNX Runtime, and does
+not load numpy.
 """

@@ -1,4 +1,4 @@
-"""What rows of running sequences cost in memory, and how much they may cost together."""
+"""The memory that rows of running sequences need, and the limit for all of them together."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from qwonnx.runtime.settings import RuntimeSettings
 
 @dataclass(frozen=True, slots=True)
 class RowBudget(RowCost):
-    """What a row costs, and how many bytes all rows may take together."""
+    """The cost of a row, and the bytes that all rows may take together."""
 
     max_bytes: int
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of a sequence that runs alone."""
+        """Limit for the tokens of a sequence that runs alone."""
         return max(0, self.max_bytes - self.bytes_per_row) // max(1, self.bytes_per_token)
 
     def fits(self, lengths: Iterable[int]) -> bool:
-        """Whether sequences of so many tokens fit."""
+        """Whether sequences of these lengths fit."""
         return sum(map(self.bytes_of, lengths)) <= self.max_bytes
 
 
@@ -32,15 +32,15 @@ UNLIMITED = RowBudget(bytes_per_row=0, bytes_per_token=0, max_bytes=1 << 62)
 
 
 def settle(states: Sequence[StateSpec], settings: RuntimeSettings, max_model_len: int) -> tuple[RowBudget, int]:
-    """The budget of an engine, and how long its sequences may be.
+    """The budget of an engine, and the limit for the tokens of a sequence.
 
-    Asked once the model is loaded: without a setting it is half of what memory is left then, and room for one sequence
-    of max_model_len tokens at least.
+    Call this after the model is loaded. Without a setting, the budget is half of the free memory, and at least enough
+    for one sequence of max_model_len tokens.
 
     Args:
         states: the manifest's.
-        settings: cache_bytes, and whether max_model_len is a wish or a default.
-        max_model_len: by the settings and the model.
+        settings: cache_bytes, and max_model_len: None means that it may be lowered to fit.
+        max_model_len: limit by the settings and the model.
 
     Raises:
         SettingsError: cache_bytes has no room for one sequence.

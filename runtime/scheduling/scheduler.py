@@ -1,14 +1,15 @@
-"""Who runs next: a pure account of sequences, tokens and rows, which knows nothing of tensors or text.
+"""The scheduler: a pure account of sequences, tokens and rows. It does not know tensors or text.
 
-A step is a rectangle: a chunk of a prompt, or of several that go on equally far, [B, S], or the next token of every
-decoding sequence, [B, 1]. The row of a running sequence is its place in `running`; decoding sequences come first, so
-that they are the rows 0..B-1, and those whose prompt is not read yet follow. Where a change of places would open a gap,
-commit() and remove() say which rows have to be moved.
+A step is a rectangle: chunks of equal size of one or several prompts, [B, S], or the next token of every decoding
+sequence, [B, 1]. The row of a running sequence is its index in `running`. Decoding sequences come first, in rows
+0..B-1; sequences whose prompt is not read yet follow. commit() and remove() return the moves that keep this order
+without gaps.
 
-Fairness: prompts and decoding take turns while both want to run, so neither waits for more than one step of the other;
-prompts take turns among each other chunk by chunk, but that one which begins like another that is being read waits for
-what both share; requests get rows in the order they came, and the last to come is the first to give its row back when
-bytes run out, to read its tokens again later.
+Fairness:
+
+- Prompts and decoding take turns while both want to run, so each waits for at most one step of the other.
+- Prompts take turns chunk by chunk. A prompt that begins like one being read waits for the shared part.
+- Requests get rows in order of arrival. If bytes run out, the newest one gives its row back and reads its tokens later.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from qwonnx.runtime.cache.rows import CacheSnapshot, RowMove
 from qwonnx.runtime.scheduling.row_budget import UNLIMITED, RowBudget
 from qwonnx.runtime.scheduling.sequence import Sequence, StepPlan
 
-# Tokens for which there must be bytes beyond what is known when a row is given, for it and all that run: with none, a
-# row would be given back with the next token that another one says.
+# Spare tokens per row, the new one included, that must fit when a request is admitted. Without them, the next token of
+# another request would take the row away again.
 HEADROOM = 64
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerSnapshot:
-    """Names and computed tokens in row order, and how many of them decode."""
+    """Request ids and computed tokens in row order, and the number of decoding sequences."""
 
     waiting: tuple[str, ...]
     running: tuple[tuple[str, int], ...]
@@ -40,9 +41,9 @@ class Scheduler:
 
     Args:
         max_num_seqs: rows.
-        max_num_batched_tokens: tokens of a step that reads prompts, at most.
-        begin: called with a sequence and its row before its first chunk is cut; it may fill the row with a beginning
-            that is known, and say how long that is in num_computed.
+        max_num_batched_tokens: limit for the tokens of a step that reads prompts.
+        begin: called with a sequence and its row before its first chunk. It may fill the row with a known prefix and
+            set num_computed to its length.
         budget: of the rows; one sequence alone must fit.
     """
 
@@ -77,13 +78,13 @@ class Scheduler:
         self._waiting.append(sequence)
 
     def overflowing(self) -> Sequence | None:
-        """The last of the running sequences to come, if there are not bytes for what all of them reserve."""
+        """The newest running sequence, if the running sequences together exceed the budget; otherwise None."""
         if self._budget.fits(sequence.num_reserved for sequence in self._running):
             return None
         return max(self._running, key=lambda sequence: sequence.arrival)
 
     def preempt(self, sequence: Sequence) -> tuple[RowMove, ...]:
-        """Let a running sequence wait again, before all others that do; moves as of remove()."""
+        """Put a running sequence back at the front of the queue; returns moves like remove()."""
         moves = self.remove(sequence)
         sequence.num_computed = 0
         sequence.num_known = len(sequence.token_ids)
@@ -94,7 +95,8 @@ class Scheduler:
         """The next step, None if there is nothing to do. The plan stays valid until commit(), preempt() or remove()."""
         while self._waiting and len(self._running) < self._max_num_seqs and self._admits(self._waiting[0]):
             sequence = self._waiting.popleft()
-            # Behind those that wait already: else short prompts, one after the other, would keep a long one waiting.
+            # Its turn comes after those of the running ones: a series of short prompts must not keep a long one
+            # waiting.
             sequence.last_turn = self._turn
             self._running.append(sequence)
         num_decoding = self._num_decoding()
@@ -109,7 +111,7 @@ class Scheduler:
         return StepPlan(0, tuple(self._running[:num_decoding]), 1, wants_logits=True)
 
     def commit(self, plan: StepPlan) -> tuple[RowMove, ...]:
-        """Account for a step that has run. A sequence whose prompt ended with it joins those that decode."""
+        """Account for a step that has run. A sequence whose prompt is complete joins the decoding ones."""
         num_decoding = self._num_decoding()
         for sequence in plan.sequences:
             sequence.num_computed += plan.num_tokens
@@ -125,7 +127,7 @@ class Scheduler:
         return self._running.index(sequence) if sequence in self._running else None
 
     def remove(self, sequence: Sequence) -> tuple[RowMove, ...]:
-        """Forget a sequence, waiting or running; the moves close the gap its row leaves, once that is released."""
+        """Remove a waiting or running sequence. The moves close the gap of its row, after that is released."""
         if sequence not in self._running:
             self._waiting.remove(sequence)
             return ()
@@ -146,7 +148,7 @@ class Scheduler:
         )
 
     def _read(self, prefilling: list[Sequence]) -> StepPlan:
-        """A chunk of the prompt whose turn it is, and as much of those in rows beside it that can go as far."""
+        """A chunk of the prompt whose turn it is, with equal chunks of prompts in adjacent rows."""
         ready = [sequence for sequence in prefilling if not _awaits_another(sequence, prefilling)]
         sequence = min(ready, key=lambda candidate: candidate.last_turn)
         first = last = self._running.index(sequence)
@@ -168,7 +170,7 @@ class Scheduler:
         return StepPlan(first, sequences, chunk, wants_logits)
 
     def _begin_chunk(self, sequence: Sequence, row: int) -> int:
-        """How many tokens of a prompt may be read at once, when what is known of its beginning is in its row."""
+        """Restore a prompt's known prefix into its row; return the number of tokens that the next chunk may have."""
         if sequence.num_computed == 0:
             self._begin(sequence, row)
         remaining = sequence.num_known - sequence.num_computed
@@ -177,18 +179,18 @@ class Scheduler:
         return min(remaining, to_boundary, self._max_num_batched_tokens)
 
     def _joins(self, other: Sequence, row: int, reading: list[Sequence], chunk: int) -> bool:
-        """Whether another prompt is read in the same step: as far as the first, and with no small rest left over."""
+        """Whether another prompt is read in the same step: it has a whole chunk and does not leave a small rest."""
         if other.reads_alone or reading[0].reads_alone:
             return False
         if other.num_computed == 0 and any(_has_ahead(each, other) for each in reading):
-            return False  # it goes on from what they will have read
+            return False  # it can restore a prefix that they are about to read
         if other.num_known - other.num_computed < chunk:
-            return False  # whatever is known of its beginning: seen without looking for that
+            return False  # too short, with or without a known prefix, so begin() is not called
         rest = self._begin_chunk(other, row) - chunk
         return rest == 0 or 2 * rest >= chunk
 
     def _exchange(self, row: int, target: int, moves: list[RowMove]) -> None:
-        """Let two running sequences change places, by way of the spare row."""
+        """Exchange the rows of two running sequences, through the spare row."""
         if row == target:
             return
         one, other = self._running[row], self._running[target]
@@ -208,7 +210,7 @@ class Scheduler:
         return sum(not sequence.is_prefilling for sequence in self._running)
 
     def _fill(self, gap: int, source: int, moves: list[RowMove]) -> int:
-        """Move the sequence of row source into the gap; the gap is then where it was."""
+        """Move the sequence of row source into the gap; return the new gap."""
         if gap != source:
             moved = self._running[source]
             moves.append(RowMove(source, gap, moved.num_computed))
@@ -217,9 +219,9 @@ class Scheduler:
 
 
 def _awaits_another(sequence: Sequence, prefilling: Iterable[Sequence]) -> bool:
-    """Whether a sequence that has not begun will find more of its tokens computed once another has gone on.
+    """Whether a sequence that has not begun can soon restore tokens that another one is reading.
 
-    It waits no longer than it would take to read them itself, and never for one that has not begun either.
+    It waits at most as long as it would read them itself, and never for a sequence that has not begun.
     """
     return sequence.num_computed == 0 and any(
         other.num_computed and _has_ahead(other, sequence) for other in prefilling
@@ -227,7 +229,7 @@ def _awaits_another(sequence: Sequence, prefilling: Iterable[Sequence]) -> bool:
 
 
 def _has_ahead(reader: Sequence, sequence: Sequence) -> bool:
-    """Whether a sequence is about to come to a boundary up to which another one's tokens are the same."""
+    """Whether the reader has a boundary ahead of it up to which both sequences have the same tokens."""
     return any(
         reader.num_computed < boundary and sequence.token_ids[:boundary] == reader.token_ids[:boundary]
         for boundary in reader.boundaries
@@ -235,14 +237,14 @@ def _has_ahead(reader: Sequence, sequence: Sequence) -> bool:
 
 
 def violations(scheduler: SchedulerSnapshot, cache: CacheSnapshot, prefilling: Iterable[str]) -> list[str]:
-    """What is wrong between the two accounts after a step; empty when all is well.
+    """Differences between the two accounts after a step, for tests; empty if they agree.
 
-    prefilling names the sequences whose prompt is not read yet.
+    prefilling: ids of the sequences whose prompt is not read yet.
     """
     found: list[str] = []
     names = [*scheduler.waiting, *(name for name, _ in scheduler.running)]
     if len(set(names)) != len(names):
-        found.append(f"a request is there twice: {names}")
+        found.append(f"a request appears twice: {names}")
     unread = set(prefilling)
     for row, (name, computed) in enumerate(scheduler.running):
         length = cache.row_lengths[row]
@@ -257,5 +259,5 @@ def violations(scheduler: SchedulerSnapshot, cache: CacheSnapshot, prefilling: I
         found.append(f"rows hold {cache.used_bytes} bytes, more than {cache.max_bytes}")
     for row in range(len(scheduler.running), len(cache.row_lengths)):
         if cache.row_lengths[row] is not None:
-            found.append(f"row {row} holds {cache.row_lengths[row]} tokens and belongs to no one")
+            found.append(f"row {row} holds {cache.row_lengths[row]} tokens and is not in use")
     return found

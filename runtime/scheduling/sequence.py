@@ -1,4 +1,4 @@
-"""What is scheduled: the tokens of a request, and the rectangle of tokens that a step computes."""
+"""The scheduler's data: the tokens of a request, and the rectangle of tokens that a step computes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ class Sequence:
     """The tokens of one request. Those up to num_computed are in the states of its row.
 
     Attributes:
-        boundaries: ascending positions within the prompt; no chunk goes beyond the next one.
-        num_known: tokens that are read in chunks: the prompt, and what was generated before a row was given back.
-        reads_alone: its chunks are never in one step with another's: a step that had several failed.
+        boundaries: ascending positions within the prompt; a chunk does not cross the next one.
+        num_known: tokens that are read in chunks: the prompt, and tokens generated before a preemption.
+        reads_alone: its chunks do not share a step, because a shared step failed.
     """
 
     request_id: str
@@ -38,7 +38,7 @@ class Sequence:
 
     @property
     def num_reserved(self) -> int:
-        """Tokens that it holds, or will, after its chunks or its next step."""
+        """Tokens that it will hold after its chunks or its next step."""
         return max(self.num_known, self.num_computed + 1)
 
 
@@ -46,7 +46,7 @@ class Sequence:
 class StepPlan:
     """One rectangle: num_tokens of each of these sequences, which hold consecutive rows from first_row on.
 
-    wants_logits is False if nothing is sampled after it: no sequence has come to the end of its tokens.
+    wants_logits is False if no sequence reaches the end of its tokens, so that no token is sampled.
     """
 
     first_row: int
@@ -56,6 +56,6 @@ class StepPlan:
 
     @property
     def sampled(self) -> tuple[int, ...]:
-        """Which of the sequences get a token after it; asked before it is committed."""
+        """Indices of the sequences that get a token after the step. Read this before commit()."""
         lengths = ((sequence.num_computed + self.num_tokens, len(sequence.token_ids)) for sequence in self.sequences)
         return tuple(index for index, (computed, known) in enumerate(lengths) if computed == known)

@@ -1,5 +1,5 @@
-"""Between text and tokens: the tokenizer, the chat template, and what an answer's text is made of.
+"""Text and tokens: the tokenizer, the chat template, and the parts of an answer's text.
 
 Read tokenizer, chat_template, chat_prompt for the way in; detokenizer, stop_strings, output_parser, tool_arguments for
-the way out. Nothing here knows models, states or any API's words.
+the way out. This folder does not know models, states or any API.
 """

@@ -1,4 +1,4 @@
-"""A conversation as the model reads it: rendered by its chat template, tokenized, with the ends of its turns."""
+"""A conversation as tokens: rendered by the model's chat template, tokenized, with the ends of its turns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qwonnx.runtime.text.tokenizer import Tokenizer
 
 
 class ChatModel(Protocol):
-    """What renders a conversation: an engine, or an artifact's files."""
+    """The parts of a model that render a conversation; an engine and ModelFiles have them."""
 
     @property
     def chat_template(self) -> ChatTemplate | None: ...
@@ -36,10 +36,10 @@ class SystemPrompt:
 class ChatPrompt:
     """A rendered conversation.
 
-    text: as the template makes it.
-    token_ids: what the model reads.
+    text: output of the template.
+    token_ids: tokens of the text.
     thinking_open: the prompt ends inside <think>, so the answer begins with reasoning.
-    tools: what the model was told it may call, in OpenAI's form.
+    tools: tools that the model may call, in OpenAI's form.
     turn_ends: positions after each turn, ascending.
     """
 
@@ -51,8 +51,11 @@ class ChatPrompt:
 
     @property
     def snapshot_at(self) -> tuple[int, ...]:
-        """Where other prompts are likely to go on differently: after the first turn, which is the system's if there is
-        one, and after the last, where the next turn of this chat will leave it."""
+        """Positions after which other prompts are likely to differ.
+
+        These are the ends of the first turn (the system's, if it exists) and of the last, where this chat's next turn
+        begins.
+        """
         return tuple(dict.fromkeys((*self.turn_ends[:1], *self.turn_ends[-1:])))
 
     def parser(self) -> OutputParser:
@@ -65,7 +68,7 @@ def render_chat(
     tools: list[dict[str, Any]],
     variables: dict[str, Any],
 ) -> ChatPrompt:
-    """Apply the model's chat template and tokenize. Takes time in proportion to the conversation.
+    """Apply the model's chat template and tokenize. The time is proportional to the conversation.
 
     Raises:
         TemplateError: the model has no template, or it refuses the conversation.
@@ -74,14 +77,16 @@ def render_chat(
         raise TemplateError("the model has no chat template: use a checkpoint that has one")
     text = model.chat_template.render(messages, tools=tools or None, **variables)
     token_ids = model.tokenizer.encode(text)
-    # Turns end as answers do. What follows the last end opens the answer: later renderings write it differently.
+    # Turns end with the same tokens as answers. The text after the last one opens the answer; later renderings change
+    # it.
     ends = tuple(position for position, token in enumerate(token_ids, 1) if token in model.eos_token_ids)
     return ChatPrompt(text, token_ids, text.rstrip().endswith("<think>"), tools, ends)
 
 
 def system_beginning(model: ChatModel, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> list[int]:
-    """The tokens with which every chat begins that has these system messages and tools: up to the end of their turn,
-    which is a position that chats restore. What the user says, and whether the model thinks, makes no difference.
+    """The first tokens of every chat with these system messages and tools, up to the end of their turn.
+
+    Chats restore this position. The tokens do not depend on the user's text or on whether the model thinks.
 
     Raises:
         TemplateError: the model has no template, it refuses the messages, or it writes nothing before the user's turn.

@@ -1,8 +1,8 @@
-"""The checkpoint's chat template: a conversation to the text the model was trained to read.
+"""The checkpoint's chat template: it renders a conversation as the text that the model was trained to read.
 
-Templates are programs in Jinja that come with a model. They run sandboxed, see the same environment that transformers
-gives them (whitespace rules, `tojson`, `raise_exception`, `strftime_now`, loop controls), and are bounded in size, in
-what they may write, and, by the sandbox, in their ranges. Whatever goes wrong in one is a TemplateError.
+Templates are Jinja programs that come with a model. They run in a sandbox, in the environment that transformers gives
+them (whitespace rules, `tojson`, `raise_exception`, `strftime_now`, loop controls). Their size and output are bounded;
+the sandbox bounds their ranges. Every failure of a template is a TemplateError.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from qwonnx.runtime.errors import TemplateError
 
 MAX_SOURCE_CHARACTERS = 1 << 20
-MAX_RENDERED_CHARACTERS = 16 << 20  # 4 million tokens of English; the engine refuses long prompts more precisely
+MAX_RENDERED_CHARACTERS = 16 << 20  # about 4 million tokens of English; the engine checks the exact limit
 
 
 class ChatTemplate:
@@ -37,7 +37,7 @@ class ChatTemplate:
         try:
             self._template = _environment().from_string(source)
         except (jinja2.TemplateError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            # Jinja's own complaints, and those of Python's compiler, to which it hands what it makes of a template.
+            # Errors of Jinja, and of Python's compiler, which gets the code that Jinja makes of a template.
             raise TemplateError(f"the chat template is malformed: {str(error) or type(error).__name__}") from error
 
     def render(
@@ -51,14 +51,14 @@ class ChatTemplate:
         """Text of a conversation, by default ending where the model's answer begins.
 
         Args:
-            messages: OpenAI's form. Content is a string or a list of parts, whatever the template takes. Arguments of
-                tool calls may be JSON text, as OpenAI sends them; templates see the object.
+            messages: OpenAI's form. Content is a string or a list of parts, as the template expects. Arguments of tool
+                calls may be JSON text, as OpenAI sends them; templates see the object.
             tools: OpenAI's form, as the template puts them into the prompt.
             add_generation_prompt: open the assistant's turn.
             variables: the template's own switches (enable_thinking, ...).
 
         Raises:
-            TemplateError: the template's own complaint, or its failure.
+            TemplateError: the template raises or fails.
         """
         prepared = [_with_parsed_arguments(message) for message in messages]
         pieces: list[str] = []
@@ -108,7 +108,7 @@ def _strftime_now(pattern: str) -> str:
 
 
 def _with_parsed_arguments(message: dict[str, Any]) -> dict[str, Any]:
-    """A message whose tool calls have objects for arguments; others are returned as they are.
+    """A message whose tool calls have objects as arguments; other messages are returned unchanged.
 
     Raises:
         TemplateError: arguments that are not the JSON text of an object.

@@ -1,7 +1,7 @@
-"""Tokens to text, as they come: whole characters only.
+"""Incremental decoding of tokens to text, in whole characters.
 
-Tokens are runs of bytes (tokenizer.py), so decoding as one goes is decoding a stream of UTF-8: bytes of an unfinished
-character wait for the rest. Bytes that can be no character become U+FFFD, exactly as if all were decoded at once.
+Tokens are runs of bytes (tokenizer.py), so they form a stream of UTF-8: bytes of an unfinished character wait for the
+rest. Invalid bytes become U+FFFD, exactly as if all bytes were decoded at once.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from qwonnx.runtime.text.tokenizer import Tokenizer
 
 
 class Detokenizer:
-    """The text of one answer, incrementally. Special tokens have no text; <think> and its like do.
+    """The text of one answer, incrementally. Special tokens have no text; <think> and similar tokens have.
 
-    What is still unfinished when the answer ends is half a character, and is never emitted.
+    An unfinished character at the end of the answer is never emitted.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:

@@ -1,4 +1,4 @@
-"""Which tokens end an answer."""
+"""The tokens that end an answer."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from qwonnx.runtime.errors import InvalidRequestError
 from qwonnx.runtime.text.tokenizer import Tokenizer
 
-# A checkpoint's own list may lack the one that ends a turn (the 0.8B and 2B ones do).
+# A checkpoint's own list may lack the token that ends a turn (those of 0.8B and 2B do).
 _ALWAYS = ("<|im_end|>", "<|endoftext|>")
 
 
 def end_token_ids(generation_config: Mapping[str, Any], tokenizer: Tokenizer) -> frozenset[int]:
-    """What a checkpoint's generation_config.json names, and what always ends a turn of Qwen's.
+    """The end tokens in a checkpoint's generation_config.json, and those that always end a turn of Qwen.
 
     Raises:
         InvalidRequestError: eos_token_id is neither an id nor a list of ids.

@@ -1,10 +1,10 @@
-"""The model's text into reasoning, content and tool calls, while it streams.
+"""Split a model's text into reasoning, content and tool calls, while it streams.
 
     reasoning </think> content <tool_call> <function=NAME> <parameter=KEY> value </parameter> </function> </tool_call>
 
-Text is emitted as soon as it cannot be part of a tag any more; a tool call is emitted whole. How the text is cut into
-pieces makes no difference, and nothing is lost but tags and the line breaks around them: what looks like a tool call
-and is none comes back as content. Values are made what the tool's schema wants by tool_arguments.py.
+Text is emitted as soon as it cannot be part of a tag; a tool call is emitted as a whole. The result does not depend on
+how the text is cut into pieces. Only tags and the line breaks around them are removed; a malformed tool call becomes
+content. tool_arguments.py converts values to the types of the tool's schema.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _CALL, _CALL_END = "<tool_call>", "</tool_call>"
 _PARAMETER, _PARAMETER_END = "<parameter=", "</parameter>"
 
 _FUNCTION = re.compile(r"\s*<function=([^>\n]+)>(.*)</function>\s*", re.DOTALL)
-# A value ends where the next parameter or the function's end follows, so that it may speak of these tags itself.
+# A value ends where the next parameter or the function's end follows, so it may contain these tags itself.
 _ARGUMENT = re.compile(r"\s*<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>\s*(?=<parameter=|\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class ReasoningDelta:
-    """More of what the model thinks before it answers."""
+    """More of the reasoning."""
 
     text: str
 
@@ -72,16 +72,16 @@ class OutputParser:
         self._schemas = ToolSchemas(tools or ())
         self._content_tags = (_CALL,) if tools else ()
         self._pending = ""
-        self._searched = 0  # of a tool call's pending text, what holds no end tag
+        self._searched = 0  # length of a pending tool call's text without an end tag
         self._skip_breaks = False  # line breaks that follow a closing tag belong to it
 
     @property
     def is_reasoning(self) -> bool:
-        """Whether what comes next is reasoning, as far as is known."""
+        """Whether the next text is reasoning, as far as the parser knows."""
         return self._part is _Part.REASONING
 
     def push(self, text: str) -> list[Event]:
-        """Take the next piece of text; return what is certain now."""
+        """Take the next piece of text; return the events that are certain now."""
         self._pending += text
         events: list[Event] = []
         while self._advance(events):
@@ -89,7 +89,7 @@ class OutputParser:
         return events
 
     def finish(self) -> list[Event]:
-        """The answer ended: whatever was held back, as what it is now."""
+        """End the answer; return the text that was held back, as events."""
         rest, self._pending = self._pending, ""
         if self._part is _Part.CALL:
             return [self._call(rest) or ContentDelta(_CALL + rest)]
@@ -144,7 +144,7 @@ class OutputParser:
     def _advance_call(self, events: list[Event]) -> bool:
         end = self._pending.find(_CALL_END, self._searched)
         while end >= 0 and self._pending.rfind(_PARAMETER, 0, end) > self._pending.rfind(_PARAMETER_END, 0, end):
-            end = self._pending.find(_CALL_END, end + 1)  # in the middle of a value: part of it
+            end = self._pending.find(_CALL_END, end + 1)  # inside a value, so part of it
         if end < 0:
             self._searched = max(0, len(self._pending) - len(_CALL_END) + 1)
             return False
@@ -155,7 +155,7 @@ class OutputParser:
         return True
 
     def _call(self, block: str) -> ToolCall | None:
-        """The call that stands between the tags, None if it is malformed."""
+        """The call between the tags, None if it is malformed."""
         function = _FUNCTION.fullmatch(block)
         if function is None:
             return None

@@ -1,4 +1,4 @@
-"""Stop strings in a stream of text: find the first, and never let a part of one slip out before."""
+"""Stop strings in streamed text: find the first one, and do not emit a part of it before."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 
 class StopStrings:
-    """Holds back what may be the beginning of a stop string.
+    """Holds back text that may be the beginning of a stop string.
 
     Args:
-        stops: the strings; with none, text passes at once.
+        stops: the strings; if empty, all text passes at once.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -36,13 +36,13 @@ class StopStrings:
         return emitted, False
 
     def finish(self) -> str:
-        """What was held back, when the answer ended otherwise."""
+        """The text that was held back, if the answer ends without a stop string."""
         held, self._held = self._held, ""
         return held
 
 
 def longest_beginning(text: str, wanted: Sequence[str]) -> int:
-    """Length of the longest suffix of text that one of the wanted strings begins with, shorter than that string."""
+    """Length of the longest suffix of text that is a proper prefix of a wanted string."""
     longest = max((len(item) for item in wanted), default=0)
     for length in range(min(len(text), longest - 1), 0, -1):
         suffix = text[-length:]

@@ -1,8 +1,8 @@
-"""The tokenizer: text to token ids, and each token id to the bytes it stands for.
+"""The tokenizer: text to token ids, and token ids to bytes.
 
-Qwen's tokenizer is a byte-level BPE: every token is a run of bytes, characters may be cut between tokens, and decoding
-is concatenation. That is what makes incremental decoding exact (detokenizer.py), so any other kind is refused. This is
-the one place that loads a tokenizer.json: for the runtime, and for what the exporter does with text.
+Qwen's tokenizer is a byte-level BPE: every token is a run of bytes, a character may be cut between tokens, and decoding
+is concatenation. This makes incremental decoding exact (detokenizer.py), so other kinds are refused. Only this module
+loads a tokenizer.json, for the runtime and for the exporter.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from tokenizers.pre_tokenizers import ByteLevel
 from qwonnx.runtime.artifact.strict_json import quoted
 from qwonnx.runtime.errors import TokenizerError
 
-MAX_FILE_BYTES = 128 << 20  # Qwen 3.5's tokenizer.json has 13 to 20 MB, by its spacing
+MAX_FILE_BYTES = 128 << 20  # Qwen 3.5's tokenizer.json has 13 to 20 MB, depending on its spacing
 
-# The parts a byte-level BPE is made of. The library is given no others: some abort the process on a few bad bytes
-# (a "Precompiled" normalizer asks for memory by a number in the file).
+# The parts of a byte-level BPE. The library gets no other parts: some abort the process on a few bad bytes (a
+# "Precompiled" normalizer allocates as much memory as a number in the file says).
 _COMPONENTS: Mapping[str, frozenset[str]] = {
     "model": frozenset({"BPE"}),
     "decoder": frozenset({"ByteLevel"}),
@@ -35,14 +35,14 @@ _ABSENT = msgspec.Raw(b"null")
 
 
 class _Model(msgspec.Struct):
-    """What is looked at in the model: its vocabulary, 20 MB of text, is left to the library."""
+    """The checked fields of the model. Only the library parses its vocabulary, 20 MB of text."""
 
     type: Any = None
     dropout: Any = None
 
 
 class _Document(msgspec.Struct):
-    """The parts of a tokenizer.json that the library is given, each as its text."""
+    """The parts of a tokenizer.json that the library gets, each as its text."""
 
     added_tokens: msgspec.Raw = _ABSENT
     normalizer: msgspec.Raw = _ABSENT
@@ -68,28 +68,29 @@ class Tokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_buffer(checked)
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # the library raises bare Exception, and its panics are not even that
+        except BaseException as error:  # the library raises bare Exception; its panics are BaseExceptions
             raise TokenizerError(quoted(str(error))) from error
         if missing := [byte for byte in ByteLevel.alphabet() if self._tokenizer.token_to_id(byte) is None]:
             raise TokenizerError(f"it has no token for {len(missing)} of the 256 bytes")
-        # The library remembers the tokens of ten thousand words in every thread that encodes: 7 MB a thread of ordinary
-        # words, ten times that of long ones. Encoding is as fast without (English), or a quarter slower (names).
+        # The library caches the tokens of 10,000 words in every thread that encodes: 7 MB per thread for ordinary
+        # words, ten times that for long ones. Without the cache, encoding is as fast (English), or a quarter slower
+        # (names).
         if isinstance(self._tokenizer.model, tokenizers.models.BPE):
             self._tokenizer.model._resize_cache(0)
         added = self._tokenizer.get_added_tokens_decoder()
         self._special = frozenset(token_id for token_id, token in added.items() if token.special)
-        # Matched literally, never by merging: the special ones, <think>, <tool_call>.
+        # Matched literally, never by merging: special tokens, <think>, <tool_call>.
         self.added_token_ids = tuple(sorted(added))
         self._bytes: dict[int, bytes] = {}
-        # Ids from here on are rows that pad the embedding; no text stands for them.
+        # Ids from here on are rows that pad the embedding; they have no text.
         self.num_tokens = max(self._tokenizer.get_vocab_size(with_added_tokens=False), *(1 + i for i in added), 0)
 
     @classmethod
     def from_file(cls, path: Path) -> Tokenizer:
-        """A file's tokenizer.
+        """Load a tokenizer.json.
 
         Raises:
-            TokenizerError: see above; or it cannot be read, or is larger than any tokenizer's.
+            TokenizerError: as above; or the file cannot be read, or is too large.
         """
         try:
             with path.open("rb") as file:
@@ -102,7 +103,7 @@ class Tokenizer:
 
     @property
     def largest_id(self) -> int:
-        """The largest id of a token; costs a look at all of them."""
+        """The largest token id; takes time proportional to the vocabulary."""
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values())
 
     def encode(self, text: str) -> list[int]:
@@ -116,12 +117,12 @@ class Tokenizer:
         return b"".join(kept).decode("utf-8", errors="replace")
 
     def token_id(self, token: str) -> int | None:
-        """Id of a token by its exact name ("<|im_end|>"), None if there is none."""
+        """Id of a token by its exact name ("<|im_end|>"), or None."""
         found: int | None = self._tokenizer.token_to_id(token)
         return found
 
     def is_special(self, token_id: int) -> bool:
-        """True for tokens that structure a conversation and are no part of its text; <think> is not one of them."""
+        """True for tokens that structure a conversation and are not part of its text; <think> is not special."""
         return token_id in self._special
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -132,7 +133,7 @@ class Tokenizer:
         return known
 
     def vocabulary(self, num_tokens: int) -> list[bytes]:
-        """token_bytes() of the ids below num_tokens, without keeping them."""
+        """token_bytes() of the ids below num_tokens, without caching them."""
         return [self._look_up(token_id) for token_id in range(num_tokens)]
 
     def _look_up(self, token_id: int) -> bytes:
@@ -141,10 +142,9 @@ class Tokenizer:
 
 
 def _checked(source: str | bytes) -> bytes:
-    """The document for the library: the parts that it may have, and none twice.
+    """The document for the library: only the allowed parts, each once.
 
-    What a training run has left in a file, truncation and padding, would cut prompts short or fill them up: it is not
-    among them.
+    Truncation and padding, left in a file by a training run, are dropped: they would cut prompts short or pad them.
     """
     try:
         document = msgspec.json.decode(source, type=_Document)
@@ -155,10 +155,10 @@ def _checked(source: str | bytes) -> bytes:
     for name, allowed in _COMPONENTS.items():
         for kind in [model.type] if name == "model" else _kinds(parts[name]):
             if not (isinstance(kind, str) and kind in allowed) and (kind is not None or name in _NEEDED):
-                raise TokenizerError(f"its {name} is of type {quoted(kind)}: no byte-level BPE has one")
+                raise TokenizerError(f"its {name} is of type {quoted(kind)}: a byte-level BPE does not have it")
     if model.dropout is not None:
-        raise TokenizerError("its model has a dropout: a text would have other tokens every time")
-    # Encoded anew, the small parts are what was looked at, whatever the text says twice.
+        raise TokenizerError("its model has a dropout: its tokens would be random")
+    # The small parts are encoded again, so the library gets what was checked even if a key appears twice.
     fields = {name: msgspec.json.encode(part) for name, part in parts.items()}
     fields |= {"added_tokens": bytes(document.added_tokens), "model": bytes(document.model)}
     fields = {"version": b'"1.0"', "truncation": b"null", "padding": b"null", **fields}
@@ -179,7 +179,7 @@ def _kinds(component: Any) -> Iterator[Any]:
 
 
 def _byte_of_character() -> dict[str, int]:
-    """The byte-level alphabet, reversed: printable Latin-1 stands for itself, other bytes follow from U+0100 on."""
+    """The byte-level alphabet, reversed: printable Latin-1 maps to itself, other bytes to U+0100 and on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(printable)]
     return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
@@ -189,7 +189,7 @@ _BYTE_OF_CHARACTER = _byte_of_character()
 
 
 def _bytes_of(token: str) -> bytes:
-    # An added token is plain text; where that has a character outside the alphabet (a space), it stands as it is.
+    # An added token is plain text. If it has a character outside the alphabet (a space), its text is used as it is.
     if all(character in _BYTE_OF_CHARACTER for character in token):
         return bytes(_BYTE_OF_CHARACTER[character] for character in token)
     return token.encode()

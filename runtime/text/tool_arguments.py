@@ -1,7 +1,7 @@
-"""Arguments of a tool call: the raw text the model wrote, made what the tool's JSON schema asks for.
+"""Arguments of a tool call: the model's raw text, converted to the types of the tool's JSON schema.
 
-The model writes every value as plain text, so 5 may be a number or a string; only the schema knows. What does not fit
-its schema stays a string: the caller's own validation is the place to refuse it.
+The model writes every value as plain text, so 5 may be a number or a string; only the schema decides. A value that does
+not fit its schema stays a string, which the caller's own validation can refuse.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-_MAX_REFERENCES = 8  # of a schema to another, before it is taken for a loop
+_MAX_REFERENCES = 8  # of a schema to another; more are treated as a loop
 
-# Spellings of Python that some templates teach the model, beside JSON's own.
+# JSON's constants, and Python's spellings, which some templates teach the model.
 _CONSTANTS: dict[str, Any] = {"true": True, "false": False, "null": None, "True": True, "False": False, "None": None}
 
 
@@ -64,7 +64,7 @@ def json_types(schema: Any, root: Mapping[str, Any], depth: int = 0) -> frozense
 
 
 def resolved(reference: str, root: Mapping[str, Any]) -> Any:
-    """What a "#/$defs/Name" reference points to, None if it points nowhere."""
+    """The target of a "#/$defs/Name" reference, or None."""
     if not reference.startswith("#/"):
         return None
     place: Any = root

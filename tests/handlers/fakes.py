@@ -1,4 +1,4 @@
-"""What stands in for an engine and for a network where a test needs neither."""
+"""Fakes of an engine and of a network, for tests that need neither."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def output(
 
 
 class FakeEngine(Engine):
-    """Takes one request, and gives what the test says it gives."""
+    """Takes one request, and gives the outputs that the test sets."""
 
     def __init__(self) -> None:
         self.submitted: list[dict[str, Any]] = []
@@ -40,7 +40,7 @@ class FakeEngine(Engine):
 
 
 def ask(app: ASGIApp, method: str, path: str, **options: Any) -> httpx.Response:
-    """What an application answers to one request, without a server."""
+    """The application's answer to one request, without a server."""
 
     async def send() -> httpx.Response:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -1,4 +1,4 @@
-"""A real uvicorn server on a free loopback port, in a thread of the test's process, and clients of it."""
+"""A real uvicorn server on a free loopback port, in a thread of the test's process, and clients for it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def serving(
     settings: ServerSettings | None = None,
     ready: bool = True,
 ) -> Iterator[Served]:
-    """Serve an artifact; what `artifact` is may also open the engine itself."""
+    """Serve an artifact. `artifact` may also be a function that opens the engine."""
     load = artifact if callable(artifact) else (lambda: Engine.open(artifact, runtime))
     settings = settings or ServerSettings(shutdown_seconds=0.5)
     host = ModelHost(load, model_name=settings.model_name, on_failure=lambda error: None)
@@ -76,7 +76,7 @@ def serving(
 
 @contextmanager
 def paced(engine: Engine, seconds: float = 0.02) -> Iterator[list[float]]:
-    """Make every step take at least so long, and note when each began: a real model is not as quick as this one."""
+    """Make every step take at least this long, as with a real model, and record when each one began."""
     step, began = engine.step, []
 
     def slow_step() -> list[RequestOutput]:
@@ -92,7 +92,7 @@ def paced(engine: Engine, seconds: float = 0.02) -> Iterator[list[float]]:
 
 
 def until(holds: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> None:
-    """Wait until something holds, looking often."""
+    """Wait until a condition holds, polling often."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "waited too long"

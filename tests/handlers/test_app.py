@@ -1,4 +1,4 @@
-"""An API is a record and a line in APIS: through that alone, one that no file knows is served and speaks for itself."""
+"""An API is a record and a line in APIS: a new API is served, with its own errors, through these alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors in no API's words: what the runtime refuses gets a kind and a status."""
+"""Neutral errors: a refusal of the runtime gets a kind and a status."""
 
 from __future__ import annotations
 

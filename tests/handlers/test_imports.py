@@ -1,4 +1,4 @@
-"""What a server imports, it pays for in memory and in cold starts."""
+"""The imports of a server, which cost memory and time at cold starts."""
 
 from __future__ import annotations
 

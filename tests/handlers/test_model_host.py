@@ -1,4 +1,4 @@
-"""The engine's way from a folder to ready, and what a request is told on the way."""
+"""The engine from its folder to ready, and the answers to requests meanwhile."""
 
 from __future__ import annotations
 

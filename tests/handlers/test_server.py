@@ -1,4 +1,4 @@
-"""Addresses a server listens on, and what it calls them."""
+"""The addresses that a server listens on, and their URLs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One API's words stay in its folder: nothing that APIs share, and nothing of the command line, knows OpenAI's."""
+"""Only the folder of an API has its names: code that APIs share, and the command line, do not have OpenAI's."""
 
 from __future__ import annotations
 

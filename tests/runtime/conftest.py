@@ -1,4 +1,4 @@
-"""Counting models that several test modules share; each is written once a session, for rows that live here or there."""
+"""Counting models that several test modules share; each is written once per session, for both kinds of buffers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.runtime.strict_buffers import StrictBuffers
 
 @pytest.fixture(scope="session", params=[HostBuffers, StrictBuffers], ids=["host", "strict"])
 def make_buffers(request: pytest.FixtureRequest) -> BuffersFactory:
-    """Where rows live: whatever asks for this, or for a model below, runs on both."""
+    """The memory of rows: a test that uses this, or a model below, runs on both kinds."""
     factory: BuffersFactory = request.param
     return factory
 

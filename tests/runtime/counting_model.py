@@ -1,17 +1,17 @@
-"""A synthetic artifact with predictable tokens: a few kilobytes, loaded in milliseconds, honest about its states.
+"""A synthetic artifact with predictable tokens: a few kilobytes, loaded in milliseconds, true to its states.
 
 Its decoder follows the real one's contract (inputs, outputs, states, in-place binding) and computes with integers held
-in floats, so a Python function predicts every token exactly. The next token depends on all that a step must get right:
-the last token, the position ids, each layer's convolution and recurrent state, and every key and value cached so far.
-A step that reads another row, skips a chunk or keeps an old state therefore says something else.
-Of keys and values it reads nothing behind a row's length: what lies there may be NaN.
+in floats, so a Python function predicts every token exactly. The next token depends on everything that a step must get
+right: the last token, the position ids, each layer's convolution and recurrent state, and every key and value cached so
+far. So a step that reads another row, skips a chunk or keeps an old state generates another token. It does not read
+keys and values behind a row's length: they may be NaN.
 
     model = make(folder)                       # counts: any prompt, any length
     model.answer(prompt, 8)                    # the eight tokens it must say
     make(folder, script="<think>...")          # says this text after an assistant's header, then <|im_end|>
 
 A prompt with FAILING_TEXT makes the graph fail, one that ends with NAN_TEXT makes its logits NaN. Rows of the
-vocabulary without a token get the highest logit, so that sampling one shows.
+vocabulary without a token get the highest logit, so that a test fails if one is sampled.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _ATTENTION_MODULUS = 1009
 
 @dataclass(frozen=True, slots=True)
 class CountingModel:
-    """What make() wrote, and what it will say. open() has its rows live where make_buffers has them."""
+    """The output of make(), and the model's predicted answers. open() puts its rows into make_buffers' memory."""
 
     folder: Path
     tokenizer: Tokenizer
@@ -86,7 +86,7 @@ class CountingModel:
         return _id(self.tokenizer, "<|im_end|>")
 
     def next_token(self, tokens: Sequence[int]) -> int:
-        """The token after these, from the whole sequence at once and from no state at all."""
+        """The token after these, computed from the whole sequence, without states."""
         if self.end_at is not None and len(tokens) >= self.end_at:
             return self.end_token
         last = len(tokens) - 1
@@ -126,14 +126,14 @@ def make(
     Args:
         folder: created if need be.
         script: the text to say after script_after, and then <|im_end|>; None counts instead.
-        script_after: what ends a prompt, from its last <|im_start|> on (the template's generation prompt).
+        script_after: the end of a prompt, from its last <|im_start|> on (the template's generation prompt).
         end_at: while counting, say <|im_end|> once the sequence has this many tokens.
-        num_pairs: pairs of one linear-attention and one full-attention layer, with four states a pair.
+        num_pairs: pairs of one linear-attention and one full-attention layer, with four states per pair.
         chat_template: the template's source, None for an artifact without one.
         generation_config: generation_config.json; by default greedy, ending at <|im_end|> and <|endoftext|>.
         generation_config_text: the same as text, which may be malformed.
         failing_text: one character that makes the graph fail.
-        make_buffers: where the rows of its engines live.
+        make_buffers: makes the memory of its engines' rows.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json()), encoding="utf-8")

@@ -1,17 +1,17 @@
-"""Rows where nobody can reach them but through the seam: what a device's memory is to the host, and stricter.
+"""Rows that are reachable only through StateBuffers: like a device's memory for the host, and stricter.
 
-    vault     the rows' bytes. No array of it leaves: operations copy in and out of it, and every one is counted.
-    window    what a graph is bound to, as memory that a run alone may use. Before a run the rows are copied into it,
-              after one out of it; between runs it is poison. So are the arrays in which a graph finds a step's inputs
-              and leaves its outputs: the host's own are read when a run begins and written when it has ended.
+    vault     the rows' bytes. No array of it leaves: operations copy in and out of it, and each one is counted.
+    window    the memory that a graph is bound to, only for a run. The rows are copied into it before a run and out of
+              it afterwards; between runs it is poison. The arrays of a step's inputs and outputs in it are poison too:
+              the host's own arrays are read when a run begins and written when it has ended.
 
-Poison is bytes of 0xff, NaN in every float: a free row is, and the tokens behind a row's length, so an answer that
-depends on any of them is wrong. That is more than the seam promises, which has finite numbers behind a length: a graph
-that multiplies them by zero does not run here.
+Poison is bytes of 0xff, NaN in every float. A free row and the tokens behind a row's length are poison, so an answer
+that depends on them is wrong. StateBuffers guarantees less, namely finite numbers behind a length: a graph that
+multiplies them by zero does not run here.
 
-What comes out of order is an AssertionError: reading or moving a free row, filling one in use, reading beyond a length,
-segments of other buffers, a run whose past_lengths are not those of its rows, a graph that changes tokens of the past
-or writes anything outside its rows.
+A wrong order is an AssertionError: reading or moving a free row, filling one in use, reading beyond a length, segments
+of other buffers, a run whose past_lengths are not those of its rows, a graph that changes earlier tokens or writes
+outside its rows.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from qwonnx.runtime.cache.rows import RowMove, is_growing, row_bytes, row_shape
 
 
 class StrictSegment:
-    """Bytes of its buffers, which only they read."""
+    """Bytes of its buffers, which only these can read."""
 
     def __init__(self, owner: StrictBuffers, num_tokens: int, arrays: dict[str, HostArray]) -> None:
         self.num_tokens = num_tokens
@@ -41,7 +41,7 @@ class StrictSegment:
         raise TypeError("a segment is no array: its buffers alone know where it lies")
 
     def opened_by(self, buffers: StrictBuffers) -> dict[str, HostArray]:
-        """Its arrays, for those who made it."""
+        """Its arrays, for the buffers that made it."""
         assert buffers is self.__owner, "a segment of other buffers"
         return self.__arrays
 
@@ -62,7 +62,7 @@ class StrictBuffers(StateBuffers):
         states, num_rows, max_model_len: as of HostBuffers.
 
     Attributes:
-        accesses: how often each operation was called; "run" counts runs that began.
+        accesses: the number of calls of each operation; "run" counts runs that began.
     """
 
     def __init__(self, states: Sequence[StateSpec], num_rows: int, max_model_len: int) -> None:
@@ -152,7 +152,7 @@ class StrictBuffers(StateBuffers):
         return StrictSegment(self, num_tokens, arrays)
 
     def load(self, rows: range, past_lengths: Sequence[int], num_tokens: int) -> None:
-        """Before a run, of its binding: copy the rows into the window."""
+        """Before a run: copy the binding's rows into the window."""
         self._enter("run")
         for row, past in zip(rows, past_lengths, strict=True):
             held = self._in_use(row)
@@ -161,12 +161,12 @@ class StrictBuffers(StateBuffers):
             assert past + num_tokens <= self._max_model_len, f"row {row} has no room for {num_tokens} more"
         self._is_running = True
         for row in rows:
-            self._vault[row].is_undefined = True  # until the run has ended well
+            self._vault[row].is_undefined = True  # until the run has succeeded
             for name, window in self._window.items():
                 window[row] = self._vault[row].arrays[name]
 
     def store(self, rows: range, num_tokens: int) -> None:
-        """After a run that ended well: copy the window into the rows."""
+        """After a successful run: copy the window into the rows."""
         for row in rows:
             held = self._vault[row]
             assert held.length is not None
@@ -181,7 +181,7 @@ class StrictBuffers(StateBuffers):
             held.length, held.is_undefined = end, False
 
     def close_window(self, rows: range) -> None:
-        """After any run: nothing is left in the window, and only the run's rows were touched."""
+        """After any run: check that only the run's rows were changed, and poison the window."""
         self._is_running = False
         for name, window in self._window.items():
             window[rows.start : rows.stop] = _poison_of(window.dtype)
@@ -212,12 +212,12 @@ class StrictBuffers(StateBuffers):
 
 @dataclass(slots=True)
 class _StrictBinding(RowBinding):
-    """Rows of the window, and arrays beside it for the step's other inputs and outputs."""
+    """Rows of the window, and further arrays for the step's other inputs and outputs."""
 
     buffers: StrictBuffers
     bound: HostBinding
     rows: range
-    inputs: dict[str, tuple[HostArray, HostArray]] = field(default_factory=dict)  # the host's, and the graph's
+    inputs: dict[str, tuple[HostArray, HostArray]] = field(default_factory=dict)  # the host's array, and the graph's
     outputs: dict[str, tuple[HostArray, HostArray]] = field(default_factory=dict)
 
     def bind_input(self, name: str, array: HostArray) -> None:

@@ -1,4 +1,4 @@
-"""Baking by its functions: what is a prompt, which tokens it stands for, and that a chat finds them."""
+"""Baking by its functions: which files are prompts, their tokens, and chats that find them."""
 
 from __future__ import annotations
 
@@ -135,10 +135,10 @@ def test_a_template_that_writes_nothing_first_or_varies_it_is_refused(tmp_path: 
         ("", "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
         (b"\xff", "not valid JSON"),
-        ("[]", "no object with a list"),
-        ('{"messages": "text"}', "no object with a list"),
+        ("[]", "not an object with a list"),
+        ('{"messages": "text"}', "not an object with a list"),
         ('{"messages": [], "temperature": 0}', "the prompt has temperature"),
-        ('{"messages": [{"role": "user", "content": "Hi"}]}', r"messages\[0\] is of the role user"),
+        ('{"messages": [{"role": "user", "content": "Hi"}]}', r"messages\[0\] has the role user"),
         ('{"messages": [{"role": "system"}]}', "content is missing"),
         ('{"messages": [{"role": "system", "content": "a", "mood": 1}]}', r"unknown parameter messages\[0\]\.mood"),
         ('{"tools": [{"type": "function", "function": {"name": "no name"}}]}', r"tools\[0\]"),

@@ -1,4 +1,4 @@
-"""Sizes, lengths and rates: read strictly, written for people."""
+"""Sizes, lengths and rates: strict parsing, readable printing."""
 
 from __future__ import annotations
 

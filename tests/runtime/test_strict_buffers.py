@@ -1,4 +1,4 @@
-"""The strict buffers themselves: what they refuse, what they count, and that a wrong engine shows on them."""
+"""The strict buffers themselves: refusals, counts, and the failure of a wrong engine."""
 
 from __future__ import annotations
 
@@ -102,12 +102,12 @@ def test_what_a_graph_has_no_right_to_is_poison() -> None:
     graph.compute = look
     run_rows(buffers, 0, [4], 1, graph)
     assert seen == [True, True, True]
-    assert all(np.isnan(graph.inputs[spec.past]).all() for spec in STATES)  # now that it has run
+    assert all(np.isnan(graph.inputs[spec.past]).all() for spec in STATES)  # after a run
     assert graph.inputs["past_lengths"].tolist() == [-1]
 
 
 def test_a_device_could_be_added_where_the_engine_is_opened(tmp_path: Path) -> None:
-    """An engine keeps to one buffers object: all that it does with rows is counted there."""
+    """An engine uses one buffers object, which counts all its operations on rows."""
     made: list[StrictBuffers] = []
 
     def make_buffers(*arguments: object) -> StateBuffers:

@@ -1,6 +1,6 @@
-"""What `optimum-cli` finds: installed as `optimum.commands.register.register_qwonnx`, the folder that it searches.
+"""Registers the command: installed as `optimum.commands.register.register_qwonnx`, which `optimum-cli` searches.
 
-That folder belongs to every package that brings optimum a command, so nothing else, and no `__init__.py`, is in ours.
+All packages with commands share that folder, so ours has only this file, without an `__init__.py`.
 """
 
 from __future__ import annotations

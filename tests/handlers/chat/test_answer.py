@@ -1,4 +1,4 @@
-"""A neutral request to the parts of its answer, on a real engine: the order of checks, capsules, ends, and leaving."""
+"""A neutral request to the parts of its answer, on a real engine: the order of checks, capsules, ends, disconnects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conversations that go on at another instance: what it finds in the store it need not read."""
+"""Conversations that continue at another instance: a prefix in the store is not computed again."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def instance(folder: Path, url: str) -> Any:
 
 
 def ask(served: Served, messages: list[Any], *, stream: bool = False) -> tuple[str, int]:
-    """The answer, and how many tokens of the prompt were not read again."""
+    """The answer, and the number of prompt tokens that were not computed again."""
     options: Any = {"model": MODEL, "messages": messages, "max_tokens": 6}
     with served.client() as client:
         if stream:
@@ -56,7 +56,7 @@ def saved(url: str) -> list[Path]:
 
 
 def first_turn(folder: Path, url: str, *, stream: bool = False, compression: str = "none") -> list[Any]:
-    """A conversation after its first turn, which was answered by an instance that is gone."""
+    """A conversation after its first turn, which another instance answered."""
     settings = replace(SETTINGS, capsules=url, capsule_compression=compression)
     with serving(folder, settings=settings) as served:
         text, cached = ask(served, [SYSTEM, *chat("What is in it?")], stream=stream)

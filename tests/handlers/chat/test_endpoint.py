@@ -1,4 +1,4 @@
-"""A chat over HTTP with a writer of no API at all: whole, streamed, cut off, saved."""
+"""A chat over HTTP with a writer that belongs to no real API: whole, streamed, cut off, saved."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.fast
 
 
 class PlainWriter:
-    """Writes the names of the parts, one a line."""
+    """Writes the names of the parts, one per line."""
 
     def __init__(self) -> None:
         self.id = uuid.uuid4().hex

@@ -1,4 +1,4 @@
-"""The bridge from the engine's thread to the loop: every output once, one abort at most, a deadline that is kept."""
+"""The bridge from the engine's thread to the loop: every output once, at most one abort, a deadline."""
 
 from __future__ import annotations
 

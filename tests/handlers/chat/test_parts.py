@@ -1,4 +1,4 @@
-"""Outputs of a request as parts: what is said, how it ended, what it cost."""
+"""Outputs of a request as parts: texts and calls, the end, token counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A neutral request: what of it reaches the sampler, the template and the guide."""
+"""A neutral request: the values that reach the sampler, the template and the guide."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""System prompts of files: taken as a chat's template takes them, or refused with the field at fault."""
+"""System prompts from files: accepted in the form of chat templates, or refused with the field at fault."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_nobody_but_the_system_speaks(role: str) -> None:
     messages = [{"role": "system", "content": "a"}, {"role": role, "content": "b"}]
     with pytest.raises(InvalidRequestError) as refusal:
         parsed(messages=messages)
-    assert str(refusal.value) == f"messages[1] is of the role {role}: give system messages alone"
+    assert str(refusal.value) == f"messages[1] has the role {role}: give only system messages"
     assert refusal.value.param == "messages[1]"
 
 
@@ -102,5 +102,5 @@ def test_what_is_no_json_is_said_to_be_none(document: str | bytes) -> None:
 
 @pytest.mark.parametrize("document", ["[]", "null", "5", '"text"', '{"messages": null}', '{"messages": {}}'])
 def test_what_is_no_object_of_messages_is_said_to_be_none(document: str) -> None:
-    with pytest.raises(InvalidRequestError, match="no object with a list of messages"):
+    with pytest.raises(InvalidRequestError, match="not an object with a list of messages"):
         parse_prompt(document)

@@ -1,4 +1,4 @@
-"""Tools as documents write them and as a model is told of them."""
+"""Tools in the form of documents and of chat templates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refusals of documents: the path of the field at fault, and what to do."""
+"""Refusals of documents: the path of the field at fault, and the remedy."""
 
 from __future__ import annotations
 

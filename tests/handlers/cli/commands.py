@@ -1,4 +1,4 @@
-"""The `qwonnx` command in a process of its own, as tests run it."""
+"""Run the `qwonnx` command in a separate process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def qwonnx(*arguments: object, stdin: str = "", **environment: str) -> subproces
 
 
 def error_line(result: subprocess.CompletedProcess[str]) -> str:
-    """The one line that a user's error gives."""
+    """The one line of a user's error."""
     assert result.returncode == 2, result.stderr
     assert result.stderr.startswith("qwonnx: error: "), result.stderr
     assert result.stderr.count("\n") == 1, result.stderr

@@ -1,4 +1,4 @@
-"""`qwonnx export` on what it cannot export: one line, status 2, nothing left behind. A process a case."""
+"""`qwonnx export` on checkpoints that it refuses: one line, status 2, no files left. One process per case."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`qwonnx export --prefix`, `bake`, `inspect` on real exports: a new process goes on from what was baked, exactly."""
+"""`qwonnx export --prefix`, `bake`, `inspect` on real exports: a new process continues exactly from baked prefixes."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def ask(client: openai.OpenAI, messages: list[Any], tools: list[Any]) -> tuple[s
 
 
 def served_answers(folder: Path) -> list[tuple[str, int]]:
-    """What a new process says in three chats: with the system prompt, with its tool too, and without either."""
+    """Answers of a new process in three chats: with the system prompt, with its tool too, and without either."""
     with running("serve", folder, "--port", 0, "--max-model-len", 1024) as process:
         assert process.stdout is not None
         url = next(found[1] for line in process.stdout if (found := re.search(r" at (http://\S+/v1) ", line)))
@@ -156,7 +156,7 @@ def test_inspect_lists_what_is_baked_and_says_what_is_not_used(artifact: Path, t
     assert verified.returncode == 0, verified.stderr
     damaged = sorted((artifact / "prefixes").iterdir())[0]
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    assert "has not the size that its tokens need" in qwonnx("inspect", artifact).stdout
+    assert "the size of the capsule does not match its tokens" in qwonnx("inspect", artifact).stdout
     assert f"{damaged} is not used: " in error_line(qwonnx("inspect", artifact, "--verify"))
     generated = qwonnx("generate", artifact, "--chat", "Hi", "--system", SYSTEM, "--max-tokens", 2)
     assert generated.returncode == 0
@@ -170,7 +170,7 @@ def test_prompts_are_added_found_there_and_replaced(artifact: Path, prompts: lis
     other.write_text("Be brief.")
     files = {path: path.read_bytes() for path in (artifact / "prefixes").iterdir()}
     again = qwonnx("bake", artifact, *prompts)
-    assert (again.returncode, again.stdout.count(", was there\n")) == (0, 2), again.stderr
+    assert (again.returncode, again.stdout.count(", already baked\n")) == (0, 2), again.stderr
     assert qwonnx("bake", artifact, other).returncode == 0
     assert len(lengths(artifact)) == 3
     assert {path: path.read_bytes() for path in files} == files
@@ -192,5 +192,5 @@ def test_what_cannot_be_baked_is_one_line(exported: Path, prompts: list[Path], t
     assert f"cannot read {missing}" in error_line(qwonnx("bake", exported, missing))
     assert "is not an artifact" in error_line(qwonnx("bake", tmp_path, prompts[0]))
     for command in (["bake", exported, broken], ["export", tmp_path / "checkpoint", out, "--prefix", broken]):
-        assert f"{broken}: messages[0] is of the role user" in error_line(qwonnx(*command))
+        assert f"{broken}: messages[0] has the role user" in error_line(qwonnx(*command))
     assert not out.exists()

@@ -1,4 +1,4 @@
-"""The `qwonnx` command as its users run it: in a process of its own, with its streams and its exit status."""
+"""The `qwonnx` command as users run it: in a separate process, with its streams and its exit status."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_serve_refuses_what_it_cannot_do_before_it_listens(counting_folder: Path
 
 
 def test_ctrl_c_ends_generate_with_130_and_no_traceback(tmp_path: Path) -> None:
-    slow = make(tmp_path / "slow", num_pairs=48).folder  # no machine is through with it before it is stopped
+    slow = make(tmp_path / "slow", num_pairs=48).folder  # too long for any machine to finish before the stop
     with running("generate", slow, "--prompt", "Hello", "--max-tokens", 4000) as process:
         assert process.stdout is not None
         assert process.stdout.read(1)

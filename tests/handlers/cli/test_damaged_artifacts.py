@@ -1,4 +1,4 @@
-"""The commands on artifacts that are damaged: one line, status 2, soon, and nothing listens or is printed before."""
+"""The commands on damaged artifacts: one line, status 2, quickly, before the command listens or prints."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def artifact(counting_folder: Path, tmp_path: Path) -> Path:
 
 
 def written(name: str, content: bytes | None, *, rehash: bool = False) -> Callable[[Path], None]:
-    """Replace a file, or remove it; with rehash the manifest knows of it, as if it had been exported so."""
+    """Replace a file, or remove it. With rehash, the manifest has the new size and hash."""
 
     def damage(folder: Path) -> None:
         path = folder / name
@@ -55,7 +55,7 @@ def as_a_file(folder: Path) -> None:
     folder.write_text("x")
 
 
-# What opening an artifact finds, whatever the command.
+# Damage that every command finds when it opens an artifact.
 FOUND_BY_ALL: dict[str, tuple[Callable[[Path], None], str]] = {
     "no manifest": (written("manifest.json", None), "not an artifact"),
     "empty manifest": (written("manifest.json", b""), "manifest.json"),
@@ -68,7 +68,7 @@ FOUND_BY_ALL: dict[str, tuple[Callable[[Path], None], str]] = {
     "a file": (as_a_file, "artifact"),
 }
 
-# What only an engine finds, in an artifact that was made so.
+# Damage that only an engine finds, if the artifact was made with it.
 FOUND_BY_ENGINES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a graph that is none": (written("decoder.onnx", b"\x00" * 500, rehash=True), "ONNX Runtime cannot load"),
     "an empty graph": (written("decoder.onnx", b"", rehash=True), "ONNX Runtime cannot load"),
@@ -92,7 +92,7 @@ COMMANDS = {
 
 
 def refusal(command: str, artifact: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    """The line with which a command ends; run in this process, since there are many."""
+    """The line with which a command ends. Runs in this process, because there are many cases."""
     monkeypatch.setattr("sys.argv", ["qwonnx", *(word.format(artifact) for word in COMMANDS[command])])
     before = time.process_time()
     with pytest.raises(SystemExit) as ended:

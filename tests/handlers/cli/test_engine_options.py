@@ -1,4 +1,4 @@
-"""Options over variables over defaults."""
+"""Options override variables, and variables override defaults."""
 
 from __future__ import annotations
 

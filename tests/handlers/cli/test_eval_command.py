@@ -1,4 +1,4 @@
-"""`qwonnx eval` as its users run it, on models whose answers are known beforehand."""
+"""`qwonnx eval` as users run it, on models with known answers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LINES = [
 
 @pytest.fixture(scope="module")
 def paris(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that thinks, and then says Paris, whatever it is asked."""
+    """A model that thinks, and then says Paris to every question."""
     folder = tmp_path_factory.mktemp("paris") / "artifact"
     return counting_model.make(folder, script="<think>\nFrance.\n</think>\n\nParis").folder
 
@@ -134,9 +134,9 @@ def test_what_cannot_be_evaluated_is_said_in_a_line(paris: Path, suite: Path, tm
 
 
 def test_ctrl_c_ends_it_with_130_and_no_traceback(tmp_path: Path) -> None:
-    slow = make(tmp_path / "slow", num_pairs=48).folder  # no machine is through with it before it is stopped
+    slow = make(tmp_path / "slow", num_pairs=48).folder  # too long for any machine to finish before the stop
     suite = tmp_path / "suite.jsonl"
-    os.mkfifo(suite)  # opening it waits for the command to have come so far
+    os.mkfifo(suite)  # opening the pipe waits until the command has come this far
     with running("eval", slow, "--suite", suite, "--max-tokens", 3500) as process:
         with suite.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(line("t", "x")) + "\n" for _ in range(64))

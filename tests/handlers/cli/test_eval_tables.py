@@ -1,4 +1,4 @@
-"""A report of an evaluation as it is printed."""
+"""The printed report of an evaluation."""
 
 from __future__ import annotations
 
@@ -77,6 +77,6 @@ def test_text_experts_drafts_and_what_was_left_out_have_a_line_each() -> None:
     assert "sample.txt: perplexity 1.235e+04 over 5,000 tokens, - of them the likeliest" in lines
     assert "Experts, 2 of 8, by 5,000 predicted tokens" in lines
     assert "0 2.500 83.3% 10.0%" in lines
-    assert "MTP head: 75.0% of 1,000 drafts are what the model would write" in lines
+    assert "MTP head: 75.0% of 1,000 drafts match the model's own tokens" in lines
     assert "Skipped: 2 questions with pictures: artifacts read text alone." in lines
     assert "Note: one thing." in lines

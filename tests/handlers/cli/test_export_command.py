@@ -1,4 +1,4 @@
-"""`qwonnx export`: its options, what it says when it is interrupted, and what its bar shows."""
+"""`qwonnx export`: its options, its messages after an interruption, and its progress bar."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_starting_over_is_said_and_touches_nothing_before_the_checkpoint_is_chec
     (folder / "export.journal").write_text("{}")
     result = qwonnx("export", tmp_path / "checkpoint", tmp_path / "out")
     assert result.returncode == 2
-    assert result.stderr.startswith(f"qwonnx: starting over, without what {folder} has for --resume\nqwonnx: error: ")
+    assert result.stderr.startswith(f"qwonnx: starting over; use --resume to continue from {folder}\nqwonnx: error: ")
     assert (folder / "export.journal").read_text() == "{}"
 
 
@@ -43,7 +43,7 @@ def test_ctrl_c_says_what_is_kept_if_anything_is(
         incomplete_folder(out).mkdir()
     with pytest.raises(KeyboardInterrupt), note_what_is_kept(out):
         raise KeyboardInterrupt
-    said = f"qwonnx: interrupted; what is written is kept in {incomplete_folder(out)}: go on with --resume\n"
+    said = f"qwonnx: interrupted; the work is kept in {incomplete_folder(out)}: continue with --resume\n"
     assert capsys.readouterr().err == (said if kept else "")
 
 
@@ -52,7 +52,7 @@ def test_when_a_prompt_cannot_be_baked_the_artifact_is_said_to_be_whole(tmp_path
     out = tmp_path / "out"
     with pytest.raises(CommandError) as refusal, note_that_the_artifact_is_whole(out):
         raise fault
-    assert str(refusal.value) == f"nothing is there; {out} is whole without it: go on with qwonnx bake"
+    assert str(refusal.value) == f"nothing is there; {out} is complete without it: continue with qwonnx bake"
 
 
 def test_the_bar_counts_resumed_bytes_as_done_and_not_as_speed() -> None:

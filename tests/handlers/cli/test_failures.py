@@ -1,4 +1,4 @@
-"""What users can mend is one line and status 2; our bugs keep their traceback."""
+"""Errors that users can fix are one line and status 2; our bugs keep their traceback."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _missing(name: str) -> ModuleNotFoundError:
         (EvaluationError("a"), "a"),
         (PlanError("a"), "a"),
         (CommandError("a\n  b\tc"), "a b c"),
-        (MemoryError(), "there is not enough memory: close other programs, or ask for less of it"),
+        (MemoryError(), "there is not enough memory: close other programs, or use less of it"),
         (_missing("torch"), 'torch is not installed: pip install "qwonnx[export]"'),
         (_missing("transformers.models"), 'transformers is not installed: pip install "qwonnx[export]"'),
         (

@@ -1,4 +1,4 @@
-"""`qwonnx generate` below its process: what is printed where, and what is asked of the model."""
+"""`qwonnx generate` in this process: its output on each stream, and its request to the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`optimum-cli export qwonnx`: the options and the outcome of `qwonnx export`, in optimum's words."""
+"""`optimum-cli export qwonnx`: the options and the outcome of `qwonnx export`, with optimum's arguments."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(*arguments: object) -> None:
 
 
 def called(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> dict[str, Any]:
-    """What `qwonnx export` is called with."""
+    """The arguments with which `qwonnx export` is called."""
     seen: dict[str, Any] = {}
     monkeypatch.setattr(optimum_export, "export", _Recorder(seen))
     run(*arguments)
@@ -49,14 +49,14 @@ def called(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> dict[str, Any
 
 
 class _Recorder:
-    """Stands for `qwonnx export`: the same signature, and it only writes down, or raises."""
+    """Replaces `qwonnx export`: it has the same signature, and only records its arguments, or raises."""
 
     def __init__(self, seen: dict[str, Any], error: type[BaseException] | None = None) -> None:
         self._seen = seen
         self._error = error
         self.__signature__ = inspect.signature(export)
         self.__annotations__ = export.__annotations__
-        self.__wrapped__ = export  # where the names in the annotations are looked up
+        self.__wrapped__ = export  # the names in the annotations are looked up here
 
     def __call__(self, **arguments: Any) -> None:
         self._seen.update(arguments)

@@ -1,4 +1,4 @@
-"""`qwonnx plan` as its users run it: tables at 80 columns, JSON, limits, and one line for what is wrong."""
+"""`qwonnx plan` as users run it: tables at 80 columns, JSON, limits, and one-line errors."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_tables_hold_the_plan_in_80_columns(config_file: Path) -> None:
         "int4",
     ]
     assert "Note: 1M tokens are more than the 262144" in result.stdout
-    assert "…" not in result.stdout  # nothing was cut
+    assert "…" not in result.stdout  # the text is complete
 
 
 def test_json_has_stable_keys_and_its_parts_add_up(config_file: Path) -> None:
@@ -101,7 +101,7 @@ def test_every_key_of_the_json_is_documented(config_file: Path) -> None:
 
 
 def _keys(value: Any) -> set[str]:
-    """Of all objects within, but for names of files."""
+    """The keys of all objects within, except for names of files."""
     if isinstance(value, list):
         return set().union(*map(_keys, value))
     if not isinstance(value, dict):
@@ -172,7 +172,7 @@ def test_what_would_fit_is_said_too(config_file: Path, limits: str, remedies: li
     lines = [line for line in shown.stdout.splitlines() if line.startswith("- ")]
     assert len(lines) == len(remedies)
     assert all(line.startswith(remedy) for line, remedy in zip(lines, remedies, strict=True))
-    if "context" in remedies[1]:  # it is true
+    if "context" in remedies[1]:  # the printed value is right
         smaller = limits.replace("256k", lines[1].split("=")[1].split()[0])
         assert qwonnx("plan", config_file, "--weights", "int4", "--kv", "float32", "--fit", smaller).returncode == 0
 

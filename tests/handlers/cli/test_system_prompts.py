@@ -1,4 +1,4 @@
-"""Files of system prompts, and what is said while they are baked, without a process of their own."""
+"""Files of system prompts, and the messages while they are baked, in this process."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ def test_json_is_messages_and_tools(tmp_path: Path, name: str) -> None:
     ("text", "said"),
     [
         ("{", "the prompt is not valid JSON"),
-        ('{"messages": [{"role": "user", "content": "Hi"}]}', "messages[0] is of the role user: give system messages"),
+        (
+            '{"messages": [{"role": "user", "content": "Hi"}]}',
+            "messages[0] has the role user: give only system messages",
+        ),
         ('{"tools": [{"type": "function"}]}', "tools[0].function is missing: send it"),
     ],
 )
@@ -66,7 +69,7 @@ def test_every_prompt_has_a_line_that_says_where_it_lies_and_whether_it_was_ther
     assert re.fullmatch(r"baked in \d+ s\n", told.err)
     assert bake_prompts(folder, prompts, SETTINGS) == paths
     told = capsys.readouterr()
-    assert (told.out.count(", was there\n"), told.err) == (2, "")
+    assert (told.out.count(", already baked\n"), told.err) == (2, "")
 
 
 def test_a_folder_that_cannot_be_written_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Numbers and tables as commands print them."""
+"""Numbers and tables of the commands."""
 
 from __future__ import annotations
 

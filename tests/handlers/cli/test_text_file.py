@@ -1,4 +1,4 @@
-"""Text files that commands are given: read whole, or refused in one line."""
+"""Text files that are given to commands: read whole, or refused in one line."""
 
 from __future__ import annotations
 

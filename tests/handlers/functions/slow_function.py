@@ -1,6 +1,6 @@
-"""The AWS Lambda handler around an engine each of whose steps takes at least 50 ms, as a large model's do.
+"""The AWS Lambda handler on an engine whose steps take at least 50 ms, as with a large model.
 
-For a process of its own: importing this makes every engine slow.
+Only for a separate process: importing this makes every engine slow.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The handler under the cloud's own runtime client, which fetches events from a local implementation of its API."""
+"""The handler under AWS's own runtime client, which fetches events from a local implementation of its API."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class LambdaService:
     count: int = 0
 
     def invoke(self, event: dict[str, Any], *, seconds: float = 900.0) -> dict[str, Any]:
-        """The answer to an event, for which the function has so long."""
+        """The answer to an event; the function has this much time for it."""
         self.count += 1
         self.events.put((f"invocation-{self.count}", seconds, event))
         kind, answer = self.answers.get(timeout=40)
@@ -189,7 +189,7 @@ def slow_function(counting_folder: Path) -> Iterator[LambdaService]:
     """A step takes 50 ms, and reads few tokens of a prompt."""
     environment = {"QWONNX_MAX_NUM_BATCHED_TOKENS": "16"}
     with running(counting_folder, handler="tests.handlers.functions.slow_function.handler", **environment) as service:
-        json_of(service.invoke(event("GET", "/health/live")))  # its start is no part of what is measured
+        json_of(service.invoke(event("GET", "/health/live")))  # its start is not measured
         yield service
 
 

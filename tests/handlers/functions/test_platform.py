@@ -1,4 +1,4 @@
-"""A function platform is one file over the public seam: here is one, whose events are tuples."""
+"""A function platform is one file over the public interface: this one has tuples as events."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Answer = tuple[int, Any]
 
 
 class Platform:
-    """What the file of a platform would hold."""
+    """The content of a platform's file."""
 
     def __init__(self) -> None:
         settings = ServerSettings.from_environment()
@@ -33,7 +33,7 @@ class Platform:
         self._app = InvocationDeadline(create_app(self.host, settings), lambda scope: scope.get("dummy.seconds"))
 
     def handle(self, event: object, seconds: float | None = None) -> Answer:
-        """Answer `(method, path, body)`, for which there are so many seconds."""
+        """Answer `(method, path, body)` within this many seconds."""
         if not isinstance(event, tuple):
             refusal = error_response(errors.invalid("the event is no tuple: send one", code="invalid_event"))
             return refusal.status_code, json.loads(bytes(refusal.body))

@@ -1,4 +1,4 @@
-"""The outermost layer: one line a request, an id for every answer, and no fault that a client sees the inside of."""
+"""The outermost middleware: one line and one id per request, and no internals of a fault in an answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which API a path belongs to, and that an error reaches its clients in its own words."""
+"""The API of a path, and errors in the format of that API."""
 
 from __future__ import annotations
 

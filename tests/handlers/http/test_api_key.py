@@ -1,4 +1,4 @@
-"""The key: on every API's paths and on no others, in any header that the API's clients use."""
+"""The key: on the paths of every API and no others, in any header that the API's clients use."""
 
 from __future__ import annotations
 

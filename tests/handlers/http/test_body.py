@@ -1,4 +1,4 @@
-"""Bodies of requests: what is too large is never held, what is no JSON is not read."""
+"""Bodies of requests: a body that is too large is not kept, one that is not JSON is not read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers that take longer than they may, on a server: they end as they are, or say that they could not begin."""
+"""Answers that exceed their deadline, on a server: they end unfinished, or with an error if they had not begun."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_an_answer_that_did_not_begin_is_a_504_or_an_error_event(hurried: Served
         with pytest.raises(openai.InternalServerError) as refused:
             client.chat.completions.create(model=MODEL, messages=chat("x" * 450), max_tokens=4)
         assert (refused.value.status_code, refused.value.code) == (504, "deadline_exceeded")
-        assert refused.value.response.headers["x-should-retry"] == "false"  # the client would, and it would be no use
+        assert refused.value.response.headers["x-should-retry"] == "false"  # the client would retry, in vain
         with pytest.raises(openai.APIError) as cut:
             list(client.chat.completions.create(model=MODEL, messages=chat("x" * 450), max_tokens=4, stream=True))
         assert cut.value.code == "deadline_exceeded"

@@ -1,4 +1,4 @@
-"""Work that lasts as long as its client: it is cancelled, and has ended, before anything else goes on."""
+"""Work that lasts as long as its client: it is cancelled, and has ended before the caller continues."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.fast
 
 
 class Client:
-    """Sends what is left of a body, and leaves after some seconds."""
+    """Sends the rest of a body, and disconnects after some seconds."""
 
     def __init__(self, stays: float, *, first: int = 0) -> None:
         self._stays = stays
@@ -29,7 +29,7 @@ class Client:
 
 
 class Work:
-    """Takes some seconds, and some more to give back what it holds."""
+    """Takes some seconds, and some more to release its resources."""
 
     def __init__(self, seconds: float, error: Exception | None = None) -> None:
         self._seconds = seconds

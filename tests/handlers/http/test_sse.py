@@ -1,4 +1,4 @@
-"""Event streams, below the server: keep-alives, and what happens to their source."""
+"""Event streams, without a server: keep-alives, and the closing of their source."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.fast
 
 
 async def run(response: EventStream, *, leaves_after: float | None = None) -> list[Message]:
-    """What a client that stays, or leaves after some seconds, is sent."""
+    """The bytes that a client gets that stays, or disconnects after some seconds."""
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -37,7 +37,7 @@ DONE = event("done")
 
 
 class Source:
-    """Events with pauses, and whether they were given back."""
+    """Events with pauses; it records whether they were closed."""
 
     def __init__(self, *pauses: float) -> None:
         self.pauses = pauses

@@ -1,4 +1,4 @@
-"""Every bad request gets OpenAI's error body with a status, the parameter at fault, and nothing of our insides."""
+"""Every bad request gets OpenAI's error body with a status, the parameter at fault, and no internals."""
 
 from __future__ import annotations
 
@@ -252,7 +252,7 @@ def test_a_body_over_the_limit_is_a_413_declared_or_counted(counting_folder: Pat
             assert client.post(PATH, content=exact, headers=headers).status_code == 200
             refusal(client.post(PATH, content=exact + b" ", headers=headers), 413)
             refusal(client.post(PATH, content=iter([exact, b" "]), headers=headers), 413)
-        # Declared only: the answer comes before a byte of the body was sent.
+        # Only declared: the answer comes before a byte of the body was sent.
         with socket.create_connection(served.url.removeprefix("http://").split(":"), timeout=10) as connection:  # type: ignore[arg-type]
             connection.sendall(
                 f"POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"

@@ -1,4 +1,4 @@
-"""Parts of an answer in OpenAI's objects, whole and as chunks, below the server."""
+"""Parts of an answer in OpenAI's objects, whole and as chunks, without a server."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def whole(*parts: Part | ServiceError) -> dict[str, Any]:
 
 
 def events(*parts: Part | ServiceError, **fields: Any) -> list[Any]:
-    """The data of all events, [DONE] as it stands."""
+    """The data of all events, [DONE] unchanged."""
 
     async def collect() -> list[bytes]:
         return [event async for event in writer(stream=True, **fields).events(given(parts))]

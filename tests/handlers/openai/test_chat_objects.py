@@ -1,4 +1,4 @@
-"""OpenAI's objects, byte for byte: what is null, and what is left out."""
+"""OpenAI's objects, byte for byte: the fields that are null, and those that are left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bodies into checked requests, below the server: what is taken, what is refused, what a template is told."""
+"""Bodies as checked requests, without a server: accepted fields, refusals, and the template's messages."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def refusal(**fields: Any) -> ServiceError:
         ),
         (
             {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "x"}}},
-            "tool_choice names x, which is none of the tools: name one of them",
+            "tool_choice names x, which is not one of the tools: name one of them",
             "tool_choice.function.name",
             None,
         ),

@@ -1,4 +1,4 @@
-"""OpenAI's request in no API's words, and back again where an error names a parameter."""
+"""OpenAI's request as a neutral one, and the names of parameters in errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors as OpenAI's clients read them, byte for byte."""
+"""Errors in OpenAI's format, byte for byte."""
 
 from __future__ import annotations
 

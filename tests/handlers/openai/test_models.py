@@ -1,4 +1,4 @@
-"""The list of models, which has one."""
+"""The list of models, which has one model."""
 
 from __future__ import annotations
 

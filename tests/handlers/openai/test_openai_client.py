@@ -1,4 +1,4 @@
-"""The official client against a real server: what it sends is understood, and what it gets it can read."""
+"""The official client against a real server: the server accepts its requests, and it reads the answers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CALL = (
 
 
 def expected(served: Served, text: str, num_tokens: int) -> str:
-    """What the counting model says."""
+    """The answer of the counting model."""
     tokenizer = served.engine.tokenizer
     model = counting_model.CountingModel(served.engine.artifact.folder, tokenizer, 1, None)
     return tokenizer.decode(model.answer(tokenizer.encode(PROMPT.format(text)), num_tokens))
@@ -178,7 +178,7 @@ def test_reasoning_and_tool_calls_are_separated_from_content(tmp_path: Path) -> 
         assert (none.finish_reason, none.message.tool_calls) == ("stop", None)
         assert CALL.format("Oslo") in (none.message.content or "")
 
-        # The answer goes back as it came, with the tool's result.
+        # The answer is sent back unchanged, with the tool's result.
         back: Any = [*chat(), whole.message.model_dump(), {"role": "tool", "tool_call_id": "x", "content": "sunny"}]
         again = client.chat.completions.create(model=MODEL, messages=back, max_tokens=1)
         assert again.choices[0].finish_reason == "length"

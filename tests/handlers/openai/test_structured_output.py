@@ -1,4 +1,4 @@
-"""Structured output through the official client: an answer has the form that was asked for, whatever a model says."""
+"""Structured output through the official client: an answer has the requested form, whatever the model prefers."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_with_auto_a_strict_tools_call_is_put_right_and_text_is_left_alone(tmp_p
         arguments = json.loads(strict.message.tool_calls[0].function.arguments)
         assert arguments["city"] == "Oslo"
         assert isinstance(arguments["days"], int)
-        # That a tool is strict is not for the model to know.
+        # The model is not told that a tool is strict.
         assert ask(tools=[weather()], max_tokens=1) == ask(tools=[weather(strict=True)], max_tokens=1)
 
 

@@ -1,4 +1,4 @@
-"""From a checkpoint to an answer, by the commands of the README: export, inspect, verify, generate, serve."""
+"""From a checkpoint to an answer, with the commands of the README: export, inspect, verify, generate, serve."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_weights_that_were_damaged_are_found_by_their_size_their_hash_and_their_
     damaged = Path(shutil.copytree(artifact, tmp_path / "damaged"))
     weights = next(iter(sorted(damaged.glob("weights-*.bin"))))
     size = weights.stat().st_size
-    weights.write_bytes(b"\xff" * size)  # scales that are no numbers
+    weights.write_bytes(b"\xff" * size)  # scales that are not numbers
     assert f"{weights.name} in" in error_line(qwonnx("inspect", damaged, "--verify"))
     assert "the model failed" in error_line(qwonnx("generate", damaged, "--prompt", "Hi", "--max-tokens", 2))
     assert "not finite" in error_line(qwonnx("serve", damaged, "--port", 0))
@@ -56,7 +56,7 @@ def test_an_artifact_with_an_int8_cache_says_so_and_generates(long_checkpoint: P
     out = tmp_path / "artifact"
     assert qwonnx("export", long_checkpoint, out, "--kv", "int8").returncode == 0
     shown = qwonnx("inspect", out).stdout
-    assert re.search(r"keys and values +\W int8, 64 B a token", shown), shown
+    assert re.search(r"keys and values +\W int8, 64 B per token", shown), shown
     longest = ("--max-tokens", 4, "--max-model-len", 1_010_000)
     assert qwonnx("generate", out, "--prompt", "Hello", *longest).returncode == 0
 
@@ -70,7 +70,7 @@ def test_a_served_artifact_answers_the_openai_client(artifact: Path) -> None:
             model=model.id, messages=messages, max_tokens=24, temperature=0, stream=True
         )
         chunks = list(stream)
-    # The template opens <think>, so what an untrained model says is reasoning until it happens to close it.
+    # The template opens <think>, so the text of an untrained model is reasoning until it happens to close it.
     message = whole.choices[0].message.model_dump()
     deltas = [chunk.choices[0].delta.model_dump() for chunk in chunks]
     for part in ("content", "reasoning_content"):

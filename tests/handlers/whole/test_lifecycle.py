@@ -1,4 +1,4 @@
-"""Clients that leave, servers that start, stop and fail: no generation runs for nobody, no client waits for nothing."""
+"""Clients that disconnect, servers that start, stop and fail: no generation runs without a client, no client hangs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATH = "/v1/chat/completions"
 
 @pytest.fixture
 def aborts(served: Served, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Ids of the requests that are aborted, as it happens."""
+    """Ids of aborted requests, in order."""
     seen: list[str] = []
     abort = served.engine.abort
 
@@ -44,7 +44,7 @@ def test_a_client_that_leaves_a_stream_ends_its_generation_within_a_step(served:
         stream.close()
         left = time.monotonic()
         until(lambda: served.engine.num_live_requests == 0)
-        # The step that runs when the word arrives, and the one that takes it in.
+        # The step that runs when the abort arrives, and the step that handles it.
         assert len([began for began in steps if began > left + 0.1]) <= 2
     assert len(aborts) == 1
 

@@ -1,6 +1,6 @@
-"""Sixteen clients that ask, leave, wait too briefly and send nonsense, in little memory: a server must not care.
+"""Sixteen clients that ask, disconnect, time out and send nonsense to a server with little memory, which must survive.
 
-In CI for some seconds; QWONNX_SOAK_SECONDS=1800 for half an hour.
+In CI it runs for some seconds; QWONNX_SOAK_SECONDS=1800 makes it half an hour.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MALFORMED: tuple[bytes, ...] = (
 
 
 class Clients:
-    """What sixteen of them do, and what came of it."""
+    """The actions of sixteen clients, and their outcomes."""
 
     def __init__(self, served: Served, model: CountingModel) -> None:
         self._served, self._model = served, model
@@ -124,7 +124,7 @@ class Clients:
 
 
 def _tight(folder: Path) -> int:
-    """Bytes of three short requests and their headroom, or of one that is as long as it may be."""
+    """Bytes of three short requests and their headroom, or of one of maximum length."""
     with Engine.open(folder, RUNTIME) as engine:
         budget = settle(engine.artifact.decoder.states, RUNTIME, MAX_MODEL_LEN)[0]
     return max(3 * budget.bytes_of(120 + HEADROOM), budget.bytes_of(MAX_MODEL_LEN))
@@ -142,7 +142,7 @@ def test_a_server_survives_its_clients(tmp_path: Path) -> None:
     with serving(model.folder, runtime=runtime) as served:
         engine, clients = served.engine, Clients(served, model)
         resident = []
-        for part in (0.4, 0.3, 0.3):  # the first fills what fills up once: buffers, pools, threads
+        for part in (0.4, 0.3, 0.3):  # the first run fills buffers, pools and threads, which fill only once
             asyncio.run(clients.run(SECONDS * part))
             resident.append(resident_bytes())
             assert engine.check() == []

@@ -1,4 +1,4 @@
-"""Opening an artifact: what is refused, in one line that names the cause and the remedy."""
+"""Opening an artifact: refusals, in one line that names the cause and the remedy."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_newer_schema_asks_for_an_upgrade(artifact: Path) -> None:
 
 
 def _as_schema_2(document: dict[str, Any]) -> None:
-    """As qwonnx 0.1 wrote it: the states are the manifest's, before its files."""
+    """As qwonnx 0.1 wrote it: the manifest has the states, before the files."""
     states, files = document["graphs"]["decoder"].pop("states"), document.pop("files")
     document.update(schema_version=2, states=states, files=files)
 
@@ -78,7 +78,7 @@ def test_an_artifact_of_the_second_schema_has_the_decoders_states(tiny_fp32: Art
     text = (artifact / "manifest.json").read_text()
     opened = open_artifact(artifact, verify=True)
     assert (opened.manifest.schema_version, opened.manifest.graphs) == (2, tiny_fp32.manifest.graphs)
-    # What is bound to its id (capsules, baked prefixes) stays bound: the id is of the manifest as it was written.
+    # Capsules and baked prefixes are bound to the id, so it must be that of the manifest as it was written.
     canonical = json.dumps(json.loads(text), indent=1, ensure_ascii=False)
     assert opened.id == hashlib.sha256(canonical.encode()).hexdigest()
     write_manifest(artifact, opened.manifest)

@@ -1,6 +1,6 @@
-"""Damaged artifacts: every field of a manifest with every odd value, and files that are not what was exported.
+"""Damaged artifacts: every field of a manifest with every odd value, and files that differ from the exported ones.
 
-Opening one gives an artifact that the engine and `qwonnx inspect` can use, or an error of one printable line.
+Opening one yields an artifact that the engine and `qwonnx inspect` can use, or an error of one printable line.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def manifests(folder: Path) -> Iterator[tuple[str, bytes]]:
     document = json.loads((folder / "manifest.json").read_bytes())
     for place in paths(document):
         if any(isinstance(key, int) and key > 0 for key in place):
-            continue  # what follows in a list is read as its first entry is
+            continue  # the other items of a list are read like the first one
         where = ".".join(map(str, place))
         yield f"without {where}", json.dumps(removed(document, place)).encode()
         for number, value in enumerate(ODD_VALUES):
@@ -94,11 +94,11 @@ def test_any_damage_to_a_manifest_is_one_line_or_an_artifact_that_can_be_used(ar
             outcomes["refused"] += 1
             continue
         outcomes["accepted"] += 1
-        if "[/" in repr(found.manifest):  # what a table takes for markup
+        if "[/" in repr(found.manifest):  # text that a table could read as markup
             for table in inspect_tables(found):
                 console.print(table)
             outcomes["shown"] += 1
-        # The engine reads little of a manifest; what it has seen it need not see again.
+        # The engine reads few fields of a manifest; equal values of them are tried once.
         facts = found.manifest.model
         seen = repr((facts.vocab_size, facts.max_position_embeddings, found.manifest.graphs))
         if seen not in known:
@@ -109,7 +109,7 @@ def test_any_damage_to_a_manifest_is_one_line_or_an_artifact_that_can_be_used(ar
 
 
 def runs(artifact: Path) -> bool:
-    """Whether the engine opens an artifact and gets a token out of it; if not, it says why in one of its own errors."""
+    """Whether the engine opens an artifact and generates a token; otherwise it must raise one of its own errors."""
     try:
         with Engine.open(artifact, SETTINGS) as engine:
             engine.warm_up()
@@ -177,7 +177,7 @@ def test_what_verify_cannot_read_is_one_line(artifact: Path, name: str, use: Cal
     assert str(caught.value).isprintable()
 
 
-# What an export lets through, the runtime must be able to read. Its own checks are the same rules, written elsewhere.
+# The runtime must be able to read all that an export accepts. Both have the same rules, written twice.
 
 
 def text_file_cases(folder: Path) -> Iterator[tuple[str, Damage]]:

@@ -1,4 +1,4 @@
-"""JSON from a stranger is one object, or an error that says why not."""
+"""Untrusted JSON is one object, or an error with the reason."""
 
 from __future__ import annotations
 

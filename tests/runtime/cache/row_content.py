@@ -1,4 +1,4 @@
-"""Rows filled and read through the seam, wherever they live, and a graph that is a Python function."""
+"""Rows written and read through StateBuffers, in any memory, and a graph that is a Python function."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Arrays = Mapping[str, HostArray]
 
 
 def random_parts(states: Sequence[StateSpec], num_tokens: int, seed: int = 0) -> list[memoryview]:
-    """What from_host() takes: any bytes."""
+    """Parts for from_host(), of random bytes."""
     random = np.random.default_rng(seed)
     return [memoryview(random.bytes(row_bytes(spec, num_tokens))) for spec in states]
 
@@ -33,7 +33,7 @@ class PythonGraph:
     """An IOBinding and a session in one: a run calls a function with the memory that is bound to it.
 
     Args:
-        compute: takes inputs and outputs by name, as arrays where they are bound.
+        compute: takes inputs and outputs by name, as the bound arrays.
     """
 
     def __init__(self, compute: Callable[[Arrays, Arrays], None] = lambda inputs, outputs: None) -> None:
@@ -55,7 +55,7 @@ class PythonGraph:
 def run_rows(
     buffers: StateBuffers, first_row: int, past_lengths: Sequence[int], num_tokens: int, graph: PythonGraph
 ) -> None:
-    """Run a graph on consecutive rows that hold so many tokens, to add num_tokens to each."""
+    """Run a graph on consecutive rows of these lengths, and add num_tokens to each."""
     binding = buffers.bind(graph, first_row, len(past_lengths))
     binding.bind_input("past_lengths", np.array(past_lengths, np.int64))
     binding.bind_input("input_ids", np.zeros((len(past_lengths), num_tokens), np.int64))
@@ -80,7 +80,7 @@ def writing(states: Sequence[StateSpec], past: int, num_tokens: int, seed: int =
 
 
 def rows_of(buffers: StateBuffers, lengths: Mapping[int, int]) -> Iterator[list[bytes]]:
-    """What rows of these lengths hold."""
+    """The content of rows of these lengths."""
     return (in_bytes(buffers, buffers.copy_out(row, 0, length)) for row, length in lengths.items())
 
 

@@ -1,4 +1,4 @@
-"""Baked prefixes: files beside an artifact that an engine goes on from or leaves; its answers are right anyway."""
+"""Baked prefixes: an engine continues from a file or ignores it; its answers are right in both cases."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OTHER = "you are a bag, "
 
 @pytest.fixture
 def model(counting_model: CountingModel, tmp_path: Path) -> CountingModel:
-    """A model of its own, with nothing baked."""
+    """A separate model, without baked prefixes."""
     return replace(counting_model, folder=Path(shutil.copytree(counting_model.folder, tmp_path / "artifact")))
 
 
@@ -53,7 +53,7 @@ def bake(model: CountingModel, *texts: str) -> list[Path]:
 
 
 def ask(engine: Engine, model: CountingModel, text: str, *snapshot_at: int) -> int:
-    """Answer, see that the answer is right, and say how many tokens were not computed."""
+    """Answer, check the answer, and return how many tokens were not computed."""
     prompt, received = model.tokenizer.encode(text), Received()
     engine.submit(prompt, GREEDY, received, snapshot_at=snapshot_at)
     drive(engine)
@@ -121,7 +121,7 @@ def test_a_chat_goes_on_from_baked_prefix_snapshot_and_capsule_together(model: C
 
 
 def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was logged, but for what only tells."""
+    """The logged records, without informational ones."""
     return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
 
@@ -191,9 +191,9 @@ def _file_for_folder(path: Path) -> None:
         (_empty, "cannot be mapped"),
         (_link, "links are not followed"),
         (_dangling_link, "links are not followed"),
-        (_folder, "no file of its own"),
-        (_pipe, "no file of its own"),
-        (_other_name, "another prefix's"),
+        (_folder, "not a regular file"),
+        (_pipe, "not a regular file"),
+        (_other_name, "does not match its tokens"),
         (_no_name, "its name is not"),
         (_linked_folder, "is not followed"),
         (_file_for_folder, "cannot be read"),

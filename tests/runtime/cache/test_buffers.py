@@ -1,4 +1,4 @@
-"""What the seam promises of rows, wherever they live: see qwonnx.runtime.cache.buffers."""
+"""The guarantees of StateBuffers, in any memory: see qwonnx.runtime.cache.buffers."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_what_a_graph_wrote_comes_back_in_pieces_and_as_a_whole(buffers: StateBu
     whole = in_bytes(buffers, buffers.copy_out(2, 0, 7))
     assert in_bytes(buffers, first, second) == whole
     buffers.restore(0, [first, second])
-    run_rows(buffers, 2, [7], 1, writing(STATES, 7, 1, seed=3))  # what was copied does not change with the row
+    run_rows(buffers, 2, [7], 1, writing(STATES, 7, 1, seed=3))  # a copy does not change with the row
     assert in_bytes(buffers, first, second) == whole == in_bytes(buffers, buffers.copy_out(0, 0, 7))
 
 

@@ -1,4 +1,4 @@
-"""Capsules: bytes that another engine, in this process or another, goes on from; or refuses."""
+"""Capsules: another engine, in this process or another, continues from the bytes, or refuses them."""
 
 from __future__ import annotations
 
@@ -111,8 +111,8 @@ def test_any_damaged_byte_is_noticed(compress: bool, place: int, flip: int) -> N
     ("change", "said"),
     [
         (lambda data: data[:-1], "size"),
-        (lambda data: data[:20], "no capsule"),
-        (lambda data: b"", "no capsule"),
+        (lambda data: data[:20], "not a capsule"),
+        (lambda data: b"", "not a capsule"),
         (lambda data: data + b"x", "size"),
         (lambda data: data[:12] + (1 << 31).to_bytes(4, "little") + data[16:], "at most 10"),
         (lambda data: data[:12] + bytes(4) + data[16:], "0 tokens"),
@@ -133,13 +133,13 @@ def with_digest(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("frame", "said"),
     [
-        (zstandard.compress(bytes(1 << 20)), "another number of bytes"),  # a kilobyte that would take a megabyte
-        (zstandard.compress(bytes(191)), "another number of bytes"),
-        (zstandard.ZstdCompressor(write_content_size=False).compress(bytes(192)), "another number of bytes"),
+        (zstandard.compress(bytes(1 << 20)), "uncompressed size"),  # a kilobyte that would take a megabyte
+        (zstandard.compress(bytes(191)), "uncompressed size"),
+        (zstandard.ZstdCompressor(write_content_size=False).compress(bytes(192)), "uncompressed size"),
         (zstandard.compress(bytes(192))[:-1], "cannot be decompressed"),
         (zstandard.compress(bytes(192)) + b"x", "cannot be decompressed"),
         (b"no frame", "cannot be decompressed"),
-        (bytes(1000), "not the size"),
+        (bytes(1000), "the size of the capsule"),
     ],
 )
 def test_a_frame_that_holds_anything_else_is_refused_before_memory_is_taken(frame: bytes, said: str) -> None:

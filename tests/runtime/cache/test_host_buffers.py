@@ -1,4 +1,4 @@
-"""What is true of rows in the host's memory alone: one array a state, bytes used where they lie."""
+"""Properties of rows in host memory only: one array per state, bytes used in place."""
 
 from __future__ import annotations
 

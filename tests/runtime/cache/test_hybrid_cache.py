@@ -1,4 +1,4 @@
-"""The account of rows: lengths and bytes, and what it lets nobody do."""
+"""The account of rows: lengths and bytes, and the calls that it refuses."""
 
 from __future__ import annotations
 

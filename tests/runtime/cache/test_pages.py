@@ -32,8 +32,8 @@ def test_memory_comes_with_writing_and_goes_with_discarding() -> None:
 def test_only_what_nobody_else_holds_is_discarded() -> None:
     pages = PagedArray((4 * PAGE,), np.dtype(np.uint8))
     pages.array[:] = 1
-    pages.discard(PAGE // 2, 2 * PAGE + 1, 3 * PAGE - 1)  # what follows begins within the third page
-    assert pages.array[:PAGE].all()  # shared with what lies before
+    pages.discard(PAGE // 2, 2 * PAGE + 1, 3 * PAGE - 1)  # the bytes after it begin within the third page
+    assert pages.array[:PAGE].all()  # shared with the bytes before
     assert not pages.array[PAGE : 2 * PAGE].any()
     assert pages.array[2 * PAGE :].all()
     pages.discard(3 * PAGE, 3 * PAGE + 1, 4 * PAGE)

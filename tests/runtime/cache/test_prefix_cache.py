@@ -1,4 +1,4 @@
-"""The prefix cache alone: what it finds, what it keeps under its budget, and that its accounts hold."""
+"""The prefix cache by itself: what it finds, what it keeps under its budget, and its accounting."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.fast
 
 @dataclass(frozen=True, slots=True)
 class Sized:
-    """A segment of which the cache knows what it may know."""
+    """A segment with only the properties that the cache may use."""
 
     num_tokens: int
 
@@ -25,14 +25,14 @@ class Sized:
 
 
 def size_of(num_tokens: int) -> int:
-    """Of a snapshot: a token's own four bytes come on top."""
+    """Bytes of a snapshot: the segment, and four bytes for each token."""
     return Sized(num_tokens).num_bytes + 4 * num_tokens
 
 
 def add(cache: PrefixCache, *pieces: str) -> Snapshot | None:
-    """Keep a text at the end of each of its pieces, as a sequence that runs would."""
+    """Keep a text at the end of each of its pieces, as a running sequence would."""
     node: Snapshot | None = None
-    since = ""  # the snapshot that it came by last
+    since = ""  # the last snapshot of the sequence
     for piece in pieces:
         since += piece
         following = cache.store(node, [ord(letter) for letter in since], Sized(len(since)))

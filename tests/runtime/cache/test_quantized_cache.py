@@ -1,4 +1,4 @@
-"""The engine over an int8 or int4 cache, bound in place: the same answers in any chunks, rows and company."""
+"""The engine over an int8 or int4 cache, bound in place: the same answers for any chunks, rows and batches."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def folder(request: pytest.FixtureRequest, long_checkpoint: Path, tmp_path_facto
 
 @pytest.fixture(scope="module")
 def greedy(folder: Path) -> Tokens:
-    """Answers by plain arrays: every sequence alone, its prompt and its answer in one chunk again for every token."""
+    """Answers from plain arrays: every sequence by itself, with its whole text in one chunk again for every token."""
     artifact, answers = open_artifact(folder), []
     session = onnxruntime_session(artifact)
     for prompt in PROMPTS:
@@ -53,7 +53,7 @@ def greedy(folder: Path) -> Tokens:
 
 
 def _answers(folder: Path, settings: RuntimeSettings, steps_between: int) -> Tokens:
-    """Submit all prompts, so many steps apart, and step until the last is answered."""
+    """Submit all prompts, with this many steps between them, and step until the last one is answered."""
     with Engine.open(folder, settings) as engine:
         received = [Received() for _ in PROMPTS]
         for prompt, receiver in zip(PROMPTS, received, strict=True):

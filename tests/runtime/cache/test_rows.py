@@ -1,4 +1,4 @@
-"""Rows in integers: shapes and bytes of what the manifest says."""
+"""Rows in integers: shapes and bytes for the states in a manifest."""
 
 from __future__ import annotations
 

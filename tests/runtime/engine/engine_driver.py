@@ -1,4 +1,4 @@
-"""How the engine's tests drive it: step by step, with the accounts checked each time and each output as it comes."""
+"""Drive the engine in tests: step by step, with the accounting checked each time and outputs as they come."""
 
 from __future__ import annotations
 

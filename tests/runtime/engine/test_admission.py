@@ -1,4 +1,4 @@
-"""What a request must be, asked of admission alone; test_engine.py asks the engine."""
+"""Checks of a request by admission itself; test_engine.py tests them through the engine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.fast
 
 @pytest.fixture(scope="module")
 def admission() -> Admission:
-    """Ten tokens a sequence, of which only the ids below 200 are accepted."""
+    """Ten tokens per sequence; only ids below 200 are accepted."""
     tokenizer = Tokenizer(json.dumps(tokenizer_json()))
     return Admission(tokenizer, frozenset({2}), 200, 10, GrammarCompiler(tokenizer, frozenset({2}), 200))
 

@@ -1,4 +1,4 @@
-"""What the engine answers on the counting model, whose every token depends on every state and can be predicted."""
+"""Answers of the engine on the counting model, whose tokens depend on every state and can be predicted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Guides and logit bias through the engine: the counting model, which says something else, says what it must."""
+"""Guides and logit bias through the engine: they make the counting model say something else."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_a_grammar_that_becomes_too_complex_ends_its_own_request_only(
         engine.submit(engine.tokenizer.encode("free"), FREE, other)
         drive(engine)
     assert failing.reason is FinishReason.ERROR
-    assert "cannot go on" in (failing.outputs[-1].error or "")
+    assert "cannot continue" in (failing.outputs[-1].error or "")
     assert other.tokens == free
 
 

@@ -1,4 +1,4 @@
-"""Opening, warming up and closing an engine, its thread, and artifacts it must not open."""
+"""Opening, warming up and closing an engine, its thread, and artifacts that it must refuse."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_fault_in_the_middle_of_a_step_leaves_no_request_without_an_end(
         engine.submit([70], GREEDY, second, request_id="second")
         engine.start()
         wait_until(lambda: engine.num_live_requests == 0)
-    assert first.reason is second.reason is FinishReason.ERROR  # the first was through, but never heard of it
+    assert first.reason is second.reason is FinishReason.ERROR  # the first's last output was not delivered
     assert (len(first.tokens), len(second.tokens)) == (1, 1)
 
 

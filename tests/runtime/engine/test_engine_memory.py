@@ -1,4 +1,4 @@
-"""Rows under a budget of bytes: who waits, who gives a row back, and that nobody's answer shows it."""
+"""Rows under a budget of bytes: requests wait or give a row back, without a change in any answer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONG = replace(SMALL, max_model_len=200, max_queued_requests=8)
 
 
 def _budget(model: CountingModel, *lengths: int) -> int:
-    """Bytes of rows of so many tokens."""
+    """Bytes of rows of these lengths."""
     with model.open(SMALL) as engine:
         budget: RowBudget = settle(engine.artifact.decoder.states, SMALL, 64)[0]
     return sum(map(budget.bytes_of, lengths))
@@ -66,7 +66,7 @@ def test_the_last_to_come_gives_its_row_back_and_says_the_same(
         seen = engine.metrics()
     assert seen.preemptions == 1
     assert running_after_first is not None
-    assert 0 < running_after_first < 100  # the first went on alone, the second after it
+    assert 0 < running_after_first < 100  # the first continued alone, then the second
     for expected, received in asked:
         assert received.tokens == expected
         assert received.outputs[-1].num_cached_tokens == 0

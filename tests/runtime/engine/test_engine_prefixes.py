@@ -1,4 +1,4 @@
-"""Prompts that begin like earlier ones: read less, and answered as if read whole."""
+"""Prompts that begin like earlier ones: fewer tokens are computed, and the answers are the same."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SYSTEM = "you are a box. "
 
 
 def ask(engine: Engine, model: CountingModel, text: str, *snapshot_at: int) -> Received:
-    """Answer a prompt, and see that the answer is the one that no state can spoil."""
+    """Answer a prompt, and check that the answer is the predicted one."""
     prompt, received = model.tokenizer.encode(text), Received()
     engine.submit(prompt, GREEDY, received, snapshot_at=snapshot_at)
     drive(engine)

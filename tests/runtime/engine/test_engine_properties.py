@@ -1,4 +1,4 @@
-"""The engine under anything: random requests, aborts and faults, with the accounts checked after every step."""
+"""The engine under random requests, aborts and faults, with the accounting checked after every step."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _model(make_buffers: BuffersFactory) -> CountingModel:
 
 
 class OnHost(RuleBasedStateMachine):
-    """Submits, aborts and steps in any order; teardown closes in the middle of whatever runs."""
+    """Submits, aborts and steps in any order; teardown closes the engine while requests run."""
 
     names = Bundle("names")
     make_buffers: BuffersFactory = HostBuffers
@@ -110,7 +110,7 @@ class OnHost(RuleBasedStateMachine):
 
 
 class OnStrict(OnHost):
-    """The same, with rows that nobody else can read."""
+    """The same, with rows that only their buffers can read."""
 
     make_buffers = StrictBuffers
 

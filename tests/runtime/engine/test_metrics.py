@@ -23,7 +23,7 @@ def test_a_histogram_counts_up_to_each_bound_inclusive() -> None:
 def test_an_engine_counts_what_it_does(counting_model: CountingModel) -> None:
     prompt = counting_model.tokenizer.encode(TEXT)
     with opened(counting_model) as engine:
-        for _ in range(2):  # at once, since the second's beginning is then kept
+        for _ in range(2):  # at once, because the second's beginning is then kept
             received = Received()
             engine.submit(prompt, GREEDY, received, snapshot_at=[8])
             drive(engine)

@@ -1,4 +1,4 @@
-"""Binding: what a step hands to ONNX Runtime, and what that costs."""
+"""Binding: the arrays that a step passes to ONNX Runtime, and their cost."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.fast
 
 
 class Bindings:
-    """A session that counts what is bound and keeps the time its runs take."""
+    """A session that counts bindings and measures the time of its runs."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -154,5 +154,5 @@ def test_a_decoding_step_of_forty_layers_costs_python_less_than_300_microseconds
         start = time.perf_counter()
         _step(runner, sequence, 0, 1)
         overheads.append(time.perf_counter() - start - session.run_seconds)
-    # The best of many, for the machine has other things to do; it takes about 12 on a quiet one.
+    # The best of many, because the machine has other work; it takes about 12 on an idle one.
     assert min(overheads) < 300e-6

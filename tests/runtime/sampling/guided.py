@@ -1,7 +1,7 @@
-"""Random text under a guide: what a model with random weights says, without the model.
+"""Random text under a guide, as from a model with random weights, but without the model.
 
-The tiny checkpoint's tokenizer, and logits drawn anew for each token. Closing marks are made likelier and white space
-unlikelier, or most texts would never end.
+It uses the tiny checkpoint's tokenizer, and draws new logits for each token. Closing marks are more likely and white
+space is less likely, or most texts would never end.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CLOSING = (b'"', b"}", b"]", b'"}', b'"]', b"</", b"parameter", b">", b"functio
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A text, without its end token, and whether its guide let it end there."""
+    """A text, without its end token, and whether its guide allowed it to end there."""
 
     token_ids: list[int]
     text: str
@@ -39,12 +39,12 @@ def tokenizer() -> Tokenizer:
 
 @cache
 def compiler() -> GrammarCompiler:
-    """One that trusts its grammars: a process for each would take most of the tests' time."""
+    """A compiler that trusts its grammars: a process for each would take most of the tests' time."""
     return GrammarCompiler(tokenizer(), ENDS, NUM_TOKENS, trusted=True)
 
 
 def say(guide: Guide, seed: int, max_tokens: int = 600, *, ignore_eos: bool = False) -> Said:
-    """Say something random under a guide."""
+    """Generate a random text under a guide."""
     constraint = compiler().constraint(guide, ignore_eos=ignore_eos)
     constraint.begin()
     sampler = Sampler(SamplingParams(seed=seed), (), NUM_TOKENS)
@@ -74,5 +74,5 @@ def _likely() -> FloatArray:
         text = tokenizer().token_bytes(token)
         likely[token] = 4 if text in _CLOSING else -3 if not text.strip() and text != b"\n" else 0
     likely[list(ENDS)] = 4
-    likely[NUM_TOKENS:] = 100  # whoever takes one of these shows
+    likely[NUM_TOKENS:] = 100  # a test fails if one of these is taken
     return likely

@@ -1,4 +1,4 @@
-"""Guides as masks: where they begin and end, what is refused, and that nothing hostile reaches the process."""
+"""Guides as masks: where they begin and end, what is refused, and protection against hostile guides."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_a_choice_needs_texts(options: list[str]) -> None:
 
 
 class TestHostileGuides:
-    """These would end the process, or keep a core for hours; checked as in a server, in a process of their own."""
+    """These would end the process, or use a core for hours; they are checked in a separate process, as in a server."""
 
     @pytest.fixture
     def guarded(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[GrammarCompiler]:
@@ -208,7 +208,7 @@ def test_a_grammar_that_becomes_too_complex_is_an_error_of_its_own(monkeypatch: 
             constraint.allowed()
             constraint.accept(token)
 
-    with pytest.raises(GuideError, match="cannot go on"):
+    with pytest.raises(GuideError, match="cannot continue"):
         go_on()
     trusting.close()
 

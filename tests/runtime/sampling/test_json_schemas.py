@@ -1,4 +1,4 @@
-"""A corpus of JSON schemas: each is followed, whatever the model would say, or refused with a reason that names it."""
+"""A corpus of JSON schemas: each is followed by any model, or refused with a reason that names it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _nested(levels: int) -> dict[str, Any]:
     return schema
 
 
-# Those that a file would only be longer for.
+# Schemas that are shorter in Python than in the file.
 _COMPUTED: list[dict[str, Any]] = [
     {"name": "large enum", "features": ["enum"], "schema": {"enum": [f"value {n * 7919 % 9973}" for n in range(3000)]}},
     {

@@ -24,7 +24,7 @@ def _logits(size: int, seed: int = 0, scale: float = 3.0) -> FloatArray:
 
 
 def _distribution(params: SamplingParams, logits: FloatArray, draws: int) -> FloatArray:
-    """What the sampler's draw would give: its inverse distribution at evenly spaced numbers."""
+    """The distribution of the sampler's draw: its inverse distribution at evenly spaced numbers."""
     points = iter((np.arange(draws) + 0.5) / draws)
     sampler = Sampler(params, [], logits.size, random=lambda: float(next(points)))
     chosen = [sampler.sample(logits) for _ in range(draws)]

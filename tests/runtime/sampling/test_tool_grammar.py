@@ -1,4 +1,4 @@
-"""Tool calls under their grammar are read back as calls whose arguments are valid by the tool's schema."""
+"""Tool calls under their grammar are read back as calls with arguments that are valid by the tool's schema."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _events(said: Said, tools: list[dict[str, Any]]) -> list[Event]:
 
 
 def _calls(guide: Guide, tools: list[dict[str, Any]], max_tokens: int = 600) -> list[ToolCall]:
-    """What is said under a guide for calls: all of them, and nothing else."""
+    """The calls in a text generated under a guide, which has nothing else."""
     said = [text for text in (say(guide, seed, max_tokens) for seed in SEEDS) if text.is_complete]
     assert said
     events = [event for text in said for event in _events(text, tools)]
@@ -129,7 +129,7 @@ def test_a_tool_that_is_not_strict_has_well_formed_calls_with_values_of_any_kind
 
 
 def _follow(guide: Guide, text: str) -> str:
-    """How much of a text a guide lets be said."""
+    """How much of a text a guide allows."""
     constraint = compiler().constraint(guide, ignore_eos=False)
     constraint.begin()
     tokens = tokenizer().encode(text)
@@ -193,7 +193,7 @@ def test_odd_texts_are_values_like_others(value: str) -> None:
     letters = {tokenizer().token_bytes(token): token for token in range(256)}
     for token in (
         *tokenizer().encode(before),
-        *(letters[bytes([byte])] for byte in value.encode()),  # tags as letters: as tokens they are in no text
+        *(letters[bytes([byte])] for byte in value.encode()),  # tags as letters: texts do not have these tokens
         *tokenizer().encode(after),
     ):
         assert token in may_follow(constraint)
@@ -214,7 +214,7 @@ def test_odd_texts_are_values_like_others(value: str) -> None:
         (_of({"oneOf": [_SHORT, {"enum": ["a"]}]}), "properties.x", "oneOf"),
         (_of({"$ref": "#/$defs/Missing"}), "properties.x", "Missing"),
         (_of({"$ref": "#/properties/x"}), "properties.x", "nested"),
-        (_of(False), "properties.x", "nothing"),
+        (_of(False), "properties.x", "no value"),
         (_of(5), "properties.x", "object"),
         (_tool(properties={"a>b": True}), "properties", "a>b"),
         (_tool(properties={" a": True}), "properties", "tag"),

@@ -1,4 +1,4 @@
-"""The scheduler alone, driven by integers; the cache's rows are played by a dictionary."""
+"""The scheduler by itself, driven by integers; a dictionary replaces the cache's rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _sequence(name: str, num_prompt_tokens: int) -> Sequence:
 
 
 class Rows:
-    """Who is in which row, as the moves say."""
+    """The sequence in each row, according to the moves."""
 
     def __init__(self) -> None:
         self.owner: dict[int, str] = {}
@@ -95,11 +95,11 @@ def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
     scheduler.add(_sequence("short", 8))
     names = [plan.sequences[0].request_id for plan in _run(scheduler, rows, 4)]
     assert names == ["long", "short", "long", "short"]
-    assert scheduler.snapshot().running == (("short", 8), ("long", 8))  # who decodes comes first
+    assert scheduler.snapshot().running == (("short", 8), ("long", 8))  # decoding sequences come first
 
 
 def _read_together(*lengths: int, chunk: int = 16, decoding: bool = False) -> list[tuple[list[str], int]]:
-    """Names and tokens of the steps that read these prompts, in rows beside each other."""
+    """Names and tokens of the steps that read these prompts, in adjacent rows."""
     scheduler, rows = Scheduler(len(lengths) + 1, chunk), Rows()
     if decoding:
         scheduler.add(_sequence("decodes", 1))

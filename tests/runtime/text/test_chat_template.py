@@ -1,4 +1,4 @@
-"""Rendering against transformers, on the template of the test checkpoints, and what a template may not do."""
+"""Rendering against transformers, on the template of the test checkpoints, and the limits of a template."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_arguments_given_as_json_text_render_like_the_object() -> None:
     as_text = {"name": "weather", "arguments": json.dumps(ARGUMENTS)}
     with_text = {**CALL, "tool_calls": [{"id": "1", "type": "function", "function": as_text}]}
     assert TEMPLATE.render([USER, with_text]) == TEMPLATE.render([USER, CALL])
-    assert as_text["arguments"].startswith("{")  # the caller's message is left alone
+    assert as_text["arguments"].startswith("{")  # the caller's message is unchanged
 
 
 @pytest.mark.parametrize("arguments", ["{", "[1]", "null", "[" * 100_000])
@@ -111,7 +111,7 @@ def test_what_a_template_writes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_malformed_or_endless_source_is_refused() -> None:
-    # The last one is Jinja, but no Python once Jinja has compiled it.
+    # The last one is valid Jinja, but Jinja compiles it to invalid Python.
     for source in ("{% if %}", "{{ " + "(" * 9999, "{% for a in b %}" * 25 + "{% endfor %}" * 25):
         with pytest.raises(TemplateError, match="malformed"):
             ChatTemplate(source)

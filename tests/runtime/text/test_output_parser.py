@@ -27,7 +27,7 @@ F = ToolCall("f", '{"n": 5, "s": "5"}')
 
 
 def _merged(events: list[Event]) -> list[Event]:
-    """Neighbouring deltas of one kind joined, which is all that streaming may change."""
+    """Join adjacent deltas of one kind; streaming may change nothing else."""
     merged: list[Event] = []
     for event in events:
         last = merged[-1] if merged else None

@@ -1,6 +1,6 @@
 """Conformance item 7: Qwen 3.5's own vocabulary, 248,077 tokens, against its golden tokenisations.
 
-It is in the frame of the test checkpoints (published_tokenizer.py): both that and the runtime's reading are tested.
+The rest of the tokenizer is that of the test checkpoints (published_tokenizer.py); both it and the runtime are tested.
 """
 
 from __future__ import annotations

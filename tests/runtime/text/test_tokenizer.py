@@ -90,7 +90,7 @@ def test_a_panic_of_the_library_is_a_malformed_file() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is asked of /proc")
 def test_encoding_keeps_nothing_of_what_it_saw() -> None:
-    """Each thread of the library would remember ten thousand words, these in 60 MB."""
+    """Each thread of the library would cache 10,000 words, here 60 MB."""
     words = random.Random(0)
     before = resident_bytes()
     for _ in range(10_000):

@@ -41,7 +41,7 @@ Tokens = list[list[int]]
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """An artifact in float32, prompts of which the first has 299 tokens or more, and transformers' greedy answers."""
+    """A float32 artifact, prompts (the first has 299 tokens or more), and transformers' greedy answers."""
 
     folder: Path
     prompts: Tokens
@@ -70,10 +70,10 @@ def miniature() -> tuple[Path, Tokens, Tokens]:
 
 
 def _greedy_of_transformers(checkpoint: Path, prompts: Tokens, num_tokens: int) -> Tokens:
-    """What transformers writes after the prompts; of the vocabulary only the first num_tokens are tokens."""
+    """The continuation by transformers; only the first num_tokens ids of the vocabulary are tokens."""
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     padding = list(range(num_tokens, model.config.get_text_config().vocab_size))
-    # With the checkpoint's own configuration it would not write end tokens, or stop at them; the engine goes on.
+    # With the checkpoint's own configuration it would stop at end tokens, where the engine continues.
     model.generation_config = GenerationConfig()
     greedy = GenerationConfig(do_sample=False, max_new_tokens=NUM_GENERATED, suppress_tokens=padding or None)
     answers = []
@@ -93,7 +93,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def _answers(exported: Exported, settings: RuntimeSettings, steps_between: int) -> Tokens:
-    """Submit all prompts, so many steps apart, and step until the last is answered."""
+    """Submit all prompts, with this many steps between them, and step until the last one is answered."""
     with Engine.open(exported.folder, settings) as engine:
         received = [Received() for _ in exported.prompts]
         for prompt, receiver in zip(exported.prompts, received, strict=True):
@@ -144,7 +144,7 @@ def test_restored_states_give_the_logits_of_fresh_ones(exported: Exported) -> No
     first = cache.copy_out(0, 0)
     logits(0, 120, 200)
     second = cache.copy_out(0, 120)
-    logits(0, 200, 290)  # what was copied must not change with the row
+    logits(0, 200, 290)  # a copy must not change with the row
     cache.restore(1, [first, second])
     np.testing.assert_allclose(logits(1, 200, 290), fresh, atol=1e-4)
     assert first.num_bytes == cache.segment_bytes(120)

@@ -1,4 +1,4 @@
-"""Buffers longer than 32 bits count: rows far behind the first, bound by pointer and stepped over by kernels."""
+"""Buffers too long for 32-bit indices: rows far behind the first, bound by pointer and indexed by kernels."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _prefill(runner: ModelRunner, row: int, prompt: list[int]) -> tuple[Sequence
 
 def test_rows_beyond_two_billion_elements_decode_like_the_first(artifact: Artifact, cache: HybridCache) -> None:
     runner, num_rows = _runner(artifact, cache), _num_rows(artifact)
-    # Odd and even rows have prompts of their own, so that a row taken for another is seen.
+    # Odd and even rows have different prompts, so that a wrong row is noticed.
     sequences, logits = zip(*(_prefill(runner, row, PROMPT[row % 2 :]) for row in range(num_rows)), strict=True)
     for row in range(2, num_rows):
         np.testing.assert_array_equal(logits[row], logits[row % 2])
@@ -103,7 +103,7 @@ def test_a_row_moved_across_four_gigabytes_goes_on_as_before(artifact: Artifact,
 
 
 def test_no_step_copies_a_buffer(artifact: Artifact, cache: HybridCache) -> None:
-    """One token and a chunk, before and after the CPU target begins to compute them in other ways."""
+    """One token and a chunk, below and above the size at which the CPU target changes its algorithm."""
     runner, last = _runner(artifact, cache), _num_rows(artifact) - 1
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     sequence = Sequence("long", [7] * 400, 390)

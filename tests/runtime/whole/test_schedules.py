@@ -1,7 +1,7 @@
-"""Any schedule of requests against each request alone: arrivals, lengths, cancels, limits, prefix hits, preemptions.
+"""Random schedules against each request by itself: arrivals, lengths, aborts, limits, prefix hits, preemptions.
 
-What a request says must not depend on what runs beside it, on how its prompt was cut, on what was restored, or on
-whether it had to give its row back. The plain path is one request at a time, its prompt in one chunk, nothing kept.
+An answer must not depend on other requests, on how its prompt was cut, on restored states, or on preemptions. The
+reference is one request at a time, with its prompt in one chunk and without a prefix cache.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.runtime.engine.engine_driver import Received
 from tests.runtime.strict_buffers import StrictBuffers
 
 NUM_SCHEDULES = int(os.environ.get("QWONNX_SCHEDULES", "1000"))  # of the counting model, which is fast
-NUM_STRICT_SCHEDULES = NUM_SCHEDULES // 4  # with rows that nobody else can read: each step copies them
+NUM_STRICT_SCHEDULES = NUM_SCHEDULES // 4  # with rows that only their buffers can read: each step copies them
 MAX_MODEL_LEN = 96
 ENGINES = RuntimeSettings(num_threads=1, max_model_len=MAX_MODEL_LEN, max_queued_requests=64)
 
@@ -43,12 +43,12 @@ class Arrival:
 
     Attributes:
         after: steps since the one before it.
-        beginning: which of the texts that many share, and how many tokens of it.
-        own: tokens that follow, drawn by this seed, and how many.
-        max_tokens: of its answer.
-        seed: of its sampling; None is greedy.
-        aborted_after: steps after its arrival; None: it is not.
-        snapshot: whether the end of the beginning is said to be one that others share.
+        beginning: index of the shared text, and how many tokens of it.
+        own: seed and number of the tokens that follow.
+        max_tokens: of the answer.
+        seed: of the sampling; None is greedy.
+        aborted_after: steps after its arrival, or None.
+        snapshot: whether snapshot_at has the end of the beginning.
     """
 
     after: int
@@ -62,7 +62,7 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of the engine: rows, tokens of a chunk, tokens for which rows have bytes, snapshots for which the cache has."""
+    """Limits of the engine: rows, tokens of a chunk, tokens that fit the rows' bytes, snapshots that fit the cache."""
 
     rows: int
     chunk: int
@@ -90,12 +90,12 @@ LIMITS = st.builds(
 
 
 class Model:
-    """An artifact, the engines that tests share (opening one takes longer than a schedule), and what it says alone.
+    """An artifact, the engines that tests share (opening one takes longer than a schedule), and reference answers.
 
     Args:
-        top_k: of requests that have a seed. In a batch a real model's logits differ by 1e-6, which is a fifth of what
-            an unlikely token has: with all of them a draw falls on one side or the other. None where logits are exact.
-        make_buffers: where the rows live, but for those of the plain path.
+        top_k: of requests with a seed. In a batch, a real model's logits differ by 1e-6, a fifth of an unlikely token's
+            probability, so with all tokens a draw may change. None if logits are exact.
+        make_buffers: makes the memory of rows, except for the reference.
     """
 
     def __init__(self, folder: Path, top_k: int | None = None, make_buffers: BuffersFactory = HostBuffers) -> None:
@@ -107,7 +107,7 @@ class Model:
         )
         states = self._plain.artifact.decoder.states
         self._budget = settle(states, ENGINES, MAX_MODEL_LEN)[0]
-        # Tokens by which real texts differ, with none that has a meaning of its own.
+        # Tokens by which real texts differ, without special ones.
         encoded = self._plain.tokenizer.encode("the box in a fox and 日本 é then over Ж under")
         self._tokens = [token for token in encoded if token not in self._plain.eos_token_ids]
 
@@ -138,7 +138,7 @@ class Model:
 
 
 def run(model: Model, arrivals: Sequence[Arrival], limits: Limits) -> int:
-    """Play a schedule, check everything, and return how many rows were given back."""
+    """Play a schedule, check everything, and return the number of preemptions."""
     engine = model.engine(limits)
     preempted_before = engine.metrics().preemptions
     asked: list[tuple[tuple[int, ...], SamplingParams, Received]] = []
@@ -187,7 +187,7 @@ CROWD = [Arrival(0, (0, 12), (i, 3), 40, None, None, True) for i in range(4)]
 
 @pytest.fixture(scope="module", autouse=True)
 def little_headroom() -> Iterator[None]:
-    """Sequences are short here: let them in, so that rows have to be given back."""
+    """Sequences are short here, so a small headroom admits more of them and forces preemptions."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scheduler, "HEADROOM", 2)
         yield
@@ -205,7 +205,7 @@ def strict(counting: Model) -> Model:
 
 @pytest.fixture(scope="module", params=["tiny", "miniature"])
 def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """Random weights, and trained ones."""
+    """A model with random weights, and a trained one."""
     checkpoint = TRAINED if request.param == "miniature" else request.getfixturevalue("tiny_checkpoint")
     out = tmp_path_factory.mktemp("artifact") / "fp32"
     export_checkpoint(checkpoint, out, ExportOptions(weights="fp32"))
