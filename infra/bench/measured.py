@@ -1,4 +1,4 @@
-"""Run a benchmark's task in a process of its own, and measure its time and memory."""
+"""Runs a benchmark's task in a separate process, and measures its time and memory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _SAMPLE_SECONDS = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One process. Memory is the peak, in bytes; anonymous memory is what no file backs, sampled."""
+    """One process. Memory is the peak, in bytes; anonymous memory, which has no file behind it, is sampled."""
 
     wall_s: float
     cpu_s: float
     max_rss: int
     max_anonymous: int
     stages: dict[str, float]  # seconds
-    facts: dict[str, float]  # whatever else the task reports
+    facts: dict[str, float]  # other numbers of the task
 
 
 def run_task(module: str, arguments: Sequence[str]) -> Run:
@@ -43,7 +43,7 @@ def run_task(module: str, arguments: Sequence[str]) -> Run:
 
 
 def ratio_summary(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
-    """Of the ratios of two rates, round by round."""
+    """Summary of the ratios of two rates, round by round."""
     ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
     return {
         "median": round(statistics.median(ratios), 2),
@@ -53,7 +53,7 @@ def ratio_summary(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, f
 
 
 def report(stages: Mapping[str, float], facts: Mapping[str, float] | None = None) -> None:
-    """Print what `run_task` reads: seconds of each stage, and other numbers."""
+    """Print the line that `run_task` reads: seconds of each stage, and other numbers."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     print(
         json.dumps(
@@ -69,7 +69,7 @@ def report(stages: Mapping[str, float], facts: Mapping[str, float] | None = None
 
 
 def _anonymous_bytes(status: Path) -> int:
-    """RssAnon of a process; 0 once it has ended, or where the kernel does not tell."""
+    """RssAnon of a process; 0 if it has ended, or if the kernel does not report it."""
     try:
         lines = status.read_text().splitlines()
     except OSError:
