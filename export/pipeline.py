@@ -52,7 +52,7 @@ from qwonnx.runtime.artifact.strict_json import quoted
 class ExportOptions:
     """How to export.
 
-    target: what the graph is lowered to, one of targets/register.py.
+    target: name of the target of the lowering, one of targets/register.py.
     weights: a preset ("fp32", "int8", "int4"); int4 means the target's default recipe.
     weight_block_size: input features that share a scale; None: the recipe's.
     activations: "int8" lets kernels quantise activations on the fly, faster at a small loss that `qwonnx verify` shows;

@@ -1,4 +1,4 @@
-"""The inner loop of quantisation, compiled by numba for the processor at hand.
+"""The inner loop of quantisation, compiled by numba for the processor of this machine.
 
 A block is tried, chosen and packed while it is in the first-level cache. This takes between a half and a fifth of the
 time of the same arithmetic on whole tensors. numba, unlike C, needs no build before installation.
@@ -27,8 +27,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 def _compiled(function: _Function) -> _Function:
     options = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}}
     try:
-        # Compiling takes two seconds: the result is kept beside this module, or in the user's cache if that is
-        # read-only.
+        # Compiling takes two seconds: the result is kept in this folder, or in the user's cache if it is read-only.
         kept: _Function = numba.njit(cache=True, **options)(function)
         return kept
     except RuntimeError:  # no folder can be written

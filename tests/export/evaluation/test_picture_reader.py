@@ -1,4 +1,4 @@
-"""Pictures become what the model was trained on, and nothing but pictures that a question holds is opened."""
+"""Pictures become inputs as in the model's training, and only pictures that a question contains are opened."""
 
 from __future__ import annotations
 

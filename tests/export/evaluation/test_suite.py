@@ -1,4 +1,4 @@
-"""A suite is read whole or refused with the line at fault, and is thinned out evenly."""
+"""A suite is read completely or refused with the line at fault, and a choice from it is even."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the two targets promise: the portable one is plain ONNX, and both compute what transformers computes."""
+"""The two targets: the portable one is plain ONNX, and both give the results of transformers."""
 
 from __future__ import annotations
 
