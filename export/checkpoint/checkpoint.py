@@ -152,7 +152,7 @@ class Checkpoint:
         if name not in self._tensors:
             raise MissingTensorError(
                 f"the checkpoint has no {name} of shape {list(shape)}: it is incomplete, or its config.json"
-                " belongs to another; download both again"
+                " belongs to another checkpoint; download both again"
             )
         entry = self._entry(name)[1]
         if entry.shape != shape:
@@ -222,6 +222,7 @@ class Checkpoint:
         except KeyError:
             raise MissingTensorError(
                 f"the checkpoint has no tensor {name}: it is incomplete, or its config.json belongs to another"
+                " checkpoint"
             ) from None
 
 

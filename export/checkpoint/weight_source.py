@@ -273,7 +273,7 @@ class WeightSource:
             first = ", ".join(quoted(name) for name in unused[:3]) + (", ..." if len(unused) > 3 else "")
             raise UnusedTensorError(
                 f"the checkpoint has {len(unused)} tensors that the model does not use ({first}):"
-                " it is damaged, or its config.json belongs to another"
+                " it is damaged, or its config.json belongs to another checkpoint"
             )
         if self._tied and HEAD in self._stored.names:
             embedding = self._prefix + EMBEDDING

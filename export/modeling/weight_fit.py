@@ -22,7 +22,7 @@ def fitting_weights(source: WeightSource, config: ModelConfig) -> dict[str, tupl
     if source.num_layers < config.num_hidden_layers:
         raise MissingTensorError(
             f"config.json has {config.num_hidden_layers} layers and the checkpoint {source.num_layers}:"
-            " it is incomplete, or its config.json belongs to another; download both again"
+            " it is incomplete, or its config.json belongs to another checkpoint; download both again"
         )
     shapes = decoder_weights(config)
     for name, shape in shapes.items():
