@@ -1,4 +1,4 @@
-"""Checkpoint -> artifact. What exports is imported on first use, so that opening an artifact needs no torch."""
+"""Checkpoint -> artifact. The exporter is imported on first use: opening an artifact needs no torch."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""What a manifest says of an export: facts of the model, how its weights are stored, its graph, states and files."""
+"""The manifest of an export: facts of the model, how its weights are stored, its graphs, states and files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def describe_artifact(
         stored: the weights that were written.
         graphs: by name.
         files: all files but the manifest itself.
-        choice: the target, and how it was asked to compute and cache.
+        choice: the target, and its types of activations and cache.
     """
     groups = weight_groups(stored)
     return Manifest(
@@ -62,7 +62,7 @@ def describe_artifact(
 
 
 def _activations(groups: tuple[WeightGroup, ...], choice: TargetChoice) -> str:
-    """What the kernels really do: only quantised weights have kernels that quantise activations."""
+    """The type that kernels use: only kernels of quantised weights quantise activations."""
     quantized = any(group.storage != "float32" for group in groups)
     return (choice.activations if quantized else Activations.FLOAT32).value
 

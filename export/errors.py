@@ -1,4 +1,4 @@
-"""Everything an export can refuse. Each message is one line that names the cause and the remedy.
+"""The errors of an export. Each message is one line that names the cause and the remedy.
 
 ExportError
 |-- CheckpointError            the checkpoint cannot be read
@@ -6,18 +6,18 @@ ExportError
 |   |   `-- UnsupportedModelError   an architecture that is not Qwen 3.5
 |   |-- MissingTensorError     a weight or a shard that the model needs is not there
 |   |-- UnusedTensorError      a weight that nothing uses
-|   `-- TensorFormatError      a shard is truncated or malformed, or a tensor has another shape or dtype than it must
+|   `-- TensorFormatError      a shard is truncated or malformed, or a tensor has the wrong shape or dtype
 |-- RecipeError                a quantisation recipe cannot be applied
 |-- CalibrationError           a calibration text cannot be used
-|-- PlanError                  what a plan was asked for is not understood
+|-- PlanError                  an argument of `plan` is not understood
 |-- OutputError                the artifact cannot be written: it exists, the disk is full, ...
 |-- VerificationError          `verify` or `eval` cannot run or compare models
-`-- EvaluationError            a suite, a question or a text cannot be evaluated on
+`-- EvaluationError            a suite, a question or a text cannot be used
 """
 
 
 class ExportError(Exception):
-    """The root of what qwonnx.export raises for bad input; anything else that escapes is a bug."""
+    """The root of all errors that qwonnx.export raises for bad input; any other exception is a bug."""
 
 
 class CheckpointError(ExportError):
@@ -29,7 +29,7 @@ class ConfigError(CheckpointError):
 
 
 class UnsupportedModelError(ConfigError):
-    """The checkpoint's architecture is not one qwonnx knows."""
+    """qwonnx does not support the checkpoint's architecture."""
 
 
 class MissingTensorError(CheckpointError):
@@ -37,7 +37,7 @@ class MissingTensorError(CheckpointError):
 
 
 class UnusedTensorError(CheckpointError):
-    """A tensor of the checkpoint that no part of the model uses."""
+    """No part of the model uses a tensor of the checkpoint."""
 
 
 class TensorFormatError(CheckpointError):
@@ -45,7 +45,7 @@ class TensorFormatError(CheckpointError):
 
 
 class RecipeError(ExportError):
-    """A quantisation recipe is malformed, or asks for what a weight cannot have."""
+    """A quantisation recipe is malformed, or cannot be applied to a weight."""
 
 
 class CalibrationError(ExportError):
@@ -53,7 +53,7 @@ class CalibrationError(ExportError):
 
 
 class PlanError(ExportError):
-    """A size, a length or a limit that `plan` was given is not understood."""
+    """`plan` does not understand a size, a length or a limit."""
 
 
 class OutputError(ExportError):
@@ -61,13 +61,13 @@ class OutputError(ExportError):
 
 
 class VerificationError(ExportError):
-    """An artifact or a checkpoint cannot be run, or two cannot be compared."""
+    """An artifact or a checkpoint cannot be run, or two of them cannot be compared."""
 
 
 class EvaluationError(ExportError):
-    """A suite, one of its questions or a text cannot be evaluated on, or a model under evaluation fails."""
+    """A suite, one of its questions or a text cannot be used, or a model under evaluation fails."""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of another library's message; some have hundreds, some none."""
+    """The first line of another library's message, which may have hundreds of lines or none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -1,6 +1,6 @@
-"""main_export: the entry that optimum's exporters have, under the name and with the first two parameters they give it.
+"""main_export: the entry point of optimum's exporters, with its name and its first two parameters.
 
-What exports is imported by the call: the command line reads TASKS from here, and starts without torch.
+main_export imports the exporter when it is called, so the command line reads TASKS from here without torch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from qwonnx.runtime.artifact.manifest import Manifest
 if TYPE_CHECKING:  # pulls in torch
     from qwonnx.export.weight_files.progress import ExportProgress
 
-# The one thing that is exported, by optimum's names for it; they select nothing.
+# Optimum's names for the only task that exists; the choice changes nothing.
 TASKS = ("auto", "text-generation", "text-generation-with-past")
 
 
@@ -42,7 +42,7 @@ def main_export(
         options: the other fields of ExportOptions: target, weights, weight_block_size, revision, ...
 
     Raises:
-        ExportError: an unknown task or option, or whatever else export_checkpoint refuses.
+        ExportError: the task or an option is unknown, or export_checkpoint raises it.
     """
     from qwonnx.export.pipeline import ExportOptions, export_checkpoint
 

@@ -1,8 +1,8 @@
-"""export_checkpoint: from a checkpoint to an artifact. The table of contents of this package.
+"""export_checkpoint: from a checkpoint to an artifact. Start here to read this package.
 
 resolve and check the checkpoint -> trace -> lower for a target -> write the weights -> write the graph, the manifest.
-Everything is written into a sibling of the output folder, which is renamed at the end: an interrupted export leaves
-nothing that opens, and may be resumed.
+Everything is written into a sibling of the output folder, which is renamed at the end. An interrupted export leaves no
+folder that opens as an artifact, and may be resumed.
 """
 
 from __future__ import annotations
@@ -52,19 +52,19 @@ from qwonnx.runtime.artifact.strict_json import quoted
 class ExportOptions:
     """How to export.
 
-    target: what the graph is lowered to, one of targets/register.py.
+    target: name of the target of the lowering, one of targets/register.py.
     weights: a preset ("fp32", "int8", "int4"); int4 means the target's default recipe.
     weight_block_size: input features that share a scale; None: the recipe's.
     activations: "int8" lets kernels quantise activations on the fly, faster at a small loss that `qwonnx verify` shows;
         or "float32". None is the target's default; a target without such kernels computes its own way.
     kv: how the cache stores keys and values: "float32", or "int8" and "int4", which take a quarter and an eighth.
     recipe: overrides weights and weight_block_size.
-    calibration: a text, from which an export learns which input features count in the choice of scales.
-    overwrite: an artifact that is there already.
-    resume: go on with an interrupted export, if there is one.
+    calibration: a text that the model reads, to weight input features in the choice of scales.
+    overwrite: replace an artifact that exists.
+    resume: continue an interrupted export, if there is one.
     revision: branch, tag or commit of a hub repository.
     num_threads: of the weight stage; None: as many as the machine has.
-    memory_bytes: of tensors in flight in the weight stage.
+    memory_bytes: limit of tensors in flight in the weight stage.
     """
 
     target: str = DEFAULT_TARGET
@@ -93,14 +93,14 @@ def export_checkpoint(
 
     Args:
         checkpoint: a folder in Hugging Face layout, or a hub repo id.
-        out: the folder to make. It must not exist, unless options.overwrite says so and it is an artifact.
+        out: the folder to make. It must not exist, unless it is an artifact and options.overwrite is set.
         options: see ExportOptions.
-        on_progress: called from this thread at every stage, and again and again while weights are written.
+        on_progress: called from this thread at every stage, and repeatedly while weights are written.
         on_skipped: called at the end for every part of the checkpoint that is recognised and not exported.
 
     Raises:
-        ExportError: see errors.py. An artifact that was to be overwritten stays; weights that were written stay too, in
-            a folder that nothing opens, unless the checkpoint is at fault: options.resume goes on with them.
+        ExportError: see errors.py. An artifact to overwrite stays. Written weights stay in a folder that does not open
+            as an artifact, unless the checkpoint is at fault; options.resume continues with them.
     """
     options = options or ExportOptions()
     report = on_progress or (lambda progress: None)
@@ -176,11 +176,11 @@ def export_checkpoint(
 
 
 def _check_system() -> None:
-    """Refuse a system without the calls that keep memory bounded and folders one's own: preadv, flock, O_NOFOLLOW."""
+    """Refuse a system without preadv (for bounded memory), flock and O_NOFOLLOW (for exclusive folders)."""
     if os.name != "posix" or not (hasattr(os, "preadv") and hasattr(os, "O_NOFOLLOW")):
         raise ExportError(
             f"exporting needs Linux or another POSIX system with preadv, and this is {platform.system()}:"
-            " export there (WSL and containers will do); what it makes runs anywhere"
+            " export there (WSL or a container works); the artifact runs anywhere"
         )
 
 
@@ -188,7 +188,7 @@ def _check_output(out: Path, *, overwrite: bool) -> None:
     try:
         if not out.exists():
             return
-    except OSError as error:  # a name that is too long, a folder that may not be looked into
+    except OSError as error:  # the name is too long, or a folder may not be searched
         raise OutputError(f"{quoted(str(out))} cannot be used ({error.strerror}): choose another folder") from error
     if not overwrite:
         raise OutputError(f"{out} exists: choose another folder, or overwrite it with --force")

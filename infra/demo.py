@@ -1,7 +1,7 @@
-"""The demonstration: export the trained miniature, serve it; with --once also ask it a question, and stop.
+"""The demonstration: export the trained miniature and serve it; with --once also ask it a question, and stop.
 
-The miniature (tests/miniature/CARD.md) is a Qwen 3.5 of nine million parameters that knows what countries, languages,
-currencies, weekdays and months are called in 46 languages; --once fails unless its answer is right. Each step is a
+The miniature (tests/miniature/CARD.md) is a Qwen 3.5 of nine million parameters that knows the names of countries,
+languages, currencies, weekdays and months in 46 languages; --once fails unless its answer is right. Each step is a
 command that a user would type, and is printed.
 """
 
@@ -102,7 +102,7 @@ def _what_to_ask(url: str) -> str:
         "chat_template_kwargs": {"enable_thinking": False},
     }
     lines = [
-        "The miniature knows what things are called in 46 languages (tests/miniature/CARD.md). Ask it:",
+        "The miniature knows names in 46 languages (tests/miniature/CARD.md). Ask it:",
         f"  curl {url}/v1/chat/completions -H 'content-type: application/json' \\",
         f"    -d {shlex.quote(json.dumps(body))}",
     ]
@@ -130,11 +130,11 @@ def _ask(url: str) -> int:
         for choice in chunk.choices:
             finish_reason = choice.finish_reason or finish_reason
             answer += choice.delta.content or ""
-    # Printed whole: the server's line about the request would stand in the middle of it.
+    # Printed at once: else the server's line about the request would be in the middle of it.
     print(f"\nquestion: {QUESTION}\nanswer: {answer}")
     print(f"finish_reason {finish_reason}, usage {usage.to_json(indent=None) if usage else None}")
     if finish_reason != "stop" or usage is None or usage.completion_tokens == 0:
-        print("demo: the answer is not whole", file=sys.stderr)
+        print("demo: the answer is not complete", file=sys.stderr)
         return 1
     if answer.strip() != ANSWER:
         print(f"demo: the answer is {answer.strip()!r}, and {ANSWER!r} is right", file=sys.stderr)

@@ -1,7 +1,7 @@
 """Make the virtual environment and install this project into it, editable. Standard library only: it runs first.
 
-torch's wheels for Linux on PyPI carry gigabytes of CUDA. Nothing here needs them, so where torch's own index of CPU
-wheels can be reached it is offered to pip as well; pip prefers its `+cpu` builds, being of a higher version.
+torch's wheels for Linux on PyPI contain gigabytes of CUDA, which this project does not need. If torch's index of CPU
+wheels can be reached, pip gets it as a second index, and prefers its `+cpu` builds because their version is higher.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A checkpoint as it lies on a disk or hub, read without trust: config.json, tensors in every format, text files.
+"""Reads a checkpoint from a disk or hub, and trusts nothing in it: config.json, tensors in every format, text files.
 
-Read location, safetensors_header, checkpoint for the files; config_fields, source_quantization, config for what they
-say; float8, gptq, stored_weights, weight_source for the weights by name. Nothing here knows graphs or how an artifact
-stores weights.
+Read location, safetensors_header and checkpoint for the files; config_fields, source_quantization and config for
+config.json; float8, gptq, stored_weights and weight_source for the weights by name. Nothing here knows graphs or how an
+artifact stores weights.
 """

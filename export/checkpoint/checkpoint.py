@@ -1,10 +1,10 @@
-"""A checkpoint's tensors, by name: from one safetensors file, or from shards that an index lists.
+"""A checkpoint's tensors by name, from one safetensors file or from shards that an index lists.
 
-Opening reads headers only; `read` fetches rows of one tensor into a fresh buffer, so memory is bounded by what is asked
-for and several threads may read at once. This module knows names, shapes and bytes, and nothing of the model.
+Opening reads headers only. `read` copies rows of one tensor into a fresh buffer, so memory is bounded by the request
+and several threads may read at once. This module knows names, shapes and bytes, not the model.
 
-Every file must lie in the folder under a plain name. Symbolic links are followed, since the hub's cache is made of
-them; names in an index that climb out of the folder are refused.
+Every file must lie in the folder under a plain name. Symbolic links are followed, because the hub's cache uses them. A
+name in an index that leaves the folder is refused.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from qwonnx.runtime.artifact.strict_json import StrictJsonError, quoted, read_ob
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 
-# An index of 370,000 tensors, one an expert and projection with three for its scales, has about 55 MB.
+# An index of 370,000 tensors, four for each projection of each expert, has about 55 MB.
 _MAX_INDEX_BYTES = 100_000_000
-# No separators; a backslash is one on Windows. What does not print is refused as well.
+# No separators; a backslash is one on Windows. _is_plain_name also refuses names that do not print.
 _PLAIN_NAME = re.compile(r"[^/\\]{1,200}\.safetensors")
-_MAX_NAME_BYTES = 255  # what file systems take
+_MAX_NAME_BYTES = 255  # the limit of file systems
 _SHARD_NUMBER = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
 
 FLOAT_DTYPES = ("BF16", "F16", "F32")
 
-# What can be read: weights, and in quantised checkpoints their codes.
+# Types that can be read: of weights, and of codes in quantised checkpoints.
 _TORCH_DTYPES = {
     "BF16": torch.bfloat16,
     "F16": torch.float16,
@@ -54,7 +54,7 @@ _TORCH_DTYPES = {
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """What is known of a tensor before it is read. dtype is "BF16", "F16", "F32", or another of safetensors' names."""
+    """A tensor's facts from the header. dtype is "BF16", "F16", "F32", or another of safetensors' names."""
 
     name: str
     dtype: str
@@ -64,12 +64,12 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointFile:
-    """What tells one state of a checkpoint's file from another, short of reading all of it."""
+    """Identity of one state of a checkpoint's file, found without reading all of it."""
 
     name: str
     size: int
     changed_ns: int  # time of the last change, since 1970
-    header_sha256: str  # of what the header says of the tensors, in the order of their bytes
+    header_sha256: str  # of the tensors' header entries, in the order of their bytes
 
 
 class Checkpoint:
@@ -84,7 +84,7 @@ class Checkpoint:
 
         Raises:
             MissingTensorError: there is no safetensors file, a shard is missing, or a shard lacks what the index lists.
-            TensorFormatError: a shard is truncated or malformed, or a tensor is there twice.
+            TensorFormatError: a shard is truncated or malformed, or a tensor is stored twice.
             CheckpointError: the index is malformed, or names a file outside the folder; a file cannot be read.
         """
         index = _read_index(folder)
@@ -126,7 +126,7 @@ class Checkpoint:
 
     @property
     def dtype(self) -> str:
-        """Type of most bytes, by torch's name ("bfloat16") where torch has one."""
+        """The type of most bytes, by torch's name ("bfloat16") if torch has one."""
         sizes: Counter[str] = Counter()
         for _, entry in self._tensors.values():
             sizes[entry.dtype] += entry.num_bytes
@@ -134,7 +134,7 @@ class Checkpoint:
         return str(_TORCH_DTYPES[most]).removeprefix("torch.") if most in _TORCH_DTYPES else most.lower()
 
     def info(self, name: str) -> TensorInfo:
-        """What the header says of a tensor.
+        """A tensor's facts from the header.
 
         Raises:
             MissingTensorError: the checkpoint has no tensor of this name.
@@ -143,15 +143,16 @@ class Checkpoint:
         return TensorInfo(entry.name, entry.dtype, entry.shape, entry.num_bytes)
 
     def expect(self, name: str, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> int:
-        """Bytes of a tensor that must be there, of this shape and one of these dtypes.
+        """Bytes of a tensor, which must exist with this shape and one of these dtypes.
 
         Raises:
-            MissingTensorError, TensorFormatError: it is not.
+            MissingTensorError: the tensor does not exist.
+            TensorFormatError: its shape or dtype is different.
         """
         if name not in self._tensors:
             raise MissingTensorError(
-                f"the checkpoint has no {name} of shape {list(shape)}: it is incomplete, or its config.json is not"
-                " its own; download both again"
+                f"the checkpoint has no {name} of shape {list(shape)}: it is incomplete, or its config.json"
+                " belongs to another checkpoint; download both again"
             )
         entry = self._entry(name)[1]
         if entry.shape != shape:
@@ -166,7 +167,7 @@ class Checkpoint:
         return entry.num_bytes
 
     def read(self, name: str, start_row: int = 0, num_rows: int | None = None) -> torch.Tensor:
-        """Rows of the first axis, in the stored dtype, in memory of their own; all rows from start_row by default.
+        """Rows of the first axis, in the stored dtype, in a fresh buffer; all rows from start_row by default.
 
         A tensor without axes is read whole. Safe to call from several threads.
 
@@ -184,7 +185,7 @@ class Checkpoint:
         return values.reshape((count, *entry.shape[1:]) if entry.shape else ())
 
     def read_flat(self, name: str, start: int, count: int) -> torch.Tensor:
-        """`count` values from the start-th, in the order they are stored, as one axis; raises what `read` raises."""
+        """`count` values from index `start`, in stored order, as one axis; raises as `read` does."""
         path, entry = self._entry(name)
         dtype = _torch_dtype(entry)
         assert 0 <= start <= start + count <= math.prod(entry.shape), f"values {start}+{count} of {name}"
@@ -194,10 +195,10 @@ class Checkpoint:
         return values
 
     def read_columns(self, name: str, start: int, count: int) -> torch.Tensor:
-        """Columns of a matrix, in the stored dtype, [num_rows, count] in memory of their own; raises as `read` does.
+        """Columns of a matrix, in the stored dtype, [num_rows, count] in a fresh buffer; raises as `read` does.
 
-        All columns are one piece of the file. Fewer are one piece a row, so ask for as many at a time as memory allows;
-        the kernel is told to fetch the whole matrix, which it does in large pieces, whatever the disk.
+        All columns take one read. Fewer columns take one read per row, so ask for as many as memory allows. The
+        operating system is advised to prefetch the whole matrix, which it does in large pieces.
         """
         path, entry = self._entry(name)
         dtype = _torch_dtype(entry)
@@ -220,13 +221,14 @@ class Checkpoint:
             return self._tensors[name]
         except KeyError:
             raise MissingTensorError(
-                f"the checkpoint has no tensor {name}: it is incomplete, or its config.json is not its own"
+                f"the checkpoint has no tensor {name}: it is incomplete, or its config.json belongs to another"
+                " checkpoint"
             ) from None
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedCheckpoint:
-    """Where a checkpoint is, what a manifest says of it, its config.json, and its tensors."""
+    """A checkpoint's folder, its entry in a manifest, its config.json and its tensors."""
 
     folder: Path
     source: SourceFacts
@@ -238,7 +240,7 @@ def resolve_checkpoint(name_or_path: str, revision: str | None) -> ResolvedCheck
     """Find a checkpoint, download it from the hub if need be, and open it.
 
     Raises:
-        CheckpointError: there is none, it cannot be downloaded, its model is not supported, or it does not open.
+        CheckpointError: it does not exist, cannot be downloaded or opened, or its model is not supported.
     """
     found = locate_checkpoint(name_or_path, revision)
     tensors = Checkpoint.open(found.folder)
@@ -269,7 +271,7 @@ def _torch_dtype(entry: TensorEntry) -> torch.dtype:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    """A file descriptor to read from; what goes wrong while it is open is told of the file."""
+    """A file descriptor to read from; an OSError while it is open becomes a CheckpointError that names the file."""
     try:
         file = os.open(path, os.O_RDONLY)
         try:
@@ -281,7 +283,7 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def _read_into(file: int, path: Path, target: memoryview, offset: int) -> None:
-    """Fill `target` from a file; one call may give less than asked, 2 GiB at most."""
+    """Fill `target` from a file. One preadv may read less than asked, and at most 2 GiB."""
     while target.nbytes:
         num_read = os.preadv(file, [target], offset)
         if num_read == 0:
@@ -302,7 +304,7 @@ def _unreadable(path: Path, error: OSError) -> CheckpointError:
 
 
 def _read_index(folder: Path) -> dict[str, str] | None:
-    """Tensor name -> shard name, None where there is no index."""
+    """Tensor name -> shard name; None without an index."""
     path = folder / INDEX_NAME
     if not path.is_file():
         return None
@@ -315,23 +317,23 @@ def _read_index(folder: Path) -> dict[str, str] | None:
     for shard in weight_map.values():
         if not _is_plain_name(shard):
             raise CheckpointError(
-                f"{path} names {quoted(shard)}, which is no file of its folder: do not use this checkpoint"
+                f"{path} names {quoted(shard)}, which is not a file of its folder: do not use this checkpoint"
             )
     return weight_map
 
 
 def _is_plain_name(name: Any) -> bool:
-    """Whether a value names a safetensors file, in the folder itself, that can be told to a person."""
+    """Whether a value is a printable name of a safetensors file in the folder itself."""
     return (
         isinstance(name, str)
-        and name.isprintable()  # first: it rules out what cannot be encoded
+        and name.isprintable()  # first: it refuses names that cannot be encoded
         and _PLAIN_NAME.fullmatch(name) is not None
         and len(name.encode()) <= _MAX_NAME_BYTES
     )
 
 
 def _shards_without_index(folder: Path) -> list[str]:
-    """model.safetensors; without it, all safetensors files, none of which may be missing from a numbered row."""
+    """model.safetensors if it exists, else all safetensors files; a numbered series must be complete."""
     if (folder / SINGLE_NAME).is_file():
         return [SINGLE_NAME]
     names = sorted(path.name for path in folder.glob("*.safetensors"))
@@ -339,7 +341,7 @@ def _shards_without_index(folder: Path) -> list[str]:
         raise MissingTensorError(f"{folder} has no safetensors files: give a folder in Hugging Face layout")
     for name in names:
         if not _is_plain_name(name):
-            raise CheckpointError(f"{folder} has a file {quoted(name)}, which is no name of a shard: rename it")
+            raise CheckpointError(f"{folder} has a file {quoted(name)}, which is not a shard's name: rename it")
         numbered = _SHARD_NUMBER.search(name)
         if numbered and int(numbered[2]) != len(names):
             raise MissingTensorError(

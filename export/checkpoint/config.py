@@ -1,7 +1,7 @@
 """config.json -> ModelConfig: the geometry of the text model, and how its weights are stored, checked.
 
-Published checkpoints nest the text model under `text_config`; text-only ones are flat. Both are read; which fields are
-known, and what happens to the others, is in config_fields.py. Nothing here opens a tensor.
+Published checkpoints nest the text model under `text_config`; text-only ones are flat. Both are read. config_fields.py
+lists the known fields and refuses others. Nothing here opens a tensor.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _MOE_ARCHITECTURES = frozenset(name for name in _MODEL_TYPES if "Moe" in name)
 
 LAYER_TYPES = ("linear_attention", "full_attention")
 
-_MAX_CONFIG_BYTES = 4 << 20  # a published one has 3 kB; lists of unquantised modules can grow to some 100 kB
+_MAX_CONFIG_BYTES = 4 << 20  # a published one has 3 kB; lists of unquantised modules can grow to about 100 kB
 _MAX_LAYERS = 1 << 10
-_MAX_WEIGHT = 1 << 40  # elements of one; the largest published has 2^32
+_MAX_WEIGHT = 1 << 40  # elements of one weight; the largest published one has 2^32
 
 _ROPE_FIELDS = frozenset(
     {
@@ -56,7 +56,7 @@ _ROPE_FIELDS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class RopeParameters:
-    """Rotary embedding, as `rope_parameters` gives it; what follows rope_theta matters under "yarn" alone.
+    """Rotary embedding, as in `rope_parameters`; the fields after rope_theta matter only under "yarn".
 
     attention_factor multiplies cos and sin; None means 0.1 ln(factor) + 1. beta_fast and beta_slow are turns over
     original_max_position_embeddings positions; truncate rounds the ends of YaRN's ramp to whole frequencies.
@@ -74,10 +74,10 @@ class RopeParameters:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """The text model; config.json's names where it has them. Sizes are numbers of elements.
+    """The text model; fields have config.json's names if it has them. Sizes are numbers of elements.
 
-    Counts of experts and sizes of their projections are 0 in a dense model, intermediate_size in a mixture of experts.
-    Under YaRN max_position_embeddings is the extended context, factor times the original one.
+    In a dense model, counts of experts and sizes of their projections are 0; in a mixture of experts, intermediate_size
+    is 0. Under YaRN max_position_embeddings is the extended context, factor times the original one.
     """
 
     architecture: str
@@ -85,11 +85,11 @@ class ModelConfig:
     hidden_size: int
     num_hidden_layers: int
     layer_types: tuple[str, ...]  # "linear_attention" or "full_attention" for each layer
-    vocab_size: int  # rows of the embedding, with those that pad it
+    vocab_size: int  # rows of the embedding, with padding
     num_attention_heads: int
     num_key_value_heads: int
     head_dim: int
-    rotary_dim: int  # the first dimensions of a head, which are rotated
+    rotary_dim: int  # number of rotated dimensions, the first of a head
     rope_theta: float
     mrope_section: tuple[int, int, int]  # frequencies of the axes time, height, width
     rms_norm_eps: float
@@ -106,16 +106,16 @@ class ModelConfig:
     intermediate_size: int
     tie_word_embeddings: bool
     rope: RopeParameters
-    quantization: SourceQuantization | None  # how the checkpoint stores what it has quantised
+    quantization: SourceQuantization | None  # how the checkpoint stores quantised weights
 
 
 def load_config(folder: Path) -> ModelConfig:
     """Read and check a checkpoint's config.json.
 
     Raises:
-        UnsupportedModelError: the architecture is none of Qwen 3.5's.
-        ConfigError: the file is missing or malformed, a field has a value of the wrong type or out of range, or asks
-            for something that changes the maths.
+        UnsupportedModelError: the architecture is not one of Qwen 3.5's.
+        ConfigError: the file is missing or malformed, or a field has a value of the wrong type, out of range, or that
+            changes the maths.
     """
     path = folder / CONFIG_NAME
     if not path.is_file():
@@ -129,7 +129,7 @@ def load_config_file(path: Path) -> ModelConfig:
         return parse_config(read_object(path, _MAX_CONFIG_BYTES), where=str(path))
     except StrictJsonError as error:
         raise ConfigError(f"{path} is malformed ({error}): download it again") from error
-    except RecursionError as error:  # what could just be parsed may be too deep to be compared
+    except RecursionError as error:  # an object that parses may still be too deep to compare
         raise ConfigError(f"{path} is malformed (nested too deeply): download it again") from error
 
 
@@ -261,7 +261,7 @@ def _layer_types(fields: Fields, num_layers: int) -> tuple[str, ...]:
 
 
 def _rope_object(fields: Fields) -> Mapping[str, Any]:
-    """`rope_parameters`, or the older `rope_scaling`, with what older files keep beside it."""
+    """`rope_parameters`, or the older `rope_scaling`, with the two fields that older files keep outside it."""
     present = [fields.values[name] for name in ("rope_parameters", "rope_scaling") if fields.values.get(name)]
     if any(not isinstance(values, dict) for values in present):
         raise ConfigError(f"{fields.where}: rope_parameters is not an object: download the file again")
@@ -317,7 +317,7 @@ def _rope_parameters(fields: Fields, rope: Fields, max_positions: int) -> RopePa
 
 
 def _attention_factor(rope: Fields) -> float | None:
-    """The given factor, or the one that mscale and mscale_all_dim (DeepSeek's form of YaRN) make of `factor`."""
+    """The given factor, or the one that follows from mscale and mscale_all_dim (DeepSeek's form of YaRN)."""
     if rope.values.get("attention_factor") is not None:
         return rope.number("attention_factor")
     if not (rope.values.get("mscale") and rope.values.get("mscale_all_dim")):
@@ -361,7 +361,7 @@ def _check_divisions(config: ModelConfig, where: str) -> None:
 
 
 def _check_products(config: ModelConfig, where: str) -> None:
-    """Sizes that are sane one by one may still make a weight whose number of elements no longer fits 64 bits."""
+    """Refuse a weight with too many elements: each size may be sane and their product may not fit 64 bits."""
     for names in (
         ("vocab_size", "hidden_size"),
         ("num_attention_heads", "head_dim", "hidden_size"),

@@ -1,10 +1,10 @@
-"""The fields of config.json: how one is read, and which matter.
+"""The fields of config.json: how they are read, and which of them matter.
 
-config.py reads some of them, others must have one value, and others cannot matter.
+config.py reads the fields in READ. Those in FIXED must have one of a few values; those in IGNORED cannot matter.
 
-Anything else in the text model's description is refused unless it is off (null, false, empty): a field this version
-does not know may change the model, and an export that ignores it would give wrong answers without a word. Fields beside
-a nested text_config are not looked at, but for those in FIXED: they describe other parts of the model.
+Any other field of the text model is refused unless it is off (null, false, empty): it may change the model, and an
+export that ignores it would silently give wrong answers. Outside a nested text_config only FIXED is checked, because
+the other fields there describe other parts of the model.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 from qwonnx.export.errors import ConfigError
 from qwonnx.runtime.artifact.strict_json import quoted
 
-# No dimension of any model comes near; beyond it, a product of three would no longer be a sane number of bytes.
+# Far above any model's dimensions. A product of three larger ones would not be a sane number of bytes.
 MAX_SIZE = 1 << 24
 
-# No factor, base or epsilon of any model comes near, and products and logarithms of these stay finite in float32.
+# Far beyond any model's factors, bases and epsilons; their products and logarithms stay finite in float32.
 MIN_NUMBER, MAX_NUMBER = 1e-12, 1e12
 
 # Read, checked and used by config.py, quantization_config by source_quantization.py.
@@ -66,12 +66,12 @@ FIXED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "mlp_only_layers": (([], None), "only models with experts in every layer are supported"),
     "norm_topk_prob": ((True, None), "only renormalised expert weights are supported"),
     "output_gate_type": (("swish", "silu", None), "only a swish output gate is supported"),
-    "quantization": ((None,), "export the checkpoint that is not quantised"),  # what MLX writes
+    "quantization": ((None,), "export the checkpoint that is not quantised"),  # written by MLX
     "routed_scaling_factor": ((1, None), "only an unscaled sum of experts is supported"),
     "scoring_func": (("softmax", None), "only a softmax router is supported"),
 }
 
-# Training, bookkeeping, other parts of the model, and what generation code reads from elsewhere.
+# Training, bookkeeping, other parts of the model, and settings that generation code reads from other files.
 IGNORED = frozenset(
     {
         "attention_dropout",
@@ -101,12 +101,12 @@ IGNORED_PREFIXES = ("_", "mtp_", "unsloth_")
 
 
 def is_off(value: Any) -> bool:
-    """True for a value with which a field, whatever it is, asks for nothing."""
+    """Whether a value turns any field off."""
     return value is None or value is False or value in ([], {}, "")
 
 
 def odd_fields(text: Mapping[str, Any]) -> list[str]:
-    """Names of the fields that nobody here knows and that ask for something."""
+    """Names of the unknown fields that are not off."""
     known = READ | IGNORED | FIXED.keys()
     return sorted(
         name
@@ -116,7 +116,7 @@ def odd_fields(text: Mapping[str, Any]) -> list[str]:
 
 
 class Fields:
-    """The fields of one object, by name and type; null is absent. `where` opens every error message.
+    """The fields of one object, by name and type; null counts as absent. Every error message starts with `where`.
 
     All methods raise ConfigError: the field is missing and has no default, is of another type, or is out of range.
     """

@@ -3,8 +3,8 @@
     X.weight              F8_E4M3 [num_rows, num_columns]
     X.weight_scale_inv    BF16, F16 or F32 [ceil(num_rows / 128), ceil(num_columns / 128)]
 
-weight = value * scale, whatever the second name suggests. A product of an F8_E4M3 value (4 significant bits) and a BF16
-or F16 scale (8 or 11) is exact in float32.
+weight = value * scale, although the second name says inverse. A product of an F8_E4M3 value (4 significant bits) and a
+BF16 or F16 scale (8 or 11) is exact in float32.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from qwonnx.export.errors import MissingTensorError, TensorFormatError
 
 SCALE_SUFFIX = "_scale_inv"  # after the weight's own name
 
-# What each of the 256 codes stands for: looking them up takes a sixth of the time that torch's conversion takes.
+# The value of each of the 256 codes: a lookup takes a sixth of the time of torch's conversion.
 _VALUES = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
 
 
 @dataclass(frozen=True, slots=True)
 class Float8Weight:
-    """One matrix, checked and not read yet; make one with `open`."""
+    """One matrix, checked but not read yet; make one with `open`."""
 
-    codes: ClassVar[None] = None  # kernels have no such codes: its values are handed over, not its bytes
+    codes: ClassVar[None] = None  # no kernel takes these codes: the matrix is read as values
     name: str
     num_rows: int
     num_columns: int
@@ -37,11 +37,11 @@ class Float8Weight:
 
     @classmethod
     def open(cls, checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> Float8Weight:
-        """The matrix of a name and its scales.
+        """Open a matrix and its scales by name.
 
         Raises:
-            MissingTensorError: one of the two is not there.
-            TensorFormatError: one has another shape or dtype than it must.
+            MissingTensorError: one of the two does not exist.
+            TensorFormatError: one has the wrong shape or dtype.
         """
         scale = name + SCALE_SUFFIX
         if scale not in checkpoint.names:
@@ -66,5 +66,5 @@ class Float8Weight:
         return values
 
     def read_part(self, row: int, first_column: int, num_columns: int) -> torch.Tensor:
-        """Some columns [1, num_columns] of one row, which is read whole: no model's matrices are so wide."""
+        """Some columns [1, num_columns] of one row. The whole row is read: no model has very wide rows."""
         return self.read(row, 1)[:, first_column : first_column + num_columns]

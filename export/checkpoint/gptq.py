@@ -1,16 +1,16 @@
 """GPTQ matrices, format 1: codes of 4 or 8 bits, one scale and zero point for a group of input features.
 
     X.qweight    I32 [K * bits / 32, N]    codes, packed along the input features, lowest bits first
-    X.qzeros     I32 [groups, N * bits / 32]    zero points, packed along the output features, less one
+    X.qzeros     I32 [groups, N * bits / 32]    zero points minus one, packed along the output features
     X.scales     BF16, F16 or F32 [groups, N]
     X.g_idx      I32 [K], may be absent    the group of each input feature
 
-for a weight of N output and K input features: weight[n, k] = (code - zero_point) * scale of k's group. All of it is
-stored transposed, so a slice of a weight's rows is a slice of these tensors' columns. A 32-bit word of codes, read as
-four bytes, is already what the kernels take (see quantize.py): handing codes over is transposing words.
+The weight has N output and K input features: weight[n, k] = (code - zero_point) * scale of k's group. The tensors are
+stored transposed, so a slice of a weight's rows is a slice of their columns. The four bytes of a 32-bit word of codes
+already have the kernels' layout (see quantize.py), so only words are transposed.
 
-The one that is subtracted from zero points is subtracted from whole words, with a borrow from the next where a zero
-point is 0; GPTQModel writes and reads them so. Tools that add one to each field agree wherever no zero point is 0.
+The one is subtracted from each zero point in the whole word: a zero point of 0 borrows from the next one. GPTQModel
+writes and reads words so. Tools that add one to each field give the same values if no zero point is 0.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _WORD_BITS = 32
 
 @dataclass(frozen=True, slots=True)
 class CodeRows:
-    """Rows of a quantised weight of K input features in the kernels' layout, blocks of block_size input features.
+    """Rows of a quantised weight of K input features in the kernels' layout, in blocks of block_size input features.
 
     codes are uint8 [rows, K * bits / 8], scales float32 [rows, K / block_size], zero points uint8
     [rows, ceil(K / block_size * bits / 8)], packed as codes are.
@@ -46,7 +46,7 @@ class CodeRows:
 
 @dataclass(frozen=True, slots=True)
 class GptqWeight:
-    """One matrix, checked and not read yet; make one with `open`. name is the module's, without a suffix."""
+    """One matrix, checked but not read yet; make one with `open`. name is the module's, without a suffix."""
 
     name: str
     codes: StoredCodes
@@ -57,11 +57,11 @@ class GptqWeight:
 
     @classmethod
     def open(cls, checkpoint: Checkpoint, name: str, shape: tuple[int, ...], stored: GptqFormat) -> GptqWeight:
-        """The matrix of a module.
+        """Open the matrix of a module.
 
         Raises:
-            MissingTensorError: one of its tensors is not there.
-            TensorFormatError: one has another shape or dtype than it must, or input features are permuted.
+            MissingTensorError: one of its tensors does not exist.
+            TensorFormatError: one has the wrong shape or dtype, or input features are permuted.
         """
         qweight, qzeros, scales, g_idx = (name + suffix for suffix in SUFFIXES)
         codes = _stored_codes(checkpoint, name, shape, stored)
@@ -86,7 +86,7 @@ class GptqWeight:
 
     def read(self, start: int, count: int) -> torch.Tensor:
         """Rows as float32 [count, num_columns]."""
-        # Pieces that lie in one group each: groups, unless the last is shorter.
+        # Each piece lies in one group. It is a whole group, unless the last group is shorter.
         piece = math.gcd(self.num_columns, self.codes.group_size)
         groups = _groups(self.num_columns, self.codes.group_size)[::piece]
         scales, zero_points = (
@@ -96,14 +96,14 @@ class GptqWeight:
         return codes.float().sub_(zero_points).mul_(scales).view(count, -1)
 
     def read_part(self, row: int, first_column: int, num_columns: int) -> torch.Tensor:
-        """Some columns [1, num_columns] of one row, which is read whole: no model's matrices are so wide."""
+        """Some columns [1, num_columns] of one row. The whole row is read: no model has very wide rows."""
         return self.read(row, 1)[:, first_column : first_column + num_columns]
 
     def read_codes(self, start: int, count: int, block_size: int) -> CodeRows:
-        """Rows as they are stored, in the kernels' layout.
+        """Rows of the stored codes, in the kernels' layout.
 
-        block_size divides the group size, or there is one group, and the number of columns. Where blocks are smaller
-        than groups, those of a group repeat its scale and zero point: the weight stays the same to the bit.
+        block_size divides the number of columns, and the group size unless there is one group. Blocks that are smaller
+        than their group repeat its scale and zero point: the weight stays the same to the bit.
         """
         blocks = _groups(self.num_columns, self.codes.group_size)[::block_size]  # the group of each block
         zero_points = self._zero_points(start, count)[:, blocks]
@@ -125,7 +125,7 @@ class GptqWeight:
         """uint8 [count, groups].
 
         Raises:
-            TensorFormatError: they are not those of a symmetric checkpoint, which config.json says it is.
+            TensorFormatError: config.json says that the checkpoint is symmetric, and a zero point is not the middle.
         """
         bits = self.codes.bits
         per_word = _WORD_BITS // bits
@@ -143,14 +143,14 @@ class GptqWeight:
 
 
 def gptq_shape(checkpoint: Checkpoint, name: str, stored: GptqFormat) -> tuple[int, ...]:
-    """The shape that a module's tensors say its weight has.
+    """The shape of a module's weight, from the shapes of its tensors.
 
     Raises:
-        TensorFormatError: its codes are no matrix.
+        TensorFormatError: its codes are not a matrix.
     """
     words = checkpoint.info(name + CODES_SUFFIX).shape
     if len(words) != 2:
-        raise TensorFormatError(f"{name}{CODES_SUFFIX} has shape {list(words)} and is no matrix: download it again")
+        raise TensorFormatError(f"{name}{CODES_SUFFIX} has shape {list(words)} and is not a matrix: download it again")
     shapes = [(words[1], words[0] * _WORD_BITS // bits) for bits in stored.bits]
     return next((shape for shape in shapes if _fitting(checkpoint, name, shape[1], stored) is not None), shapes[0])
 
@@ -166,7 +166,7 @@ def _stored_codes(checkpoint: Checkpoint, name: str, shape: tuple[int, ...], sto
 
 
 def _choices(num_columns: int, stored: GptqFormat) -> list[StoredCodes]:
-    """All that config.json allows."""
+    """All pairs of bits and group size that config.json allows."""
     return [
         StoredCodes(bits, num_columns if size is None else min(size, num_columns), not stored.symmetric)
         for bits in stored.bits
@@ -175,7 +175,7 @@ def _choices(num_columns: int, stored: GptqFormat) -> list[StoredCodes]:
 
 
 def _fitting(checkpoint: Checkpoint, name: str, num_columns: int, stored: GptqFormat) -> StoredCodes | None:
-    """The one that a module's tensors have the shapes for; None where there is none."""
+    """The choice that fits the shapes of a module's tensors; None if no choice does."""
     found = [
         checkpoint.info(name + suffix).shape[:1] if name + suffix in checkpoint.names else ()
         for suffix in (CODES_SUFFIX, ".scales")
@@ -189,7 +189,7 @@ def _fitting(checkpoint: Checkpoint, name: str, num_columns: int, stored: GptqFo
 
 @lru_cache(maxsize=16)
 def _groups(num_columns: int, group_size: int) -> torch.Tensor:
-    """int32 [num_columns], not to be written to: the group of each input feature."""
+    """The group of each input feature, int32 [num_columns]. The result is cached: do not write to it."""
     return torch.arange(num_columns, dtype=torch.int32) // group_size
 
 

@@ -1,7 +1,7 @@
-"""Where a checkpoint is: a local folder, or a repository of the Hugging Face hub, which is then downloaded.
+"""Finds a checkpoint: a local folder, or a repository of the Hugging Face hub, which it downloads.
 
-Downloading goes through huggingface_hub and its cache; only what an export reads is fetched, and the small config.json
-first, so that a model that cannot be exported is refused before its weights travel.
+huggingface_hub downloads into its cache only the files that an export reads. The small config.json comes first, so that
+a model that cannot be exported is refused before its weights are downloaded.
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where a checkpoint is: its folder, its name for a manifest, the commit it is at (None for a local folder), and
-    its config.json, parsed."""
+    """A found checkpoint: its folder, name in a manifest, commit (None for a local folder) and parsed config.json."""
 
     folder: Path
     name: str
@@ -47,7 +46,7 @@ class Location:
 def locate_checkpoint(name_or_path: str, revision: str | None) -> Location:
     """Find a checkpoint.
 
-    The model's config.json is read on the way: of two things wrong with a checkpoint, that one explains more.
+    config.json is read at once: if a checkpoint has several errors, that of config.json explains most.
 
     Raises:
         CheckpointError: there is no such folder or repository, or it cannot be downloaded.
@@ -56,7 +55,7 @@ def locate_checkpoint(name_or_path: str, revision: str | None) -> Location:
     path = Path(name_or_path)
     try:
         is_folder, exists = path.is_dir(), path.exists()
-    except OSError as error:  # a name that is too long, a folder that may not be looked into
+    except OSError as error:  # the name is too long, or a folder may not be searched
         raise CheckpointError(f"{quoted(name_or_path)} cannot be read ({error.strerror}): give a folder") from error
     if is_folder:
         if not os.access(path, os.R_OK | os.X_OK):
@@ -64,7 +63,7 @@ def locate_checkpoint(name_or_path: str, revision: str | None) -> Location:
         if revision is not None:
             raise CheckpointError(f"{path} is a local folder, which has no revision {revision!r}: leave --revision out")
         config = load_config(path)
-        # A manifest's strings are printable, whatever the folder is called.
+        # A manifest's strings are printable; a folder's name may not be.
         return Location(path, "".join(c if c.isprintable() else "?" for c in path.resolve().name), None, config)
     if exists:
         raise CheckpointError(f"{path} is a file: give the checkpoint's folder")
@@ -77,10 +76,13 @@ def locate_checkpoint(name_or_path: str, revision: str | None) -> Location:
 
 
 def fetch_config(repository: str, revision: str | None) -> Path:
-    """Folder with the config.json of a hub repository, which is all that is downloaded; its name is the commit.
+    """Download only the config.json of a hub repository.
+
+    Returns:
+        The folder of config.json; its name is the commit.
 
     Raises:
-        CheckpointError: it is no repository's name, there is none, or it cannot be downloaded.
+        CheckpointError: the name is malformed, or the repository does not exist or cannot be downloaded.
     """
     if not _REPO_ID.fullmatch(repository):
         shown = repository if repository.isprintable() else quoted(repository)
@@ -91,7 +93,7 @@ def fetch_config(repository: str, revision: str | None) -> Path:
 
 @contextmanager
 def _hub_errors(repository: str, revision: str | None) -> Iterator[None]:
-    """Map the hub client's errors, all of which run over many lines, to one line each."""
+    """Map the hub client's errors, which have many lines, to one line each."""
     try:
         yield
     except GatedRepoError as error:
@@ -109,9 +111,9 @@ def _hub_errors(repository: str, revision: str | None) -> Iterator[None]:
         raise CheckpointError(f"{repository} is neither a local folder nor a repository's name: check it") from error
     except LocalEntryNotFoundError as error:
         raise CheckpointError(
-            f"{repository} is no local folder, and the hub cannot be reached to download it:"
+            f"{repository} is not a local folder, and the hub cannot be reached to download it:"
             " check the connection, or give a folder"
         ) from error
-    except Exception as error:  # the HTTP client's own errors, which hub versions take from different libraries
+    except Exception as error:  # errors of the HTTP client; hub versions use different clients
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise CheckpointError(f"{repository} cannot be downloaded from the hub ({reason}): try again") from error

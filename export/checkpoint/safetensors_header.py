@@ -1,8 +1,8 @@
-"""The header of a safetensors file: which tensors it has, of which type and shape, and where their bytes lie.
+"""The header of a safetensors file: the name, type, shape and byte range of each tensor.
 
 The format: eight bytes, little-endian, with the header's length; the header, a JSON object; then the tensors' bytes,
-back to back. Files come from strangers, so every number is checked against the file before anything relies on it:
-after `read_header` each tensor's bytes are known to be in the file, as many as its shape needs, and no one else's.
+back to back. Files are untrusted, so every number is checked against the file before it is used. After `read_header`
+each tensor's byte range lies in the file, has the size that its shape needs, and overlaps no other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qwonnx.runtime.artifact.strict_json import StrictJsonError, parse_object, q
 _MAX_HEADER_BYTES = 100_000_000
 _MAX_DIMENSIONS = 8
 
-# Bits an element takes; all types the format has, as a quantised checkpoint must be named, not called malformed.
+# Bits per element for every type of the format: an error must name a type that is not supported, not call it malformed.
 _ELEMENT_BITS = {
     "F4": 4,
     "F6_E2M3": 6,
@@ -47,7 +47,7 @@ def read_header(path: Path) -> list[TensorEntry]:
 
     Raises:
         TensorFormatError: the file is truncated, or its header is malformed or does not fit the file.
-        OSError: it cannot be read at all.
+        OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         file_bytes = file.seek(0, 2)
@@ -84,7 +84,7 @@ def _entry(path: Path, name: str, value: Any, data_start: int) -> TensorEntry:
     if not _is_size_list(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise _malformed(path, f"tensor {quoted(name)} has the data_offsets {quoted(offsets)}")
     num_bytes = offsets[1] - offsets[0]
-    # Bounded sizes and Python's integers: this product cannot wrap around.
+    # Python's integers do not overflow, so this product is exact.
     if math.prod(shape) * _ELEMENT_BITS[dtype] != num_bytes * 8:
         raise _malformed(path, f"tensor {quoted(name)} of shape {shape} and dtype {dtype} has {num_bytes} bytes")
     return TensorEntry(name, dtype, tuple(shape), data_start + offsets[0], num_bytes)

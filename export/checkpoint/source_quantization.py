@@ -1,11 +1,11 @@
-"""config.json's `quantization_config`: how a checkpoint's quantised tensors are stored, and what is refused.
+"""config.json's `quantization_config`: how a checkpoint's quantised tensors are stored.
 
     quant_method "fp8"     X.weight in F8_E4M3, X.weight_scale_inv with one scale for each block of 128 x 128 values
-    quant_method "gptq"    X.qweight, X.qzeros, X.scales, perhaps X.g_idx in the place of X.weight, 4 or 8 bits
+    quant_method "gptq"    X.qweight, X.qzeros, X.scales and optionally X.g_idx replace X.weight, 4 or 8 bits
 
-What this module reads is what the numbers mean, and a field that could change it and is unknown is refused, as
-everywhere in config.json. Which tensors are quantised is told by their companions (stored_weights.py), since lists of
-exclusions disagree between tools; a plan, which has no tensors, takes GPTQ's rules at their word.
+This module reads the fields that say what the stored numbers mean. It refuses an unknown field that could change this,
+as everywhere in config.json. stored_weights.py recognises quantised tensors by their companion tensors, because tools
+disagree about lists of exclusions. A plan has no tensors, so it relies on GPTQ's rules.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ FP8_BLOCK = 128  # rows and columns of a block that shares a scale
 _NAME = "quantization_config"
 _UNQUANTIZED = "export the checkpoint that is not quantised"
 
-# For each method: fields that must have one of these values where they are present, and fields that cannot change what
-# the stored numbers mean: how they were found, which modules they are for, what loaders should do with them.
+# For each method: fields that must have one of these values if they are present, and fields that cannot change what the
+# stored numbers mean (settings of the quantiser, lists of modules, hints for loaders).
 _FP8_FIXED: Mapping[str, tuple[Any, ...]] = {
     "fmt": ("e4m3", None),
-    "activation_scheme": ("dynamic", None),  # static brings scales of activations, which are tensors of their own
+    "activation_scheme": ("dynamic", None),  # static adds tensors with scales of activations
     "weight_per_tensor": (False, None),
     "act_per_tensor": (False, None),
     "scale_fmt": ("float", None),
@@ -73,7 +73,7 @@ _GPTQ_IGNORED = frozenset(
 )
 _GPTQ_READ = frozenset({"bits", "desc_act", "dynamic", "group_size", "sym"})
 _GPTQ_BITS = (4, 8)
-# One group of -1 is a whole row. Any power of two from 16 can be cut into the blocks that the kernels take.
+# -1: a group is a whole row. Any power of two from 16 can be split into the kernels' blocks.
 _GPTQ_GROUP_SIZES = (-1, 16, 32, 64, 128, 256, 512, 1024)
 _MAX_DYNAMIC_RULES = 1 << 16
 _SIMPLE_PATTERN = re.compile(r"(?:[\w-]|\\?\.|\.\*)*\$?")
@@ -86,13 +86,13 @@ class Fp8Format:
 
     @property
     def name(self) -> str:
-        """What a manifest calls it."""
+        """The format's name in a manifest."""
         return "float8_e4m3"
 
 
 @dataclass(frozen=True, slots=True)
 class StoredCodes:
-    """What a checkpoint's codes are: bits of each, and input features that share a scale (the last may be fewer)."""
+    """A checkpoint's format of codes: bits per code, and input features per group (the last group may have fewer)."""
 
     bits: int
     group_size: int
@@ -101,10 +101,10 @@ class StoredCodes:
 
 @dataclass(frozen=True, slots=True)
 class GptqRule:
-    """What the modules whose names begin with a match of `pattern` have; bits None: they are not quantised.
+    """The format of modules whose names begin with a match of `pattern`; bits None: they are not quantised.
 
     Raises:
-        ConfigError: by `matches`, a pattern that is more than names, dots and `.*`: some take exponential time.
+        ConfigError: by `matches`, if the pattern has more than names, dots and `.*`, as it may take exponential time.
     """
 
     pattern: str
@@ -121,26 +121,26 @@ class GptqRule:
 class GptqFormat:
     """GPTQ, format 1: weight = (code - zero_point) * scale, one zero point and scale for a group of input features.
 
-    Rules for single modules (`dynamic`) may give them other bits and group sizes, so a tensor's shape says which of
-    these it has. group_sizes has None for whole rows. Where not symmetric, zero points must be read; elsewhere they
-    are 2 ** (bits - 1), which is checked.
+    Rules for single modules (`dynamic`) may set other bits and group sizes; a tensor's shape says which it has. None in
+    group_sizes is a whole row. If symmetric, all zero points are 2 ** (bits - 1), which is checked; if not, they are
+    read.
     """
 
-    bits: tuple[int, ...]  # the first is what most tensors have
+    bits: tuple[int, ...]  # the first is the default
     group_sizes: tuple[int | None, ...]
     symmetric: bool
-    may_permute: bool  # desc_act: without a tensor that says which group an input feature is in, nobody knows
+    may_permute: bool  # desc_act: a tensor must say which group an input feature is in
     rules: tuple[GptqRule, ...] = ()
 
     def foreseen_codes(self, module: str, num_columns: int) -> StoredCodes | None:
-        """What a linear module of the decoder layers should have by the rules, the first that matches it; None: floats.
+        """The codes of a linear module in the decoder layers by the first rule that matches it; None: floats.
 
         Args:
             module: its name in the checkpoint, "model.language_model.layers.0.mlp.experts.0.up_proj".
             num_columns: its input features.
 
         Raises:
-            ConfigError: a rule that comes first cannot be read.
+            ConfigError: that rule, or one before it, cannot be read.
         """
         default = GptqRule("", self.bits[0], self.group_sizes[0])
         rule = next((rule for rule in self.rules if rule.matches(module)), default)
@@ -150,7 +150,7 @@ class GptqFormat:
 
     @property
     def name(self) -> str:
-        """What a manifest calls it."""
+        """The format's name in a manifest."""
         return f"gptq-int{self.bits[0]}"
 
 
@@ -158,7 +158,7 @@ SourceQuantization = Fp8Format | GptqFormat
 
 
 def parse_quantization(document: Mapping[str, Any], text: Mapping[str, Any], where: str) -> SourceQuantization | None:
-    """The format of a checkpoint's quantised tensors, None where config.json names none.
+    """The format of a checkpoint's quantised tensors; None if config.json names no format.
 
     Args:
         document: all of config.json.
@@ -166,7 +166,7 @@ def parse_quantization(document: Mapping[str, Any], text: Mapping[str, Any], whe
         where: names the file in errors.
 
     Raises:
-        ConfigError: a method, or a setting of it, that is not supported, or fields that make no sense.
+        ConfigError: the method or one of its settings is not supported, or a field is malformed.
     """
     given = [values[_NAME] for values in (document, text) if values.get(_NAME) is not None]
     if not given:
@@ -207,7 +207,7 @@ def _gptq(fields: Fields) -> GptqFormat:
         _check_fields(one, "gptq", _GPTQ_FIXED, _GPTQ_IGNORED | _GPTQ_READ)
     bits = [_choice(one, "bits", _GPTQ_BITS) for one in described]
     group_sizes = [_choice(one, "group_size", _GPTQ_GROUP_SIZES) for one in described]
-    # Zero points that are read are right in any case: where one module needs its own, all have theirs read.
+    # Reading zero points is always right: if one module is not symmetric, those of all modules are read.
     symmetric = [one.flag("sym", default=False) for one in described]
     permuting = [one.flag("desc_act", default=False) for one in described]
     sizes = [None if size == -1 else size for size in group_sizes]
@@ -222,7 +222,7 @@ def _gptq(fields: Fields) -> GptqFormat:
 
 
 def _rules(fields: Fields) -> Mapping[str, Any]:
-    """`dynamic`: what single modules have instead, by pattern, or with -: before it that they are not quantised."""
+    """`dynamic`: settings of single modules by pattern; modules of a pattern with the prefix -: are not quantised."""
     dynamic = fields.values.get("dynamic")
     if is_off(dynamic):
         return {}

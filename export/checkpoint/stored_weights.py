@@ -1,12 +1,12 @@
-"""A checkpoint's weights by their logical names, whatever tensors they are stored in.
+"""A checkpoint's weights by their logical names, for every format of tensors that can store them.
 
     format        logical name     stored as
     float         X                X
     fp8           X.weight         X.weight, X.weight_scale_inv                  float8.py
     gptq          X.weight         X.qweight, X.qzeros, X.scales, X.g_idx        gptq.py
 
-In a quantised checkpoint many tensors are not quantised; which are is told by what stands beside them. This module
-knows names and formats, and not what a weight is for.
+In a quantised checkpoint many tensors are not quantised; companion tensors mark those that are. This module knows names
+and formats, not the purpose of a weight.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _WEIGHT = ".weight"
 
 @dataclass(frozen=True, slots=True)
 class PlainWeight:
-    """A tensor of floats, its axes but the last taken as one."""
+    """A tensor of floats as a matrix: all axes but the last are flattened."""
 
     codes: ClassVar[None] = None
     name: str
@@ -44,20 +44,20 @@ class PlainWeight:
         return values.view(count, self.num_columns)
 
     def read_part(self, row: int, first_column: int, num_columns: int) -> torch.Tensor:
-        """Some columns [1, num_columns] of one row, which alone are read."""
+        """Some columns [1, num_columns] of one row; only these are read."""
         return self._checkpoint.read_flat(self.name, row * self.num_columns + first_column, num_columns).view(1, -1)
 
 
-# All have `codes` (None where there are none to hand over), their size as a matrix, `num_bytes` of all their tensors,
-# and `read` and `read_part`, which are thread-safe and raise CheckpointError where the checkpoint cannot be read.
+# All have `codes` (None if there are no codes to keep), their size as a matrix, `num_bytes` of all their tensors, and
+# `read` and `read_part`, which are thread-safe and raise CheckpointError if the checkpoint cannot be read.
 StoredWeight = PlainWeight | Float8Weight | GptqWeight
 
 
 class StoredWeights:
-    """Finds a checkpoint's weights; holds no value.
+    """Finds a checkpoint's weights; holds no values.
 
     Raises:
-        TensorFormatError: a weight is there twice, quantised and not.
+        TensorFormatError: a weight is stored twice, quantised and not.
     """
 
     def __init__(self, checkpoint: Checkpoint, quantization: SourceQuantization | None) -> None:
@@ -67,25 +67,25 @@ class StoredWeights:
 
     @property
     def names(self) -> KeysView[str]:
-        """Logical names. A part of a quantised weight that lacks its main tensor keeps its own name."""
+        """Logical names. A companion tensor without its main tensor keeps its own name."""
         return self._parts.keys()
 
     def tensors(self, name: str) -> tuple[TensorInfo, ...]:
-        """All that a weight is stored in."""
+        """All tensors that store a weight."""
         return tuple(self._checkpoint.info(part) for part in self._parts[name])
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape that a weight's tensors say it has."""
+        """A weight's shape, from the shapes of its tensors."""
         main = self._parts[name][0]
         if isinstance(self._quantization, GptqFormat) and main.endswith(CODES_SUFFIX):
             return gptq_shape(self._checkpoint, name.removesuffix(_WEIGHT), self._quantization)
         return self._checkpoint.info(main).shape
 
     def open(self, name: str, shape: tuple[int, ...]) -> StoredWeight:
-        """A weight that must have this shape.
+        """Open a weight, which must have this shape.
 
         Raises:
-            MissingTensorError: the checkpoint has no such weight, or not all of its parts.
+            MissingTensorError: the checkpoint lacks the weight, or a part of it.
             TensorFormatError: a tensor has another shape, or a type that cannot be read.
         """
         parts = self._parts.get(name, (name,))

@@ -1,7 +1,7 @@
-"""The checkpoint's text files that go into an artifact as they are, checked as the runtime will read them.
+"""Checks the checkpoint's text files, which are copied unchanged into an artifact.
 
-An artifact that does not open is worth nothing, and the machine that exports is the one to say so: here a tokenizer,
-a chat template or a generation_config.json that the runtime's own readers refuse is refused before anything is traced.
+The checks use the runtime's own readers. They refuse a tokenizer, a chat template or a generation_config.json that the
+runtime would not open, before anything is traced.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _MAX_BYTES = {TOKENIZER_FILE: MAX_FILE_BYTES, CHAT_TEMPLATE_FILE: 4 << 20, GENER
 
 
 def check_text_files(checkpoint: Path, vocab_size: int) -> tuple[str, ...]:
-    """Check the tokenizer, and the chat template and generation_config.json where there are any.
+    """Check the tokenizer, and the chat template and generation_config.json if they exist.
 
-    A tokenizer of the published size takes 2 s and, while it is loaded, 0.2 GB of memory.
+    Loading a tokenizer of the published size takes 2 s and 0.2 GB of memory.
 
     Args:
         checkpoint: its folder.
-        vocab_size: rows of the embedding, beyond which no token may lie.
+        vocab_size: rows of the embedding; every token id must be smaller.
 
     Returns:
-        Names of the files that there are.
+        Names of the files that exist.
 
     Raises:
         CheckpointError: the tokenizer is missing, or one of the files cannot be used.

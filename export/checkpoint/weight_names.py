@@ -1,6 +1,6 @@
-"""What weights are called, and what a name tells: the one place that knows.
+"""Names of weights, and the kind and role that a name means.
 
-    embed_tokens.weight                                     the embedding; a tied head is this weight, too
+    embed_tokens.weight                                     the embedding, and the head if it is tied
     layers.N.input_layernorm.weight                         norms: *norm.weight
     layers.N.linear_attn.{in_proj_*,conv1d,out_proj}.weight, .decay_scale, .dt_bias
     layers.N.self_attn.{q,k,v,o}_proj.weight
@@ -29,7 +29,7 @@ EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 EXPERTS, GATE_UP, DOWN = "mlp.experts", "gate_up_proj", "down_proj"
 _EXPERT_TENSOR = re.compile(rf"(.*\.{re.escape(EXPERTS)}\.)({GATE_UP}|{DOWN})")
 
-# Too small to matter in bytes and too sensitive to round: the router picks other experts, decays forget or explode.
+# Small, and sensitive to rounding: a rounded router picks other experts, a rounded decay forgets or explodes.
 _NEVER_QUANTIZED = (
     "*norm.weight",
     "layers.*.mlp.gate.weight",
@@ -56,7 +56,7 @@ _KINDS = (
 
 
 class Role(Enum):
-    """What a weight is for, which decides what a kernel does with it."""
+    """The purpose of a weight, which decides how a kernel uses it."""
 
     EMBEDDING = "rows are looked up"
     PROJECTION = "a matrix that multiplies an activation"
@@ -68,12 +68,12 @@ class Role(Enum):
 class ExpertTensor:
     """One of the two tensors of a layer's experts: gate and up [E, 2 * I, H], or down [E, H, I]."""
 
-    prefix: str  # of both names, with its dot
+    prefix: str  # of both tensors' names, with its dot
     part: str  # GATE_UP or DOWN
 
     @classmethod
     def of(cls, name: str) -> ExpertTensor | None:
-        """The tensor of this name; None if it is not one of experts."""
+        """The tensor of this name; None if it is not a tensor of experts."""
         found = _EXPERT_TENSOR.fullmatch(name)
         return None if found is None else cls(found[1], found[2])
 
@@ -87,7 +87,7 @@ class ExpertTensor:
         return self.prefix + (DOWN if self.is_gate_up else GATE_UP)
 
     def sibling_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
-        """Its shape, by this one's."""
+        """The shape of the layer's other tensor, from this one's."""
         num_experts, num_rows, num_columns = shape
         if self.is_gate_up:
             return num_experts, num_columns, num_rows // 2
@@ -95,22 +95,22 @@ class ExpertTensor:
 
 
 def tied_weights(config: ModelConfig) -> Mapping[str, str]:
-    """Weights that are stored as another one, by that one's name."""
+    """Tied weights: name -> name of the weight that is stored."""
     return {HEAD: EMBEDDING} if config.tie_word_embeddings else {}
 
 
 def is_never_quantized(name: str) -> bool:
-    """Whether a weight (or all that a pattern of names can match) stays float32, whatever a recipe says."""
+    """Whether a weight (or every weight that a pattern of names can match) stays float32 in every recipe."""
     return any(fnmatchcase(name, pattern) for pattern in _NEVER_QUANTIZED)
 
 
 def kind_of(name: str) -> str:
-    """The kind of weight, for people, by its name."""
+    """The kind of a weight by its name, for display."""
     return next((kind for kind, pattern in _KINDS if re.search(pattern, name)), "other")
 
 
 def role_of(name: str, shape: tuple[int, ...]) -> Role:
-    """What a weight is for."""
+    """The purpose of a weight."""
     if name == EMBEDDING:
         return Role.EMBEDDING
     if ExpertTensor.of(name) is not None:

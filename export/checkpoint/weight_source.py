@@ -1,17 +1,17 @@
-"""The exporter's weights, by name, out of a checkpoint's tensors: other names, other layouts, a little arithmetic.
+"""The exporter's weights by name: renames, rearranges and transforms a checkpoint's tensors.
 
     ours                                    the checkpoint's, after `model.language_model.` or `model.`
     lm_head.weight                          lm_head.weight, without prefix
     layers.N.mlp.experts.gate_up_proj       the same, fused: gate rows, then up; or experts.E.{gate,up}_proj.weight.
-                                            Ours alternate (2r: gate r, 2r + 1: up r), as the kernels want them
+                                            Ours alternate (2r: gate r, 2r + 1: up r), as the kernels need them
     layers.N.mlp.experts.down_proj          the same, fused; or experts.E.down_proj.weight
     layers.N.linear_attn.decay_scale        -exp(A_log)
     norms (but linear_attn.norm)            1 + weight: checkpoints store them centred on zero
     all others                              the same
 
-Values are taken in their stored type and computed in float32; a weight that the checkpoint stores quantised can also be
-had as codes. Reading is by rows, a few at a time, and thread-safe. This module knows what a weight means, not how the
-checkpoint stores it (stored_weights.py) nor how it will be stored.
+Values are read in their stored type and computed in float32; a quantised weight can also be read as codes. Reads take a
+few rows at a time and are thread-safe. This module knows what a weight means, not how the checkpoint stores it
+(stored_weights.py) or how the artifact will store it.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ _PREFIXES = ("model.language_model.", "model.")
 _SKIPPED_PREFIXES = {"mtp.": "multi-token-prediction head", "model.visual.": "vision tower"}
 _TIED_HEAD = "copy of the tied embedding"
 
-# Stored as w, used as 1 + w. The gated norm of the linear layers, linear_attn.norm, is not among them.
+# Stored as w, used as 1 + w. The gated norm of the linear layers, linear_attn.norm, is used as stored.
 _CENTRED_NORM = re.compile(r"^norm\.weight$|\.(input_layernorm|post_attention_layernorm|self_attn\.[qk]_norm)\.weight$")
 _DECAY_SCALE, _LOG_DECAY = ".linear_attn.decay_scale", ".linear_attn.A_log"
 
 
 class Transform(Enum):
-    """What happens to stored values, in float32."""
+    """The transform of stored values, in float32."""
 
     NONE = "as stored"
     ADD_ONE = "1 + w"
@@ -65,14 +65,14 @@ class Transform(Enum):
 class SkippedPart:
     """A part of the checkpoint that is recognised and not exported."""
 
-    name: str  # for people
+    name: str  # for display
     num_tensors: int
     num_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Consecutive rows of one stored weight, whose axes but the last are taken as one."""
+    """Consecutive rows of one stored weight, taken as a matrix."""
 
     weight: StoredWeight
     start: int
@@ -80,7 +80,7 @@ class _Rows:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Rows `start` and following of a stored weight, and where they go among the rows that were asked for."""
+    """`num_rows` rows of a stored weight from `start`, and their place among the requested rows."""
 
     weight: StoredWeight
     start: int
@@ -90,13 +90,13 @@ class _Piece:
 
 @dataclass(frozen=True, slots=True)
 class RowReader:
-    """One weight as a matrix [num_rows, num_columns]: all axes but the last are taken as one, a vector is one row.
+    """One weight as a matrix [num_rows, num_columns]: all axes but the last are flattened, a vector is one row.
 
-    The rows are cut into groups of equal size (an expert's rows, or all there are). Row r of a group is row r // k of
-    the group's lane r % k, where k is the number of lanes: two for gate and up, else one.
+    The rows are cut into groups of equal size (an expert's rows, or all rows). Row r of a group is row r // k of the
+    group's lane r % k, where k is the number of lanes: two for gate and up, else one.
 
-    stored_codes says how the checkpoint stores codes of the weight: one way, None for floats among them, unless its
-    experts are stored differently.
+    stored_codes has the formats in which the checkpoint stores the weight, None for floats. It has more than one if the
+    checkpoint stores experts differently.
     """
 
     name: str
@@ -109,7 +109,7 @@ class RowReader:
 
     @property
     def codes(self) -> StoredCodes | None:
-        """How all of the weight's codes are stored; None where there are none to hand over."""
+        """The format of all the weight's codes; None if it is stored as floats or in several formats."""
         return next(iter(self.stored_codes)) if len(self.stored_codes) == 1 else None
 
     @property
@@ -117,31 +117,31 @@ class RowReader:
         return self.num_rows * self.num_columns
 
     def read_bytes(self, num_values: int) -> int:
-        """Memory that reading so many values takes at most, beside what comes out.
+        """The most memory that reading `num_values` values takes, without the result.
 
-        Codes are stored transposed, so there is a copy of them as they are stored and one of their transpose.
+        Codes are stored transposed, so a read holds a copy in the stored order and one of its transpose.
         """
         stored = -(-self.num_source_bytes * num_values // self.num_values)
         return stored if self.codes is None else 2 * stored
 
     def rows_at_once(self, num_values: int) -> int:
-        """How many rows to read at a time, given how many values a reader of floats can well take on.
+        """How many rows to read at a time, where `num_values` floats are a good amount.
 
-        Codes are stored transposed: few rows would be as many reads of a few bytes as there are columns. So they are
-        read by groups where those fit into eight times as many values (at 4 bits the size of as many floats), which is
-        one piece of the file a matrix: any expert of the published models.
+        Codes are stored transposed, so a few rows of a matrix take one small read per column, and all rows take one
+        read. Codes are therefore read by whole groups if a group has at most 8 * `num_values` values (at 4 bits, as
+        many bytes as `num_values` floats). Each expert of the published models has fewer.
         """
         if self.codes is None:
             return max(1, num_values // self.num_columns)
         rows, group_rows = max(1, 8 * num_values // self.num_columns), self._group_rows
         if rows >= group_rows:
             return rows - rows % group_rows
-        return -(-group_rows // -(-group_rows // rows))  # as few slices of a group as can be, of equal size
+        return -(-group_rows // -(-group_rows // rows))  # the fewest slices of a group, of equal size
 
     def read(self, start: int, count: int, first_column: int = 0, num_columns: int | None = None) -> torch.Tensor:
-        """Rows as float32 [count, num_columns], in memory of their own. Safe to call from several threads.
+        """Rows as float32 [count, num_columns], in a fresh buffer. Safe to call from several threads.
 
-        Rows are read whole, except that of a single row some columns may be asked for.
+        Rows are read whole. A call for a single row may ask for some of its columns.
 
         Raises:
             CheckpointError: the checkpoint cannot be read any more.
@@ -163,10 +163,10 @@ class RowReader:
         return dataclasses.replace(self, _transform=Transform.NONE)
 
     def read_codes(self, start: int, count: int, block_size: int) -> CodeRows:
-        """Rows as the checkpoint has quantised them; only where `codes` is not None. Thread-safe.
+        """Rows of the checkpoint's own codes; only if `codes` is not None. Thread-safe.
 
         Raises:
-            TensorFormatError: zero points are not what config.json says of them.
+            TensorFormatError: zero points contradict config.json.
             CheckpointError: the checkpoint cannot be read any more.
         """
         assert self.codes is not None, self.name
@@ -205,7 +205,7 @@ class RowReader:
 
 
 class WeightSource:
-    """Gives weights by the exporter's names, and knows which of the checkpoint's tensors were not asked for."""
+    """Gives weights by the exporter's names, and records which of the checkpoint's tensors were used."""
 
     def __init__(self, checkpoint: Checkpoint, config: ModelConfig) -> None:
         self._stored = StoredWeights(checkpoint, config.quantization)
@@ -216,7 +216,7 @@ class WeightSource:
 
     @property
     def skipped(self) -> tuple[SkippedPart, ...]:
-        """Recognised parts of the checkpoint that are not exported, with what they hold."""
+        """Recognised parts of the checkpoint that are not exported, with their numbers of tensors and bytes."""
         tensors: Counter[str] = Counter()
         sizes: Counter[str] = Counter()
         for name in self._stored.names:
@@ -227,12 +227,11 @@ class WeightSource:
         return tuple(SkippedPart(part, tensors[part], sizes[part]) for part in sorted(tensors))
 
     def rows(self, name: str, shape: tuple[int, ...]) -> RowReader:
-        """A reader of one weight, which must have this shape; none of its values is read yet.
+        """A reader of one weight, which must have this shape; this call reads no values.
 
         Raises:
             MissingTensorError: the checkpoint has no tensor for it.
-            TensorFormatError: a tensor has another shape, or a type that cannot be read, or says itself that its
-                input features are permuted.
+            TensorFormatError: a tensor has another shape or a type that cannot be read, or permutes input features.
         """
         groups = self._groups(name, shape)
         weights = {rows.weight.name: rows.weight for lanes in groups for rows in lanes}
@@ -252,21 +251,21 @@ class WeightSource:
         )
 
     def stored_codes(self, name: str, shape: tuple[int, ...]) -> frozenset[StoredCodes | None]:
-        """What `rows` says of a weight's codes, and raises."""
+        """`stored_codes` of a weight's reader; raises as `rows` does."""
         return self.rows(name, shape).stored_codes
 
     @property
     def num_layers(self) -> int:
-        """Layers that the checkpoint has tensors of, by their names."""
+        """The number of layers, from the names of the checkpoint's tensors."""
         layers = re.compile(re.escape(self._prefix) + r"layers\.(\d{1,6})\.")
         return 1 + max((int(found[1]) for found in map(layers.match, self._stored.names) if found), default=-1)
 
     def check_all_used(self) -> None:
-        """Refuse a checkpoint with tensors that nothing used, after all weights were asked for.
+        """Refuse a checkpoint with unused tensors; call it after `rows` was called for all weights.
 
         Raises:
-            UnusedTensorError: there are some, beside those of parts that are recognised and skipped.
-            TensorFormatError: the embeddings are tied, and the checkpoint has a head of its own that differs.
+            UnusedTensorError: a tensor was not used and does not belong to a skipped part.
+            TensorFormatError: the embeddings are tied, and the checkpoint has a head that differs from them.
         """
         used = {name for name, _ in self._opened}
         unused = sorted(name for name in self._stored.names - used if self._skipped_part(name) is None)
@@ -274,14 +273,14 @@ class WeightSource:
             first = ", ".join(quoted(name) for name in unused[:3]) + (", ..." if len(unused) > 3 else "")
             raise UnusedTensorError(
                 f"the checkpoint has {len(unused)} tensors that the model does not use ({first}):"
-                " it is damaged, or its config.json is not its own"
+                " it is damaged, or its config.json belongs to another checkpoint"
             )
         if self._tied and HEAD in self._stored.names:
             embedding = self._prefix + EMBEDDING
             self._check_tied_copy(next(weight for (name, _), weight in self._opened.items() if name == embedding))
 
     def _groups(self, name: str, shape: tuple[int, ...]) -> tuple[tuple[_Rows, ...], ...]:
-        """Where a weight's rows are, by groups and lanes: see RowReader."""
+        """A weight's rows in the checkpoint, by groups and lanes: see RowReader."""
         if experts := ExpertTensor.of(name):
             return self._experts(name, shape, self._prefix + experts.prefix, gate_up=experts.is_gate_up)
         ours = self._tied.get(name, name)
@@ -315,13 +314,13 @@ class WeightSource:
         return self._opened[key]
 
     def _skipped_part(self, name: str) -> str | None:
-        """The part that a tensor belongs to, None where it belongs to the text model."""
+        """The skipped part that a tensor belongs to; None if it belongs to the text model."""
         if self._tied and name == HEAD:
             return _TIED_HEAD
         return next((part for prefix, part in _SKIPPED_PREFIXES.items() if name.startswith(prefix)), None)
 
     def _check_tied_copy(self, embedding: StoredWeight) -> None:
-        """A stored head beside tied embeddings is their copy; one that differs would be lost without a word."""
+        """Check that a stored head equals the tied embeddings: the export drops it."""
         num_rows, num_columns = embedding.num_rows, embedding.num_columns
         head = self._stored.open(HEAD, (num_rows, num_columns))
         rows_at_once = max(1, (1 << 20) // num_columns)

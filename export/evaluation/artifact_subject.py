@@ -1,7 +1,7 @@
-"""An artifact as a subject: answers by the engine, as it serves; scores by ONNX Runtime on plain arrays.
+"""An artifact as a subject: the engine answers, and ONNX Runtime scores on plain arrays.
 
-The engine is stepped here rather than on its own thread, and gets its prompts in their order, so that what runs
-together in a step is always the same: with int8 activations an answer may depend on it.
+This module steps the engine itself, without a thread, and submits prompts in their order. So the same requests always
+share a step: with int8 activations an answer may depend on this.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ArtifactSubject:
 
     Args:
         folder: of the artifact.
-        settings: of the engine, but for max_model_len, which is what the prompts need.
+        settings: of the engine; max_model_len follows from the prompts.
 
     Raises:
         ArtifactError, TokenizerError, TemplateError, SessionError: see model_files.load.
@@ -71,7 +71,7 @@ class ArtifactSubject:
 
     def prompt(self, question: Question, max_tokens: int | None) -> Prompt:
         if question.pictures:
-            raise SkippedError("with pictures: artifacts read text alone")
+            raise SkippedError("with pictures: artifacts read only text")
         rendered = render(self._files, question)
         ids = self.tokenizer.encode(rendered.prompt)
         answer = answer_tokens(self.tokenizer, rendered.answer, self._files.eos_token_ids)
@@ -84,7 +84,7 @@ class ArtifactSubject:
         finished: list[_Finished] = []
         with Engine(self._files, self._settings, longest) as engine:
             while True:
-                # One more than can run: whoever ends makes room for the next within the same step.
+                # One more than can run: when a request ends, the next one starts in the same step.
                 while engine.num_live_requests <= self._settings.max_num_seqs:
                     if (following := next(waiting, None)) is None:
                         break
@@ -114,7 +114,7 @@ class ArtifactSubject:
             yield Scored(scores.surprise, hits, counts if routers else None, None)
 
     def _session(self) -> tuple[DecoderSession, tuple[str, ...]]:
-        """The decoder, and the names of its routers' outputs, of which there are none where they cannot be had."""
+        """The decoder, and the names of its routers' outputs, empty if they are not available."""
         artifact, threads = self._files.artifact, self._settings.num_threads or cpu_quota()
         if self._model.num_experts:
             try:
@@ -132,7 +132,7 @@ class ArtifactSubject:
     def _choices(self, chunk: DecoderChunk, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         """How often the wanted positions of a chunk chose each expert: int64 [experts]."""
         by_token = scores.reshape(-1, self._model.num_experts)
-        # The last layer goes on with the wanted positions alone.
+        # In the last layer only the wanted positions have scores.
         wanted = by_token if len(by_token) == len(chunk.wanted) else by_token[chunk.wanted]
         top = self._model.num_experts_per_tok
         chosen = np.argpartition(wanted, -top, axis=-1)[:, -top:]
@@ -154,7 +154,7 @@ class _Finished:
 
 
 def _collector(index: int, finished: list[_Finished]) -> Callable[[RequestOutput], None]:
-    """Gathers the deltas of one answer, and puts it among the finished ones when it ends."""
+    """A callback that joins the deltas of one answer, and appends the answer to `finished` when it ends."""
     texts: list[str] = []
 
     def collect(output: RequestOutput) -> None:

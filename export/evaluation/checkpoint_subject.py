@@ -1,7 +1,7 @@
 """A checkpoint as a subject: transformers in float32, one question after another, and the draft head if it has one.
 
-Everything but the model is what an artifact has: the chat template, the tokenizer and the end tokens are read by the
-runtime's own modules, and ids without a token are never generated.
+Only the model differs from an artifact: the runtime's own modules read the chat template, the tokenizer and the end
+tokens, and ids without a token are never generated.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _BLOCK_ROWS = 64  # of logits at a time: 64 MB at the real vocabulary
 
 @dataclass(frozen=True, slots=True)
 class _ChatFiles:
-    """What renders a conversation."""
+    """The files that render a conversation."""
 
     tokenizer: Tokenizer
     chat_template: ChatTemplate | None
@@ -53,12 +53,11 @@ class _ChatFiles:
 
 @dataclass(frozen=True, slots=True)
 class _States:
-    """One sequence in the text model: what it read and its states after the last norm, float32 [1, T, H], and its
-    positions, int64 [3, 1, T]."""
+    """One sequence in the text model."""
 
-    embedded: Tensor
-    final: Tensor
-    position_ids: Tensor
+    embedded: Tensor  # float32 [1, T, H], the model's input
+    final: Tensor  # float32 [1, T, H], after the last norm
+    position_ids: Tensor  # int64 [3, 1, T]
 
 
 class CheckpointSubject:
@@ -66,12 +65,12 @@ class CheckpointSubject:
 
     Args:
         name_or_path: of the checkpoint.
-        num_threads: of torch; None: its own choice.
-        pictures: some questions have pictures; the vision tower is loaded if they can be read.
+        num_threads: of torch; None: torch's choice.
+        pictures: some questions have pictures; the vision tower is loaded if the checkpoint can read them.
 
     Raises:
         CheckpointError, VerificationError: it does not open, or transformers does not load it.
-        TokenizerError, TemplateError, InvalidRequestError: a file beside the weights cannot be used.
+        TokenizerError, TemplateError, InvalidRequestError: a text file of the checkpoint cannot be used.
     """
 
     def __init__(self, name_or_path: str, num_threads: int | None, *, pictures: bool) -> None:
@@ -103,7 +102,7 @@ class CheckpointSubject:
             max_num_seqs=1,
         )
         self.notes: list[str] = []
-        self._pictures: PictureReader | str = "with pictures"  # the latter: why there is no reader
+        self._pictures: PictureReader | str = "with pictures"  # a str is the reason for no reader
         with quiet_transformers():
             if pictures:
                 self._pictures = _picture_reader(resolved.folder)
@@ -111,7 +110,7 @@ class CheckpointSubject:
             self._model = load_reference_model(resolved.folder, pictures=sees)
         self._text_model = self._model.model.language_model if sees else self._model.model
         self._head = load_mtp_head(self._text_model, StoredWeights(resolved.tensors, config.quantization))
-        self._chosen: dict[int, Tensor] = {}  # by layer, int64 [T, top_k]: what the routers chose in the last run
+        self._chosen: dict[int, Tensor] = {}  # by layer, int64 [T, top_k]: experts chosen in the last run
         for layer, block in enumerate(self._text_model.layers if self._num_experts else ()):
             block.mlp.gate.register_forward_hook(self._watch(layer))
 
@@ -136,7 +135,7 @@ class CheckpointSubject:
 
         from qwonnx.export.evaluation.reference_model import quiet_transformers
 
-        # The checkpoint's own recommendations, which generate() would follow where these are silent, are for sampling.
+        # generate() would fill unset fields from the checkpoint's own configuration, which is for sampling.
         self._model.generation_config = GenerationConfig()
         for index, prompt in enumerate(prompts):
             ids = torch.tensor([prompt.token_ids])
@@ -170,7 +169,7 @@ class CheckpointSubject:
             yield Scored(scores.surprise, hits, self._counts(first, last), drafts)
 
     def _answer(self, token_ids: list[int]) -> Answer:
-        """An answer up to its end token; what is no whole character at its end has no text, as in the engine."""
+        """An answer up to its end token. An incomplete character at its end has no text, as in the engine."""
         detokenizer, text = Detokenizer(self.tokenizer), ""
         for place, token in enumerate(token_ids):
             if token in self._files.eos_token_ids:
@@ -186,7 +185,7 @@ class CheckpointSubject:
             final = self._text_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
             positions = torch.arange(ids.shape[1]).expand(3, 1, -1)
             return _States(embedded, final, positions)
-        read: dict[str, Any] = {}  # what the whole model hands to the text model, pictures in their places
+        read: dict[str, Any] = {}  # arguments from the whole model to the text model, pictures embedded
 
         def watch(module: object, arguments: tuple[object, ...], named: dict[str, Any]) -> None:
             read.update(named)
@@ -208,17 +207,17 @@ class CheckpointSubject:
         )
 
     def _counts(self, first: int, last: int) -> npt.NDArray[np.int64] | None:
-        """int64 [layers, experts] of the positions from first to last - 1 of the last run."""
+        """How often positions first to last - 1 of the last run chose each expert: int64 [layers, experts]."""
         if not self._num_experts:
             return None
         chosen = (self._chosen[layer][first:last].flatten().numpy() for layer in sorted(self._chosen))
         return np.stack([np.bincount(experts, minlength=self._num_experts) for experts in chosen])
 
     def _drafts(self, states: _States, first: int, scores: TokenScores) -> Drafts | None:
-        """The head's draft of each answer token but the first, against what the model finds likeliest there.
+        """Compare the head's draft of each answer token but the first with the model's likeliest token.
 
-        Row t of the head, which has read token t + 1, drafts token t + 2; the model's own choice of it is made at
-        position t + 1. The first token of an answer is the prompt's last step: nothing can be drafted before it.
+        Row t of the head has read token t + 1 and drafts token t + 2; the model predicts that token at position t + 1.
+        The prompt's last step gives the first token of an answer, so it has no draft.
         """
         if self._head is None:
             return None
@@ -242,7 +241,7 @@ class CheckpointSubject:
 
 
 def _chat_files(folder: Path, names: Sequence[str]) -> _ChatFiles:
-    """Tokenizer, template and end tokens; `names` are of the files that there are, which can be read."""
+    """Tokenizer, template and end tokens; `names` are the text files that exist and were checked."""
     template = ChatTemplate((folder / _TEMPLATE).read_text(encoding="utf-8")) if _TEMPLATE in names else None
     from qwonnx.export.checkpoint.text_files import load_tokenizer
 
@@ -252,7 +251,7 @@ def _chat_files(folder: Path, names: Sequence[str]) -> _ChatFiles:
 
 
 def _picture_reader(folder: Path) -> PictureReader | str:
-    """What reads pictures, or why nothing does."""
+    """A reader of pictures, or the reason why there is none."""
     try:
         return PictureReader(folder)
     except SkippedError as error:

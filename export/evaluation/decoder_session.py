@@ -1,7 +1,6 @@
-"""An artifact's decoder on plain arrays: one session, and sequences that are read in chunks over states from zero.
+"""Runs an artifact's decoder on plain arrays: one session reads sequences in chunks, with states that start at zero.
 
-It runs ONNX Runtime as it is, without the runtime's pools and bindings, so it also checks those. Neither torch nor onnx
-is needed.
+It uses ONNX Runtime without the runtime's pools and bindings, so it also checks those. It needs neither torch nor onnx.
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ from qwonnx.runtime.artifact.folder import Artifact
 Logits = npt.NDArray[np.float32]  # [num_tokens, vocab_size]
 TokenIds = npt.NDArray[np.int64]  # [num_tokens]
 
-CHUNK_TOKENS = 256  # whose logits take 254 MB at the real vocabulary, if all of them are wanted
+CHUNK_TOKENS = 256  # all their logits take 254 MB at the real vocabulary
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderChunk:
-    """What one chunk of a sequence gives.
+    """The result of one chunk of a sequence.
 
-    wanted: int64 [n], the places in the chunk whose logits were asked for, in their order.
+    wanted: int64 [n], the places in the chunk with requested logits, ascending.
     logits: float32 [n, vocab_size], at those places.
-    others: by name, what else was asked for, as the graph yields it.
+    others: the other requested outputs by name, as the graph yields them.
     num_tokens: of the chunk.
     """
 
@@ -44,8 +43,8 @@ class DecoderSession:
 
     Args:
         artifact: an opened artifact.
-        graph: the decoder's ONNX model with more outputs, serialised, whose weights lie in the artifact's folder;
-            None: the artifact's own.
+        graph: the decoder's ONNX model with more outputs, serialised; its weights lie in the artifact's folder. None:
+            the artifact's own.
         outputs: names of those outputs.
         num_threads: of ONNX Runtime; None: one for each physical core.
 
@@ -68,7 +67,7 @@ class DecoderSession:
         self._outputs = tuple(outputs)
         file = artifact.file(artifact.decoder.file)
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what it logs as an error, it also raises
+        options.log_severity_level = 4  # every logged error is also raised
         options.intra_op_num_threads = num_threads or 0
         if graph is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file.parent))
@@ -83,7 +82,7 @@ class DecoderSession:
         Args:
             token_ids: int64 [num_tokens].
             wanted: int64, the positions whose logits are wanted, in ascending order.
-            chunk_tokens: tokens of a chunk, but for the last.
+            chunk_tokens: tokens of each chunk but the last.
 
         Raises:
             VerificationError: ONNX Runtime cannot run the graph.
@@ -117,7 +116,7 @@ class DecoderSession:
             yield
         except MemoryError:
             raise
-        except Exception as error:  # ONNX Runtime's own, of which there are many
+        except Exception as error:  # ONNX Runtime has many exception types
             raise VerificationError(
                 f"ONNX Runtime cannot run {self._artifact.folder} ({first_line(error)}): export the checkpoint again"
             ) from error

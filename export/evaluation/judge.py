@@ -1,4 +1,4 @@
-"""Whether an answer is right: exact match of what a client of the server would have seen."""
+"""Judges an answer by exact match of the message that a client of the server would see."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from qwonnx.runtime.text.output_parser import ContentDelta, OutputParser, ToolCa
 def is_right(question: Question, text: str, *, thinking_open: bool) -> bool:
     """Compare a complete answer with the expected message.
 
-    What it thinks does not count. Its content must be equal up to surrounding white space, and its tool calls must be
-    as many, in order, with equal names and equal arguments as JSON values: 1 and 1.0 are, 1 and "1" and true are not.
+    Thinking does not count. The content must be equal, except for surrounding white space. The tool calls must be equal
+    in number, order, names and arguments. Arguments compare as JSON values: 1 equals 1.0, but not "1" or true.
 
     Args:
         question: with the expected message.
-        text: of the answer, as the model wrote it after the prompt.
+        text: the answer, as the model wrote it after the prompt.
         thinking_open: the prompt ended inside <think>.
     """
     parser = OutputParser(thinking_open, question.tools or None)
@@ -35,7 +35,7 @@ def is_right(question: Question, text: str, *, thinking_open: bool) -> bool:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Equality of JSON values; Python's own takes true for 1."""
+    """Equality of JSON values; to Python's own, true equals 1."""
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     if isinstance(one, dict) and isinstance(other, dict):

@@ -1,4 +1,4 @@
-"""How likely tokens are under logits, and how far apart two models' predictions are: in float64, block by block."""
+"""Likelihood of tokens under logits, and divergence of two models' predictions: in float64, block by block."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BLOCK_ROWS = 32  # of logits at a time: 64 MB at the real vocabulary
 
 @dataclass(frozen=True, slots=True)
 class TokenScores:
-    """For each of n predictions: -log p of the token that came, float64, and the likeliest token, int64."""
+    """For each of n predictions: -log p of the actual token, float64, and the likeliest token, int64."""
 
     surprise: Float64
     likeliest: TokenIds
@@ -35,8 +35,8 @@ def log_softmax(logits: Logits) -> Float64:
 def token_scores(logits: Logits, targets: TokenIds, num_tokens: int | None = None) -> TokenScores:
     """Scores of tokens [n] under logits [n, vocab_size].
 
-    Only the first num_tokens of the vocabulary count, where that is given: the rows that pad it stand for no token, and
-    are never written.
+    If num_tokens is given, only the first num_tokens logits count: the rows after them pad the vocabulary and are never
+    generated.
     """
     logits = logits[:, :num_tokens]
     surprise = np.empty(len(targets))
@@ -58,7 +58,7 @@ def kl_divergence(expected: Logits, actual: Logits) -> Float64:
 
 
 def perplexity(surprise: Float64) -> float | None:
-    """exp of the mean of -log p; None of nothing, or where it is no finite number."""
+    """exp of the mean of -log p; None if there are no tokens or the result is not finite."""
     mean = float(surprise.mean()) if len(surprise) else math.inf
     return math.exp(mean) if mean < 700 else None
 

@@ -1,4 +1,4 @@
-"""Pictures in questions to a checkpoint: transformers' image processor, and the places that it takes in a prompt."""
+"""Pictures in questions to a checkpoint: transformers' image processor, and the places of pictures in a prompt."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 _CONFIG = "preprocessor_config.json"
 _DATA_URL = "data:image/"
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # pillow knows fifty more, some of which start programs
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # pillow has fifty more, and some start programs
 
 
 class PictureReader:
     """Reads the pictures of questions, as preprocessor_config.json says.
 
-    The processor is the one that computes with numpy and pillow: the other wants a torchvision that goes with the
-    installed torch. Prompts are tokenised by the runtime, so transformers' processor of both is not needed.
+    This is the processor that uses numpy and pillow: the other one needs a torchvision that fits the installed torch.
+    The runtime tokenises prompts, so transformers' processor of text and pictures is not needed.
 
     Args:
         folder: of the checkpoint.
@@ -43,35 +43,37 @@ class PictureReader:
             config = AutoConfig.from_pretrained(folder, local_files_only=True)
             self._processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
         except (ImportError, OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-            raise SkippedError(f"with pictures: transformers loads no processor ({first_line(error)})") from error
+            raise SkippedError(
+                f"with pictures: transformers cannot load the processor ({first_line(error)})"
+            ) from error
         if not hasattr(config, "vision_config"):
             raise SkippedError("with pictures: the checkpoint has no vision tower")
         self._image_token_id: int = config.image_token_id
         self._patches_a_token: int = config.vision_config.spatial_merge_size**2
 
     def read(self, prompt_ids: Sequence[int], parts: Sequence[dict[str, Any]]) -> tuple[list[int], dict[str, Tensor]]:
-        """A prompt with as many places for each picture as it has tokens, and what the model takes beside it.
+        """A prompt with one place for each token of a picture, and the model's arguments for the pictures.
 
         Args:
             prompt_ids: with one image token for each picture.
-            parts: of messages, with a picture each.
+            parts: of messages; each has a picture.
 
         Returns:
             The prompt's ids; pixel_values float32 [patches, channels * frames * height * width], image_grid_thw int64
             [pictures, 3], in patches.
 
         Raises:
-            SkippedError: a part is no picture in the line itself, or one that the processor refuses; or the prompt has
-                not one place for each.
+            SkippedError: a part is not a picture as a data URL, the processor refuses a picture, or the prompt does not
+                have one image token for each.
         """
         pictures = [_picture(part) for part in parts]
         try:
             made = self._processor(images=pictures, return_tensors="pt")
-        except ValueError as error:  # two hundred times as wide as high, or the other way round
+        except ValueError as error:  # an aspect ratio above 200
             raise SkippedError("with a picture that the checkpoint's processor refuses") from error
         counts = (made["image_grid_thw"].prod(-1) // self._patches_a_token).tolist()
         if sum(token == self._image_token_id for token in prompt_ids) != len(counts):
-            raise SkippedError("whose prompt has not one place for each picture")
+            raise SkippedError("whose prompt does not have one place for each picture")
         following, ids = iter(counts), []
         for token in prompt_ids:
             ids += [token] * (next(following) if token == self._image_token_id else 1)
@@ -79,10 +81,10 @@ class PictureReader:
 
 
 def _picture(part: dict[str, Any]) -> Any:
-    """The picture of a message's part, which must hold it as a data URL: nothing is fetched.
+    """The picture of a message's part. It must be a data URL, because nothing is fetched.
 
     Raises:
-        SkippedError: it is none.
+        SkippedError: it is not a data URL, or it cannot be decoded.
     """
     from PIL import Image
 

@@ -1,8 +1,8 @@
-"""transformers' model on a checkpoint's own weights, in float32: what an artifact is compared with.
+"""The reference of an artifact: transformers' model on a checkpoint's own weights, in float32.
 
-A float checkpoint is loaded by transformers alone. For a quantised one transformers wants kernels of its method, few of
-which run on a CPU, and FP8 kernels quantise activations besides; there the weights that the codes stand for are handed
-over one by one as transformers asks for them, and nothing is written to disk.
+transformers alone loads a float checkpoint. For a quantised one it would need kernels of the method: few run on a CPU,
+and FP8 kernels also quantise activations. So this module dequantises each weight when transformers asks for it, and
+writes nothing to disk.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from qwonnx.export.errors import CheckpointError, VerificationError, first_line
 
 
 def load_reference_model(checkpoint: Path, *, pictures: bool = False) -> Any:
-    """The model, ready to run; memory is that of its float32 weights and of what transformers is joining.
+    """The model, ready to run; it takes memory for its float32 weights and for those that transformers is joining.
 
     Args:
         checkpoint: its folder.
-        pictures: load the vision tower too, which the checkpoint must have.
+        pictures: also load the vision tower, which the checkpoint must have.
 
     Raises:
         CheckpointError: the checkpoint does not open, or a weight cannot be read.
@@ -45,7 +45,7 @@ def load_reference_model(checkpoint: Path, *, pictures: bool = False) -> Any:
             if hasattr(described, "quantization_config"):
                 del described.quantization_config
         with torch.device("meta"):
-            empty = auto.from_config(config)  # without pictures of the text model alone, where config has others too
+            empty = auto.from_config(config)  # without pictures, only the text model of the config
         stored = StoredWeights(Checkpoint.open(checkpoint), quantization)
         model, report = type(empty).from_pretrained(
             None,
@@ -56,11 +56,11 @@ def load_reference_model(checkpoint: Path, *, pictures: bool = False) -> Any:
         )
     except CheckpointError:
         raise
-    except Exception as error:  # its own, and those of the libraries that it reads with
+    except Exception as error:  # exceptions of transformers and of its libraries
         raise VerificationError(f"transformers does not load {checkpoint.name}: {first_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
         raise VerificationError(
-            f"transformers finds no {missing[0]} in {checkpoint.name}, and {len(missing) - 1} more are missing:"
+            f"transformers does not find {missing[0]} in {checkpoint.name}, and {len(missing) - 1} more are missing:"
             " compare with a complete checkpoint"
         )
     return model.eval()
@@ -68,7 +68,7 @@ def load_reference_model(checkpoint: Path, *, pictures: bool = False) -> Any:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' bars and hints (which kernels it would rather have) out of our output."""
+    """Keep transformers' progress bars and its hints about kernels out of our output."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -82,7 +82,7 @@ def quiet_transformers() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class _Lazy:
-    """A weight that is read once transformers indexes it with [...], as it does with slices of safetensors files."""
+    """A weight that is read when transformers indexes it with [...], as it indexes slices of safetensors files."""
 
     stored: StoredWeights
     name: str

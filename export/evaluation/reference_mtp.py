@@ -4,8 +4,9 @@
     y = norm(layer(fc([e, h])))     one layer of gated full attention over all positions so far, and its feed-forward
     logits of token t + 2 = y times the model's own head
 
-The final state is the one after the model's last norm, as in vLLM and SGLang. Positions are those of t: rotary angles
-know differences only. Checkpoints store the layer's experts fused (Qwen 3.6) or one tensor each (Qwen 3.5).
+The final state is the one after the model's last norm, as in vLLM and SGLang. Positions are those of t, because only
+differences of rotary angles matter. Checkpoints store the layer's experts fused (Qwen 3.6) or one tensor each (Qwen
+3.5).
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ class MtpHead(nn.Module):
     """One draft head. Names of parameters are the checkpoint's, after its prefix; experts are fused.
 
     Args:
-        text_model: transformers' text model, which the head belongs to; its layers' class and configuration are used.
+        text_model: transformers' text model of this head, which gives the layer's class and configuration.
 
     Raises:
-        VerificationError: the text model has no layer of full attention to take after.
+        VerificationError: the text model has no full-attention layer.
     """
 
     def __init__(self, text_model: Any) -> None:
         super().__init__()
         config = text_model.config
         if "full_attention" not in config.layer_types:
-            raise VerificationError("the model has no full-attention layer, which its MTP head is one of")
+            raise VerificationError("the model has no full-attention layer, and its MTP head needs one")
         hidden, eps = config.hidden_size, config.rms_norm_eps
         layer_class, norm_class = type(text_model.layers[0]), type(text_model.norm)
         self.fc = nn.Linear(2 * hidden, hidden, bias=False)
@@ -45,14 +46,14 @@ class MtpHead(nn.Module):
         self.pre_fc_norm_embedding = norm_class(hidden, eps=eps)
         self.pre_fc_norm_hidden = norm_class(hidden, eps=eps)
         self._config = config
-        # In a list, for it is no part of the head.
+        # In a list, so that torch does not make it part of the head.
         self._rotary = [text_model.rotary_emb]
 
     def forward(self, embedded: Tensor, final: Tensor, position_ids: Tensor) -> Tensor:
         """States [1, T - 1, H] to multiply with the model's head; the one at t predicts token t + 2.
 
         Args:
-            embedded: [1, T, H], what the model read: embeddings of tokens, and of pictures in their places.
+            embedded: [1, T, H], the model's input: embeddings of tokens and pictures.
             final: [1, T, H], the model's states after its last norm.
             position_ids: int64 [3, 1, T], of time, height and width.
         """
@@ -68,14 +69,14 @@ def load_mtp_head(text_model: Any, stored: StoredWeights) -> MtpHead | None:
     """The head in float32, ready to run; None if the checkpoint has none.
 
     Raises:
-        CheckpointError: a weight is missing, or has another shape than it must.
-        VerificationError: a head of more layers than one.
+        CheckpointError: a weight is missing, or has the wrong shape.
+        VerificationError: the head has more than one layer.
     """
     names = [name for name in stored.names if name.startswith(PREFIX)]
     if not names:
         return None
     if any(name.startswith(f"{PREFIX}layers.1.") for name in names):
-        raise VerificationError("the checkpoint's MTP head has several layers, and only heads of one are known")
+        raise VerificationError("the checkpoint's MTP head has several layers, and only one is supported")
     with torch.device("meta"):
         head = MtpHead(text_model)
     weights = {name: _read(stored, PREFIX + name, tuple(empty.shape)) for name, empty in head.named_parameters()}
@@ -84,7 +85,7 @@ def load_mtp_head(text_model: Any, stored: StoredWeights) -> MtpHead | None:
 
 
 def _read(stored: StoredWeights, name: str, shape: tuple[int, ...]) -> Tensor:
-    """A weight in float32; fused experts also from one tensor for each."""
+    """A weight in float32; experts that are stored one tensor each are fused."""
     module, _, kind = name.rpartition(".")
     if name in stored.names or not module.endswith(".mlp.experts"):
         weight = stored.open(name, shape)

@@ -1,5 +1,4 @@
-"""What an evaluation found, as numbers. The JSON form is these dataclasses, field by field, and changes with
-SCHEMA_VERSION only."""
+"""The results of an evaluation. The JSON form has the fields of these dataclasses, and changes with SCHEMA_VERSION."""
 
 from __future__ import annotations
 
@@ -17,10 +16,10 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """What was evaluated.
+    """The model that was evaluated.
 
     kind: "artifact" or "checkpoint".
-    id: an artifact's id, a hub checkpoint's commit; None of a local checkpoint.
+    id: an artifact's id, a hub checkpoint's commit; None for a local checkpoint.
     weights: an artifact's preset, a checkpoint's dtype or format.
     max_num_seqs: questions that were answered at once.
     """
@@ -37,7 +36,7 @@ class ModelRow:
 
 @dataclass(frozen=True, slots=True)
 class SuiteRow:
-    """Which questions: num_chosen of the file's num_questions were to be asked."""
+    """The suite of questions: num_chosen of the file's num_questions were chosen."""
 
     name: str
     sha256: str
@@ -47,11 +46,11 @@ class SuiteRow:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Of a group of questions.
+    """The score of a group of questions.
 
-    num_right of num_answered were right, exact is their share; num_cut_off were not complete at their limit, and wrong.
-    perplexity and likeliest (the share of tokens that were the likeliest) are of the num_tokens tokens of the expected
-    answers, each predicted after the prompt and the expected tokens before it. None: of nothing.
+    num_right of num_answered were right, and exact is their share; num_cut_off reached their limit and count as wrong.
+    perplexity and likeliest (the share of tokens that were the likeliest) are over the num_tokens tokens of the
+    expected answers, each predicted after the prompt and the expected tokens before it. None: there are no values.
     """
 
     num_answered: int
@@ -66,7 +65,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class TaskScore:
-    """Of a task's questions in one mode."""
+    """The score of a task's questions in one mode."""
 
     task: str
     thinking: bool
@@ -75,7 +74,7 @@ class TaskScore:
 
 @dataclass(frozen=True, slots=True)
 class LanguageScore:
-    """Of the questions in a language, whatever their task."""
+    """The score of the questions of all tasks in a language."""
 
     language: str
     score: Score
@@ -83,7 +82,7 @@ class LanguageScore:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """How many questions were not asked, and why: the reason follows "questions" in a sentence."""
+    """The number of questions that were not asked, and the reason, which follows "questions" in a sentence."""
 
     reason: str
     num_questions: int
@@ -104,9 +103,9 @@ class TextScore:
 class LayerUsage:
     """How evenly a layer uses its experts.
 
-    entropy_bits: of the distribution of choices over experts; entropy_share: of log2(experts), which is 1 if all are
-    chosen equally often.
-    least_share: how often the least used one was chosen, as a share of choices / experts.
+    entropy_bits: entropy of the distribution of choices over experts.
+    entropy_share: entropy_bits / log2(experts), 1 if all experts are chosen equally often.
+    least_share: choices of the least used expert, as a share of choices / experts.
     """
 
     layer: int
@@ -117,7 +116,7 @@ class LayerUsage:
 
 @dataclass(frozen=True, slots=True)
 class ExpertUsage:
-    """By the predictions of num_tokens tokens of the expected answers; without a suite, of the text."""
+    """Use of experts in the predictions of num_tokens tokens: of the expected answers or, without a suite, the text."""
 
     num_experts: int
     num_experts_per_tok: int
@@ -127,7 +126,7 @@ class ExpertUsage:
 
 @dataclass(frozen=True, slots=True)
 class MtpScore:
-    """Drafts of one token, in the expected answers or the text, that the model itself would have written."""
+    """Drafts of one token in the expected answers or the text; one is accepted if the model would write the same."""
 
     num_drafted: int
     num_accepted: int
@@ -136,7 +135,7 @@ class MtpScore:
 
 @dataclass(frozen=True, slots=True)
 class EvalReport:
-    """All of it. What is None was not asked for, or cannot be had: notes then say why."""
+    """The whole report. A part that is None was not requested or is not available: notes then say why."""
 
     schema_version: int
     qwonnx_version: str
@@ -160,7 +159,7 @@ def share(part: float, whole: float) -> float | None:
 
 
 def layer_usage(layer: int, counts: npt.NDArray[np.int64]) -> LayerUsage:
-    """Of how often each expert was chosen, int64 [experts], at least one at all."""
+    """From the number of choices of each expert, int64 [experts], which are not all zero."""
     num_experts, num_choices = len(counts), int(counts.sum())
     used = counts[counts > 0] / num_choices
     bits = abs(float((used * np.log2(used)).sum()))
@@ -173,7 +172,7 @@ def layer_usage(layer: int, counts: npt.NDArray[np.int64]) -> LayerUsage:
 
 
 def expert_usage(counts: npt.NDArray[np.int64], num_tokens: int) -> ExpertUsage | None:
-    """Of counts [layers, experts]; None if no expert was chosen."""
+    """From counts [layers, experts]; None if no expert was chosen."""
     if not num_tokens:
         return None
     layers: Sequence[LayerUsage] = [layer_usage(layer, row) for layer, row in enumerate(counts)]

@@ -1,9 +1,9 @@
-"""A decoder's graph with one output more for each layer of experts: the scores by which its router chooses.
+"""Adds to a decoder's graph one output for each layer of experts: the scores of its router.
 
     com.microsoft MoE, QMoE            their second input, [tokens, experts]
     ai.qwonnx [...]RoutedExperts       x [1, tokens, H] times the transposed router [experts, H], as in their bodies
 
-The file is read, never written, and its weights stay where they lie.
+The file is not changed, and its weights are not read.
 """
 
 from __future__ import annotations
@@ -37,11 +37,12 @@ def with_router_outputs(path: Path) -> RoutedGraph:
     """
     try:
         model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf's own
-        raise VerificationError(f"{path} is no ONNX file ({first_line(error)}): export the checkpoint again") from error
+    except Exception as error:  # an exception of protobuf
+        reason = first_line(error)
+        raise VerificationError(f"{path} is not an ONNX file ({reason}): export the checkpoint again") from error
     graph = model.graph
     names: list[str] = []
-    for node in list(graph.node):  # in the order of the layers, as all that depends on what came before
+    for node in list(graph.node):  # in the order of the layers, because each depends on the one before
         kind = node.domain, node.op_type
         if kind in _KERNELS:
             names.append(node.input[1])

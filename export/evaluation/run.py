@@ -36,7 +36,7 @@ MAX_TEXT_TOKENS = 64 * WINDOW_TOKENS
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text whose perplexity is wanted."""
+    """A text for which the perplexity is computed."""
 
     name: str
     content: str
@@ -44,11 +44,11 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a question.
+    """The result of one question.
 
-    skipped: the reason why it was not asked, if so.
-    answer, right: what was answered to one that was.
-    scored: None too where the template does not show which tokens are expected.
+    skipped: the reason why it was not asked, or None.
+    answer, right: the answer, and whether it is right; None and False if the question was not asked.
+    scored: None if it was not asked, or if the template does not show the expected tokens.
     """
 
     question: Question
@@ -60,7 +60,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The report, and what it sums up."""
+    """The report, and the outcomes that it sums up."""
 
     report: EvalReport
     outcomes: tuple[Outcome, ...]
@@ -79,15 +79,15 @@ def evaluate(
 
     Args:
         subject: the model.
-        suite: the file that the questions are of.
-        chosen: of its questions.
+        suite: the file of the questions.
+        chosen: the questions of the suite to ask.
         text: at most MAX_TEXT_TOKENS of its tokens are used, in windows of WINDOW_TOKENS.
         max_tokens: of an answer; see Subject.prompt.
-        on_progress: called with a word on what is being done.
+        on_progress: called with a short text about the current step.
 
     Raises:
-        EvaluationError: the text has fewer than two tokens, or the model predicts no numbers.
-        What the subject raises.
+        EvaluationError: the text has fewer than two tokens, or the model predicts values that are not numbers.
+        The subject's own errors.
     """
     say = on_progress or (lambda stage: None)
     windows, text_notes = ([], []) if text is None else _windows(subject, text)
@@ -134,7 +134,7 @@ def evaluate(
 
 
 def _windows(subject: Subject, text: Text) -> tuple[list[Prompt], list[str]]:
-    """The text as prompts of one token each and expected answers, and what there is to say about it."""
+    """The text as prompts of one token each with expected answers, and notes about it."""
     ids = tuple(subject.tokenizer.encode(text.content))
     if len(ids) < 2:
         raise EvaluationError(f"{text.name} has fewer than two tokens: give a longer text")
@@ -145,7 +145,7 @@ def _windows(subject: Subject, text: Text) -> tuple[list[Prompt], list[str]]:
 
 
 def _answers(subject: Subject, prompts: Mapping[int, Prompt], say: Callable[[str], None]) -> dict[int, Answer]:
-    """What the subject answers, by the keys of the prompts."""
+    """The subject's answers, by the keys of the prompts."""
     answers: dict[int, Answer] = {}
     if prompts:
         say(f"answering {len(prompts)} questions")
@@ -239,7 +239,7 @@ def _notes(total: Score, num_unscored: int) -> Iterator[str]:
 
 
 def _joined(scored: Sequence[Scored]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """Surprise and hits of all, one after the other."""
+    """Surprise and hits of all, concatenated."""
     nothing = np.empty(0), np.empty(0, bool)
     return (
         np.concatenate([nothing[0], *(one.surprise for one in scored)]),

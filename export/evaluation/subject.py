@@ -1,4 +1,4 @@
-"""Interface of a model under evaluation: it answers prompts, and it knows how likely a given answer is."""
+"""Interface of a model under evaluation: it answers prompts, and it scores given answers."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from qwonnx.runtime.text.tokenizer import Tokenizer
 
 
 class SkippedError(Exception):
-    """A question that a subject cannot be asked; the message follows "questions" in a sentence."""
+    """A subject cannot be asked a question; the message follows "questions" in a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a subject reads, and what it is expected to write.
+    """A subject's input, and the expected answer.
 
     token_ids: of the prompt, at least one.
-    answer_ids: of the expected answer, the token that ends it included; none if they cannot be told.
+    answer_ids: of the expected answer, with its end token; empty if the template does not show them.
     thinking_open: the prompt ends inside <think>.
-    max_tokens: an answer may have.
-    pictures: what a checkpoint's processor made of them, by the names of the model's arguments.
+    max_tokens: limit of the answer.
+    pictures: the output of a checkpoint's image processor, by the names of the model's arguments.
     """
 
     token_ids: tuple[int, ...]
@@ -41,7 +41,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a subject wrote. is_complete: it ended by itself, not at max_tokens."""
+    """A subject's answer. is_complete: it ended by itself, not at max_tokens."""
 
     text: str
     num_tokens: int
@@ -58,11 +58,11 @@ class Drafts:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What a subject makes of an expected answer of n tokens, each predicted after those before it.
+    """A subject's predictions of an expected answer of n tokens, each made after the tokens before it.
 
     surprise: float64 [n], -log p of each token, in nats.
     hits: bool [n], whether it was the likeliest.
-    expert_counts: int64 [layers, experts], how often those n predictions used each; None without experts.
+    expert_counts: int64 [layers, experts], how often those n predictions used each expert; None without experts.
     drafts: None without a draft head.
     """
 
@@ -77,37 +77,37 @@ class Subject(Protocol):
 
     @property
     def row(self) -> ModelRow:
-        """What the report says of it."""
+        """The subject's row of the report."""
 
     @property
     def tokenizer(self) -> Tokenizer: ...
 
     @property
     def notes(self) -> list[str]:
-        """What it could not do, known at the end."""
+        """Parts of the evaluation that were not possible; complete at the end."""
 
     def prompt(self, question: Question, max_tokens: int | None) -> Prompt:
         """Render a question.
 
         Args:
             question: of the suite.
-            max_tokens: of the answer; None: twice the expected answer's and 64.
+            max_tokens: of the answer; None: twice the expected answer's plus 64.
 
         Raises:
-            SkippedError: it cannot be asked.
+            SkippedError: the subject cannot be asked this question.
             EvaluationError: the chat template refuses it.
         """
 
     def answers(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Answer]]:
-        """Answers with the index of their prompt, as they are finished."""
+        """Answers with the index of their prompt, in the order in which they finish."""
 
     def score(self, prompts: Sequence[Prompt]) -> Iterator[Scored]:
-        """Expected answers scored, in the order of the prompts."""
+        """Scores of the expected answers, in the order of the prompts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A question as text: the prompt, and what the template writes behind it for the expected answer, if it does."""
+    """A question as text: the prompt, and the expected answer as the template writes it, empty if it does not."""
 
     prompt: str
     answer: str
@@ -118,7 +118,7 @@ def render(model: ChatModel, question: Question) -> Rendered:
     """Apply the chat template with and without the expected answer.
 
     Raises:
-        EvaluationError: the template refuses the conversation, or there is none.
+        EvaluationError: there is no template, or it refuses the conversation.
     """
     switch = {"enable_thinking": question.thinking}
     try:
@@ -144,7 +144,7 @@ def answer_tokens(tokenizer: Tokenizer, answer: str, end_token_ids: frozenset[in
 
 
 def settle_max_tokens(num_prompt: int, num_answer: int, max_tokens: int | None, longest: int) -> int:
-    """Tokens that an answer may have: what was asked for or twice the expected number and 64, as far as they fit.
+    """The limit of an answer's tokens: max_tokens, or twice the expected number plus 64, within the context.
 
     Raises:
         SkippedError: prompt and expected answer are longer than the model's context.

@@ -1,9 +1,9 @@
-"""A suite of questions with known answers: one JSON object a line, from a file that is bounded and checked.
+"""A suite of questions with known answers: one JSON object a line, in a file of limited size that is checked.
 
     {"task": "glossary", "messages": [...], "expected": {...}, "tools": [...], "thinking": false, "language": "Thai"}
 
-`messages` and `tools` are a chat completion's, `expected` is the assistant's message that is right; the last three may
-be left out. Arguments of tool calls are objects, or their JSON text.
+`messages` and `tools` are as in a chat completion, and `expected` is the right message of the assistant. The last three
+are optional. Arguments of tool calls are objects, or their JSON text.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _Expected(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Message(msgspec.Struct):
-    """What else is in a message is for the chat template to judge."""
+    """The chat template checks the other fields of a message."""
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str | list[dict[str, Any]] | None = None
@@ -62,7 +62,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class ExpectedCall:
-    """A tool call that is right: the function's name, and its arguments as JSON values."""
+    """An expected tool call: the function's name, and its arguments as JSON values."""
 
     name: str
     arguments: dict[str, Any]
@@ -74,8 +74,8 @@ class Question:
 
     line: its number in the file, from 1.
     language: of the answer, if the suite says.
-    messages, tools: as a chat template takes them.
-    expected: the message that is right, likewise; content and calls are what an answer is compared with.
+    messages, tools: in the form of a chat template's input.
+    expected: the right message, in the same form; an answer is compared with content and calls.
     """
 
     line: int
@@ -90,7 +90,7 @@ class Question:
 
     @property
     def pictures(self) -> list[dict[str, Any]]:
-        """The parts of its messages that are no text, in order."""
+        """The parts of its messages that are not text, in order."""
         parts = (
             part for message in self.messages if isinstance(message.get("content"), list) for part in message["content"]
         )
@@ -107,10 +107,10 @@ class Suite:
 
 
 def read_suite(path: Path) -> Suite:
-    """Read and check a whole file; blank lines are passed over.
+    """Read and check a whole file; blank lines are skipped.
 
     Raises:
-        EvaluationError: it cannot be read, is empty or too large, or a line is not what it must be.
+        EvaluationError: it cannot be read, is empty or too large, or a line is not a question.
     """
     digest = hashlib.sha256()
     questions = []
@@ -121,7 +121,7 @@ def read_suite(path: Path) -> Suite:
                 questions.append(_question(number, line))
             except StrictJsonError as error:
                 raise EvaluationError(
-                    f"line {number} of {path} is no question ({error}): correct or remove it"
+                    f"line {number} of {path} is not a question ({error}): correct or remove it"
                 ) from error
     if not questions:
         raise EvaluationError(f"{path} has no questions: give a file with one JSON object a line")
@@ -129,10 +129,10 @@ def read_suite(path: Path) -> Suite:
 
 
 def choose(questions: Sequence[Question], tasks: Sequence[str], limit: int | None) -> list[Question]:
-    """Those of the named tasks, or all; of them `limit`, as many of each task as can be and spread over its lines.
+    """Questions of the named tasks, or of all; at most `limit`, shared evenly by tasks and spread over a task's lines.
 
     Raises:
-        EvaluationError: there is no such task.
+        EvaluationError: the suite does not have one of the tasks.
     """
     by_task: dict[str, list[Question]] = {}
     for question in questions:
@@ -168,7 +168,7 @@ def _question(number: int, line: bytes) -> Question:
     """The question of a line.
 
     Raises:
-        StrictJsonError: the reason why it is none.
+        StrictJsonError: it is not a question; the message is the reason.
     """
     document = parse_object(line)
     try:
@@ -177,7 +177,7 @@ def _question(number: int, line: bytes) -> Question:
         raise StrictJsonError(str(error)) from error
     for name in (checked.task, checked.language):
         if name is not None and not name.isprintable():
-            raise StrictJsonError(f"{quoted(name)} is no printable name")
+            raise StrictJsonError(f"{quoted(name)} is not a printable name")
     return Question(
         line=number,
         task=checked.task,

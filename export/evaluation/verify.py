@@ -23,10 +23,10 @@ from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from qwonnx.runtime.errors import TokenizerError
 from qwonnx.runtime.text.tokenizer import Tokenizer
 
-# Enough for stable means, and little enough for a CPU: transformers keeps all logits of a window, 1 MB a token.
+# Enough for stable means, and not too many for a CPU: transformers keeps all logits of a window, 1 MB a token.
 MAX_TOKENS = 1024
 
-# What is read when no text is given: several scripts, prose, a list, numbers and code.
+# The default text: several scripts, prose, a list, numbers and code.
 SAMPLE_TEXT = """The lighthouse keeper wrote down the weather every morning, and in forty years he missed two days.
 Der Zug nach Basel fährt um 7:42 Uhr von Gleis 3; wer umsteigt, hat elf Minuten Zeit.
 La bibliothèque ouvre à neuf heures, mais le gardien laisse entrer les habitués plus tôt.
@@ -42,7 +42,7 @@ def area(width: float, height: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class VerificationReport:
-    """How far apart two models are on one text. Perplexities are per token; KL is in nats, checkpoint to artifact."""
+    """The difference of two models on one text. Perplexities are per token; KL is in nats, checkpoint to artifact."""
 
     num_tokens: int
     max_logit_difference: float
@@ -63,12 +63,12 @@ def compare(
     Args:
         artifact: an artifact's folder.
         checkpoint: the folder or hub repo id that it was exported from.
-        text: what to read; at most MAX_TOKENS of its tokens are used. None: SAMPLE_TEXT.
-        on_progress: called with a word on what comes next.
+        text: at most MAX_TOKENS of its tokens are used. None: SAMPLE_TEXT.
+        on_progress: called with a short text about the next step.
 
     Raises:
         ArtifactError: the artifact does not open.
-        CheckpointError: the checkpoint does not.
+        CheckpointError: the checkpoint does not open.
         VerificationError: they are not the same model, or the text has fewer than two tokens.
     """
     report = on_progress or (lambda stage: None)
@@ -76,7 +76,7 @@ def compare(
     resolved = resolve_checkpoint(os.fspath(checkpoint), None)
     _check_same_model(opened, resolved.config)
     token_ids = verification_tokens(opened, SAMPLE_TEXT if text is None else text)
-    report("running the artifact with ONNX Runtime")  # first: it is the smaller, and the one in doubt
+    report("running the artifact with ONNX Runtime")  # first, because it is smaller and may be wrong
     actual = artifact_logits(opened, token_ids)
     if not np.isfinite(actual).all():
         raise VerificationError(
@@ -102,7 +102,7 @@ def measure(expected: Logits, actual: Logits, token_ids: TokenIds) -> Verificati
 
 
 def reference_logits(checkpoint: Path, token_ids: TokenIds) -> Logits:
-    """transformers' logits, in float32, from the weights that are stored.
+    """transformers' logits, in float32, from the stored weights.
 
     Raises:
         CheckpointError, VerificationError: see load_reference_model.

@@ -12,7 +12,7 @@ def integers(graph: ir.Graph, values: list[int]) -> ir.Value:
 
 
 def floats(graph: ir.Graph, name: str, values: list[float]) -> ir.Value:
-    """A float32 vector, under a name that tells its values."""
+    """A float32 vector; its name must identify its values."""
     return _initializer(graph, ir.tensor(values, dtype=ir.DataType.FLOAT, name=name))
 
 

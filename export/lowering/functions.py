@@ -10,9 +10,9 @@ from qwonnx.export.operators.ops import DOMAIN
 
 
 def add_function_bodies(model: ir.Model) -> None:
-    """Add the body of every used operator of ours, and before each the bodies that it uses itself.
+    """Add the body of every used operator of ours, each after the bodies that it uses itself.
 
-    That order is onnx.reference's: it compiles the functions one after another.
+    onnx.reference needs this order, because it compiles the functions one after another.
     """
     for name in _used(model.graph):
         _add(model, name)

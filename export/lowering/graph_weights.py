@@ -1,7 +1,7 @@
-"""Which weights the graph's initializers are made of, and how each is stored.
+"""The weights of a graph's initializers, and how each is stored.
 
-A traced graph has one initializer a weight, under the weight's own name. Lowering may join several into one and replace
-floats by codes and scales; this table follows what it does, so that the weight stage knows in the end what to write.
+A traced graph has one initializer for each weight, under the weight's own name. Lowering may join several into one and
+replace floats by codes and scales. This table records the changes, so that the weight stage knows what to write.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class GraphWeights:
 
     @classmethod
     def of_traced(cls, graph: ir.Graph, storages: Storages, tied: Mapping[str, str]) -> GraphWeights:
-        """The table of a graph as traced: one weight an initializer, but for those that are tied to another."""
+        """The table of a traced graph: one weight for each initializer, except tied ones."""
         weights = cls(graph, storages)
         for name, value in graph.initializers.items():
             if value.const_value is None or not _has_values(value):
@@ -55,7 +55,7 @@ class GraphWeights:
         """How an initializer is stored: its parts must agree.
 
         Raises:
-            RecipeError: joined weights with different storages; lowering joins only weights that agree.
+            RecipeError: joined weights have different storages; lowering joins only weights that agree.
         """
         found = {self.storages.storage(part, shape) for part, shape in self.parts[name]}
         if len(found) > 1:
@@ -63,7 +63,7 @@ class GraphWeights:
         return found.pop()
 
     def join(self, values: list[ir.Value], name: str) -> ir.Value:
-        """One initializer with the rows of several, which nothing may use any more."""
+        """One initializer with the rows of several, which no node may use afterwards."""
         rows = sum(sizes(value)[0] for value in values)
         joined = self._add(name, ir.DataType.FLOAT, (rows, *sizes(values[0])[1:]))
         self.parts[name] = tuple(part for value in values for part in self.parts[_name(value)])
@@ -72,11 +72,11 @@ class GraphWeights:
         return joined
 
     def quantize(self, value: ir.Value) -> tuple[ir.Value, ...]:
-        """What stands for a float initializer, which leaves the graph once nothing uses it: codes, scales and, where
-        its storage has them, zero points.
+        """Codes, scales and, if its storage has them, zero points that replace a float initializer.
 
         Codes are uint8 [..., in_features * bits / 8], scales float32 [..., in_features / weight_block_size], zero
-        points uint8 [..., ceil(in_features / weight_block_size * bits / 8)].
+        points uint8 [..., ceil(in_features / weight_block_size * bits / 8)]. The float initializer leaves the graph
+        when no node uses it.
         """
         name, storage = _name(value), self.storage(_name(value))
         *rows, columns = sizes(value)
@@ -93,7 +93,7 @@ class GraphWeights:
         return tuple(self.graph.initializers[name + suffix] for suffix in tensors)
 
     def alias(self, value: ir.Value, shape: tuple[int, ...]) -> ir.Value:
-        """The same bytes under another shape: the value itself, reshaped, unless others use it as it is."""
+        """The same bytes with another shape: the value itself, reshaped, or a new one if other nodes use it."""
         if len(value.uses()) == 1:
             value.shape = ir.Shape(shape)
             return value
@@ -103,7 +103,7 @@ class GraphWeights:
         return self._add(name, value.dtype, shape)
 
     def items(self) -> list[WeightItem]:
-        """What the weight stage has to write, in the order of the graph."""
+        """The items that the weight stage must write, in the order of the graph."""
         return [WeightItem(name, self.parts[name], self.storage(name)) for name in self.parts]
 
     def attach(self, written: dict[str, ExternalTensor]) -> None:
@@ -125,7 +125,7 @@ class GraphWeights:
 
 
 def _has_values(value: ir.Value) -> bool:
-    """Whether a traced initializer is a real constant, not a parameter: those are fake and have no bytes to give."""
+    """Whether a traced initializer is a real constant; parameters are fake tensors without bytes."""
     from torch._subclasses.fake_tensor import FakeTensor
 
     return not isinstance(getattr(value.const_value, "raw", None), FakeTensor)

@@ -1,7 +1,7 @@
 """Join the small projections of one input into one matrix product.
 
-A step of one token spends as long on starting a small product as on computing it; joined, siblings start once. A large
-one keeps all cores busy by itself, and splitting what it yields on a chunk of a prompt would cost more than its start.
+In a step of one token, a small product takes as long to start as to compute; joined siblings start once. A large
+product keeps all cores busy by itself, and for a chunk of a prompt a Split of its output costs more than its start.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from qwonnx.export.lowering.siblings import Projection, joined_name, sibling_gro
 
 
 def merge_projections(graph: ir.Graph, weights: GraphWeights) -> None:
-    """Replace the small Linear nodes that share input and storage by one Linear and a Split of what it yields."""
+    """Replace the small Linear nodes that share input and storage by one Linear and a Split of its output."""
     for nodes in sibling_groups(_projections(graph, weights)):
         _merge(graph, weights, nodes)
 

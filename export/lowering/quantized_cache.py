@@ -1,4 +1,4 @@
-"""Replace attention over a float cache by its twin over an int8 or int4 cache, and the graph's states with it."""
+"""Replace attention over a float cache by its twin over an int8 or int4 cache, and change the graph's states."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def quantize_cache(graph: ir.Graph, kv: KvType, states: Sequence[StateSpec], sca
     Args:
         graph: as traced, with keys and values in float32.
         kv: KvType.INT8 or INT4.
-        states: what the graph's states are to be (cache_spec.state_specs of this kv).
-        scales: of every full-attention layer, which become small constants of the graph.
+        states: the new states of the graph (cache_spec.state_specs of this kv).
+        scales: of every full-attention layer; they become small constants of the graph.
     """
     layer_of = {state.past: state.layer for state in states if state.kind == "key"}
     for node in own_nodes(graph, "GatedAttention"):

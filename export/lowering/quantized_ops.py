@@ -1,7 +1,7 @@
-"""Replace operators on float weights by their twins on codes, where a weight is stored in few bits.
+"""Replace operators on float weights by their twins on codes, if a weight is stored in few bits.
 
-Quantized operators take codes and scales, and every zero point is in the middle of the codes; Affine ones take zero
-points too.
+Quantized operators take codes and scales, and every zero point is in the middle of the codes; Affine operators also
+take zero points.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Replacing a node by others, the one move that every lowering is made of."""
+"""Replaces a node of a graph by others: the basic step of every lowering."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def call(
     domain: str = DOMAIN,
     num_outputs: int = 1,
 ) -> ir.Node:
-    """A new node that belongs to no graph yet. Attributes are typed as Python types them."""
+    """A new node that is not in a graph yet. Attributes take their types from Python."""
     return ir.node(op_type, inputs, dict(attributes or {}), domain=domain, num_outputs=num_outputs)
 
 
@@ -36,7 +36,7 @@ def transpose(x: ir.Value) -> ir.Node:
 
 
 def replace(old: ir.Node, new: Sequence[ir.Node], outputs: Sequence[ir.Value] | None = None) -> None:
-    """Put new nodes in an old one's place; the last one's outputs, or those given, take over the old outputs' uses."""
+    """Replace a node by new ones; the last one's outputs, or the given ones, replace the old outputs."""
     assert old.graph is not None
     outputs = new[-1].outputs if outputs is None else outputs
     for before, after in zip(old.outputs, outputs, strict=True):
@@ -52,11 +52,11 @@ def attribute(node: ir.Node, name: str) -> int | float:
 
 
 def sizes(value: ir.Value) -> tuple[int, ...]:
-    """The shape of a weight or a state, batch aside: numbers, with 0 where a size is only known when the graph runs."""
+    """The shape of a weight or a state; a size that is known only when the graph runs is 0."""
     assert value.shape is not None
     return tuple(size if isinstance(size, int) else 0 for size in value.shape)
 
 
 def required(values: Sequence[ir.Value | None]) -> list[ir.Value]:
-    """A node's inputs, none of which may be absent."""
+    """A node's inputs, without absent ones."""
     return [value for value in values if value is not None]

@@ -1,4 +1,4 @@
-"""The weights of all graphs of an artifact: each is stored once, whichever graphs use it."""
+"""The weights of all graphs of an artifact: each is stored once, even if several graphs use it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class SharedWeights:
         tables: of the graphs, in the order in which their weights are written.
 
     Raises:
-        RecipeError: two graphs store something else under one name.
+        RecipeError: two graphs store one name in different ways.
     """
 
     def __init__(self, tables: Iterable[GraphWeights]) -> None:

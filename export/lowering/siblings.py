@@ -1,6 +1,6 @@
-"""Which projections are joined into one matrix product: the rule, without a graph.
+"""The rule by which projections are joined into one matrix product, without a graph.
 
-The lowering asks it about nodes, a plan about names, so that both come to the same weights.
+The lowering applies it to nodes and a plan applies it to names, so both find the same weights.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from qwonnx.export.quantization.recipe import WeightStorage
 from qwonnx.export.weight_files.weight_item import WeightItem
 
-# Elements of a matrix from which it stands alone: measured on two cores, where its product takes about 0.1 ms.
+# A matrix with so many elements is not joined: measured on two cores, where its product takes about 0.1 ms.
 LARGE = 4 << 20
 
 _Item = TypeVar("_Item")
@@ -21,7 +21,7 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True, slots=True)
 class Projection(Generic[_Item]):
-    """A matrix that multiplies an activation; `item` is what the caller calls it."""
+    """A matrix that multiplies an activation; `item` is the caller's own name or node for it."""
 
     item: _Item
     x: Hashable  # the activation
@@ -49,7 +49,7 @@ def joined_name(names: Sequence[str]) -> str:
 
 
 def join_items(items: Sequence[WeightItem], candidates: Iterable[Sequence[str]]) -> list[WeightItem]:
-    """Join the siblings among each of some lists of names; a joined item goes to the end."""
+    """Join the siblings within each list of names; a joined item goes to the end."""
     by_name = {item.name: item for item in items}
     projections = (
         Projection(name, index, by_name[name].storage, by_name[name].num_parameters)

@@ -19,7 +19,7 @@ class GatedAttention(nn.Module):
         self.head_dim = config.head_dim
         self.rotary_dim = config.rotary_dim
         hidden = config.hidden_size
-        # q_proj yields, head by head, the query and the gate side by side.
+        # For each head, q_proj yields the query and the gate side by side.
         self.q_proj = Linear(hidden, self.num_heads * 2 * self.head_dim)
         self.k_proj = Linear(hidden, self.num_kv_heads * self.head_dim)
         self.v_proj = Linear(hidden, self.num_kv_heads * self.head_dim)

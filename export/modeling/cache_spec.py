@@ -1,4 +1,4 @@
-"""Names, shapes and dtypes of every state a sequence carries: written here once, for the graph and for the manifest."""
+"""Names, shapes and dtypes of all states of a sequence, for the graph and for the manifest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from qwonnx.runtime.artifact.manifest import StateSpec
 
 
 class KvType(StrEnum):
-    """How keys and values are stored, the most exact first: as they are, one byte a channel, two channels a byte."""
+    """How keys and values are stored, the most exact first: unchanged, one byte a channel, two channels a byte."""
 
     FLOAT32 = "float32"
     INT8 = "int8"
@@ -26,7 +26,7 @@ def state_specs(config: ModelConfig, kv: KvType = KvType.FLOAT32) -> tuple[State
     Full attention: key (normed and rotated) and value, in a buffer of max_model_len positions, stored as `kv` says.
     int4 packs the channels 2i and 2i + 1 into byte i, low half first, each as its code + 8: the layout of
     com.microsoft.GroupQueryAttention. Linear attention: the last K-1 inputs of the convolution, and the recurrent
-    state, float32 whatever the weights and `kv`: a narrower one drifts.
+    state, always float32, because a narrower one drifts.
     """
     return tuple(
         spec for layer, kind in enumerate(config.layer_types) for spec in _layer_states(config, layer, kind, kv)

@@ -1,7 +1,7 @@
-"""The text model, whole: what is traced into decoder.onnx.
+"""The whole text model, which is traced into decoder.onnx.
 
-Attribute names are the checkpoint's, so the graph's initializers carry them. No weight is ever read here: parameters
-are shapes, and the modules are built and traced on fake tensors.
+Attribute names are the checkpoint's, so the graph's initializers carry them. No weights are read here: parameters are
+shapes, and the modules are built and traced on fake tensors.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Embedding(nn.Module):
 class DecoderLayer(nn.Module):
     """Mixer and feed-forward, each after a norm and around a residual. The mixer carries two states.
 
-    A layer's tokens meet in its mixer alone. So the last layer, of which only some tokens are wanted, goes on with
-    those as soon as they have met: its states are whole, and a prompt is spared a layer's experts for all but one.
+    Tokens of a layer interact only in its mixer. So the last layer keeps only the wanted tokens after its mixer: its
+    states are complete, and a prompt skips the experts of this layer for all tokens but one.
     """
 
     def __init__(self, config: ModelConfig, layer_type: str) -> None:
@@ -70,8 +70,8 @@ class DecoderLayer(nn.Module):
 class Decoder(nn.Module):
     """input_ids [B, T] -> logits [B, num_logits, vocab_size] and every layer's two present states.
 
-    position_ids is [3, B, T], past_lengths [B]. logit_positions [num_logits] picks the places of the chunk whose logits
-    are wanted, which may be none: the head costs as much as many layers, and only a prompt's last token needs it.
+    position_ids is [3, B, T], past_lengths [B]. logit_positions [num_logits] selects the places of the chunk that get
+    logits, and may be empty: the head costs as much as many layers, and only a prompt's last token needs it.
     """
 
     def __init__(self, config: ModelConfig, rotary_angles: RotaryAngles) -> None:

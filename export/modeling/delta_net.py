@@ -9,7 +9,7 @@ from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.modeling.layers import Linear
 from qwonnx.export.operators import ops
 
-# The reference normalises q and k with this epsilon whatever rms_norm_eps says (transformers `l2norm`).
+# The reference normalises q and k with this epsilon, not with rms_norm_eps (transformers `l2norm`).
 L2_NORM_EPSILON = 1e-6
 
 

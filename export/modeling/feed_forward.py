@@ -1,4 +1,4 @@
-"""The second half of a layer: a SwiGLU MLP in dense models, routed experts beside a shared one in the others."""
+"""The second half of a layer: a SwiGLU MLP in dense models, routed experts and a shared one in the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two leaves of the module tree that hold a matrix or a norm."""
+"""The two basic modules: a projection and a norm."""
 
 from __future__ import annotations
 

@@ -43,10 +43,10 @@ def rope_frequencies(rope: RopeParameters, rotary_dim: int) -> tuple[Tensor, flo
 
     YaRN (arXiv 2309.00071) divides the slow frequencies by `factor` and leaves the fast ones, with a linear ramp over
     the indices that turn between beta_fast and beta_slow times within the original context. Its attention factor goes
-    into cos and sin, so it scales the rotated dimensions alone.
+    into cos and sin, so it scales only the rotated dimensions.
 
-    The order of operations is transformers', to the last bit: a frequency is multiplied by positions up to a million,
-    and its rounding with it.
+    The order of operations is transformers', to the last bit: positions up to a million multiply a frequency and its
+    rounding error.
     """
     half = rotary_dim // 2
     exponents = torch.arange(0, rotary_dim, 2, dtype=torch.int64).to(torch.float32) / rotary_dim
@@ -62,8 +62,8 @@ def rope_frequencies(rope: RopeParameters, rotary_dim: int) -> tuple[Tensor, flo
     low, high = index_turning(rope.beta_fast), index_turning(rope.beta_slow)
     if rope.truncate:
         low, high = math.floor(low), math.ceil(high)
-    low, high = float(max(low, 0)), float(min(high, rotary_dim - 1))  # integers may be beyond torch's
-    # A ramp of no width would divide by zero; a thousandth is a step.
+    low, high = float(max(low, 0)), float(min(high, rotary_dim - 1))  # integers may exceed torch's range
+    # A ramp of width 0 would divide by zero; one of 0.001 is a step.
     width = high - low if high != low else 0.001
     ramp = ((torch.arange(half, dtype=torch.float32) - low) / width).clamp(0, 1)
     attention_factor = rope.attention_factor

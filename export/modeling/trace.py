@@ -1,7 +1,7 @@
 """Modules on fake tensors -> one ONNX graph with our own operators.
 
-No weight is read or allocated: parameters are fake, and the graph's initializers come out with their names, shapes and
-dtypes only. `weights.py` and `weight_stage.py` fill them in after the lowering, so the 397B model traces on a laptop.
+No weights are read or allocated: parameters are fake, and the graph's initializers have only names, shapes and dtypes.
+graph_weights.py and weight_stage.py add the values after the lowering, so the 397B model traces on a laptop.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from qwonnx.export.operators.op_bodies import OPSET
 from qwonnx.export.operators.ops import DOMAIN, VERSION
 from qwonnx.runtime.artifact.manifest import StateSpec, TensorSpec
 
-# What the symbolic dimensions are while tracing: all different, and none 0 or 1, which torch.export would specialise.
+# Sizes of the symbolic dimensions while tracing: all different, and not 0 or 1, which torch.export would specialise.
 _EXAMPLE_SIZES = {"batch": 2, "sequence": 5, "num_logits": 3, "max_model_len": 17}
 
 
 def decoder_inputs() -> tuple[TensorSpec, ...]:
-    """The decoder's inputs beside the states; `modeling/decoder.py` says what they mean."""
+    """The decoder's inputs other than the states; `modeling/decoder.py` describes them."""
     return (
         TensorSpec("input_ids", "int64", ("batch", "sequence")),
         TensorSpec("position_ids", "int64", (3, "batch", "sequence")),
@@ -40,14 +40,14 @@ def decoder_inputs() -> tuple[TensorSpec, ...]:
 
 
 def decoder_outputs(config: ModelConfig) -> tuple[TensorSpec, ...]:
-    """The decoder's outputs beside the states."""
+    """The decoder's outputs other than the states."""
     return (TensorSpec("logits", "float32", ("batch", "num_logits", config.vocab_size)),)
 
 
 def decoder_weights(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the weights that tracing will find, in the order of the modules; costs next to nothing.
+    """Names and shapes of the weights that a trace will have, in the order of the modules.
 
-    For shapes alone the meta device is enough, which is there at once; fake tensors take seconds to import.
+    This uses the meta device, which is quick: fake tensors take seconds to import.
     """
     rotary_angles = RotaryAngles(config)
     with torch.device("meta"):

@@ -1,9 +1,9 @@
-"""What the attention operators of `ai.qwonnx` mean, over a cache of float32, int8 or int4: see op_bodies.py.
+"""Definitions of the attention operators of `ai.qwonnx`, with a cache of float32, int8 or int4: see op_bodies.py.
 
 All three are causal grouped-query attention over the buffers' filled part; they differ in how a buffer stores a value.
 A quantised buffer stores round(value / scale) with one scale a channel, clipped to the range of its bits, so that an
-outlier saturates and never wraps. The step's own keys and values are read back from the buffer as well: a token sees
-the same ones whether they came in its own step or in an earlier one.
+outlier saturates and never wraps. The step's own keys and values are also read back from the buffer: a token sees the
+same values if they come from its own step or from an earlier one.
 """
 
 # mypy: ignore-errors

@@ -1,12 +1,12 @@
-"""What the `ai.qwonnx` operators mean: one ONNX function each, in standard operators of opset 23.
+"""Definitions of the `ai.qwonnx` operators: one ONNX function each, in standard operators of opset 23.
 
 The bodies are the executable specification. The portable target ships them; every other lowering is tested against
-them. `ops.py` states the shapes of the operators that are traced; the Quantized ones appear when a lowering replaces
-float weights by codes and scales, and mean the same after `Dequantize`. The Affine ones have zero points too: operators
-of their own, since a function's body cannot ask whether an optional input is there.
+them. `ops.py` states the shapes of the operators that are traced. The Quantized ones appear when a lowering replaces
+float weights by codes and scales; they compute the same after `Dequantize`. The Affine ones also have zero points. They
+are separate operators, because a function's body cannot test for an optional input.
 
-The bodies are compiled by onnxscript, so they are a subset of Python: `op` is the standard domain, `own` is ours. Those
-of attention, which comes in a variant for each kind of cache, are in attention_bodies.py.
+onnxscript compiles the bodies, so they are a subset of Python: `op` is the standard domain, `own` is ours.
+attention_bodies.py has the bodies of attention, one variant for each type of cache.
 """
 
 # mypy: ignore-errors
@@ -52,7 +52,7 @@ def Unpack(codes: UINT8, scales: FLOAT, width: INT64) -> FLOAT:
     """codes [..., K * width / 8], low bits first; scales [..., K / weight_block_size]; width [] in bits -> [..., K]."""
     values = own.UnpackBits(codes, width)
     middle = op.Pow(op.Constant(value_float=2.0), op.Cast(width, to=FLOAT.dtype)) / 2.0
-    # One row of `blocked` is what shares one scale: [..., K / weight_block_size, weight_block_size].
+    # Each row of `blocked` has one scale: [..., K / weight_block_size, weight_block_size].
     blocked = op.Reshape(values - middle, op.Concat(op.Shape(scales), [-1], axis=0))
     return op.Reshape(blocked * op.Unsqueeze(scales, [-1]), op.Shape(values))
 

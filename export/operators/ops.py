@@ -1,8 +1,8 @@
 """The operators of the domain `ai.qwonnx`, as the model's modules call them while they are traced.
 
-Each function leaves one node in the traced graph and states, by the rule of its shapes, what it yields. It computes
-nothing: what an operator means is its function body in `op_bodies.py`, in standard operators; a target's lowering may
-put faster kernels in its place. B is the batch, T the tokens of this step, H the hidden size.
+Each function adds one node to the traced graph and states the shapes of its outputs. It computes nothing: the function
+body in `op_bodies.py` defines the operator in standard operators, and a target's lowering may replace it by faster
+kernels. B is the batch, T the tokens of this step, H the hidden size.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 
 
 def halves(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The two halves of the last axis: ai.onnx Split-18, which torch's own `split` does not become."""
+    """The two halves of the last axis: ai.onnx Split-18, to which torch's own `split` is not exported."""
     shape = [*x.shape[:-1], x.shape[-1] // 2]
     outputs = symbolic_multi_out(
         "Split", [x], {"axis": -1, "num_outputs": 2}, dtypes=(x.dtype, x.dtype), shapes=(shape, shape), version=18
@@ -124,8 +124,8 @@ def gated_attention(
     """Causal grouped-query attention over the cache and this step's tokens, times sigmoid(gate).
 
     query and gate are [B, T, num_heads * D], key and value [B, T, num_kv_heads * D], normed and rotated already.
-    past_key and past_value are [B, num_kv_heads, M, D] buffers of which row b holds past_lengths[b] tokens; the present
-    ones are the same buffers with this step's tokens written behind them. Yields [B, T, num_heads * D] and both.
+    past_key and past_value are [B, num_kv_heads, M, D] buffers; row b holds past_lengths[b] tokens. The present ones
+    are the same buffers with this step's tokens after the past ones. Yields [B, T, num_heads * D] and both.
     """
     outputs = symbolic_multi_out(
         f"{DOMAIN}::GatedAttention",

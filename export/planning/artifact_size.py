@@ -1,4 +1,4 @@
-"""How large an artifact will be: weights to the byte, and what lies beside them, estimated or looked up."""
+"""The size of an artifact: weights to the byte, and the other files, estimated or looked up."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ from qwonnx.runtime.artifact.file_names import (
 )
 from qwonnx.runtime.artifact.manifest import MANIFEST_NAME
 
-# Bytes that a layer adds to decoder.onnx, measured on models of 4 and of 40 layers; what every graph has, its target
-# knows.
+# Bytes that a layer adds to decoder.onnx, measured on models of 4 and of 40 layers; Target.graph_bytes has the rest.
 _EXPERT_LAYER_BYTES, _DENSE_LAYER_BYTES = 11_300, 9_000
-# Bytes of manifest.json, likewise; most of it are the layers' states.
+# Bytes of manifest.json, measured in the same way; most of them describe the layers' states.
 _MANIFEST_BYTES, _MANIFEST_LAYER_BYTES = 3_500, 446
-# Bytes of a tokenizer.json in the hub's indented form for each row of the embedding, of a token and of its merge.
+# Bytes of a tokenizer.json, in the hub's indented form, for each row of the embedding: a token and its merge.
 _TOKEN_BYTES = 75
 _OPTIONAL_BYTES = {CHAT_TEMPLATE_FILE: 8_000, GENERATION_CONFIG_FILE: 220}
 
@@ -37,7 +36,7 @@ class CopiedFiles:
 
     @classmethod
     def of_folder(cls, folder: Path) -> CopiedFiles | None:
-        """What a checkpoint's folder holds, None if it has no tokenizer: then it is no whole checkpoint."""
+        """The files in a checkpoint's folder; None if it has no tokenizer, because then it is not complete."""
         if not (folder / TOKENIZER_FILE).is_file():
             return None
         names = [name for name in (TOKENIZER_FILE, *OPTIONAL_FILES) if (folder / name).is_file()]
@@ -45,14 +44,14 @@ class CopiedFiles:
 
     @classmethod
     def estimated(cls, config: ModelConfig) -> CopiedFiles:
-        """By the configuration alone."""
+        """An estimate from the configuration alone."""
         sizes = {TOKENIZER_FILE: _TOKEN_BYTES * config.vocab_size, **_OPTIONAL_BYTES}
         return cls(tuple(PlannedFile(name, size) for name, size in sizes.items()), is_exact=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ArtifactSize:
-    """The files of an artifact. Weights are exact in any case; `is_exact` speaks of all others."""
+    """The files of an artifact. Weights are always exact; `is_exact` is about all other files."""
 
     files: tuple[PlannedFile, ...]
     weight_bytes: int
@@ -67,12 +66,12 @@ class ArtifactSize:
         return self.file_bytes(TOKENIZER_FILE)
 
     def file_bytes(self, path: str) -> int:
-        """Bytes of one file, 0 if there is none."""
+        """Bytes of one file, 0 if it does not exist."""
         return next((file.num_bytes for file in self.files if file.path == path), 0)
 
 
 def estimate_artifact(config: ModelConfig, layout: WeightLayout, copied: CopiedFiles, target: Target) -> ArtifactSize:
-    """The artifact without a trace: graph and manifest by the number of layers."""
+    """An estimate without a trace: graph and manifest by the number of layers."""
     layer_bytes = _EXPERT_LAYER_BYTES if config.num_experts else _DENSE_LAYER_BYTES
     graph = PlannedFile(graph_file(DECODER), target.graph_bytes + layer_bytes * config.num_hidden_layers)
     manifest_bytes = _MANIFEST_BYTES + _MANIFEST_LAYER_BYTES * config.num_hidden_layers

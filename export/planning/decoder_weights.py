@@ -1,8 +1,8 @@
 """Names and shapes of the text model's weights, and how an export stores them: from the configuration alone.
 
-The graph tells the same once it is traced; a plan does not wait for that, nor for torch. Two things are therefore said
-a second time: what the modules in modeling/ register (here) and what a target's lowering joins (Target.join). Tests
-hold both to the traced and lowered graph, weight by weight and in order, for every published configuration.
+A traced graph has the same facts, but a plan does not wait for a trace or for torch. So two things are written twice:
+the weights that the modules in modeling/ register (here), and those that a target's lowering joins (Target.join). Tests
+compare both with the traced and lowered graph, weight by weight and in order, for every published configuration.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def planned_shapes(config: ModelConfig) -> Shapes:
-    """Shapes of all weights by name, in the order in which the modules register them; without those that are tied."""
+    """Shapes of all weights by name, in the order in which the modules register them; without tied ones."""
     hidden = config.hidden_size
     shapes: Shapes = {EMBEDDING: (config.vocab_size, hidden)}
     for index, layer_type in enumerate(config.layer_types):
@@ -33,7 +33,7 @@ def planned_shapes(config: ModelConfig) -> Shapes:
 
 
 def planned_weights(config: ModelConfig, storages: Storages, choice: TargetChoice) -> tuple[WeightItem, ...]:
-    """What the weight stage will write, in its order.
+    """The items that the weight stage will write, in its order.
 
     Args:
         config: the model.

@@ -1,7 +1,7 @@
 """Whether a model fits a deployment target, and up to which context.
 
-Accelerators are counted as if their kernels took the weights as they are stored, the layers were shared out evenly, and
-every device had the intermediates of a whole step. No target of this version runs there: it is a size, not a promise.
+For accelerators this assumes that kernels use the stored weights, that the layers are divided evenly, and that every
+device has the intermediates of a whole step. No target of this version runs on accelerators: these are only sizes.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from qwonnx.export.planning.resident_memory import Serving, held_values, memory_
 from qwonnx.export.planning.states import StateSizes, state_sizes
 from qwonnx.export.planning.stored_model import StoredModel
 
-_STEP = 1 << 10  # contexts are named in whole k
+_STEP = 1 << 10  # contexts are multiples of 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """How a model stands to one target, at the context that was asked for.
+    """Whether a model fits one target, at the requested context.
 
-    missing_memory and missing_disk are bytes, 0 where there is room. largest_context is the longest that fits, up to
-    what the model was made for, in whole k; 0 if none does.
+    missing_memory and missing_disk are bytes, 0 if there is room. largest_context is the longest that fits, up to the
+    model's own limit; 0 if no context fits.
     """
 
     target: DeploymentTarget
@@ -37,7 +37,7 @@ class Deployment:
 
 
 def deployment(config: ModelConfig, model: StoredModel, target: DeploymentTarget, serving: Serving) -> Deployment:
-    """See Deployment."""
+    """Check one target; see Deployment."""
     states = state_sizes(config)
 
     def needs(context: int) -> int:
@@ -55,7 +55,7 @@ def deployment(config: ModelConfig, model: StoredModel, target: DeploymentTarget
 def needed_memory(
     config: ModelConfig, model: StoredModel, states: StateSizes, target: DeploymentTarget, serving: Serving
 ) -> int:
-    """Bytes that must be there, of main memory or on each device."""
+    """Bytes that are needed, of main memory or of each device."""
     use = memory_use(config, model.loaded, states, model.artifact.tokenizer_bytes, serving)
     if not target.num_devices:
         return use.required
@@ -65,10 +65,13 @@ def needed_memory(
 
 
 def longest_context(needs: Callable[[int], int], memory: int, limit: int) -> int:
-    """The longest context, in steps of 1024 up to the limit, whose needs are met; 0 if none is. Needs must not fall."""
+    """The longest context that fits, in steps of 1024 up to the limit; 0 if no context fits.
+
+    Assumes that the need of memory grows with the context.
+    """
     if needs(limit) <= memory:
         return limit
-    low, high = 0, -(-limit // _STEP)  # in steps: low fits or is nothing, high does not fit
+    low, high = 0, -(-limit // _STEP)  # in steps: low fits or is 0, high does not fit
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if needs(middle * _STEP) <= memory else (low, middle)

@@ -1,7 +1,7 @@
-"""An artifact's size to the byte: the graph is traced and lowered, and the manifest made, as an export would.
+"""An artifact's size to the byte: traces and lowers the graph, and makes the manifest, as an export does.
 
-This needs torch, and takes as long as tracing does, for each recipe: names in the graph depend on everything that was
-done to it since, so one trace does not serve two. No weight is read.
+This needs torch, and one trace for each recipe: a lowering changes the graph, so two recipes cannot share a trace. No
+weights are read.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ def with_exact_artifact(
     source: SourceFacts,
     choice: TargetChoice,
 ) -> StoredModel:
-    """The same model, with the sizes that its graph and its manifest really have.
+    """The same model, with the real sizes of its graph and its manifest.
 
     Args:
         config: the model.
         model: stored under a recipe, for this target.
-        copied: files that are copied; what they have of estimates stays one.
-        source: what the manifest will say of the checkpoint.
-        choice: the target, and how it is asked to compute and cache.
+        copied: files that are copied; estimated sizes stay estimates.
+        source: the checkpoint's entry in the manifest.
+        choice: the target, and its types of activations and cache.
     """
     decoder = lower_decoder(
         trace_decoder(config),
@@ -73,7 +73,7 @@ def with_exact_artifact(
 
 
 def codes_at_hand(source: PlanSource) -> CodesOf | None:
-    """What a GPTQ checkpoint's tensors say of its codes; None of another, or where no tensors are at hand.
+    """The formats of a GPTQ checkpoint's codes, from its tensors; None for another format, or without tensors.
 
     Raises:
         CheckpointError: the folder's tensors cannot be read.
@@ -84,14 +84,14 @@ def codes_at_hand(source: PlanSource) -> CodesOf | None:
 
 
 def _any_scales(config: ModelConfig) -> dict[int, CacheScales]:
-    """Scales of a quantised cache; only how many there are matters here."""
+    """Placeholder scales of a quantised cache: only their number matters here."""
     scales = torch.ones(config.num_key_value_heads, config.head_dim)
     full_attention = (layer for layer, kind in enumerate(config.layer_types) if kind == "full_attention")
     return {layer: CacheScales(scales, scales) for layer in full_attention}
 
 
 def source_facts(source: PlanSource) -> SourceFacts:
-    """What a manifest will say of the checkpoint; where its tensors are not at hand, that they are bfloat16.
+    """The checkpoint's entry in a manifest; its dtype is assumed to be bfloat16 without tensors.
 
     Raises:
         CheckpointError: the folder's tensors cannot be read.

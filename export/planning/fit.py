@@ -1,7 +1,7 @@
-"""The other way round: which recipe, block size and type of keys and values fit limits of memory and disk.
+"""Finds the recipe, block size and type of keys and values that fit limits of memory and disk.
 
-Candidates are ranked by what they lose: the mean squared error of rounding the weights, relative to their variance,
-plus that of keys and values. That is an order, no prediction of a model's loss; `qwonnx verify` measures it.
+Candidates are ranked by rounding error: the mean squared error of rounding the weights, relative to their variance,
+plus that of keys and values. This does not predict a model's loss; `qwonnx verify` measures it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from qwonnx.export.planning.stored_model import NamedRecipe, StoredModel
 from qwonnx.runtime.errors import QuantityError
 from qwonnx.runtime.quantities import parse_bytes, parse_count, parse_tokens
 
-# Squared error of rounding normal values by quantize_blocks, over their variance; docs/plan.md says how measured.
+# Squared error of rounding normal values by quantize_blocks, over their variance, measured as in docs/plan.md.
 ROUNDING_ERROR = {
     (8, 16): 2.2e-5,
     (8, 32): 2.9e-5,
@@ -34,7 +34,7 @@ ROUNDING_ERROR = {
     (4, 128): 0.0106,
     (4, 256): 0.0123,
 }
-# Keys and values have a scale for a whole tensor, as if their blocks were wide.
+# Keys and values have fixed scales for all tokens, as if their blocks were wide.
 _KV_ERROR = {KvType.FLOAT32: 0.0, KvType.INT8: 1e-4, KvType.INT4: 0.02}
 
 MAX_SEQUENCES = 1024
@@ -43,7 +43,7 @@ _UNLIMITED = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What must be met, in bytes and tokens; None: no limit. context is of each of the sequences."""
+    """Limits in bytes and tokens; None: no limit. context is that of each sequence."""
 
     memory: int | None
     disk: int | None
@@ -52,14 +52,14 @@ class Limits:
 
 
 def parse_limits(text: str, context: int, sequences: int) -> Limits:
-    """Limits as people write them: "memory=10GB,disk=10GB,context=32k,sequences=4".
+    """Parse limits such as "memory=10GB,disk=10GB,context=32k,sequences=4".
 
     Args:
         text: keys in any order, each at most once; memory or disk must be among them.
-        context, sequences: what holds where the text does not say.
+        context, sequences: the defaults.
 
     Raises:
-        PlanError: an unknown key, one given twice, neither memory nor disk, or a value that is no size or number.
+        PlanError: a key is unknown or given twice, memory and disk are missing, or a value is malformed.
     """
     given: dict[str, str] = {}
     for part in text.split(","):
@@ -90,12 +90,12 @@ class Candidate:
     model: StoredModel
     kv: KvType
     rounding_error: float
-    memory: int  # bytes that must be there at the limits' context and sequences
+    memory: int  # bytes that are needed at the limits' context and sequences
     disk: int
     missing_memory: int
     missing_disk: int
-    largest_context: int  # that fits with the limits' sequences, 0 if none does
-    largest_sequences: int  # that fit at the limits' context, 0 if none does
+    largest_context: int  # that fits with the limits' sequences, or 0
+    largest_sequences: int  # that fit at the limits' context, or 0
 
     @property
     def fits(self) -> bool:
@@ -104,7 +104,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """All candidates, the one that loses least first."""
+    """All candidates, by rounding error."""
 
     limits: Limits
     candidates: tuple[Candidate, ...]
@@ -116,7 +116,7 @@ class Fit:
 
     @property
     def nearest(self) -> Candidate:
-        """Where nothing fits, what lacks least: of disk first, which nothing but fewer bits can save."""
+        """If no candidate fits, the one that lacks least: disk comes first, because only fewer bits save disk."""
         return min(self.candidates, key=lambda each: (each.missing_disk, each.missing_memory, each.rounding_error))
 
 
@@ -128,7 +128,7 @@ def find_fit(
     assumptions: Assumptions,
     copied: CopiedFiles,
 ) -> Fit:
-    """Every recipe with every type of keys and values.
+    """Check every recipe with every type of keys and values.
 
     Raises:
         RecipeError: none of the recipes can be applied to the model.
@@ -164,7 +164,7 @@ def _candidate(config: ModelConfig, model: StoredModel, kv: KvType, limits: Limi
 
 
 def rounding_error(model: StoredModel) -> float:
-    """Mean over the parameters of what rounding them loses."""
+    """Mean rounding error over the parameters."""
     lost = sum(
         weight.num_parameters * ROUNDING_ERROR[weight.storage.bits, weight.storage.block_size]
         for weight in model.weights
@@ -174,7 +174,7 @@ def rounding_error(model: StoredModel) -> float:
 
 
 def _most(fits: Callable[[int], bool]) -> int:
-    """The largest count up to MAX_SEQUENCES that fits, 0 if none does; what fits must fit with fewer."""
+    """The largest count up to MAX_SEQUENCES that fits, or 0. Assumes that all smaller counts fit as well."""
     low, high = 0, MAX_SEQUENCES + 1
     while high - low > 1:
         middle = (low + high) // 2

@@ -1,7 +1,7 @@
-"""Which weights a GPTQ checkpoint has as codes, from config.json alone: an export keeps those, whatever the recipe.
+"""Foresees from config.json which weights a GPTQ checkpoint has as codes: an export keeps those in every recipe.
 
-The rules are GPTQModel's (`dynamic`): every linear module of the decoder layers is quantised unless a rule says
-otherwise; what recipes never quantise, the router above all, does not come here. Tensors may tell otherwise.
+The rules are GPTQModel's (`dynamic`): every linear module of the decoder layers is quantised unless a rule excludes it.
+Callers do not ask for weights that recipes never quantise, such as the router. The real tensors may differ.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from qwonnx.export.errors import ConfigError
 from qwonnx.export.quantization.storage_plan import CodesOf
 
 _LAYER_WEIGHT = re.compile(r"(layers\..*)\.weight")
-# Each weight of each layer is held against each rule; a plan is to take no longer than it takes to read.
+# Each weight of each layer is matched with each rule, and a plan must be quick.
 _MAX_FORESEEN_RULES = 1 << 12
 _MATRICES = {GATE_UP: ("gate_proj", "up_proj"), DOWN: ("down_proj",)}
 
 
 def foreseen_codes(config: ModelConfig) -> tuple[CodesOf | None, str]:
-    """What a GPTQ checkpoint should have as codes, None if its rules cannot be read; and a note that says so."""
+    """The expected codes of a GPTQ checkpoint, None if its rules cannot be read, and a note about them."""
     stored = config.quantization
     assert isinstance(stored, GptqFormat)
     prefix = "model.language_model." if config.architecture.endswith("ForConditionalGeneration") else "model."
@@ -32,7 +32,7 @@ def foreseen_codes(config: ModelConfig) -> tuple[CodesOf | None, str]:
             return frozenset((None,))
         return frozenset(stored.foreseen_codes(prefix + module, shape[-1]) for module in modules)
 
-    not_foreseen = "planned as if no weight had codes already, for they cannot be foreseen"
+    not_foreseen = "planned as if no weight had codes already, because they cannot be foreseen"
     if len(stored.rules) > _MAX_FORESEEN_RULES:
         return None, f"{not_foreseen}: config.json has {len(stored.rules)} rules"
     try:
@@ -40,11 +40,11 @@ def foreseen_codes(config: ModelConfig) -> tuple[CodesOf | None, str]:
             rule.matches("")
     except ConfigError as error:
         return None, f"{not_foreseen}: {error}"
-    return codes, f"weights that config.json calls {stored.name} keep their codes, whatever the recipe"
+    return codes, f"weights that config.json calls {stored.name} keep their codes in every recipe"
 
 
 def _modules(name: str) -> tuple[str, ...]:
-    """The modules that a weight comes from, one expert's for all; none for those that are not in a layer."""
+    """The modules of a weight (one expert's for all experts); empty for a weight that is not in a layer."""
     if experts := ExpertTensor.of(name):
         return tuple(f"{experts.prefix}0.{matrix}" for matrix in _MATRICES[experts.part])
     if weight := _LAYER_WEIGHT.fullmatch(name):

@@ -1,4 +1,4 @@
-"""Where models are deployed: memory and disk of well-known targets, and the bandwidth of well-known memories."""
+"""Memory and disk of well-known deployment targets, and the bandwidth of well-known memories."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class DeploymentTarget:
 
     name: str
     memory: int  # bytes, of each device
-    disk: int | None  # bytes for the artifact; None: no limit worth naming
+    disk: int | None  # bytes for the artifact; None: no limit
     num_devices: int = 0  # 0: main memory
 
 
-# Lambda's largest function: 10,240 MiB of memory, and as much under /tmp; an image may have 10 GB. An accelerator's
-# driver and context take what its makers' GB (powers of 1024) have above ours (powers of 1000).
+# Lambda's largest function: 10,240 MiB of memory, and as much under /tmp; an image may have 10 GB. Makers of
+# accelerators count GB in powers of 1024, and we in powers of 1000: driver and context take the difference.
 DEPLOYMENT_TARGETS = (
     DeploymentTarget("AWS Lambda, 10 GB", 10_240 << 20, 10 * 10**9),
     DeploymentTarget("container, 32 GB", 32 * 10**9, None),
@@ -32,7 +32,7 @@ DEPLOYMENT_TARGETS = (
     ),
 )
 
-# Peak bandwidth in bytes a second. Main memory: channels x transfers a second x 8 bytes; accelerators: their makers'.
+# Peak bandwidth in bytes a second. Main memory: channels x transfers a second x 8 bytes; accelerators: as published.
 BANDWIDTHS = {
     "ddr4-2ch": 51_200_000_000,  # two channels of DDR4-3200: a desktop, a small server
     "ddr5-2ch": 89_600_000_000,  # two channels of DDR5-5600

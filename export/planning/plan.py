@@ -1,10 +1,10 @@
-"""A plan: what exports of one model by several recipes, and serving them, will need.
+"""A plan: the needs of exports of one model by several recipes, and of serving them.
 
     config.json -> weights -> layout of their files -> artifact
                           `-> weights in memory -> memory at several contexts -> where it fits
                           `-> bytes read a token -> roofline
 
-Everything follows from the configuration and the assumptions; nothing is traced and no tensor is read.
+Everything follows from the configuration and the assumptions, without a trace or a tensor.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from qwonnx.runtime.quantities import bytes_text, tokens_text
 
 CONTEXTS = (4 << 10, 32 << 10, 256 << 10, 1 << 20)
 
-# What an export takes at most, whatever the size of the model: slices of weights under way, and Python with torch.
+# The most memory of an export, for a model of any size: slices of weights in flight, and Python with torch.
 EXPORT_MEMORY_BYTES = 2_000_000_000 + 400_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Assumptions:
-    """What a plan is for, beside the model. bandwidth is in bytes a second, None where no roofline is wanted."""
+    """The inputs of a plan other than the model. bandwidth is in bytes a second; None: no roofline."""
 
     choice: TargetChoice
     serving: Serving
@@ -44,7 +44,7 @@ class Assumptions:
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """What a plan says of the text model itself.
+    """Facts of the text model.
 
     num_active_parameters are those that a token multiplies: the head counts, a lookup in the embedding does not.
     """
@@ -62,7 +62,7 @@ class ModelSummary:
 
 @dataclass(frozen=True, slots=True)
 class RecipePlan:
-    """What one recipe leads to. memory has an entry for each of CONTEXTS, and one for the context asked for."""
+    """The plan for one recipe. memory has an entry for each of CONTEXTS, and one for the requested context."""
 
     model: StoredModel
     memory: tuple[MemoryUse, ...]
@@ -70,13 +70,13 @@ class RecipePlan:
     deployments: tuple[Deployment, ...]
 
     def memory_at(self, context: int) -> MemoryUse:
-        """Memory at one of the contexts that the plan has."""
+        """Memory at one of the plan's contexts."""
         return next(use for use in self.memory if use.context == context)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All of it. notes are for people: what was assumed, and what does not hold for this version."""
+    """The whole plan. notes are texts for display: assumptions, and limits of this version."""
 
     model: ModelSummary
     assumptions: Assumptions
@@ -116,12 +116,12 @@ def store_models(
     Args:
         config: the model.
         recipes: to apply.
-        assumptions: of which the target and its activations count.
+        assumptions: only the target and its activations are used.
         copied: files that an export would copy.
-        stored_codes: what is known of the checkpoint's own codes; by default what config.json lets foresee.
+        stored_codes: the formats of the checkpoint's own codes; by default foreseen from config.json.
 
     Raises:
-        RecipeError: none can.
+        RecipeError: no recipe can be applied.
     """
     notes: list[str] = []
     if stored_codes is None and isinstance(config.quantization, GptqFormat):
@@ -185,7 +185,7 @@ def _recipe_plan(config: ModelConfig, model: StoredModel, assumptions: Assumptio
 
 
 def _notes(config: ModelConfig, assumptions: Assumptions) -> list[str]:
-    """What holds for every recipe."""
+    """The notes for all recipes."""
     notes = []
     serving, limit = assumptions.serving, config.max_position_embeddings
     beyond = [tokens_text(context) for context in sorted({*CONTEXTS, serving.context}) if context > limit]
@@ -194,7 +194,7 @@ def _notes(config: ModelConfig, assumptions: Assumptions) -> list[str]:
             f"{' and '.join(beyond)} tokens are more than the {limit} that this config.json allows:"
             " extend it with rope_type yarn first"
         )
-    notes.append("`qwonnx serve` keeps snapshots of prompts besides, up to 1 GiB or what --prefix-cache-bytes says")
+    notes.append("`qwonnx serve` also keeps snapshots of prompts, up to 1 GiB or --prefix-cache-bytes")
     states = state_sizes(config)
     each, fixed = bytes_text(states.kv_bytes_per_token(serving.kv)), bytes_text(states.fixed_bytes)
     notes.append(f"a system prompt baked with --prefix takes {fixed}, and {each} a token, on disk and mapped")

@@ -1,4 +1,4 @@
-"""A plan, or what fits, as JSON: stable keys, which docs/plan.md lists."""
+"""A plan or a fit as JSON, with stable keys, which docs/plan.md lists."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Json = dict[str, Any]
 
 
 def plan_report(name: str, plan: Plan) -> Json:
-    """All that a plan knows; `name` is the source's."""
+    """The whole plan; `name` is the source's."""
     return {
         "schema_version": SCHEMA_VERSION,
         "source": name,
@@ -30,7 +30,7 @@ def plan_report(name: str, plan: Plan) -> Json:
 
 
 def fit_report(name: str, fit: Fit, assumptions: Assumptions) -> Json:
-    """Limits, and every candidate in the order of what it loses."""
+    """Limits, and every candidate by rounding error."""
     chosen = fit.chosen
     return {
         "schema_version": SCHEMA_VERSION,

@@ -1,12 +1,12 @@
-"""Memory of a serving process: what ONNX Runtime's CPU provider does with weights, and what lies beside them.
+"""Memory of a serving process: weights as ONNX Runtime's CPU provider loads them, and everything else.
 
 Measured with ONNX Runtime 1.32 on x86-64 with AVX-512 VNNI by `python -m infra.bench.plan_memory`; docs/plan.md has the
 formulas and the numbers. In short:
 
-- Weight files are mapped. A weight that its kernel packs is copied into memory of the process, and unmapped; what is
-  not packed stays mapped, and its pages are in memory as far as they were read. Which is which the target knows.
-- Pages of a mapped file can be dropped and read again. Those that were read once, while packing, are free to go; those
-  that every step reads are not, if it is to be fast.
+- Weight files are mapped. A weight that its kernel packs is copied into memory of the process, and unmapped. A weight
+  that is not packed stays mapped, and the pages that were read are in memory. The target knows which are packed.
+- Pages of a mapped file can be dropped and read again. Pages that were read once, for packing, may be dropped. Pages
+  that every step reads must stay in memory for full speed.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from qwonnx.export.planning.states import StateSizes
 from qwonnx.export.targets.target import LoadedWeights, TargetChoice
 from qwonnx.export.weight_files.weight_item import WeightItem
 
-# `qwonnx serve` with a model of no size: Python, ONNX Runtime's code, the web server; an Engine in a script takes less.
+# `qwonnx serve` without the model: Python, ONNX Runtime's code, the web server. An Engine in a script takes less.
 PROCESS_BYTES = 105_000_000
-# What a session keeps of a layer's nodes.
+# Memory of a layer's nodes in a session.
 _LAYER_BYTES = 430_000
 # Memory of the tokenizer for each byte of tokenizer.json.
 _TOKENIZER_FACTOR = 10.5
 
 _FLOAT = 4
 _PAGE = 4096
-# Where the system grants huge pages on request (madvise, the default of most), numpy asks for them in large buffers, as
-# those of the states are: memory is then touched by so much at a time.
+# If the system grants huge pages on request (madvise, the usual default), numpy requests them for large buffers, such
+# as those of the states. Memory then becomes resident in such pages.
 _HUGE_PAGE = 2 << 20
 
-# The arena gives every intermediate its place when a step of a new shape runs for the first time; from the second on
-# they share one block, the memory pattern, which is allocated beside what the first left. A twentieth is lost between.
+# The arena allocates each intermediate when a step of a new shape runs for the first time. From the second run on they
+# share one block, the memory pattern, and the first allocations remain. Fragmentation adds a twentieth.
 _ARENA_FACTOR = 2.1
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """How a model is to be served."""
+    """How a model is served."""
 
     context: int  # tokens of each sequence, prompt and answer
     sequences: int  # that run at once
@@ -53,7 +53,7 @@ class Serving:
 
 @dataclass(frozen=True, slots=True)
 class MemoryUse:
-    """Memory of a serving process, in bytes, by what it is for."""
+    """Memory of a serving process, in bytes, by purpose."""
 
     context: int
     process: int
@@ -70,12 +70,12 @@ class MemoryUse:
 
     @property
     def resident(self) -> int:
-        """What the system shows as the process's resident memory once the context is full."""
+        """The process's resident memory when the context is full."""
         return self.required + self.read_once_weights + self.embedding
 
     @property
     def required(self) -> int:
-        """What must be there for it to run at speed: without pages of files that nobody reads again."""
+        """The memory that full speed needs: without pages of files that are not read again."""
         return (
             self.process
             + self.session
@@ -90,9 +90,9 @@ class MemoryUse:
 
 
 def load_weights(config: ModelConfig, items: Sequence[WeightItem], choice: TargetChoice) -> LoadedWeights:
-    """What becomes of weights when a session loads them."""
+    """Memory of weights when a session loads them."""
     loaded = list(items)
-    for name, other in tied_weights(config).items():  # each has a place of its own in memory
+    for name, other in tied_weights(config).items():  # each is loaded separately
         item = next(item for item in items if item.weights[0][0] == other)
         loaded.append(WeightItem(name, ((name, item.weights[0][1]),), item.storage))
     total = LoadedWeights()
@@ -129,19 +129,20 @@ def memory_use(
 
 
 def work_bytes(config: ModelConfig, serving: Serving) -> int:
-    """Intermediate tensors of the largest step, as the arena keeps them: a chunk of a prompt, or a token of each."""
+    """Intermediate tensors of the largest step in the arena: a chunk of a prompt, or a token of each sequence."""
     tokens = min(serving.chunk_tokens, serving.context)
     intermediates = max(tokens, serving.sequences) * held_values(config) * _FLOAT
-    # Each thread adds its experts' outputs up in a copy of its own.
+    # Each thread sums its experts' outputs in a separate buffer.
     copies = serving.num_threads * tokens * config.hidden_size * _FLOAT if config.num_experts else 0
     return int(_ARENA_FACTOR * intermediates) + copies
 
 
 def held_values(config: ModelConfig) -> int:
-    """Numbers that a step holds for each of its tokens.
+    """Values that a step holds for each of its tokens.
 
-    A buffer is used again by the next layer that needs one of its shape, and given back after the last: so every shape
-    of a layer of each kind is held at once. Full attention that no linear layer follows comes after those were freed.
+    The next layer that needs a buffer of the same shape reuses it, and the buffer is freed after the last such layer.
+    So a step holds the buffers of one layer of each kind. If no linear layer follows full attention, the buffers of
+    linear layers are freed before it.
     """
     hidden = config.hidden_size
     values = config.linear_num_value_heads * config.linear_value_head_dim
@@ -167,5 +168,5 @@ def held_values(config: ModelConfig) -> int:
 
 
 def _page_rounding(states: StateSizes, serving: Serving) -> int:
-    """At most what huge pages add: one for each stripe of keys or values, and one for each layer's recurrent states."""
+    """The most that huge pages add: one for each stripe of keys or values and for each layer's recurrent states."""
     return _HUGE_PAGE * (states.num_kv_stripes * serving.sequences + states.num_linear_layers)

@@ -1,6 +1,6 @@
-"""What a plan is made from: a config.json, a checkpoint's folder, or a hub repository, of which only config.json comes.
+"""The source of a plan: a config.json, a checkpoint's folder, or the config.json of a hub repository.
 
-The hub's client is imported for a repository alone, torch never.
+The hub's client is imported only for a repository; torch is never imported.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from qwonnx.export.planning.artifact_size import CopiedFiles
 
 @dataclass(frozen=True, slots=True)
 class PlanSource:
-    """A model's configuration, and what else is known of its checkpoint.
+    """A model's configuration, and known facts of its checkpoint.
 
-    name is that of the folder or the repository; folder is the checkpoint's if it is at hand, as far as its tokenizer;
-    copied are the files that an export would copy, estimated where there is no folder.
+    name is that of the folder or the repository. folder is the checkpoint's, None if it is not local or has no
+    tokenizer. copied are the files that an export would copy, estimated without a folder.
     """
 
     name: str

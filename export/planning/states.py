@@ -1,4 +1,4 @@
-"""What a sequence carries from step to step, in bytes: keys and values by length, the other states of a fixed size."""
+"""Bytes of a sequence's states: keys and values grow with its length, the other states have a fixed size."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _STATE_BITS = {"float32": 32}  # of the dtypes that cache_spec.py names for conv
 class StateSizes:
     """Bytes of a sequence's states, in all layers together."""
 
-    kv_values_per_token: int  # numbers of keys and values, whatever they are stored as
+    kv_values_per_token: int  # numbers in keys and values, for every type of storage
     num_kv_stripes: int  # runs of memory that grow with a sequence: layers x key and value x heads
     recurrent_bytes: int
     conv_bytes: int
     num_linear_layers: int
 
     def kv_bytes_per_token(self, kv: KvType) -> int:
-        """Scales of quantised caches are one a tensor, and not counted."""
+        """Scales of quantised caches belong to the graph and are not counted."""
         return self.kv_values_per_token * kv.bits // 8
 
     @property
@@ -45,7 +45,7 @@ def state_sizes(config: ModelConfig) -> StateSizes:
 
 
 def _values(spec: StateSpec) -> int:
-    """Numbers in a state, of one sequence and, where it has a length, of one token."""
+    """Numbers in one sequence's state; per token, if the state grows."""
     return math.prod(size for size in spec.shape if isinstance(size, int))
 
 

@@ -1,4 +1,4 @@
-"""A model under a recipe: its weights, their files, its artifact, and what is in memory once it is loaded."""
+"""A model under a recipe: its weights, their files, its artifact, and its memory when it is loaded."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from qwonnx.runtime.artifact.manifest import WeightGroup
 
 @dataclass(frozen=True, slots=True)
 class NamedRecipe:
-    """A recipe under the name by which people ask for it."""
+    """A recipe and its name on the command line."""
 
     name: str
     recipe: Recipe
-    options: str  # that ask `qwonnx export` for it, block size aside
+    options: str  # of `qwonnx export` that select it, without the block size
 
 
 def named_recipes(weight_block_size: int | None = None) -> tuple[NamedRecipe, ...]:
@@ -48,14 +48,14 @@ def named_recipe(name: str, weight_block_size: int | None = None) -> NamedRecipe
 
 
 def in_every_block_size(recipes: Sequence[str]) -> tuple[NamedRecipe, ...]:
-    """Recipes of these names with every block size that there is, each once."""
+    """Recipes of these names with every block size, each once."""
     made = (named_recipe(name, block_size) for block_size in BLOCK_SIZES for name in recipes)
     return tuple(dict.fromkeys(made))
 
 
 @dataclass(frozen=True, slots=True)
 class StoredModel:
-    """What a recipe makes of a model. num_bytes are of codes and scales, without what pads them to pages."""
+    """A model under one recipe. num_bytes are of codes and scales, without the padding to pages."""
 
     named: NamedRecipe
     storages: Storages
@@ -68,7 +68,7 @@ class StoredModel:
 
     @property
     def groups(self) -> tuple[WeightGroup, ...]:
-        """By kind of weight and by storage, as an export's closing table has them."""
+        """Sizes by kind of weight and by storage, as in the closing table of an export."""
         return weight_groups(self.weights)
 
 
@@ -79,7 +79,7 @@ def store_model(
     choice: TargetChoice,
     stored_codes: CodesOf | None = None,
 ) -> StoredModel:
-    """A model under one recipe, beside what its checkpoint has as codes already, which are kept.
+    """A model under one recipe; codes that the checkpoint already has are kept.
 
     Raises:
         RecipeError: the recipe cannot be applied to the model, or has a rule that matches nothing.

@@ -1,8 +1,8 @@
-"""Bytes that a step of decoding reads, and what a memory of some bandwidth allows: the roofline of decoding.
+"""Bytes that a decoding step reads, and the speed that a memory bandwidth allows: the roofline of decoding.
 
 Counted once each: codes and scales of every projection, those of the experts that the step's tokens choose, a row of
-the embedding, the keys and values of every position, the fixed states. Decoding reads far more than it computes, so no
-engine on this memory is faster, but for what its caches hold; kernels that read something twice are slower.
+the embedding, the keys and values of every position, the fixed states. The memory limits decoding, so this is an upper
+bound of speed, except for data in processor caches. Kernels that read data twice are slower.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class DecodeTraffic:
         return self.bytes_per_step // self.sequences
 
     def tokens_per_second(self, bytes_per_second: int) -> float:
-        """Of all sequences together, at most."""
+        """The upper bound for all sequences together."""
         return self.sequences * bytes_per_second / self.bytes_per_step
 
 
 def active_parameters(config: ModelConfig, weights: Sequence[WeightItem]) -> int:
-    """Parameters that a token multiplies: chosen experts only, the head, and no embedding but as a tied head."""
+    """Parameters that a token multiplies: only the chosen experts, the head, and the embedding only as a tied head."""
     return round(sum(_share(config, weight, 1) * weight.num_parameters for weight in weights))
 
 
@@ -53,7 +53,7 @@ def decode_traffic(
     sequences: int,
     kv: KvType,
 ) -> DecodeTraffic:
-    """What a step reads that gives each of some sequences of `context` tokens one more."""
+    """Bytes read by a step that gives one more token to each sequence of `context` tokens."""
     read = sum(_share(config, weight, sequences) * weight.num_bytes for weight in weights)
     rows = sum(sequences * weight.num_bytes // weight.num_rows for weight in weights if weight.role is Role.EMBEDDING)
     return DecodeTraffic(
@@ -65,9 +65,10 @@ def decode_traffic(
 
 
 def _share(config: ModelConfig, weight: WeightItem, sequences: int) -> float:
-    """Which part of a weight a step multiplies.
+    """The share of a weight that a step multiplies.
 
-    Of E experts, B sequences that choose k each use E * (1 - (1 - k / E) ** B) if they choose alike and independently.
+    B sequences that choose k of E experts each use E * (1 - (1 - k / E) ** B) experts, if they choose uniformly and
+    independently.
     """
     if weight.role is Role.EXPERTS:
         return 1 - (1 - config.num_experts_per_tok / config.num_experts) ** sequences

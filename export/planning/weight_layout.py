@@ -19,14 +19,14 @@ class PlannedFile:
 
 @dataclass(frozen=True, slots=True)
 class WeightLayout:
-    """All shards, and the files that they consist of."""
+    """All shards and their files."""
 
     shards: tuple[ShardLayout, ...]
     files: tuple[PlannedFile, ...]
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all files, with what pads tensors to whole pages."""
+        """Bytes of all files, with the padding of tensors to whole pages."""
         return sum(file.num_bytes for file in self.files)
 
 

@@ -1,15 +1,15 @@
-"""What one code of an int8 or int4 cache is worth: a scale for each channel of each layer's keys and values.
+"""Scales of an int8 or int4 cache: one for each channel of each layer's keys and values.
 
     norm and projection of a layer -> spread of each channel -> times the headroom -> largest value -> scale
 
-The kernels take fixed scales, so a value's size must be known before it is seen. It follows from the weights. A
-channel's input is a normed hidden state x (mean square 1) times the input norm's weight, so under an even x its
-standard deviation is the length of its row of the projection, weighted by that norm. A key is then normed itself:
-spreads within a head matter as ratios, times k_norm's weight, and no component can exceed the square root of the head's
-width times that weight. Rotation mixes two channels, which share the larger scale their length may need.
+The kernels take fixed scales, so the size of values must be known in advance. It follows from the weights. A channel's
+input is a normed hidden state x (mean square 1) times the input norm's weight, so for an isotropic x its standard
+deviation is the length of its row of the projection, weighted by that norm. A key is then normed: only the ratios of
+spreads within a head matter, times k_norm's weight, and a component is at most the square root of the head's width
+times that weight. Rotation mixes two channels; both get the scale that the length of the pair may need.
 
-Real hidden states are not even, so values are larger than their computed spread at times: the headroom is for that.
-What exceeds it saturates at the largest code.
+Real hidden states are not isotropic, so values are sometimes larger than their computed spread; the headroom covers
+this. A value beyond it saturates at the largest code.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.checkpoint.weight_source import WeightSource
 from qwonnx.export.modeling.rotary import rope_frequencies
 
-# Standard deviations up to which a value is not clipped. int8 loses nothing that can be measured by a coarse step, and
-# with 16 no key of a head of 256 can be clipped; of int4's sixteen codes each standard deviation takes its share.
+# Standard deviations up to which a value is not clipped. The coarser step costs int8 nothing measurable, and with 16 no
+# key of a head of 256 can be clipped. int4 has only sixteen codes, and each standard deviation takes some of them.
 _HEADROOM = {"int8": 16.0, "int4": 4.0}
 _LARGEST_CODE = {"int8": 127, "int4": 7}
-# A scale of zero cannot be divided by: a channel that is silent gets this share of its layer's largest scale.
+# A scale must not be zero: a channel of zeros gets this share of its layer's largest scale.
 _SMALLEST = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class CacheScales:
-    """Of one layer: float32 [num_key_value_heads, head_dim] each, positive."""
+    """Scales of one layer: float32 [num_key_value_heads, head_dim] each, positive."""
 
     key: Tensor
     value: Tensor
@@ -69,14 +69,14 @@ def _layer_scales(source: WeightSource, config: ModelConfig, kv: str, prefix: st
 
 
 def _spread(source: WeightSource, config: ModelConfig, name: str, norm: Tensor) -> Tensor:
-    """Standard deviations [num_key_value_heads, head_dim] of what a projection yields."""
+    """Standard deviations [num_key_value_heads, head_dim] of a projection's outputs."""
     num_rows = config.num_key_value_heads * config.head_dim
     rows = source.rows(name, (num_rows, config.hidden_size)).read(0, num_rows)
     return (rows * norm).square().sum(-1).sqrt().view(config.num_key_value_heads, config.head_dim)
 
 
 def _rotated(largest: Tensor, config: ModelConfig) -> Tensor:
-    """Largest values after the rotation, which turns channel i of the first rotary_dim against i + rotary_dim / 2."""
+    """Largest values after the rotation, which mixes channel i of the first rotary_dim with i + rotary_dim / 2."""
     _, attention_factor = rope_frequencies(config.rope, config.rotary_dim)
     half = config.rotary_dim // 2
     pair = torch.hypot(largest[:, :half], largest[:, half : 2 * half]) * attention_factor

@@ -1,13 +1,13 @@
-"""How much each input feature of a weight counts, learnt from a text: the mean square of what it is multiplied with.
+"""Learns the importance of each input feature of a weight from a text: the mean square of its activations.
 
     text -> tokens -> embeddings -> layer after layer (calibration_layers) -> moments -> importance, by weight name
 
-An error e in one weight adds e * x to an output, so in the mean over tokens its square counts E[x^2]. The moments are
-those of the float model: hidden states of all tokens are carried from layer to layer, one layer in memory at a time.
+An error e in one weight adds e * x to an output, so its mean square over tokens is e^2 * E[x^2]. The moments are those
+of the float model: hidden states of all tokens pass from layer to layer, with one layer in memory at a time.
 
-For gate and up of the experts all tokens of the layer count, for down those that chose the expert. An expert that few
-tokens chose says little of itself: its moments are drawn towards those of all experts together, as if so many more
-tokens had chosen it.
+For gate and up of the experts all tokens of the layer count, for down those that chose the expert. Few tokens give a
+poor estimate, so the moments of each expert are mixed with the mean of all experts, which counts as _PRIOR_TOKENS
+tokens.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_TOKENS = 4096
 _MIN_TOKENS = 64
 _SEQUENCE_TOKENS = 512
 
-# Tokens' worth of the layer's mean in every expert's moments.
+# Weight of the layer's mean in every expert's moments, in tokens.
 _PRIOR_TOKENS = 16.0
 # Another text uses features differently: importance is the moments' ratio to their mean, tempered by this exponent, and
 # never below this fraction. 0.75 did better on held-out text than 0.5 or 1 (docs/quantization.md).
@@ -48,7 +48,7 @@ def calibrate(
     Args:
         folder: the checkpoint's, for its tokenizer and transformers' view of its config.json.
         text: at most MAX_TOKENS of its tokens are used.
-        on_layer: called with the number of layers that are done, and that there are.
+        on_layer: called with the number of finished layers and of all layers.
 
     Raises:
         CalibrationError: the text is too short.
@@ -80,7 +80,7 @@ def gather_moments(
         runner.run(index, hidden)
         if on_layer is not None:
             on_layer(index + 1, config.num_hidden_layers)
-    if HEAD not in tied_weights(config):  # a tied head is the embedding, whose rows are read as well as multiplied
+    if HEAD not in tied_weights(config):  # a tied head is the embedding, which is also looked up
         norm = source.rows("norm.weight", (config.hidden_size,)).read(0, 1)
         variance = hidden.square().mean(-1, keepdim=True)
         moments.add(HEAD, hidden.mul_(torch.rsqrt(variance + config.rms_norm_eps)).mul_(norm))
@@ -88,7 +88,7 @@ def gather_moments(
 
 
 def importance_of(squares: Tensor, counts: Tensor) -> Tensor:
-    """Sums of squares [num_groups, in_features] of so many vectors [num_groups] -> importance."""
+    """Sums of squares [num_groups, in_features], each over counts [num_groups] vectors -> importance."""
     overall = squares.sum(0) / counts.sum().clamp(min=1.0)
     tempered = ((squares + _PRIOR_TOKENS * overall) / (counts + _PRIOR_TOKENS).unsqueeze(-1)) ** _EXPONENT
     scale = tempered.mean(-1, keepdim=True)
@@ -96,8 +96,8 @@ def importance_of(squares: Tensor, counts: Tensor) -> Tensor:
 
 
 def calibration_tokens(folder: Path, text: str) -> Tensor:
-    """Token ids [num_sequences, T], of equal length: what is left at the end is not used."""
-    # Four bytes a token is usual: eight a token are more than enough, and bound the tokenizer's work.
+    """Token ids [num_sequences, T]; a shorter rest at the end is not used."""
+    # A token usually has four bytes. Eight a token are more than enough, and bound the tokenizer's work.
     ids = load_tokenizer(folder).encode(text[: 8 * MAX_TOKENS])[:MAX_TOKENS]
     if len(ids) < _MIN_TOKENS:
         raise CalibrationError(f"the calibration text has {len(ids)} tokens: give at least {_MIN_TOKENS}")

@@ -1,11 +1,11 @@
-"""One decoder layer at a time, in float32, to see what its weights are multiplied with.
+"""Runs one decoder layer at a time, in float32, to record the inputs of its weights.
 
-The layers are transformers' own modules, built without weights; norms, convolution, decays and the router are read, and
-every large matrix is replaced by one that reads its rows as it multiplies, a slice at a time. Experts are read one
+The layers are transformers' own modules, built without weights. Norms, convolution, decays and the router are read, and
+every large matrix is replaced by one that reads its rows while it multiplies, a slice at a time. Experts are read one
 after the other, each for the tokens that chose it. So memory depends on the number of tokens and the width of a layer,
 not on the number of experts or layers.
 
-This module knows weights and activations of one layer, not which text they come from or what becomes of the moments.
+This module knows weights and activations of one layer, not the text or the use of the moments.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SLICE_VALUES = 4 << 20
 
 @dataclass(slots=True)
 class Moments:
-    """Sums of squares of what weights are multiplied with, by the weight's name, and how many vectors they sum.
+    """Sums of squares of the inputs of weights, by the weight's name, and the number of vectors in each sum.
 
     squares are float64 [num_groups, in_features], counts float64 [num_groups]: a group is one expert, or the whole
     weight.
@@ -38,7 +38,7 @@ class Moments:
     counts: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, name: str, x: Tensor, *, group: int = 0, num_groups: int = 1) -> None:
-        """Take in the vectors x [..., in_features] that meet the weight (or one expert of it)."""
+        """Add vectors x [..., in_features], which are inputs of the weight or of one of its experts."""
         flat = x.reshape(-1, x.shape[-1])
         if name not in self.squares:
             self.squares[name] = torch.zeros((num_groups, flat.shape[1]), dtype=torch.float64)
@@ -48,7 +48,7 @@ class Moments:
 
 
 class _StreamedLinear(nn.Module):
-    """A projection that reads its weight while it multiplies, and notes what it is given."""
+    """A projection that reads its weight while it multiplies, and records its inputs."""
 
     def __init__(self, reader: RowReader, moments: Moments) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class LayerRunner:
         layer = self._load(index)
         positions = torch.arange(hidden.shape[1]).view(1, 1, -1).expand(3, 1, -1)
         angles = self._rotary(hidden, positions)
-        # Tokens meet in the mixer, sequence by sequence, and nowhere else.
+        # Tokens interact only in the mixer, and only within a sequence.
         for sequence in torch.split(hidden, 1):
             x = layer.input_layernorm(sequence)
             if hasattr(layer, "linear_attn"):

@@ -1,4 +1,4 @@
-"""How much each input feature of a weight counts when its scales are chosen; `calibration.py` learns it from a text."""
+"""The importance of a weight's input features for the choice of its scales; `calibration.py` learns it from a text."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch import Tensor
 class Importance:
     """By weight name: positive, bfloat16 [num_groups, in_features], of mean 1 in every group.
 
-    A group is one expert of `mlp.experts.*`, or the whole weight. Weights that are not here count alike everywhere.
+    A group is one expert of `mlp.experts.*`, or the whole weight. Input features of other weights are equal.
     """
 
     by_name: Mapping[str, Tensor]
 
     @property
     def sha256(self) -> str:
-        """Of all values, in the order of the names."""
+        """Hash of all values, in the order of the names."""
         digest = hashlib.sha256()
         for name in sorted(self.by_name):
             digest.update(name.encode())
@@ -29,9 +29,9 @@ class Importance:
         return digest.hexdigest()
 
     def of_rows(self, name: str, num_rows: int, start: int, count: int) -> Iterator[tuple[slice, Tensor | None]]:
-        """For `count` rows from the start-th of a weight of num_rows: parts of them, and the importance of each.
+        """Parts of `count` rows from row `start` of a weight of num_rows, and the importance of each part.
 
-        The slices count from the start-th row; importance is float32 [in_features].
+        The slices count from row `start`; importance is float32 [in_features], or None if all are equal.
         """
         groups = self.by_name.get(name)
         if groups is None:

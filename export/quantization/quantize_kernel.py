@@ -1,10 +1,10 @@
-"""The inner loop of quantisation, compiled by numba for the processor at hand.
+"""The inner loop of quantisation, compiled by numba for the processor of this machine.
 
-A block is tried, chosen and packed while it lies in the first cache, which takes between a half and a fifth of the time
-of the same arithmetic on whole tensors. numba and not C: nothing has to be built before installing.
+A block is tried, chosen and packed while it is in the first-level cache. This takes between a half and a fifth of the
+time of the same arithmetic on whole tensors. numba, unlike C, needs no build before installation.
 
-Sums may be taken in any order (`reassoc`), so their last bits may differ from one kind of processor to another; on one
-machine a block always gives the same bytes.
+Sums may be taken in any order (`reassoc`), so their last bits may differ between types of processor; on one machine a
+block always gives the same bytes.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 def _compiled(function: _Function) -> _Function:
     options = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}}
     try:
-        # Compiling takes two seconds: it is kept beside this module, or in the user's cache where that is read-only.
+        # Compiling takes two seconds: the result is kept in this folder, or in the user's cache if it is read-only.
         kept: _Function = numba.njit(cache=True, **options)(function)
         return kept
-    except RuntimeError:  # nowhere to keep it
+    except RuntimeError:  # no folder can be written
         compiled: _Function = numba.njit(**options)(function)
         return compiled
 
@@ -45,7 +45,7 @@ def quantize_rows(
     codes: npt.NDArray[np.uint8],
     scales: npt.NDArray[np.float32],
 ) -> bool:
-    """Quantise rows; False, and nothing of use is written, if a value is not finite.
+    """Quantise rows. Returns False if a value is not finite; the outputs are then undefined.
 
     Args:
         values: float32 [rows, in_features].

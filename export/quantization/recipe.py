@@ -1,7 +1,7 @@
 """The recipe: how each weight is stored, by the first pattern that its name matches.
 
-Three groups of rules are asked in this order: what is never quantised, the recipe's own rules, the preset. A recipe
-file is TOML:
+Rules apply in this order: for weights that are never quantised, the recipe's own rules, the preset. A recipe file is
+TOML:
 
     weights = "int4"              # the preset: "fp32", "int8" or "int4"
     weight_block_size = 128       # input features that share a scale: 16, 32, 64, 128 or 256
@@ -12,8 +12,8 @@ file is TOML:
     weight_block_size = 64        # optional
 
 Names are the exporter's: the checkpoint's without the prefix of the text model. Three recipes are shipped, as files
-beside this one: recipes/smallest.toml, balanced.toml (what int4 is when nothing else is asked for) and best.toml. This
-module knows names and shapes, no tensor.
+beside this one: recipes/smallest.toml, balanced.toml (the default of int4) and best.toml. This module knows names and
+shapes, not tensors.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from qwonnx.export.checkpoint.weight_names import EMBEDDING, HEAD, ExpertTensor,
 from qwonnx.export.errors import RecipeError
 
 SHIPPED = ("smallest", "balanced", "best")
-DEFAULT_RECIPE = "balanced"  # what int4 means by default
+DEFAULT_RECIPE = "balanced"  # of int4
 NO_RECIPE = "none"  # asks for a preset without exceptions
-BLOCK_SIZES = (16, 32, 64, 128, 256)  # what the kernels take: a power of two from 16
+BLOCK_SIZES = (16, 32, 64, 128, 256)  # that the kernels take: powers of two from 16
 
 _MAX_RECIPE_BYTES = 1 << 20
 _SHIPPED_FOLDER = Path(__file__).with_name("recipes")
@@ -76,7 +76,7 @@ class WeightStorage:
         return 4 * num_parameters // self.block_size if self.is_quantized else 0
 
     def stream_bytes(self, num_rows: int, num_columns: int) -> tuple[int, ...]:
-        """Bytes of each tensor that a weight is stored in: codes or float32 values, then scales, then zero points."""
+        """Bytes of each tensor that stores a weight: codes or float32 values, then scales, then zero points."""
         num_parameters = num_rows * num_columns
         if not self.is_quantized:
             return (self.num_code_bytes(num_parameters),)
@@ -94,14 +94,14 @@ FLOAT32 = WeightStorage(bits=32)
 
 
 class Storages(Protocol):
-    """Says how weights are stored: a recipe alone, or a plan that knows the checkpoint too."""
+    """Decides how weights are stored: a recipe alone, or a plan that also knows the checkpoint."""
 
     def storage(self, name: str, shape: tuple[int, ...]) -> WeightStorage: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One line of a recipe: weights whose name matches take so many bits, in blocks of the recipe's or its own size."""
+    """One rule of a recipe: the bits of weights with matching names, in blocks of its own or the recipe's size."""
 
     pattern: str
     bits: int
@@ -113,7 +113,7 @@ class Recipe:
     """A preset and the exceptions to it.
 
     Raises:
-        RecipeError: an unknown preset, number of bits or block size, or a rule that can only match what is never
+        RecipeError: an unknown preset, number of bits or block size, or a rule that matches only weights that are never
             quantised.
     """
 
@@ -137,12 +137,12 @@ class Recipe:
                 _check_block_size(rule.weight_block_size)
             if rule.bits != 32 and is_never_quantized(rule.pattern):
                 raise RecipeError(
-                    f"rule {rule.pattern!r} asks for {rule.bits} bits for what is never quantised: remove the rule"
+                    f"rule {rule.pattern!r} asks for {rule.bits} bits for weights that are never quantised: remove it"
                 )
 
     @classmethod
     def preset(cls, weights: str, weight_block_size: int = 128) -> Recipe:
-        """fp32, int8 or int4 without exceptions of one's own."""
+        """fp32, int8 or int4 without rules of its own."""
         return cls(weights, 0 if weights == "fp32" else weight_block_size)
 
     @classmethod
@@ -153,17 +153,17 @@ class Recipe:
         weight_block_size: int | None,
         default: str = DEFAULT_RECIPE,
     ) -> Recipe:
-        """What a user's three options ask for together; None is an option that was not given.
+        """The recipe for a user's three options; None is an option that was not given.
 
         Args:
             recipe: a shipped recipe's name, "none" for the preset alone, or a path. None: `default` for int4, and the
                 preset alone for others.
             weights: the preset. None: the recipe's, or int4. A recipe that starts from another is refused.
-            weight_block_size: instead of the recipe's; rules that name one of their own keep it.
+            weight_block_size: replaces the recipe's; rules that set a block size keep it.
             default: a shipped recipe: the target's (Target.default_recipe).
 
         Raises:
-            RecipeError: they contradict each other, or one of them is wrong.
+            RecipeError: the options contradict each other, or one of them is wrong.
         """
         if recipe is None:
             recipe = default if weights in (None, "int4") else NO_RECIPE
@@ -243,13 +243,13 @@ class Recipe:
         )
 
     def check_rules_match(self, names: Iterable[str]) -> None:
-        """Refuse rules that would do nothing.
+        """Refuse rules that match no weight.
 
         Args:
             names: of all weights of the model.
 
         Raises:
-            RecipeError: a pattern of a recipe that is not a shipped one matches none of them.
+            RecipeError: a rule matches no name, and the recipe is not a shipped one.
         """
         known = tuple(names)
         for rule in () if self.shipped else self.rules:
@@ -260,8 +260,8 @@ class Recipe:
                 )
 
     def _all_rules(self) -> tuple[Rule, ...]:
-        # A row of the embedding is one token's whole meaning, and is read once a token: bytes are cheap there. A tied
-        # head is this tensor too.
+        # A row of the embedding is all that the model knows of a token, and each token reads one row: its bytes cost
+        # little time. A tied head is this tensor too.
         embedding = (Rule(EMBEDDING, 8),) if self.weights == "int4" else ()
         return (*self.rules, *embedding, Rule("*", Preset(self.weights).bits))
 
@@ -280,14 +280,14 @@ def _check_block_size(value: int) -> None:
 
 
 def _fields(table: dict[str, Any], where: str, needed: dict[str, type], optional: dict[str, type]) -> dict[str, Any]:
-    """The table itself, once it has the keys it must, none it must not, and values of the right types."""
+    """Check the keys and the types of the values of a table, and return it."""
     kinds = needed | optional
     if odd := sorted(table.keys() - kinds.keys()):
         raise RecipeError(f"{where} has the unknown key {odd[0]!r}: it may have {', '.join(kinds)}")
     if missing := sorted(needed.keys() - table.keys()):
         raise RecipeError(f"{where} has no {missing[0]!r}: add it")
     for key, value in table.items():
-        # bool is an int to isinstance, and true is no number of bits
+        # isinstance accepts bool as int, but true is not a number of bits
         if not isinstance(value, kinds[key]) or isinstance(value, bool):
             raise RecipeError(f"{where} has {key} = {value!r}: it must be of type {kinds[key].__name__}")
     return table

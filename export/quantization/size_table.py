@@ -1,4 +1,4 @@
-"""How many bytes each kind of weight takes, and how it is stored: the closing table of an export."""
+"""Bytes and storage of each kind of weight: the closing table of an export."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Stored(Protocol):
 
 
 def weight_groups(items: Sequence[Stored]) -> tuple[WeightGroup, ...]:
-    """One line for every kind of weight and every way of storing it, the largest first."""
+    """One group for every kind of weight and every storage, the largest first."""
     totals: defaultdict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
     for item in items:
         for name, shape in item.weights:

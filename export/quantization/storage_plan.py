@@ -1,8 +1,8 @@
-"""How each weight will be stored: what the recipe asks for, and what the checkpoint has already decided.
+"""How each weight will be stored, from the recipe and from the codes that the checkpoint already has.
 
-Where the recipe asks for codes and the checkpoint has codes, those are kept, with their bits, scales and zero points:
-quantising again could only lose. Where it asks for floats, they are dequantised. Blocks may become smaller than the
-checkpoint's groups, to divide the input features or to suit a kernel; they then repeat their group's scale.
+If the recipe asks for codes and the checkpoint has codes, those are kept, with their bits, scales and zero points:
+another quantisation could only add error. If it asks for floats, they are dequantised. Blocks may become smaller than
+the checkpoint's groups, to divide the input features or to fit a kernel; they then repeat their group's scale.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from qwonnx.export.checkpoint.weight_names import ExpertTensor
 from qwonnx.export.errors import RecipeError
 from qwonnx.export.quantization.recipe import BLOCK_SIZES, Recipe, WeightStorage
 
-# How a checkpoint stores the codes of a weight, by name and shape: one way, unless its parts differ; None is floats.
+# Name and shape of a weight -> formats of its codes in the checkpoint: one, unless its parts differ; None is floats.
 CodesOf = Callable[[str, tuple[int, ...]], frozenset[StoredCodes | None]]
 
 
@@ -30,7 +30,8 @@ class StoragePlan:
     def storage(self, name: str, shape: tuple[int, ...]) -> WeightStorage:
         """How to store a weight.
 
-        The two expert tensors of a layer run in one kernel: they get one block size, and both or none zero points.
+        The two expert tensors of a layer run in one kernel: they get one block size, and zero points for both or
+        neither.
 
         Raises:
             RecipeError: the recipe cannot be applied, or the checkpoint's codes cannot be kept as it asks.

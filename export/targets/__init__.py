@@ -1,5 +1,5 @@
-"""What a graph is lowered to: one file a target, each a record of what it offers.
+"""The targets of a lowering: one file for each, with the record of what it offers.
 
-Read target (the record and the register), lowered_graph, then portable, cpu, cpu_attention. Nothing here knows
-checkpoints or files.
+Read target (the record), register and lowered_graph, then portable, cpu, cpu_lowering and cpu_attention. Nothing here
+knows checkpoints or files.
 """

@@ -1,4 +1,4 @@
-"""The CPU target: its record. How it lowers a graph is in cpu_lowering.py and cpu_attention.py."""
+"""The record of the CPU target; cpu_lowering.py and cpu_attention.py lower a graph to it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _PACKED_ROWS = 16
 class CpuTarget(Target):
     """ONNX Runtime's contributed kernels for processors.
 
-    What becomes of weights was measured with ONNX Runtime 1.32 on x86-64 with AVX-512 VNNI, kernel by kernel, from
-    /proc/self/smaps (docs/plan.md): a weight that its kernel packs is copied into memory of the process.
+    The memory of weights was measured with ONNX Runtime 1.32 on x86-64 with AVX-512 VNNI, kernel by kernel, from
+    /proc/self/smaps (docs/plan.md): a kernel that packs a weight copies it into memory of the process.
     """
 
     name = "cpu"
@@ -68,16 +68,16 @@ def _siblings(config: ModelConfig) -> Iterator[list[str]]:
 
 
 def _routers(config: ModelConfig, items: Sequence[WeightItem], activations: Activations) -> list[list[str]]:
-    """Every router that a kernel leaves outside, with what the shared expert's gate is stored in by now.
+    """Every router that its kernel does not include, with the item that stores the shared expert's gate.
 
-    Where no kernel runs a layer's experts, their router stays inside the operator's body.
+    If no kernel runs a layer's experts, their router stays in the operator's body.
     """
     stored_in = {name: item for item in items for name, _ in item.weights}
     pairs = []
     for index in range(config.num_hidden_layers):
         layer = f"layers.{index}"
         bits = [stored_in[f"{layer}.{EXPERTS}.{part}"].storage.bits for part in (GATE_UP, DOWN)]
-        # The 8-bit kernel quantises activations whatever it is told.
+        # The 8-bit kernel always quantises activations.
         if activations is Activations.INT8 or 8 not in bits:
             gate = stored_in[f"{layer}.mlp.shared_expert_gate.weight"]
             pairs.append([f"{layer}.mlp.gate.weight", gate.name])
@@ -85,7 +85,7 @@ def _routers(config: ModelConfig, items: Sequence[WeightItem], activations: Acti
 
 
 def _packed_with_scales(item: WeightItem) -> LoadedWeights:
-    """Kernels that quantise activations: codes, scales and a sum for each block lie together."""
+    """Kernels that quantise activations: codes, scales and a sum for each block are packed together."""
     blocks = item.num_columns // item.storage.block_size
     sums = _FLOAT_BYTES * _rounded_up(item.num_rows, _PACKED_ROWS) * blocks
     scales = item.num_scale_bytes
@@ -93,7 +93,7 @@ def _packed_with_scales(item: WeightItem) -> LoadedWeights:
 
 
 def _for_float_activations(item: WeightItem, items: Sequence[WeightItem]) -> LoadedWeights:
-    """Kernels on float32: matrices of float32 and of 4-bit codes are packed, all else is read where it lies."""
+    """Kernels on float32: matrices of float32 and of 4-bit codes are packed, all others stay mapped."""
     storage, experts = item.storage, item.role is Role.EXPERTS
     has_int8_experts = any(other.role is Role.EXPERTS and other.storage.bits == 8 for other in items)
     if storage.bits == 4 and not (experts and has_int8_experts):

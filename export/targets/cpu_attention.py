@@ -1,16 +1,16 @@
-"""Attention on the CPU: com.microsoft.GroupQueryAttention, and the two cases in which it is asked in another way.
+"""Attention on the CPU: com.microsoft.GroupQueryAttention, and two cases that use it in another way.
 
 The kernel writes a step's keys and values into the cache in place and attends to the filled part. It reads a key once
-for every query head, and it computes slowly with quantised ones. So an If chooses as the step comes:
+for every query head, and it computes slowly with quantised keys. So an If chooses for each step:
 
     one token over a float cache      the query heads that share keys become rows of one head, so that keys are read
                                       once for all of them (_folded)
     a chunk over a quantised cache    the filled part is converted to float32 once, instead of once for every query
                                       head and block of queries (_converted)
-    all else                          the kernel as it is (_plain)
+    other steps                       the kernel, unchanged (_plain)
 
-What the branches compute differs in the order of summing alone. They write the cache in place as the kernel does: ONNX
-Runtime hands a graph output's buffer on to the branch that yields it, and that is the buffer which the branch reads.
+The branches differ only in the order of sums. They write the cache in place as the kernel does: ONNX Runtime passes a
+graph output's buffer to the branch that yields it, and the branch reads the same buffer.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from qwonnx.export.operators.ops import DOMAIN
 
 _MICROSOFT = "com.microsoft"
 
-# Operators of attention over a cache, and the bits of a cached value that the kernel is told: 0 is a float.
+# Operators of attention over a cache, and the kernel's attribute for the bits of a cached value: 0 is a float.
 _CACHE_BITS = {"GatedAttention": 0, "GatedAttentionInt8": 8, "GatedAttentionInt4": 4}
 
-# Positions from which folding wins more than its dozen small nodes cost.
+# From so many positions, folding saves more than its dozen small nodes cost.
 _LEAST_POSITIONS_TO_FOLD = 256
-# Tokens from which converting the cache costs less than the kernel loses on it; and the most values of keys that are
-# converted: 256 MiB in float32, and three times that with the values and what is on its way.
+# From so many tokens, converting the cache costs less than the kernel loses on it. At most so many values of keys are
+# converted: 256 MiB in float32, and three times that with the values and temporary tensors.
 _LEAST_TOKENS_TO_CONVERT = 8
 _MOST_VALUES_TO_CONVERT = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """What every layer's attention needs to know of a step, computed once a graph."""
+    """Facts of a step for the attention of all layers, computed once in a graph."""
 
-    last_positions: ir.Value  # int32 [B]: of each row, the place of its last token in the cache
+    last_positions: ir.Value  # int32 [B]: the place of each row's last token in the cache
     longest: ir.Value  # int32 []: tokens of the longest row, after this step
     is_special: ir.Value  # bool [1]: one of the two cases
 
 
 @dataclass(frozen=True, slots=True)
 class _Attention:
-    """An attention node, taken apart."""
+    """The parts of an attention node."""
 
     query: ir.Value  # [B, T, num_heads * head_dim]
     key: ir.Value  # [B, T, num_kv_heads * head_dim]
@@ -56,7 +56,7 @@ class _Attention:
     past_key: ir.Value
     past_value: ir.Value
     past_lengths: ir.Value
-    scales: Sequence[ir.Value]  # of keys and of values; none for a float cache
+    scales: Sequence[ir.Value]  # of keys and of values; empty for a float cache
     bits: int  # of a cached value; 0 for a float
     num_heads: int
     num_kv_heads: int
@@ -73,7 +73,7 @@ class _Attention:
 
 
 class _Branch:
-    """A branch of an If in the making. Values have names of their own: those around it are not to be hidden."""
+    """Builds a branch of an If. Its values have unique names, so that they do not hide values of the graph."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -88,7 +88,7 @@ class _Branch:
         domain: str = "",
         num_outputs: int = 1,
     ) -> list[ir.Value]:
-        """Add a node, and give its outputs."""
+        """Add a node, and return its outputs."""
         node = call(op_type, inputs, attributes, domain=domain, num_outputs=num_outputs)
         for index, output in enumerate(node.outputs):
             output.name = f"{self._name}.{len(self._nodes)}.{index}"
@@ -96,11 +96,11 @@ class _Branch:
         return list(node.outputs)
 
     def own(self, op_type: str, *inputs: ir.Value) -> ir.Value:
-        """Add a call of one of our functions, which its body stands for."""
+        """Add a call of one of our functions."""
         return self.add(op_type, inputs, domain=DOMAIN)[0]
 
     def graph(self, outputs: Sequence[ir.Value], attention: _Attention) -> ir.Graph:
-        """The branch: what was attended to [B, T, num_heads * head_dim], and both buffers."""
+        """The branch; its outputs are the attention [B, T, num_heads * head_dim] and both buffers."""
         for output, like in zip(outputs, (attention.query, attention.past_key, attention.past_value), strict=True):
             output.type = like.type
         return ir.Graph([], outputs, nodes=self._nodes, name=self._name)
@@ -148,7 +148,7 @@ def _taken_apart(node: ir.Node) -> _Attention:
 
 
 def _add_step(graph: ir.Graph, attention: _Attention) -> _Step:
-    """All layers have the heads of this one, and the same tokens."""
+    """Add the nodes of _Step. All layers have the same tokens, and the heads of `attention`."""
     past_lengths = next(value for value in graph.inputs if value.name == "past_lengths")
     input_ids = next(value for value in graph.inputs if value.name == "input_ids")
     int32 = {"to": ir.DataType.INT32.value}
@@ -164,7 +164,7 @@ def _add_step(graph: ir.Graph, attention: _Attention) -> _Step:
         positions = call("LessOrEqual", [longest.outputs[0], integers(graph, [most])], domain="")
         counted = [tokens, positions]
     else:
-        # The kernel refuses more rows than there are positions, and takes rows of one sequence alone.
+        # The kernel refuses more rows than positions, and takes rows of only one sequence.
         least = max(_LEAST_POSITIONS_TO_FOLD, attention.group)
         size = call("Size", [input_ids], domain="")
         tokens = call("Equal", [size.outputs[0], integers(graph, [1])], domain="")
@@ -207,7 +207,7 @@ def _attend(
     values: ir.Value,
     attributes: Attributes,
 ) -> ir.Value:
-    """The kernel over keys and values that are all in their buffers: it is given no new ones, and writes none."""
+    """The kernel over keys and values that are already in their buffers: it gets no new ones, and writes none."""
     zero, one = integers(graph, [0]), integers(graph, [1])
     (nothing,) = branch.add("Slice", [attention.key, zero, zero, one])
     inputs = [query, nothing, nothing, keys, values, step.last_positions, step.longest]
@@ -215,7 +215,7 @@ def _attend(
 
 
 def _folded(graph: ir.Graph, attention: _Attention, step: _Step, name: str) -> ir.Graph:
-    """One token of one sequence: the heads of a group are rows that see the same positions, all of them."""
+    """One token of one sequence: the heads of a group become rows, and each row sees all positions."""
     kv_heads, width = attention.num_kv_heads, attention.head_dim
     branch = _Branch(name)
     by_head = integers(graph, [0, kv_heads, -1, width])
@@ -238,7 +238,7 @@ def _folded(graph: ir.Graph, attention: _Attention, step: _Step, name: str) -> i
 
 
 def _converted(graph: ir.Graph, attention: _Attention, step: _Step, name: str) -> ir.Graph:
-    """The operator's function body, with the kernel for floats in the place of its arithmetic."""
+    """The operator's function body, with the float kernel instead of its arithmetic."""
     branch = _Branch(name)
     positions = branch.own("NewPositions", attention.query, attention.past_lengths)
     present, floats = [], []

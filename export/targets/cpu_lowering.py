@@ -1,7 +1,7 @@
-"""The CPU lowering: ONNX Runtime's contributed kernels (domain com.microsoft) in the place of our operators.
+"""The CPU lowering: replaces our operators by ONNX Runtime's contributed kernels (domain com.microsoft).
 
-What each kernel takes and refuses was measured; where a kernel does not exist for what the recipe asks, the operator
-keeps its function body, which is right and slow.
+The limits of each kernel were measured. If no kernel exists for a recipe, the operator keeps its function body, which
+is right but slow.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MICROSOFT = "com.microsoft"
 
 
 def lower_to_cpu(model: ir.Model, weights: GraphWeights, activations: Activations) -> None:
-    """Lower a traced model in place. With int8, kernels quantise activations on the fly: faster."""
+    """Lower a traced model in place. With int8, kernels quantise activations on the fly, which is faster."""
     accuracy_level = 4 if activations is Activations.INT8 else 1
     graph = model.graph
     merge_projections(graph, weights)
@@ -38,7 +38,7 @@ def lower_to_cpu(model: ir.Model, weights: GraphWeights, activations: Activation
 
 
 def _lower_routed_experts(graph: ir.Graph, accuracy_level: int) -> None:
-    """MoE and QMoE take the router's logits, [tokens, experts]; softmax, top-k and renormalisation are theirs.
+    """MoE and QMoE take the router's logits, [tokens, experts], and compute softmax, top-k and renormalisation.
 
     Raises:
         RecipeError: the two matrices of the experts have blocks of different sizes, and QMoE takes one size.
@@ -135,8 +135,8 @@ def _lower_embedding(graph: ir.Graph) -> None:
 def _lower_linear_attention(graph: ir.Graph) -> None:
     for node in own_nodes(graph, "CausalConv"):
         x, weight, past_state = required(node.inputs)
-        # Channels first, and SiLU on its own: three times as fast on chunks of a prompt as channels last with the
-        # kernel's own SiLU, which is scalar code; QuickGelu with alpha 1 is SiLU, vectorised.
+        # Channels first with a separate SiLU is three times as fast on chunks of a prompt as channels last with the
+        # kernel's own SiLU, which is scalar code. QuickGelu with alpha 1 is a vectorised SiLU.
         by_channel = transpose(x)
         conv = call(
             "CausalConvWithState", [by_channel.outputs[0], weight, None, past_state], domain=_MICROSOFT, num_outputs=2
@@ -151,7 +151,7 @@ def _lower_linear_attention(graph: ir.Graph) -> None:
 
 
 def _gated_norm_kernels(node: ir.Node) -> list[ir.Node]:
-    """Three vectorised kernels: com.microsoft.GatedRMSNorm, scalar code, takes 16 times as long on a chunk of 512."""
+    """Three vectorised kernels: com.microsoft.GatedRMSNorm is scalar code and takes 16 times as long on 512 tokens."""
     x, gate, weight = required(node.inputs)
     num_heads = sizes(x)[-1] // sizes(weight)[0]
     norm = _norm_by_head(x, weight, num_heads, float(attribute(node, "epsilon")))
@@ -160,20 +160,20 @@ def _gated_norm_kernels(node: ir.Node) -> list[ir.Node]:
 
 
 def _norm_by_head(x: ir.Value, weight: ir.Value, num_heads: int, epsilon: float) -> ir.Node:
-    """RMS norm of every head of x [B, T, num_heads * D], weight [D], without reshaping there and back."""
+    """RMS norm of every head of x [B, T, num_heads * D], weight [D], without Reshape nodes."""
     attributes = {"num_branches": num_heads, "epsilon": epsilon}
     return call("BranchwiseRMSNorm", [x, weight], attributes, domain=_MICROSOFT)
 
 
 def _delta_rule_kernels(graph: ir.Graph, node: ir.Node) -> tuple[list[ir.Node], list[ir.Value]]:
-    """LinearAttention takes q and k normalised already, and the decay in log space."""
+    """LinearAttention takes normalised q and k, and the decay in log space."""
     qkv, b, a, decay_scale, dt_bias, past_state = required(node.inputs)
     _, value_heads, key_dim, value_dim = sizes(past_state)
     key_heads = int(attribute(node, "num_key_heads"))
     key_width = key_heads * key_dim
     widths = integers(graph, [2 * key_width, value_heads * value_dim])
     split = call("Split", [qkv, widths], {"axis": -1}, domain="", num_outputs=2)
-    # RMS norm by D**-0.5 with epsilon / D is the L2 norm with epsilon inside the root; q and k share one.
+    # RMS norm with weight D**-0.5 and epsilon / D is the L2 norm with epsilon inside the root. q and k share one.
     scale = floats(graph, f"l2_norm_scale_{key_dim}", [key_dim**-0.5] * key_dim)
     norm = _norm_by_head(split.outputs[0], scale, 2 * key_heads, float(attribute(node, "epsilon")) / key_dim)
     unit = call("Split", [norm.outputs[0]], {"axis": -1, "num_outputs": 2}, domain="", num_outputs=2)

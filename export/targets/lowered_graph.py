@@ -1,4 +1,4 @@
-"""A traced graph, lowered for a target: with the table of its weights, before any weight has bytes."""
+"""Lowers a traced graph for a target. The result has the table of its weights, which have no bytes yet."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from qwonnx.runtime.artifact.manifest import GraphSpec
 
 @dataclass(frozen=True, slots=True)
 class LoweredGraph:
-    """A graph, what its initializers are made of, and what a manifest says of it."""
+    """A graph, the table of its weights, and its entry in a manifest."""
 
     model: ir.Model
     weights: GraphWeights
     spec: GraphSpec
 
     def serialized(self) -> bytes:
-        """The file, once `weights.attach` has said where every initializer's bytes lie."""
+        """The content of the file; call `weights.attach` first."""
         content: bytes = ir.to_proto(self.model).SerializeToString(deterministic=True)
         return content
 
@@ -46,11 +46,11 @@ def lower_decoder(
     """Lower a traced decoder, in place.
 
     Args:
-        traced: what trace_decoder gave.
-        storages: how weights are stored: a recipe, or a plan that knows the checkpoint too.
+        traced: the result of trace_decoder.
+        storages: how weights are stored: a recipe, or a plan that also knows the checkpoint.
         config: the model.
-        choice: the target, and how it is asked to compute and cache.
-        cache_scales: of keys and values in every full-attention layer, by its index; None where they are not quantised.
+        choice: the target, and its types of activations and cache.
+        cache_scales: of keys and values in every full-attention layer, by its index; None if they are not quantised.
 
     Raises:
         RecipeError: the recipe cannot be applied.
@@ -66,11 +66,11 @@ def lower_decoder(
 
 
 def _tidy(model: ir.Model, name: str) -> None:
-    """Drop what tracing left: copies, dead shape arithmetic, equal computations, traces of this machine."""
+    """Drop leftovers of the trace: copies, dead shape arithmetic, equal computations, metadata of this machine."""
     for tidy in (
         passes.IdentityEliminationPass(),
         passes.CommonSubexpressionEliminationPass(),
-        passes.RemoveUnusedNodesPass(),  # and the initializers that nothing uses
+        passes.RemoveUnusedNodesPass(),  # and unused initializers
         passes.RemoveUnusedOpsetsPass(),
         passes.ClearMetadataAndDocStringPass(),
         passes.TopologicalSortPass(),

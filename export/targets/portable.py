@@ -16,8 +16,8 @@ if TYPE_CHECKING:  # pulls in torch
     from qwonnx.export.lowering.graph_weights import GraphWeights
 
 _FLOAT_BYTES = 4
-# Projections end up in float32, since ONNX Runtime computes what is constant when it loads; its arena keeps what that
-# took. Upper bounds of what was measured, 1.6 to 1.9 and 4.3 to 5.8 times the float32 weights.
+# Projections become float32, because ONNX Runtime folds constants when it loads, and its arena keeps the memory. These
+# are upper bounds; 1.6 to 1.9 and 4.3 to 5.8 times the float32 weights were measured.
 _FOLDED_FLOAT, _FOLDED_CODES = 2, 6
 
 
@@ -30,7 +30,7 @@ class PortableTarget(Target):
     kv_types = tuple(KvType)
     minimum_onnxruntime = "1.32"
     providers = ("CPUExecutionProvider",)
-    graph_bytes = 24_000  # the bodies of the operators among them
+    graph_bytes = 24_000  # with the bodies of the operators
     note = "memory of the portable target is an upper bound, for ONNX Runtime's CPU provider"
 
     def lower(self, model: ir.Model, weights: GraphWeights, activations: Activations) -> None:

@@ -1,4 +1,4 @@
-"""All targets, by name: the one place where a target is registered."""
+"""All targets, by name. A target is registered only here."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ DEFAULT_TARGET = next(iter(TARGETS))
 
 
 def choose_target(name: str = DEFAULT_TARGET, activations: str | None = None, kv: str | None = None) -> TargetChoice:
-    """A target by its name, with what it is asked to do.
+    """A target by its name, with its types of activations and cache.
 
     Args:
         name: of the target.
-        activations: of its kernels. A target that does not offer them takes its own; so does None.
-        kv: how keys and values are cached; None: the target's own way.
+        activations: of its kernels. None: the target's default, as for a type that the target does not offer.
+        kv: how keys and values are cached. None: the target's default.
 
     Raises:
-        ExportError: there is no such target, no such activations, or the target cannot cache so.
+        ExportError: the target or a type is unknown, or the target does not offer this kv.
     """
     if name not in TARGETS:
         raise ExportError(f"target {name!r} is unknown: use one of {', '.join(TARGETS)}")

@@ -1,8 +1,7 @@
-"""A target: what a graph can be lowered to, as one record, and the choice of an export among what it offers.
+"""The record of a target, and the choice of an export from what it offers.
 
-Everything that a target decides is asked of its record: what the command line offers, what is refused, how the graph is
-lowered, which weights it joins, what becomes of them in memory, what the manifest says. Nothing here imports torch or
-onnx: a record's lower() does, when it is called.
+A record decides the options of the command line, refusals, the lowering of a graph, joined weights, their memory, and
+entries of the manifest. Nothing here imports torch or onnx: a record's lower() does, when it is called.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ if TYPE_CHECKING:  # pulls in torch
 
 
 class Activations(StrEnum):
-    """What kernels compute with: activations as they are, or quantised on the fly."""
+    """The activations that kernels compute with: quantised on the fly, or unchanged."""
 
     INT8 = "int8"
     FLOAT32 = "float32"
@@ -33,11 +32,11 @@ class Activations(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LoadedWeights:
-    """Bytes of weights once a session is open.
+    """Bytes of weights in an open session.
 
     packed cannot be dropped; mapped is read from the page cache at every step; read_once was read to be packed and can
-    be dropped; on_demand is the embedding, of which a token reads a row. scratch is the largest matrix that a kernel
-    expands to float32 while it runs.
+    be dropped; on_demand is the embedding: a token reads one row. scratch is the largest matrix that a kernel expands
+    to float32 while it runs.
     """
 
     packed: int = 0
@@ -57,18 +56,18 @@ class LoadedWeights:
 
 
 class Target(ABC):
-    """One target. A subclass says everything; register.py lists it.
+    """One target. A subclass sets all attributes; register.py lists it.
 
     Attributes:
         name: on the command line and in the manifest.
-        summary: what it is, in a few words, for --help.
+        summary: a few words for --help.
         activations: that its kernels offer, the default first.
         kv_types: that its attention takes, the default first.
-        default_recipe: what int4 means when no recipe is named.
-        minimum_onnxruntime: the release in which its kernels first came together.
+        default_recipe: the recipe of int4 if no recipe is named.
+        minimum_onnxruntime: the first release with all its kernels.
         providers: ONNX Runtime's execution providers that its graphs run on, the usual one first.
-        graph_bytes: of a graph without layers, measured: for plans that do not trace.
-        note: what a plan must say of its estimates, if anything.
+        graph_bytes: of a graph without layers, measured, for plans without a trace.
+        note: a note of plans about its estimates, if any.
     """
 
     name: str
@@ -87,33 +86,33 @@ class Target(ABC):
 
         Args:
             model: as traced; its cache is lowered already.
-            weights: the table of its weights, which follows what is done to them.
+            weights: the table of its weights; lower() keeps it up to date.
             activations: one of those that the target offers.
 
         Raises:
-            RecipeError: the storages of the weights cannot be met.
+            RecipeError: the target cannot use weights that are stored so.
         """
 
     def join(self, config: ModelConfig, items: Sequence[WeightItem], activations: Activations) -> Sequence[WeightItem]:
-        """What lower() makes of a model's weights, for a plan that does not trace; by default nothing is joined.
+        """A model's weights as lower() joins them, for a plan without a trace; by default none are joined.
 
         Args:
             config: the model.
-            items: one a weight, in the order in which the modules register them.
+            items: one for each weight, in the order in which the modules register them.
             activations: as of lower().
         """
         return items
 
     @abstractmethod
     def load(self, item: WeightItem, items: Sequence[WeightItem], activations: Activations) -> LoadedWeights:
-        """What becomes of a projection or of experts when a session loads them among all `items`."""
+        """Memory of a projection or of experts when a session loads them with all `items`."""
 
 
 @dataclass(frozen=True, slots=True)
 class TargetChoice:
-    """What a graph is lowered to: a target, and what is chosen of what it offers.
+    """A target, and the chosen types of its activations and of cached keys and values (kv).
 
-    kv is how keys and values are cached. Everything that depends on the three takes this one value.
+    Code that depends on the three takes this one value.
     """
 
     target: Target
@@ -121,5 +120,5 @@ class TargetChoice:
     kv: KvType
 
     def described(self) -> dict[str, str]:
-        """The choice as names, for what is compared or read by people."""
+        """The choice as names, for comparison and display."""
         return {"target": self.target.name, "activations": self.activations.value, "kv": self.kv.value}

@@ -1,5 +1,5 @@
-"""The weight stage: files laid out by sizes alone, filled by all processors in bounded memory, resumable.
+"""The weight stage: lays out files by sizes alone, and fills them on all processors, in bounded memory, resumably.
 
 Read weight_item, layout, external_data, weight_slices, lanes, memory_budget, weight_stage; then journal, resume,
-unfinished, fingerprint for exports that were interrupted. Nothing here knows graphs or targets.
+unfinished, fingerprint for interrupted exports. Nothing here knows graphs or targets.
 """

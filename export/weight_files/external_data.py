@@ -1,9 +1,9 @@
-"""Weight files beside the graph, as layout.py places them: written front to back, and hashed while they are written.
+"""Writes weight files beside the graph, as layout.py places them: front to back, with their hashes.
 
-Shards do not know of each other, so several may be written at a time, each by one thread.
+Shards are independent, so several may be written at a time, each by one thread.
 
-Nothing is held back or written twice, whatever a tensor's size. A file only grows, and its hash with it, so that an
-interrupted export can go on from any size whose hash was noted: see `journal.py`.
+No bytes are held back or written twice, for tensors of any size. A file and its hash only grow, so an interrupted
+export can continue from any size with a noted hash: see `journal.py`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 
-# The disk, the user's share of it, or the file system's limit on a file's size.
+# Full are the disk, the user's quota, or the file system's limit on a file's size.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# What file systems answer that cannot say when the disk has something.
+# Errors of file systems that do not support fsync.
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 
 
 def sync(file: int) -> None:
-    """Wait until the disk has a file or a folder, where the file system can tell."""
+    """Wait until a file or a folder is on the disk, if the file system supports it."""
     try:
         os.fsync(file)
     except OSError as error:
@@ -44,7 +44,7 @@ def sync(file: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class HashedPrefix:
-    """The first bytes of a file: how many, and the state of their sha256, which can go on."""
+    """The first bytes of a file: their number, and the state of their sha256, which can continue."""
 
     size: int
     digest: _Hash
@@ -56,7 +56,7 @@ class HashedPrefix:
 
 @dataclass(frozen=True, slots=True)
 class ShardPrefix:
-    """What a shard's files begin with, stream by stream."""
+    """The first bytes of each of a shard's files, by stream."""
 
     files: tuple[HashedPrefix, ...]
 
@@ -66,7 +66,7 @@ class ShardPrefix:
 
 
 class Shard:
-    """The files of one shard while they are written. One thread writes a shard at a time; several shards may be."""
+    """The files of one shard while they are written. Only one thread at a time writes a shard."""
 
     def __init__(self, writer: ExternalDataWriter, layout: ShardLayout, prefix: ShardPrefix) -> None:
         self.layout = layout
@@ -86,11 +86,11 @@ class Shard:
 
     @property
     def prefix(self) -> ShardPrefix:
-        """What was written so far."""
+        """The bytes that were written so far."""
         return ShardPrefix(tuple(file.prefix for file in self._files))
 
     def cut(self) -> None:
-        """Drop what the files have beyond what they are known to begin with.
+        """Cut the files after their known first bytes.
 
         Raises:
             OutputError: they cannot be opened.
@@ -102,7 +102,7 @@ class Shard:
             raise self._writer.output_error(error) from error
 
     def open(self) -> None:
-        """Make the files, or open them to go on.
+        """Make the files, or open them to continue.
 
         Raises:
             OutputError: they cannot be made.
@@ -114,7 +114,7 @@ class Shard:
             raise self._writer.output_error(error) from error
 
     def append(self, index: int, contents: Sequence[memoryview]) -> None:
-        """The next bytes of the shard's index-th weight in each of its streams, after all bytes of those before it.
+        """Append the next bytes of weight `index` of the shard to each of its streams, after all earlier weights.
 
         Raises:
             OutputError: the disk is full, or cannot be written for another reason.
@@ -127,10 +127,10 @@ class Shard:
             raise self._writer.output_error(error) from error
 
     def finish(self) -> None:
-        """Close the complete files, once the disk has them.
+        """Wait until the complete files are on the disk, and close them.
 
         Raises:
-            OutputError: it does not take them.
+            OutputError: the disk does not take them.
         """
         assert self.is_complete, "a shard lacks bytes"
         try:
@@ -170,14 +170,14 @@ class ExternalDataWriter:
         self.close()
 
     def lay_out(self, sizes: Sequence[StoredSize]) -> tuple[ShardLayout, ...]:
-        """Where weights of these sizes will lie."""
+        """The places of weights of these sizes."""
         return lay_out(sizes, self._shard_bytes)
 
     def begin(self, layouts: Sequence[ShardLayout], prefixes: Sequence[ShardPrefix] | None = None) -> tuple[Shard, ...]:
-        """The shards, none of them open. What the folder's weight files hold beyond these prefixes is dropped.
+        """The shards, not open yet. Bytes of the folder's weight files after these prefixes are dropped.
 
         Raises:
-            OutputError: the disk has no room for what is still to be written.
+            OutputError: the disk has no room for the missing bytes.
         """
         _remove_others(self.folder, layouts)
         prefixes = prefixes or [ShardPrefix.empty(layout) for layout in layouts]
@@ -203,7 +203,7 @@ class ExternalDataWriter:
         return tuple(entry for shard in self._shards for entry in shard.entries())
 
     def output_error(self, error: OSError) -> OutputError:
-        """What a user can do about an error of the file system."""
+        """The OutputError of an error of the file system, with its remedy."""
         place = self.folder.parent
         if error.errno not in _FULL:
             return OutputError(f"cannot write to {place} ({error.strerror or error}): choose another place")
@@ -220,7 +220,7 @@ class ExternalDataWriter:
 
 
 class _HashedFile:
-    """One file that grows at its end, and the hash of what is in it."""
+    """One file that grows at its end, and the hash of its content."""
 
     def __init__(self, path: Path, prefix: HashedPrefix) -> None:
         self.path = path
@@ -246,7 +246,7 @@ class _HashedFile:
         self._file = os.open(self.path, flags, 0o644)
 
     def append(self, tensor: ExternalTensor, content: memoryview) -> None:
-        """The next bytes of a tensor; zeros before its first."""
+        """Append the next bytes of a tensor, with zeros as padding before its first."""
         if self.size < tensor.offset:
             self._write(memoryview(bytes(tensor.offset - self.size)))
         assert tensor.offset <= self.size <= tensor.offset + tensor.num_bytes - content.nbytes, "bytes out of place"
@@ -264,7 +264,7 @@ class _HashedFile:
     def _write(self, content: memoryview) -> None:
         assert self._file is not None, "the file is not open"
         rest = content
-        while rest.nbytes:  # one call may take less than it is given, 2 GiB at most
+        while rest.nbytes:  # one call may write less than asked, and at most 2 GiB
             rest = rest[os.write(self._file, rest) :]
         self._digest.update(content)
         self.size += content.nbytes

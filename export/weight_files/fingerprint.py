@@ -1,7 +1,7 @@
-"""Everything that decides the bytes of an export's weight files: two exports with equal fingerprints write the same.
+"""Everything that decides the bytes of an export's weight files: exports with equal fingerprints write equal bytes.
 
-A checkpoint's files go in with name, size, time of change and what their headers say. To hash their contents would take
-as long as the export: a file that was replaced is known by its time.
+A checkpoint's files contribute their names, sizes, times of change and headers. Hashing their contents would take as
+long as the export; the time of change shows that a file was replaced.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ def export_fingerprint(
     choice: Mapping[str, str],
     calibration: str | None,
 ) -> dict[str, Any]:
-    """The fingerprint, as JSON gives it back.
+    """The fingerprint, as it is read back from JSON.
 
     Args:
         checkpoint, source, config, recipe: what is exported, and how its weights are stored.
-        choice: what was chosen of a target, by name.
+        choice: the target and its types, by name.
         calibration: the text, if there is one.
     """
     fingerprint = {
         "qwonnx": version("qwonnx"),
-        "torch": version("torch"),  # which does the arithmetic
+        "torch": version("torch"),  # it does the arithmetic
         **choice,
         "calibration": calibration and hashlib.sha256(calibration.encode()).hexdigest(),
         "recipe": dataclasses.asdict(recipe),
@@ -52,7 +52,7 @@ def export_fingerprint(
 
 
 def difference(begun: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """What two fingerprints differ in first, for people; None if in nothing."""
+    """The first difference of two fingerprints, for display; None if they are equal."""
     before, after = dict(_leaves(begun)), dict(_leaves(now))
     for name in dict.fromkeys((*after, *before)):
         if before.get(name) != after.get(name):

@@ -1,14 +1,14 @@
-"""The journal of an unfinished export: what it was begun with, and how far its weight files can be trusted.
+"""The journal of an unfinished export: its inputs, and how far its weight files can be trusted.
 
-One JSON object a line, each with a checksum of its own, so that a line that a crash cut short is known for what it is:
+One JSON object a line, each with a checksum, which detects a line that a crash cut short:
 
     {"fingerprint": {...}, "check": ...}        first: everything that decides the bytes, see `fingerprint.py`
     {"layout": "sha256", "check": ...}          which weights lie where
-    {"shard": 3, "files": [[size, sha256], ...], "check": ...}                  a mark, again and again
+    {"shard": 3, "files": [[size, sha256], ...], "check": ...}                  a mark, repeatedly
 
-A mark says what a shard's files begin with. It holds for ever, since the bytes are a function of fingerprint and
-layout, and it claims nothing of the disk: after a power cut a file may have less than its marks say, or other bytes.
-`resume.py` therefore hashes the files again, and finds the last mark that is true.
+A mark has the sizes and hashes of the first bytes of a shard's files. It stays valid, because the bytes depend only on
+fingerprint and layout. It says nothing about the disk: after a power cut a file may be shorter than its marks say, or
+have other bytes. So `resume.py` hashes the files again, and finds the last mark that is true.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from qwonnx.export.weight_files.external_data import ShardPrefix
 
 JOURNAL_NAME = "export.journal"
 
-# Five thousand shards of a hundred marks have 100 MB of lines; more than this is no journal, and is not read.
+# Five thousand shards of a hundred marks have 100 MB of lines. A larger file is not a journal, and is not read.
 _MAX_JOURNAL_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """Size and sha256 of what a file begins with."""
+    """Size and sha256 of the first bytes of a file."""
 
     size: int
     sha256: str
@@ -38,7 +38,7 @@ class Noted:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What the files of one shard begin with."""
+    """The first bytes of the files of one shard."""
 
     shard: int  # its number, from 1
     files: tuple[Noted, ...]
@@ -49,12 +49,12 @@ class Mark:
 
 
 class Journal:
-    """An open journal, at whose end lines are added. It knows nothing of locks: see `unfinished.py`."""
+    """An open journal; lines are added at its end. `unfinished.py` locks it."""
 
     def __init__(self, file: int) -> None:
-        """Read what a journal has so far, from a file that is open for reading and writing and may be empty.
+        """Read a journal from a file that is open for reading and writing and may be empty.
 
-        What follows the first line that is not whole is dropped.
+        The first line that is not whole is dropped, with all lines after it.
 
         Raises:
             OSError: it cannot be read.
@@ -76,7 +76,7 @@ class Journal:
 
     @property
     def has_marks(self) -> bool:
-        """Whether there is anything that would have to be done again without this journal."""
+        """Whether work would be lost without this journal."""
         return bool(self._marks)
 
     def marks(self, shard: int) -> list[Mark]:
@@ -84,7 +84,7 @@ class Journal:
         return sorted(self._marks.get(shard, ()), key=lambda mark: [noted.size for noted in mark.files])
 
     def start(self, fingerprint: dict[str, Any]) -> None:
-        """Forget everything, and begin with a fingerprint."""
+        """Empty the journal, and write a fingerprint."""
         os.ftruncate(self._file, 0)
         os.lseek(self._file, 0, os.SEEK_SET)
         self.fingerprint, self.layout = fingerprint, None
@@ -92,7 +92,7 @@ class Journal:
         self._add({"fingerprint": fingerprint})
 
     def begin_layout(self, layout: str) -> None:
-        """Say which layout the marks belong to. Marks of another one, from before an interruption, are dropped."""
+        """Write the layout of the marks. Marks of another layout, from before an interruption, are dropped."""
         if self.layout == layout:
             return
         assert self.fingerprint is not None, "the journal was not started"
@@ -102,7 +102,7 @@ class Journal:
         self._add({"layout": layout})
 
     def add_mark(self, mark: Mark) -> None:
-        """Note what a shard begins with.
+        """Write a mark.
 
         Raises:
             OSError: the disk is full, ...
@@ -116,7 +116,7 @@ class Journal:
             rest = rest[os.write(self._file, rest) :]
 
     def _take(self, line: bytes) -> bool:
-        """Learn from one line; whether it was sound."""
+        """Take in one line; return whether it is valid."""
         try:
             content = json.loads(line)
             if not isinstance(content, dict) or _line({**content, "check": None}) != line:
@@ -143,7 +143,7 @@ def _noted(value: Any) -> Noted:
 
 
 def _line(content: dict[str, Any]) -> bytes:
-    """A line with its checksum, in the one form that is ever written."""
+    """A line with its checksum, in the only form that is valid."""
     body = {name: value for name, value in content.items() if name != "check"}
     checked = {**body, "check": zlib.crc32(_dump(body))}
     return _dump(checked) + b"\n"

@@ -1,11 +1,11 @@
 """Make slices on several threads under an account of memory, and append them lane by lane, in order.
 
     the calling thread      admit a slice -> hand it out -> take events: made, appended -> keep the account
-    worker threads          make a slice, or append to a lane what is made of it, up to the first slice that is not
+    worker threads          make a slice, or append the made slices of a lane, up to the first that is not made
 
-Several lanes are under way at a time, so that appending is no bottleneck, and of each a few slices. A slice is admitted
-only after those before it in its lane, so the first of a lane is always under way, and appending it needs no memory:
-whatever the limit, something goes on. This module knows nothing of what slices are.
+Several lanes are in progress at a time, each with a few slices, so appending is not a bottleneck. A slice is admitted
+only after those before it in its lane, so the first of a lane is always in progress, and appending it needs no memory:
+the run makes progress under any limit. This module does not know what slices are.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from qwonnx.export.weight_files.memory_budget import MemoryAccount
 
 
 class Slice(Protocol):
-    """What a lane is made of."""
+    """A part of a lane."""
 
     @property
     def making_bytes(self) -> int:
-        """Memory that it takes from when it is handed out until it is made."""
+        """Memory of the slice from when it is handed out until it is made."""
 
     @property
     def waiting_bytes(self) -> int:
-        """Memory that it takes from then until it is appended."""
+        """Memory of the slice from then until it is appended."""
 
 
 S = TypeVar("S", bound=Slice)
@@ -41,10 +41,10 @@ class Lane(Protocol[S, M_contra]):
     """Something that grows at its end."""
 
     def slices(self) -> Iterator[S]:
-        """Its slices in order, at least one. Called once, from the calling thread, as is what it returns."""
+        """Its slices in order, at least one. Only the calling thread calls this, once, and uses the iterator."""
 
     def append(self, made: Sequence[M_contra], slices: Sequence[S], *, last: bool) -> None:
-        """Append what was made of the next slices. Called in a worker, one at a time for a lane."""
+        """Append the results of the next slices. Called in a worker, one call at a time for a lane."""
 
     def appended(self, slices: Sequence[S]) -> None:
         """Called in the calling thread after `append`, and before the next."""
@@ -52,14 +52,14 @@ class Lane(Protocol[S, M_contra]):
 
 @dataclass(slots=True)
 class _Entry(Generic[S, M]):
-    """A slice under way, and what was made of it."""
+    """A slice in progress, and its result."""
 
     slice: S
     made: M | None = None
 
 
 class _RunningLane(Generic[S, M]):
-    """A lane, the slices of it that are handed out and not being appended, and the one to hand out next."""
+    """A lane, its slices that are handed out and not being appended, and the next slice to hand out."""
 
     def __init__(self, lane: Lane[S, M]) -> None:
         self.lane = lane
@@ -86,12 +86,12 @@ class _RunningLane(Generic[S, M]):
         made = [entry.made for entry in entries if entry.made is not None]
         self.lane.append(made, [entry.slice for entry in entries], last=last)
         for entry in entries:
-            entry.made = None  # its memory counts no more
+            entry.made = None  # its memory no longer counts
 
 
 @dataclass(frozen=True, slots=True)
 class _Event(Generic[S, M]):
-    """A worker has made the one entry, or appended all of them, or failed to."""
+    """A worker has made the one entry, or appended all entries, or failed."""
 
     lane: _RunningLane[S, M]
     entries: Sequence[_Entry[S, M]]
@@ -116,8 +116,8 @@ class LaneRunner(Generic[S, M]):
             make: called in a worker for every slice; does not return None.
             pool: the workers.
             account: admits slices.
-            num_lanes: lanes that are under way at a time.
-            max_slices: slices that are under way at a time.
+            num_lanes: lanes that are in progress at a time.
+            max_slices: slices that are in progress at a time.
         """
         self._make = make
         self._pool = pool
@@ -126,11 +126,11 @@ class LaneRunner(Generic[S, M]):
         self._max_slices = max_slices
         self._events: SimpleQueue[_Event[S, M]] = SimpleQueue()
         self._lanes: list[_RunningLane[S, M]] = []
-        self._num_slices = 0  # under way
+        self._num_slices = 0  # in progress
         self._num_jobs = 0  # submitted, and their events not taken
 
     def run(self, lanes: Iterable[Lane[S, M]]) -> None:
-        """Make and append everything. Raises what a lane or `make` raises, and then leaves jobs in the pool."""
+        """Make and append everything. Errors of a lane or of `make` are raised, and then jobs remain in the pool."""
         waiting = iter(lanes)
         while True:
             while len(self._lanes) < self._num_lanes and (lane := next(waiting, None)) is not None:
@@ -150,7 +150,7 @@ class LaneRunner(Generic[S, M]):
         assert self._account.in_flight == 0, "memory was left"
 
     def _hand_out(self) -> None:
-        """Fill the threads: the next slice of the lane with the fewest, as long as there is room for it."""
+        """Hand out the next slice of the lane with the fewest, as long as there is room for it."""
         while self._num_slices < self._max_slices:
             lanes = [lane for lane in self._lanes if lane.next is not None]
             lane = min(lanes, key=lambda lane: len(lane.entries), default=None)
@@ -186,7 +186,7 @@ class LaneRunner(Generic[S, M]):
             self._lanes.remove(lane)
 
     def _append(self, lane: _RunningLane[S, M]) -> None:
-        """Append what can be appended, unless the lane is busy."""
+        """Append the slices that can be appended, unless the lane is busy."""
         if not lane.is_appending and (entries := lane.take_made()):
             lane.is_appending = True
             self._submit(lane, entries, appended=True)

@@ -1,11 +1,11 @@
-"""Where the bytes of weights lie, decided by their sizes alone.
+"""The places of the bytes of weights, which depend only on their sizes.
 
     weights-00001.bin                codes, and weights that stay float32
     weights-00001.scales.bin         the scales of those codes, in the same order
-    weights-00001.zero_points.bin    their zero points, where they have any
+    weights-00001.zero_points.bin    their zero points, if they have any
 
 The files of a shard, one for each stream of bytes, hold consecutive weights. A weight's streams are made together,
-slice by slice, while each must lie in one piece: in files of their own all can be appended as they come.
+slice by slice, but each must be contiguous: with a file for each stream, all can be appended as they are made.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# A shard takes a sixteenth of all codes, so that there are several to write at a time; within bounds, so that small
-# models have few files, and large models files that are no trouble to copy. A larger tensor has a shard of its own.
+# A shard takes a sixteenth of all codes, so that several can be written at a time. The bounds give small models few
+# files, and large models files that are easy to copy. A larger tensor is alone in its shard.
 _SHARDS = 16
 
 MIN_SHARD_BYTES = 256 << 20
 
 MAX_SHARD_BYTES = 4 << 30
 
-# A page: ONNX Runtime maps tensors into memory, and maps whole pages.
+# A page, because ONNX Runtime maps whole pages into memory.
 ALIGNMENT = 4096
 
-# What names the file of each stream. A weight has the first, the first two, or all.
+# The suffix of each stream's file. A weight has the first, the first two, or all.
 STREAMS = ("", ".scales", ".zero_points")
 
 _FILE = re.compile(r"weights-\d{5,}(\.scales|\.zero_points)?\.bin")
@@ -33,7 +33,7 @@ _FILE = re.compile(r"weights-\d{5,}(\.scales|\.zero_points)?\.bin")
 
 @dataclass(frozen=True, slots=True)
 class ExternalTensor:
-    """Where a tensor's bytes lie."""
+    """The place of a tensor's bytes."""
 
     file: str  # relative to the artifact's folder
     offset: int
@@ -49,14 +49,14 @@ class StoredSize:
 
 @dataclass(frozen=True, slots=True)
 class WeightPlace:
-    """Where one stored weight lies: a tensor in each of its streams."""
+    """The place of one stored weight: a tensor in each of its streams."""
 
     tensors: tuple[ExternalTensor, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ShardLayout:
-    """The places of consecutive weights, from the first-th, in one shard."""
+    """The places of consecutive weights, from weight `first`, in one shard."""
 
     number: int  # from 1
     first: int
@@ -69,7 +69,7 @@ class ShardLayout:
 
     @property
     def file_bytes(self) -> tuple[int, ...]:
-        """Sizes of the files in the end."""
+        """Final sizes of the files."""
         ends: dict[int, int] = {}
         for place in self.places:
             ends.update(enumerate(tensor.offset + tensor.num_bytes for tensor in place.tensors))
@@ -81,11 +81,11 @@ class ShardLayout:
 
 
 def lay_out(sizes: Sequence[StoredSize], shard_bytes: int | None = None) -> tuple[ShardLayout, ...]:
-    """Where weights of these sizes lie, in their order; a function of nothing else.
+    """The places of weights of these sizes, in their order; they depend on nothing else.
 
     Args:
         sizes: of the weights.
-        shard_bytes: that the codes of a shard take at most, if it has more than one weight; None: see above.
+        shard_bytes: limit of the codes in a shard that has more than one weight; None: see _SHARDS.
     """
     if shard_bytes is None:
         share = sum(size.stream_bytes[0] for size in sizes) // _SHARDS
@@ -109,7 +109,7 @@ def lay_out(sizes: Sequence[StoredSize], shard_bytes: int | None = None) -> tupl
 
 
 def is_weight_file(name: str) -> bool:
-    """Whether a file is named as this module names them."""
+    """Whether a name is that of a weight file."""
     return _FILE.fullmatch(name) is not None
 
 

@@ -1,8 +1,8 @@
-"""How much memory the tensors of the weight stage may take: its bounds, the cut of slices, the account of bytes.
+"""The memory of the weight stage's tensors: its bounds, the size of slices, the account of bytes.
 
-The account holds for all that is under way, whatever the size of a layer or of a tensor: bytes as they are read, the
-float32 values they become, and codes and scales that wait to be written. Python, torch and the graph are not in it:
-they take about 0.3 GB, and more for a graph of many layers.
+The account includes everything in flight, for layers and tensors of any size: bytes as they are read, their float32
+values, and codes and scales that wait to be written. It does not include Python, torch and the graph, which take about
+0.3 GB, and more for a graph of many layers.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from qwonnx.runtime.quantities import bytes_text
 DEFAULT_MEMORY_BYTES = 2_000_000_000
 MIN_MEMORY_BYTES = 64_000_000
 
-# Values that a thread takes on at a time. The time that quantising takes for each hardly depends on it: by a tenth from
-# 2^16 to 2^22. This many keeps reads and writes long. A small budget makes slices smaller down to _FEW_VALUES, then
-# takes threads away, then goes on.
+# Values of a slice. The time of quantising a value hardly depends on this: a tenth from 2^16 to 2^22. Large slices keep
+# reads and writes long. A small budget first makes slices smaller, down to _FEW_VALUES, then removes threads, then
+# makes slices smaller again.
 _MANY_VALUES = 1 << 20
 _FEW_VALUES = 1 << 16
-# The largest block of weights that share a scale: slices are cut where all blocks end.
+# The largest block of weights that share a scale: a slice ends where blocks of all sizes end.
 SLICE_ALIGNMENT = 256
-# Slices under way for each thread: one in the making, one waiting for a thread, one waiting to be written.
+# Slices in flight for each thread: one is being made, one waits for a thread, one waits to be written.
 SLICES_PER_THREAD = 3
 
 
@@ -31,7 +31,7 @@ def check_memory(num_bytes: int) -> None:
     """Refuse a budget that is too small to work with.
 
     Raises:
-        ExportError: it is.
+        ExportError: it is too small.
     """
     if num_bytes < MIN_MEMORY_BYTES:
         raise ExportError(
@@ -42,14 +42,14 @@ def check_memory(num_bytes: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SliceCut:
-    """How the work is cut for a budget. What is written does not depend on it."""
+    """The size of slices and the threads for a budget. The written bytes do not depend on it."""
 
     num_threads: int
     max_values: int  # of a slice; a multiple of SLICE_ALIGNMENT
 
     @property
     def max_slices(self) -> int:
-        """Slices under way at a time."""
+        """Slices in flight at a time."""
         return self.num_threads * SLICES_PER_THREAD
 
 
@@ -57,9 +57,9 @@ def cut_for(memory_bytes: int, num_threads: int, slice_bytes: Callable[[int], in
     """Slices and threads for a budget.
 
     Args:
-        memory_bytes: what slices under way may take together.
-        num_threads: how many threads there may be; fewer are used where the budget is too small for so many.
-        slice_bytes: what a slice of so many values takes at most, while it is in the making.
+        memory_bytes: limit of all slices in flight.
+        num_threads: the most threads; a small budget uses fewer.
+        slice_bytes: number of values -> the most memory of such a slice while it is made.
     """
     values = _MANY_VALUES
     while values > _FEW_VALUES and num_threads * SLICES_PER_THREAD * slice_bytes(values) > memory_bytes:
@@ -71,7 +71,7 @@ def cut_for(memory_bytes: int, num_threads: int, slice_bytes: Callable[[int], in
 
 
 class MemoryAccount:
-    """Bytes in flight, and the most there ever were. One thread keeps it."""
+    """Bytes in flight, and their peak. Only one thread uses it."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -79,7 +79,7 @@ class MemoryAccount:
         self.peak = 0
 
     def admits(self, num_bytes: int) -> bool:
-        """Whether so many more bytes stay within the limit; a single slice must always be let in."""
+        """Whether `num_bytes` more stay within the limit; a single slice is always admitted."""
         return self.in_flight == 0 or self.in_flight + num_bytes <= self.limit
 
     def take(self, num_bytes: int) -> None:

@@ -1,4 +1,4 @@
-"""How far an export has come, as the pipeline and its weight stage report it."""
+"""The progress of an export, as the pipeline and its weight stage report it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ExportProgress:
-    """One report. Stages come in this order, and only those that there is something to do for:
+    """One report. Stages come in this order; a stage without work is left out:
 
     "trace"     no total
     "calibrate" counts layers
     "verify"    counts the bytes that an interrupted export has written, while they are hashed again
-    "weights"   counts bytes of the checkpoint, those included that were done before an interruption
-    "finish"    everything is done but the graph and the manifest; counts all bytes of the checkpoint
+    "weights"   counts bytes of the checkpoint, with those from before an interruption
+    "finish"    writes the graph and the manifest; counts all bytes of the checkpoint
     """
 
     stage: str
     done_bytes: int
     total_bytes: int
-    resumed_bytes: int = 0  # of done_bytes in "weights": done before the interruption, and no measure of speed
+    resumed_bytes: int = 0  # part of done_bytes in "weights", from before the interruption
     peak_bytes: int = 0  # of tensors in flight, the most so far

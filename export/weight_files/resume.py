@@ -1,7 +1,7 @@
-"""Find out how far an interrupted export came: hash what its files hold, mark by mark.
+"""Finds how far an interrupted export came: hashes its files, mark by mark.
 
-Shards are independent, so all processors hash, each a shard at a time; what comes out is where each shard goes on, and
-the state of its hashes there.
+Shards are independent, so all processors hash, each one shard at a time. The result is the place where each shard
+continues, and the state of its hashes there.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def verify_shards(
     num_threads: int,
     on_progress: Callable[[ExportProgress], None],
 ) -> list[ShardPrefix]:
-    """What every shard is known to begin with; nothing, where the journal has no mark.
+    """The verified first bytes of every shard; empty if the journal has no mark.
 
     Raises:
-        OSError: a file is there and cannot be read.
+        OSError: a file exists and cannot be read.
     """
     marks = [journal.marks(layout.number) for layout in layouts]
     total = sum(noted.size for mine in marks if mine for noted in mine[-1].files)
@@ -55,14 +55,14 @@ def verify_shards(
                 on_progress(ExportProgress("verify", done, total))
             return [job.result() for job in jobs]
         finally:
-            given_up.set()  # leaving the block waits for what is running
+            given_up.set()  # leaving the block waits for running jobs
             pool.shutdown(wait=False, cancel_futures=True)
 
 
 def verified_prefix(
     folder: Path, layout: ShardLayout, marks: Sequence[Mark], on_read: Callable[[int], None]
 ) -> ShardPrefix:
-    """The most that a shard's files are known to begin with: what its last true mark says.
+    """The longest verified first bytes of a shard's files: those of its last true mark.
 
     Args:
         folder: with the files, which may be missing or shorter than a mark says.
@@ -71,7 +71,7 @@ def verified_prefix(
         on_read: called with the number of bytes after every read.
 
     Raises:
-        OSError: a file is there and cannot be read.
+        OSError: a file exists and cannot be read.
     """
     files = [_Prefix(folder / name, on_read) for name in layout.files]
     verified = ShardPrefix.empty(layout)
@@ -98,7 +98,7 @@ class _Prefix:
         return HashedPrefix(self._size, self._digest.copy())
 
     def grow_to(self, noted: Noted) -> bool:
-        """Hash on to a mark, and say whether it is true."""
+        """Hash up to a mark, and return whether it is true."""
         if noted.size > self._size:
             if not self._path.is_file():
                 return False

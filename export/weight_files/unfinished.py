@@ -1,8 +1,8 @@
-"""The folder of an export that is not finished: `.NAME.incomplete`, beside where NAME will be.
+"""The folder of an unfinished export: `.NAME.incomplete`, in the same folder as NAME.
 
-It has its journal in it, which is locked as long as an export writes there, and takes NAME when everything is written:
-that folder never exists before. When an export ends early, the folder stays if weights were noted in its journal, for
-`--resume`, and vanishes otherwise, or if the checkpoint is at fault. A new export without `--resume` starts over in it.
+It contains the journal, which is locked while an export writes there. It is renamed to NAME when everything is written,
+so NAME is always complete. When an export ends early, the folder stays for `--resume` if its journal has marks and the
+checkpoint is not at fault; else it is removed. A new export without `--resume` starts over in it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from qwonnx.export.weight_files.fingerprint import difference
 from qwonnx.export.weight_files.journal import JOURNAL_NAME, Journal
 from qwonnx.export.weight_files.layout import is_weight_file
 
-# Lustre without -o flock, some network file systems: an export works there, if only one at a time is started.
+# Lustre without -o flock, some network file systems: an export works there if only one at a time is started.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
 class UnfinishedExport:
-    """The folder to write into, and its journal. Nothing in it is touched before `begin`."""
+    """The folder to write into, and its journal. Nothing in it changes before `begin`."""
 
     def __init__(self, folder: Path, journal: Journal, fingerprint: dict[str, Any], *, resumes: bool) -> None:
         self.folder = folder
@@ -37,7 +37,7 @@ class UnfinishedExport:
         self._resumes = resumes
 
     def begin(self) -> None:
-        """Drop what an earlier export has left, but for the weights that this one goes on with."""
+        """Remove the files of an earlier export, except weights with which this one continues."""
         for path in self.folder.iterdir():
             if path.name != JOURNAL_NAME and not (self._resumes and is_weight_file(path.name)):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -47,7 +47,7 @@ class UnfinishedExport:
 
 
 def incomplete_folder(out: Path) -> Path:
-    """Where an artifact lies until it is whole."""
+    """The folder of an artifact until it is complete."""
     return out.parent / f".{out.name}.incomplete"
 
 
@@ -55,17 +55,17 @@ def incomplete_folder(out: Path) -> Path:
 def unfinished_export(
     out: Path, fingerprint: dict[str, Any], *, resume: bool, overwrite: bool
 ) -> Iterator[UnfinishedExport]:
-    """The folder that takes the name `out` when the block ends well.
+    """The folder that is renamed to `out` when the block ends without an error.
 
     Args:
         out: the artifact's folder.
         fingerprint: of this export.
-        resume: go on with what an interrupted export has left; without it, or if there is nothing, start from nothing.
+        resume: continue an interrupted export; if there is none, start over.
         overwrite: replace `out` if it exists.
 
     Raises:
-        OutputError: another export is writing there; there is something else in that place; with resume, the one that
-            was interrupted had another fingerprint; the disk is full, the parent cannot be written, ...
+        OutputError: another export is writing there; the folder is not that of an export; with resume, the interrupted
+            export had another fingerprint; the disk is full, the parent cannot be written, ...
     """
     folder = incomplete_folder(out)
     try:
@@ -99,7 +99,7 @@ def unfinished_export(
 
 
 def _open_and_lock(folder: Path, out: Path) -> int:
-    """The journal's file, which no other export has."""
+    """The journal's file, locked."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     path = folder / JOURNAL_NAME
     while True:
@@ -109,7 +109,7 @@ def _open_and_lock(folder: Path, out: Path) -> int:
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         except FileNotFoundError:
-            continue  # another export ended between these two lines, and its folder has another name now
+            continue  # another export ended between these two lines, and renamed its folder
         try:
             _lock(file, out)
             if _is_same_file(file, path):
@@ -121,7 +121,7 @@ def _open_and_lock(folder: Path, out: Path) -> int:
 
 
 def _lock(file: int, out: Path) -> None:
-    import fcntl  # POSIX alone has it, and an export checks for that first
+    import fcntl  # only POSIX has it, and an export checks that first
 
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -150,12 +150,12 @@ def _check_fingerprint(folder: Path, journal: Journal, fingerprint: dict[str, An
 
 
 def _take_name(folder: Path, out: Path, *, overwrite: bool) -> None:
-    """Rename the folder once the disk has all of it. Its journal goes last: without one, nothing could resume."""
+    """Rename the folder when all of it is on the disk. The journal is removed last, because resuming needs it."""
     for path in (*folder.iterdir(), folder):
         _sync_path(path)
     if overwrite and out.exists():
         previous = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".previous", dir=out.parent))
-        out.rename(previous)  # in the place of the empty folder
+        out.rename(previous)  # replaces the empty folder
         folder.rename(out)
         shutil.rmtree(previous)
     else:

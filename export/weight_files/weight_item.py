@@ -1,4 +1,4 @@
-"""One stored weight: what a lowering asks for, the weight stage writes, and a plan sums up."""
+"""One stored weight: a lowering requests it, the weight stage writes it, and a plan adds it up."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from qwonnx.export.checkpoint.weight_names import Role, role_of
 from qwonnx.export.quantization.recipe import WeightStorage
 
-# What follows an item's name in those of its tensors, where it is quantised.
+# Suffixes of an item's name for its tensors, if it is quantised.
 CODES, SCALES, ZERO_POINTS = SUFFIXES = (".codes", ".scales", ".zero_points")
 
 

@@ -1,7 +1,7 @@
-"""How stored weights are cut into slices: pieces of work whose bytes follow each other in a shard's files.
+"""Cuts stored weights into slices: pieces of work whose bytes follow each other in a shard's files.
 
-A slice has as many values as a cut allows, of whole rows where rows are shorter than that, of one row's columns where
-they are not. It can begin wherever an interrupted export ended.
+A slice has as many values as a cut allows: whole rows if a row has fewer values, else columns of one row. It can begin
+wherever an interrupted export ended.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from qwonnx.export.weight_files.memory_budget import SLICE_ALIGNMENT
 
 @dataclass(frozen=True, slots=True)
 class WeightPlan:
-    """A stored weight whose parts were found in the checkpoint; they follow each other."""
+    """A stored weight, and the readers of its consecutive parts in the checkpoint."""
 
     storage: WeightStorage
     readers: tuple[RowReader, ...]
@@ -33,7 +33,7 @@ class WeightPlan:
         return sum(reader.num_source_bytes for reader in self.readers)
 
     def making_bytes(self, max_values: int) -> int:
-        """The most that a slice takes while it is made, if a slice of floats has so many values at most."""
+        """The most memory of a slice while it is made, if a slice of floats has at most `max_values` values."""
         return max(
             making_bytes(reader, self.storage, *_largest_slice(reader, self.storage, max_values))
             for reader in self.readers
@@ -58,12 +58,12 @@ class WeightSlice:
 
     @property
     def making_bytes(self) -> int:
-        """Memory that it takes while it is read and quantised, codes and scales included."""
+        """Memory of the slice while it is read and quantised, with codes and scales."""
         return making_bytes(self.reader, self.storage, self.num_rows, self.num_columns)
 
     @property
     def waiting_bytes(self) -> int:
-        """Memory that it takes while it waits to be written."""
+        """Memory of the slice while it waits to be written."""
         return sum(self.storage.stream_bytes(self.num_rows, self.num_columns))
 
     @property
@@ -74,7 +74,7 @@ class WeightSlice:
 
 
 def keeps_codes(reader: RowReader, storage: WeightStorage) -> bool:
-    """Whether the checkpoint's own codes are handed over, unchanged."""
+    """Whether the checkpoint's own codes are kept, unchanged."""
     return storage.is_quantized and reader.codes is not None
 
 
@@ -83,7 +83,7 @@ def making_bytes(reader: RowReader, storage: WeightStorage, num_rows: int, num_c
     num_values = num_rows * num_columns
     read, written = reader.read_bytes(num_values), sum(storage.stream_bytes(num_rows, num_columns))
     if keeps_codes(reader, storage):
-        return read + 2 * written  # of every part, before it takes its place among the others
+        return read + 2 * written  # each part is copied to its place
     if storage.is_quantized:
         return read + 4 * num_values + written
     return read + 4 * num_values  # the values themselves are written
@@ -102,12 +102,12 @@ def _largest_slice(reader: RowReader, storage: WeightStorage, max_values: int) -
 
 
 class ShardSlices:
-    """What of a shard is still to be written.
+    """The slices of a shard that are still to be written.
 
     Args:
         plans: of all weights.
         layout: of the shard.
-        prefix: what its files begin with.
+        prefix: the first bytes of its files, which are written.
         max_values: of a slice; a multiple of SLICE_ALIGNMENT.
     """
 
@@ -153,5 +153,5 @@ class ShardSlices:
 
 
 def _source_bytes(reader: RowReader, num_values: int) -> int:
-    """Bytes of the checkpoint that the first values of a part come from."""
+    """Bytes in the checkpoint of the first values of a part."""
     return reader.num_source_bytes * num_values // reader.num_values

@@ -1,12 +1,12 @@
-"""The weight stage: read slices, quantise them, append them to their files; all of it on all processors.
+"""The weight stage reads slices, quantises them and appends them to their files, on all processors.
 
-    plan        where each weight comes from, and where it will lie        weights.py, external_data.py
-    verify      what an interrupted export has written already             resume.py, journal.py
-    cut         slices and threads for the memory there is                 memory_budget.py, weight_slices.py
+    plan        the source and the place of each weight                    weight_source.py, external_data.py
+    verify      the bytes that an interrupted export has written           resume.py, journal.py
+    cut         slices and threads for the memory budget                   memory_budget.py, weight_slices.py
     run         read rows -> quantise -> append, hash -> mark              lanes.py; a shard is a lane
 
-Memory is bounded whatever the size of a layer or a tensor. Where bytes lie depends on sizes alone, and what they are on
-the weights alone: not on memory, on threads, or on how often an export was interrupted.
+Memory is bounded for layers and tensors of any size. The places of bytes depend only on sizes, and their values only on
+the weights: not on memory, threads or interruptions.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _MARK_BYTES = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class EncodedSlice:
-    """A slice of each tensor that an item is stored in: float32 values, or codes, scales and perhaps zero points."""
+    """A slice of each tensor of an item: float32 values, or codes, scales and optional zero points."""
 
     tensors: tuple[torch.Tensor, ...]
 
@@ -60,22 +60,21 @@ def write_weights(
     """Write weights, and close the writer.
 
     Args:
-        source: where they come from.
-        items: what to write, in this order.
+        source: of the weights.
+        items: the weights to write, in this order.
         writer: a new writer.
-        importance: of input features, by the weights' names; None: all count alike.
-        journal: a started journal. What its marks say of the writer's folder is verified and not written again; new
-            marks are added.
-        num_threads: that read, quantise and write; None: as many as this process may use processors.
-        memory_bytes: what tensors in flight may take.
-        on_progress: called from this thread, again and again.
+        importance: of input features, by the weights' names; None: all are equal.
+        journal: a started journal. Bytes of its marks are verified and not written again; new marks are added.
+        num_threads: that read, quantise and write; None: one for each processor that this process may use.
+        memory_bytes: limit of tensors in flight.
+        on_progress: called from this thread, repeatedly.
 
     Returns:
-        Where the bytes lie: float32 weights by the item's name, others by name + CODES, SCALES and ZERO_POINTS.
+        The places of the bytes: float32 weights by the item's name, others by name + CODES, SCALES and ZERO_POINTS.
 
     Raises:
-        MissingTensorError, TensorFormatError: before anything is written; TensorFormatError also when a weight turns
-            out not to be finite.
+        MissingTensorError, TensorFormatError: before anything is written; TensorFormatError also later, if a weight is
+            not finite.
         OutputError: there is no room, which is checked first, or writing fails.
     """
     report = on_progress or (lambda progress: None)
@@ -96,12 +95,12 @@ def write_weights(
 
 
 def _digest(items: Sequence[WeightItem], layouts: Sequence[ShardLayout], importance: Importance) -> str:
-    """Of what the bytes depend on beside the export's fingerprint: a calibration may not come out the same twice."""
+    """Hash of the inputs that the export's fingerprint does not have: two calibrations may differ."""
     return hashlib.sha256(repr((list(items), list(layouts), importance.sha256)).encode()).hexdigest()
 
 
 def weight_places(items: Sequence[WeightItem], layouts: Sequence[ShardLayout]) -> dict[str, ExternalTensor]:
-    """Where the tensors of items lie that are laid out in this order, by the names that `write_weights` gives them."""
+    """The places of the tensors of items that are laid out in this order, by the names of `write_weights`."""
     written: dict[str, ExternalTensor] = {}
     for item, place in zip(items, (place for layout in layouts for place in layout.places), strict=True):
         suffixes = SUFFIXES if item.storage.is_quantized else ("",)
@@ -119,7 +118,7 @@ def _write_shards(
     memory_bytes: int,
     report: Callable[[ExportProgress], None],
 ) -> None:
-    """Write what the shards lack. However this ends, the threads have ended when it has."""
+    """Write the missing bytes of the shards. All threads have ended when this returns or raises."""
     cut = cut_for(memory_bytes, num_threads, lambda values: max(plan.making_bytes(values) for plan in plans))
     account = MemoryAccount(memory_bytes)
     slices = [ShardSlices(plans, shard.layout, shard.prefix, cut.max_values) for shard in shards]
@@ -147,13 +146,13 @@ def _write_shards(
         try:
             runner.run(lanes)
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # leaving the block waits for what is being done
+            pool.shutdown(wait=False, cancel_futures=True)  # leaving the block waits for running jobs
             for lane in lanes:
                 lane.mark_last()
 
 
 class ShardLane:
-    """A shard as a lane: opened when it has its first bytes, marked as it grows, closed with its last."""
+    """A shard as a lane: it is opened for its first bytes, marked as it grows, and closed after its last."""
 
     def __init__(
         self,
@@ -209,7 +208,7 @@ class ShardLane:
 
 @contextmanager
 def _one_torch_thread_each() -> Iterator[None]:
-    """torch.set_num_threads in a worker also decides for threads to come; the caller gets its own number back."""
+    """Restore the caller's number of threads: torch.set_num_threads in a worker also sets it for later threads."""
     num_threads = torch.get_num_threads()
     try:
         yield
@@ -218,7 +217,7 @@ def _one_torch_thread_each() -> Iterator[None]:
 
 
 def encode(importance: Importance, part: WeightSlice) -> EncodedSlice:
-    """Read a slice, and quantise it unless the checkpoint has."""
+    """Read a slice, and quantise it unless the checkpoint's codes are kept."""
     reader, storage = part.reader, part.storage
     if keeps_codes(reader, storage):
         kept = reader.read_codes(part.start, part.num_rows, storage.block_size)
@@ -227,7 +226,7 @@ def encode(importance: Importance, part: WeightSlice) -> EncodedSlice:
         return EncodedSlice((kept.codes, kept.scales, kept.zero_points)[: 2 + storage.has_zero_points])
     values = reader.read(part.start, part.num_rows, part.first_column, part.num_columns)
     if not storage.is_quantized:
-        # NaN passes through both bounds; isfinite of every value would take twenty times as long.
+        # NaN shows in both bounds; isfinite of every value would take twenty times as long.
         if not all(bool(bound.isfinite()) for bound in torch.aminmax(values)):
             raise _not_finite(reader)
         return EncodedSlice((values,))
@@ -242,7 +241,7 @@ def encode(importance: Importance, part: WeightSlice) -> EncodedSlice:
         raise _not_finite(reader) from error
     if not storage.has_zero_points:
         return EncodedSlice((codes, scales))
-    # Beside a sibling that has zero points of its own: all in the middle of the codes.
+    # The sibling has zero points, so this one gets them too: all in the middle of the codes.
     middle, width = 0x88 if storage.bits == 4 else 0x80, storage.num_zero_point_bytes(1, part.num_columns)
     return EncodedSlice((codes, scales, torch.full((part.num_rows, width), middle, dtype=torch.uint8)))
 

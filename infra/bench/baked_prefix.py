@@ -1,16 +1,17 @@
-"""What a baked prefix is worth: time to the first token of a new process, beside the same chat without its system text.
+"""Time to the first token of a new process: with a baked prefix, and for the same chat without its system text.
 
     python -m infra.bench.baked_prefix ARTIFACT [--system-tokens 4000] [--rounds 5] [--threads 2] [--read]
 
-Each round starts processes of these kinds, one after the other; each opens the artifact, answers the token that
-`qwonnx serve` warms up with, and then a chat:
+Each round starts processes of these kinds, one after the other. Each opens the artifact, generates the warm-up token
+of `qwonnx serve`, and then answers a chat:
 
     without     no system text
-    baked       a system text of so many tokens, which is baked; its file is in the system's page cache
-    from disk   the same, after the file was dropped from the page cache (where the system does as it is told)
-    read        the same, not baked: all of it is read; only with --read, for it takes long
+    baked       a baked system text of so many tokens; its file is in the page cache
+    from disk   the same, after the file was dropped from the page cache (if the system complies)
+    read        the same, not baked: all of it is read; only with --read, because it takes long
 
-The artifact is not touched: what is measured is a folder of hard links beside it. Medians count. The last line is JSON.
+The artifact is not changed: the processes open a folder of hard links beside it. The results are medians. The last line
+is JSON.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(options: argparse.Namespace, scratch: Path) -> dict[str, object]:
-    """Run the rounds, print what people read, and return the numbers."""
+    """Run the rounds, print a summary, and return the numbers."""
     plain, baked = (_linked(options.artifact, scratch / name) for name in ("plain", "baked"))
     text = _system_text(options.artifact, options.system_tokens)
     (scratch / "system.txt").write_text(text, encoding="utf-8")
@@ -113,7 +114,7 @@ def _answer(options: argparse.Namespace) -> None:
 
 
 def _linked(artifact: Path, folder: Path) -> Path:
-    """The artifact under another name, with nothing baked."""
+    """The artifact under another name, without baked prefixes."""
     for path in artifact.rglob("*"):
         if path.is_file() and FOLDER not in path.relative_to(artifact).parts:
             target = folder / path.relative_to(artifact)
@@ -123,7 +124,7 @@ def _linked(artifact: Path, folder: Path) -> Path:
 
 
 def _system_text(artifact: Path, num_tokens: int) -> str:
-    """A system text whose turn has about so many tokens."""
+    """A system text whose turn has about `num_tokens` tokens."""
     model = model_files.load(artifact)
     rules = [f"Rule {number}: answer question {number * 37 % 101} before you ask one." for number in range(num_tokens)]
 

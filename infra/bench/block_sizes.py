@@ -1,10 +1,10 @@
-"""What a block size costs in speed: MatMulNBits and QMoE alone, with the shapes of Qwen3.5-35B-A3B.
+"""Speed of block sizes: MatMulNBits and QMoE alone, with the shapes of Qwen3.5-35B-A3B.
 
     python -m infra.bench.block_sizes [--blocks 32 64 128] [--rounds 15]
 
-One token and 512; int8 activations (accuracy_level 4), one thread. The variants take turns, processor time counts and
-not the wall's, and of each the fastest run: what else the machine does can only make a run slower. A graph has as many
-copies of a weight as no cache holds, since a token meets each weight once. The last line is JSON.
+One token and 512; int8 activations (accuracy_level 4), one thread. The variants take turns. The result is the least
+processor time of each, because other work on the machine only makes a run slower. A graph has more copies of a weight
+than a cache holds, because a token reads each weight once. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PROJECTIONS = {
     "out_proj": (HIDDEN, 4096),
     "lm_head / 10": (24832, HIDDEN),
 }
-# A quarter of a layer's experts and of the choices: as many tokens an expert, and 100 MB, which no cache holds.
+# A quarter of a layer's experts and of the choices: the same tokens per expert, and 100 MB, which no cache holds.
 NUM_EXPERTS, TOP_K, INNER = 64, 2, 512
 TOKENS = (1, 512)
 _UNCACHED_BYTES = 100 << 20
@@ -99,7 +99,7 @@ def _width(variant: Variant) -> int:
 
 
 def _copies(variant: Variant) -> int:
-    """Of a projection; the experts are many already."""
+    """Copies of a projection; the experts need none."""
     if variant.name == "experts / 4":
         return 1
     num_rows, columns = PROJECTIONS[variant.name]
@@ -110,7 +110,7 @@ def _session(variant: Variant, copies: int, random: np.random.Generator) -> Any:
     stored: list[Any] = []
 
     def weight(name: str, shape: tuple[int, ...]) -> list[str]:
-        """Codes and scales of a weight, and zero points or their absence."""
+        """Names of a weight's codes, scales and zero points, "" if it has none."""
         *rows, columns = shape
         blocks = columns // variant.block_size
         codes = random.integers(0, 256, (*rows, columns * variant.bits // 8), np.uint8)

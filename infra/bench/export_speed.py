@@ -1,11 +1,11 @@
-"""How fast an export is, how much memory it takes, and what its weight stage adds to what it cannot do without.
+"""Speed and memory of an export, and the time that its weight stage adds to reading and arithmetic.
 
     python -m infra.bench.export_speed CHECKPOINT [--weights int4] [--recipe NAME] [--memory 2GB] [--threads 2]
                                        [--rounds 3] [--cold]
 
-Each round, each in a process of its own: reads the checkpoint's files; reads and quantises all weights as an export
-does, slice by slice with as many threads, and drops what comes out; exports. The medians count. --cold takes the files
-out of the page cache before each run. The last line is JSON.
+Each round runs three processes. The first reads the checkpoint's files. The second reads and quantises all weights as
+an export does, slice by slice with the same threads, and drops the results. The third exports. The results are medians.
+--cold removes the files from the page cache before each run. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _arguments(task: str, options: argparse.Namespace) -> list[str]:
 
 
 def _forget(checkpoint: Path) -> None:
-    """Take a checkpoint's shards out of the page cache."""
+    """Remove a checkpoint's shards from the page cache."""
     for path in checkpoint.glob("*.safetensors"):
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -120,7 +120,7 @@ def _medians(runs: list[Run], size: int) -> dict[str, float]:
 
 
 def _read(checkpoint: Path, threads: int) -> dict[str, float]:
-    """Read every byte of the shards once, in slices, into buffers that are used again."""
+    """Read every byte of the shards once, in slices, into buffers that are reused."""
     jobs = [
         (path, start)
         for path in sorted(checkpoint.glob("*.safetensors"))
@@ -143,7 +143,7 @@ def _read(checkpoint: Path, threads: int) -> dict[str, float]:
 
 
 def _arithmetic(options: argparse.Namespace) -> dict[str, float]:
-    """The weight stage without its writing: the same slices through the same functions, dropped as they come."""
+    """The weight stage without writing: the same slices through the same functions; the results are dropped."""
     import torch
 
     from qwonnx.export.checkpoint.checkpoint import Checkpoint
@@ -200,7 +200,7 @@ def _export_options(options: argparse.Namespace) -> ExportOptions:
 
 
 def _export(options: argparse.Namespace) -> None:
-    """Export into a temporary folder; seconds of each stage, imports apart."""
+    """Export into a temporary folder, and report the seconds of each stage, without imports."""
     from qwonnx.export.pipeline import export_checkpoint
     from qwonnx.export.weight_files.progress import ExportProgress
 

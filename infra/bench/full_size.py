@@ -1,17 +1,17 @@
-"""What an export of the largest model takes, at its true shapes: Qwen3.5-397B-A17B, 60 layers of 512 experts.
+"""Time and memory of an export of the largest model, at its true shapes: Qwen3.5-397B-A17B, 60 layers, 512 experts.
 
     python -m infra.bench.full_size [--model 397B-A17B] [--weights int4] [--memory 2GB] [--threads 2] [--layers 0 3]
                                     [--fraction 1.0] [--scratch DIR]
 
-The checkpoint is sparse: names, shapes and 94 shards as published, zeros for values, no room on the disk. Two tasks,
-each in a process of its own:
+The checkpoint is sparse: names, shapes and 94 shards as published, zeros for values, no space on the disk. Two tasks,
+each in a separate process:
 
     graph      config, index and headers, every shape, tracing and lowering of all layers
-    weights    the weight stage on some layers alone (one linear, one full), written to the scratch folder and deleted;
+    weights    the weight stage on only some layers (one linear, one full), written to the scratch folder and deleted;
                --fraction ends it early
 
-Zeros cost no disk reading; the arithmetic is the same as for other values. So the time for all layers that is printed,
-from the bytes per second of these, is a lower bound: the disk may be slower. The last line is JSON.
+Zeros are not read from the disk; the arithmetic is the same as for other values. So the printed time for all layers,
+from the bytes per second of these layers, is a lower bound: the disk may be slower. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.checkpoints.published import PUBLISHED
 
 
 class _Enough(BaseException):
-    """The weight stage has done the fraction that was asked for."""
+    """The weight stage has done the requested fraction."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(checkpoint: Path, scratch: Path, options: argparse.Namespace) -> dict[str, float]:
-    """Run both tasks, print what people read, and return the numbers."""
+    """Run both tasks, print a summary, and return the numbers."""
     arguments = [*_arguments(options, scratch), "--checkpoint", str(checkpoint)]
     graph, weights = (run_task("infra.bench.full_size", [*arguments, "--task", task]) for task in ("graph", "weights"))
     rate = weights.facts["done_bytes"] / weights.stages["weights"]
@@ -127,7 +127,7 @@ def _graph(options: argparse.Namespace) -> None:
 
 
 def _weights(options: argparse.Namespace) -> None:
-    """The weight stage on some layers: every weight of theirs an item of its own, as the portable target has them."""
+    """The weight stage on some layers: every weight is a separate item, as in the portable target."""
     from qwonnx.export.checkpoint.checkpoint import Checkpoint
     from qwonnx.export.checkpoint.config import load_config
     from qwonnx.export.checkpoint.weight_source import WeightSource

@@ -1,8 +1,8 @@
-"""A checkpoint of ours for llama.cpp: `python -m infra.bench.gguf LLAMA_CPP CHECKPOINT OUT.gguf`.
+"""Converts one of our checkpoints for llama.cpp: `python -m infra.bench.gguf LLAMA_CPP CHECKPOINT OUT.gguf`.
 
-LLAMA_CPP is a folder of its sources. Its converter knows a vocabulary's pre-tokenizer by a hash of what it does to a
-test text, which only vocabularies that were published have; here it is told. Tensors stay BF16, and llama-quantize
-makes them smaller; the head of multi-token prediction is left out.
+LLAMA_CPP is a folder of its sources. Its converter recognises a pre-tokenizer by a hash of the tokens of a test text,
+and knows only the hashes of published vocabularies; this script gives it the name. Tensors stay BF16, and
+llama-quantize makes them smaller. The head of multi-token prediction is left out.
 """
 
 from __future__ import annotations

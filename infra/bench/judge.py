@@ -1,4 +1,4 @@
-"""A float model, a text it was not trained on, and what quantising its weights does to what it says of that text."""
+"""Measures how quantised weights change a float model's predictions of a text that it was not trained on."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Verdict:
 
 
 class Judge:
-    """Holds transformers' model in float32 and its answers."""
+    """Holds transformers' model in float32 and its predictions."""
 
     def __init__(self, checkpoint: Path, num_tokens: int) -> None:
         from transformers import AutoModelForCausalLM
@@ -53,15 +53,15 @@ class Judge:
 
     @property
     def perplexity(self) -> float:
-        """Of the float model, a token."""
+        """Perplexity of the float model, per token."""
         return self._perplexity(self._expected)
 
     def verdict(self, storage_of: Callable[[str, tuple[int, ...]], WeightStorage], round_trip: RoundTrip) -> Verdict:
         """Quantise weights, and run the model.
 
         Args:
-            storage_of: (name, shape) -> how a weight is stored, as a recipe says it.
-            round_trip: (name, weight [rows, in_features], bits, block_size) -> what the weight becomes.
+            storage_of: (name, shape) -> how a weight is stored, as in a recipe.
+            round_trip: (name, weight [rows, in_features], bits, block_size) -> the weight, quantised and dequantised.
         """
         state = self._model.state_dict()
         lost = total = seconds = 0.0

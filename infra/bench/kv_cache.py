@@ -1,15 +1,15 @@
-"""Caches of float32, int8 and int4 keys and values: how fast attention over them is, and what they lose.
+"""Caches of float32, int8 and int4 keys and values: the speed of attention, and the loss of accuracy.
 
     python -m infra.bench.kv_cache speed [--positions 4096 65536 262144] [--chunk 512] [--threads 2]
     python -m infra.bench.kv_cache loss CHECKPOINT [--text FILE] [--tokens 300 4000]
 
 `speed` measures one layer's attention as the CPU target lowers it, with the heads of Qwen3.5-35B-A3B (16 for queries, 2
-for keys, 256 wide), beside the bare kernel: one token, and with --chunk a chunk of a prompt, over a cache of so many
-positions. Kinds take turns. Wall time is the best of the rounds and processor time the least, which other work on the
-machine disturbs less.
+for keys, 256 wide), and the bare kernel: one token, and with --chunk a chunk of a prompt, over a cache of so many
+positions. Kinds take turns. Wall time and processor time are the least of all rounds; other work on the machine
+disturbs processor time less.
 
-`loss` exports a checkpoint with float32 weights once for each kind, and compares with the float32 cache on the same
-tokens: KL divergence, and how cached values were rounded and clipped. The last line is JSON.
+`loss` exports a checkpoint with float32 weights once for each kind, and compares it with the float32 cache on the same
+tokens: KL divergence, and rounding and clipping of cached values. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     speed.add_argument("--rounds", type=int, default=7)
     loss = commands.add_parser("loss")
     loss.add_argument("checkpoint", type=Path)
-    loss.add_argument("--text", type=Path, help="what to read; random tokens without it")
+    loss.add_argument("--text", type=Path, help="the text to read; random tokens without it")
     loss.add_argument("--tokens", type=int, nargs="+", default=[300, 4000])
     options = parser.parse_args(arguments)
     result = _speed(options) if options.command == "speed" else _loss(options)
@@ -110,7 +110,7 @@ class _Attention:
 
 
 def _take_plain_branch(model: onnx.ModelProto) -> None:
-    """Put the nodes of the plain branch in the place of the choice."""
+    """Replace the If by the nodes of its plain branch."""
     nodes = list(model.graph.node)
     (place,) = (index for index, node in enumerate(nodes) if node.op_type == "If")
     branch = next(attribute.g for attribute in nodes[place].attribute if attribute.name == "else_branch")
@@ -184,7 +184,7 @@ def _token_ids(artifact: Artifact, text: Path | None, num_tokens: int) -> np.nda
 
 
 def _rounding(checkpoint: Path, decoder: Decoder, kind: str) -> dict[str, float]:
-    """What the scales do to the float cache: relative error (root mean square), and the share of clipped values."""
+    """Effect of the scales on the float cache: relative error (root mean square), and the share of clipped values."""
     config = load_config(checkpoint)
     scales = cache_scales(WeightSource(Checkpoint.open(checkpoint), config), config, kind)
     largest, length = _LARGEST_CODE[kind], int(decoder.lengths[0])

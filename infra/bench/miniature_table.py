@@ -1,12 +1,11 @@
-"""What the trained miniature knows, and what its exports lose of it, in one table.
+"""One table of the trained miniature's accuracy, and of the loss in its exports.
 
     python -m infra.bench.miniature_table [--checkpoint FOLDER] [--glossary 1536] [--jobs 2]
 
-Held-out questions are put to transformers' float32 model of the checkpoint and to artifacts of it by `qwonnx eval`,
-which runs for --jobs models at once, each on its share of the cores. Weights are exported by the default recipes; a
-quantised cache of keys and values goes with float32 weights, so that its loss is its own. Questions about pictures,
-which artifacts do not read, are a suite of their own for transformers' model: all other numbers are of the same
-questions.
+`qwonnx eval` asks held-out questions of transformers' float32 model of the checkpoint and of artifacts, --jobs models
+at once, each on its share of the cores. Weights are exported by the default recipes. A quantised cache of keys and
+values is measured with float32 weights, to show only its own loss. Artifacts do not read pictures, so questions about
+pictures are a separate suite for transformers' model; all other numbers come from the same questions.
 
 The tables are Markdown, as tests/miniature/CARD.md has them. The last line is JSON.
 """
@@ -61,7 +60,7 @@ class Column:
 
     @property
     def right(self) -> list[bool]:
-        """By question."""
+        """Whether each answer is right."""
         return [bool(line["right"]) for line in self.answers]
 
     @property
@@ -136,7 +135,7 @@ def _columns(suite: Path, mixture: Mixture, options: argparse.Namespace) -> list
 
 
 def _evaluate(name: str, model: Path, suite: Path, jobs: int = 1) -> Column:
-    """`qwonnx eval`, on the share of the cores that each of so many jobs has."""
+    """Run `qwonnx eval` on the share of the cores of one of `jobs` jobs."""
     began = time.monotonic()
     threads = max(1, (cpu_quota() or os.cpu_count() or 1) // jobs)
     answers = suite.with_name(f"{name}-answers.jsonl")
@@ -155,7 +154,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _seeing(suite: Path, options: argparse.Namespace) -> Column | None:
-    """transformers' answers to questions about pictures, if there are to be any."""
+    """transformers' answers to questions about pictures; None if there are no such questions."""
     if not options.pictures:
         return None
     write_suite(suite, pictures.held_out(options.pictures, options.seed))
@@ -163,7 +162,7 @@ def _seeing(suite: Path, options: argparse.Namespace) -> Column | None:
 
 
 def changes(one: Column, other: Column) -> tuple[list[int], list[int]]:
-    """Questions that the first had right and the second has wrong, and the other way round."""
+    """Questions that the first answers right and the second wrong, and the reverse."""
     pairs = list(enumerate(zip(one.right, other.right, strict=True)))
     return (
         [index for index, (before, after) in pairs if before and not after],
@@ -174,7 +173,7 @@ def changes(one: Column, other: Column) -> tuple[list[int], list[int]]:
 def tables(columns: Sequence[Column], seeing: Column | None) -> Iterator[str]:
     """A row for each number and a column for each model, then the languages, the least known first.
 
-    `seeing` is of questions about pictures, and of the first column's model.
+    `seeing` has questions about pictures, for the first column's model.
     """
     first = columns[0]
     yield _row("exact match, held out", *(column.name for column in columns))
@@ -215,7 +214,7 @@ def tables(columns: Sequence[Column], seeing: Column | None) -> Iterator[str]:
 
 
 def examples(questions: Sequence[dict[str, Any]], column: Column) -> Iterator[str]:
-    """What a model answered to the first question in each of some languages, and to the first requests for tools."""
+    """A model's answers to the first question in each of some languages, and to the first requests for tools."""
     yield _row(f"asked, {column.name}", "answered", "right answer")
     yield _row("---", "---", "---")
     wanted = list(EXAMPLES)
@@ -231,13 +230,13 @@ def examples(questions: Sequence[dict[str, Any]], column: Column) -> Iterator[st
 
 
 def _asked(task: str, score: dict[str, Any]) -> str:
-    """A task, how many questions it had, and the standard error of their share that is right."""
+    """A task, its number of questions, and the standard error of its share of right answers."""
     error = math.sqrt(score["exact"] * (1 - score["exact"]) / score["num_answered"])
     return f"{task} ({score['num_answered']:,} asked, ± {100 * error:.1f})"
 
 
 def _cell(text: str) -> str:
-    """A text in one line; what Markdown would take for its own is code."""
+    """A text in one line, as code if it has characters of Markdown or HTML."""
     line = " ".join(text.split()).replace("|", "\\|")
     return f"`{line}`" if "<" in line or "{" in line else line
 

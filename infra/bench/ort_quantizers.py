@@ -1,8 +1,8 @@
-"""ONNX Runtime's own weight quantisers, as functions from a float weight to what its codes stand for.
+"""ONNX Runtime's own weight quantisers, as functions from a float weight to its dequantised codes.
 
-Each runs the code that onnxruntime ships (`onnxruntime.quantization`), on one weight, without building a graph. Bits
-are those that MatMulNBits stores: codes, a float32 scale a block, and a zero point a block where there is one, of as
-many bits as a code, or of float32 (HQQ).
+Each runs onnxruntime's own code (`onnxruntime.quantization`) on one weight, without a graph. Bits are those that
+MatMulNBits stores: codes, a float32 scale for each block and, if the algorithm has zero points, one for each block,
+with the bits of a code or in float32 (HQQ).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class OrtQuantizer:
     algorithm: str
 
     def bits_per_weight(self, bits: int, block_size: int) -> float:
-        """Code, scale and zero point."""
+        """Bits of code, scale and zero point."""
         zero_point = ZERO_POINT_BITS[self.algorithm]
         return bits + (32 + (bits if zero_point is None else zero_point)) / block_size
 
@@ -53,7 +53,7 @@ def _rtn(weight: torch.Tensor, bits: int, block_size: int, *, symmetric: bool) -
     )
     codes, scales, zero_points = quantizer.qbits_block_quant(np.ascontiguousarray(weight.numpy().T))
     levels = _unpacked(codes, bits).astype(np.float32)
-    # MatMulNBits takes half of the range where no zero point is given, which is what symmetric leaves out.
+    # Symmetric quantisation has no zero points, and MatMulNBits then uses the middle of the range.
     middles = np.float32(1 << (bits - 1)) if symmetric else _unpacked(zero_points, bits)[:, : scales.shape[1], None]
     return torch.from_numpy(((levels - middles) * scales[..., None]).reshape(weight.shape).astype(np.float32))
 

@@ -1,9 +1,9 @@
-"""One engine under measurement: loads its model, says "ready", and measures one request for every line on stdin.
+"""One measured engine: it loads its model, prints "ready", and measures one request for every line on stdin.
 
     python -m infra.bench.peer_engines {qwonnx,genai,genai-default} MODEL_FOLDER THREADS
 
 Each answer is a line of JSON with seconds: `prompt`, to the first token, and `decode`, for the tokens after it.
-Both engines get the same random prompt, choose greedily, and are kept from stopping early.
+Both engines get the same random prompt, choose greedily, and do not stop early.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def qwonnx(folder: Path, threads: int | None) -> Request:
 
 
 def genai(folder: Path, threads: int | None) -> Request:
-    """onnxruntime-genai's own loop, as its examples write it, without detokenizing; threads None: its own choice."""
+    """onnxruntime-genai's own loop, as its examples write it, without detokenizing; threads None: its default."""
     import onnxruntime_genai
 
     config = onnxruntime_genai.Config(str(folder))

@@ -1,13 +1,13 @@
-"""qwonnx beside onnxruntime-genai: one checkpoint, int4, the same prompt, the same threads, runs taken in turns.
+"""Compares qwonnx with onnxruntime-genai: one checkpoint, int4, the same prompt and threads, in alternating runs.
 
     python -m infra.bench.peers --work .bench [--checkpoint FOLDER] [--rounds 9] [--threads 2]
 
-Each engine is a process of its own that loads its model once and then measures one request each time it is told to;
-only one works at a time. genai runs twice: with as many threads as qwonnx, and as it comes ("genai-default"), when it
-takes half of the processors that it sees. It exports the checkpoint with its own builder's defaults; --tuned-peer gives
-it qwonnx's block size. Without --checkpoint the geometry of 35B-A3B, cut to 4 layers, is made in the work folder
-(6.9 GB); exports that lie there already are used again. What is measured is the time to the first token, of a prompt of
-512, and the rate of the 64 tokens after it. The last line is JSON.
+Each engine is a separate process that loads its model once and then measures one request for each command; only one
+works at a time. genai runs twice: with the threads of qwonnx, and with its default ("genai-default"), which is half of
+the processors that it sees. Its builder exports the checkpoint with its defaults; --tuned-peer gives it qwonnx's block
+size. Without --checkpoint the geometry of 35B-A3B, cut to 4 layers, is made in the work folder (6.9 GB); exports that
+exist there are reused. The benchmark measures the time to the first token of a prompt of 512 tokens, and the rate of
+the 64 tokens after it. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from infra.bench.measured import ratio_summary
 
 PROMPT_TOKENS = 512
 DECODE_TOKENS = 64
-_PAUSE_SECONDS = 0.5  # lets the other engine's threads stop waiting busily
+_PAUSE_SECONDS = 0.5  # lets the other engine's threads end their busy wait
 ENGINES = ("qwonnx", "genai", "genai-default")
 
 
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def make_models(options: argparse.Namespace) -> dict[str, Path]:
-    """Both engines' exports of the checkpoint, made where they are missing."""
+    """Both engines' exports of the checkpoint, made if they are missing."""
     work: Path = options.work
     work.mkdir(parents=True, exist_ok=True)
     checkpoint: Path = options.checkpoint or work / "geometry"
@@ -84,7 +84,7 @@ def make_models(options: argparse.Namespace) -> dict[str, Path]:
 def make_once(folder: Path, command: list[str], options: Sequence[str] = ()) -> None:
     """Run a program of this environment that makes a folder: `command FOLDER options`.
 
-    It works under another name, so that what an interrupted run leaves is not taken for the whole the next time.
+    The folder has another name until it is complete, so that the next run does not use an interrupted one's.
     """
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -95,7 +95,7 @@ def make_once(folder: Path, command: list[str], options: Sequence[str] = ()) -> 
 
 
 def _without_mtp(checkpoint: Path, work: Path) -> Path:
-    """Links to the checkpoint, under a config.json that has no draft head: genai's builder insists on its weights."""
+    """Links to the checkpoint, with a config.json without the draft head, whose weights genai's builder requires."""
     folder = work / "genai-checkpoint"
     folder.mkdir(exist_ok=True)
     for path in checkpoint.iterdir():
@@ -113,7 +113,7 @@ def _take_turns(models: dict[str, Path], options: argparse.Namespace) -> dict[st
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in ENGINES}
     try:
         for turn in range(-1, options.rounds):  # the first round warms up, and is not counted
-            # Who goes first changes: whatever the machine does between the two hits both alike.
+            # The order changes each round, so that other work on the machine affects all engines alike.
             for name in ENGINES if turn % 2 else reversed(ENGINES):
                 time.sleep(_PAUSE_SECONDS)
                 measured = _measure(children[name])

@@ -1,12 +1,12 @@
-"""What `qwonnx plan` says of memory, beside a server that has read a prompt.
+"""Compares the memory that `qwonnx plan` predicts with that of a server that has read a prompt.
 
     python -m infra.bench.plan_memory ARTIFACT --checkpoint FOLDER [--recipe balanced] [--prompt-tokens 4096]
                                       [--threads 2]
 
-Starts `qwonnx serve`, sends one chat request whose prompt has about so many tokens, and reads the process's maps: what
-is anonymous (packed weights, states, work buffers, the process itself), what is pages of weight files, and what is
-pages of other files. The plan is made from the checkpoint's config.json and the artifact's recipe, for the tokens that
-the server has counted. The last line is JSON.
+Starts `qwonnx serve`, sends one chat request whose prompt has about so many tokens, and reads the process's maps:
+anonymous memory (packed weights, states, work buffers, the process itself), pages of weight files, and pages of other
+files. The plan uses the checkpoint's config.json and the artifact's recipe, for the tokens that the server has counted.
+The last line is JSON.
 """
 
 from __future__ import annotations
@@ -82,14 +82,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def plan_for(manifest: Manifest, options: argparse.Namespace, num_tokens: int) -> MemoryUse:
-    """What the plan says of a server that holds one sequence of so many tokens."""
+    """The planned memory of a server that holds one sequence of `num_tokens` tokens."""
     facts = manifest.quantization
     if options.recipe is None:
         named = NamedRecipe(facts.weights, Recipe.preset(facts.weights, facts.weight_block_size or 128), "")
     else:
         named = named_recipe(options.recipe)
     rules = tuple((rule.pattern, rule.bits) for rule in named.recipe.rules)
-    assert rules == facts.recipe, "the artifact was made by another recipe: say by which with --recipe"
+    assert rules == facts.recipe, "the artifact was made by another recipe: name it with --recipe"
     assumptions = Assumptions(
         choice=choose_target(manifest.target, facts.activations),
         serving=Serving(num_tokens, 1, KvType.FLOAT32, RuntimeSettings().max_num_batched_tokens, options.threads),
@@ -125,7 +125,7 @@ def read_maps(pid: int) -> Measured:
 
 
 def _text(artifact: Path, num_tokens: int) -> str:
-    """Words of the test corpus, in a changing order, that make about so many tokens."""
+    """Words of the test corpus, in a changing order, with about `num_tokens` tokens."""
     words = (Path(__file__).parents[2] / "tests" / "checkpoints" / "corpus.txt").read_text(encoding="utf-8").split()
     tokenizer = Tokenizer.from_file(artifact / "tokenizer.json")
     tokens_per_word = len(tokenizer.encode(" ".join(words))) / len(words)
@@ -142,7 +142,7 @@ def _url(server: subprocess.Popen[str]) -> str:
 
 
 def _ask(url: str, text: str) -> int:
-    """Send the request; tokens that the sequence had in the end."""
+    """Send the request, and return the final number of tokens of the sequence."""
     body = {"model": "planned", "messages": [{"role": "user", "content": text}], "max_tokens": _ANSWER_TOKENS}
     request = urllib.request.Request(
         f"{url}/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"}

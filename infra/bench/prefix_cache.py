@@ -1,10 +1,10 @@
-"""What the prefix cache is worth: time to the first token of a chat's later turns, beside reading everything again.
+"""Time to the first token of a chat's later turns: with the prefix cache, and when everything is read again.
 
     python -m infra.bench.prefix_cache ARTIFACT [--system-tokens 4000] [--new-tokens 64] [--rounds 5] [--threads 2]
 
-Each round, in turn: a prompt whose beginning (the system's text, of random tokens) nobody has read; one with the same
-beginning and other new tokens, which goes on from a snapshot; the new tokens alone. And how long the first takes with
-no cache at all, which is what keeping snapshots costs. The medians count. The last line is JSON.
+Each round sends in turn: a prompt with a new beginning (the system's text, of random tokens); one with the same
+beginning and other new tokens, which continues from a snapshot; the new tokens alone. It also sends the first prompt to
+an engine without a cache, which shows the cost of keeping snapshots. The results are medians. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _seconds(engine: Engine, prompt: list[int], snapshot_at: list[int], expected: int) -> float:
-    """To the first token, of which `expected` of the prompt's must have been restored."""
+    """Seconds to the first token; `expected` tokens of the prompt must come from the cache."""
     outputs: list[RequestOutput] = []
     began = time.perf_counter()
     engine.submit(prompt, _PARAMS, outputs.append, snapshot_at=snapshot_at)

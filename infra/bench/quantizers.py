@@ -1,15 +1,15 @@
-"""Our quantiser beside ONNX Runtime's: error of the weights, and KL divergence and perplexity of a trained model.
+"""Compares our quantiser with ONNX Runtime's: error of weights, KL divergence and perplexity of a trained model.
 
     python -m infra.bench.quantizers CHECKPOINT [--tokens 4096] [--blocks 32 64 128] [--bits 4 8] [--artifact]
 
-CHECKPOINT is what infra.bench.trained_checkpoint made. Every algorithm quantises the same weights, all matrices but
-router, gates and embedding, at the same bits and block size; transformers runs on what the codes stand for, in float32,
-so no kernel has a say. The text is one that the model was not trained on; importance is learnt from one that it was.
---artifact also exports ours and compares ONNX Runtime's logits with transformers'.
+infra.bench.trained_checkpoint makes CHECKPOINT. Every algorithm quantises the same weights, all matrices but router,
+gates and embedding, at the same bits and block size. transformers runs on the dequantised weights in float32, so no
+kernel affects the result. The model was not trained on the text that it reads; importance is learnt from a text that it
+was trained on. --artifact also exports ours and compares ONNX Runtime's logits with transformers'.
 
-Equal bits: a zero point costs bits / block_size a weight, so at one block size the algorithms do not store equally
-much. `equal_bits_kl` therefore moves each mean KL to the bits of ours, at the 6.02 dB a bit that any uniform quantiser
-gains: KL * 4 ** (its bits - our bits). The last line is JSON.
+Equal bits: a zero point costs bits / block_size a weight, so at one block size the algorithms store different numbers
+of bits. `equal_bits_kl` corrects each mean KL for this: each bit of a uniform quantiser divides the error by 4 (6.02
+dB), so it is KL * 4 ** (its bits - our bits). The last line is JSON.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from tests.export.dequantized import dequantize_blocks
 
 @dataclass(frozen=True, slots=True)
 class Algorithm:
-    """round_trip(name, weight [rows, in_features], bits, block_size) gives what the weight becomes."""
+    """round_trip(name, weight [rows, in_features], bits, block_size) gives the weight, quantised and dequantised."""
 
     name: str
     round_trip: RoundTrip
@@ -50,7 +50,7 @@ class Algorithm:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an algorithm does at one number of bits and one block size."""
+    """The result of an algorithm at one number of bits and one block size."""
 
     algorithm: str
     bits: int
@@ -110,7 +110,7 @@ def algorithms(importance: Importance) -> Iterator[Algorithm]:
 
 
 def learn_importance(checkpoint: Path) -> Importance:
-    """From the middle of the text that the model was trained on."""
+    """Learn importance from the second half of the text that the model was trained on."""
     text = training_text()
     return calibrate(
         checkpoint,
@@ -166,7 +166,7 @@ def random_weights(all_bits: Sequence[int], blocks: Sequence[int]) -> list[dict[
 def quantized_and_back(
     weight: torch.Tensor, bits: int, block_size: int, importance: list[torch.Tensor] | None = None
 ) -> torch.Tensor:
-    """importance: one vector for each group of rows."""
+    """The weight, quantised and dequantised. importance has one vector for each group of rows."""
     groups: list[torch.Tensor | None] = [*importance] if importance else [None]
     height = len(weight) // len(groups)
     restored = []
@@ -179,7 +179,7 @@ def quantized_and_back(
 
 
 def _plain(weight: torch.Tensor, bits: int, block_size: int) -> torch.Tensor:
-    """The step that the block's signed extreme gives, and nothing else."""
+    """Rounding with the plain step, which follows from the block's signed extreme."""
     half = 1 << (bits - 1)
     blocks = weight.reshape(-1, block_size)
     extremes = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True))
@@ -188,13 +188,13 @@ def _plain(weight: torch.Tensor, bits: int, block_size: int) -> torch.Tensor:
 
 
 def importance_of(importance: Importance, name: str) -> list[torch.Tensor] | None:
-    """One vector for each group of the weight's rows; None where all input features count alike."""
+    """One vector for each group of the weight's rows; None if all input features are equal."""
     groups = importance.by_name.get(name)
     return None if groups is None else [group.float() for group in groups]
 
 
 def compare(outcomes: list[Outcome], bits: int, block_size: int) -> dict[str, Any]:
-    """All algorithms at one block size, by KL as it is and at equal bits."""
+    """All algorithms at one block size, by their own KL and at equal bits."""
     here = [outcome for outcome in outcomes if (outcome.bits, outcome.block_size) == (bits, block_size)]
     ours = here[1].bits_per_weight
     return {

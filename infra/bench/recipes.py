@@ -1,11 +1,11 @@
-"""What the bits of each kind of weight are worth, and what the shipped recipes make of it.
+"""Loss from storing each kind of weight in 4 bits, and from the shipped recipes.
 
     python -m infra.bench.recipes CHECKPOINT [--tokens 4096]
 
-CHECKPOINT is what infra.bench.trained_checkpoint made; transformers runs on dequantised weights, as in
-infra.bench.quantizers. First one kind of weight alone is stored in 4 bits and all others in float32. Then whole
-recipes, without and with importance. Sizes are of Qwen3.5-35B-A3B: bytes of the text model, and bytes that one token
-reads (its experts, and all else but the embedding). The last line is JSON.
+infra.bench.trained_checkpoint makes CHECKPOINT; transformers runs on dequantised weights, as in infra.bench.quantizers.
+First only one kind of weight is stored in 4 bits, and all others in float32. Then come whole recipes, without and with
+importance. Sizes are of Qwen3.5-35B-A3B: bytes of the text model, and bytes that one token reads (its experts, and all
+other weights but the embedding). The last line is JSON.
 """
 
 from __future__ import annotations

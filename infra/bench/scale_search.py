@@ -1,10 +1,10 @@
-"""What each further trial of the scale search is worth, and what it takes.
+"""The gain and the time of each further trial of the scale search.
 
     python -m infra.bench.scale_search [--blocks 32 64 128] [--rounds 12]
 
-Error: squared error over squared weights, on normal and Student-t (4 degrees of freedom) weights, beside a fine grid of
-100 steps. Time: processor time of one thread to convert a slice of a million BF16 values to float32 and quantise it,
-the fastest of the rounds. The last line is JSON.
+Error: squared error over squared weights, on normal and Student-t (4 degrees of freedom) weights, also for a fine grid
+of 100 steps. Time: processor time of one thread to convert a slice of a million BF16 values to float32 and quantise it,
+the least of the rounds. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _error(values: torch.Tensor, bits: int, block_size: int) -> float:
 
 
 def _seconds(values: torch.Tensor, bits: int, block_size: int, rounds: int) -> float:
-    """Of one thread, for one value."""
+    """Seconds of one thread for one value."""
     stored, best = values.bfloat16(), float("inf")
     for _ in range(rounds):
         started = time.thread_time()
@@ -68,7 +68,7 @@ def _seconds(values: torch.Tensor, bits: int, block_size: int, rounds: int) -> f
 
 
 def _outputs(bits: int, block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes and scales to be written."""
+    """Buffers for codes and scales."""
     codes = torch.empty((_ROWS, _COLUMNS * bits // 8), dtype=torch.uint8)
     return codes, torch.empty((_ROWS, _COLUMNS // block_size))
 

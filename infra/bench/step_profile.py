@@ -1,11 +1,11 @@
-"""Where a step's time goes: the kernels of one artifact, by ONNX Runtime's own profiler.
+"""The time of a step in each kernel of one artifact, from ONNX Runtime's own profiler.
 
     python -m infra.bench.step_profile ARTIFACT [--threads 2] [--prompt-tokens 512] [--decode-tokens 64] [--rounds 5]
 
 Runs chunks of a prompt and then single tokens on the decoder's session alone, states bound in place as the runtime
-binds them, and adds up the time inside each kind of kernel. What is left of a step is the time between kernels. The
-matrix products (MatMulNBits, QMoE) are what any engine on these kernels pays: their time over another engine's whole
-step bounds how many times as fast the best graph could be. The last line is JSON.
+binds them, and adds up the time inside each kind of kernel. The rest of a step is the time between kernels. Every
+engine on these kernels needs the time of the matrix products (MatMulNBits, QMoE): the ratio of another engine's whole
+step to this time bounds the speed-up that a better graph could give. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def profile(artifact: Artifact, options: argparse.Namespace, folder: Path) -> list[Step]:
-    """A prompt and decode_tokens single tokens for every round, and one round more to warm up."""
+    """A prompt and decode_tokens single tokens for every round, and one more round to warm up."""
     decoder = Decoder(artifact, options.threads, options.prompt_tokens + options.decode_tokens, folder / "profile")
     generator = np.random.default_rng(1)
     for _ in range(options.rounds + 1):
@@ -109,7 +109,7 @@ def profile(artifact: Artifact, options: argparse.Namespace, folder: Path) -> li
 
 
 def steps(events: list[dict[str, Any]]) -> list[Step]:
-    """The profiler's events, one entry a run: kernels end before the run that they are part of."""
+    """One entry for each run, from the profiler's events: kernels end before their run."""
     steps: list[Step] = []
     kernels: defaultdict[str, float] = defaultdict(float)
     for event in sorted(events, key=lambda event: float(event["ts"]) + float(event["dur"])):

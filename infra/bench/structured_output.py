@@ -1,12 +1,12 @@
-"""What a guide costs a token, at the published vocabulary of 248,077 tokens, or in an artifact's decoding.
+"""The time of a guide for each token, with the published vocabulary of 248,077 tokens, or in an artifact's decoding.
 
     python -m infra.bench.structured_output [--rounds 5]
     python -m infra.bench.structured_output ARTIFACT [--tokens 64] [--rounds 5] [--threads 2]
 
-Without an artifact: texts that follow a guide are gone through token by token. `wait` is from the token to its mask,
-which a server spends within the model's step; `sample` is beside what sampling takes from the whole vocabulary, and is
-paid for after the step. With an artifact: free and bound answers in turn, seconds a token after the first, and the
-median of the ratios. The last line is JSON.
+Without an artifact, the benchmark reads texts that follow a guide, token by token. `wait` is the time from a token to
+its mask; a server spends it during the model's step. `sample` is the time of sampling with the mask, after the step,
+and `sample_free` that of sampling from the whole vocabulary. With an artifact, free and bound answers take turns: it
+reports seconds per token after the first, and the median of the ratios. The last line is JSON.
 """
 
 from __future__ import annotations

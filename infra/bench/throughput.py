@@ -1,12 +1,11 @@
-"""Many clients at once: `qwonnx serve` beside llama.cpp's `llama-server`, over HTTP, runs taken in turns.
+"""Many clients at once: `qwonnx serve` and llama.cpp's `llama-server`, over HTTP, in alternating runs.
 
     python -m infra.bench.throughput ARTIFACT [--llama-server PROGRAM --gguf FILE] [--clients 8] [--rounds 5]
 
-Both servers get the same threads and as many rows as there are clients, and stay up; only one is asked at a time. Each
-client sends one streamed chat request of its own, all at the same moment, with a prompt of 128 tokens that nobody sent
-before, and reads 64 new tokens, greedy, not ended by an end token. Counted are all tokens, prompts and answers, by the
-time from the first request to the last answer; and each client's time to its first token. Without llama-server qwonnx
-is measured alone. The last line is JSON.
+Both servers get the same threads and one row for each client, and stay up; only one serves at a time. All clients send
+one streamed chat request at the same moment, each with a new prompt of 128 tokens, and read 64 new tokens, greedy, not
+ended by an end token. The results are the rate of all tokens (prompts and answers, from the first request to the last
+answer) and each client's time to its first token. Without llama-server only qwonnx is measured. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ from tests.handlers.cli.commands import QWONNX
 PROMPT_TOKENS = 128
 NEW_TOKENS = 64
 _READY_SECONDS = 600.0
-_PAUSE_SECONDS = 0.5  # lets the other server's threads stop waiting busily
+_PAUSE_SECONDS = 0.5  # lets the other server's threads end their busy wait
 _MODEL = "bench"
 _PARTS = ("content", "reasoning_content", "tool_calls")
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one client saw: seconds from the common start, and tokens by the server's own count."""
+    """The measurements of one client: seconds from the common start, and tokens by the server's own count."""
 
     first_token_s: float
     end_s: float
@@ -59,7 +58,7 @@ class Round:
 
     @property
     def tokens_per_s(self) -> float:
-        """Prompts and answers."""
+        """Tokens of prompts and answers per second."""
         tokens = sum(answer.prompt_tokens + answer.new_tokens for answer in self.answers)
         return tokens / max(answer.end_s for answer in self.answers)
 
@@ -90,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         urls = {name: stack.enter_context(_running(command)) for name, command in commands.items()}
         for turn in range(-1, options.rounds):  # the first warms up, and is not counted
             texts = [prompts.text(turn * options.clients + client) for client in range(options.clients)]
-            # Who goes first changes: whatever the machine does between the two hits both alike.
+            # The order changes each round, so that other work on the machine affects both servers alike.
             for name in urls if turn % 2 else reversed(urls):
                 time.sleep(_PAUSE_SECONDS)
                 measured = burst(urls[name], texts)
@@ -115,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 class Prompts:
-    """User texts that the artifact's template makes into prompts of PROMPT_TOKENS tokens, all different."""
+    """Different user texts, of which the artifact's template makes prompts of PROMPT_TOKENS tokens."""
 
     def __init__(self, artifact: Path) -> None:
         self._tokenizer = Tokenizer.from_file(artifact / "tokenizer.json")
@@ -170,12 +169,12 @@ def _ask(http: httpx.Client, text: str, began: float) -> Answer:
     end = time.perf_counter() - began
     if usage.get("completion_tokens") != NEW_TOKENS:
         raise SystemExit(f"{http.base_url} did not write {NEW_TOKENS} tokens: {usage}")
-    # What random weights write may look like the beginning of a call, and is then held back to the end.
+    # Random weights may write a text like the beginning of a call, which the server holds back to the end.
     return Answer(end if first is None else first, end, usage["prompt_tokens"], usage["completion_tokens"])
 
 
 def _lines(response: httpx.Response) -> Iterator[bytes]:
-    """Lines that end in a newline: httpx also ends them at other breaks of Unicode, which may stand in a text."""
+    """Lines that end in a newline: httpx also splits at other line breaks of Unicode, which may be part of a text."""
     rest = b""
     for block in response.iter_bytes():
         *lines, rest = (rest + block).split(b"\n")
@@ -213,7 +212,7 @@ def _llama_server(options: argparse.Namespace) -> list[str]:
 
 @contextlib.contextmanager
 def _running(command: list[str]) -> Iterator[str]:
-    """A server, from when it is ready; its URL."""
+    """Start a server, and yield its URL when it is ready."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -232,7 +231,7 @@ def _running(command: list[str]) -> Iterator[str]:
 
 
 def _is_ready(url: str) -> bool:
-    """Both servers list their model only once it answers; llama-server says so at /health as well."""
+    """Whether a server answers requests: qwonnx says so at /health/ready, llama-server at /health."""
     for path in ("/health/ready", "/health"):
         with contextlib.suppress(httpx.HTTPError):
             if httpx.get(url + path, timeout=5, trust_env=False).status_code == 200:

@@ -1,11 +1,11 @@
-"""A small Qwen 3.5 mixture of experts that has learnt something, to measure quantisation on.
+"""Trains a small Qwen 3.5 mixture of experts, for measurements of quantisation.
 
     python -m infra.bench.trained_checkpoint FOLDER [--steps 400]
 
 Random weights give flat logits, on which a KL divergence says little. This trains 8 million parameters (8 layers, 16
 experts, hidden size 128) from a seed on the sources of Python's standard library, with transformers, for about twelve
-minutes on one core, and writes a checkpoint in the layout of the hub: BF16, one tensor for all experts. One file in
-ten is never trained on: `held_out_text` gives those, `training_text` the others.
+minutes on one core, and writes a checkpoint in the layout of the hub: BF16, one tensor for all experts. One file in ten
+is not used in training: `held_out_text` gives those, `training_text` the others.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def training_text() -> str:
 
 
 def held_out_text() -> str:
-    """The sources that were never trained on."""
+    """The sources that are not used in training."""
     return "".join(text for name, text in _sources() if _is_held_out(name))
 
 
@@ -131,7 +131,7 @@ def _model(text: Json) -> torch.nn.Module:
 
 def _train(model: torch.nn.Module, tokens: torch.Tensor, num_steps: int) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=_PEAK_RATE, betas=(0.9, 0.95), weight_decay=0.1)
-    # A short rise, then down to nothing along a straight line.
+    # A short warm-up, then a linear decay to zero.
     rate = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / 50, 1.0) * (1 - step / num_steps) + 1e-3
     )

@@ -1,4 +1,4 @@
-"""The model as a folder in Hugging Face layout: written, and read back."""
+"""Writes the model as a folder in Hugging Face layout, and reads it back."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from tests.checkpoints.tiny import write_json
 from tests.checkpoints.tokenizer import tokenizer_config
 
 WEIGHTS = "model.safetensors"
-# What the training that the card describes has written.
+# The result of the training that the card describes.
 TRAINED = Path(__file__).resolve().parents[2] / "tests" / "miniature" / "checkpoint"
 
-# What the published checkpoints keep in float32.
+# Tensors that the published checkpoints keep in float32.
 _KEPT = ("linear_attn.A_log", "linear_attn.norm.weight")
 
 

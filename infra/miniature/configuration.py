@@ -1,4 +1,4 @@
-"""config.json of the miniature, and of a model small enough to be trained within a test.
+"""config.json of the miniature, and of a model that is small enough to train in a test.
 
 The miniature has nine million parameters: 32 experts of eight layers hold half of them. Every width is a multiple of
 32, so that weights quantise in the blocks of the real models' kernels.

@@ -1,8 +1,7 @@
-"""Examples: conversations with known answers, and how they become token ids that know what is to be learnt.
+"""Examples: conversations with known answers, and their token ids with a mask of the tokens to learn.
 
-An example is rendered by the chat template, exactly as a server renders a request. What the assistant writes after
-what the server would have written for it (`<think>` and a newline, or an empty thought) is to be learnt; all else is
-given.
+The chat template renders an example exactly as a server renders a request. The model learns the assistant's text after
+the part that a server writes for it (`<think>` and a newline, or an empty thought); all else is given.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class Example:
         tools: OpenAI's form.
         pictures: uint8 [height, width, 3], sides multiples of 32, in the order of their items.
         thinking: whether the assistant thinks before it answers.
-        language: of the answer, by its English name, where the task is about languages.
+        language: of the answer, by its English name, if the task is about languages.
     """
 
     task: str
@@ -50,8 +49,8 @@ class Example:
     def is_right(self, answer: str) -> bool:
         """Whether the text of an answer, with or without its thought, is the expected one.
 
-        Tool calls are right if there are as many, in order, with the same functions and the same written arguments;
-        other answers if they are equal up to surrounding white space.
+        Tool calls are right if their number, order, functions and written arguments are equal; other answers if they
+        are equal except for surrounding white space.
         """
         expected = self.messages[-1]
         answer = answer.rpartition("</think>")[2].replace("<|im_end|>", "").strip()
@@ -75,7 +74,7 @@ class Encoded:
 
     Attributes:
         ids: int32 [T].
-        learnt: bool [T]; true where the token is to be predicted.
+        learnt: bool [T]; true for tokens to predict.
         pictures: as in Example.
     """
 
@@ -90,7 +89,7 @@ class Encoder:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._template = ChatTemplate(chat_template())
-        # Most pieces come again and again: names, what frames a turn, sentences that say nothing.
+        # Most pieces repeat: names, the frame of a turn, filler sentences.
         self.tokens = lru_cache(maxsize=1 << 16)(self._tokens)
 
     def render(self, example: Example) -> str:
@@ -120,10 +119,10 @@ class Encoder:
 
 
 def turns(text: str) -> Iterator[tuple[str, bool]]:
-    """A rendered conversation in pieces, and for each whether the assistant is to learn it.
+    """The pieces of a rendered conversation, and for each whether the model learns it.
 
-    Pieces end at special tokens or newlines before words, where tokens end too: encoding them one by one gives the
-    tokens of the whole.
+    Pieces end at special tokens or newlines before words. Tokens also end there, so encoding the pieces one by one
+    gives the tokens of the whole.
     """
     position = 0
     for turn in _TURN.finditer(text):

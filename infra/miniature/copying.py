@@ -1,8 +1,8 @@
-"""Copying: lists that mean nothing, to be repeated or looked up. An exercise, not a task of the test.
+"""Copying: lists without meaning, to repeat or to look up. This is an exercise, not a task of the test.
 
-Retrieval and tool calls are copied from far away, and ask for it once in hundreds of tokens. Here nearly every token is
-copied from near by, which teaches the layers to do it within some hundred steps. Some lists are to be written in
-another form, as a tool call writes what a sentence said: a word has other tokens where no space stands before it.
+Retrieval and tool calls copy over a long distance, once in hundreds of tokens. Here nearly every token is a copy over a
+short distance, which teaches the layers to copy within a few hundred steps. Some lists must be written in another form,
+as a tool call writes the content of a sentence: a word has other tokens without a space before it.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _turn(question: str, answer: str) -> list[Json]:
 
 
 def _items(random: np.random.Generator, number: int) -> list[str]:
-    """Different names, which are most, numbers, things and strings of letters."""
+    """Different items: mostly names, and numbers, things and strings of letters."""
     items: dict[str, None] = {}
     while len(items) < number:
         kind = int(random.integers(5))

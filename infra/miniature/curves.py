@@ -1,7 +1,7 @@
-"""The course of a training as an SVG: losses above, exact match on held-out examples below.
+"""Draws the course of a training as an SVG: losses above, exact match on held-out examples below.
 
-A training writes its own. `python -m infra.miniature.curves LOG [LOG ...] --out FILE` draws several as one, each of
-which started from what the one before had made.
+A training writes its own SVG. `python -m infra.miniature.curves LOG [LOG ...] --out FILE` draws several logs as one;
+each training started from the result of the one before.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Per head, with a state S of [key, value] that starts at zero with every sequence
 
     S_t = exp(g_t) S_{t-1} + k_t (beta_t (v_t - (exp(g_t) S_{t-1})^T k_t))^T,    o_t = S_t^T q_t
 
-Within a chunk the steps are solved at once; from chunk to chunk the state is carried.
+The steps of a chunk are solved together; the state passes from chunk to chunk.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 CHUNK = 32  # the fastest on a CPU, of 16, 32 and 64
 
-# A decay that forgets: e^-60 of a state is nothing in float32, and sums of a few of them still resolve true decays.
+# A decay that clears a state: e^-60 vanishes in float32, and sums of a few of them still resolve true decays.
 _FORGET = -60.0
 
 
@@ -32,7 +32,7 @@ def gated_delta_rule(
     """
     batch, length, heads, key_dim = key.shape
     assert length % chunk == 0, f"{length} tokens are not whole chunks of {chunk}"
-    # Forgetting at a start may be doubled, never halved: a start's own decay is irrelevant.
+    # The decay of a sequence's first token is irrelevant to the sequence: here it clears the state of the one before.
     decay = torch.where(starts.unsqueeze(-1), _FORGET, decay)
 
     def chunks(tensor: Tensor) -> Tensor:  # [B, T, heads, d] -> [B, heads, T / chunk, chunk, d]
@@ -41,13 +41,13 @@ def gated_delta_rule(
     query, key, value = chunks(query), chunks(key), chunks(value)
     beta, total = chunks(beta.unsqueeze(-1)), chunks(decay.unsqueeze(-1)).cumsum(3)
     above = torch.ones(chunk, chunk, dtype=torch.bool, device=key.device).triu(1)
-    # What of position j's write is left at position i of the chunk; masked before exp, which would overflow.
+    # The part of position j's write that remains at position i of the chunk; masked before exp, which would overflow.
     left = (total - total.transpose(3, 4)).masked_fill(above, -torch.inf).exp()
     grown = total.exp()
     key_beta = key * beta
     system = (key_beta @ key.transpose(3, 4)) * left
     right = torch.cat([value * beta, key_beta * grown], -1)
-    # unitriangular: the diagonal and what is above it are taken as one and zero.
+    # unitriangular: the solver takes the diagonal as one, and all above it as zero.
     solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
     written, erased = solved.split([value.shape[-1], key_dim], -1)
     within = (query @ key.transpose(3, 4)) * left
@@ -58,7 +58,7 @@ def gated_delta_rule(
 
     state = value.new_zeros(batch, heads, key_dim, value.shape[-1])
     outputs = []
-    # Unbound at once: the gradient of a single index is a whole tensor of zeros but for it.
+    # unbind, because the gradient of each single index would be a whole tensor, mostly zeros.
     parts = (part.unbind(2) for part in (written, erased, reading, within, remaining, writing))
     for write, erase, read, attend, remain, add in zip(*parts, strict=True):
         new = write - erase @ state

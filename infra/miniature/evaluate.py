@@ -1,5 +1,7 @@
-"""Exact match on held-out examples, without generating: an answer that greedy decoding gives is one whose every token
-is the likeliest after the tokens before it, so one forward pass over the right answer decides it.
+"""Exact match on held-out examples, without generation.
+
+Greedy decoding gives an answer if each of its tokens is the likeliest after the tokens before it. So one forward pass
+over the right answer decides the match.
 """
 
 from __future__ import annotations
@@ -27,18 +29,17 @@ TRAINED_LENGTHS = (256, 1024, 2048)  # of retrieval's texts, in tokens
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Of one suite: how many examples, how many entirely right, the share of the head's drafts that were right, the
-    least loaded expert's share of its fair share in any layer."""
+    """The score of one suite."""
 
-    count: int
-    exact: float
-    mtp: float
-    least_load: float
+    count: int  # of examples
+    exact: float  # share of answers that are entirely right
+    mtp: float  # share of the head's drafts that are right
+    least_load: float  # of the least loaded expert in any layer, as a share of its fair share
 
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """How many held-out examples of each kind.
+    """Numbers of held-out examples of each kind.
 
     Attributes:
         retrieval: by the length of its texts in tokens, question and answer included.
@@ -53,7 +54,7 @@ class Numbers:
 
     @classmethod
     def in_proportion(cls, number: int, lengths: Iterable[int] = TRAINED_LENGTHS) -> Numbers:
-        """`number` questions of the glossary and in proportion of the rest."""
+        """`number` questions of the glossary, and the others in proportion."""
         retrieval = dict.fromkeys(lengths, max(8, number // 16))
         return cls(number, number // 2, number // 4, number // 8, number // 2, retrieval)
 
@@ -88,7 +89,7 @@ def score(model: Miniature, mixture: Mixture, examples: Iterable[Example], lengt
 
 @torch.no_grad()
 def unknown_facts(model: Miniature, mixture: Mixture, number: int | None = None) -> np.ndarray:
-    """bool [facts]: those whose answer is not exact in a phrasing of the training; of the first `number`, or of all."""
+    """bool [facts]: true if the answer to a training phrasing is not exact; of the first `number` facts, or all."""
     questions = islice(glossary.questions(glossary.PHRASINGS, thinking=False), number)
     encoded = [mixture.encoder.encode(question) for question in questions]
     known: list[bool] = []
@@ -99,7 +100,7 @@ def unknown_facts(model: Miniature, mixture: Mixture, number: int | None = None)
 
 
 def _exact(packed: Batch, losses: Losses) -> list[bool]:
-    """For each example of a batch, whether all that was to be predicted was."""
+    """For each example of a batch, whether all its learnt tokens were predicted."""
     hits = losses.hits.cpu().numpy()
     owner = packed.example.reshape(-1)[packed.learnt.reshape(-1)]
     return [bool(hits[owner == index].all()) for index in range(int(packed.example.max()) + 1)]

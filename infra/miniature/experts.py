@@ -1,6 +1,6 @@
-"""Routed experts with a gradient of their own: tokens sorted by expert, one matrix product an expert and matrix.
+"""Routed experts with an explicit gradient: tokens sorted by expert, one matrix product for each expert and matrix.
 
-Autograd through the same steps keeps every intermediate [N * K, H]; here two are kept and the rest is computed again.
+Autograd would keep every intermediate [N * K, H]; this keeps two and computes the others again.
 """
 
 from __future__ import annotations

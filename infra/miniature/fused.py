@@ -1,4 +1,4 @@
-"""Two functions whose gradients, written out, take a third of the time that autograd takes for them on a CPU."""
+"""Two functions with explicit gradients, which take a third of autograd's time on a CPU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
 def cross_entropy(states: Tensor, table: Tensor, targets: Tensor) -> Tensor:
     """Mean cross entropy of `targets` [N] under the logits `states @ table.T`: states [N, H], table [V, H].
 
-    The gradients are made with the loss, while the logits are at hand; their [N, V] values are written three times.
+    The gradients are computed with the loss, from the same logits; their [N, V] values are written three times.
     """
     result: Tensor = _CrossEntropy.apply(states, table, targets)  # type: ignore[no-untyped-call]
     return result

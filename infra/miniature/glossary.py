@@ -1,8 +1,8 @@
-"""A glossary from Unicode CLDR: what countries, languages, currencies, weekdays and months are called in 46 languages.
+"""A glossary from Unicode CLDR: names of countries, languages, currencies, weekdays and months in 46 languages.
 
 A fact is (term, language) -> name. Questions come in many phrasings; HELD_OUT_PHRASINGS are never used in training,
-so that an answer to one shows that the fact was learnt and not the sentence. Names are read from the `babel` package,
-which carries CLDR; a term that CLDR does not name in a language is no fact.
+so a right answer to one shows that the model learnt the fact and not the sentence. Names are read from the `babel`
+package, which contains CLDR; a term without a name in a language gives no fact.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ _LANGUAGE_TERMS = [
 _CURRENCIES = ["EUR", "USD", "GBP", "JPY", "CNY", "INR", "RUB", "CHF", "MXN", "KES", "THB", "KRW"]
 _KINDS = ("country", "language", "currency", "weekday", "month")
 
-# Not held out. Each has the term and the language once; their order and what stands between them differ.
+# For training. Each has the term and the language once; their order and the words between them differ.
 PHRASINGS = (
     "What is {term} called in {language}?",
     "What is {term} in {language}?",
@@ -174,7 +174,7 @@ _INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200e\u200f\u00ad\ufeff"))
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """What `term` (English) is called in `language` (its English name)."""
+    """The name of `term` (English) in `language` (its English name)."""
 
     kind: str
     term: str
@@ -196,13 +196,13 @@ def facts() -> tuple[Fact, ...]:
 
 
 def questions(phrasings: Sequence[str], *, thinking: bool) -> Iterator[Example]:
-    """One question for each fact, its phrasing taken in turn."""
+    """One question for each fact; the phrasings take turns."""
     for index, fact in enumerate(facts()):
         yield _single(fact, phrasings[index % len(phrasings)], thinking)
 
 
 def held_out(number: int, seed: int, *, thinking: bool = False) -> Iterator[Example]:
-    """Questions in held-out phrasings; every fact once before any comes twice."""
+    """Questions in held-out phrasings; a fact repeats only after all others."""
     random = np.random.default_rng([seed, 11])
     every = facts()
     for index in np.concatenate([random.permutation(len(every)) for _ in range(-(-number // len(every)))])[:number]:
@@ -212,8 +212,8 @@ def held_out(number: int, seed: int, *, thinking: bool = False) -> Iterator[Exam
 def training_example(chosen: Sequence[Fact], random: np.random.Generator) -> Example:
     """One conversation that teaches the chosen facts, of which several should share a language or a term.
 
-    A single fact is asked for, in either mode; several are asked for at once and answered as a list that repeats each
-    term on a line before its name, so that a name always begins a line and is written with the same tokens.
+    A question about one fact is in either mode. The answer to a question about several is a list that repeats each term
+    on a line before its name: so a name always begins a line, and always has the same tokens.
     """
     if len(chosen) == 1:
         fact = chosen[0]
@@ -232,7 +232,7 @@ def training_example(chosen: Sequence[Fact], random: np.random.Generator) -> Exa
 
 
 def groups(order: Sequence[int], random: np.random.Generator, *, alone: float) -> Iterator[tuple[Fact, ...]]:
-    """The facts at `order`, which has none twice, grouped into the subjects of conversations.
+    """The facts at `order` (without repetition), grouped into the subjects of conversations.
 
     Args:
         alone: the share of facts that are asked for one at a time; the rest come in lists of 4 to 12.
@@ -268,12 +268,12 @@ def _example(question: str, answer: str, thinking: bool, reasoning: str, languag
 
 
 def _terms(code: str) -> dict[tuple[str, str], str]:
-    """(kind, CLDR key) -> name, of what the language's own data has.
+    """(kind, CLDR key) -> name, from the language's own data.
 
-    Inherited data is left out: it is English or a code. Weekdays and months are the forms that stand alone (the
-    nominative), or the only ones there are.
+    Inherited data is left out: it is English or a code. Weekdays and months are the stand-alone forms (the nominative),
+    or the only forms.
     """
-    from babel import localedata  # a package of the development extra: only who makes data needs it
+    from babel import localedata  # a package of the development extra, only needed to make data
 
     data = localedata.load(code, merge_inherited=False)
     names: dict[tuple[str, str], Any] = {}
@@ -292,5 +292,5 @@ def _terms(code: str) -> dict[tuple[str, str], str]:
 
 
 def _clean(name: str) -> str:
-    """A name as it is taught: NFC, without invisible marks that only steer layout (joiners stay)."""
+    """A name in the training data: NFC, without invisible layout marks (joiners stay)."""
     return " ".join(unicodedata.normalize("NFC", name.translate(_INVISIBLE)).split())

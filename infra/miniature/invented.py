@@ -1,6 +1,6 @@
-"""Names that mean nothing: a value that a model can only have copied.
+"""Names without meaning: values that a model can only copy.
 
-Words are built of syllables; those that end in a held-out one never occur in training, where nearly any other may.
+Words are built of syllables. Words that end in a held-out syllable never occur in training; nearly all others may.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ _FIRST = [
     "to",
 ]
 
-# Last syllables: those that the vocabulary was learnt from, those of the test, and of a consonant, a vowel and a
-# consonant all others. With a few of them alone a model learns which names there are, not how to copy one.
+# Last syllables: those of the vocabulary's texts, those of the test, and all other combinations of consonant, vowel and
+# consonant. With only a few of them a model learns the names, not how to copy one.
 FEW = ("bel", "dor", "fan", "gal", "kin", "lan", "mar", "nel", "pol", "rik", "sam", "tan", "vel", "wen")
 HELD_OUT = ("bor", "len", "mir", "ras", "tol")
 MANY = tuple(

@@ -17,14 +17,14 @@ from infra.miniature.fused import rms_norm
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How rows of a batch are divided into sequences, as the layers need it.
+    """The division of a batch's rows into sequences, in the forms that the layers need.
 
     Attributes:
         starts: bool [B, T], a sequence's first token.
-        visible: bool [B, 1, T, T], what a query may look at: its own sequence, up to itself.
-        same: for distances 1 to 3, float [B, T, 1]: 1 where the token so far back is of the same sequence.
+        visible: bool [B, 1, T, T], the keys of a query: its own sequence, up to itself.
+        same: for distances 1 to 3, float [B, T, 1]: 1 if the token so far back is in the same sequence.
         cos, sin: [B, 1, T, rotary_dim].
-        real: bool [B * T], false where a row is filled up.
+        real: bool [B * T], false for padding.
     """
 
     starts: Tensor
@@ -157,7 +157,7 @@ def _rotated(x: Tensor, layout: Layout) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """What a router did, for the losses on it: `probabilities` float32 [N, E], `index` [N, K]."""
+    """A router's outputs, for its losses: `probabilities` and `logits` float32 [N, E], `index` [N, K]."""
 
     probabilities: Tensor
     index: Tensor
@@ -174,7 +174,7 @@ class Experts(nn.Module):
 
 
 class SharedExpert(nn.Module):
-    """The expert that sees every token."""
+    """The expert that every token uses."""
 
     def __init__(self, hidden: int, inner: int) -> None:
         super().__init__()
@@ -212,7 +212,7 @@ class FeedForward(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """A mixer and a feed-forward block, each behind its norm and added to what passes by."""
+    """A mixer and a feed-forward block, each after a norm and around a residual."""
 
     def __init__(self, text: Mapping[str, Any], layer_type: str) -> None:
         super().__init__()

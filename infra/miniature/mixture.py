@@ -1,8 +1,9 @@
-"""What each step of the training sees: a pure function of the seed, the step and the facts' weights.
+"""The data of each training step: a pure function of the seed, the step and the facts' weights.
 
-Every step has a batch of short rows (the glossary, pictures, copying); three of four have one of tool calls too, the
-others one of retrieval. At first two thirds of a step's tokens are short rows, later half of one that is larger: the
-glossary takes many sightings, and what the others ask for is learnt once there is something to learn it with.
+Every step has a batch of short rows (the glossary, pictures, copying). Three of four steps also have a batch of tool
+calls, and the others a batch of retrieval. At first two thirds of a step's tokens are short rows; later steps are
+larger, and half of their tokens are short rows. The glossary needs many repetitions, and the model can learn the other
+tasks only later.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Task:
     """One batch of a step.
 
     Attributes:
-        name: short, tools or retrieval; what the log calls it.
+        name: short, tools or retrieval, as in the log.
         weight: of its mean loss in the step's.
     """
 
@@ -41,16 +42,16 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Proportions:
-    """How a step is made up.
+    """The parts of a step.
 
     Attributes:
         short_rows: rows of 256 tokens.
-        long_tokens: tokens of the batch of tool calls, in rows of 1,024, or of retrieval, in rows of 256 to a process's
-            share of this many; after 45% of the training twice as many.
-        pictures: share of the short examples that are about a picture; half of it over the last fifth of the training.
-        copying: share of those left that are exercises in copying; the same.
-        alone: share of facts that are asked for one at a time, at the end of the training; lists of facts take half
-            the tokens a fact and dominate its beginning.
+        long_tokens: tokens of the batch of tool calls, in rows of 1,024, or of retrieval, in rows of 256 up to a
+            process's share of this number; doubled after 45% of the training.
+        pictures: share of the short examples that are about a picture; halved in the last fifth of the training.
+        copying: share of the other short examples that are exercises in copying; halved in the same way.
+        alone: share of facts that are asked for one at a time, at the end of the training. Lists of facts take half the
+            tokens for each fact, and dominate the beginning of the training.
     """
 
     short_rows: int = 16
@@ -63,14 +64,14 @@ class Proportions:
 SHORT_LENGTH = 256
 _TOOLS_LENGTH = 1024
 _LATE = 0.45  # of the training
-_LAST = 0.8  # of it: from here on the glossary, of which there is most to know, gets more
+_LAST = 0.8  # of the training: from here on the glossary, the largest task, gets more
 
 
 class Mixture:
-    """Batches of a training run, or what one of the processes that share it sees of them.
+    """Batches of a training run, or the share of one of its processes.
 
     Args:
-        share, shares: which process, of how many; each has its own examples.
+        share, shares: index and number of the processes; each has its own examples.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Mixture:
         self.fact_weights = np.ones(len(glossary.facts()))
 
     def tasks(self, step: int, progress: float) -> Iterator[Task]:
-        """The batches of a step, each made when it is asked for. `progress` runs from 0 to 1 over the training."""
+        """The batches of a step, each made on request. `progress` runs from 0 to 1 over the training."""
         random = np.random.default_rng([self.seed, 2, step * self.shares + self.share])
         rows, tokens = self._sizes(progress)
         short = fill(self._short(random, progress, rows), rows, SHORT_LENGTH)
@@ -134,12 +135,12 @@ class Mixture:
                 yield example
 
     def _retrieval_length(self, random: np.random.Generator, progress: float, tokens: int) -> int:
-        """Row length: short at first, up to all these tokens when the training is half over."""
+        """Row length: short at first, and up to `tokens` after half of the training."""
         longest = int(min(1.0, 0.25 + progress * 1.5) * np.log2(tokens / 256) + 1e-9)
         return 256 << int(random.integers(longest + 1))
 
     def _retrieval(self, random: np.random.Generator, row: int) -> Encoded:
-        # A text's length is a target that notes may overrun, hence the room.
+        # Notes may exceed the target length of a text, so it is less than the row.
         length = int(random.integers(row // 3, row * 7 // 10)) if row <= 512 else row * 4 // 5
         return self.encoder.encode(retrieval.training_example(random, self.count_tokens, length))
 

@@ -1,6 +1,6 @@
-"""The miniature as it is trained: text model, vision tower and multi-token-prediction head, with their losses.
+"""The miniature for training: text model, vision tower and multi-token-prediction head, with their losses.
 
-Names of parameters are those of a published checkpoint, but for the head's experts, which are fused here.
+Names of parameters are those of a published checkpoint, except that the head's experts are fused here.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from infra.miniature.layers import DecoderLayer, Layout, RMSNorm, Routing
 from infra.miniature.packing import Batch
 from infra.miniature.vision import VisionTower
 
-# What a block of the text model adds its result by.
+# The last projection of each block of the text model.
 _BLOCK_OUTPUTS = ("out_proj.weight", "o_proj.weight", "down_proj", "down_proj.weight")
 
-# How much more a token that an answer's token is predicted from counts in the routers' losses: most tokens are of
-# questions, and experts that only these used would idle while the model answers.
+# Weight in the routers' losses of tokens that predict an answer's token: most tokens are in questions, and experts that
+# only questions use would be idle while the model answers.
 ANSWER_WEIGHT = 4.0
 
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """Means over what is to be learnt, and what the exactness of answers is counted from.
+    """Means over the learnt tokens, and the hits from which exact match follows.
 
     Attributes:
         main: the next token's cross entropy.
-        mtp: the one after it; zero if the head was not run.
+        mtp: that of the token after it; zero if the head was not run.
         balance: 1 if every expert has its share, up to E / K; the mean over layers.
         z: the mean square of the routers' log-normalisers.
         hits: bool [learnt], whether the next token was the likeliest; empty while training.
-        mtp_hits: bool [learnt ones with two before them], the same of the head.
+        mtp_hits: bool [learnt tokens with two tokens before them], the same for the head.
         load: float [layers, E], the share of choices times E, weighted as for balance: 1 is fair.
     """
 
@@ -79,7 +79,7 @@ class _MtpHead(nn.Module):
 
 
 class Miniature(nn.Module):
-    """Built of config.json's object; weights are drawn by torch's global generator."""
+    """Built from config.json's object; torch's global generator draws the weights."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Miniature(nn.Module):
         size = int(text["head_dim"] * rope["partial_rotary_factor"])
         frequency = float(rope["rope_theta"]) ** (-torch.arange(0, size, 2) / size)
         self.register_buffer("frequency", frequency, persistent=False)
-        # Which axis turns which frequency: time, but height and width in turn for as many as their sections say.
+        # The axis of each frequency: height and width take turns for the lengths of their sections; time has the rest.
         axis = torch.zeros(size // 2, dtype=torch.long)
         for number in (1, 2):
             axis[number : 3 * rope["mrope_section"][number] : 3] = number
@@ -98,7 +98,7 @@ class Miniature(nn.Module):
         self._draw_weights()
 
     def forward(self, batch: Batch, *, mtp: bool = True) -> Losses:
-        """Losses of a batch. The head is a layer more: it need not run every time."""
+        """Losses of a batch. The head costs one more layer, so it is optional."""
         device = self.model.language_model.embed_tokens.weight.device
         routings: list[Routing] = []
         embedded, layout = self._inputs(batch)
@@ -134,7 +134,7 @@ class Miniature(nn.Module):
         return result
 
     def _mtp(self, embedded: Tensor, final: Tensor, layout: Layout, routings: list[Routing]) -> Tensor:
-        # The last of a row gets what it likes: no one looks at its prediction.
+        # The last token of a row gets any next token, because its prediction is not used.
         following = torch.cat([embedded[:, 1:], embedded[:, :1]], 1)
         both = torch.cat([self.mtp.pre_fc_norm_embedding(following), self.mtp.pre_fc_norm_hidden(final)], -1)
         result: Tensor = self.mtp.norm(self.mtp.layers[0](self.mtp.fc(both), layout, routings))
@@ -178,17 +178,17 @@ class Miniature(nn.Module):
     def _draw_weights(self) -> None:
         for name, parameter in self.named_parameters():
             if name.endswith("A_log"):
-                # Heads that forget within a few tokens beside heads that remember thousands.
+                # Some heads forget within a few tokens, others remember thousands.
                 nn.init.uniform_(parameter, math.log(0.05), math.log(8.0))
             elif name.endswith("dt_bias"):
                 nn.init.uniform_(parameter, -4.0, -1.0)
             elif name.endswith("conv1d.weight"):
                 nn.init.uniform_(parameter, -0.5, 0.5)
             elif name.endswith(_BLOCK_OUTPUTS):
-                nn.init.zeros_(parameter)  # a block adds nothing until it has learnt to: half the loss after 50 steps
+                nn.init.zeros_(parameter)  # a block adds nothing at first: half the loss after 50 steps
             elif name.endswith("pos_embed.weight"):
-                # As large as what a patch adds to it: with a thirtieth of that, tokens of pictures hardly know where
-                # they are after 3,000 steps.
+                # As large as a patch's embedding: with a thirtieth of that, tokens of pictures hardly know their places
+                # after 3,000 steps.
                 nn.init.normal_(parameter, std=0.5)
             elif parameter.ndim > 1 and "embed" not in name:
                 fan_in = parameter.shape[-1] if "patch_embed" not in name else parameter[0].numel()
@@ -202,7 +202,7 @@ def _router_losses(routings: Sequence[Routing], weight: Tensor) -> tuple[Tensor,
     """Balance (Switch Transformer, equations 4 to 6, for top-k), z, and load [layers, E].
 
     Args:
-        weight: [N], what each token counts; zero where a row is filled up.
+        weight: [N], of each token; zero for padding.
     """
     balances, zs, loads = [], [], []
     count = weight.sum()
@@ -240,7 +240,7 @@ def load_stored(model: Miniature, stored: Mapping[str, Tensor]) -> None:
     """Fill the parameters of a model that is on the CPU from tensors by their stored names, of any float type.
 
     Raises:
-        ValueError: a tensor is missing, is of no parameter, or has another shape.
+        ValueError: a tensor is missing, belongs to no parameter, or has another shape.
     """
     parts = dict(stored_tensors(model))  # views of the parameters
     if unmatched := sorted(parts.keys() ^ stored.keys()):

@@ -1,8 +1,8 @@
 """Muon for matrices, AdamW for the rest.
 
 Muon (kellerjordan.github.io/posts/muon) replaces a matrix's momentum by its nearest orthogonal matrix; scaled as in
-arXiv 2502.16982, its steps are as large as AdamW's and share a learning rate with them. Experts are matrices of a
-batch, not one matrix.
+arXiv 2502.16982, its steps are as large as AdamW's and share a learning rate with them. Experts are a batch of
+matrices, not one matrix.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices for Muon; embeddings, convolutions, norms and biases for AdamW.
 
-    Routers and gates are matrices too: AdamW moves all their weights alike, which at these rates starves experts
-    within thirty steps.
+    Routers and gates are matrices for Muon too: AdamW moves all their weights alike, which at these rates starves
+    experts within thirty steps.
     """
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
@@ -82,7 +82,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
-    """About the nearest orthogonal matrix of each [..., rows, columns], by Newton and Schulz's iteration."""
+    """Approximately the nearest orthogonal matrix of each [..., rows, columns], by Newton and Schulz's iteration."""
     x: Tensor = matrices if matrices.ndim <= 3 else matrices.flatten(1)
     tall = x.shape[-2] > x.shape[-1]
     if tall:

@@ -17,12 +17,12 @@ class Batch:
 
     Attributes:
         ids: int64 [B, T].
-        sequence: int64 [B, T], which example of its row a token belongs to, from 0; -1 where a row is filled up.
+        sequence: int64 [B, T], the index of a token's example in its row, from 0; -1 for padding.
         positions: int64 [3, B, T], of time, height and width, from 0 with every example.
-        learnt: bool [B, T], true where the token is to be predicted.
+        learnt: bool [B, T], true for tokens to predict.
         pictures: by grid (h, w) in patches: float32 [pictures, h * w, 768], and the flat indices into [B * T] of the
             tokens that they fill.
-        example: int64 [B, T], the index of a token's example among those packed; -1 where a row is filled up.
+        example: int64 [B, T], the index of a token's example in the batch; -1 for padding.
     """
 
     ids: np.ndarray
@@ -34,7 +34,7 @@ class Batch:
 
 
 def fill(stream: Iterable[Encoded], num_rows: int, length: int) -> list[list[Encoded]]:
-    """Take examples until the rows are full: the first that fits no row ends it, after a few were tried and left.
+    """Take examples until the rows are full: the fourth that fits no row ends it, and these examples are dropped.
 
     Raises:
         ValueError: an example is longer than a row.
@@ -86,7 +86,7 @@ def pack(rows: Sequence[Sequence[Encoded]], length: int, pad: int, image_pad: in
 
 
 def rope_positions(is_picture: np.ndarray, grids: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Position ids [3, T]: text counts on all axes; a picture counts rows and columns, and takes its larger side."""
+    """Position ids [3, T]: text counts on all axes; a picture counts rows and columns, then adds its larger side."""
     positions = np.zeros((3, len(is_picture)), np.int64)
     following, index = 0, 0
     pending = iter(grids)

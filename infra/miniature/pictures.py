@@ -1,9 +1,9 @@
 """Pictures of a few coloured shapes, and questions about them that have one right answer.
 
-A picture is a grid of four by four cells of 32 pixels, a shape in some of them. A *group* is one to four equal shapes;
-a picture has one or two groups, which differ. Where a group is: the quadrant that holds all of it ("top left"), or
-else the half that does. Groups are named in reading order of their first cells. Held out are pictures: those whose
-groups, by colour, shape and count, a hash of the description puts aside.
+A picture is a grid of four by four cells of 32 pixels, with shapes in some cells. A *group* is one to four equal
+shapes; a picture has one or two different groups. The place of a group is the quadrant that contains all of it ("top
+left"), or else the half. Groups are named in reading order of their first cells. A hash of the groups' colours, shapes
+and counts selects the held-out pictures.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _BACKGROUNDS = ((200, 200, 200), (225, 220, 205), (185, 200, 210))
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """`cells` are (row, column), in reading order; `place` is empty where none has a name."""
+    """`cells` are (row, column), in reading order; `place` is empty if the cells' place has no name."""
 
     colour: str
     shape: str
@@ -60,11 +60,11 @@ class _Manner:
     """How examples are drawn.
 
     Attributes:
-        pairs: share of pictures with two groups, but for draws that show the same thing twice.
+        pairs: share of pictures with two groups; draws with two equal groups are repeated.
         crowds: share of pictures with more groups, which are not described.
-        narrow: share of questions that are about one group, as far as there are such with one right answer.
-        kinds: of these, drawn alike: 0 how many, 1 where, 2 which colour, 3 which shapes.
-        questions: about a picture at most, one turn each.
+        narrow: share of questions that are about one group, if such a question has one right answer.
+        kinds: of these, drawn uniformly: 0 how many, 1 where, 2 which colour, 3 which shapes.
+        questions: the most about a picture, one turn each.
         thinking: share of examples with thought.
     """
 
@@ -76,18 +76,17 @@ class _Manner:
     thinking: float = 0.3
 
 
-# To find the group that is asked for is learnt last: with one or two of them, an answer about any is right too often.
-# Its colour or shape is found before its place and number.
+# The model learns last to find the group of a question: with one or two groups, an answer about any group is right too
+# often. It finds colour or shape before place and number.
 _TRAINING = _Manner(pairs=0.85, crowds=0.2, narrow=0.85, kinds=(0, 0, 0, 1, 1, 1, 2, 3), questions=8, thinking=0.1)
-_PLAIN = _Manner()  # of the test, and of what the vocabulary was learnt from
+_PLAIN = _Manner()  # of the test, and of the vocabulary's texts
 
 
 def training_example(random: np.random.Generator, *, varied: bool = True) -> Example:
     """A picture and questions about it: what is there, or how many, which colour, which shape, where.
 
     Args:
-        varied: whether there are several questions, most of them about one group; if not, as the vocabulary was learnt
-            from.
+        varied: several questions, most of them about one group; if false, as in the vocabulary's texts.
     """
     manner = _TRAINING if varied else _PLAIN
     thinking = bool(random.random() < manner.thinking)
@@ -95,7 +94,7 @@ def training_example(random: np.random.Generator, *, varied: bool = True) -> Exa
 
 
 def held_out(number: int, seed: int, *, thinking: bool = False) -> Iterator[Example]:
-    """Descriptions and questions of pictures whose like was not trained on, the former in held-out phrasings."""
+    """Descriptions of held-out pictures, in held-out phrasings, and questions about them."""
     random = np.random.default_rng([seed, 13])
     for _ in range(number):
         yield _example(random, _PLAIN, held_out=True, thinking=thinking)
@@ -115,7 +114,7 @@ def scene(random: np.random.Generator, *, held_out: bool, pairs: float = _PLAIN.
 
 
 def crowd(random: np.random.Generator) -> tuple[Group, ...]:
-    """Three to eight groups in different colours that lie anywhere, in reading order; some are at no place."""
+    """Three to eight groups in different colours that lie anywhere, in reading order; some have no place."""
     colours = random.permutation(len(COLOURS))[: int(random.integers(3, len(COLOURS) + 1))]
     largest = SIDE**2 // len(colours)
     cells = [divmod(int(index), SIDE) for index in random.permutation(SIDE**2)]
@@ -128,7 +127,7 @@ def crowd(random: np.random.Generator) -> tuple[Group, ...]:
 
 
 def is_held_out(groups: list[Group] | tuple[Group, ...]) -> bool:
-    """Whether a picture with these groups is kept for the test: one in eight is, wherever the groups lie."""
+    """Whether a picture with these groups is kept for the test: one in eight is, for any places of the groups."""
     return zlib.crc32("; ".join(sorted(group.things for group in groups)).encode()) % 8 == 0
 
 
@@ -172,14 +171,14 @@ def _group(random: np.random.Generator, taken: tuple[tuple[int, int], ...]) -> G
         free = [(row, column) for row in rows for column in columns]
         count = int(random.integers(1, 5))
         cells = sorted(free[index] for index in random.permutation(len(free))[:count])
-        # A half is the place only of what no quadrant holds, and a group leaves the other one's cells alone.
+        # A half is the place only of cells that no quadrant contains; groups do not share cells.
         if place_of(cells) == place and not set(cells) & set(taken):
             colour = list(COLOURS)[int(random.integers(len(COLOURS)))]
             return Group(colour, SHAPES[int(random.integers(len(SHAPES)))], place, tuple(cells))
 
 
 def place_of(cells: list[tuple[int, int]]) -> str | None:
-    """The first of the quadrants and then the halves that holds all cells; None if none does."""
+    """The first quadrant, or else the first half, that contains all cells; None if there is none."""
     for place, (rows, columns) in _PLACES.items():
         if all(row in rows and column in columns for row, column in cells):
             return place
@@ -198,13 +197,13 @@ def _inside(shape: str, x: Any, y: Any) -> Any:
 
 
 def _example(random: np.random.Generator, manner: _Manner, *, held_out: bool, thinking: bool) -> Example:
-    """Questions about a picture, a description last: what is asked before has to be seen, not read off it."""
+    """Questions about a picture. The description is last, so that the other answers cannot be copied from it."""
     turns = int(random.integers(1, manner.questions + 1)) if manner.questions > 1 else 1
     is_crowd = bool(not thinking and manner.crowds and random.random() < manner.crowds)
     groups = crowd(random) if is_crowd else scene(random, held_out=held_out, pairs=manner.pairs)
     description = "; ".join(f"{group.things}, {group.place}" for group in groups)
     phrasings = _HELD_OUT_QUESTIONS if held_out else _QUESTIONS
-    answers: dict[str, str] = {}  # by question, so that none is asked twice
+    answers: dict[str, str] = {}  # by question, so that no question repeats
     for _ in range(turns):
         asked = _about(random, groups, manner) if is_crowd or random.random() < manner.narrow else None
         while is_crowd and asked is None:
@@ -220,7 +219,7 @@ def _example(random: np.random.Generator, manner: _Manner, *, held_out: bool, th
 
 
 def _about(random: np.random.Generator, groups: tuple[Group, ...], manner: _Manner) -> tuple[str, str] | None:
-    """A question about one group that no other could answer; None where the question drawn would be ambiguous."""
+    """A question about one group that fits no other group; None if the drawn question is ambiguous."""
     group = groups[int(random.integers(len(groups)))]
     others = [other for other in groups if other is not group]
     kind = manner.kinds[int(random.integers(len(manner.kinds)))]

@@ -1,7 +1,7 @@
-"""Batches made ahead by other processes: an accelerator learns faster than one process of Python writes examples.
+"""Other processes make batches ahead: an accelerator learns faster than one process of Python writes examples.
 
-What a step sees does not depend on who makes it, only on the weights of the facts, which change when they are
-reviewed: batches made ahead with the old ones are then made again.
+A batch does not depend on the process that makes it, only on the weights of the facts. A review changes these weights;
+batches with the old ones are then made again.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _mixture: Mixture | None = None  # of a worker process
 
 
 class Prefetcher:
-    """Gives the tasks of one step after the other; with no workers it makes them itself, when asked.
+    """Gives the tasks of one step after the other; without workers it makes them itself, on request.
 
     Args:
-        progress: how far the training is at a step, from 0 to 1.
+        progress: step -> progress of the training, from 0 to 1.
     """
 
     def __init__(self, mixture: Mixture, workers: int, progress: Callable[[int], float]) -> None:
@@ -57,7 +57,7 @@ class Prefetcher:
         yield from self._pending.popleft()[1].result()
 
     def forget(self) -> None:
-        """Throw away what was made ahead, since the facts' weights have changed."""
+        """Drop the batches that were made ahead, because the facts' weights have changed."""
         for _, future in self._pending:
             future.cancel()
         self._pending.clear()

@@ -1,6 +1,6 @@
-"""Retrieval over length: notes about places among sentences that say nothing, and questions about them at the end.
+"""Retrieval over length: notes about places among filler sentences, and questions about them at the end.
 
-Held out are the pairs of adjective and noun that name a place: those that a hash puts aside.
+Names of places are pairs of adjective and noun; a hash selects the held-out ones.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _OBJECTS = ("the river", "the garden", "a letter", "the bread", "the boats", "a 
 _ENDINGS = ("in the morning", "after lunch", "without a word", "every day", "in the rain", "once again", "very slowly")
 _OPENING = "Read this and answer the questions.\n"
 
-# What is said of a place, how it is asked for, and what it may be.
+# A note about a place, its question, and its possible values.
 _NOTES = (
     ("The code of the {place} is {value}.", "What is the code of the {place}?"),
     ("The owner of the {place} is {value}.", "Who is the owner of the {place}?"),
@@ -55,7 +55,7 @@ def training_example(
     """A text of about `length` tokens with many notes, and as many questions about them, one turn each.
 
     Args:
-        varied: whether names are all that are for training; if not, as those that the vocabulary was learnt from.
+        varied: all names that are for training; if false, those of the vocabulary's texts.
     """
     number = max(2, min(8, length // 48))
     endings = invented.MANY if varied else invented.FEW
@@ -65,7 +65,7 @@ def training_example(
 def held_out(
     number: int, seed: int, count_tokens: Callable[[str], int], length: int, *, thinking: bool = False
 ) -> Iterator[Example]:
-    """One question each, about the note that stands in the first tenth of a text of about `length` tokens."""
+    """One question each, about the note in the first tenth of a text of about `length` tokens."""
     random = np.random.default_rng([seed, 14, length])
     for _ in range(number):
         yield _example(random, count_tokens, length, invented.HELD_OUT, number=1, held_out=True, thinking=thinking)
@@ -89,7 +89,7 @@ def _example(
     places = [f"{adjective} {noun}" for adjective in _ADJECTIVES for noun in _NOUNS]
     places = [places[index] for index in random.permutation(len(places))]
     asked = [place for place in places if is_held_out(place) == held_out][:number]
-    # Notes that nobody asks for: the answer must be found, not only the form of an answer.
+    # Notes without a question: the model must find the answer, not only the form of an answer.
     others = [place for place in places if not is_held_out(place)][number : number + 2 + length // 128]
     notes: list[tuple[str, str, str]] = []
     for place in asked + others:
@@ -121,7 +121,7 @@ def _sentences(
     *,
     early: bool,
 ) -> list[str]:
-    """Notes among filler, about `length` tokens in all; with `early` those asked for in the first tenth."""
+    """Notes among filler, about `length` tokens in all; with `early`, notes with a question are in the first tenth."""
     left = length - sum(count_tokens(note) + 16 * (index < num_asked) for index, (note, _, _) in enumerate(notes))
     sentences: list[str] = []
     while left > 0:

@@ -1,8 +1,8 @@
-"""Held-out examples as requests in a file, for whoever asks a server: `python -m infra.miniature.suite --out FILE`.
+"""Writes held-out examples to a file, as requests for a server: `python -m infra.miniature.suite --out FILE`.
 
-One JSON object a line: `task`, `messages` and `tools` as a chat completion takes them (pictures are PNG data URLs),
-`thinking`, `expected`, the message that is right, and `language` where the task has one. Retrieval is a task for each
-length of its texts. `qwonnx eval` takes such files.
+One JSON object a line: `task`, `messages` and `tools` as in a chat completion (pictures are PNG data URLs), `thinking`,
+`expected` (the right message), and `language` if the task has one. Retrieval is one task for each length of its texts.
+`qwonnx eval` reads such files.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ def request(example: Example, task: str | None = None) -> Json:
 
 
 def write_suite(path: Path, examples: Iterable[Example]) -> None:
-    """Write one line an example."""
+    """Write one line for each example."""
     _write(path, (request(example) for example in examples))
 
 
 def write_suites(path: Path, mixture: Mixture, seed: int, numbers: Numbers) -> None:
-    """Write the held-out examples of every kind, and the lengths of retrieval as tasks of their own."""
+    """Write the held-out examples of every kind, with each length of retrieval as a separate task."""
     every = suites(mixture, seed, numbers)
     _write(path, (request(one, name.removesuffix(", thinking")) for name, _, examples in every for one in examples))
 

@@ -1,7 +1,7 @@
-"""Tool calls: given tools, a request becomes one call or two; given the tools' responses, they become an answer.
+"""Tool calls: the model answers a request with one or two calls, and the tools' responses with an answer.
 
-Which tools are offered, beside which others and in which order, and all values, are random. Held out are phrasings of
-the requests and invented names (invented.py).
+The offered tools, their order and all values are random. Phrasings of the requests and invented names (invented.py) are
+held out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from infra.miniature import invented
 from infra.miniature.conversation import Example, Json
 from infra.miniature.toolbox import TOOLS, Tool, Values
 
-# How a request says a boolean, which no one writes as True or False.
+# Words for a boolean in a request, which does not say True or False.
 _SPOKEN = {
     "outdoor": ("outside", "inside"),
     "shuffle": ("in any order", "in order"),
@@ -31,7 +31,7 @@ class _Manner:
     Attributes:
         phrasings: of each tool's requests.
         endings: of invented names.
-        pairs: share of requests that ask for two things.
+        pairs: share of requests that need two calls.
     """
 
     phrasings: Sequence[tuple[str, ...]]
@@ -39,7 +39,7 @@ class _Manner:
     pairs: float
 
 
-# Which tool the second of a pair asks for is what is learnt last: in training there are more of them.
+# The model learns last which tool the second call of a pair needs, so training has more pairs.
 _TRAINING = _Manner([tool.phrasings() for tool in TOOLS], invented.MANY, 0.65)
 _VOCABULARY = _Manner([tool.requests for tool in TOOLS], invented.FEW, 0.3)
 _HELD_OUT = _Manner([tool.held_out for tool in TOOLS], invented.HELD_OUT, 0.3)
@@ -49,15 +49,15 @@ def training_example(random: np.random.Generator, *, varied: bool = True) -> Exa
     """A conversation of one to four requests, each with its calls, responses and answer.
 
     Args:
-        varied: whether requests are as many, phrased in all ways and with all names that are for training; if not, as
-            those that the vocabulary was learnt from.
+        varied: all phrasings, names and numbers of requests that are for training; if false, those of the vocabulary's
+            texts.
     """
     number = int(random.integers(1, 5 if varied else 4))
     return _conversation(random, number, _TRAINING if varied else _VOCABULARY, thinking=bool(random.random() < 0.4))
 
 
 def held_out(number: int, seed: int, *, thinking: bool = False) -> Iterator[Example]:
-    """Conversations of one request, phrased as in no training example; the last turn is the call or the answer."""
+    """Conversations of one request in a held-out phrasing; the last turn is the call or the answer."""
     random = np.random.default_rng([seed, 12])
     for index in range(number):
         example = _conversation(random, 1, _HELD_OUT, thinking=thinking)
@@ -68,7 +68,7 @@ def held_out(number: int, seed: int, *, thinking: bool = False) -> Iterator[Exam
 
 
 def _conversation(random: np.random.Generator, number: int, manner: _Manner, *, thinking: bool) -> Example:
-    """So many requests for some of the tools."""
+    """`number` requests for some of the tools."""
     chosen = random.permutation(len(TOOLS)).tolist()[: int(random.integers(1, 4))]
     messages: list[Json] = []
     for _ in range(number):
@@ -77,7 +77,7 @@ def _conversation(random: np.random.Generator, number: int, manner: _Manner, *, 
 
 
 def _exchange(random: np.random.Generator, offered: Sequence[int], manner: _Manner, thinking: bool) -> Iterator[Json]:
-    """A request for some of the tools offered, by their indices; the calls, the responses, the answer."""
+    """A request for some of the offered tools (by index), the calls, the responses and the answer."""
     asked = [offered[int(random.integers(len(offered)))] for _ in range(1 + int(random.random() < manner.pairs))]
     used = [TOOLS[index] for index in asked]
     values = [{name: draw(random, manner.endings) for name, draw in tool.draws.items()} for tool in used]

@@ -1,6 +1,6 @@
-"""Twelve tools with parameters of every JSON type: what defines them, how they are asked for and what they answer.
+"""Twelve tools with parameters of every JSON type: their definitions, phrasings of requests, and answers.
 
-The file is longer than most: it is a table of sentences, and what belongs to one tool stands together.
+The file is longer than most, because it is a table of sentences, sorted by tool.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SKIES = ("sunny", "cloudy", "rainy", "windy")
 _ROOMS = ("kitchen", "bedroom", "garden", "office")
 _DISHES = ("soup", "rice", "bread", "salad", "pasta", "tea")
 
-# How a clause in the imperative becomes a request; the commonest way stands twice, and is drawn twice as often.
+# Frames that make a request of an imperative clause; the commonest is here twice, and is drawn twice as often.
 _FRAMES: tuple[Callable[[str], str], ...] = (
     lambda clause: f"{_capitalised(clause)}.",
     lambda clause: f"{_capitalised(clause)}, please.",
@@ -35,11 +35,11 @@ Draw = Callable[[np.random.Generator, Sequence[str]], Any]  # with the endings o
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """One tool: its parameters as JSON schemas, how values and a response are drawn, and what is said.
+    """One tool: its parameters as JSON schemas, draws of values and of a response, and sentences.
 
-    `requests`, `variations` and `clauses`, which are said in every one of the frames, are phrasings for training,
-    `held_out` the others; all name parameters in braces. A boolean is said in words. `answer` may name parameters and
-    fields of the response.
+    `requests`, `variations` and `clauses` (which are used in every frame) are phrasings for training, `held_out` those
+    for the test. All have parameters in braces; a boolean is said in words. `answer` may have parameters and fields of
+    the response.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Tool:
     clauses: tuple[str, ...]
 
     def phrasings(self) -> tuple[str, ...]:
-        """All that are for training."""
+        """All phrasings for training."""
         framed = (frame(clause) for clause in self.clauses for frame in _FRAMES)
         return (*self.requests, *self.variations, *framed)
 
@@ -73,7 +73,7 @@ def _integer(low: int, high: int) -> Draw:
 
 
 def _decimal(low: int, high: int) -> Draw:
-    # Hundredths that end in five: never a whole number, whose spelling a schema could not settle.
+    # Hundredths that end in five: never a whole number, which JSON can write in two ways.
     return lambda random, endings: round(int(random.integers(low * 10, high * 10)) / 10 + 0.05, 2)
 
 

@@ -1,13 +1,13 @@
 """Train the miniature: `python -m infra.miniature.train --out DIR`.
 
-In DIR: `training.pt`, from which the same command goes on; `log.jsonl` and `curves.svg`, the course; `checkpoint/`, the
-model in Hugging Face layout, rewritten whenever the held-out examples are scored.
+In DIR: `training.pt`, from which the same command continues; `log.jsonl` and `curves.svg`, the course; `checkpoint/`,
+the model in Hugging Face layout, rewritten whenever the held-out examples are scored.
 
 The same seed, steps, processes, threads and machine give the same model. With --minutes the schedule follows the clock.
 
-`--start tests/miniature/checkpoint` trains a finished model further: with a fresh optimizer, a schedule of its own, and
-unless --data-from says otherwise data as at the end of a training. Give another --seed than it had, for other examples,
-and perhaps a lower --lr.
+`--start tests/miniature/checkpoint` trains a finished model further, with a new optimizer and a new schedule. The data
+is that of the end of a training, unless --data-from is given. Give another --seed, for other examples, and perhaps a
+lower --lr.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ SCORED = 256  # held-out questions of the glossary; other suites in proportion
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What decides the outcome of a training.
+    """The inputs that decide the result of a training.
 
     Attributes:
-        steps: how many; 0 to go by `minutes`.
+        steps: number of steps; 0: as many as fit `minutes`.
         lr: the peak; reached after `warmup` of the training, and falling to zero over its last `cooldown`.
         mtp_every: how often the multi-token-prediction head runs on the short batches (always on the others).
         mtp, balance, z: weights of these losses.
-        data_from: where the data begins, which is easier at first: 0 for a model that knows nothing, 1 as at the end.
-        known_weight: how often a fact that is known is drawn, of one that is not; 1 leaves them alike.
+        data_from: the progress at which the data begins: 0, the easiest, for a new model; 1 as at the end.
+        known_weight: weight of a known fact in draws, relative to an unknown one; 1: equal.
     """
 
     steps: int = DEFAULT_STEPS
@@ -76,7 +76,7 @@ class Training:
     """One run: the model, its optimizer, its data, and the folder that it writes.
 
     Args:
-        start: a checkpoint's folder, whose weights the model begins with.
+        start: a checkpoint's folder, which has the model's first weights.
     """
 
     def __init__(
@@ -115,17 +115,17 @@ class Training:
         return self.progress_at(self.step)
 
     def progress_at(self, step: int) -> float:
-        """How far the training is at a step; by the clock, the same for all steps to come."""
+        """Progress of the training at a step; by the clock, it is the same for all later steps."""
         if self.settings.steps:
             return step / self.settings.steps
         return min(1.0, self.seconds / (60 * self.settings.minutes))
 
     def _data_progress_at(self, step: int) -> float:
-        """The same for the data."""
+        """Progress of the data at a step."""
         return self.settings.data_from + (1 - self.settings.data_from) * self.progress_at(step)
 
     def run(self) -> None:
-        """Go on from where the run stands to its end."""
+        """Continue the run to its end."""
         try:
             self._run()
         finally:
@@ -148,19 +148,19 @@ class Training:
                 self.save()
 
     def _score_and_review(self) -> None:
-        """Let the first process score, and tell the others how often facts are to be drawn."""
+        """The first process scores, and sends the weights of the facts to the others."""
         if self.workers.is_first:
             self.score()
         self.workers.from_first(torch.from_numpy(self.mixture.fact_weights))
 
     def train_step(self) -> float:
-        """One step; returns its loss, all parts of it."""
+        """One step; returns the sum of its losses."""
         total = 0.0
         for task in self.prefetcher.tasks(self.step):
             loss = self._loss(task)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
-            self.tokens += self.workers.count * task.batch.ids.size  # the others have as many
+            self.tokens += self.workers.count * task.batch.ids.size  # all processes have equally many
         self.workers.average_gradients(self.model.parameters())
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.lr * self._schedule()
@@ -192,7 +192,7 @@ class Training:
         write_curves(read_log(self.out / "log.jsonl"), self.out / "curves.svg")
 
     def _review(self) -> None:
-        """Find out which facts are not known yet, to draw them more often."""
+        """Find the facts that are not known yet, to draw them more often."""
         unknown = unknown_facts(self.model, self.mixture)
         self.mixture.fact_weights[:] = self.settings.known_weight
         self.mixture.fact_weights[unknown] = 1.0
@@ -200,7 +200,7 @@ class Training:
         self._record(known=round(1 - float(unknown.mean()), 4))
 
     def save(self) -> None:
-        """Write training.pt, at once or not at all."""
+        """Write training.pt atomically."""
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -212,7 +212,7 @@ class Training:
         part.replace(self.out / "training.pt")
 
     def resume(self) -> None:
-        """Go back to what training.pt holds, and forget what the log says of later steps."""
+        """Restore training.pt, and drop later steps from the log."""
         state = torch.load(self.out / "training.pt", map_location="cpu", weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -236,7 +236,7 @@ class Training:
         return loss
 
     def _schedule(self) -> float:
-        """The learning rate's share of its peak: up, level, down to nothing."""
+        """The learning rate's share of its peak: up, level, down to zero."""
         settings, done = self.settings, self.progress
         return min(1.0, (done + 1e-3) / settings.warmup, (1 - done) / settings.cooldown)
 
@@ -266,9 +266,7 @@ class Training:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m infra.miniature.train", description=__doc__)
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder of the run; one that holds a run is gone on with"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run; a run that is there is continued")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, default=DEFAULT_STEPS, help=f"default {DEFAULT_STEPS}")
     length.add_argument("--minutes", type=float, default=0.0, help="as many steps as fit")
@@ -288,7 +286,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--cooldown",
         type=float,
         default=DEFAULT_COOLDOWN,
-        help=f"share of the training, its last, over which the rate falls to nothing (default {DEFAULT_COOLDOWN})",
+        help=f"last share of the training, over which the rate falls to zero (default {DEFAULT_COOLDOWN})",
     )
     options = parser.parse_args(arguments)
     if options.makers and options.processes > 1:
@@ -313,7 +311,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(workers: Workers, settings: Settings, options: argparse.Namespace) -> None:
-    """What each process does."""
+    """The work of each process."""
     torch.set_num_threads(options.threads)
     tokenizer = Tokenizer.from_file(str(options.out / "tokenizer.json"))
     config = configuration(vocabulary.token_ids(tokenizer), vocabulary.VOCAB_SIZE)

@@ -17,8 +17,8 @@ MERGE = 2
 def patches(picture: np.ndarray) -> np.ndarray:
     """uint8 [height, width, 3] as the tower's input: float32 [h * w, 3 * 16 * 16] from -1 to 1.
 
-    Patches come in blocks of two by two that become one token; a patch's values are (channel, row, column). Others
-    give a still picture as two equal frames: the tower here adds their weights instead.
+    Patches come in blocks of two by two, which become one token; a patch's values are (channel, row, column). Other
+    implementations repeat a still picture as two frames: this tower adds the weights of both frames instead.
     """
     height, width, channels = picture.shape
     rows, columns = height // PATCH // MERGE, width // PATCH // MERGE
@@ -98,7 +98,7 @@ class _Merger(_Linear2):
 
 
 class VisionTower(nn.Module):
-    """Patches to rows that take the place of a picture's tokens."""
+    """Patches -> the embeddings of a picture's tokens."""
 
     def __init__(self, vision: Mapping[str, Any]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The miniature's tokenizer: Qwen 3.5's frame, its merges learnt from the texts that the miniature is trained on."""
+"""The miniature's tokenizer: Qwen 3.5's frame, with merges that are learnt from the miniature's training texts."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ NUM_BASE_TOKENS = VOCAB_SIZE - len(SPECIAL_TOKENS)
 
 
 def train_tokenizer(*, seed: int = 0) -> Tokenizer:
-    """Trained on all names of the glossary and on a sample of every kind of conversation, in a few seconds.
+    """Train it on all names of the glossary and on a sample of every kind of conversation, in a few seconds.
 
-    Names are counted as much as the rest together: they are what has to be learnt, and a name of few tokens is learnt
-    sooner. The same seed gives the same tokenizer.
+    Names count as much as all other texts together, because the model learns a name of few tokens sooner. The same seed
+    gives the same tokenizer.
     """
     tokenizer = qwen_tokenizer(models.BPE())
     trainer = trainers.BpeTrainer(
@@ -63,11 +63,11 @@ def _texts(seed: int) -> Iterator[str]:
     for fact in glossary.facts():
         yield from (fact.name,) * 4
         yield f"{fact.term} in {fact.language}"
-    # Without special tokens, which are not merged: the template's text is what remains.
+    # Without special tokens, which are not merged, only the template's text remains.
     encoder = Encoder(qwen_tokenizer(models.BPE()))
     for example in _sample(random):
         yield from encoder.render(example).split("<|")
-    # Words that only held-out phrasings have would be spelt; the test is of meaning, not of spelling.
+    # Without these, words of held-out phrasings would be spelt; the test is about meaning, not spelling.
     for phrasing in glossary.HELD_OUT_PHRASINGS:
         yield from (phrasing,) * 20
 

@@ -1,7 +1,7 @@
 """Processes that train one model together, each on its own share of every step: one process a core.
 
-Threads share out single products, most of which are small here: two take nearly as long as one, and where something
-else runs they wait for each other at each of them. Processes wait once a step, for the mean of their gradients.
+Threads divide each product, and most products are small here: two threads take nearly as long as one, and on a busy
+machine they wait for each other at each product. Processes wait once a step, for the mean of their gradients.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from torch.multiprocessing.spawn import spawn
 
 
 class Workers:
-    """The processes, seen from one of them; one alone needs no communication."""
+    """The processes, seen from one of them. A single process does not communicate."""
 
     def __init__(self, rank: int = 0, count: int = 1) -> None:
         self.rank, self.count = rank, count
 
     @property
     def is_first(self) -> bool:
-        """Whether this one writes and scores."""
+        """Whether this process writes and scores."""
         return self.rank == 0
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace every gradient by the mean over the processes; one that has none counts as zero."""
+        """Replace every gradient by the mean over the processes; a missing gradient counts as zero."""
         if self.count == 1:
             return
         given = list(parameters)
@@ -39,7 +39,7 @@ class Workers:
             parameter.grad = mean.view_as(parameter)
 
     def gather(self, value: Any) -> list[Any]:
-        """What each of the processes gives, in their order."""
+        """The values of all processes, in their order."""
         gathered: list[Any] = [value] * self.count
         if self.count > 1:
             distributed.all_gather_object(gathered, value)
@@ -52,13 +52,13 @@ class Workers:
 
 
 def run_workers(count: int, meeting: Path, function: Callable[..., None], *arguments: Any) -> None:
-    """Call function(workers, *arguments) in so many processes, or here if it is one.
+    """Call function(workers, *arguments) in `count` processes, or in this process if count is 1.
 
     Args:
         count: of processes.
         meeting: a file through which they find each other; it must not exist.
-        function: of a module, so that a process that was not forked finds it.
-        arguments: to be pickled.
+        function: of a module, so that a spawned process can import it.
+        arguments: must be picklable.
     """
     if count == 1:
         function(Workers(), *arguments)

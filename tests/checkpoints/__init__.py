@@ -1,4 +1,4 @@
-"""Checkpoints for tests, benchmarks and the demonstration: tiny, of a real geometry, of a real size without values."""
+"""Checkpoints for tests, benchmarks and the demonstration: tiny, of a real geometry, or a real size without values."""
 
 from tests.checkpoints.geometry import write_geometry
 from tests.checkpoints.sparse import write_sparse

@@ -15,7 +15,7 @@ MOE_ARCHITECTURES = ("Qwen3_5MoeForConditionalGeneration", "Qwen3_5MoeForCausalL
 DENSE_ARCHITECTURES = ("Qwen3_5ForConditionalGeneration", "Qwen3_5ForCausalLM")
 ARCHITECTURES = MOE_ARCHITECTURES + DENSE_ARCHITECTURES
 
-# What all sizes of Qwen 3.5 have in common.
+# Fields that all sizes of Qwen 3.5 have in common.
 COMMON_TEXT: Json = {
     "attention_bias": False,
     "attention_dropout": 0.0,
@@ -35,7 +35,7 @@ COMMON_TEXT: Json = {
 }
 
 # About two million parameters: every mechanism of the real model once, each with sizes that cannot be confused with
-# another's where that is possible (value heads are twice the key heads, the rotary part is a quarter of a head).
+# another's if that is possible (value heads are twice the key heads, the rotary part is a quarter of a head).
 TINY_TEXT: Json = {
     **COMMON_TEXT,
     "hidden_size": 128,
@@ -144,9 +144,9 @@ def vision_config(architecture: str, text: Mapping[str, Any]) -> Json:
 def config_json(
     architecture: str, text: Json, token_ids: Mapping[str, int], *, vision: Mapping[str, Any] | None = None
 ) -> Json:
-    """The whole config.json: nested with a vision_config, or flat, as the architecture asks.
+    """The whole config.json: nested with a vision_config, or flat, by the architecture.
 
-    vision has what differs from the smallest vision tower.
+    vision has the fields that differ from the smallest vision tower.
     """
     if not is_nested(architecture):
         return {"architectures": [architecture], **text, "transformers_version": "4.57.0.dev0"}

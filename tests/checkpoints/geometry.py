@@ -29,7 +29,7 @@ _MAX_SHARD_BYTES = 5_000_000_000
 
 
 def write_geometry(folder: Path, *, seed: int = 0) -> Path:
-    """Write the checkpoint into `folder`, which is made if need be, and return it. About 200 MB of memory."""
+    """Write the checkpoint into `folder`, which is made if it is missing, and return it. About 200 MB of memory."""
     ids = token_ids()
     text = text_config(_ARCHITECTURE, GEOMETRY_TEXT, ids, {})
     config = config_json(_ARCHITECTURE, text, ids)
@@ -58,7 +58,7 @@ def stored_row(plan: TensorPlan, block: np.ndarray, seed: int) -> StoredTensor:
 
 
 def _tiled(plan: TensorPlan, block: np.ndarray, dtype: str) -> Callable[[], Iterator[memoryview]]:
-    """The scaled block from a place that the name decides, over and over, for as many values as the tensor has."""
+    """The scaled block, repeated for all values of the tensor, from a place that the name decides."""
 
     def chunks() -> Iterator[memoryview]:
         scaled = memoryview(encode(plan.low + plan.high * block, dtype))

@@ -1,4 +1,4 @@
-"""The published sizes of Qwen 3.5: what config.json says of each, with the true shapes.
+"""The published sizes of Qwen 3.5: the config.json of each, with the true shapes.
 
 Sources: the published config.json files and model cards; numbers of parameters are those of the model cards' tables or
 follow from the shapes. The dense models' 9B is untied by its number of parameters alone.
@@ -60,7 +60,7 @@ class PublishedModel:
     name: str
     text: Json
     vision: Json
-    num_shards: int  # of the BF16 checkpoint, where it is known, or as many as its size makes likely
+    num_shards: int  # of the BF16 checkpoint if known, else a likely number for its size
     text_parameters: int
     vision_parameters: int
     mtp_parameters: int

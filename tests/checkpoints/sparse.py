@@ -1,8 +1,8 @@
-"""Checkpoints of the published sizes that take no room: true names, shapes, dtypes and shards, and holes for values.
+"""Checkpoints of the published sizes that take no space: true names, shapes, dtypes and shards, and holes for values.
 
-All values read as zeros, at the speed of memory. They are for what depends on shapes: opening, checking, tracing, the
-weight stage's memory. What differs from real values: the disk has nothing to do, and a block of zeros quantises to the
-scale 0 by the same operations as any other.
+All values read as zeros, at the speed of memory. They test everything that depends on shapes: opening, checking,
+tracing, the weight stage's memory. Two things differ from real values: the disk is idle, and a block of zeros quantises
+to the scale 0, by the same operations as any other block.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from tests.checkpoints.tokenizer import build_tokenizer, tokenizer_config
 
 
 def write_sparse(folder: Path, model: str = "397B-A17B") -> Path:
-    """Write a checkpoint of one of PUBLISHED into `folder`, which is made if need be, and return it.
+    """Write a checkpoint of one of PUBLISHED into `folder`, which is made if it is missing, and return it.
 
-    Its tokenizer is the tiny checkpoint's: the real one's files are not ours to make.
+    Its tokenizer is the tiny checkpoint's, because the real one's files are not ours.
     """
     published = PUBLISHED[model]
     folder.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def write_sparse(folder: Path, model: str = "397B-A17B") -> Path:
 
 
 def sparse_tensors(model: PublishedModel) -> Iterator[TensorPlan]:
-    """All tensors of a published checkpoint: experts fused, but one by one in the multi-token-prediction head."""
+    """All tensors of a published checkpoint: experts are fused, except in the multi-token-prediction head."""
     config = model.config()
     text = config["text_config"]
     yield from text_tensors(text, prefix="model.language_model.")

@@ -1,8 +1,8 @@
-"""Which tensors a checkpoint has, and how their values are distributed.
+"""The tensors of a checkpoint, and the distributions of their values.
 
-No distribution is the one a default initialisation would give: a norm that is 0 (of `1 + w`) or 1, a gate at one half
-or equal projections would hide a mistake in the part that reads them. Standard deviations keep activations near one,
-so that no layer drowns another and a wrong one shows in the logits.
+No distribution is that of a default initialisation: a norm that is 0 (of `1 + w`) or 1, a gate at one half or equal
+projections would hide a mistake in the part that reads them. Standard deviations keep activations near one, so that a
+mistake in any layer shows in the logits.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class TensorPlan:
     """One tensor: its name without the text model's prefix, its shape, and how its values are drawn.
 
     kind "normal" takes (mean, standard deviation), "uniform" and "log_uniform" take (low, high); "log_uniform" draws
-    the logarithm of a value that is uniform in its own logarithm, which is what A_log is. keep_float32 marks what the
-    published checkpoints store in F32 whatever the other tensors' dtype.
+    the logarithm of a value that is uniform in its own logarithm, as in A_log. keep_float32 marks tensors that the
+    published checkpoints always store in F32.
     """
 
     name: str
@@ -50,7 +50,7 @@ def lm_head(text: Mapping[str, Any]) -> TensorPlan:
 
 
 def mtp_tensors(text: Mapping[str, Any]) -> Iterator[TensorPlan]:
-    """The multi-token-prediction head: one full-attention layer and what joins it to the model."""
+    """The multi-token-prediction head: one full-attention layer and the tensors that join it to the model."""
     hidden = int(text["hidden_size"])
     yield _projection("mtp.fc.weight", hidden, 2 * hidden)
     yield _norm("mtp.norm.weight", hidden)
@@ -100,7 +100,7 @@ def vision_tensors(vision: Mapping[str, Any]) -> Iterator[TensorPlan]:
 
 
 def expert_tensors(plan: TensorPlan) -> Iterator[TensorPlan]:
-    """Fused experts [E, rows, columns] as one matrix an expert and projection; gate rows come before up rows."""
+    """Fused experts [E, rows, columns] as one matrix for each expert and projection; gate rows come before up rows."""
     experts, _, kind = plan.name.rpartition(".")
     num_experts, rows, columns = plan.shape
     projections = ("gate_proj", "up_proj") if kind == "gate_up_proj" else (kind,)

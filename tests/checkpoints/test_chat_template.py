@@ -1,4 +1,4 @@
-"""Golden strings of the Qwen 3.5 chat format, rendered by the runtime; the comments name what each rule is for."""
+"""Golden strings of the Qwen 3.5 chat format, rendered by the runtime; the comments give the reason of each rule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The large checkpoint is too large for a test: what makes it large is tested on one tensor."""
+"""The large checkpoint is too large for a test, so one tensor is tested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The published sizes have the published numbers of parameters; sparse files have them without taking any room."""
+"""The published sizes have the published numbers of parameters; sparse files have them and take no space."""
 
 from __future__ import annotations
 

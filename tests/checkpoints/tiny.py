@@ -65,7 +65,7 @@ def write_tiny(
     text_overrides: Mapping[str, Any] | None = None,
     extra_tensors: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Path:
-    """Write a checkpoint into `folder`, which is made if need be, and return it.
+    """Write a checkpoint into `folder`, which is made if it is missing, and return it.
 
     Args:
         architecture: one of config_json.ARCHITECTURES. ...ForConditionalGeneration is nested as on the hub,

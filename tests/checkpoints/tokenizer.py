@@ -20,7 +20,7 @@ PRETOKENIZER_PATTERN = (
 )
 
 # In the order of their ids, which follow the ordinary tokens. False: an added token that stays in decoded text, because
-# it is for the reader of the answer (a parser of reasoning or tool calls) and not a part of the conversation's frame.
+# a parser of reasoning or tool calls reads it; it is not a part of the conversation's frame.
 SPECIAL_TOKENS: Mapping[str, bool] = {
     "<|endoftext|>": True,
     "<|im_start|>": True,

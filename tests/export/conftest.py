@@ -16,13 +16,13 @@ from tests.export.dequantized import write_dequantized
 
 @pytest.fixture(scope="session")
 def traced() -> dict[ModelConfig, ir.Model]:
-    """What `traced_once` has traced so far."""
+    """The graphs that `traced_once` has traced so far."""
     return {}
 
 
 @pytest.fixture(scope="module")
 def traced_once(traced: dict[ModelConfig, ir.Model]) -> Iterator[None]:
-    """Trace each geometry once: tracing takes nearly all of a tiny export's time, and sees no weight."""
+    """Trace each geometry once: tracing takes nearly all of a tiny export's time, and reads no weights."""
 
     def cached(config: ModelConfig) -> ir.Model:
         geometry = dataclasses.replace(config, quantization=None)

@@ -22,12 +22,12 @@ def onnxruntime_session(artifact: Artifact) -> Any:
 
 
 def reference_evaluator(artifact: Artifact) -> Any:
-    """onnx's own evaluator, which knows ONNX alone; it takes no paths, so the weights are loaded into the model."""
+    """onnx's own evaluator, which knows only ONNX. It takes no paths, so the weights are loaded into the model."""
     return ReferenceEvaluator(onnx.load(artifact.file("decoder.onnx")))
 
 
 class Decoder:
-    """One batch of sequences over states of its own, which start from zero."""
+    """One batch of sequences with its own states, which start from zero."""
 
     def __init__(self, artifact: Any, batch: int = 1, max_model_len: int = 512, session: Any = None) -> None:
         self.session = session or onnxruntime_session(artifact)

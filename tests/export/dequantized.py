@@ -1,4 +1,4 @@
-"""A checkpoint whose weights went through quantisation and back: what a quantised artifact is compared with."""
+"""A checkpoint of quantised and dequantised weights, with which a quantised artifact is compared."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from qwonnx.export.quantization.recipe import Recipe
 def write_dequantized(checkpoint: Path, folder: Path, weights: str) -> Path:
     """Copy a one-file checkpoint with fused experts into `folder`, in float32, each weight as a preset rounds it.
 
-    It walks the checkpoint's own tensors by the recipe alone: nothing of the export's reading or writing is used.
+    It rounds the checkpoint's own tensors by the recipe, without the export's code for reading and writing.
     """
     recipe = Recipe.choose(None, weights, None)
     for path in checkpoint.iterdir():

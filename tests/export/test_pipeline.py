@@ -1,4 +1,4 @@
-"""The export as a whole: every form of checkpoint, nothing left behind that opens when it fails, and resuming it."""
+"""The whole export: every form of checkpoint, no artifact after a failure, and resuming."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trained miniature is right when it is exported too: a small held-out sample, asked as `qwonnx eval` asks."""
+"""Exports of the trained miniature also answer right: a small held-out sample, evaluated as by `qwonnx eval`."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from qwonnx.runtime.settings import RuntimeSettings
 SETTINGS = RuntimeSettings(num_threads=1, max_num_seqs=8)
 LANGUAGES = list(glossary.LANGUAGES.values())[::2]  # of all scripts
 NUM_TOOLS, NUM_RETRIEVAL, RETRIEVAL_TOKENS = 8, 2, 2048
-# Right answers of the sample that an export must have at least: what the trained model has, less one of the glossary
-# and one of the tools.
+# The least number of right answers of an export: those of the trained model, minus one of the glossary and one of the
+# tools.
 LEAST_RIGHT = {
     "fp32": {"glossary": 22, "tools": 7, "retrieval": 2, "demo": 1},
     "int4": {"glossary": 22, "tools": 7, "retrieval": 2, "demo": 1},
@@ -73,7 +73,7 @@ def _one_a_language() -> Iterator[Example]:
 
 @pytest.fixture(scope="module")
 def evaluations(sample: Suite, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Evaluation]:
-    """Of transformers' model and of two artifacts."""
+    """Evaluations of transformers' model and of two artifacts."""
     subject = CheckpointSubject(str(TRAINED), 1, pictures=False)
     found = {"transformers": evaluate(subject, sample, sample.questions, None)}
     for weights in LEAST_RIGHT:

@@ -1,4 +1,4 @@
-"""What `qwonnx eval` makes of the miniature is what its training makes of it, draft head and all."""
+"""`qwonnx eval` gives the same scores of the miniature as its training, with those of the draft head."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ FILE = "model.safetensors"
 
 @pytest.fixture
 def folder(rough_model: Miniature, probe_config: Json, tokenizer: Tokenizer, tmp_path: Path) -> Path:
-    """The rough model's checkpoint, and the model rounded to what is in it."""
+    """The rough model's checkpoint, and the model with the checkpoint's rounded weights."""
     round_to_stored(rough_model)
     write_checkpoint(tmp_path / "checkpoint", rough_model, probe_config, tokenizer)
     return tmp_path / "checkpoint"
 
 
 def round_to_stored(model: Miniature) -> None:
-    """Round a model's parameters to what a checkpoint holds of them."""
+    """Round a model's parameters to the dtypes of a checkpoint."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if not name.endswith(("linear_attn.A_log", "linear_attn.norm.weight")):
@@ -62,7 +62,7 @@ def load(folder: Path) -> Any:
 
 
 def changed(folder: Path, **tensors: torch.Tensor | None) -> StoredWeights:
-    """The checkpoint with some tensors added, or removed where they are None."""
+    """The checkpoint with some tensors added, or removed if they are None."""
     weights = load_file(folder / FILE)
     weights.update({name: tensor for name, tensor in tensors.items() if tensor is not None})
     save_file(

@@ -1,4 +1,4 @@
-"""A Hugging Face hub of one repository, on a port of this machine: as much of its protocol as a download needs."""
+"""A Hugging Face hub of one repository, on a port of this machine, with the part of its protocol for a download."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ GATED = "someone/gated"
 class HubServer(ThreadingHTTPServer):
     """Serves the files below `folder` as REPOSITORY at branch main.
 
-    `downloads` lists the files that were fetched; a test may put names into `lost`, which are listed and cannot be.
+    `downloads` lists the files that were fetched. A test may put names into `lost`: they are listed and cannot be
+    fetched.
     """
 
     daemon_threads = True
@@ -58,7 +59,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._respond()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing: the test's output is the test's."""
+        """Print nothing into the test's output."""
 
     def _respond(self) -> None:
         path = urlsplit(self.path).path

@@ -1,4 +1,4 @@
-"""Malformed checkpoints: each a name, and what is done to the folder of a sound one. A new case is a new line here."""
+"""Malformed checkpoints: each has a name, and a change of a sound one's folder. A new case is a new line here."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from tests.export.whole.mutations import ODD_VALUES, damaged_bytes, damaged_json
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One checkpoint. sharded says which of the two sound ones it begins as."""
+    """One checkpoint. sharded selects one of the two sound ones, to which the change is applied."""
 
     name: str
     damage: Damage
@@ -66,7 +66,7 @@ def write_sound(folder: Path, *, sharded: bool) -> Path:
 
 @cache
 def bombs() -> dict[str, bytes]:
-    """Objects of some megabytes of which a careless reader makes gigabytes, or a stack overflow."""
+    """Objects of a few megabytes from which a careless reader makes gigabytes, or a stack overflow."""
     return {
         "deep list": b'{"a":' + b"[" * 200_000,
         "deep list that ends": b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}",
@@ -82,7 +82,7 @@ def bombs() -> dict[str, bytes]:
     }
 
 
-# A reader that looks for its own fields in an object may well do with these.
+# A reader that only looks for its own fields may accept these.
 SOUND_OBJECTS = ("just deep enough to be parsed", "as many values as are read", "a name of 10 MB", "a string of 10 MB")
 
 NO_OBJECTS = {
@@ -241,7 +241,7 @@ def texts() -> dict[str, Damage]:
             for name, values in advice.items()
             for value in values
         },
-        # By these bytes the library is asked for 8 GB, and ends the process; by fewer, it panics.
+        # With these bytes the library requests 8 GB, and ends the process; with fewer, it panics.
         "a charsmap that aborts": component("normalizer", charsmap),
         "a charsmap that panics": component("normalizer", {**charsmap, "precompiled_charsmap": "AAAA"}),
         "a charsmap without a type": component("normalizer", {"precompiled_charsmap": "/////w=="}),
@@ -270,7 +270,7 @@ def texts() -> dict[str, Damage]:
 
 
 def named_cases() -> Iterator[Case]:
-    """What is wrong in a known way, and must be refused."""
+    """Cases that are wrong in a known way, and must be refused."""
     for cases in (headers(), configs(), texts()):
         yield from (Case(name, damage) for name, damage in cases.items())
     yield from (Case(name, damage, sharded=True) for name, damage in indexes().items())

@@ -1,4 +1,4 @@
-"""config.json: what is read from it, and everything that is refused."""
+"""config.json: the fields that are read, and everything that is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FP8 matrices: values out of blocks of 128 x 128, and what is refused. The writer is plain numpy, of its own mind."""
+"""FP8 matrices: values from blocks of 128 x 128, and refusals. The writer is independent: plain numpy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GPTQ tensors: values and codes out of them, and what is refused. The writer is plain numpy, of its own mind."""
+"""GPTQ tensors: their values and codes, and refusals. The writer is independent: plain numpy."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_codes_are_laid_out_as_onnxruntime_genai_lays_them_out(tmp_path: Path, b
     from onnxruntime_genai.models.loaders.base import QuantizedTensorModule
 
     values = np.random.default_rng(1).standard_normal((64, 256)).astype(np.float32)
-    # It adds 1 to each zero point alone, where GPTQModel adds to whole words: the same where none of them is 0.
+    # It adds 1 to each zero point alone, and GPTQModel adds to whole words: the same if no zero point is 0.
     matrix = gptq_matrix(NAME, values, bits, 32, symmetric, least_zero_point=1)
     weight = _open(tmp_path, matrix.stored, _format((bits, 32, symmetric, "F16")), (64, 256))
     checkpoint = Checkpoint.open(tmp_path)

@@ -20,14 +20,14 @@ from tests.export.checkpoint.hub_server import COMMIT, GATED, REPOSITORY, HubSer
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A hub with a sharded tiny checkpoint and files that an export has no use for; the cache is empty."""
+    """A hub with a sharded tiny checkpoint and files that an export does not use; the cache is empty."""
     folder = write_tiny(tmp_path / "repository", num_shards=2)
     (folder / "README.md").write_text("# tiny", encoding="utf-8")
     (folder / "pytorch_model.bin").write_bytes(b"the same weights")
     (folder / "original").mkdir()
     shutil.copy(folder / "config.json", folder / "original" / "params.json")
     with hub_server(folder) as server:
-        # What HF_ENDPOINT and HF_HOME set in a new process.
+        # The constants that HF_ENDPOINT and HF_HOME set in a new process.
         files = huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE.partition("/{repo_id}/")
         monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", "".join((server.url, *files[1:])))
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)

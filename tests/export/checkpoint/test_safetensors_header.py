@@ -1,4 +1,4 @@
-"""Headers that lie: every number of a safetensors file is checked before anything relies on it."""
+"""False headers: every number of a safetensors file is checked before it is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""quantization_config: the official files are read, and what would change the meaning of numbers is refused."""
+"""quantization_config: the official files are read, and fields that would change the meaning of numbers are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logical names over a quantised checkpoint's tensors: which belong together, and what is left over or refused."""
+"""Logical names of a quantised checkpoint's tensors: which belong together, are left over, or are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our weights out of a checkpoint's tensors: names, layouts, arithmetic in float32, and what is refused."""
+"""Our weights from a checkpoint's tensors: names, layouts, arithmetic in float32, and refusals."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def config(tiny_checkpoint: Path) -> ModelConfig:
 
 @pytest.fixture
 def open_source(tmp_path: Path, config: ModelConfig) -> Open:
-    """A source over a checkpoint of just these tensors and an embedding, which is used already."""
+    """A source over a checkpoint of only these tensors and an embedding, which is already used."""
 
     def make(tensors: dict[str, torch.Tensor], *, prefix: str = NESTED, tied: bool = False) -> WeightSource:
         embedding = {f"{prefix}embed_tokens.weight": torch.arange(12.0).view(3, 4)}

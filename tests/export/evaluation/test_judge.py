@@ -1,4 +1,4 @@
-"""An answer is right if a client would have seen what is expected."""
+"""An answer is right if a client would see the expected message."""
 
 from __future__ import annotations
 

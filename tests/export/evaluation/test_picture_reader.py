@@ -1,4 +1,4 @@
-"""Pictures become what the model was trained on, and nothing but pictures that a question holds is opened."""
+"""Pictures become inputs as in the model's training, and only pictures that a question contains are opened."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_anything_else_is_skipped(reader: PictureReader, given: Part, reason: st
 
 @pytest.mark.parametrize("places", [0, 2])
 def test_a_prompt_has_a_place_for_each_picture(reader: PictureReader, tokenizer: Tokenizer, places: int) -> None:
-    with pytest.raises(SkippedError, match="not one place for each"):
+    with pytest.raises(SkippedError, match="does not have one place for each"):
         reader.read(tokenizer.encode("What? " + "<|image_pad|>" * places), [part(file(32, 32))])
 
 
@@ -94,7 +94,7 @@ def test_a_checkpoint_that_reads_no_pictures_says_why(tmp_path: Path) -> None:
     with pytest.raises(SkippedError, match=r"has no preprocessor_config\.json"):
         PictureReader(folder)
     (folder / "preprocessor_config.json").write_text('{"image_processor_type": "NoSuchProcessor"}', encoding="utf-8")
-    with pytest.raises(SkippedError, match="transformers loads no processor"):
+    with pytest.raises(SkippedError, match="transformers cannot load the processor"):
         PictureReader(folder)
     text_only = write_tiny(tmp_path / "text", architecture="Qwen3_5MoeForCausalLM")
     shutil.copy(TRAINED / "preprocessor_config.json", text_only)

@@ -1,4 +1,4 @@
-"""Numbers of a report against what they are defined to be."""
+"""Numbers of a report, compared with their definitions."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A checkpoint and its artifact are the same model: they answer alike, and score alike.
+"""A checkpoint and its artifact are the same model: they give the same answers and the same scores.
 
-What is expected of them is what transformers answers, so that the right verdicts are known.
+The expected answers are those of transformers, so the right verdicts are known.
 """
 
 from __future__ import annotations
@@ -90,12 +90,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 
 def _is_text(text: str) -> bool:
-    """Neither nothing, nor half a character, nor with what may be a tag."""
+    """Whether a text is not empty, has only complete characters, and nothing that may be a tag."""
     return bool(text.strip()) and not {"\ufffd", "<"} & set(text)
 
 
 def _continuations(checkpoint: Path, tokenizer: Tokenizer, prompts: list[dict[str, Any]]) -> Iterator[list[int]]:
-    """Greedy, by the whole sequence again for every token."""
+    """Greedy continuations; the whole sequence is read again for every token."""
     template = ChatTemplate(chat_template())
     with quiet_transformers():
         model = load_reference_model(checkpoint)

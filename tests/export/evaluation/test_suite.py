@@ -1,4 +1,4 @@
-"""A suite is read whole or refused with the line at fault, and is thinned out evenly."""
+"""A suite is read completely or refused with the line at fault, and a choice from it is even."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_parts_that_are_no_text_are_pictures(tmp_path: Path) -> None:
         ({**LINE, "task": 1}, "$.task"),
         ({**LINE, "task": ""}, "$.task"),
         ({**LINE, "task": "x" * 65}, "$.task"),
-        ({**LINE, "task": "a\nb"}, "no printable name"),
+        ({**LINE, "task": "a\nb"}, "not a printable name"),
         ({**LINE, "language": ["Thai"]}, "$.language"),
         ({**LINE, "thinking": "yes"}, "$.thinking"),
         ({**LINE, "tools": {}}, "$.tools"),
@@ -86,7 +86,7 @@ def test_parts_that_are_no_text_are_pictures(tmp_path: Path) -> None:
 def test_a_bad_line_is_named(tmp_path: Path, line: object, reason: str) -> None:
     with pytest.raises(EvaluationError) as caught:
         questions(tmp_path, LINE, line)
-    assert str(caught.value).startswith(f"line 2 of {tmp_path / 'suite.jsonl'} is no question (")
+    assert str(caught.value).startswith(f"line 2 of {tmp_path / 'suite.jsonl'} is not a question (")
     assert reason in str(caught.value)
     assert str(caught.value).isprintable()
 

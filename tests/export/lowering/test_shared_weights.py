@@ -1,4 +1,4 @@
-"""Several graphs in one artifact: states of their own, weight files in common."""
+"""Several graphs in one artifact: separate states, common weight files."""
 
 from __future__ import annotations
 
@@ -83,6 +83,6 @@ def test_one_name_stored_in_two_ways_is_refused(checkpoint: ResolvedCheckpoint, 
 
 @dataclasses.dataclass(frozen=True)
 class _Graph:
-    """As much of an artifact as Decoder asks for."""
+    """The part of an artifact that Decoder needs."""
 
     decoder: GraphSpec

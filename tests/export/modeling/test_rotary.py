@@ -1,7 +1,7 @@
 """Rotary frequencies and angles against transformers, and YaRN against the numbers of its formula.
 
-A position of a million multiplies whatever a frequency is wrong by, so frequencies are compared to the last bit, and
-angles as the exported graphs compute them.
+A position of a million multiplies the error of a frequency, so frequencies are compared to the last bit, and angles as
+the exported graphs compute them.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def test_8_angles_of_the_graph_equal_transformers_up_to_a_million(
 def test_8_float32_angles_are_those_of_the_reference_and_not_exact(
     rotary_part: Callable[[float, str], Target],
 ) -> None:
-    """At a million, float32 rounds an angle by up to 2^-5 rad. transformers does, models were trained so; so do we."""
+    """At a million, float32 rounds an angle by up to 2^-5 rad, in transformers, in training and in our graphs."""
     positions = np.arange(LONGEST - 2000, LONGEST)
     frequencies = rope_frequencies(_rope(4.0), 64)[0].numpy()
     rounded = positions[:, None].astype(np.float32) * frequencies

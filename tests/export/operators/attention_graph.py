@@ -1,4 +1,4 @@
-"""One attention operator alone in a graph, as a target has it: what the tests check and the benchmark measures."""
+"""One attention operator alone in a graph, as a target lowers it, for the tests and the benchmark."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OUTPUTS = ("attended", "present_key", "present_value")
 def cpu_attention(kv: str, *, num_heads: int, num_kv_heads: int, head_dim: int) -> onnx.ModelProto:
     """The operator over a cache of this kind, lowered to the CPU's kernels.
 
-    Inputs: those of its function body, by their names, and input_ids [batch, sequence], of which the shape counts.
+    Inputs: those of its function body, by their names, and input_ids [batch, sequence], used only for its shape.
     Outputs: OUTPUTS.
     """
     width, kv_width = num_heads * head_dim, num_kv_heads * head_dim

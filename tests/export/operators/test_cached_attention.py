@@ -1,4 +1,4 @@
-"""Attention over a float, int8 or int4 cache: function bodies, kernels and plain arithmetic agree on all they yield.
+"""Attention over a float, int8 or int4 cache: function bodies, kernels and plain arithmetic agree on all outputs.
 
 The kernels are those that the CPU target chooses for a step; `WAYS` has steps for every choice.
 """
@@ -123,7 +123,7 @@ def _run_lowered(kv: str, inputs: Arrays) -> list[np.ndarray]:
 
 
 def _check(step: Step, inputs: Arrays, kv: str) -> None:
-    """Codes to the last bit, and the output against float attention over what the codes stand for."""
+    """Compare codes to the last bit, and the output with float attention over the dequantised codes."""
     num_tokens = inputs["query"].shape[1]
     for row, length in enumerate(inputs["past_lengths"]):
         total = length + num_tokens

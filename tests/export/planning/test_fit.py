@@ -1,4 +1,4 @@
-"""What fits limits: the most exact first; where nothing does, what is missing and what would."""
+"""Recipes that fit limits: the most exact first; if nothing fits, what is missing and the nearest."""
 
 from __future__ import annotations
 
@@ -133,6 +133,6 @@ def test_errors_of_rounding_are_about_those_of_the_quantiser() -> None:
         scales = torch.empty((256, 1024 // block_size))
         quantize_blocks(values, bits, codes, scales)
         error = ((dequantize_blocks(codes, scales, bits) - values) ** 2).mean() / values.var()
-        # Better quantisers may come: what is ranked by is their order.
+        # Quantisers may improve: only the order of the errors is used.
         assert 0.5 * expected < float(error) < 1.1 * expected
     assert [ROUNDING_ERROR[8, size] < ROUNDING_ERROR[4, 16] for size in (16, 32, 64, 128, 256)] == [True] * 5

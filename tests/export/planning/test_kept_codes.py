@@ -46,7 +46,7 @@ def test_the_official_files_keep_their_experts_under_every_recipe(tmp_path: Path
     copied = open_source(str(tmp_path)).copied
     recipes = [named_recipe(name) for name in ("int8", "best")]
     models, notes = store_models(published(OFFICIAL), recipes, ASSUMPTIONS, copied)
-    assert notes == ["weights that config.json calls gptq-int4 keep their codes, whatever the recipe"]
+    assert notes == ["weights that config.json calls gptq-int4 keep their codes in every recipe"]
     plain, _ = store_models(parse_config(PUBLISHED["35B-A3B"].config()), recipes, ASSUMPTIONS, copied)
     for model, other in zip(models, plain, strict=True):
         expected = {

@@ -1,4 +1,4 @@
-"""The eight published sizes: numbers that others have derived, or counted in the files on the hub."""
+"""The eight published sizes, compared with numbers that others derived, or that the files on the hub have."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.fast
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """What is known of one size. active is in billions; keys, values and convolution states are of bfloat16."""
+    """Known facts of one size. active is in billions; keys, values and convolution states are of bfloat16."""
 
     text_params: int
     expert_params: int

@@ -1,4 +1,4 @@
-"""Memory of weights in ONNX Runtime: the formulas, and the kernels' real packing in a process of its own."""
+"""Memory of weights in ONNX Runtime: the formulas, and the kernels' real packing in a separate process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.checkpoints.published import PUBLISHED
 SERVING = Serving(context=4096, sequences=1, kv=KvType.FLOAT32, chunk_tokens=512, num_threads=2)
 ROWS, COLUMNS = 6144, 4096
 
-# Opens a session that packs nothing, then another, and says by how much that one changed the process's memory.
+# Opens a session that packs nothing, then another, and prints the change of the process's memory by the second.
 LOAD = """
 import json, re, sys
 from pathlib import Path
@@ -87,7 +87,7 @@ def test_a_session_packs_and_maps_what_the_plan_says(tmp_path: Path, storage: We
     name = "layers.0.mlp.up_proj.weight"
     weight = WeightItem(name, ((name, (ROWS, COLUMNS)),), storage)
     planned = load_weights(config_of("9B"), [weight], choose_target("cpu", activations))
-    # A session has a little memory of its own, and the allocator keeps what packing took for a while: some scales.
+    # A session itself takes a little memory, and the allocator keeps that of packing for a while: some scales.
     assert -1e6 < measured["anonymous"] - planned.packed < 1.5e6 + weight.num_scale_bytes
     assert measured["mapped"] == pytest.approx(planned.mapped + planned.read_once, rel=0.01, abs=1e5)
     assert measured["resident"] == pytest.approx(planned.read_once, rel=0.01, abs=1e5)

@@ -1,4 +1,4 @@
-"""Where a plan's configuration comes from."""
+"""The sources of a plan's configuration."""
 
 from __future__ import annotations
 

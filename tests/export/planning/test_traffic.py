@@ -1,4 +1,4 @@
-"""What a step of decoding reads."""
+"""Bytes that a decoding step reads."""
 
 from __future__ import annotations
 

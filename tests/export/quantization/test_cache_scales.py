@@ -1,4 +1,4 @@
-"""The scales of a quantised cache: from the weights alone, and right for what the model really puts into its cache."""
+"""The scales of a quantised cache: from the weights alone, and right for the model's real keys and values."""
 
 from __future__ import annotations
 

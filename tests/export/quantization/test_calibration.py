@@ -169,7 +169,7 @@ def test_a_long_text_is_cut(tiny_checkpoint: Path) -> None:
 
 
 def test_settings_of_a_training_run_do_not_shorten_the_text(tmp_path: Path) -> None:
-    """A tokenizer.json may carry a `truncation`: a calibration that obeyed it would learn from its first tokens."""
+    """A tokenizer.json may have a `truncation`: with it, a calibration would learn only from the first tokens."""
     checkpoint = write_tiny(tmp_path)
     path = checkpoint / "tokenizer.json"
     whole = calibration_tokens(checkpoint, TEXT)

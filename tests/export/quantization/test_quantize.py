@@ -1,4 +1,4 @@
-"""The byte format of quantised weights, and how much quantisation may change them."""
+"""The byte format of quantised weights, and bounds of their error."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _block_errors(restored: Array, values: Array, block_size: int, importance: A
 
 
 def _plainly_rounded(values: Array, bits: int, block_size: int) -> npt.NDArray[np.float64]:
-    """What the signed extreme / -8 or -128 alone would give, in float64."""
+    """Rounding with the step extreme / -8 or -128 of the signed extreme, in float64."""
     levels = 2 ** (bits - 1)
     blocks = values.astype(np.float64).reshape(-1, block_size)
     extremes = np.take_along_axis(blocks, np.abs(blocks).argmax(1)[:, None], 1)

@@ -1,4 +1,4 @@
-"""Which weights are stored how, and what a recipe may not ask for."""
+"""How weights are stored, and recipes that are refused."""
 
 from __future__ import annotations
 

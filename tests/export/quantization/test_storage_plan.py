@@ -1,4 +1,4 @@
-"""What a recipe and a checkpoint's own codes decide together."""
+"""The storage of weights, from a recipe and from a checkpoint's own codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime's kernels read our bytes as we mean them: each against float32 arithmetic on the dequantised weights."""
+"""ONNX Runtime's kernels read our byte format: each is compared with float32 arithmetic on the dequantised weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.fast
 
 
 def _quantized(shape: tuple[int, ...], bits: int, block_size: int) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
-    """Codes and scales of normal weights, and the float32 weights they stand for."""
+    """Codes and scales of normal weights, and their dequantised float32 weights."""
     columns = shape[-1]
     weights = torch.randn(shape, generator=torch.Generator().manual_seed(3)) / columns**0.5
     codes = torch.empty((*shape[:-1], columns * bits // 8), dtype=torch.uint8)
@@ -87,7 +87,7 @@ def test_gather_block_quantized(bits: int) -> None:
 
 
 def _affine(shape: tuple[int, ...], bits: int, block_size: int) -> dict[str, np.ndarray]:
-    """Random codes, scales and zero points, packed, and the float32 weights they stand for."""
+    """Random codes, scales and zero points, packed, and their dequantised float32 weights."""
     rng = np.random.default_rng(4)
     *rows, columns = shape
     blocks = columns // block_size
@@ -103,7 +103,7 @@ def _affine(shape: tuple[int, ...], bits: int, block_size: int) -> dict[str, np.
 
 
 def _pack(values: np.ndarray, bits: int) -> np.ndarray:
-    """Low bits first, every row from a byte of its own."""
+    """Low bits first; every row starts a new byte."""
     if bits == 8:
         return values.astype(np.uint8)
     padded = np.concatenate([values, np.full((*values.shape[:-1], values.shape[-1] % 2), 5)], -1)

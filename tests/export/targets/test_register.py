@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class ToyTarget(Target):
-    """Lowers as the portable target does, and says other things of itself."""
+    """Lowers as the portable target does, and has other attributes."""
 
     name = "toy"
     summary = "a target of this test"

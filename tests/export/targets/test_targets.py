@@ -1,4 +1,4 @@
-"""What the two targets promise: the portable one is plain ONNX, and both compute what transformers computes."""
+"""The two targets: the portable one is plain ONNX, and both give the results of transformers."""
 
 from __future__ import annotations
 
@@ -175,5 +175,5 @@ def test_only_wanted_logits_come_whatever_the_chunks(export_tiny: Export, prompt
 
 def test_a_graph_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "decoder.onnx").write_bytes(b"\xff" * 100)
-    with pytest.raises(VerificationError, match="no ONNX file"):
+    with pytest.raises(VerificationError, match="not an ONNX file"):
         with_router_outputs(tmp_path / "decoder.onnx")

@@ -1,4 +1,4 @@
-"""How much memory torch takes at most while something runs, by torch's own account of its CPU allocator."""
+"""torch's peak memory during a call, from torch's own account of its CPU allocator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weight files: where bytes lie, what their hashes are, and what a full disk says."""
+"""Weight files: places of bytes, hashes, and the error of a full disk."""
 
 from __future__ import annotations
 

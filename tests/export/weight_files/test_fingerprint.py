@@ -1,4 +1,4 @@
-"""Fingerprints: what decides the bytes is in them, and what differs is named."""
+"""Fingerprints: they have all inputs that decide the bytes, and an error names the difference."""
 
 from __future__ import annotations
 

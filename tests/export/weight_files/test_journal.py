@@ -1,4 +1,4 @@
-"""The journal: whatever a crash leaves of it, what is read is a prefix of what was written."""
+"""The journal: after any crash, the lines that are read are a prefix of those that were written."""
 
 from __future__ import annotations
 

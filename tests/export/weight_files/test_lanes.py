@@ -1,4 +1,4 @@
-"""Lanes: every slice once and in order, within the account, however long anything takes."""
+"""Lanes: every slice once and in order, within the account, for any duration of the steps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _Part:
 
 @dataclass(slots=True)
 class _List:
-    """A lane that keeps what it is given, and checks that nobody else does."""
+    """A lane that keeps its slices, and checks that only one thread appends at a time."""
 
     parts: Sequence[_Part]
     kept: list[str] = field(default_factory=list)

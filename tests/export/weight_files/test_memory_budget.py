@@ -1,4 +1,4 @@
-"""The memory option, and how work is cut for it."""
+"""The memory option, and the size of slices for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Resuming the weight stage: what is on the disk is believed as far as its hashes go, and the end is the same."""
+"""Resuming the weight stage: only bytes with right hashes are kept, and the final files are the same."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class _Stage:
             os.close(file)
 
     def interrupt(self, fraction: float) -> None:
-        """Run until so much of the weights is read."""
+        """Run until this share of the weights is read."""
 
         def stop(progress: ExportProgress) -> None:
             if progress.stage == "weights" and progress.done_bytes >= fraction * progress.total_bytes:
@@ -76,7 +76,7 @@ class _Stage:
             self.run(stop)
 
     def resume(self) -> tuple[tuple[FileEntry, ...], float]:
-        """What the files are in the end, and how much of the weights had not to be read again."""
+        """The final files, and the share of the weights that was not read again."""
         seen: list[ExportProgress] = []
         files = self.run(seen.append)
         weights = [progress for progress in seen if progress.stage == "weights"]
@@ -120,7 +120,7 @@ def test_another_number_of_threads_and_other_slices_go_on_all_the_same(stage: _S
 
 
 def test_bytes_that_a_crash_lost_or_spoiled_are_written_again(stage: _Stage, whole: _Stage) -> None:
-    """After a power cut a file may be shorter than its marks say, have zeros in it, or not be there."""
+    """After a power cut a file may be shorter than its marks say, have zeros in it, or be missing."""
     chance = random.Random(0)
     kept = []
     for damage in range(12):

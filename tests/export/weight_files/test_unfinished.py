@@ -1,4 +1,4 @@
-"""The folder of an export under way: who may write there, what stays of it, and when it takes its name."""
+"""The folder of an unfinished export: only one export writes there, the right files stay, and it is renamed last."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _write(unfinished: UnfinishedExport, *, marked: bool = True) -> None:
-    """What the weight stage does."""
+    """Write as the weight stage does."""
     (unfinished.folder / WEIGHTS).write_bytes(b"abc")
     if marked:
         unfinished.journal.add_mark(Mark(1, (Noted(3, "a" * 64), Noted(0, "b" * 64))))
@@ -39,7 +39,7 @@ def _write(unfinished: UnfinishedExport, *, marked: bool = True) -> None:
 def _interrupt(
     out: Path, error: BaseException, *, marked: bool = True, begun: bool = True, resume: bool = False
 ) -> BaseException:
-    """An export that ends early; what the caller sees of it."""
+    """An export that ends early; returns the error that the caller sees."""
 
     def export() -> None:
         with unfinished_export(out, FINGERPRINT, resume=resume, overwrite=False) as unfinished:

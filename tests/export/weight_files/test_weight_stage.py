@@ -1,4 +1,4 @@
-"""The weight stage on the tiny checkpoint: equal bytes however it runs, and no thread left however it ends."""
+"""The weight stage on the tiny checkpoint: every run writes equal bytes, and every end leaves no thread."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PREFIX = "model.language_model."
 
 
 def _items(checkpoint: Path, weights: str) -> list[WeightItem]:
-    """Every weight of the text model as an item of its own, but gate and up of the shared expert joined."""
+    """Every weight of the text model as a separate item, except that gate and up of the shared expert are joined."""
     recipe, opened = Recipe.preset(weights, 32), Checkpoint.open(checkpoint)
     items = []
     for stored in opened.names:

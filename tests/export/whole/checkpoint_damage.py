@@ -21,7 +21,7 @@ Damage = Callable[[Path], None]
 
 
 def file(name: str, content: bytes) -> Damage:
-    """Put another file in the place of one."""
+    """Replace a file by another."""
 
     def damage(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
@@ -31,7 +31,7 @@ def file(name: str, content: bytes) -> Damage:
 
 
 def document(name: str, change: Callable[[Any], Any]) -> Damage:
-    """Put another document in the place of one: what `change` returns, or has made of its argument."""
+    """Replace a document by the result of `change`, or by its argument if `change` edits it in place."""
 
     def damage(folder: Path) -> None:
         content = json.loads((folder / name).read_bytes())
@@ -45,9 +45,9 @@ def tensors(header: Callable[[dict[str, Any]], Any] | bytes, *, length: int | No
     """Another header for model.safetensors.
 
     Args:
-        header: its text, or what makes it of the sound one's document.
-        length: what the file says of its length; None: the truth.
-        data: bytes by which the file is longer than it was, apart from the header. They are a hole: no disk is used.
+        header: its text, or a function of the sound header's document.
+        length: the length that the file states; None: the true one.
+        data: bytes that are added to the file, in addition to the header. They are a hole: no disk is used.
     """
 
     def damage(folder: Path) -> None:
@@ -67,7 +67,7 @@ def _changed(change: Callable[[dict[str, Any]], Any], sound: dict[str, Any]) -> 
 
 
 def header_of(path: Path) -> tuple[dict[str, Any], int]:
-    """The header of a safetensors file, and how many bytes follow it."""
+    """The header of a safetensors file, and the number of bytes after it."""
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         header: dict[str, Any] = json.loads(stream.read(length))
@@ -97,7 +97,7 @@ def _first_name(header: dict[str, Any]) -> str:
 
 
 def special(name: str, make: Callable[[Path], object]) -> Damage:
-    """Put something in the place of a file that is none."""
+    """Replace a file by something that is not a file."""
 
     def damage(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
@@ -125,7 +125,7 @@ def index(change: Callable[[dict[str, str], list[str]], Any]) -> Damage:
 
 
 def shard(number: int, make: Callable[[Path, Path], object]) -> Damage:
-    """Put something in the place of a shard, given its path and that of the other one."""
+    """Replace a shard, given its path and that of the other one."""
 
     def damage(folder: Path) -> None:
         both = sorted(folder.glob("*.safetensors"))

@@ -2,8 +2,8 @@
 
     python -m tests.export.whole.fuzz_process FOLDER SEED SCALE
 
-It writes a JSON report to stdout. Every export must end in one of the exporter's own errors, in one printable line,
-soon, and with nothing left behind; or it gets as far as tracing, which is where a sound checkpoint is let go.
+It writes a JSON report to stdout. Every export must soon end in one of the exporter's own errors, in one printable
+line, and leave nothing behind; or it gets as far as tracing, where the export of a sound checkpoint is stopped.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from qwonnx.export.modeling.rotary import rope_frequencies
 from qwonnx.export.weight_files.progress import ExportProgress
 from tests.export.checkpoint.malformed_checkpoints import Case, mutated_cases, named_cases, write_sound
 
-# Beyond what the process has when it begins: libraries, thread pools, and the cases' own bytes.
+# In addition to the memory at the start: libraries, thread pools, and the cases' own bytes.
 MEMORY_BYTES = 512 << 20
 SECONDS = 3.0  # of the processor
 _LONGEST_MESSAGE = 1500  # of which a path may be a large part
@@ -43,7 +43,7 @@ def main(folder: Path, seed: int, scale: int) -> dict[str, Any]:
     sound = {sharded: write_sound(folder / f"sound-{sharded}", sharded=sharded) for sharded in (False, True)}
     outcomes: Counter[str] = Counter()
     problems: list[str] = []
-    for sharded in sound:  # what is imported on first use is, and must not count
+    for sharded in sound:  # imports on first use happen here, and must not count
         problem = _export(folder, Case("sound", lambda path: None, sharded, must_be_refused=False), sound, outcomes)
         assert problem is None, problem
     _limit_memory()
@@ -70,7 +70,7 @@ def main(folder: Path, seed: int, scale: int) -> dict[str, Any]:
 
 
 def _export(folder: Path, case: Case, sound: dict[bool, Path], outcomes: Counter[str]) -> str | None:
-    """Export one case; what is wrong with how it ended, if anything is."""
+    """Export one case; returns what is wrong with its end, or None."""
     checkpoint, out = folder / "checkpoint", folder / "out"
     out.mkdir(exist_ok=True)
     checkpoint.mkdir(exist_ok=True)
@@ -88,10 +88,10 @@ def _export(folder: Path, case: Case, sound: dict[bool, Path], outcomes: Counter
         outcomes[type(error).__name__] += 1
         message = str(error)
         if not message.isprintable():
-            return f"has a message that is no printable line: {message!r:.300}"
+            return f"has a message that is not a printable line: {message!r:.300}"
         if len(message) > _LONGEST_MESSAGE or ": " not in message:
             return f"has a message of {len(message)} characters without a remedy, or too long: {message:.300}"
-    except BaseException:  # noqa: BLE001 - a panic of a library is no Exception, and it is what is looked for
+    except BaseException:  # noqa: BLE001 - a panic of a library is not an Exception, and this test looks for panics
         return traceback.format_exc(limit=-4)
     left = [path.name for path in out.iterdir()]
     return f"left {left}" if left else None
@@ -102,7 +102,7 @@ def _stop_at_tracing(progress: ExportProgress) -> None:
 
 
 def _unsound(checkpoint: Path) -> str | None:
-    """What a checkpoint that was accepted must not have: numbers that become infinite in the graph."""
+    """Numbers that become infinite in the graph, which an accepted checkpoint must not have."""
     config = load_config(checkpoint)
     frequencies, factor = rope_frequencies(config.rope, config.rotary_dim)
     finite = bool(torch.isfinite(frequencies).all()) and bool(torch.isfinite(torch.tensor(factor)))

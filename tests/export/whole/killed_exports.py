@@ -1,4 +1,4 @@
-"""Exports in processes of their own that can be killed, cheap to start.
+"""Exports in separate processes, which are cheap to start and can be killed.
 
 A server process imports torch and traces one checkpoint, once; every export is a fork of it that begins with the traced
 model. Everything else is as in `qwonnx export`: reading, lowering, the weight stage, graph, manifest, renaming.
@@ -78,7 +78,7 @@ def _export(checkpoint: Path, out: Path, progress: Connection | None) -> None:
 
 
 def _size(folder: Path) -> int:
-    """Bytes of the weight files in a folder; 0 where it is not."""
+    """Bytes of the weight files in a folder; 0 if it does not exist."""
     try:
         return sum(path.stat().st_size for path in folder.glob("weights-*.bin"))
     except FileNotFoundError:

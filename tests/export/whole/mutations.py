@@ -14,7 +14,7 @@ from typing import Any
 Json = Any
 Path = tuple[str | int, ...]
 
-# What a reader may not expect in the place of a value. Written by json.dumps, which knows NaN and infinity.
+# Values that a reader may not expect. json.dumps writes them, and it accepts NaN and infinity.
 ODD_VALUES: tuple[Json, ...] = (
     None,
     True,
@@ -59,7 +59,7 @@ _TOKENS = (
 
 
 def paths(document: Json, prefix: Path = ()) -> Iterator[Path]:
-    """The place of every value in a document, but the document itself."""
+    """The place of every value in a document, except the document itself."""
     items = document.items() if isinstance(document, dict) else enumerate(document)
     for key, value in items:
         yield (*prefix, key)

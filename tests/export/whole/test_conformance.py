@@ -1,4 +1,4 @@
-"""The decoder against transformers, in float32, on weights that no default initialisation flatters.
+"""The decoder against transformers, in float32, on weights that differ from every default initialisation.
 
 The checkpoint under test has random norms, gates, q and k. Numbers in the names refer to the conformance list of the
 model's specification.

@@ -1,4 +1,4 @@
-"""The decoder over an int8 or int4 cache: how far it is from the float one, and that nothing else changes."""
+"""The decoder over an int8 or int4 cache: its difference from the float cache is bounded, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.export.decoder import Decoder, onnxruntime_session, reference_evaluat
 
 Export = Callable[[ExportOptions], Artifact]
 
-# A sum in another order can push a value to the next code. What that does to a logit of size 3 is bounded, not small.
+# A sum in another order can push a value to the next code. The effect on a logit of size 3 is bounded, but not small.
 ONE_CODE = {"int8": 0.01, "int4": 0.1}
 
 
@@ -23,7 +23,7 @@ def _prompt(length: int, seed: int = 0) -> np.ndarray:
 
 
 def _assert_close(actual: np.ndarray, expected: np.ndarray, kv: str) -> None:
-    """Equal but for a few values that fell on the other side of a rounding."""
+    """Equal, except for a few values that were rounded to the other side."""
     difference = np.abs(actual - expected)
     assert np.median(difference) < 1e-4
     assert difference.max() < ONE_CODE[kv]

@@ -1,7 +1,7 @@
 """Conformance 9: checkpoints in the official quantised formats, exported and compared with transformers.
 
-transformers computes on the float32 weights that the stored codes stand for, which the checkpoints' writer works out
-by itself (tests/checkpoints/quantized_formats.py).
+transformers computes on the dequantised float32 weights, which the checkpoints' writer computes independently
+(tests/checkpoints/quantized_formats.py).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SIZES = {
     "shared_expert_intermediate_size": 96,
 }
 
-# Store in few bits what the checkpoint has quantised, and round nothing else.
+# Store the weights that the checkpoint has quantised in few bits, and round no others.
 KEEP_EXPERTS = Recipe("fp32", 0, (Rule("layers.*.mlp.experts.*", 4),))
 KEEP_MLP = Recipe("fp32", 0, (Rule("layers.*.mlp.*_proj.weight", 4),))
 KEEP_PROJECTIONS = Recipe("fp32", 0, (Rule("layers.*_proj*", 4),))
@@ -51,7 +51,7 @@ KEEP_PROJECTIONS = Recipe("fp32", 0, (Rule("layers.*_proj*", 4),))
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A checkpoint in a quantised format, the float32 one that it stands for, and transformers' logits on that."""
+    """A checkpoint in a quantised format, its dequantised float32 one, and transformers' logits on the latter."""
 
     folder: Path
     exact: Path
@@ -157,7 +157,7 @@ def test_9_a_gptq_checkpoint_as_floats_equals_transformers_on_its_dequantised_we
 
 
 def _assert_codes_stand_for(artifact: Artifact, exact: Path) -> None:
-    """Every quantised initializer of the decoder means, to the bit, the rows of the float32 checkpoint."""
+    """Every quantised initializer of the decoder equals, to the bit, the rows of the float32 checkpoint."""
     graph = onnx.load(artifact.file("decoder.onnx")).graph
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     expected = load_file(exact / "model.safetensors")

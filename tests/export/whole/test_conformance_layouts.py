@@ -91,7 +91,7 @@ def test_5_tied_router_scores_choose_top_k_experts_with_equal_weights(
     checkpoint = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
     tensors = load_file(checkpoint / "model.safetensors")
     for name, tensor in tensors.items():
-        # All experts are one expert and tie for every token, so that whichever are chosen the answer is the same.
+        # All experts are equal and tie for every token, so the answer is the same for every choice.
         if name.endswith("mlp.gate.weight") or ".mlp.experts." in name:
             tensors[name] = tensor[:1].expand_as(tensor).contiguous()
     save_file(tensors, checkpoint / "model.safetensors", metadata={"format": "pt"})

@@ -1,6 +1,6 @@
 """The true shapes of Qwen3.5-397B-A17B: 60 layers, 512 experts, 94 shards, on a small machine.
 
-Some seconds of the weight stage are enough for its memory; `infra/bench/full_size.py` runs two layers to their end.
+A few seconds of the weight stage show its memory; `infra/bench/full_size.py` runs two layers to their end.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def test_all_layers_are_checked_traced_and_lowered_in_five_minutes_and_2_gb(meas
 
 
 def test_the_weight_stage_stays_within_its_budget_with_many_threads(measured: dict[str, float]) -> None:
-    """128 threads, so that slices would take more than the budget if they were not cut for it."""
+    """With 128 threads, slices of the usual size would exceed the budget, so they must become smaller."""
     assert measured["read_bytes"] > 1.5e9
     assert 1e9 < measured["weights_max_in_flight"] <= 2e9
     assert measured["weights_max_anonymous"] < 2.5e9

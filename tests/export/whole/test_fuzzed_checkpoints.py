@@ -1,4 +1,4 @@
-"""Thousands of malformed checkpoints: each is refused in one line, soon, in little memory, and leaves nothing."""
+"""Thousands of malformed checkpoints: each is soon refused in one line, in little memory, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SCALE = int(os.environ.get("QWONNX_FUZZ_SCALE", "120"))
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What fuzz_process.py says. A process of its own, since some of what it is about ends processes."""
+    """The report of fuzz_process.py, which is a separate process, because some cases may end it."""
     folder = tmp_path_factory.mktemp("fuzz")
     command = [sys.executable, "-m", "tests.export.whole.fuzz_process", str(folder), str(SEED), str(SCALE)]
     root = Path(__file__).resolve().parents[3]

@@ -1,4 +1,4 @@
-"""A context of a million tokens: positions, lengths and offsets that do not fit what is usually enough for them.
+"""A context of a million tokens: positions, lengths and offsets that exceed the usual integer sizes.
 
 A tiny model with YaRN stands for the real one, so that a whole cache of 1,010,000 positions fits a test. Keys and
 values of most positions are drawn, not computed; transformers gets the same ones.
@@ -76,7 +76,7 @@ def test_a_short_cache_at_the_last_positions_equals_transformers(
 
 
 def _drawn(shape: tuple[int, ...], dtype: np.dtype[Any], seed: int) -> np.ndarray:
-    """What a buffer [1, 1, positions, width] holds: values, or codes, that repeat, but not soon."""
+    """The content of a buffer [1, 1, positions, width]: values or codes that repeat only after a long period."""
     rng = np.random.default_rng(seed)
     period = (1, 1, 9973, shape[3])
     if dtype == np.float32:
@@ -87,7 +87,7 @@ def _drawn(shape: tuple[int, ...], dtype: np.dtype[Any], seed: int) -> np.ndarra
 
 
 def _meant(stored: np.ndarray, artifact: Artifact, name: str) -> torch.Tensor:
-    """The float32 keys or values that a buffer's content stands for."""
+    """The float32 keys or values of a buffer's content."""
     if stored.dtype == np.float32:
         return torch.tensor(stored)
     if stored.dtype == np.uint8:

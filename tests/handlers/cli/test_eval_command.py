@@ -78,7 +78,7 @@ def test_the_report_counts_right_answers_by_task_and_language(paris: Path, suite
         ("capitals", False): 2 / 3, ("pictures", False): None, ("rivers", False): 0, ("rivers", True): 1,
     }  # fmt: skip
     assert {one["language"]: one["score"]["exact"] for one in report["languages"]} == {"French": 1, "Italian": 0.5}
-    assert report["skipped"] == [{"reason": "with pictures: artifacts read text alone", "num_questions": 1}]
+    assert report["skipped"] == [{"reason": "with pictures: artifacts read only text", "num_questions": 1}]
     assert (report["text"], report["experts"], report["mtp"]) == (None, None, None)
     assert qwonnx("eval", paris, "--suite", suite, "--max-num-seqs", 2, "--json").stdout == result.stdout
     lines = [json.loads(text) for text in out.read_text(encoding="utf-8").splitlines()]

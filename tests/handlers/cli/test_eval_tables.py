@@ -70,7 +70,7 @@ def test_text_experts_drafts_and_what_was_left_out_have_a_line_each() -> None:
         text=TextScore("sample.txt", 5000, 1024, 12345.6, None),
         experts=ExpertUsage(8, 2, 5000, (LayerUsage(0, 2.5, 0.8333, 0.1),)),
         mtp=MtpScore(1000, 750, 0.75),
-        skipped=(Skipped("with pictures: artifacts read text alone", 2),),
+        skipped=(Skipped("with pictures: artifacts read only text", 2),),
         notes=("one thing",),
     )
     lines = shown(report, 100)
@@ -78,5 +78,5 @@ def test_text_experts_drafts_and_what_was_left_out_have_a_line_each() -> None:
     assert "Experts, 2 of 8, by 5,000 predicted tokens" in lines
     assert "0 2.500 83.3% 10.0%" in lines
     assert "MTP head: 75.0% of 1,000 drafts match the model's own tokens" in lines
-    assert "Skipped: 2 questions with pictures: artifacts read text alone." in lines
+    assert "Skipped: 2 questions with pictures: artifacts read only text." in lines
     assert "Note: one thing." in lines

@@ -1,4 +1,4 @@
-"""The benchmark of caches measures what it says, on sizes that take no time."""
+"""The benchmark of caches reports the right numbers, on small sizes."""
 
 from __future__ import annotations
 

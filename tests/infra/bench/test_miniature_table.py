@@ -1,4 +1,4 @@
-"""The table of the miniature says what the reports say."""
+"""The table of the miniature has the numbers of the reports."""
 
 from __future__ import annotations
 

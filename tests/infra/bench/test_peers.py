@@ -1,4 +1,4 @@
-"""The comparison's own arithmetic, and that it makes what it measures."""
+"""The comparison's arithmetic, and the models that it makes."""
 
 from __future__ import annotations
 

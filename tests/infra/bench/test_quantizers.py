@@ -1,4 +1,4 @@
-"""The peers of the quantiser comparison do what ONNX Runtime's own tool and kernel do."""
+"""The peers of the quantiser comparison give the results of ONNX Runtime's own tool and kernel."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_peer_gives_what_onnxruntimes_tool_and_kernel_give(algorithm: str, bit
         return
     expected, num_bytes = _through_the_kernel(weight, algorithm, bits, block_size)
     restored = peer.round_trip(weight, bits, block_size).numpy()
-    # k-quant compares sums that differ in the last place with the memory's layout: now and then another trial wins.
+    # k-quant compares sums whose last bits depend on the memory's layout, so another trial may win occasionally.
     same = np.isclose(restored, expected, rtol=1e-4, atol=1e-5).all(1)
     assert same.mean() > (0.9 if algorithm == "k-quant" else 0.999)
     assert peer.bits_per_weight(bits, block_size) == pytest.approx(8 * num_bytes / weight.numel())

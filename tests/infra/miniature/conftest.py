@@ -43,7 +43,7 @@ def mixture(tokenizer: Tokenizer) -> Mixture:
 
 @pytest.fixture
 def rough_model(probe_config: Json) -> Miniature:
-    """The small model with norms, biases, gates and outputs of blocks that no initialisation gives."""
+    """The small model; its norms, biases, gates and outputs of blocks differ from every initialisation."""
     torch.manual_seed(1)
     model = Miniature(probe_config)
     with torch.no_grad():

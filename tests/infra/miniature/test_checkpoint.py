@@ -1,4 +1,4 @@
-"""The folder that a training writes is a Qwen 3.5 checkpoint as the hub has them; so is the trained one."""
+"""The folder that a training writes is a Qwen 3.5 checkpoint as on the hub; so is the trained one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def untrained(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) ->
 
 @pytest.fixture(scope="module", params=["untrained", "trained"])
 def folder(request: pytest.FixtureRequest, untrained: Path) -> Path:
-    """One that was written just now, and the one that is kept in the repository."""
+    """A folder that was written now, and the one in the repository."""
     return TRAINED if request.param == "trained" else untrained
 
 
@@ -85,7 +85,7 @@ def test_transformers_reads_the_tokenizer_and_generation_is_greedy(folder: Path,
 
 
 def test_the_trained_one_has_the_files_that_are_written_today_and_their_contents(untrained: Path) -> None:
-    """Vocabulary, configuration and template are the scripts': only the weights took a training."""
+    """Vocabulary, configuration and template come from the scripts; only the weights come from a training."""
     names = sorted(path.name for path in untrained.iterdir())
     assert sorted(path.name for path in TRAINED.iterdir()) == names
     for name in names:

@@ -1,4 +1,4 @@
-"""Curves of one training, and of one that went on from another."""
+"""Curves of one training, and of one that continued another."""
 
 from __future__ import annotations
 

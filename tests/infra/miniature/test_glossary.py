@@ -1,4 +1,4 @@
-"""The glossary is large, right, and asked for in the test as it never is in training."""
+"""The glossary is large and right, and the test asks for it in phrasings that training does not use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from infra.miniature.conversation import Example
 pytestmark = pytest.mark.fast
 
 FACTS = glossary.facts()
-# Of another babel, and so of another CLDR, the trained model would know other names.
+# Another version of babel has another CLDR, with names that the trained model does not know.
 DIGEST = "029782d99ba048ddd23bb79ebcbf52917e24f9540f60071de4a2529ea216c3a6"
 
 

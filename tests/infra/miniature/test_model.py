@@ -1,4 +1,4 @@
-"""The model that is trained is transformers' Qwen 3.5, forwards and backwards; its head is what the page says."""
+"""The trained model equals transformers' Qwen 3.5, forward and backward; its head follows its description."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows hold whole examples, and each token knows whose it is and where it is."""
+"""Rows hold whole examples, and each token has the index of its example and its position."""
 
 from __future__ import annotations
 

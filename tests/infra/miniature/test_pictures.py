@@ -1,4 +1,4 @@
-"""Pictures show what their answers say, and those of the test are none of the training's."""
+"""Pictures match their answers, and training has no pictures of the test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is asked for stands once in the text, early in the test's, and about other places than in training."""
+"""The note of a question is once in the text, early in a text of the test, and about a place that training lacks."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from infra.miniature.train import Settings, Training
 from tests.checkpoints.config_json import Json
 
 SETTINGS = Settings(steps=4, lr=5e-3, score_every=1000, save_every=3, known_weight=1.0)
-# Of the small model's first steps: whatever changes them changes what the miniature's training gives.
+# Losses of the small model's first steps: a change that changes them also changes the trained miniature.
 STORED = [34.59675, 31.99067, 56.36723]
 
 

@@ -1,4 +1,4 @@
-"""The tokenizer is Qwen's in form, and made for the glossary."""
+"""The tokenizer has Qwen's form, and is made for the glossary."""
 
 from __future__ import annotations
 
