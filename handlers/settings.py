@@ -7,13 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from qwonnx.runtime.errors import SettingsError
 from qwonnx.runtime.settings import read_environment
 
 DEFAULT_MAX_BODY_BYTES = 10 << 20  # the limit of API gateways; about 3 million tokens of English
 
-CAPSULE_COMPRESSIONS = ("none", "zstd")
+
+class CapsuleCompression(StrEnum):
+    """How capsules that are written are compressed."""
+
+    NONE = "none"
+    ZSTD = "zstd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +56,8 @@ class ServerSettings:
             raise SettingsError(f"shutdown_seconds is {self.shutdown_seconds}: give 0 to 3600")
         if self.max_answer_seconds is not None and not 0 < self.max_answer_seconds <= 1e6:
             raise SettingsError(f"max_answer_seconds is {self.max_answer_seconds}: give a positive number")
-        if self.capsule_compression not in CAPSULE_COMPRESSIONS:
-            choices = " or ".join(CAPSULE_COMPRESSIONS)
+        if self.capsule_compression not in list(CapsuleCompression):
+            choices = " or ".join(CapsuleCompression)
             raise SettingsError(f"capsule_compression is {self.capsule_compression!r}: give {choices}")
 
     @classmethod

@@ -7,23 +7,17 @@ import json
 import logging
 import shlex
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from qwonnx.handlers.cli.engine_options import runtime_settings
-from qwonnx.handlers.settings import ServerSettings
+from qwonnx.handlers.settings import CapsuleCompression, ServerSettings
 from qwonnx.runtime.artifact.folder import open_artifact
 from qwonnx.runtime.quantities import parse_bytes
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-
-
-class CapsuleCompression(StrEnum):
-    NONE = "none"
-    ZSTD = "zstd"
 
 
 def serve(
