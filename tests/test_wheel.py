@@ -55,6 +55,13 @@ event = {
     },
 }
 print(handler(event, None)["statusCode"])
+from qwonnx.handlers.cli.main import app
+from typer.testing import CliRunner
+for words in (["--help"], ["serve", "--help"], ["inspect", os.environ["QWONNX_ARTIFACT"]]):
+    result = CliRunner().invoke(app, words)
+    print(result.exit_code, "only serves" in result.stdout.replace("\\n", " "))
+refused = CliRunner().invoke(app, ["export", "here", "there"])
+print(refused.exit_code)
 import importlib.util
 print(importlib.util.find_spec("qwonnx.export") is not None or any("qwonnx.export" in name for name in sys.modules))
 """
@@ -149,7 +156,9 @@ def test_a_machine_that_only_serves_needs_no_export_package(wheel: Path, tmp_pat
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    assert run.stdout.split() == ["200", "200", "stop", "200", "False"], run.stdout
+    assert run.stdout.split() == ["200", "200", "stop", "200", "0", "True", "0", "False", "0", "False", "2", "False"], (
+        run.stdout
+    )
 
 
 def optimum_cli(package: Path, folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:

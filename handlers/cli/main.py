@@ -1,38 +1,51 @@
 """The `qwonnx` command: its subcommands, one per module.
 
-A command imports modules of the exporter and of the engine only when it needs them, so that `qwonnx --help` is quick
-and a machine that only serves does not need torch.
+A command imports torch and the engine only when it needs them, so that `qwonnx --help` is quick. An installation that
+only serves may lack qwonnx.export: it then has the commands that use an artifact, and no others.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version
-from typing import Annotated
+from importlib.util import find_spec
+from typing import Annotated, Any
 
 import typer
 
 from qwonnx.handlers.cli.bake import bake
-from qwonnx.handlers.cli.eval import evaluate
-from qwonnx.handlers.cli.export import export
 from qwonnx.handlers.cli.failures import one_line_errors
 from qwonnx.handlers.cli.generate import generate
 from qwonnx.handlers.cli.inspect import inspect
-from qwonnx.handlers.cli.plan import plan
 from qwonnx.handlers.cli.serve import serve
-from qwonnx.handlers.cli.verify import verify
+
+_EXPORTER = find_spec("qwonnx.export")
+_FIRST_STEPS = "First steps: qwonnx export CHECKPOINT OUT, then qwonnx generate OUT --chat Hello, or qwonnx serve OUT."
+_ONLY_SERVES = "This installation only serves: plan, export, verify and eval need qwonnx.export."
+
+commands: dict[str, Callable[..., Any]] = {"bake": bake, "inspect": inspect, "generate": generate, "serve": serve}
+if _EXPORTER is not None:
+    from qwonnx.handlers.cli.eval import evaluate
+    from qwonnx.handlers.cli.export import export
+    from qwonnx.handlers.cli.plan import plan
+    from qwonnx.handlers.cli.verify import verify
+
+    commands |= {"plan": plan, "export": export, "verify": verify, "eval": evaluate}
+_ORDER = ("plan", "export", "bake", "inspect", "verify", "eval", "generate", "serve")
 
 app = typer.Typer(
     name="qwonnx",
     help="Export Qwen 3.5 models to ONNX, and serve them with ONNX Runtime.",
-    epilog="First steps: qwonnx export CHECKPOINT OUT, then qwonnx generate OUT --chat Hello, or qwonnx serve OUT.",
+    epilog=_ONLY_SERVES if _EXPORTER is None else _FIRST_STEPS,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,  # a bug's traceback goes into a report: plain, and without values of variables
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (plan, export, bake, inspect, verify, evaluate, generate, serve):
-    app.command("eval" if command is evaluate else None)(command)  # eval is a builtin of Python
+for name in _ORDER:
+    if name in commands:
+        app.command(name)(commands[name])
 
 
 def _print_version(wanted: bool) -> None:
