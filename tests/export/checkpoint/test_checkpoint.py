@@ -275,7 +275,7 @@ def test_an_empty_shard_is_refused_by_name(sharded: Path) -> None:
 def test_an_index_that_points_outside_the_folder_is_refused(sharded: Path, tmp_path: Path, name: object) -> None:
     shutil.copy(shards(sharded)[0], tmp_path / "secret.safetensors")
     edit_index(sharded, lambda weight_map: weight_map.update({"lm_head.weight": name}))  # type: ignore[dict-item]
-    assert "no file of its folder: do not use this checkpoint" in refused(sharded)
+    assert "not a file of its folder: do not use this checkpoint" in refused(sharded)
 
 
 def test_a_tensor_of_the_index_that_no_shard_has_is_refused(sharded: Path) -> None:
