@@ -74,7 +74,7 @@ class ExpertTensor:
     @classmethod
     def of(cls, name: str) -> ExpertTensor | None:
         """The tensor of this name; None if it is not a tensor of experts."""
-        found = _EXPERT_TENSOR.fullmatch(name)
+        found = _EXPERT_TENSOR.fullmatch(name) if EXPERTS in name else None
         return None if found is None else cls(found[1], found[2])
 
     @property

@@ -96,14 +96,15 @@ def load_weights(config: ModelConfig, items: Sequence[WeightItem], choice: Targe
         item = next(item for item in items if item.weights[0][0] == other)
         loaded.append(WeightItem(name, ((name, item.weights[0][1]),), item.storage))
     total = LoadedWeights()
+    multiplied = []
     for item in loaded:
         if item.role is Role.EMBEDDING:
             total += LoadedWeights(on_demand=item.num_bytes)
         elif item.role is Role.VECTOR:
             total += LoadedWeights(mapped=item.num_bytes)
         else:
-            total += choice.target.load(item, items, choice.activations)
-    return total
+            multiplied.append(item)
+    return total + choice.target.load(multiplied, choice.activations)
 
 
 def memory_use(

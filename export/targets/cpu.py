@@ -48,10 +48,15 @@ class CpuTarget(Target):
             return joined
         return join_items(joined, _routers(config, joined, activations))
 
-    def load(self, item: WeightItem, items: Sequence[WeightItem], activations: Activations) -> LoadedWeights:
-        if activations is Activations.INT8 and item.storage.is_quantized:
-            return _packed_with_scales(item)
-        return _for_float_activations(item, items)
+    def load(self, items: Sequence[WeightItem], activations: Activations) -> LoadedWeights:
+        has_int8_experts = any(item.storage.bits == 8 and item.role is Role.EXPERTS for item in items)
+        total = LoadedWeights()
+        for item in items:
+            if activations is Activations.INT8 and item.storage.is_quantized:
+                total += _packed_with_scales(item)
+            else:
+                total += _for_float_activations(item, has_int8_experts=has_int8_experts)
+        return total
 
 
 def _siblings(config: ModelConfig) -> Iterator[list[str]]:
@@ -92,10 +97,9 @@ def _packed_with_scales(item: WeightItem) -> LoadedWeights:
     return LoadedWeights(packed=item.num_code_bytes + scales + sums, read_once=scales)
 
 
-def _for_float_activations(item: WeightItem, items: Sequence[WeightItem]) -> LoadedWeights:
+def _for_float_activations(item: WeightItem, *, has_int8_experts: bool) -> LoadedWeights:
     """Kernels on float32: matrices of float32 and of 4-bit codes are packed, all others stay mapped."""
     storage, experts = item.storage, item.role is Role.EXPERTS
-    has_int8_experts = any(other.role is Role.EXPERTS and other.storage.bits == 8 for other in items)
     if storage.bits == 4 and not (experts and has_int8_experts):
         return LoadedWeights(packed=item.num_code_bytes, mapped=item.num_scale_bytes)
     if not storage.is_quantized and not experts:

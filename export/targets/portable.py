@@ -40,8 +40,12 @@ class PortableTarget(Target):
         quantize_weights(model.graph, weights)
         add_function_bodies(model)
 
-    def load(self, item: WeightItem, items: Sequence[WeightItem], activations: Activations) -> LoadedWeights:
-        if item.role is Role.EXPERTS:  # expanded one at a time, the others at load
-            return LoadedWeights(mapped=item.num_bytes)
-        factor = _FOLDED_CODES if item.storage.is_quantized else _FOLDED_FLOAT
-        return LoadedWeights(packed=factor * _FLOAT_BYTES * item.num_parameters)
+    def load(self, items: Sequence[WeightItem], activations: Activations) -> LoadedWeights:
+        total = LoadedWeights()
+        for item in items:
+            if item.role is Role.EXPERTS:  # expanded one at a time, the others at load
+                total += LoadedWeights(mapped=item.num_bytes)
+            else:
+                factor = _FOLDED_CODES if item.storage.is_quantized else _FOLDED_FLOAT
+                total += LoadedWeights(packed=factor * _FLOAT_BYTES * item.num_parameters)
+        return total

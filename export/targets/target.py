@@ -104,8 +104,8 @@ class Target(ABC):
         return items
 
     @abstractmethod
-    def load(self, item: WeightItem, items: Sequence[WeightItem], activations: Activations) -> LoadedWeights:
-        """Memory of a projection or of experts when a session loads them with all `items`."""
+    def load(self, items: Sequence[WeightItem], activations: Activations) -> LoadedWeights:
+        """Memory of a model's projections and experts, together, when a session loads them."""
 
 
 @dataclass(frozen=True, slots=True)
