@@ -55,12 +55,12 @@ event = {
     },
 }
 print(handler(event, None)["statusCode"])
-from qwonnx.handlers.cli.main import app
+from qwonnx.handlers.cli.main import command_line
 from typer.testing import CliRunner
 for words in (["--help"], ["serve", "--help"], ["inspect", os.environ["QWONNX_ARTIFACT"]]):
-    result = CliRunner().invoke(app, words)
+    result = CliRunner().invoke(command_line(words), words)
     print(result.exit_code, "only serves" in result.stdout.replace("\\n", " "))
-refused = CliRunner().invoke(app, ["export", "here", "there"])
+refused = CliRunner().invoke(command_line(), ["export", "here", "there"])
 print(refused.exit_code)
 import importlib.util
 print(importlib.util.find_spec("qwonnx.export") is not None or any("qwonnx.export" in name for name in sys.modules))

@@ -32,3 +32,15 @@ def test_the_command_line_starts_without_the_exporter_and_the_engine() -> None:
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stdout.strip()) == (0, ""), result.stderr
+
+
+def test_a_command_is_imported_without_the_others() -> None:
+    program = (
+        "import sys; from qwonnx.handlers.cli.main import command_line; command_line(['serve', 'artifact']); "
+        "print(*[name for name in sys.modules if name.startswith(('qwonnx.export', 'qwonnx.handlers.cli.'))])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    loaded = set(result.stdout.split())
+    assert "qwonnx.handlers.cli.serve" in loaded
+    assert not {name for name in loaded if name.startswith("qwonnx.export")}
+    assert "qwonnx.handlers.cli.export" not in loaded

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from qwonnx.export.quantization.recipe import SHIPPED, Preset
-from qwonnx.handlers.cli.main import app
+from qwonnx.handlers.cli.main import command_line
 from tests.checkpoints import write_tiny
 from tests.checkpoints.published import PUBLISHED
 from tests.handlers.cli.commands import QWONNX, error_line, qwonnx
@@ -123,7 +123,7 @@ def test_an_exact_plan_of_a_checkpoint_says_so(tmp_path: Path) -> None:
     one_layer = {"num_hidden_layers": 1, "layer_types": ["full_attention"]}
     checkpoint = write_tiny(tmp_path, architecture="Qwen3_5ForCausalLM", text_overrides=one_layer)
     # In this process, which has torch imported already.
-    result = CliRunner().invoke(app, ["plan", str(checkpoint), "--weights", "fp32", "--exact", "--json"])
+    result = CliRunner().invoke(command_line(), ["plan", str(checkpoint), "--weights", "fp32", "--exact", "--json"])
     assert result.exit_code == 0, result.output
     (recipe,) = json.loads(result.stdout)["recipes"]
     assert recipe["artifact"]["is_exact"]
