@@ -11,7 +11,8 @@ keys and values behind a row's length: they may be NaN.
     make(folder, script="<think>...")          # says this text after an assistant's header, then <|im_end|>
 
 A prompt with FAILING_TEXT makes the graph fail, one that ends with NAN_TEXT makes its logits NaN. Rows of the
-vocabulary without a token get the highest logit, so that a test fails if one is sampled.
+vocabulary without a token get the highest logit, so that a test fails if one is sampled. The file is long because the
+graph and the Python function that predicts it must be read side by side.
 """
 
 from __future__ import annotations
