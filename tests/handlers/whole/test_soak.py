@@ -9,15 +9,19 @@ import asyncio
 import json
 import os
 import random
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from qwonnx.runtime.engine.engine import Engine
+from qwonnx.runtime.engine.request import RequestOutput
+from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.scheduling.row_budget import settle
 from qwonnx.runtime.scheduling.scheduler import HEADROOM
 from tests.handlers.serving import MODEL, RUNTIME, Served, serving
@@ -130,6 +134,25 @@ def _tight(folder: Path) -> int:
     return max(3 * budget.bytes_of(120 + HEADROOM), budget.bytes_of(MAX_MODEL_LEN))
 
 
+def _outgrow(engine: Engine, model: CountingModel) -> None:
+    """Four answers that fit when they begin and outgrow the memory together: rows are given back in every run."""
+    prompts = [engine.tokenizer.encode(f"{number} of a crowd") for number in range(RUNTIME.max_num_seqs)]
+    said: list[list[int]] = [[] for _ in prompts]
+    ended = threading.Semaphore(0)
+
+    def receive(tokens: list[int], output: RequestOutput) -> None:
+        tokens.extend(output.token_ids)
+        if output.finish_reason is not None:
+            ended.release()
+
+    params = SamplingParams(temperature=0, max_tokens=250)
+    for prompt, tokens in zip(prompts, said, strict=True):
+        engine.submit(prompt, params, partial(receive, tokens))
+    for _ in prompts:
+        assert ended.acquire(timeout=60)
+    assert said == [model.answer(prompt, 250) for prompt in prompts]
+
+
 def test_a_server_survives_its_clients(tmp_path: Path) -> None:
     model = make(tmp_path / "artifact", num_pairs=2)
     runtime = replace(
@@ -146,6 +169,7 @@ def test_a_server_survives_its_clients(tmp_path: Path) -> None:
             asyncio.run(clients.run(SECONDS * part))
             resident.append(resident_bytes())
             assert engine.check() == []
+        _outgrow(engine, model)
         deadline = time.monotonic() + 10
         while engine.num_live_requests and time.monotonic() < deadline:
             time.sleep(0.01)
