@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from qwonnx.export.checkpoint.text_files import check_text_files, load_tokenizer
 from qwonnx.export.evaluation.measures import TokenScores, token_scores
 from qwonnx.export.evaluation.picture_reader import PictureReader
 from qwonnx.export.evaluation.report import ModelRow
@@ -28,6 +29,7 @@ from qwonnx.export.evaluation.subject import (
     settle_max_tokens,
 )
 from qwonnx.export.evaluation.suite import Question
+from qwonnx.runtime.artifact.file_names import CHAT_TEMPLATE_FILE, GENERATION_CONFIG_FILE
 from qwonnx.runtime.artifact.strict_json import read_object
 from qwonnx.runtime.text.chat_template import ChatTemplate
 from qwonnx.runtime.text.detokenizer import Detokenizer
@@ -37,7 +39,6 @@ from qwonnx.runtime.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from torch import Tensor
 
-_GENERATION, _TEMPLATE = "generation_config.json", "chat_template.jinja"
 _MAX_CONFIG_BYTES = 1 << 20
 _BLOCK_ROWS = 64  # of logits at a time: 64 MB at the real vocabulary
 
@@ -78,7 +79,6 @@ class CheckpointSubject:
 
         from qwonnx.export.checkpoint.checkpoint import resolve_checkpoint
         from qwonnx.export.checkpoint.stored_weights import StoredWeights
-        from qwonnx.export.checkpoint.text_files import check_text_files
         from qwonnx.export.evaluation.reference_model import load_reference_model, quiet_transformers
         from qwonnx.export.evaluation.reference_mtp import load_mtp_head
 
@@ -242,11 +242,13 @@ class CheckpointSubject:
 
 def _chat_files(folder: Path, names: Sequence[str]) -> _ChatFiles:
     """Tokenizer, template and end tokens; `names` are the text files that exist and were checked."""
-    template = ChatTemplate((folder / _TEMPLATE).read_text(encoding="utf-8")) if _TEMPLATE in names else None
-    from qwonnx.export.checkpoint.text_files import load_tokenizer
-
+    template = (
+        ChatTemplate((folder / CHAT_TEMPLATE_FILE).read_text(encoding="utf-8")) if CHAT_TEMPLATE_FILE in names else None
+    )
     tokenizer = load_tokenizer(folder)
-    generation = read_object(folder / _GENERATION, _MAX_CONFIG_BYTES) if _GENERATION in names else {}
+    generation = (
+        read_object(folder / GENERATION_CONFIG_FILE, _MAX_CONFIG_BYTES) if GENERATION_CONFIG_FILE in names else {}
+    )
     return _ChatFiles(tokenizer, template, end_token_ids(generation, tokenizer))
 
 

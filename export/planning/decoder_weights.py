@@ -29,7 +29,9 @@ def planned_shapes(config: ModelConfig) -> Shapes:
         mlp = f"{layer}mlp."
         shapes |= _experts(config, mlp) if config.num_experts else _swiglu(mlp, hidden, config.intermediate_size)
     shapes |= {"norm.weight": (hidden,), HEAD: (config.vocab_size, hidden)}
-    return {name: shape for name, shape in shapes.items() if name not in tied_weights(config)}
+    for name in tied_weights(config):
+        del shapes[name]
+    return shapes
 
 
 def planned_weights(config: ModelConfig, storages: Storages, choice: TargetChoice) -> tuple[WeightItem, ...]:
@@ -47,12 +49,10 @@ def planned_weights(config: ModelConfig, storages: Storages, choice: TargetChoic
     items = [WeightItem(name, ((name, shape),), storages.storage(name, shape)) for name, shape in shapes.items()]
     is_quantized = {item.name: item.storage.is_quantized for item in items}
     for name in is_quantized:
-        # The lowering refuses this, too.
-        if (
-            (tensor := ExpertTensor.of(name))
-            and tensor.is_gate_up
-            and is_quantized[name] != is_quantized[tensor.sibling]
-        ):
+        tensor = ExpertTensor.of(name)
+        if tensor is None or not tensor.is_gate_up:
+            continue
+        if is_quantized[name] != is_quantized[tensor.sibling]:  # the lowering refuses this, too
             raise RecipeError(f"{name} and {tensor.sibling} are stored as one: quantise both, or neither")
     return tuple(choice.target.join(config, items, choice.activations))
 
