@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from qwonnx.runtime import telemetry as telemetry  # first: the packages of an export read its switches when imported
+
 if TYPE_CHECKING:
     from qwonnx.export.optimum_entry import main_export as main_export
     from qwonnx.export.pipeline import ExportOptions as ExportOptions

@@ -9,6 +9,7 @@ with Engine.open("artifact") as engine:
 
 from typing import TYPE_CHECKING, Any
 
+from qwonnx.runtime import telemetry as telemetry  # first: ONNX Runtime reads its switch when imported
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
 from qwonnx.runtime.sampling.guide import Guide
 from qwonnx.runtime.sampling.params import SamplingParams

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # entries before it. docs/architecture.md has the same table.
 ORDER: Mapping[str, tuple[str, ...]] = {
     "runtime": (
+        "telemetry",
         "errors",
         "quantities",
         "machine",

@@ -1,0 +1,1 @@
+from qwonnx.runtime import telemetry as telemetry  # first: some benchmarks import ONNX Runtime before qwonnx
