@@ -6,7 +6,7 @@ for every query head, and it computes slowly with quantised keys. So an If choos
     one token over a float cache      the query heads that share keys become rows of one head, so that keys are read
                                       once for all of them (_folded)
     a chunk over a quantised cache    the filled part is converted to float32 once, instead of once for every query
-                                      head and block of queries (_converted)
+                                      head and block of queries (_converted); not for several rows with a past
     other steps                       the kernel, unchanged (_plain)
 
 The branches differ only in the order of sums. They write the cache in place as the kernel does: ONNX Runtime passes a
@@ -42,6 +42,7 @@ class _Step:
     """Facts of a step for the attention of all layers, computed once in a graph."""
 
     last_positions: ir.Value  # int32 [B]: the place of each row's last token in the cache
+    row_tokens: ir.Value  # int32 [B]: tokens of each row in this step, all the same number
     longest: ir.Value  # int32 []: tokens of the longest row, after this step
     is_special: ir.Value  # bool [1]: one of the two cases
 
@@ -151,37 +152,53 @@ def _add_step(graph: ir.Graph, attention: _Attention) -> _Step:
     """Add the nodes of _Step. All layers have the same tokens, and the heads of `attention`."""
     past_lengths = next(value for value in graph.inputs if value.name == "past_lengths")
     input_ids = next(value for value in graph.inputs if value.name == "input_ids")
-    int32 = {"to": ir.DataType.INT32.value}
-    num_tokens = call("Shape", [input_ids], {"start": 1, "end": 2}, domain="")
-    lengths = call("Add", [past_lengths, num_tokens.outputs[0]], domain="")
-    longest = call("ReduceMax", [lengths.outputs[0]], {"keepdims": 0}, domain="")
-    longest32 = call("Cast", [longest.outputs[0]], int32, domain="")
-    last = call("Sub", [lengths.outputs[0], integers(graph, [1])], domain="")
-    last32 = call("Cast", [last.outputs[0]], int32, domain="")
+    nodes: list[ir.Node] = []
+
+    def add(op_type: str, *inputs: ir.Value, attributes: Attributes | None = None) -> ir.Value:
+        nodes.append(call(op_type, inputs, attributes, domain=""))
+        return nodes[-1].outputs[0]
+
+    def int32(value: ir.Value) -> ir.Value:
+        return add("Cast", value, attributes={"to": ir.DataType.INT32.value})
+
+    def number(value: int) -> ir.Value:
+        return integers(graph, [value])
+
+    num_rows = add("Shape", past_lengths)
+    num_tokens = add("Shape", input_ids, attributes={"start": 1, "end": 2})
+    lengths = add("Add", past_lengths, num_tokens)
+    longest = add("ReduceMax", lengths, attributes={"keepdims": 0})
     if attention.bits:
         most = _MOST_VALUES_TO_CONVERT // (attention.num_kv_heads * attention.head_dim)
-        tokens = call("GreaterOrEqual", [num_tokens.outputs[0], integers(graph, [_LEAST_TOKENS_TO_CONVERT])], domain="")
-        positions = call("LessOrEqual", [longest.outputs[0], integers(graph, [most])], domain="")
-        counted = [tokens, positions]
+        tokens = add("GreaterOrEqual", num_tokens, number(_LEAST_TOKENS_TO_CONVERT))
+        positions = add("LessOrEqual", longest, number(most))
+        # Without new keys the kernel takes several rows only if none has a past.
+        rows = add("Or", add("Equal", num_rows, number(1)), add("Equal", longest, num_tokens))
+        is_special = add("And", add("And", tokens, positions), rows)
     else:
         # The kernel refuses more rows than positions, and takes rows of only one sequence.
-        least = max(_LEAST_POSITIONS_TO_FOLD, attention.group)
-        size = call("Size", [input_ids], domain="")
-        tokens = call("Equal", [size.outputs[0], integers(graph, [1])], domain="")
-        positions = call("GreaterOrEqual", [longest.outputs[0], integers(graph, [least])], domain="")
-        counted = [size, tokens, positions]
-    is_special = call("And", [tokens.outputs[0], positions.outputs[0]], domain="")
-    graph.insert_before(graph[0], [num_tokens, lengths, longest, longest32, last, last32, *counted, is_special])
-    return _Step(last32.outputs[0], longest32.outputs[0], is_special.outputs[0])
+        tokens = add("Equal", add("Size", input_ids), number(1))
+        positions = add("GreaterOrEqual", longest, number(max(_LEAST_POSITIONS_TO_FOLD, attention.group)))
+        is_special = add("And", tokens, positions)
+    step = _Step(
+        last_positions=int32(add("Sub", lengths, number(1))),
+        row_tokens=add("Expand", int32(num_tokens), num_rows),
+        longest=int32(longest),
+        is_special=is_special,
+    )
+    graph.insert_before(graph[0], nodes)
+    return step
 
 
 def _kernel(attention: _Attention, step: _Step) -> tuple[list[ir.Value | None], Attributes]:
     """Inputs and attributes of the kernel that appends to the cache and attends."""
     inputs: list[ir.Value | None] = [attention.query, attention.key, attention.value]
     inputs += [attention.past_key, attention.past_value, step.last_positions, step.longest]
+    # Rotary caches and ids, bias, sink, scales of a float cache and norms are not given. The last input is: without it
+    # the kernel refuses chunks of several rows that have a past.
+    inputs += [*[None] * 5, *(attention.scales or [None] * 2), *[None] * 2, step.row_tokens]
     if not attention.bits:
         return inputs, attention.heads
-    inputs += [*[None] * 5, *attention.scales]  # rotary caches and ids, bias and sink are not given
     kind = "PER_CHANNEL"
     return inputs, {
         **attention.heads,

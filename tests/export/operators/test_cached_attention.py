@@ -33,6 +33,9 @@ WAYS = {
     "a chunk": ([290], 40),
     "a first chunk": ([0], 33),
     "first chunks of two rows": ([0, 0], 12),
+    "chunks of rows behind one past": ([41, 41], 12),
+    "chunks of rows behind different pasts": ([290, 9, 0], 40),
+    "two tokens of each of many rows": ([7, 300, 0, 254], 2),
 }
 
 Arrays = dict[str, np.ndarray]
@@ -171,7 +174,7 @@ def test_a_step_is_computed_as_it_is_fastest(kv: str, way: str) -> None:
     if kv == "float32":
         assert bool(is_special) == (way in ("one token, from where it does", "one token far on"))
     else:
-        assert bool(is_special) == ("chunk" in way)
+        assert bool(is_special) == ("chunk" in way and "chunks of rows" not in way)
 
 
 @pytest.mark.parametrize("kv", ["int8", "int4"])

@@ -19,13 +19,16 @@ from hypothesis import strategies as st
 
 from infra.miniature.checkpoint import TRAINED
 from qwonnx.export import ExportOptions, export_checkpoint
+from qwonnx.export.modeling.cache_spec import KvType
 from qwonnx.runtime.cache.buffers import BuffersFactory
 from qwonnx.runtime.cache.host_buffers import HostBuffers
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import FinishReason
+from qwonnx.runtime.model.runner import FloatArray, ModelRunner
 from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.scheduling import scheduler
 from qwonnx.runtime.scheduling.row_budget import settle
+from qwonnx.runtime.scheduling.sequence import StepPlan
 from qwonnx.runtime.settings import RuntimeSettings
 from tests.runtime.counting_model import make
 from tests.runtime.engine.engine_driver import Received
@@ -170,7 +173,7 @@ def run(model: Model, arrivals: Sequence[Arrival], limits: Limits) -> int:
         step += 1
         assert step < 10_000, "the schedule does not come to an end"
     rows = engine.metrics()
-    assert (rows.num_waiting, rows.num_running, rows.cache_bytes) == (0, 0, 0)
+    assert (rows.num_waiting, rows.num_running, rows.cache_bytes, rows.failed_steps) == (0, 0, 0, 0)
     assert engine.prefix_account().num_pins == 0
     for arrival, (prompt, params, received) in zip(arrivals, asked, strict=True):
         tokens, reason = model.alone(prompt, params)
@@ -247,6 +250,26 @@ def test_no_schedule_reads_what_a_strict_row_does_not_hold(
     strict: Model, arrivals: list[Arrival], limits: Limits
 ) -> None:
     run(strict, arrivals, limits)
+
+
+@pytest.mark.parametrize("kv", KvType)
+def test_prompts_behind_one_kept_prefix_are_read_together(
+    kv: KvType, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export_checkpoint(tiny_checkpoint, tmp_path / "artifact", ExportOptions(weights="fp32", kv=kv))
+    model, joined = Model(tmp_path / "artifact"), []
+    read = ModelRunner.run
+
+    def watched(runner: ModelRunner, plan: StepPlan) -> FloatArray:
+        if plan.num_tokens > 1 and len(plan.sequences) > 1:
+            joined.append([sequence.num_computed for sequence in plan.sequences])
+        return read(runner, plan)
+
+    monkeypatch.setattr(ModelRunner, "run", watched)
+    first = Arrival(0, (0, 20), (0, 3), 4, None, None, True)
+    crowd = [replace(first, after=12, own=(1, 9)), *(replace(first, own=(i, 9)) for i in (2, 3))]
+    run(model, [first, *crowd], Limits(rows=4, chunk=64, tokens=10_000, snapshots=100))
+    assert joined == [[20, 20, 20]]
 
 
 @given(st.lists(ARRIVALS, min_size=1, max_size=8), LIMITS)
