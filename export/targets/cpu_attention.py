@@ -196,7 +196,8 @@ def _kernel(attention: _Attention, step: _Step) -> tuple[list[ir.Value | None], 
     inputs += [attention.past_key, attention.past_value, step.last_positions, step.longest]
     # Rotary caches and ids, bias, sink, scales of a float cache and norms are not given. The last input is: without it
     # the kernel refuses chunks of several rows that have a past.
-    inputs += [*[None] * 5, *(attention.scales or [None] * 2), *[None] * 2, step.row_tokens]
+    scales: Sequence[ir.Value | None] = attention.scales or [None] * 2
+    inputs += [*[None] * 5, *scales, *[None] * 2, step.row_tokens]
     if not attention.bits:
         return inputs, attention.heads
     kind = "PER_CHANNEL"

@@ -42,6 +42,7 @@ _ALIGNMENT = 64  # bytes; a vector register, a cache line
 _DIGEST_BYTES = 32
 _TOKEN_BYTES = 4  # of a token id
 _UNCOMPRESSED, _ZSTD = 0, 1
+_CHECKED_AT_ONCE = 1 << 20  # numbers, whose answers take a MiB
 # Higher levels take several times longer and save almost nothing: docs/capsules.md has the numbers.
 _ZSTD_LEVEL = 1
 
@@ -145,6 +146,20 @@ def decode(data: bytes | mmap.mmap, artifact_id: str, states: Sequence[StateSpec
         body = memoryview(_decompressed(bytes(body), _body_bytes(states, num_tokens)))
     tokens, *parts = _read(body, states, num_tokens, in_planes=compression == _ZSTD)
     return Capsule(tuple(np.frombuffer(tokens, np.int32).tolist()), tuple(parts))
+
+
+def is_finite(capsule: Capsule, states: Sequence[StateSpec]) -> bool:
+    """Whether all its floats are finite, as those of rows must be: a graph multiplies what is beyond a row by zero."""
+    floats = (
+        np.frombuffer(part, spec.dtype)
+        for part, spec in zip(capsule.parts, states, strict=True)
+        if np.issubdtype(np.dtype(spec.dtype), np.floating)
+    )
+    return all(
+        bool(np.isfinite(numbers[start : start + _CHECKED_AT_ONCE]).all())
+        for numbers in floats
+        for start in range(0, len(numbers), _CHECKED_AT_ONCE)
+    )
 
 
 def _body(

@@ -8,12 +8,17 @@ long conversation is stored once.
 Prompts are compared token by token, not by a hash, so a prompt cannot be mistaken for another. When the byte budget is
 full, the least recently used snapshot is evicted, unless other snapshots continue it or a running sequence uses it.
 Permanent snapshots, in mapped files, are found like others; they are never evicted, and are outside the budget.
+
+A snapshot belongs to the owner of the request that stored it, and only this owner's requests find it, so that the time
+to an answer does not tell one owner what another one sent. Permanent snapshots belong to nobody: every request finds
+them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
@@ -21,30 +26,43 @@ from qwonnx.runtime.cache.buffers import Segment
 
 TOKEN_BYTES = 4  # of a token id, stored with the states
 
+_Key: TypeAlias = tuple[str | None, bytes]  # a snapshot's owner, and its tokens since its parent
+
 
 @dataclass(slots=True, eq=False)
 class Snapshot:
     """One position of one text. Only the cache changes it.
 
     Attributes:
+        owner: whose requests find it; None: everybody's.
         parent: the snapshot before it, None at the beginning.
         tokens: ids since the parent as bytes of int32.
         position: tokens up to here, the parent's included.
         segment: the row's content since the parent, and its states here.
-        children: snapshots that continue it, by their tokens.
+        children: snapshots that continue it, by owner and tokens.
         pins: running sequences that use it.
         last_use: grows with every use.
-        is_permanent: it is never evicted, and is outside the budget.
+        is_broken: a step that used it failed. It is not found any more, and is dropped when nothing uses it.
     """
 
+    owner: str | None
     parent: Snapshot | None
     tokens: bytes
     position: int
     segment: Segment
-    children: dict[bytes, Snapshot] = field(default_factory=dict, repr=False)
+    children: dict[_Key, Snapshot] = field(default_factory=dict, repr=False)
     pins: int = 0
     last_use: int = 0
-    is_permanent: bool = False
+    is_broken: bool = False
+
+    @property
+    def key(self) -> _Key:
+        return self.owner, self.tokens
+
+    @property
+    def is_permanent(self) -> bool:
+        """It is never evicted, and is outside the budget."""
+        return self.owner is None
 
     @property
     def num_bytes(self) -> int:
@@ -84,44 +102,45 @@ class PrefixCache:
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self._beginnings: dict[bytes, Snapshot] = {}
+        self._beginnings: dict[_Key, Snapshot] = {}
         self._used_bytes = 0
         self._uses = 0
         self._tokens_found = 0
 
-    def find(self, token_ids: Sequence[int]) -> Snapshot | None:
-        """The longest snapshot that matches a proper prefix of these tokens, or None; counts as a use.
+    def find(self, token_ids: Sequence[int], owner: str) -> Snapshot | None:
+        """The owner's longest snapshot that matches a proper prefix of these tokens, or None; counts as a use.
 
         At least one token is left to compute: the caller needs its logits.
         """
-        found = self.longest(token_ids, len(token_ids) - 1)
+        found = self.longest(token_ids, len(token_ids) - 1, owner)
         if found is not None:
             self._touch(found)
             self._tokens_found += found.position
         return found
 
-    def longest(self, token_ids: Sequence[int], max_position: int) -> Snapshot | None:
-        """The longest snapshot up to a position that matches a prefix of these tokens, or None; not a use."""
-        within = (
-            node for node in self._matching(self._beginnings, _as_bytes(token_ids), 0) if node.position <= max_position
-        )
+    def longest(self, token_ids: Sequence[int], max_position: int, owner: str) -> Snapshot | None:
+        """The owner's longest snapshot up to a position that matches a prefix of these tokens, or None; not a use."""
+        matching = self._matching(self._beginnings, as_bytes(token_ids), 0, owner)
+        within = (node for node in matching if node.position <= max_position)
         return max(within, key=lambda node: node.position, default=None)
 
-    def store(self, parent: Snapshot | None, token_ids: Sequence[int], segment: Segment) -> Snapshot | None:
+    def store(self, parent: Snapshot | None, token_ids: Sequence[int], segment: Segment, owner: str) -> Snapshot | None:
         """Keep a copy; return its snapshot, or None if it does not fit the budget.
 
         Args:
             parent: the last snapshot of the sequence; it must be pinned, so that it still exists.
             token_ids: since the parent, at least one.
             segment: content of the row since the parent.
+            owner: of the request.
         """
-        if (known := self.known(parent, token_ids)) is not None:
+        if (known := self.known(parent, token_ids, owner)) is not None:
             return known
         position = (0 if parent is None else parent.position) + len(token_ids)
-        node = Snapshot(parent, _as_bytes(token_ids), position, segment)
-        if not self._make_room(node.num_bytes):
+        node = Snapshot(owner, parent, as_bytes(token_ids), position, segment)
+        is_in_the_way = node.key in self._children(parent)  # a broken one that is still in use
+        if is_in_the_way or (parent is not None and parent.is_broken) or not self._make_room(node.num_bytes):
             return None
-        self._children(parent)[node.tokens] = node
+        self._children(parent)[node.key] = node
         self._used_bytes += node.num_bytes
         self._touch(node)
         return node
@@ -133,16 +152,34 @@ class PrefixCache:
             token_ids: from the first on, at least one.
             segment: content of the row after them.
         """
-        tokens = _as_bytes(token_ids)
-        assert tokens not in self._beginnings, "this beginning is kept already"
-        self._beginnings[tokens] = Snapshot(None, tokens, len(token_ids), segment, is_permanent=True)
+        tokens = as_bytes(token_ids)
+        node = Snapshot(None, None, tokens, len(token_ids), segment)
+        assert node.key not in self._beginnings, "this beginning is kept already"
+        self._beginnings[node.key] = node
 
-    def known(self, parent: Snapshot | None, token_ids: Sequence[int]) -> Snapshot | None:
-        """The snapshot of these tokens after the parent, or None; counts as a use."""
-        node = self._children(parent).get(_as_bytes(token_ids))
-        if node is not None:
-            self._touch(node)
+    def known(self, parent: Snapshot | None, token_ids: Sequence[int], owner: str) -> Snapshot | None:
+        """The owner's snapshot of these tokens after the parent, or None; counts as a use."""
+        node = self._children(parent).get((owner, as_bytes(token_ids)))
+        if node is None or node.is_broken:
+            return None
+        self._touch(node)
         return node
+
+    def set_aside(self, node: Snapshot) -> None:
+        """Never find a snapshot again, nor those that share a part with it: a step that used it failed.
+
+        A permanent snapshot at its beginning is set aside only if nothing else can be the cause.
+        """
+        chain = node.chain()
+        top = next((each for each in chain if not each.is_permanent), node)
+        if self._children(top.parent).get(top.key) is not top:
+            return  # evicted
+        sharing = [top, *self._below(top)]
+        for each in sharing:
+            each.is_broken = True
+        for each in reversed(sharing):  # those that continue others first
+            if _is_droppable(each):
+                self._drop(each)
 
     def has_room_for(self, num_bytes: int) -> bool:
         """Whether a snapshot of this size fits after evictions. Callers ask before they make a copy."""
@@ -155,6 +192,10 @@ class PrefixCache:
     def unpin(self, node: Snapshot) -> None:
         assert node.pins > 0, "unpinned more often than pinned"
         node.pins -= 1
+        for each in reversed(node.chain()):
+            if not (each.is_broken and _is_droppable(each)):
+                break
+            self._drop(each)
 
     def account(self) -> PrefixCacheAccount:
         nodes = list(self._all())
@@ -181,13 +222,16 @@ class PrefixCache:
                 found.append(f"a snapshot at {node.position} continues one at {before}")
         return found
 
-    def _matching(self, children: dict[bytes, Snapshot], tokens: bytes, start: int) -> Iterator[Snapshot]:
-        """All snapshots below that match the tokens. They have few different lengths, so each length is tried."""
-        for length in {len(key) for key in children}:
-            node = children.get(tokens[start : start + length])
-            if node is not None:
+    def _matching(self, children: dict[_Key, Snapshot], tokens: bytes, start: int, owner: str) -> Iterator[Snapshot]:
+        """The snapshots below that match the tokens, of this owner or permanent.
+
+        They have few different lengths, so each length is tried.
+        """
+        for whose, length in {(whose, len(key)) for whose, key in children if whose in (None, owner)}:
+            node = children.get((whose, tokens[start : start + length]))
+            if node is not None and not node.is_broken:
                 yield node
-                yield from self._matching(node.children, tokens, start + length)
+                yield from self._matching(node.children, tokens, start + length, owner)
 
     def _touch(self, node: Snapshot) -> None:
         self._uses += 1
@@ -202,13 +246,13 @@ class PrefixCache:
         return True
 
     def _droppable(self) -> Iterator[Snapshot]:
-        return (node for node in self._all() if not (node.children or node.pins or node.is_permanent))
+        return (node for node in self._all() if _is_droppable(node))
 
     def _drop(self, node: Snapshot) -> None:
-        del self._children(node.parent)[node.tokens]
+        del self._children(node.parent)[node.key]
         self._used_bytes -= node.num_bytes
 
-    def _children(self, parent: Snapshot | None) -> dict[bytes, Snapshot]:
+    def _children(self, parent: Snapshot | None) -> dict[_Key, Snapshot]:
         return self._beginnings if parent is None else parent.children
 
     def _kept_bytes(self) -> int:
@@ -217,12 +261,23 @@ class PrefixCache:
         return sum(node.num_bytes for node in kept)
 
     def _all(self) -> Iterator[Snapshot]:
-        pending = list(self._beginnings.values())
-        while pending:
-            node = pending.pop()
-            pending += node.children.values()
+        for node in self._beginnings.values():
             yield node
+            yield from self._below(node)
+
+    def _below(self, node: Snapshot) -> Iterator[Snapshot]:
+        pending = list(node.children.values())
+        while pending:
+            below = pending.pop()
+            pending += below.children.values()
+            yield below
 
 
-def _as_bytes(token_ids: Sequence[int]) -> bytes:
+def _is_droppable(node: Snapshot) -> bool:
+    """Whether no other snapshot and no running sequence needs it."""
+    return not (node.children or node.pins or node.is_permanent)
+
+
+def as_bytes(token_ids: Sequence[int]) -> bytes:
+    """Tokens as snapshots store and compare them: int32."""
     return np.asarray(token_ids, np.int32).tobytes()

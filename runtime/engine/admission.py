@@ -45,6 +45,7 @@ class Admission:
         request_id: str | None,
         boundaries: tuple[int, ...],
         deadline: float | None,
+        owner: str,
     ) -> Generation:
         """Check a request and prepare it for the scheduler. For the other arguments, see Engine.submit().
 
@@ -60,7 +61,7 @@ class Admission:
         max_tokens = self.settle_max_tokens(prompt, params)
         guide = params.guide
         return Generation(
-            Sequence(request_id or uuid.uuid4().hex, prompt, len(prompt), boundaries=boundaries),
+            Sequence(request_id or uuid.uuid4().hex, prompt, len(prompt), boundaries=boundaries, owner=owner),
             params,
             self.tokenizer,
             self.eos_token_ids,

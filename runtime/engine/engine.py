@@ -24,7 +24,7 @@ from typing import Any
 from qwonnx.runtime.artifact.folder import Artifact
 from qwonnx.runtime.cache import baked_prefixes
 from qwonnx.runtime.cache.buffers import BuffersFactory
-from qwonnx.runtime.cache.capsule import decode, encode
+from qwonnx.runtime.cache.capsule import decode, encode, is_finite
 from qwonnx.runtime.cache.host_buffers import HostBuffers
 from qwonnx.runtime.cache.hybrid_cache import HybridCache
 from qwonnx.runtime.cache.prefix_cache import PrefixCacheAccount
@@ -162,6 +162,7 @@ class Engine:
         request_id: str | None = None,
         snapshot_at: abc.Sequence[int] = (),
         deadline: float | None = None,
+        owner: str = "",
     ) -> str:
         """Accept a request, from any thread, and return its id. Does not start a thread; start() does.
 
@@ -176,6 +177,9 @@ class Engine:
                 turns.
             deadline: a time.monotonic() value. Within one step after it, the request ends with DEADLINE and the answer
                 so far, even if the request still waits.
+            owner: whom the request is for, such as a hash of an API key. Prefixes that it leaves behind are found only
+                by requests of the same owner, so that times do not tell one owner about another. Baked prefixes are
+                everybody's.
 
         Raises:
             InvalidRequestError: an empty prompt, an unknown token id, more tokens than max_model_len, or a guide that
@@ -186,7 +190,7 @@ class Engine:
         prompt = list(prompt_token_ids)
         boundaries = self._reuse.boundaries(prompt, snapshot_at)
         generation = self._admission.admit(
-            prompt, params, on_output, request_id=request_id, boundaries=boundaries, deadline=deadline
+            prompt, params, on_output, request_id=request_id, boundaries=boundaries, deadline=deadline, owner=owner
         )
         self._mailbox.accept(generation)
         return generation.request_id
@@ -259,33 +263,34 @@ class Engine:
         """Errors in the accounting between two steps, for tests; empty if it is consistent. From any thread."""
         return self._mailbox.ask(self._violations)
 
-    def save_capsule(self, token_ids: abc.Sequence[int], *, compress: bool = False) -> bytes | None:
-        """The longest kept prefix of these tokens as a capsule, or None if no state is kept.
+    def save_capsule(self, token_ids: abc.Sequence[int], *, compress: bool = False, owner: str = "") -> bytes | None:
+        """The owner's longest kept prefix of these tokens as a capsule, or None if no state is kept.
 
         From any thread; waits for the running step.
 
         Args:
             token_ids: of a prompt that was read; its `snapshot_at` chose the positions.
             compress: with zstd; `load_capsule` detects it.
+            owner: see submit().
 
         Raises:
             CapsuleError: compress is set and zstandard is not installed.
             EngineClosedError: the engine was closed.
         """
-        segments = self._mailbox.ask(lambda: self._reuse.kept_segments(token_ids))
+        segments = self._mailbox.ask(lambda: self._reuse.kept_segments(token_ids, owner))
         if not segments:
             return None
         kept = token_ids[: sum(segment.num_tokens for segment in segments)]
         parts = self._cache.buffers.to_host(segments)
         return encode(self.artifact.id, self.artifact.decoder.states, kept, parts, compress=compress)
 
-    def kept_tokens(self, token_ids: abc.Sequence[int]) -> int:
-        """Number of tokens in the longest kept prefix of these tokens; from any thread.
+    def kept_tokens(self, token_ids: abc.Sequence[int], *, owner: str = "") -> int:
+        """Number of tokens in the owner's longest kept prefix of these tokens; from any thread.
 
         Raises:
             EngineClosedError: the engine was closed.
         """
-        return self._mailbox.ask(lambda: self._reuse.kept_tokens(token_ids))
+        return self._mailbox.ask(lambda: self._reuse.kept_tokens(token_ids, owner))
 
     def is_baked(self, token_ids: abc.Sequence[int]) -> bool:
         """Whether the artifact has a baked prefix of exactly these tokens; from any thread.
@@ -295,8 +300,16 @@ class Engine:
         """
         return self._mailbox.ask(lambda: self._reuse.is_permanent(token_ids))
 
-    def load_capsule(self, data: bytes) -> int:
-        """Load a capsule: prompts that begin with its tokens continue from there while the prefix cache keeps it.
+    def is_broken(self, token_ids: abc.Sequence[int], *, owner: str = "") -> bool:
+        """Whether a prompt failed with the kept prefix of exactly these tokens, and succeeded without; from any thread.
+
+        Raises:
+            EngineClosedError: the engine was closed.
+        """
+        return self._mailbox.ask(lambda: self._reuse.is_broken(token_ids, owner))
+
+    def load_capsule(self, data: bytes, *, owner: str = "") -> int:
+        """Load a capsule: the owner's prompts that begin with its tokens continue from there while the cache keeps it.
 
         From any thread; waits for the running step.
 
@@ -310,7 +323,9 @@ class Engine:
         capsule = decode(data, self.artifact.id, self.artifact.decoder.states, self.max_model_len - 1)
         if self._admission.unknown_token(capsule.token_ids) is not None:
             raise CapsuleError("the capsule has token ids that the tokenizer does not know: write it again")
-        return self._mailbox.ask(lambda: self._reuse.take_up(capsule))
+        if not is_finite(capsule, self.artifact.decoder.states):
+            raise CapsuleError("the capsule has states that are not finite numbers: write it again")
+        return self._mailbox.ask(lambda: self._reuse.take_up(capsule, owner))
 
     def metrics(self) -> MetricsSnapshot:
         """The engine's counters; from any thread."""
@@ -390,7 +405,7 @@ class Engine:
             if plan.sequences[0].is_prefilling and len(generations) > 1:
                 self._read_one_by_one(generations)
                 return []
-            return [(g, self._end(g, FinishReason.ERROR, str(error))) for g in generations]
+            return [(g, self._end(g, FinishReason.ERROR, str(error))) for g in generations if not self._reads_again(g)]
         self._failures = 0
         if plan.sequences[0].is_prefilling:
             for row, generation in enumerate(generations, plan.first_row):
@@ -412,8 +427,11 @@ class Engine:
         deliveries = []
         for generation, choice in zip(answering, chosen, strict=True):
             if isinstance(choice, (SessionError, GuideError)):
+                if isinstance(choice, SessionError) and self._reads_again(generation):
+                    continue
                 output = self._end(generation, FinishReason.ERROR, str(choice))
             else:
+                self._reuse.convict(generation)
                 output = generation.push(choice)
                 self._metrics.count_token(generation)
                 if output.finish_reason is not None:
@@ -443,6 +461,18 @@ class Engine:
         for generation in sorted(generations, key=lambda each: -each.sequence.arrival):  # the oldest is put back last
             generation.sequence.reads_alone = True
             self._leave_row(generation, self._scheduler.preempt)
+
+    def _reads_again(self, generation: Generation) -> bool:
+        """After a failure, read a prompt again that continued a kept prefix, without it; False if it did not.
+
+        The prefix may be the cause: a damaged snapshot, capsule or baked prefix. If the prompt then succeeds, it was.
+        """
+        if not self._reuse.suspect(generation):
+            return False
+        logger.warning("request %s failed after a kept prefix, and is read again without it", generation.request_id)
+        generation.num_cached_tokens = 0
+        self._leave_row(generation, self._scheduler.preempt)
+        return True
 
     def _leave_row(self, generation: Generation, leave: abc.Callable[[Sequence], abc.Sequence[RowMove]]) -> None:
         self._reuse.release(generation)

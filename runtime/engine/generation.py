@@ -59,6 +59,8 @@ class Generation:
         self._max_tokens = max_tokens
         self.num_cached_tokens = 0  # of the prompt, restored instead of computed
         self.snapshot: Snapshot | None = None  # the last one that it restored or stored; pinned
+        self.restored: Snapshot | None = None  # the one that it began with
+        self.suspect: Snapshot | None = None  # it failed after this beginning, and is read again without any
 
     @property
     def request_id(self) -> str:

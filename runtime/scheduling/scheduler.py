@@ -229,8 +229,8 @@ def _awaits_another(sequence: Sequence, prefilling: Iterable[Sequence]) -> bool:
 
 
 def _has_ahead(reader: Sequence, sequence: Sequence) -> bool:
-    """Whether the reader has a boundary ahead of it up to which both sequences have the same tokens."""
-    return any(
+    """Whether the reader has a boundary ahead of it up to which both sequences have the same tokens, of one owner."""
+    return reader.owner == sequence.owner and any(
         reader.num_computed < boundary and sequence.token_ids[:boundary] == reader.token_ids[:boundary]
         for boundary in reader.boundaries
     )

@@ -11,6 +11,7 @@ class Sequence:
 
     Attributes:
         boundaries: ascending positions within the prompt; a chunk does not cross the next one.
+        owner: whose kept prefixes it may use. Only sequences of one owner wait for each other's prompts.
         num_known: tokens that are read in chunks: the prompt, and tokens generated before a preemption.
         reads_alone: its chunks do not share a step, because a shared step failed.
     """
@@ -20,6 +21,7 @@ class Sequence:
     num_prompt_tokens: int
     num_computed: int = 0
     boundaries: tuple[int, ...] = ()
+    owner: str = ""
     num_known: int = field(init=False)
     reads_alone: bool = False
     arrival: int = field(default=0, repr=False)

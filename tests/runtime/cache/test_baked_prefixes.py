@@ -34,7 +34,7 @@ def model(counting_model: CountingModel, tmp_path: Path) -> CountingModel:
 def capsule_of(model: CountingModel, text: str, *, compress: bool = False) -> bytes:
     tokens = model.tokenizer.encode(text)
     with opened(model) as engine:
-        engine.submit([*tokens, 1], GREEDY, Received(), snapshot_at=[len(tokens)])
+        engine.submit([*tokens, 70], GREEDY, Received(), snapshot_at=[len(tokens)])
         drive(engine)
         data = engine.save_capsule(tokens, compress=compress)
     assert data is not None

@@ -29,13 +29,13 @@ def size_of(num_tokens: int) -> int:
     return Sized(num_tokens).num_bytes + 4 * num_tokens
 
 
-def add(cache: PrefixCache, *pieces: str) -> Snapshot | None:
+def add(cache: PrefixCache, *pieces: str, owner: str = "") -> Snapshot | None:
     """Keep a text at the end of each of its pieces, as a running sequence would."""
     node: Snapshot | None = None
     since = ""  # the last snapshot of the sequence
     for piece in pieces:
         since += piece
-        following = cache.store(node, [ord(letter) for letter in since], Sized(len(since)))
+        following = cache.store(node, [ord(letter) for letter in since], Sized(len(since)), owner)
         if following is not None:
             cache.pin(following)
             if node is not None:
@@ -47,9 +47,9 @@ def add(cache: PrefixCache, *pieces: str) -> Snapshot | None:
     return node
 
 
-def found(cache: PrefixCache, text: str) -> int:
+def found(cache: PrefixCache, text: str, owner: str = "") -> int:
     """Tokens of a text that need not be computed."""
-    node = cache.find([ord(letter) for letter in text])
+    node = cache.find([ord(letter) for letter in text], owner)
     return 0 if node is None else node.position
 
 
@@ -77,10 +77,10 @@ def test_texts_that_were_cut_differently_are_found_by_either_cut() -> None:
 
 def test_ids_are_compared_whole() -> None:
     cache = PrefixCache(1 << 20)
-    cache.store(None, [1, 256], Sized(2))
-    assert cache.find([1, 256, 5]) is not None
-    assert cache.find([257, 0, 5]) is None
-    assert cache.find([1, 65537, 5]) is None
+    cache.store(None, [1, 256], Sized(2), "")
+    assert cache.find([1, 256, 5], "") is not None
+    assert cache.find([257, 0, 5], "") is None
+    assert cache.find([1, 65537, 5], "") is None
 
 
 def test_the_same_position_is_stored_once() -> None:
@@ -120,11 +120,11 @@ def test_permanent_ones_never_go_and_take_nothing_of_the_budget() -> None:
     assert (cache.account().used_bytes, cache.account().num_permanent) == (0, 3)
     for text in ("abc", "def", "ghi", "jkl"):
         add(cache, text)
-    parent = cache.find([ord(letter) for letter in "system!"])
+    parent = cache.find([ord(letter) for letter in "system!"], "")
     assert parent is not None
     cache.pin(parent)
     assert cache.has_room_for(2 * size_of(3))
-    child = cache.store(parent, [ord(letter) for letter in "..."], Sized(3))
+    child = cache.store(parent, [ord(letter) for letter in "..."], Sized(3), "")
     cache.unpin(parent)
     assert child is not None
     assert (found(cache, "system...?"), found(cache, "system two?"), found(cache, "other?")) == (9, 10, 5)
@@ -133,6 +133,55 @@ def test_permanent_ones_never_go_and_take_nothing_of_the_budget() -> None:
     assert (found(cache, "system...?"), found(cache, "system two?"), found(cache, "other?")) == (6, 10, 5)
     assert cache.account().num_snapshots == 5
     assert cache.violations() == []
+
+
+def test_an_owner_finds_its_snapshots_and_permanent_ones_and_nobody_elses() -> None:
+    cache = PrefixCache(1 << 20)
+    cache.add_permanent([ord(letter) for letter in "system "], Sized(7))
+    add(cache, "secret", owner="a")
+    parent = cache.find([ord(letter) for letter in "system secret"], "a")
+    assert parent is not None
+    assert parent.is_permanent
+    cache.store(parent, [ord(letter) for letter in "secret"], Sized(6), "a")
+    for owner, expected in (("a", (6, 13)), ("b", (0, 7)), ("", (0, 7))):
+        assert (found(cache, "secret?", owner), found(cache, "system secret?", owner)) == expected
+    add(cache, "secret", owner="b")
+    assert found(cache, "secret?", "b") == 6
+    assert cache.account().num_snapshots == 4
+    assert cache.violations() == []
+
+
+def test_a_broken_one_is_not_found_and_goes_with_all_that_share_it() -> None:
+    cache = PrefixCache(1 << 20)
+    for text in ("abc", "other"):
+        cache.add_permanent([ord(letter) for letter in text], Sized(len(text)))
+    add(cache, "one ", "two ", "three ")
+    last = add(cache, "one ", "two ", "four ")
+    assert last is not None
+    cache.pin(last)  # a running sequence continues it
+    cache.set_aside(last)
+    assert found(cache, "one two four five") == found(cache, "one two three four") == found(cache, "one x") == 0
+    assert cache.store(last, [1], Sized(1), "") is None
+    assert cache.store(None, [ord(letter) for letter in "one "], Sized(4), "") is None, "it is still in use"
+    assert cache.account().num_snapshots == 5
+    cache.unpin(last)
+    assert cache.account().num_snapshots == 2
+    assert add(cache, "one ") is not None
+    assert cache.violations() == []
+
+
+def test_a_permanent_one_is_set_aside_only_if_nothing_else_can_be_the_cause() -> None:
+    cache = PrefixCache(1 << 20)
+    cache.add_permanent([ord("a")], Sized(1))
+    parent = cache.find([ord("a"), ord("b")], "")
+    child = cache.store(parent, [ord("b")], Sized(1), "")
+    assert parent is not None
+    assert child is not None
+    cache.set_aside(child)
+    assert (found(cache, "abc"), found(cache, "ax")) == (1, 1)
+    cache.set_aside(parent)
+    assert found(cache, "ax") == 0
+    assert cache.account().num_snapshots == 1
 
 
 def test_without_a_budget_nothing_is_kept() -> None:

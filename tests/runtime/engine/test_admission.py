@@ -45,14 +45,14 @@ def test_what_cannot_be_served_is_refused(
     admission: Admission, prompt: list[int], params: SamplingParams, said: str, param: str
 ) -> None:
     with pytest.raises(InvalidRequestError, match=said) as caught:
-        admission.admit(prompt, params, print, request_id=None, boundaries=(), deadline=None)
+        admission.admit(prompt, params, print, request_id=None, boundaries=(), deadline=None, owner="")
     assert caught.value.param == param
 
 
 def test_an_admitted_request_has_a_name_its_boundaries_and_its_limit(admission: Admission) -> None:
     prompt = [1] * 8
     named, unnamed = (
-        admission.admit(prompt, SamplingParams(), print, request_id=name, boundaries=(3,), deadline=None)
+        admission.admit(prompt, SamplingParams(), print, request_id=name, boundaries=(3,), deadline=None, owner="")
         for name in ("a", None)
     )
     assert (named.request_id, named.sequence.boundaries, named.sequence.num_prompt_tokens) == ("a", (3,), 8)

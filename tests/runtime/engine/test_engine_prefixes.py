@@ -89,6 +89,46 @@ def test_a_request_that_fails_or_is_aborted_holds_nothing(counting_model: Counti
         assert cached(ask(engine, counting_model, SYSTEM + "y")) == len(encode(SYSTEM))
 
 
+def test_an_owner_reads_again_what_another_one_sent(counting_model: CountingModel) -> None:
+    encode = counting_model.tokenizer.encode
+    system = len(encode(SYSTEM))
+
+    def ask_as(owner: str, text: str) -> int:
+        prompt, received = encode(SYSTEM + text), Received()
+        engine.submit(prompt, GREEDY, received, snapshot_at=[system], owner=owner)
+        drive(engine)
+        assert received.tokens == counting_model.answer(prompt, 12)
+        return cached(received)
+
+    with opened(counting_model) as engine:
+        assert [ask_as(owner, "x") for owner in ("a", "b", "a", "b", "")] == [0, 0, system, system, 0]
+        assert engine.kept_tokens(encode(SYSTEM), owner="a") == system
+        assert engine.kept_tokens(encode(SYSTEM), owner="c") == 0
+        assert engine.save_capsule(encode(SYSTEM), owner="c") is None
+        data = engine.save_capsule(encode(SYSTEM), owner="a")
+        assert data is not None
+        assert engine.load_capsule(data, owner="c") == system
+        assert [ask_as(owner, "y") for owner in ("c", "d")] == [system, 0]
+
+
+def test_prompts_of_two_owners_do_not_wait_for_each_other(counting_model: CountingModel) -> None:
+    """One that begins alike would wait for the other's chunk, and its time would tell."""
+    encode = counting_model.tokenizer.encode
+
+    def steps(other: str) -> int:
+        with opened(counting_model, replace(SMALL, max_num_batched_tokens=4)) as engine:
+            engine.submit(encode("x" * 24), GREEDY, Received(), snapshot_at=[20], owner="a")
+            engine.step()
+            engine.submit(encode("x" * 20 + "y" * 4), GREEDY, received := Received(), owner=other)
+            for step in range(100):
+                if received.tokens:
+                    return step
+                engine.step()
+        raise AssertionError
+
+    assert steps("a") < steps("b")
+
+
 def test_with_no_memory_for_it_nothing_is_kept_and_no_chunk_is_cut(counting_model: CountingModel) -> None:
     settings = replace(SMALL, prefix_cache_bytes=0, max_num_batched_tokens=64)
     with opened(counting_model, settings) as engine:

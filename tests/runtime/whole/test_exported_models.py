@@ -16,11 +16,13 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from infra.miniature import glossary, retrieval
 from infra.miniature.checkpoint import TRAINED
 from qwonnx.export import ExportOptions, export_checkpoint
-from qwonnx.runtime.artifact.folder import open_artifact
+from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from qwonnx.runtime.cache.capsule import decode, encode
 from qwonnx.runtime.cache.hybrid_cache import HybridCache
+from qwonnx.runtime.cache.rows import row_bytes
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import FinishReason
+from qwonnx.runtime.errors import CapsuleError
 from qwonnx.runtime.model.inputs import InputBuffers
 from qwonnx.runtime.model.runner import ModelRunner
 from qwonnx.runtime.model.session import Session
@@ -152,6 +154,41 @@ def test_restored_states_give_the_logits_of_fresh_ones(exported: Exported) -> No
     data = encode(opened.id, states, prompt[:200], cache.buffers.to_host([first, second]))
     cache.restore(0, [cache.buffers.from_host(200, decode(data, opened.id, states, 400).parts)])
     np.testing.assert_allclose(logits(0, 200, 290), fresh, atol=1e-4)
+
+
+def test_a_capsule_that_fails_in_use_is_set_aside_and_the_prompt_is_read(
+    exported: Exported, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its digest is right and its numbers are finite, and the model overflows on them."""
+    prompt = exported.prompts[0]
+    opened, at = open_artifact(exported.folder), len(prompt) - 9
+    parts = [memoryview(np.full(bytes_of // 4, 3e38, np.float32)).cast("B") for bytes_of in _part_bytes(opened, at)]
+    data = encode(opened.id, opened.decoder.states, prompt[:at], parts)
+    with Engine.open(exported.folder, SETTINGS) as engine:
+        assert engine.load_capsule(data) == at
+        for restored in (0, at):
+            engine.submit(prompt, PARAMS, received := Received(), snapshot_at=[at])
+            drive(engine)
+            assert received.tokens == exported.answers[0]
+            assert received.outputs[-1].num_cached_tokens == restored
+            assert engine.is_broken(prompt[:at])
+            if not restored:
+                assert engine.kept_tokens(prompt) == 0
+                engine.submit(prompt, PARAMS, Received(), snapshot_at=[at])
+                drive(engine)
+        assert engine.check() == []
+        assert "is read again without it" in caplog.text
+        assert not engine.is_broken(prompt)
+    nan = [memoryview(np.full(len(part) // 4, np.nan, np.float32)).cast("B") for part in parts]
+    with (
+        Engine.open(exported.folder, SETTINGS) as engine,
+        pytest.raises(CapsuleError, match="not finite"),
+    ):
+        engine.load_capsule(encode(opened.id, opened.decoder.states, prompt[:at], nan))
+
+
+def _part_bytes(artifact: Artifact, num_tokens: int) -> list[int]:
+    return [row_bytes(spec, num_tokens) for spec in artifact.decoder.states]
 
 
 def test_a_conversation_goes_through_template_and_tokenizer(exported: Exported) -> None:
