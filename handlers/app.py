@@ -15,12 +15,13 @@ from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.routing import Route
 
+from qwonnx.handlers.api_keys import api_keys
 from qwonnx.handlers.chat.capsule_store import CapsuleStore
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.http import health
 from qwonnx.handlers.http.access_log import AccessLog
 from qwonnx.handlers.http.api import Api, Apis
-from qwonnx.handlers.http.api_key import ApiKey
+from qwonnx.handlers.http.api_key import RequireApiKey
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.openai.api import OPENAI
 from qwonnx.handlers.settings import ServerSettings
@@ -40,7 +41,7 @@ def create_app(engine: Engine | ModelHost, settings: ServerSettings | None = Non
         settings: see ServerSettings. A host keeps its own model name.
 
     Raises:
-        SettingsError: the settings' place for capsules cannot be used.
+        SettingsError: the settings' place for capsules or file of keys cannot be used.
     """
     settings = settings or ServerSettings()
     host = engine if isinstance(engine, ModelHost) else ModelHost(lambda: engine, model_name=settings.model_name)
@@ -55,8 +56,8 @@ def create_app(engine: Engine | ModelHost, settings: ServerSettings | None = Non
 
     apis = Apis(APIS)
     middleware = [Middleware(AccessLog, apis=apis)]
-    if settings.api_key is not None:
-        middleware.append(Middleware(ApiKey, key=settings.api_key, apis=apis))
+    if keys := api_keys(settings):
+        middleware.append(Middleware(RequireApiKey, keys=keys, apis=apis))
     app = Starlette(
         routes=[*apis.routes, Route("/health/live", health.live), Route("/health/ready", health.ready)],
         middleware=middleware,

@@ -28,6 +28,9 @@ class ServerSettings:
 
     model_name: the name that requests must give; None is the name of the artifact's checkpoint.
     api_key: the key that requests under /v1 must send as `Authorization: Bearer`; None accepts all requests.
+    api_keys: a file of several keys with names, beside api_key: see handlers/api_keys.py. Each key has its own prefixes
+        and capsules.
+    share_prefixes: all keys use each other's prefixes and capsules. Times then tell one user what another one sent.
     max_body_bytes: limit for a request's body.
     shutdown_seconds: time for running requests after the server was told to stop.
     max_answer_seconds: time limit for an answer, which then ends with finish_reason "length"; for gateways that close
@@ -39,6 +42,8 @@ class ServerSettings:
 
     model_name: str | None = None
     api_key: str | None = field(default=None, repr=False, metadata={"secret": True})  # logs must not contain it
+    api_keys: str | None = None
+    share_prefixes: bool = False
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
     shutdown_seconds: float = 20.0
     max_answer_seconds: float | None = None
@@ -48,7 +53,7 @@ class ServerSettings:
     def __post_init__(self) -> None:
         if self.model_name is not None and not self.model_name.strip():
             raise SettingsError("model_name is empty: give a name, or leave it out")
-        if self.api_key is not None and not _is_token(self.api_key):
+        if self.api_key is not None and not is_token(self.api_key):
             raise SettingsError("api_key is empty or has spaces or characters beyond ASCII: give another key")
         if self.max_body_bytes < 1:
             raise SettingsError(f"max_body_bytes is {self.max_body_bytes}: give at least 1")
@@ -70,6 +75,6 @@ class ServerSettings:
         return read_environment(cls, environment)
 
 
-def _is_token(text: str) -> bool:
+def is_token(text: str) -> bool:
     """Whether an HTTP header can contain the text as one word."""
     return bool(text) and all("!" <= character <= "~" for character in text)

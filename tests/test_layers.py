@@ -24,6 +24,7 @@ ORDER: Mapping[str, tuple[str, ...]] = {
     "runtime": (
         "telemetry",
         "errors",
+        "install",
         "quantities",
         "machine",
         "artifact",
@@ -51,7 +52,19 @@ ORDER: Mapping[str, tuple[str, ...]] = {
         "evaluation",
         "optimum_entry",
     ),
-    "handlers": ("errors", "settings", "model_host", "http", "chat", "openai", "app", "server", "functions", "cli"),
+    "handlers": (
+        "errors",
+        "settings",
+        "api_keys",
+        "model_host",
+        "http",
+        "chat",
+        "openai",
+        "app",
+        "server",
+        "functions",
+        "cli",
+    ),
 }
 # Entries whose imports may leave their package, and their targets. Only the command line knows the exporter.
 PACKAGES: Mapping[str, tuple[str, ...]] = {

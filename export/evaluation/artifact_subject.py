@@ -29,6 +29,7 @@ from qwonnx.export.evaluation.subject import (
 from qwonnx.export.evaluation.suite import Question
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
+from qwonnx.runtime.install import how_to_install
 from qwonnx.runtime.machine import cpu_quota
 from qwonnx.runtime.model import files as model_files
 from qwonnx.runtime.sampling.params import SamplingParams
@@ -121,7 +122,7 @@ class ArtifactSubject:
                 from qwonnx.export.evaluation.router_outputs import with_router_outputs
             except ModuleNotFoundError as error:
                 self.notes.append(
-                    f'expert usage is left out: {error.name} is not installed (pip install "qwonnx[export]")'
+                    f"expert usage is left out: {error.name} is not installed ({how_to_install('export')})"
                 )
             else:
                 routed = with_router_outputs(self._files.graph)

@@ -13,6 +13,7 @@ import dataclasses
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from functools import partial
 from types import TracebackType
 
 from qwonnx.handlers import errors
@@ -23,7 +24,6 @@ from qwonnx.handlers.chat.request import ChatRequest
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
 from qwonnx.runtime.errors import EngineClosedError, InvalidRequestError, QueueFullError
-from qwonnx.runtime.text.chat_prompt import ChatPrompt
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ async def begin(
     request_id: str | None = None,
     deadline: float | None = None,
     capsules: CapsuleStore | None = None,
+    owner: str = "",
 ) -> Answer:
     """Render a chat, restore its state from a capsule, and submit it.
 
@@ -44,6 +45,7 @@ async def begin(
         request_id: unique among live requests; generated if None.
         deadline: the event loop's time at which an unfinished answer ends.
         capsules: store of the states of conversations.
+        owner: see Engine.submit().
 
     Raises:
         ServiceError: 400, 429 or 503: it is refused. Parameters have the names of ChatRequest.sampling; "messages" is
@@ -60,8 +62,8 @@ async def begin(
             await asyncio.shield(asyncio.wrap_future(engine.compile_guide(guide)))
         saving = None
         if capsules is not None:
-            await asyncio.to_thread(capsules.restore, engine, prompt)
-            saving = _saving(capsules, engine, prompt)
+            await asyncio.to_thread(capsules.restore, engine, prompt, owner)
+            saving = partial(capsules.save, engine, prompt, owner)
         outputs = OutputStream(
             engine,
             prompt.token_ids,
@@ -69,6 +71,7 @@ async def begin(
             request_id=request_id,
             snapshot_at=prompt.snapshot_at,
             deadline=deadline,
+            owner=owner,
         )
     except (InvalidRequestError, QueueFullError, EngineClosedError) as error:
         raise errors.refused(error) from error
@@ -140,7 +143,3 @@ def _check_alive(output: RequestOutput) -> None:
     if output.finish_reason is FinishReason.ERROR:
         logger.error("request %s failed: %s", output.request_id, output.error)
         raise errors.internal()
-
-
-def _saving(capsules: CapsuleStore, engine: Engine, prompt: ChatPrompt) -> Callable[[], None]:
-    return lambda: capsules.save(engine, prompt)

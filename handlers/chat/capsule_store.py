@@ -1,27 +1,37 @@
-"""Capsules in a folder or in the cloud, so that another instance need not compute a conversation again.
+"""Capsules of conversations, kept so that another instance need not compute a conversation again.
 
-A capsule's name is a hash of the artifact and the tokens, so a request determines which names to look for: those of its
-own turns' ends. Clients send whole conversations as usual and do not notice capsules.
+A capsule's name is a hash of the artifact, the tokens and the owner, so a request determines which names to look for:
+those of its own turns' ends. Clients send whole conversations as usual and do not notice capsules.
 
-A failure of the store costs only time: the prompt is computed without a capsule.
+A failure of the store costs only time: the prompt is computed without a capsule. A store that does not answer costs at
+most a few seconds, once: it is then left alone for a while.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from importlib.util import find_spec
 
+from qwonnx.handlers.chat.capsule_files import capsule_files
 from qwonnx.runtime.cache.capsule import beginning_name, max_capsule_bytes
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.errors import CapsuleError, EngineClosedError, SettingsError
+from qwonnx.runtime.install import how_to_install
 from qwonnx.runtime.text.chat_prompt import ChatPrompt
 
 logger = logging.getLogger(__name__)
 
 # Ends of turns to look up, from the last one; each takes a round trip.
 _LOOKS = 4
+# A request waits so long for the store. Larger states than a network carries in this time are faster to compute.
+_DEADLINE_SECONDS = 10.0
+_WRITING_SECONDS = 60.0  # nobody waits for it but a function's invocation
+_PAUSE_SECONDS = 30.0  # without the store, after it did not answer in time
+_MOST_WAITING = 8  # threads that wait for the store
 
 
 class CapsuleStore:
@@ -36,75 +46,109 @@ class CapsuleStore:
     """
 
     def __init__(self, url: str, *, compress: bool = False) -> None:
-        try:
-            from fsspec.core import url_to_fs
-        except ImportError as error:
-            raise SettingsError("capsules need fsspec: pip install 'qwonnx[capsules]'") from error
         if compress and find_spec("zstandard") is None:
-            raise SettingsError("compressed capsules need zstandard: pip install 'qwonnx[capsules]'")
+            raise SettingsError(f"compressed capsules need zstandard: {how_to_install('capsules')}")
         self._compress = compress
-        try:
-            self._files, self._folder = url_to_fs(url)
-        except (ImportError, ValueError) as error:  # unknown protocol, or its package is missing
-            raise SettingsError(f"capsules cannot be kept there: {' '.join(str(error).split())[:200]}") from error
+        self._files = capsule_files(url)
+        self._free = threading.Semaphore(_MOST_WAITING)
+        self._rests_until = 0.0  # time.monotonic()
 
-    def restore(self, engine: Engine, prompt: ChatPrompt) -> None:
-        """Load a prompt's longest capsule, if it is longer than the prefix that the engine has kept. Blocks."""
-        try:
-            kept = engine.kept_tokens(prompt.token_ids[:-1])
-            for position in _candidates(prompt.turn_ends):
-                if position <= kept:
-                    return
-                if self._restore(engine, prompt.token_ids[:position]):
-                    return
-        except EngineClosedError:
-            raise
-        except Exception as error:  # noqa: BLE001 - a file system may raise anything; its text may contain credentials
-            logger.warning("a capsule was not restored (%s)", type(error).__name__)
+    def restore(self, engine: Engine, prompt: ChatPrompt, owner: str = "") -> None:
+        """Load a prompt's longest capsule, if it is longer than the prefix that the engine has kept. Blocks.
 
-    def save(self, engine: Engine, prompt: ChatPrompt) -> None:
+        Args:
+            engine: that reads the prompt.
+            prompt: of the request.
+            owner: see Engine.submit().
+
+        Raises:
+            EngineClosedError: the engine was closed.
+        """
+        self._in_time(lambda: self._restore_longest(engine, prompt, owner), _DEADLINE_SECONDS, "restored")
+
+    def save(self, engine: Engine, prompt: ChatPrompt, owner: str = "") -> None:
         """Write capsules of the ends of a prompt's first and last turn, unless they exist. Blocks.
 
         Baked prefixes are not written, because the artifact has them.
         """
         try:
-            for position in prompt.snapshot_at:
-                token_ids = prompt.token_ids[:position]
-                path = self._path(engine, token_ids)
-                if engine.kept_tokens(token_ids) < position or engine.is_baked(token_ids) or self._files.exists(path):
-                    continue
-                data = engine.save_capsule(token_ids, compress=self._compress)
-                if data is not None:
-                    self._files.makedirs(self._folder, exist_ok=True)
-                    self._files.pipe_file(path, data)  # size and digest reveal an incomplete file
+            self._in_time(lambda: self._save_ends(engine, prompt, owner), _WRITING_SECONDS, "saved")
         except EngineClosedError:
             return
-        except Exception as error:  # noqa: BLE001 - as above
-            logger.warning("a capsule was not saved (%s)", type(error).__name__)
 
-    def _restore(self, engine: Engine, token_ids: Sequence[int]) -> bool:
-        path = self._path(engine, token_ids)
-        at_most = max_capsule_bytes(engine.artifact.decoder.states, len(token_ids))
+    def _in_time(self, work: Callable[[], None], seconds: float, done: str) -> None:
+        """Work with the store in a thread of its own, which is left behind at the deadline: a file may never answer."""
+        if time.monotonic() < self._rests_until or not self._free.acquire(blocking=False):
+            return
+        result: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                result.set_result(work())
+            except BaseException as error:  # noqa: BLE001 - the caller gets it
+                result.set_exception(error)
+            finally:
+                self._free.release()
+
+        threading.Thread(target=run, name="qwonnx-capsules", daemon=True).start()
         try:
-            size = self._files.size(path)
-        except FileNotFoundError:
-            return False
-        if size > at_most:  # before memory is allocated; load_capsule() checks the exact size
-            logger.warning("a capsule has %s bytes and should have at most %s: it is removed", size, at_most)
-            self._files.rm_file(path)
+            result.result(seconds)
+        except EngineClosedError:
+            raise
+        except TimeoutError:
+            self._rests_until = time.monotonic() + _PAUSE_SECONDS
+            message = "a capsule was not %s in %g s: the store is left alone for %g s"
+            logger.warning(message, done, seconds, _PAUSE_SECONDS)
+        except Exception as error:  # noqa: BLE001 - a file system may raise anything; its text may contain credentials
+            logger.warning("a capsule was not %s (%s)", done, type(error).__name__)
+
+    def _restore_longest(self, engine: Engine, prompt: ChatPrompt, owner: str) -> None:
+        kept = engine.kept_tokens(prompt.token_ids[:-1], owner=owner)
+        for position in _candidates(prompt.turn_ends):
+            if position <= kept:
+                return
+            if self._restore(engine, prompt.token_ids[:position], owner):
+                return
+
+    def _restore(self, engine: Engine, token_ids: Sequence[int], owner: str) -> bool:
+        name = _name(engine, token_ids, owner)
+        if self._is_set_aside(engine, token_ids, owner):
             return False
         started = time.perf_counter()
         try:
-            restored = engine.load_capsule(self._files.cat_file(path))
+            data = self._files.read(name, max_capsule_bytes(engine.artifact.decoder.states, len(token_ids)))
+            restored = 0 if data is None else engine.load_capsule(data, owner=owner)
         except CapsuleError as error:
-            logger.warning("%s; it is removed", error)
-            self._files.rm_file(path)  # save() writes it again after this answer
+            logger.warning("%s; it is set aside", error)
+            self._files.set_aside(name)  # save() writes it again after this answer
             return False
-        logger.info("restored %d tokens from a capsule in %.3f s", restored, time.perf_counter() - started)
+        if restored:
+            logger.info("restored %d tokens from a capsule in %.3f s", restored, time.perf_counter() - started)
         return restored > 0
 
-    def _path(self, engine: Engine, token_ids: Sequence[int]) -> str:
-        return f"{self._folder.rstrip('/')}/{beginning_name(engine.artifact.id, token_ids)}.capsule"
+    def _save_ends(self, engine: Engine, prompt: ChatPrompt, owner: str) -> None:
+        for position in prompt.snapshot_at:
+            token_ids = prompt.token_ids[:position]
+            self._is_set_aside(engine, token_ids, owner)
+            name = _name(engine, token_ids, owner)
+            is_kept = engine.kept_tokens(token_ids, owner=owner) == position
+            if not is_kept or engine.is_baked(token_ids) or self._files.exists(name):
+                continue
+            data = engine.save_capsule(token_ids, compress=self._compress, owner=owner)
+            if data is not None:
+                self._files.write(name, data)
+
+    def _is_set_aside(self, engine: Engine, token_ids: Sequence[int], owner: str) -> bool:
+        """Set a capsule aside with which a prompt has failed; whether it is one."""
+        if not engine.is_broken(token_ids, owner=owner):
+            return False
+        logger.warning("a prompt failed after a capsule of %d tokens; it is set aside", len(token_ids))
+        self._files.set_aside(_name(engine, token_ids, owner))
+        return True
+
+
+def _name(engine: Engine, token_ids: Sequence[int], owner: str) -> str:
+    return f"{beginning_name(engine.artifact.id, token_ids, owner)}.capsule"
 
 
 def _candidates(turn_ends: Sequence[int]) -> Iterator[int]:

@@ -18,6 +18,7 @@ from qwonnx.handlers.chat.capsule_store import CapsuleStore
 from qwonnx.handlers.chat.parts import Part
 from qwonnx.handlers.chat.request import ChatRequest
 from qwonnx.handlers.http import deadline, sse
+from qwonnx.handlers.http.api_key import owner_of
 from qwonnx.handlers.http.disconnect import while_connected
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.engine.engine import Engine
@@ -56,7 +57,8 @@ async def respond(
     settings: ServerSettings = request.app.state.settings
     capsules: CapsuleStore | None = request.app.state.capsules
     ends_at = deadline.of_request(request.scope, settings)
-    beginning = partial(begin, engine, chat, request_id=writer.id, deadline=ends_at, capsules=capsules)
+    owner = owner_of(request.scope)
+    beginning = partial(begin, engine, chat, request_id=writer.id, deadline=ends_at, capsules=capsules, owner=owner)
     if not stream:
         return await while_connected(request.receive, _whole(beginning, writer))
     answer = await beginning()

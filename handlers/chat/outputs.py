@@ -33,11 +33,12 @@ class OutputStream:
         request_id: str | None = None,
         snapshot_at: Sequence[int] = (),
         deadline: float | None = None,
+        owner: str = "",
     ) -> None:
         """Submit the request.
 
         Args:
-            engine, prompt_token_ids, params, request_id, snapshot_at: see Engine.submit.
+            engine, prompt_token_ids, params, request_id, snapshot_at, owner: see Engine.submit.
             deadline: the event loop's time at which an unfinished answer ends with LENGTH.
 
         Raises:
@@ -50,7 +51,7 @@ class OutputStream:
         self._deadline = deadline
         self._ended = False
         self._request_id = engine.submit(
-            prompt_token_ids, params, self._receive, request_id=request_id, snapshot_at=snapshot_at
+            prompt_token_ids, params, self._receive, request_id=request_id, snapshot_at=snapshot_at, owner=owner
         )
 
     def _receive(self, output: RequestOutput) -> None:

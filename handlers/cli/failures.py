@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from qwonnx.runtime.artifact.manifest import ArtifactError
 from qwonnx.runtime.errors import QwonnxRuntimeError
+from qwonnx.runtime.install import how_to_install
 
 # The extra that installs each package, by import name.
 _EXTRA_OF = {
@@ -50,8 +51,7 @@ def _message_of(error: Exception) -> str | None:
         package = (error.name or "").partition(".")[0]
         extra = _EXTRA_OF.get(package)
         if extra is not None:
-            others = ', or "qwonnx[gpu]" on a machine with a GPU' if package == "onnxruntime" else ""
-            return f'{package} is not installed: pip install "qwonnx[{extra}]"{others}'
+            return f"{package} is not installed: {how_to_install(extra)}"
     return None
 
 

@@ -39,6 +39,18 @@ def serve(
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; by default all cores.")] = None,
     model_name: Annotated[str | None, typer.Option(help="Model name in requests; by default the checkpoint's.")] = None,
+    api_keys: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of keys, one `name: key` a line; requests need one of them. Each key has its own kept prefixes.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    share_prefixes: Annotated[
+        bool,
+        typer.Option("--share-prefixes", help="All keys use each other's kept prefixes; times tell what was sent."),
+    ] = False,
     capsules: Annotated[
         str | None,
         typer.Option(help="Keep states of conversations here for other instances: a folder, or a URL such as s3://..."),
@@ -51,8 +63,8 @@ def serve(
 ) -> None:
     """Serve an artifact to OpenAI's clients, until Ctrl-C.
 
-    If the environment variable QWONNX_API_KEY is set, requests under /v1 need this key. Every option of the engine also
-    has a variable: QWONNX_MAX_NUM_SEQS, QWONNX_NUM_THREADS, ...
+    If the environment variable QWONNX_API_KEY is set, requests under /v1 need this key; --api-keys gives several keys.
+    Every option also has a variable: QWONNX_MAX_NUM_SEQS, QWONNX_NUM_THREADS, ...
 
     Examples:
 
@@ -73,6 +85,10 @@ def serve(
     settings = ServerSettings.from_environment()
     if model_name is not None:
         settings = dataclasses.replace(settings, model_name=model_name)
+    if api_keys is not None:
+        settings = dataclasses.replace(settings, api_keys=str(api_keys))
+    if share_prefixes:
+        settings = dataclasses.replace(settings, share_prefixes=True)
     if capsules is not None:
         settings = dataclasses.replace(settings, capsules=capsules)
     if capsule_compression is not None:
@@ -88,8 +104,9 @@ def serve(
     url = url_of(listener)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    if settings.api_key is None and host not in _LOOPBACK:
-        warning = "other machines can use this server: set QWONNX_API_KEY to require a key"
+    needs_key = settings.api_key is not None or settings.api_keys is not None
+    if not needs_key and host not in _LOOPBACK:
+        warning = "other machines can use this server: set QWONNX_API_KEY, or give --api-keys, to require a key"
         print(f"qwonnx: warning: {warning}", file=sys.stderr)
     print(f"Loading {artifact} ...", flush=True)
 
@@ -99,7 +116,7 @@ def serve(
     model = ModelHost(
         lambda: Engine.open(artifact, runtime),
         model_name=settings.model_name,
-        on_ready=lambda: print(_greeting(url, name, needs_key=settings.api_key is not None), flush=True),
+        on_ready=lambda: print(_greeting(url, name, needs_key=needs_key), flush=True),
         on_failure=stop,
     )
     server = Server(model, settings)

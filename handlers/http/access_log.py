@@ -1,6 +1,7 @@
 """The outermost middleware: a request id per answer, a log line per request, and no traceback for clients.
 
-A line has method, path, status, seconds and request id. It does not have the query, headers or content.
+A line has method, path, status, seconds, request id, and the name of the API key. It does not have the query, headers
+or content.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qwonnx.handlers import errors
 from qwonnx.handlers.http.api import Apis
+from qwonnx.handlers.http.api_key import name_of
 
 logger = logging.getLogger("qwonnx.access")
 
@@ -67,7 +69,8 @@ class AccessLog:
             # Quoted, so that a path cannot forge a line.
             path = quote(scope["path"])[:_MAX_PATH_CHARACTERS]
             seconds = time.perf_counter() - started
-            logger.info("%s %s %s %.3fs %s", scope["method"], path, status or "-", seconds, request_id)
+            words = (scope["method"], path, str(status or "-"), f"{seconds:.3f}s", request_id, name_of(scope))
+            logger.info("%s", " ".join(word for word in words if word))
 
 
 def _request_id(given: str | None) -> str:

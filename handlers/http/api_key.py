@@ -1,4 +1,4 @@
-"""The optional key, on every path of an API: `Authorization: Bearer KEY`, or a header that the API names.
+"""The optional keys, on every path of an API: `Authorization: Bearer KEY`, or a header that the API names.
 
 Health checks do not need a key.
 """
@@ -11,43 +11,62 @@ from collections.abc import Sequence
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from qwonnx.handlers.api_keys import ApiKey
 from qwonnx.handlers.errors import ErrorKind, ServiceError
 from qwonnx.handlers.http.api import Apis
 
+_SCOPE = "qwonnx.api_key"
 
-class ApiKey:
+
+class RequireApiKey:
     """ASGI middleware.
 
     Args:
-        key: the key that requests must send; it is only compared.
+        keys: at least one; requests must send one of them. They are only compared.
         apis: their paths are protected, and they render the refusal.
     """
 
-    def __init__(self, app: ASGIApp, *, key: str, apis: Apis) -> None:
+    def __init__(self, app: ASGIApp, *, keys: Sequence[ApiKey], apis: Apis) -> None:
         self._app = app
-        self._key = key.encode()
+        self._keys = tuple(keys)
         self._apis = apis
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         api = self._apis.owner(scope["path"]) if scope["type"] == "http" else None
-        if api is not None and not self._is_given(Headers(scope=scope), api.key_headers):
-            refusal = ServiceError(
-                ErrorKind.UNAUTHENTICATED,
-                401,
-                "the API key is missing or wrong: send it as `Authorization: Bearer KEY`",
-                code="invalid_api_key",
-                headers={"www-authenticate": "Bearer"},
-            )
-            await api.error_response(refusal)(scope, receive, send)
-            return
+        if api is not None:
+            key = self._given(Headers(scope=scope), api.key_headers)
+            if key is None:
+                refusal = ServiceError(
+                    ErrorKind.UNAUTHENTICATED,
+                    401,
+                    "the API key is missing or wrong: send it as `Authorization: Bearer KEY`",
+                    code="invalid_api_key",
+                    headers={"www-authenticate": "Bearer"},
+                )
+                await api.error_response(refusal)(scope, receive, send)
+                return
+            scope[_SCOPE] = key
         await self._app(scope, receive, send)
 
-    def _is_given(self, headers: Headers, key_headers: Sequence[str]) -> bool:
+    def _given(self, headers: Headers, key_headers: Sequence[str]) -> ApiKey | None:
         scheme, _, key = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and self._matches(key.strip()):  # the case does not matter: RFC 9110, 11.1
-            return True
-        return any(self._matches(headers.get(name, "")) for name in key_headers)
+        bearer = [key.strip()] if scheme.lower() == "bearer" else []  # the case does not matter: RFC 9110, 11.1
+        found = None
+        for given in (*bearer, *(headers.get(name, "") for name in key_headers)):
+            # All keys are compared, and each takes the same time whatever is wrong.
+            for each in self._keys:
+                if hmac.compare_digest(given.encode("latin-1", errors="replace"), each.key.encode()):
+                    found = each
+        return found
 
-    def _matches(self, given: str) -> bool:
-        # compare_digest takes the same time for every wrong key.
-        return hmac.compare_digest(given.encode("latin-1", errors="replace"), self._key)
+
+def owner_of(scope: Scope) -> str:
+    """Whose prefixes and capsules a request uses: see Engine.submit()."""
+    key: ApiKey | None = scope.get(_SCOPE)
+    return "" if key is None else key.owner
+
+
+def name_of(scope: Scope) -> str:
+    """The name of a request's key; empty without keys."""
+    key: ApiKey | None = scope.get(_SCOPE)
+    return "" if key is None else key.name

@@ -21,6 +21,7 @@ change the model's state, so load them only from storage that you control.
 from __future__ import annotations
 
 import hashlib
+import hmac
 import mmap
 import struct
 import sys
@@ -33,6 +34,7 @@ import numpy as np
 from qwonnx.runtime.artifact.manifest import StateSpec
 from qwonnx.runtime.cache.rows import item_bytes, row_bytes
 from qwonnx.runtime.errors import CapsuleError
+from qwonnx.runtime.install import how_to_install
 
 VERSION = 2
 
@@ -74,9 +76,15 @@ def max_capsule_bytes(states: Sequence[StateSpec], num_tokens: int) -> int:
     return size + size // 256 + 128
 
 
-def beginning_name(artifact_id: str, token_ids: Sequence[int]) -> str:
-    """Name of the beginning of a sequence, in hexadecimal. It does not depend on computed states."""
-    return hashlib.sha256(bytes.fromhex(artifact_id) + np.asarray(token_ids, np.int32).tobytes()).hexdigest()
+def beginning_name(artifact_id: str, token_ids: Sequence[int], owner: str = "") -> str:
+    """Name of the beginning of a sequence, in hexadecimal. It does not depend on computed states.
+
+    owner: whose it is, see Engine.submit(); nobody without the owner's secret can compute the name.
+    """
+    beginning = bytes.fromhex(artifact_id) + np.asarray(token_ids, np.int32).tobytes()
+    if not owner:
+        return hashlib.sha256(beginning).hexdigest()
+    return hmac.digest(owner.encode(), beginning, "sha256").hex()
 
 
 def encode(
@@ -211,7 +219,7 @@ def _compressed(body: bytes) -> bytes:
     try:
         import zstandard
     except ImportError as error:
-        raise CapsuleError("compressed capsules need zstandard: pip install 'qwonnx[capsules]'") from error
+        raise CapsuleError(f"compressed capsules need zstandard: {how_to_install('capsules')}") from error
     return zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(body)
 
 
@@ -220,7 +228,7 @@ def _decompressed(frame: bytes, num_bytes: int) -> bytes:
     try:
         import zstandard
     except ImportError as error:
-        raise CapsuleError("the capsule is compressed and needs zstandard: pip install 'qwonnx[capsules]'") from error
+        raise CapsuleError(f"the capsule is compressed and needs zstandard: {how_to_install('capsules')}") from error
     try:
         if zstandard.get_frame_parameters(frame).content_size != num_bytes:
             raise CapsuleError("the uncompressed size of the capsule does not match its tokens: write it again")

@@ -90,9 +90,9 @@ def test_version_and_help_are_quick_and_teach() -> None:
 @pytest.mark.parametrize(
     ("missing", "arguments", "hint"),
     [
-        ("torch", ["export", "checkpoint", "out"], 'pip install "qwonnx[export]"'),
-        ("torch", ["verify", "artifact", "--against", "checkpoint"], 'pip install "qwonnx[export]"'),
-        ("onnxruntime", ["generate", "artifact", "--prompt", "x"], 'pip install "qwonnx[cpu]", or "qwonnx[gpu]"'),
+        ("torch", ["export", "checkpoint", "out"], "--extras export"),
+        ("torch", ["verify", "artifact", "--against", "checkpoint"], "--extras export"),
+        ("onnxruntime", ["generate", "artifact", "--prompt", "x"], "--extras cpu"),
     ],
 )
 def test_a_missing_extra_is_one_line_with_its_name(missing: str, arguments: list[str], hint: str) -> None:

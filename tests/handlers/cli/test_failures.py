@@ -8,6 +8,7 @@ from qwonnx.export.errors import CheckpointError, EvaluationError, PlanError
 from qwonnx.handlers.cli.failures import CommandError, one_line_errors
 from qwonnx.runtime.artifact.manifest import ArtifactError
 from qwonnx.runtime.errors import InvalidRequestError, SettingsError
+from qwonnx.runtime.install import how_to_install
 
 pytestmark = pytest.mark.fast
 
@@ -28,11 +29,11 @@ def _missing(name: str) -> ModuleNotFoundError:
         (PlanError("a"), "a"),
         (CommandError("a\n  b\tc"), "a b c"),
         (MemoryError(), "there is not enough memory: close other programs, or use less of it"),
-        (_missing("torch"), 'torch is not installed: pip install "qwonnx[export]"'),
-        (_missing("transformers.models"), 'transformers is not installed: pip install "qwonnx[export]"'),
+        (_missing("torch"), f"torch is not installed: {how_to_install('export')}"),
+        (_missing("transformers.models"), f"transformers is not installed: {how_to_install('export')}"),
         (
             _missing("onnxruntime"),
-            'onnxruntime is not installed: pip install "qwonnx[cpu]", or "qwonnx[gpu]" on a machine with a GPU',
+            f"onnxruntime is not installed: {how_to_install('cpu')}",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else repr(value),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 from starlette.responses import PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
 
+from qwonnx.handlers.api_keys import ApiKey
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.http.api import Api, Apis
-from qwonnx.handlers.http.api_key import ApiKey
+from qwonnx.handlers.http.api_key import RequireApiKey, name_of, owner_of
 from tests.handlers.fakes import ask
 
 pytestmark = pytest.mark.fast
@@ -18,7 +20,7 @@ def _speak(error: ServiceError) -> Response:
 
 
 APIS = Apis([Api("/v1", (), _speak, ""), Api("/v1/other", (), _speak, "", key_headers=("x-api-key",))])
-APP = ApiKey(PlainTextResponse("inside"), key="s3cret", apis=APIS)
+APP = RequireApiKey(PlainTextResponse("inside"), keys=[ApiKey("only", "s3cret")], apis=APIS)
 
 
 def status(path: str, **headers: str) -> int:
@@ -54,3 +56,14 @@ def test_a_header_of_one_api_lets_in_there_only_and_bearer_does_everywhere() -> 
     assert status("/v1/other/x", x_api_key="s3cre") == 401
     assert status("/v1/other/x", authorization="Bearer s3cret") == 200
     assert status("/v1/models", x_api_key="s3cret") == 401
+
+
+def test_one_of_several_keys_lets_in_and_its_name_and_owner_go_with_the_request() -> None:
+    async def tell(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse(f"{name_of(scope)} {owner_of(scope)}")(scope, receive, send)
+
+    app = RequireApiKey(tell, keys=[ApiKey("a", "first", "A"), ApiKey("b", "second", "B")], apis=APIS)
+    answers = [ask(app, "GET", "/v1/x", headers={"authorization": f"Bearer {key}"}) for key in ("first", "second", "x")]
+    assert [answer.text for answer in answers[:2]] == ["a A", "b B"]
+    assert answers[2].status_code == 401
+    assert ask(tell, "GET", "/v1/x").text == " "
