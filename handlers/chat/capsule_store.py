@@ -84,7 +84,8 @@ class CapsuleStore:
 
         def run() -> None:
             try:
-                result.set_result(work())
+                work()
+                result.set_result(None)
             except BaseException as error:  # noqa: BLE001 - the caller gets it
                 result.set_exception(error)
             finally:

@@ -20,7 +20,9 @@ def test_the_environment_is_read_and_empty_variables_keep_the_defaults() -> None
         "QWONNX_SHUTDOWN_SECONDS": "0.5",
         "QWONNX_MAX_ANSWER_SECONDS": "29",
     }
-    assert ServerSettings.from_environment(given) == ServerSettings("m", "k", 9000, 0.5, 29.0)
+    assert ServerSettings.from_environment(given) == ServerSettings(
+        "m", "k", max_body_bytes=9000, shutdown_seconds=0.5, max_answer_seconds=29.0
+    )
     given = {"QWONNX_CAPSULES": "s3://bucket", "QWONNX_CAPSULE_COMPRESSION": "zstd"}
     assert ServerSettings.from_environment(given) == ServerSettings(capsules="s3://bucket", capsule_compression="zstd")
     empty = {"QWONNX_MODEL_NAME": "", "QWONNX_MAX_BODY_BYTES": " "}

@@ -203,7 +203,7 @@ def test_a_capsule_that_fails_in_use_is_set_aside_and_written_again(
     states = artifact.decoder.states
     for path in saved(url):
         good = decode(path.read_bytes(), artifact.id, states, 512)
-        parts = [memoryview(np.full(len(part) // 4, 3e38, np.float32)).cast("B") for part in good.parts]
+        parts = [np.full(len(part) // 4, 3e38, np.float32).data.cast("B") for part in good.parts]
         path.write_bytes(encode(artifact.id, states, good.token_ids, parts))
     bad = {path.name: path.read_bytes() for path in saved(url)}
     with serving(artifact.folder, settings=settings) as served, caplog.at_level(logging.WARNING):

@@ -162,7 +162,7 @@ def test_a_capsule_that_fails_in_use_is_set_aside_and_the_prompt_is_read(
     """Its digest is right and its numbers are finite, and the model overflows on them."""
     prompt = exported.prompts[0]
     opened, at = open_artifact(exported.folder), len(prompt) - 9
-    parts = [memoryview(np.full(bytes_of // 4, 3e38, np.float32)).cast("B") for bytes_of in _part_bytes(opened, at)]
+    parts = [np.full(bytes_of // 4, 3e38, np.float32).data.cast("B") for bytes_of in _part_bytes(opened, at)]
     data = encode(opened.id, opened.decoder.states, prompt[:at], parts)
     with Engine.open(exported.folder, SETTINGS) as engine:
         assert engine.load_capsule(data) == at
@@ -179,7 +179,7 @@ def test_a_capsule_that_fails_in_use_is_set_aside_and_the_prompt_is_read(
         assert engine.check() == []
         assert "is read again without it" in caplog.text
         assert not engine.is_broken(prompt)
-    nan = [memoryview(np.full(len(part) // 4, np.nan, np.float32)).cast("B") for part in parts]
+    nan = [np.full(len(part) // 4, np.nan, np.float32).data.cast("B") for part in parts]
     with (
         Engine.open(exported.folder, SETTINGS) as engine,
         pytest.raises(CapsuleError, match="not finite"),
