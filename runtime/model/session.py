@@ -9,8 +9,11 @@ from typing import Any
 import onnxruntime
 
 from qwonnx.runtime.errors import SessionError, SettingsError
+from qwonnx.runtime.install import how_to_install
 from qwonnx.runtime.machine import cpu_quota
 from qwonnx.runtime.settings import RuntimeSettings
+
+_CPU = "CPUExecutionProvider"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,8 @@ class Session:
 
     Raises:
         SettingsError: this ONNX Runtime does not have a provider.
-        SessionError: ONNX Runtime cannot load the graph.
+        SessionError: ONNX Runtime cannot load the graph, or cannot use the first provider, whose place it would give to
+            the next one, and at last to the CPU, without a word.
     """
 
     def __init__(self, graph: Path, settings: RuntimeSettings) -> None:
@@ -45,6 +49,12 @@ class Session:
             )
         except Exception as error:
             raise SessionError(f"ONNX Runtime cannot load {graph}: {_one_line(error)}") from error
+        wanted, used = settings.providers[0], self._session.get_providers()[0]
+        if used != wanted:
+            raise SessionError(
+                f"providers names {wanted} first, and ONNX Runtime uses {used}: its log above says why (a driver, a "
+                "library or a device is missing); without this provider, name another one first"
+            )
         self.inputs = {value.name: _tensor_type(value) for value in self._session.get_inputs()}
         self.outputs = {value.name: _tensor_type(value) for value in self._session.get_outputs()}
 
@@ -79,7 +89,7 @@ def check_version(minimum: str) -> None:
     installed = onnxruntime.__version__
     if _version(installed) < _version(minimum):
         raise SessionError(
-            f"the artifact needs ONNX Runtime {minimum} and {installed} is installed: pip install -U onnxruntime"
+            f"the artifact needs ONNX Runtime {minimum} and {installed} is installed: {how_to_install('cpu')}"
         )
 
 
@@ -96,6 +106,8 @@ def _options(settings: RuntimeSettings) -> Any:
     # Pack weights for their kernels in parallel at load time; by default they are packed one after the other.
     options.add_session_config_entry("session.prepack.enable_parallel", "1")
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if settings.spin else "0")
+    if _CPU not in settings.providers:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return options
 
 

@@ -32,7 +32,7 @@ def test_a_containers_quota_bounds_the_threads(tmp_path: Path, content: str, cor
 def test_an_older_onnx_runtime_is_refused_and_a_newer_is_not() -> None:
     check_version("1.4")
     check_version(onnxruntime.__version__)
-    with pytest.raises(SessionError, match=r"needs ONNX Runtime 1\.999.*pip install"):
+    with pytest.raises(SessionError, match=r"needs ONNX Runtime 1\.999.*--extras cpu"):
         check_version("1.999")
 
 
@@ -44,6 +44,18 @@ def test_threads_spinning_and_logging_follow_the_settings(counting_model: Counti
             engine.submit(prompt, GREEDY, received)
             drive(engine)
             assert received.tokens == counting_model.answer(prompt, 12)
+
+
+@pytest.mark.parametrize("others", [(), ("CPUExecutionProvider",)])
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_provider_that_onnx_runtime_leaves_out_is_an_error(
+    counting_model: CountingModel, others: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with CUDA's wheel on a machine without a driver: ONNX Runtime runs on the CPU and says nothing."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", *others])
+    settings = replace(SMALL, providers=("CUDAExecutionProvider", *others))
+    with pytest.raises(SessionError, match=r"names CUDAExecutionProvider first.*uses CPUExecutionProvider|cannot load"):
+        Session(counting_model.folder / "decoder.onnx", settings)
 
 
 @pytest.mark.parametrize("location", ["../secret.bin", "{folder}/../secret.bin", "link.bin"])
