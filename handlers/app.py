@@ -22,6 +22,7 @@ from qwonnx.handlers.http import health
 from qwonnx.handlers.http.access_log import AccessLog
 from qwonnx.handlers.http.api import Api, Apis
 from qwonnx.handlers.http.api_key import RequireApiKey
+from qwonnx.handlers.http.base_path import BasePath
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.openai.api import OPENAI
 from qwonnx.handlers.settings import ServerSettings
@@ -56,6 +57,8 @@ def create_app(engine: Engine | ModelHost, settings: ServerSettings | None = Non
 
     apis = Apis(APIS)
     middleware = [Middleware(AccessLog, apis=apis)]
+    if base_path := settings.base_path:
+        middleware.insert(0, Middleware(BasePath, base_path_of=lambda scope: base_path))
     if keys := api_keys(settings):
         middleware.append(Middleware(RequireApiKey, keys=keys, apis=apis))
     app = Starlette(

@@ -5,6 +5,7 @@ qwonnx.runtime.settings has the settings of the model and the machine; the rules
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,6 +14,7 @@ from qwonnx.runtime.errors import SettingsError
 from qwonnx.runtime.settings import read_environment
 
 DEFAULT_MAX_BODY_BYTES = 10 << 20  # the limit of API gateways; about 3 million tokens of English
+_BASE_PATH = re.compile(r"(/[A-Za-z0-9._~-]+){1,8}")
 
 
 class CapsuleCompression(StrEnum):
@@ -31,6 +33,8 @@ class ServerSettings:
     api_keys: a file of several keys with names, beside api_key: see handlers/api_keys.py. Each key has its own prefixes
         and capsules.
     share_prefixes: all keys use each other's prefixes and capsules. Times then tell one user what another one sent.
+    base_path: in front of all routes, such as /prod, if a gateway or proxy does not remove it. Paths without it are
+        served, too.
     max_body_bytes: limit for a request's body.
     shutdown_seconds: time for running requests after the server was told to stop.
     max_answer_seconds: time limit for an answer, which then ends with finish_reason "length"; for gateways that close
@@ -44,6 +48,7 @@ class ServerSettings:
     api_key: str | None = field(default=None, repr=False, metadata={"secret": True})  # logs must not contain it
     api_keys: str | None = None
     share_prefixes: bool = False
+    base_path: str | None = None
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
     shutdown_seconds: float = 20.0
     max_answer_seconds: float | None = None
@@ -55,6 +60,8 @@ class ServerSettings:
             raise SettingsError("model_name is empty: give a name, or leave it out")
         if self.api_key is not None and not is_token(self.api_key):
             raise SettingsError("api_key is empty or has spaces or characters beyond ASCII: give another key")
+        if self.base_path is not None and not _BASE_PATH.fullmatch(self.base_path):
+            raise SettingsError(f"base_path is {self.base_path!r}: give a path such as /prod")
         if self.max_body_bytes < 1:
             raise SettingsError(f"max_body_bytes is {self.max_body_bytes}: give at least 1")
         if not 0 <= self.shutdown_seconds <= 3600:

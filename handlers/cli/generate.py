@@ -21,6 +21,7 @@ from qwonnx.runtime.engine.request import FinishReason, RequestOutput
 from qwonnx.runtime.sampling.guide import Guide
 from qwonnx.runtime.text.output_parser import ContentDelta, ReasoningDelta
 
+CUT_OFF = 3  # exit status
 # A model's text must not move the cursor, rename the window or type into the terminal.
 _CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
@@ -53,7 +54,8 @@ def generate(
 ) -> None:
     """Generate one answer and print it as it comes: reasoning to stderr, the answer to stdout.
 
-    Sampling options default to the checkpoint's recommendation.
+    Sampling options default to the checkpoint's recommendation. The exit status is 3 if an answer with a form (a JSON
+    schema or an expression) was cut off, so that it does not have the form.
 
     Examples:
 
@@ -73,6 +75,8 @@ def generate(
         raise CommandError("give either --json-schema or --regex")
     form = form_of(json_schema, regex)
     text = _text(chat if prompt is None else prompt)
+    if chat is not None and not text.strip():
+        raise CommandError("--chat is empty: give a message")
 
     from qwonnx.runtime.engine.engine import Engine
 
@@ -101,15 +105,20 @@ def generate(
         raise CommandError(f"the model failed ({output.error}): export the checkpoint again, or report this")
     if stats and first is not None:
         print_stats(output, first - started, time.perf_counter() - first)
+    if form is not None and output.finish_reason is FinishReason.LENGTH:
+        limit = "--max-tokens" if max_tokens is not None else "--max-model-len"
+        message = f"the answer was cut off after {output.num_generated_tokens} tokens and does not have its form"
+        print(f"qwonnx: {message}: raise {limit}", file=sys.stderr)
+        raise typer.Exit(CUT_OFF)
 
 
 class AnswerPrinter:
-    """Prints the parts of an answer: reasoning dim on stderr, the answer on stdout."""
+    """Prints the parts of an answer: reasoning dim on stderr, the answer on stdout, where it ends with a line break."""
 
     def __init__(self) -> None:
         self._errors = Console(stderr=True, highlight=False)
         self._thinking = False
-        self._answered = False
+        self._is_in_a_line = False
 
     def print(self, part: Part) -> None:
         match part:
@@ -121,7 +130,7 @@ class AnswerPrinter:
                 self._answer(text)
             case End():
                 self._end_thinking(followed=False)
-                if self._answered and sys.stdout.isatty():
+                if self._is_in_a_line:
                     self._answer("\n")
 
     def _end_thinking(self, *, followed: bool) -> None:
@@ -130,7 +139,8 @@ class AnswerPrinter:
         self._thinking = False
 
     def _answer(self, text: str) -> None:
-        self._answered = self._answered or bool(text)
+        if text:
+            self._is_in_a_line = not text.endswith("\n")
         sys.stdout.write(text.translate(_CONTROLS) if sys.stdout.isatty() else text)
         sys.stdout.flush()
 

@@ -71,7 +71,8 @@ def _root(
 def main() -> None:
     """The console script.
 
-    Exit status: 0, 1 (`verify` found too large a loss, or `plan --fit` found nothing), 2 (user's error), 130 (Ctrl-C).
+    Exit status: 0, 1 (`verify` found too large a loss, or `plan --fit` found nothing), 2 (user's error), 3 (`generate`
+    was cut off before its answer had its form), 130 (Ctrl-C).
     """
     with one_line_errors():
         command_line(sys.argv[1:])()

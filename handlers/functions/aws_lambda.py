@@ -4,6 +4,10 @@ Routes and answers are those of the server, but buffered: `stream: true` gives t
 QWONNX_ARTIFACT names the artifact's folder in the image, a layer or a mounted file system; the other QWONNX_* variables
 are the server's. Each instance opens and warms up its engine once and keeps it; answers do not depend on each other.
 
+A warm-up event starts the engine and is answered 200: `{"warmer": true}`, an event of a schedule, or of
+serverless-plugin-warmup. The stage in front of a path is removed (/prod/v1/models); QWONNX_BASE_PATH names the path of
+a custom domain.
+
 An answer ends shortly before its invocation times out (deadline.py). API Gateway closes the connection after 30
 seconds, whatever the function's own limit, so set QWONNX_MAX_ANSWER_SECONDS to 29 there.
 """
@@ -18,10 +22,12 @@ from functools import cache
 from typing import Any
 
 from mangum import Mangum
+from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
 from qwonnx.handlers import errors
-from qwonnx.handlers.app import create_app, error_response, host_from_environment
+from qwonnx.handlers.app import APIS, create_app, error_response, host_from_environment
+from qwonnx.handlers.http.base_path import BasePath
 from qwonnx.handlers.http.deadline import InvocationDeadline
 from qwonnx.handlers.settings import ServerSettings
 
@@ -29,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 # One invocation at a time: an instance gets one at a time, and the adapter has one event loop.
 _LOCK = threading.Lock()
+# Sources of events that keep an instance warm: EventBridge's schedules, old and new, and a plugin of serverless.com.
+_WARMERS = ("aws.events", "aws.scheduler", "serverless-plugin-warmup")
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
@@ -46,6 +54,8 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """
     with _LOCK:
         adapter = _adapter()
+        if _is_warm_up(event):
+            return _answer(JSONResponse({"status": "ready"}))
         asyncio.set_event_loop(_event_loop())  # the adapter takes it from here
         try:
             answer: dict[str, Any] = adapter(event, context)
@@ -63,7 +73,28 @@ def _adapter() -> Mangum:
     host = host_from_environment(settings)
     host.wait()
     # The adapter would run the lifespan for every event, and so close the engine after the first one.
-    return Mangum(InvocationDeadline(create_app(host, settings), _remaining_seconds), lifespan="off")
+    app = InvocationDeadline(BasePath(create_app(host, settings), base_path_of=_stage), _remaining_seconds)
+    return Mangum(app, lifespan="off")
+
+
+def _is_warm_up(event: Any) -> bool:
+    """Whether an event only keeps the instance warm. It is never an HTTP request, whose own fields come first."""
+    if not isinstance(event, dict) or "requestContext" in event:
+        return False
+    return bool(event.get("warmer")) or event.get("source") in _WARMERS
+
+
+def _stage(scope: Scope) -> str:
+    """The path of a named stage, which API Gateway leaves in front of the path of a v2 event.
+
+    A stage may have the name of a route (v1), so it is only removed where a route is left.
+    """
+    event = scope.get("aws.event", {})
+    stage = event.get("requestContext", {}).get("stage")
+    if event.get("version") != "2.0" or not isinstance(stage, str) or stage in ("", "$default"):
+        return ""
+    rest = scope["path"].removeprefix(f"/{stage}")
+    return f"/{stage}" if rest.startswith((*(f"{api.prefix}/" for api in APIS), "/health/")) else ""
 
 
 def _remaining_seconds(scope: Scope) -> float | None:
@@ -78,7 +109,10 @@ def _event_loop() -> asyncio.AbstractEventLoop:
 
 
 def _refusal(message: str) -> dict[str, Any]:
-    answer = error_response(errors.invalid(message, code="invalid_event"))
+    return _answer(error_response(errors.invalid(message, code="invalid_event")))
+
+
+def _answer(answer: Response) -> dict[str, Any]:
     return {
         "statusCode": answer.status_code,
         "headers": {"content-type": answer.headers["content-type"]},

@@ -6,8 +6,10 @@ import io
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 from qwonnx.handlers.chat.parts import End, EndReason, Part, Usage
 from qwonnx.handlers.cli.failures import CommandError
@@ -36,7 +38,7 @@ def printed(*parts: Part) -> None:
 
 def test_thoughts_go_to_stderr_and_the_answer_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     printed(ReasoningDelta("He "), ReasoningDelta("[b]asks."), ContentDelta("Ye"), ContentDelta("s."), END)
-    assert capsys.readouterr() == ("Yes.", "He [b]asks.\n\n")
+    assert capsys.readouterr() == ("Yes.\n", "He [b]asks.\n\n")
 
 
 def test_thoughts_that_no_answer_follows_end_their_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,9 +46,12 @@ def test_thoughts_that_no_answer_follows_end_their_line(capsys: pytest.CaptureFi
     assert capsys.readouterr() == ("", "Hm.\n")
 
 
-def test_what_is_piped_is_the_answer_to_the_letter(capsys: pytest.CaptureFixture[str]) -> None:
-    printed(ContentDelta("a\x1b[2J\x07\tb\n"), END)
-    assert capsys.readouterr().out == "a\x1b[2J\x07\tb\n"
+def test_what_is_piped_is_the_answer_to_the_letter_and_a_line_break(capsys: pytest.CaptureFixture[str]) -> None:
+    for end in ("", "\n"):
+        printed(ContentDelta("a\x1b[2J\x07\tb"), ContentDelta(end), END)
+        assert capsys.readouterr().out == "a\x1b[2J\x07\tb\n"
+    printed(ContentDelta(""), END)
+    assert capsys.readouterr().out == ""
 
 
 def test_on_a_terminal_nothing_moves_the_cursor_and_the_answer_ends_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +91,32 @@ def test_a_form_holds_after_thoughts_that_the_template_opens(
     script = "Free thoughts.\n</think>\n\nyes and more"
     folder = counting_model.make(tmp_path / "a", script=script, script_after=after, chat_template=template).folder
     generate(folder, chat="Hi", regex="yes|no", threads=1)
-    assert capsys.readouterr() == ("yes", "Free thoughts.\n\n")
+    assert capsys.readouterr() == ("yes\n", "Free thoughts.\n\n")
+
+
+@pytest.mark.parametrize(
+    "options", [{"regex": "y{40}"}, {"json_schema": {"type": "string", "minLength": 40, "maxLength": 40}}]
+)
+def test_a_form_that_is_cut_off_is_told_and_is_a_failure(
+    counting_folder: Path, tmp_path: Path, options: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "json_schema" in options:
+        (tmp_path / "schema.json").write_text(json.dumps(options["json_schema"]))
+        options = {"json_schema": tmp_path / "schema.json"}
+    with pytest.raises(typer.Exit) as ended:
+        generate(counting_folder, chat="Hi", max_tokens=8, threads=1, **options)
+    assert ended.value.exit_code == 3
+    assert "cut off after 8 tokens and does not have its form: raise --max-tokens" in capsys.readouterr().err
+    generate(counting_folder, chat="Hi", max_tokens=64, threads=1, **options)
+
+
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_an_empty_message_is_refused(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CommandError, match="--chat is empty"):
+        generate(tmp_path, chat=text)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    with pytest.raises(CommandError, match="--chat is empty"):
+        generate(tmp_path, chat="-")
 
 
 def test_statistics_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:

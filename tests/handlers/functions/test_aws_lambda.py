@@ -178,10 +178,52 @@ def test_bad_requests_and_bad_events_are_answered_and_the_instance_lives_on(func
     assert refusal(event("POST", "/v1/chat/completions", wrong), 400)["param"] == "temperature"
     assert refusal(event("GET", "/v2/nothing"), 404)["code"] == "route_not_found"
     assert refusal(event("GET", "/v1/chat/completions"), 405)["code"] == "method_not_allowed"
-    assert refusal({"source": "aws.events", "detail": {}}, 400)["code"] == "invalid_event"
+    assert refusal({"Records": [{"eventSource": "aws:sqs"}]}, 400)["code"] == "invalid_event"
     undecodable = {**event("POST", "/v1/chat/completions"), "body": "a", "isBase64Encoded": True}
     assert refusal(undecodable, 400)["code"] == "invalid_event"
     assert json_of(function.invoke(event("GET", "/health/live"))) == {"status": "live"}
+
+
+@pytest.mark.parametrize(
+    "warming",
+    [
+        {"warmer": True, "concurrency": 3},
+        {"version": "0", "detail-type": "Scheduled Event", "source": "aws.events", "detail": {}, "resources": []},
+        {"source": "aws.scheduler"},
+        {"source": "serverless-plugin-warmup"},
+    ],
+)
+def test_an_event_that_keeps_an_instance_warm_is_answered(function: LambdaService, warming: dict[str, Any]) -> None:
+    assert json_of(function.invoke(warming)) == {"status": "ready"}
+
+
+@pytest.mark.parametrize(
+    ("stage", "path"),
+    [("prod", "/prod/v1/models"), ("prod", "/v1/models"), ("v1", "/v1/v1/models"), ("v1", "/v1/models")],
+)
+def test_a_named_stage_is_not_part_of_the_path(function: LambdaService, stage: str, path: str) -> None:
+    staged = event("GET", path)
+    staged["requestContext"]["stage"] = stage
+    assert json_of(function.invoke(staged))["data"][0]["id"] == MODEL
+
+
+def test_a_rest_api_answers_in_any_stage(function: LambdaService) -> None:
+    """Payload format 1.0, whose path has no stage."""
+    request = {
+        "resource": "/{proxy+}",
+        "path": "/v1/models",
+        "httpMethod": "GET",
+        "headers": {"Host": "abc.execute-api.eu-north-1.amazonaws.com"},
+        "multiValueHeaders": {"Host": ["abc.execute-api.eu-north-1.amazonaws.com"]},
+        "queryStringParameters": None,
+        "multiValueQueryStringParameters": None,
+        "requestContext": {"stage": "v1", "path": "/v1/v1/models", "identity": {"sourceIp": "1.2.3.4"}},
+        "body": None,
+        "isBase64Encoded": False,
+    }
+    answer = function.invoke(request)
+    assert answer["statusCode"] == 200
+    assert json.loads(answer["body"])["data"][0]["id"] == MODEL
 
 
 @pytest.fixture(scope="module")
