@@ -6,6 +6,7 @@ An API is a folder with an Api record (http/api.py) and a line in APIS. GET /hea
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from starlette.routing import Route
 
 from qwonnx.handlers.api_keys import api_keys
 from qwonnx.handlers.chat.capsule_store import CapsuleStore
+from qwonnx.handlers.environment import warnings_about
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.http import health
 from qwonnx.handlers.http.access_log import AccessLog
@@ -29,6 +31,8 @@ from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.errors import SettingsError
 from qwonnx.runtime.settings import RuntimeSettings
+
+logger = logging.getLogger(__name__)
 
 # The first one also answers for paths that do not belong to an API.
 APIS: tuple[Api, ...] = (OPENAI,)
@@ -90,6 +94,8 @@ def host_from_environment(settings: ServerSettings) -> ModelHost:
     Raises:
         SettingsError: a variable is missing or malformed.
     """
+    for warning in warnings_about():
+        logger.warning("%s", warning)
     folder = os.environ.get("QWONNX_ARTIFACT", "").strip()
     if not folder:
         raise SettingsError("QWONNX_ARTIFACT is not set: give the artifact's folder")

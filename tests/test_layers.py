@@ -55,6 +55,7 @@ ORDER: Mapping[str, tuple[str, ...]] = {
     "handlers": (
         "errors",
         "settings",
+        "environment",
         "api_keys",
         "model_host",
         "http",

@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from qwonnx.handlers.cli.failures import one_line_errors
+from qwonnx.handlers.environment import warnings_about
 
 # By name: the module, and the function in it.
 _COMMANDS = {
@@ -74,5 +75,7 @@ def main() -> None:
     Exit status: 0, 1 (`verify` found too large a loss, or `plan --fit` found nothing), 2 (user's error), 3 (`generate`
     was cut off before its answer had its form), 130 (Ctrl-C).
     """
+    for warning in warnings_about():
+        print(f"qwonnx: warning: {warning}", file=sys.stderr)
     with one_line_errors():
         command_line(sys.argv[1:])()

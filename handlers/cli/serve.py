@@ -124,6 +124,7 @@ def serve(
         server.run(sockets=[listener])
     if model.error is not None:
         raise model.error
+    print("Stopped. Goodbye.", flush=True)
 
 
 def _bytes(text: str | None, option: str) -> int | None:
@@ -132,7 +133,12 @@ def _bytes(text: str | None, option: str) -> int | None:
 
 def _greeting(url: str, name: str, *, needs_key: bool) -> str:
     """The server's address, and a command to paste into a shell."""
-    body = {"model": name, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 64}
+    body = {
+        "model": name,
+        "messages": [{"role": "user", "content": "What is Germany called in Swahili?"}],
+        "chat_template_kwargs": {"enable_thinking": False},  # so that an answer comes at once
+        "max_tokens": 64,
+    }
     lines = [
         f"Serving {name} at {url}/v1 (Ctrl-C ends it). Try:",
         f"  curl {url}/v1/chat/completions -H 'content-type: application/json' \\",

@@ -28,7 +28,7 @@ def test_prompts_are_continued_on_stdout_and_nothing_else_is_printed(counting_fo
     result = qwonnx("generate", counting_folder, "--prompt", "Hello", "--max-tokens", 8)
     assert (result.returncode, result.stderr) == (0, "")
     model = counting_model.CountingModel(counting_folder, _tokenizer(counting_folder), 1, None)
-    assert result.stdout == model.tokenizer.decode(model.answer(model.tokenizer.encode("Hello"), 8))
+    assert result.stdout == model.tokenizer.decode(model.answer(model.tokenizer.encode("Hello"), 8)) + "\n"
     piped = qwonnx("generate", counting_folder, "--prompt", "-", "--max-tokens", 8, "--stats", stdin="Hello")
     assert piped.stdout == result.stdout
     assert re.fullmatch(r"\d+ prompt tokens, first token after .* 8 tokens, finish reason length\n", piped.stderr)
@@ -37,7 +37,7 @@ def test_prompts_are_continued_on_stdout_and_nothing_else_is_printed(counting_fo
 def test_chats_show_thoughts_on_stderr_and_the_answer_on_stdout(tmp_path: Path) -> None:
     folder = counting_model.make(tmp_path / "artifact", script="<think>\nHe asks.\n</think>\n\nYes.").folder
     result = qwonnx("generate", folder, "--chat", "Is it?", "--system", "Be brief.", "--no-thinking")
-    assert (result.returncode, result.stdout) == (0, "Yes.")
+    assert (result.returncode, result.stdout) == (0, "Yes.\n")
     assert result.stderr.strip() == "He asks."
 
 

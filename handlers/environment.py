@@ -1,0 +1,85 @@
+"""All QWONNX_* variables of the commands and the servers, from the settings that they set.
+
+The docstring of a settings class describes each field, so help, documentation and code cannot differ.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import Field, dataclass, fields
+from difflib import get_close_matches
+from typing import Any
+
+from qwonnx.handlers.settings import ServerSettings
+from qwonnx.runtime.settings import RuntimeSettings
+
+_PREFIX = "QWONNX_"
+_FOR_TESTS = "QWONNX_TEST_"
+_ARTIFACT_MEANING = "folder of the artifact, for servers that are not started by `qwonnx serve`: functions, uvicorn."
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One variable.
+
+    name: QWONNX_...
+    default: as one would write it; empty without one.
+    meaning: what it sets, in a sentence or two.
+    """
+
+    name: str
+    default: str
+    meaning: str
+
+
+def variables() -> tuple[Variable, ...]:
+    """Every variable, in the order of the documentation."""
+    artifact = Variable(f"{_PREFIX}ARTIFACT", "", _ARTIFACT_MEANING)
+    return (artifact, *_variables_of(ServerSettings), *_variables_of(RuntimeSettings))
+
+
+def warnings_about(environment: Mapping[str, str] | None = None) -> list[str]:
+    """A sentence for each variable that looks like one of qwonnx and is none. Values are not told.
+
+    Args:
+        environment: the variables; None is os.environ.
+    """
+    known = {variable.name for variable in variables()}
+    given = os.environ if environment is None else environment
+    unknown = sorted(name for name in given if name.startswith(_PREFIX) and not name.startswith(_FOR_TESTS))
+    return [_warning(name, known) for name in unknown if name not in known]
+
+
+def _warning(name: str, known: Collection[str]) -> str:
+    likely = get_close_matches(name.removeprefix(_PREFIX), [each.removeprefix(_PREFIX) for each in known], n=1)
+    remedy = f"did you mean {_PREFIX}{likely[0]}?" if likely else "docs/configuration.md lists all"
+    return f"{name} is not a variable of qwonnx and has no effect: {remedy}"
+
+
+def _variables_of(settings: type[Any]) -> Iterator[Variable]:
+    meanings = _meanings(inspect.getdoc(settings) or "")
+    for field in fields(settings):
+        yield Variable(f"{_PREFIX}{field.name.upper()}", _written(field), meanings[field.name])
+
+
+def _meanings(doc: str) -> dict[str, str]:
+    """The lines `name: meaning` of a docstring; further lines of a meaning are indented."""
+    found = re.findall(r"^(\w+): (.*(?:\n {4}.*)*)", doc, re.MULTILINE)
+    return {name: re.sub(r"\bNone\b", "unset", " ".join(meaning.split())) for name, meaning in found}
+
+
+def _written(field: Field[Any]) -> str:
+    """A default as the variable would set it."""
+    value = field.default
+    if value is None or value == "":
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    if field.name.endswith("_bytes") and value and value % (1 << 20) == 0:
+        return f"{value >> 30}GiB" if value % (1 << 30) == 0 else f"{value >> 20}MiB"
+    return f"{value:g}" if isinstance(value, float) else str(value)
