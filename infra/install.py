@@ -7,6 +7,7 @@ wheels can be reached, pip gets it as a second index, and prefers its `+cpu` bui
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import platform
 import subprocess
 import sys
@@ -29,6 +30,8 @@ def main() -> None:
     parser.add_argument("--with", dest="others", nargs="*", default=[], help="further packages")
     arguments, pip_flags = parser.parse_known_args()
     if not (arguments.venv / "pyvenv.cfg").is_file():
+        if importlib.util.find_spec("ensurepip") is None:
+            sys.exit("this Python cannot make virtual environments: apt install python3-venv, or use another Python")
         print(f"making {arguments.venv}")
         venv.create(arguments.venv, with_pip=True)
     python = arguments.venv / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")

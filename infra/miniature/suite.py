@@ -17,6 +17,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from infra.miniature.checkpoint import TRAINED
 from infra.miniature.conversation import Example, Json
 from infra.miniature.evaluate import TRAINED_LENGTHS, Numbers, suites
 from infra.miniature.mixture import Mixture, Proportions
@@ -65,7 +66,12 @@ def _write(path: Path, lines: Iterable[Json]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m infra.miniature.suite", description=__doc__)
-    parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json: lengths are counted with it")
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        default=TRAINED / "tokenizer.json",
+        help="tokenizer.json with which lengths are counted; by default the miniature's",
+    )
     parser.add_argument("--out", type=Path, required=True, help="the file to write")
     parser.add_argument("--number", type=int, default=256, help="questions of the glossary; others in proportion")
     parser.add_argument(
