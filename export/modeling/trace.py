@@ -7,9 +7,11 @@ graph_weights.py and weight_stage.py add the values after the lowering, so the 3
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import onnx_ir as ir
@@ -27,6 +29,7 @@ from qwonnx.runtime.artifact.manifest import StateSpec, TensorSpec
 
 # Sizes of the symbolic dimensions while tracing: all different, and not 0 or 1, which torch.export would specialise.
 _EXAMPLE_SIZES = {"batch": 2, "sequence": 5, "num_logits": 3, "max_model_len": 17}
+_CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def decoder_inputs() -> tuple[TensorSpec, ...]:
@@ -74,7 +77,7 @@ def trace_decoder(config: ModelConfig) -> ir.Model:
         [tuple(_dynamic(state.shape, dimensions) for state in pair) for pair in _pairs(states)],
     )
     arguments = (*examples, _pairs(past))
-    with torch.no_grad(), _quiet_exporter():
+    with torch.no_grad(), _quiet_exporter(), _private_cache():
         program = torch.export.export(decoder, arguments, dynamic_shapes=dynamic_shapes, strict=False)
         onnx_program = torch.onnx.export(
             program,
@@ -125,3 +128,17 @@ def _quiet_exporter() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def _private_cache() -> Iterator[None]:
+    """Give torch's compiler, which looks for orders in a shared folder, a private one that does not stay."""
+    if _CACHE_VARIABLE in os.environ:
+        yield
+        return
+    with TemporaryDirectory(prefix="qwonnx-trace-") as folder:
+        os.environ[_CACHE_VARIABLE] = folder
+        try:
+            yield
+        finally:
+            del os.environ[_CACHE_VARIABLE]

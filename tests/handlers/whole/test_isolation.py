@@ -23,6 +23,7 @@ from qwonnx.runtime.artifact.folder import Artifact
 from tests.handlers.cli.commands import FAST, QWONNX
 from tests.handlers.serving import chat
 
+ROOT = Path(__file__).resolve().parents[3]
 # Longer than ONNX Runtime needs from its start to its first question to DNS, which was seen after ten seconds.
 _SERVED_SECONDS = float(os.environ.get("QWONNX_ISOLATION_SECONDS", "12"))
 
@@ -136,6 +137,19 @@ def test_a_server_writes_only_capsules_and_connects_to_nothing(tiny_fp32: Artifa
     assert calls.connections == ()
     assert all("SOCK_STREAM" in line for line in calls.sockets)
     assert len(calls.sockets) == 1, "the socket that listens"
+    assert list(home.rglob("*")) == []
+
+
+def test_the_demonstration_speaks_to_this_machine_only_and_writes_in_its_folder(tmp_path: Path) -> None:
+    home, log = _folder(tmp_path, "home"), tmp_path / "log"
+    traced = _traced([sys.executable, "infra/demo.py", "--once"], log, home)
+    ran = subprocess.run(traced.command, cwd=ROOT, env=traced.environment, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    calls = Calls.of(log.read_text())
+    assert {line for line in calls.connections if "127.0.0.1" not in line} == set()
+    ours = (".demo", str(ROOT), sys.prefix)  # compiled code goes beside its source
+    writing = {path for path in calls.written if not path.startswith((*ours, "/proc/"))}
+    assert {path for path in writing if Path(path).exists()} == set()
     assert list(home.rglob("*")) == []
 
 
