@@ -30,6 +30,7 @@ from qwonnx.runtime.artifact.manifest import StateSpec, TensorSpec
 # Sizes of the symbolic dimensions while tracing: all different, and not 0 or 1, which torch.export would specialise.
 _EXAMPLE_SIZES = {"batch": 2, "sequence": 5, "num_logits": 3, "max_model_len": 17}
 _CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+_USERS_CACHE = os.environ.get(_CACHE_VARIABLE)  # torch sets it, too, when it first looks
 
 
 def decoder_inputs() -> tuple[TensorSpec, ...]:
@@ -58,6 +59,21 @@ def decoder_weights(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in decoder.named_parameters()}
 
 
+@contextmanager
+def _private_cache() -> Iterator[None]:
+    """Give torch's compiler, which looks for orders in a folder that is shared, a private one that does not stay."""
+    if _USERS_CACHE is not None:
+        yield
+        return
+    with TemporaryDirectory(prefix="qwonnx-trace-") as folder:
+        os.environ[_CACHE_VARIABLE] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop(_CACHE_VARIABLE, None)
+
+
+@_private_cache()
 def trace_decoder(config: ModelConfig) -> ir.Model:
     """Trace the text model.
 
@@ -77,7 +93,7 @@ def trace_decoder(config: ModelConfig) -> ir.Model:
         [tuple(_dynamic(state.shape, dimensions) for state in pair) for pair in _pairs(states)],
     )
     arguments = (*examples, _pairs(past))
-    with torch.no_grad(), _quiet_exporter(), _private_cache():
+    with torch.no_grad(), _quiet_exporter():
         program = torch.export.export(decoder, arguments, dynamic_shapes=dynamic_shapes, strict=False)
         onnx_program = torch.onnx.export(
             program,
@@ -128,17 +144,3 @@ def _quiet_exporter() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-@contextmanager
-def _private_cache() -> Iterator[None]:
-    """Give torch's compiler, which looks for orders in a shared folder, a private one that does not stay."""
-    if _CACHE_VARIABLE in os.environ:
-        yield
-        return
-    with TemporaryDirectory(prefix="qwonnx-trace-") as folder:
-        os.environ[_CACHE_VARIABLE] = folder
-        try:
-            yield
-        finally:
-            del os.environ[_CACHE_VARIABLE]
