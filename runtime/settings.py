@@ -51,6 +51,8 @@ class RuntimeSettings:
     prefix_cache_bytes: memory for snapshots of prompts, so that shared beginnings are not read again; 0 turns it off.
     spin: threads busy-wait between operators: faster, but cores are at 100 % during a step.
     log_severity: ONNX Runtime's, from 0 (verbose) to 4 (fatal only); errors that it logs are also raised.
+    allow_special_tokens: special tokens count in a chat whoever wrote them, so a message can end its turn and begin
+        another. By default only the chat template's own do.
     """
 
     num_threads: int | None = None
@@ -63,6 +65,7 @@ class RuntimeSettings:
     prefix_cache_bytes: int = 1 << 30
     spin: bool = True
     log_severity: int = 4
+    allow_special_tokens: bool = False
 
     def __post_init__(self) -> None:
         for name, lowest in _LOWEST.items():

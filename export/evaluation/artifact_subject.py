@@ -74,7 +74,7 @@ class ArtifactSubject:
         if question.pictures:
             raise SkippedError("with pictures: artifacts read only text")
         rendered = render(self._files, question)
-        ids = self.tokenizer.encode(rendered.prompt)
+        ids = rendered.token_ids
         answer = answer_tokens(self.tokenizer, rendered.answer, self._files.eos_token_ids)
         settled = settle_max_tokens(len(ids), len(answer), max_tokens, self._model.max_position_embeddings)
         return Prompt(tuple(ids), answer, rendered.thinking_open, settled)

@@ -120,7 +120,7 @@ class CheckpointSubject:
 
     def prompt(self, question: Question, max_tokens: int | None) -> Prompt:
         rendered = render(self._files, question)
-        ids, pictures = self.tokenizer.encode(rendered.prompt), None
+        ids, pictures = rendered.token_ids, None
         if question.pictures:
             if isinstance(self._pictures, str):
                 raise SkippedError(self._pictures)

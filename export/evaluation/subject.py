@@ -14,6 +14,7 @@ from qwonnx.export.evaluation.report import ModelRow
 from qwonnx.export.evaluation.suite import Question
 from qwonnx.runtime.errors import TemplateError
 from qwonnx.runtime.text.chat_prompt import ChatModel, render_chat
+from qwonnx.runtime.text.template_text import TemplateText, own_spans
 from qwonnx.runtime.text.tokenizer import Tokenizer
 
 
@@ -107,10 +108,10 @@ class Subject(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A question as text: the prompt, and the expected answer as the template writes it, empty if it does not."""
+    """A question: the prompt's tokens, and the expected answer as the template writes it, empty if it does not."""
 
-    prompt: str
-    answer: str
+    token_ids: list[int]
+    answer: TemplateText
     thinking_open: bool
 
 
@@ -132,13 +133,13 @@ def render(model: ChatModel, question: Question) -> Rendered:
         )
     except TemplateError as error:
         raise EvaluationError(f"the question of line {question.line} cannot be rendered: {error}") from error
-    answer = whole[len(chat.text) :] if whole.startswith(chat.text) else ""
-    return Rendered(chat.text, answer, chat.thinking_open)
+    answer = TemplateText(whole[len(chat.text) :], own_spans(whole[len(chat.text) :]))
+    return Rendered(chat.token_ids, answer if whole.startswith(chat.text) else TemplateText(), chat.thinking_open)
 
 
-def answer_tokens(tokenizer: Tokenizer, answer: str, end_token_ids: frozenset[int]) -> tuple[int, ...]:
+def answer_tokens(tokenizer: Tokenizer, answer: TemplateText, end_token_ids: frozenset[int]) -> tuple[int, ...]:
     """Tokens of an expected answer up to the one that ends it."""
-    ids = tokenizer.encode(answer)
+    ids = tokenizer.encode_chat(answer).token_ids
     end = next((place for place, token in enumerate(ids) if token in end_token_ids), len(ids))
     return tuple(ids[: end + 1])
 

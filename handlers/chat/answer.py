@@ -20,6 +20,7 @@ from qwonnx.handlers import errors
 from qwonnx.handlers.chat.capsule_store import CapsuleStore
 from qwonnx.handlers.chat.outputs import OutputStream
 from qwonnx.handlers.chat.parts import End, Part, PartReader
+from qwonnx.handlers.chat.prompting import prompt_of
 from qwonnx.handlers.chat.request import ChatRequest
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
@@ -53,8 +54,7 @@ async def begin(
     """
     try:
         params = request.params(engine.default_sampling)
-        # Templates and tokenizers take tens of milliseconds for long conversations; the event loop must not wait.
-        prompt = await asyncio.to_thread(request.render, engine)
+        prompt = await prompt_of(engine, request)
         guide = request.guide_of(prompt)
         if guide is not None:
             params = dataclasses.replace(params, guide=guide)

@@ -12,6 +12,7 @@ from qwonnx.runtime.sampling.params import SamplingParams
 
 if TYPE_CHECKING:  # imports the tokenizer and the template, which a command needs later
     from qwonnx.runtime.text.chat_prompt import ChatModel, ChatPrompt
+    from qwonnx.runtime.text.template_text import TemplateText
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +51,20 @@ class ChatRequest:
         Raises:
             TemplateError: the model has no template, or it refuses the conversation.
         """
-        from qwonnx.runtime.text.chat_prompt import render_chat
+        from qwonnx.runtime.text.chat_prompt import encode_chat
+
+        return encode_chat(model, self.render_text(model), self.tools)
+
+    def render_text(self, model: ChatModel) -> TemplateText:
+        """The prompt as text.
+
+        Raises:
+            TemplateError: the model has no template, or it refuses the conversation.
+        """
+        from qwonnx.runtime.text.chat_prompt import render_text
 
         variables = {} if self.thinking is None else {"enable_thinking": self.thinking}
-        return render_chat(model, self.messages, self.tools, variables)
+        return render_text(model, self.messages, self.tools, variables)
 
     def guide_of(self, prompt: ChatPrompt) -> Guide | None:
         """The form of the answer to this prompt. If the prompt opens the reasoning, the form applies after that.

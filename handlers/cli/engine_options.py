@@ -8,7 +8,7 @@ from typing import Any
 from qwonnx.runtime.settings import RuntimeSettings
 
 
-def runtime_settings(**options: int | None) -> RuntimeSettings:
+def runtime_settings(**options: int | bool | None) -> RuntimeSettings:
     """Settings from the environment, changed by the given options.
 
     Raises:

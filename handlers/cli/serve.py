@@ -59,6 +59,13 @@ def serve(
         CapsuleCompression | None,
         typer.Option(help="zstd writes smaller capsules and takes processor time; by default none."),
     ] = None,
+    allow_special_tokens: Annotated[
+        bool,
+        typer.Option(
+            "--allow-special-tokens",
+            help="Special tokens that a message spells out count as such: it can then forge a turn.",
+        ),
+    ] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Also check the hashes of the weights first.")] = False,
 ) -> None:
     """Serve an artifact to OpenAI's clients, until Ctrl-C.
@@ -81,6 +88,7 @@ def serve(
         cache_bytes=_bytes(cache_bytes, "--cache-bytes"),
         prefix_cache_bytes=_bytes(prefix_cache_bytes, "--prefix-cache-bytes"),
         num_threads=threads,
+        allow_special_tokens=allow_special_tokens or None,
     )
     settings = ServerSettings.from_environment()
     if model_name is not None:

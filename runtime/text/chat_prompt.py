@@ -8,7 +8,10 @@ from typing import Any, Protocol
 from qwonnx.runtime.errors import TemplateError
 from qwonnx.runtime.text.chat_template import ChatTemplate
 from qwonnx.runtime.text.output_parser import OutputParser
+from qwonnx.runtime.text.template_text import TemplateText, is_own, own, plain
 from qwonnx.runtime.text.tokenizer import Tokenizer
+
+_THINK = "<think>"
 
 
 class ChatModel(Protocol):
@@ -43,7 +46,7 @@ class ChatPrompt:
     turn_ends: positions after each turn, ascending.
     """
 
-    text: str
+    text: TemplateText
     token_ids: list[int]
     thinking_open: bool
     tools: list[dict[str, Any]]
@@ -70,17 +73,60 @@ def render_chat(
 ) -> ChatPrompt:
     """Apply the model's chat template and tokenize. The time is proportional to the conversation.
 
+    Only what the template writes becomes control: special tokens that the messages, tools or variables spell are text.
+
+    Raises:
+        TemplateError: the model has no template, or it refuses the conversation.
+    """
+    return encode_chat(model, render_text(model, messages, tools, variables), tools)
+
+
+def render_text(
+    model: ChatModel, messages: list[dict[str, Any]], tools: list[dict[str, Any]], variables: dict[str, Any]
+) -> TemplateText:
+    """The first half of render_chat(): apply the chat template.
+
     Raises:
         TemplateError: the model has no template, or it refuses the conversation.
     """
     if model.chat_template is None:
         raise TemplateError("the model has no chat template: use a checkpoint that has one")
-    text = model.chat_template.render(messages, tools=tools or None, **variables)
-    token_ids = model.tokenizer.encode(text)
+    return model.chat_template.render(messages, tools=tools or None, **variables)
+
+
+def encode_chat(
+    model: ChatModel,
+    text: TemplateText,
+    tools: list[dict[str, Any]],
+    *,
+    at_most: int | None = None,
+    allow_special_tokens: bool = False,
+) -> ChatPrompt:
+    """The second half of render_chat(): tokenize. The time and the memory are proportional to the text.
+
+    Args:
+        model: the model.
+        text: output of its template.
+        tools: see ChatPrompt.
+        at_most: a text that surely has more tokens is refused before the work.
+        allow_special_tokens: special tokens count whoever wrote them, so that a message can end its turn.
+
+    Raises:
+        InvalidRequestError: the text has more tokens than at_most.
+    """
+    if allow_special_tokens:
+        text = own(plain(text))
+    encoded = model.tokenizer.encode_chat(text, at_most)
     # Turns end with the same tokens as answers. The text after the last one opens the answer; later renderings change
-    # it.
-    ends = tuple(position for position, token in enumerate(token_ids, 1) if token in model.eos_token_ids)
-    return ChatPrompt(text, token_ids, text.rstrip().endswith("<think>"), tools, ends)
+    # it. No text of the request is an added token, so none ends a turn.
+    ends = tuple(place + 1 for place in encoded.added_at if encoded.token_ids[place] in model.eos_token_ids)
+    return ChatPrompt(text, encoded.token_ids, _opens_thinking(text), tools, ends)
+
+
+def _opens_thinking(text: TemplateText) -> bool:
+    """Whether the template, and not a message, wrote a <think> at the end."""
+    ending = text.rstrip()
+    return ending.endswith(_THINK) and is_own(ending[len(ending) - len(_THINK) :])
 
 
 def system_beginning(model: ChatModel, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> list[int]:

@@ -7,15 +7,16 @@ the sandbox bounds their ranges. Every failure of a template is a TemplateError.
 
 from __future__ import annotations
 
-import datetime
 import json
-from typing import Any, NoReturn
+from typing import Any
 
 import jinja2
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from qwonnx.runtime.errors import TemplateError
+from qwonnx.runtime.text.template_environment import TemplateEnvironment
+from qwonnx.runtime.text.template_text import TemplateText, joined, own
+
+_ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})  # no request can choose another text for these
 
 MAX_SOURCE_CHARACTERS = 1 << 20
 MAX_RENDERED_CHARACTERS = 16 << 20  # about 4 million tokens of English; the engine checks the exact limit
@@ -35,7 +36,7 @@ class ChatTemplate:
         if len(source) > MAX_SOURCE_CHARACTERS:
             raise TemplateError(f"the chat template has {len(source)} characters: at most {MAX_SOURCE_CHARACTERS} fit")
         try:
-            self._template = _environment().from_string(source)
+            self._template = TemplateEnvironment().from_string(source)
         except (jinja2.TemplateError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
             # Errors of Jinja, and of Python's compiler, which gets the code that Jinja makes of a template.
             raise TemplateError(f"the chat template is malformed: {str(error) or type(error).__name__}") from error
@@ -47,8 +48,8 @@ class ChatTemplate:
         tools: list[dict[str, Any]] | None = None,
         add_generation_prompt: bool = True,
         **variables: Any,
-    ) -> str:
-        """Text of a conversation, by default ending where the model's answer begins.
+    ) -> TemplateText:
+        """Text of a conversation, by default ending where the model's answer begins; it knows what the template wrote.
 
         Args:
             messages: OpenAI's form. Content is a string or a list of parts, as the template expects. Arguments of tool
@@ -60,7 +61,7 @@ class ChatTemplate:
         Raises:
             TemplateError: the template raises or fails.
         """
-        prepared = [_with_parsed_arguments(message) for message in messages]
+        prepared = [_with_own_role(_with_parsed_arguments(message)) for message in messages]
         pieces: list[str] = []
         length = 0
         try:
@@ -77,34 +78,14 @@ class ChatTemplate:
             raise TemplateError(str(error)) from error
         except Exception as error:  # a template can fail like any program
             raise TemplateError(f"the chat template cannot render this conversation: {error}") from error
-        return "".join(pieces)
+        text = joined(pieces)
+        return text if isinstance(text, TemplateText) else TemplateText(text)
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    return environment
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    # Jinja's own filter escapes <, > and & for HTML, which would change the prompt.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _strftime_now(pattern: str) -> str:
-    return datetime.datetime.now().strftime(pattern)
+def _with_own_role(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose role counts as the template's own text: some write it into a token, as in <|user|>."""
+    role = message.get("role") if isinstance(message, dict) else None
+    return {**message, "role": own(role)} if isinstance(role, str) and role in _ROLES else message
 
 
 def _with_parsed_arguments(message: dict[str, Any]) -> dict[str, Any]:

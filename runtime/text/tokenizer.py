@@ -8,6 +8,7 @@ loads a tokenizer.json, for the runtime and for the exporter.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ import tokenizers.models
 from tokenizers.pre_tokenizers import ByteLevel
 
 from qwonnx.runtime.artifact.strict_json import quoted
-from qwonnx.runtime.errors import TokenizerError
+from qwonnx.runtime.errors import InvalidRequestError, TokenizerError
+from qwonnx.runtime.text.added_tokens import AddedToken, AddedTokens, Piece
+from qwonnx.runtime.text.template_text import Span, TemplateText, own_spans, plain
+from qwonnx.runtime.text.token_bounds import NormalForm, TokenBounds
 
 MAX_FILE_BYTES = 128 << 20  # Qwen 3.5's tokenizer.json has 13 to 20 MB, depending on its spacing
 
@@ -52,8 +56,23 @@ class _Document(msgspec.Struct):
     model: msgspec.Raw = _ABSENT
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedText:
+    """A text as tokens.
+
+    token_ids: all of them.
+    added_at: positions of those that are added tokens, ascending.
+    """
+
+    token_ids: list[int]
+    added_at: tuple[int, ...]
+
+
 class Tokenizer:
     """A tokenizer.json, loaded. Safe to use from several threads.
+
+    The library never looks for added tokens: this class finds them where they may be (added_tokens.py), and the library
+    encodes the text between them.
 
     Args:
         source: the text of tokenizer.json.
@@ -65,7 +84,7 @@ class Tokenizer:
     def __init__(self, source: str | bytes) -> None:
         checked = _checked(source)
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_buffer(checked)
+            self._tokenizer = tokenizers.Tokenizer.from_buffer(checked.source)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # the library raises bare Exception; its panics are BaseExceptions
@@ -77,10 +96,25 @@ class Tokenizer:
         # (names).
         if isinstance(self._tokenizer.model, tokenizers.models.BPE):
             self._tokenizer.model._resize_cache(0)
-        added = self._tokenizer.get_added_tokens_decoder()
+        # In the library all added tokens are special, and special tokens are text.
+        self._tokenizer.encode_special_tokens = True
+        added = {
+            token_id: AddedToken(
+                token.content,
+                token.content in checked.special,
+                normalized=token.normalized,
+                single_word=token.single_word,
+                lstrip=token.lstrip,
+                rstrip=token.rstrip,
+            )
+            for token_id, token in self._tokenizer.get_added_tokens_decoder().items()
+        }
         self._special = frozenset(token_id for token_id, token in added.items() if token.special)
         # Matched literally, never by merging: special tokens, <think>, <tool_call>.
         self.added_token_ids = tuple(sorted(added))
+        normalizer = self._tokenizer.normalizer
+        self._added = AddedTokens(added, None if normalizer is None else normalizer.normalize_str)
+        self._bounds = TokenBounds(self._ordinary_tokens, checked.normal_form)
         self._bytes: dict[int, bytes] = {}
         # Ids from here on are rows that pad the embedding; they have no text.
         self.num_tokens = max(self._tokenizer.get_vocab_size(with_added_tokens=False), *(1 + i for i in added), 0)
@@ -107,9 +141,50 @@ class Tokenizer:
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values())
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text. Special tokens written out in it, as a chat template does, become those tokens."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+        """Token ids of a text. Special tokens written out in it become those tokens, whoever wrote it."""
+        return self._encoded(self._added.pieces(_without_surrogates(text), [Span(0, len(text))])).token_ids
+
+    def encode_chat(self, text: TemplateText, at_most: int | None = None) -> EncodedText:
+        """Tokens of a chat template's output; only what the template wrote becomes an added token.
+
+        Releases the GIL. Time and memory are proportional to the text.
+
+        Args:
+            text: output of a template.
+            at_most: refuse a text that surely has more tokens, before the work.
+
+        Raises:
+            InvalidRequestError: it has more tokens than at_most.
+        """
+        pieces = self._added.pieces(_without_surrogates(text), own_spans(text))
+        if at_most is not None and len(text) > at_most:
+            least = sum(1 if piece.token_id is not None else self._bounds.fewest(piece.text) for piece in pieces)
+            if least > at_most:
+                raise _too_long(f"at least {least}", at_most)
+        return self._encoded(pieces, at_most)
+
+    def _encoded(self, pieces: Sequence[Piece], at_most: int | None = None) -> EncodedText:
+        # encode() keeps the GIL while it works: 1.5 s for 1 MiB. encode_batch_fast() releases it, and finds no offsets.
+        texts = [piece.text for piece in pieces if piece.token_id is None]
+        found = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False) if texts else []
+        count = len(pieces) - len(texts) + sum(map(len, found))
+        if at_most is not None and count > at_most:
+            raise _too_long(str(count), at_most)  # before the ids become objects, which needs the GIL
+        encodings = iter(found)
+        token_ids: list[int] = []
+        added_at: list[int] = []
+        for piece in pieces:
+            if piece.token_id is None:
+                token_ids += next(encodings).ids
+            else:
+                added_at.append(len(token_ids))
+                token_ids.append(piece.token_id)
+        return EncodedText(token_ids, tuple(added_at))
+
+    def _ordinary_tokens(self) -> list[bytes]:
+        """The bytes of the model's tokens, in any order."""
+        names = self._tokenizer.get_vocab(with_added_tokens=False)
+        return [name.translate(_BYTE_OF_CODE).encode("latin-1", errors="replace") for name in names]
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of a whole sequence; bytes that are not UTF-8 become U+FFFD. Ids without a token add nothing."""
@@ -141,7 +216,21 @@ class Tokenizer:
         return b"" if token is None else _bytes_of(token)
 
 
-def _checked(source: str | bytes) -> bytes:
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """A checked tokenizer.json.
+
+    source: for the library.
+    special: contents of the added tokens that are special.
+    normal_form: to which the normaliser brings a text; None if it is several.
+    """
+
+    source: bytes
+    special: frozenset[str]
+    normal_form: NormalForm | None
+
+
+def _checked(source: str | bytes) -> _Checked:
     """The document for the library: only the allowed parts, each once.
 
     Truncation and padding, left in a file by a training run, are dropped: they would cut prompts short or pad them.
@@ -150,6 +239,7 @@ def _checked(source: str | bytes) -> bytes:
         document = msgspec.json.decode(source, type=_Document)
         model = msgspec.json.decode(document.model, type=_Model)
         parts = {name: msgspec.json.decode(getattr(document, name)) for name in _COMPONENTS if name != "model"}
+        added = msgspec.json.decode(document.added_tokens, type=list[dict[str, Any]] | None) or []
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise TokenizerError(quoted(str(error))) from error
     for name, allowed in _COMPONENTS.items():
@@ -160,9 +250,16 @@ def _checked(source: str | bytes) -> bytes:
         raise TokenizerError("its model has a dropout: its tokens would be random")
     # The small parts are encoded again, so the library gets what was checked even if a key appears twice.
     fields = {name: msgspec.json.encode(part) for name, part in parts.items()}
-    fields |= {"added_tokens": bytes(document.added_tokens), "model": bytes(document.model)}
+    all_special = [{**token, "special": True} for token in added]
+    fields |= {"added_tokens": msgspec.json.encode(all_special), "model": bytes(document.model)}
     fields = {"version": b'"1.0"', "truncation": b"null", "padding": b"null", **fields}
-    return b"{" + b",".join(b'"' + name.encode() + b'":' + text for name, text in fields.items()) + b"}"
+    text = b"{" + b",".join(b'"' + name.encode() + b'":' + part for name, part in fields.items()) + b"}"
+    forms = [kind for kind in _kinds(parts["normalizer"]) if kind not in (None, "Sequence")]
+    return _Checked(
+        text,
+        frozenset(str(token.get("content")) for token in added if token.get("special") is True),
+        None if len(forms) > 1 else forms[0] if forms else "",
+    )
 
 
 def _kinds(component: Any) -> Iterator[Any]:
@@ -178,6 +275,23 @@ def _kinds(component: Any) -> Iterator[Any]:
             pending.extend(inner for value in part.values() if isinstance(value, list) for inner in value)
 
 
+def _too_long(count: str, at_most: int) -> InvalidRequestError:
+    message = f"the prompt has {count} tokens and at most {at_most} fit: shorten it"
+    return InvalidRequestError(message, "prompt", "context_length_exceeded")
+
+
+def _without_surrogates(text: str) -> str:
+    """A text that can be written as UTF-8: JSON may spell half of a surrogate pair, which is no character."""
+    text = plain(text)
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "".join("\ufffd" if "\ud800" <= character <= "\udfff" else character for character in text)
+    return text
+
+
 def _byte_of_character() -> dict[str, int]:
     """The byte-level alphabet, reversed: printable Latin-1 maps to itself, other bytes to U+0100 and on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -186,6 +300,7 @@ def _byte_of_character() -> dict[str, int]:
 
 
 _BYTE_OF_CHARACTER = _byte_of_character()
+_BYTE_OF_CODE = {ord(character): byte for character, byte in _BYTE_OF_CHARACTER.items()}
 
 
 def _bytes_of(token: str) -> bytes:

@@ -26,10 +26,11 @@ def test_every_field_can_come_from_the_environment() -> None:
             "QWONNX_PREFIX_CACHE_BYTES": "8 mib",
             "QWONNX_SPIN": "off",
             "QWONNX_LOG_SEVERITY": "0",
+            "QWONNX_ALLOW_SPECIAL_TOKENS": "on",
         }
     )
     assert settings == RuntimeSettings(
-        3, ("CUDAExecutionProvider", "CPUExecutionProvider"), 2, 64, 1000, 5, 10**9, 8 << 20, False, 0
+        3, ("CUDAExecutionProvider", "CPUExecutionProvider"), 2, 64, 1000, 5, 10**9, 8 << 20, False, 0, True
     )
 
 

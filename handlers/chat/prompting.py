@@ -1,0 +1,50 @@
+"""A chat's prompt, made beside the event loop: short ones in any thread, long ones a few at a time.
+
+A long prompt is refused by its length before it is tokenized, and the tokenizer works without the GIL, so the loop and
+the engine go on. Few at a time, because each takes a core for seconds, and memory of some 50 times its text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from qwonnx.handlers.chat.request import ChatRequest
+from qwonnx.runtime.engine.engine import Engine
+from qwonnx.runtime.text.chat_prompt import ChatPrompt, encode_chat
+from qwonnx.runtime.text.template_text import TemplateText
+
+LONG_CHARACTERS = 1 << 16  # about 0.1 s of tokenizing
+_AT_ONCE = 2
+
+_LONG = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="qwonnx-long-prompt")
+
+
+async def prompt_of(engine: Engine, request: ChatRequest) -> ChatPrompt:
+    """Render and tokenize a chat.
+
+    Raises:
+        TemplateError: the model has no template, or it refuses the conversation.
+        InvalidRequestError: the prompt is too long.
+    """
+    begun = await asyncio.to_thread(_begun, engine, request)
+    if isinstance(begun, ChatPrompt):
+        return begun
+    return await asyncio.get_running_loop().run_in_executor(_LONG, partial(_encoded, engine, request, begun))
+
+
+def _begun(engine: Engine, request: ChatRequest) -> ChatPrompt | TemplateText:
+    """The prompt, or its text if that is long."""
+    text = request.render_text(engine)
+    return text if len(text) > LONG_CHARACTERS else _encoded(engine, request, text)
+
+
+def _encoded(engine: Engine, request: ChatRequest, text: TemplateText) -> ChatPrompt:
+    return encode_chat(
+        engine,
+        text,
+        request.tools,
+        at_most=engine.max_model_len - 1,
+        allow_special_tokens=engine.settings.allow_special_tokens,
+    )
