@@ -66,7 +66,7 @@ CASES: list[tuple[str, str, bool, bool, list[Event]]] = [
         'Hm\n<tool_call>\n{"name": "f"}\n</tool_call>\nx',
         False,
         True,
-        [ContentDelta('Hm<tool_call>\n{"name": "f"}\n</tool_call>\nx')],
+        [ContentDelta('Hm\n<tool_call>\n{"name": "f"}\n</tool_call>\nx')],
     ),
     (
         "a parameter given twice",
