@@ -313,7 +313,8 @@ def test_special_tokens_of_a_text_count_if_they_are_allowed() -> None:
 
 def test_half_a_surrogate_pair_in_arguments_is_no_character() -> None:
     call = {"name": "f", "arguments": '{"a": "\\ud800", "b": "\\ud83d\\ude00"}'}
-    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    messages: list[Json] = [{"role": "user", "content": "q"}]
+    messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
     prompt = render_chat(model(QWEN_TEMPLATES["Qwen 3.5"]), messages, [], {})
     assert "\ufffd" in tokenizer().decode(prompt.token_ids)
     assert "\U0001f600" in tokenizer().decode(prompt.token_ids)
