@@ -23,9 +23,10 @@ from qwonnx.runtime.text.tool_arguments import json_types, resolved
 _ANY_TEXT = r"/(?s:.*)/"
 _END = '"\\n</parameter>\\n"'
 
-# Terminals that rules share. The parser would read a <tool_call> in plain text as a call, so BEFORE_CALL excludes it.
+# Terminals that rules share. The parser would read a <tool_call> or a function in plain text as a call, so BEFORE_CALL
+# excludes them.
 _TERMINALS = rf"""
-BEFORE_CALL: {_ANY_TEXT} & ~/(?s:.*)<tool_call>(?s:.*)/
+BEFORE_CALL: {_ANY_TEXT} & ~/(?s:.*)<(tool_call>|function=)(?s:.*)/
 VALUE: {_ANY_TEXT} & ~/(?s:.*)<\/parameter>(?s:.*)/
 NO_CONSTANT: ~/[\s\x1c-\x1f]*(null|None|true|True|false|False)[\s\x1c-\x1f]*/
 NO_JSON: ~/[\s\x1c-\x1f]*[\-0-9\[{{](?s:.*)/
@@ -47,6 +48,8 @@ _FORMATS = {
 _ROOT_KEYWORDS = {"type", "properties", "required", "additionalProperties", "$defs", "definitions"}
 _ANNOTATIONS = {"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$schema", "$id"}
 _ANNOTATIONS |= {"$comment"}
+# One of these says which types a value may have; without them, keywords such as `properties` suggest one.
+_TYPING = frozenset({"type", "enum", "const", "$ref", "allOf", "anyOf", "oneOf"})
 _NOT_FOLLOWED = ("not", "if", "then", "else")  # of a string's schema
 
 
@@ -96,6 +99,7 @@ class _Writer:
     def __init__(self) -> None:
         self.rules: list[str] = []
         self._free: str | None = None
+        self._value_text = "VALUE"  # of the present function
 
     def function(self, function: Mapping[str, Any], where: str) -> str:
         """Write the rule of a function, which begins with the function's name; return the rule's name."""
@@ -106,6 +110,7 @@ class _Writer:
         if strict:
             _check_root(root, where)
         properties, required = _parameters(root, strict, where)
+        self._value_text = _value_text(properties) if strict else "VALUE"
         parts = [quoted(f"{function['name']}>\n")]
         for key, schema in properties.items():
             if re.search(r"[>\n]|^\s|\s$|^$", key):
@@ -142,17 +147,28 @@ class _Writer:
                 if others - {"null", "boolean"}:
                     texts = f"{texts} & NO_JSON"
             if texts == _ANY_TEXT:
-                alternatives.append(self._text())
+                alternatives.append(self._text() if self._value_text == "VALUE" else self._terminal(self._value_text))
             elif texts is not None:
-                alternatives.append(self._terminal(f"({texts}) & VALUE"))
+                alternatives.append(self._terminal(f"({texts}) & {self._value_text}"))
         if others:
-            if "string" in types:
+            if "string" in types or _TYPING.isdisjoint(schema):
                 schema = {"allOf": [schema, {"type": sorted(others)}]}
             definitions = {name: root[name] for name in ("$defs", "definitions") if name in root}
             alternatives.append(f"%json {schema_text({**schema, **definitions}, where)} {_END}")
         if not alternatives:
             _refuse(where, "it allows no value")
         return " | ".join(alternatives)
+
+
+def _value_text(properties: Mapping[str, Any]) -> str:
+    """The terminal of a strict function's values. <parameter=NAME> of another one would end a value that is not closed.
+
+    A value without a closing tag in it can only be closed by its own, so the only parameter may be spoken of.
+    """
+    if len(properties) < 2:
+        return "VALUE"
+    names = "|".join(re.escape(name).replace("/", r"\/") for name in properties)
+    return f"VALUE & ~/(?s:.*)<parameter=({names})>(?s:.*)/"
 
 
 def _check_root(root: Mapping[str, Any], where: str) -> None:
