@@ -13,6 +13,7 @@ from functools import partial
 from qwonnx.handlers.chat.request import ChatRequest
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.text.chat_prompt import ChatPrompt, encode_chat
+from qwonnx.runtime.text.schema_types import check_size
 from qwonnx.runtime.text.template_text import TemplateText
 
 LONG_CHARACTERS = 1 << 16  # about 0.1 s of tokenizing
@@ -26,7 +27,7 @@ async def prompt_of(engine: Engine, request: ChatRequest) -> ChatPrompt:
 
     Raises:
         TemplateError: the model has no template, or it refuses the conversation.
-        InvalidRequestError: the prompt is too long.
+        InvalidRequestError: the prompt is too long, or the schema of a tool too large.
     """
     begun = await asyncio.to_thread(_begun, engine, request)
     if isinstance(begun, ChatPrompt):
@@ -36,6 +37,8 @@ async def prompt_of(engine: Engine, request: ChatRequest) -> ChatPrompt:
 
 def _begun(engine: Engine, request: ChatRequest) -> ChatPrompt | TemplateText:
     """The prompt, or its text if that is long."""
+    for index, tool in enumerate(request.tools):
+        check_size(tool["function"].get("parameters"), f"tools[{index}].function.parameters")
     text = request.render_text(engine)
     return text if len(text) > LONG_CHARACTERS else _encoded(engine, request, text)
 

@@ -65,7 +65,9 @@ Content = str | list[Part]
 
 
 class CalledFunction(Strict):
-    name: FunctionName
+    """A function that was called. The model may have made up its name, and may have been cut in its arguments."""
+
+    name: str
     arguments: str
     parsed_arguments: Any = None  # OpenAI's client adds this when it parses `arguments`; same content
 

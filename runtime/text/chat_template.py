@@ -7,14 +7,14 @@ the sandbox bounds their ranges. Every failure of a template is a TemplateError.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import jinja2
 
 from qwonnx.runtime.errors import TemplateError
+from qwonnx.runtime.text.cut_json import object_of
 from qwonnx.runtime.text.template_environment import TemplateEnvironment
-from qwonnx.runtime.text.template_text import TemplateText, joined, own
+from qwonnx.runtime.text.template_text import TemplateText, joined, own, plain
 
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})  # no request can choose another text for these
 
@@ -75,7 +75,7 @@ class ChatTemplate:
         except TemplateError:
             raise
         except jinja2.TemplateError as error:
-            raise TemplateError(str(error)) from error
+            raise TemplateError(plain(str(error))) from error
         except Exception as error:  # a template can fail like any program
             raise TemplateError(f"the chat template cannot render this conversation: {error}") from error
         text = joined(pieces)
@@ -91,8 +91,10 @@ def _with_own_role(message: dict[str, Any]) -> dict[str, Any]:
 def _with_parsed_arguments(message: dict[str, Any]) -> dict[str, Any]:
     """A message whose tool calls have objects as arguments; other messages are returned unchanged.
 
+    An answer that was cut may have cut arguments. Its history is accepted, with what was written.
+
     Raises:
-        TemplateError: arguments that are not the JSON text of an object.
+        TemplateError: arguments that are not the JSON text of an object, nor the beginning of one.
     """
     calls = message.get("tool_calls")
     if not isinstance(calls, (list, tuple)):
@@ -108,10 +110,7 @@ def _with_parsed_call(call: Any) -> Any:
     text = call.get("arguments")
     if not isinstance(text, str):
         return call
-    try:
-        arguments = json.loads(text) if text.strip() else {}
-    except (ValueError, RecursionError) as error:
-        raise TemplateError(f"arguments of a tool call are not JSON ({error}): send an object's JSON text") from error
-    if not isinstance(arguments, dict):
+    arguments = object_of(text)
+    if arguments is None:
         raise TemplateError(f"arguments of a tool call are {text[:40]!r}: send an object's JSON text")
     return {**call, "arguments": arguments}

@@ -15,8 +15,9 @@ from urllib.parse import unquote
 
 from qwonnx.runtime.errors import InvalidRequestError
 
-MAX_PLACES = 50_000  # that one reader looks at: some 50 ms
-_MAX_DEPTH = 64  # of references and combinations within each other
+MAX_VALUES = 50_000  # of a schema, counted with all that it contains
+MAX_PLACES = 10_000  # that one reader looks at: less than 0.1 s
+_MAX_DEPTH = 100  # of references and combinations within each other
 
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 _ONE_OF_THEM = ("anyOf", "oneOf")
@@ -73,6 +74,7 @@ class SchemaReader:
         self._known: dict[int, Allowed | None] = {}  # by id() of a schema; the document outlives the reader
         self._open: set[int] = set()
         self._met_itself = False
+        self._of_key: dict[int, _Found | None] = {}  # of the present property, by id() of a schema
         self._anchors: dict[str, Any] | None = None
 
     def allowed(self, schema: Any) -> Allowed | None:
@@ -101,6 +103,7 @@ class SchemaReader:
     def of_property(self, key: str) -> Allowed:
         """What the document allows for a property of its objects."""
         self._met_itself = False
+        self._of_key = {}
         found = self._property(self._root, key)
         if found is None:
             return TEXT
@@ -138,13 +141,16 @@ class SchemaReader:
         self._open.add(place)
         return True
 
+    def _affordable(self, parts: list[Any]) -> list[Any]:
+        return parts[: max(0, self._places)]
+
     def _combined(self, schema: Mapping[str, Any]) -> Allowed | None:
         said = _declared(schema)
         for part in self._all_of(schema):
             said = _both(said, self.allowed(part))
         for keyword in _ONE_OF_THEM:
             if isinstance(choices := schema.get(keyword), list):
-                said = _both(said, _either(self.allowed(choice) for choice in choices))
+                said = _both(said, _either(self.allowed(choice) for choice in self._affordable(choices)))
         if said is not None:
             return said
         types = frozenset(kind for kind, keywords in _KEYWORDS.items() if not keywords.isdisjoint(schema))
@@ -156,18 +162,23 @@ class SchemaReader:
             if isinstance(reference := schema.get(keyword), str):
                 yield self.target(reference)
         if isinstance(parts := schema.get("allOf"), list):
-            yield from parts
+            yield from self._affordable(parts)
 
     def _any_of(self, schema: Mapping[str, Any]) -> Iterator[Any]:
         """The schemas of which some hold together with this one."""
         for keyword in _ONE_OF_THEM:
             if isinstance(choices := schema.get(keyword), list):
-                yield from choices
+                yield from self._affordable(choices)
         yield from (schema[keyword] for keyword in ("then", "else") if keyword in schema)
 
     def _property(self, schema: Any, key: str) -> _Found | None:
-        if not isinstance(schema, Mapping) or id(schema) in self._open or not self._enter(id(schema)):
+        if not isinstance(schema, Mapping):
             return None
+        if id(schema) in self._of_key:
+            return self._of_key[id(schema)]
+        if not self._enter(id(schema)):
+            return None
+        self._of_key[id(schema)] = None  # one that leads to itself adds nothing
         found = self._own_property(schema, key)
         for part in self._all_of(schema):
             other = self._property(part, key)
@@ -177,6 +188,7 @@ class SchemaReader:
             allowed = _either(choice.allowed for choice in choices)
             found = _Found(allowed if found is None else _both(found.allowed, allowed))
         self._open.remove(id(schema))
+        self._of_key[id(schema)] = found
         return found
 
     def _own_property(self, schema: Mapping[str, Any], key: str) -> _Found | None:
@@ -185,7 +197,7 @@ class SchemaReader:
         if isinstance(properties, Mapping) and isinstance(properties.get(key), (Mapping, bool)):
             found = _Found(self.allowed(properties[key]))
         for pattern, inner in patterns.items() if isinstance(patterns, Mapping) else ():
-            self._places -= 1
+            self._places -= _COST_OF_SLOW if len(_REPEATS.findall(pattern)) > 1 else _COST_OF_PATTERN
             if self._places < 0:
                 break
             matches = key_matches(pattern, key)
@@ -225,26 +237,20 @@ class SchemaReader:
         return self._anchors.get(name)
 
 
-def count_places(document: Any, at_most: int) -> int:
-    """The number of objects and lists in a JSON document; counting ends beyond at_most."""
-    count, pending = 0, [document]
-    while pending and count <= at_most:
-        part = pending.pop()
-        if isinstance(part, (Mapping, list)):
-            count += 1
-            pending.extend(part.values() if isinstance(part, Mapping) else part)
-    return count
-
-
-def check_size(schema: Any, where: str, at_most: int = MAX_PLACES) -> None:
-    """Check that a schema is not too large to be read.
+def check_size(schema: Any, where: str) -> None:
+    """Check that a schema is small enough to be read.
 
     Raises:
-        InvalidRequestError: it has too many parts; `where` as param.
+        InvalidRequestError: it has too many values; `where` as param.
     """
-    if count_places(schema, at_most) > at_most:
-        message = f"{where} has more than {at_most:,} objects and lists: send a smaller schema"
-        raise InvalidRequestError(message, where)
+    count, pending = 1, [schema]
+    while pending and count <= MAX_VALUES:
+        part = pending.pop()
+        if isinstance(part, (Mapping, list)):
+            count += len(part)
+            pending.extend(part.values() if isinstance(part, Mapping) else part)
+    if count > MAX_VALUES:
+        raise InvalidRequestError(f"{where} has more than {MAX_VALUES:,} values: send a smaller schema", where)
 
 
 def _parts(document: Any) -> Iterator[Mapping[str, Any]]:
@@ -309,6 +315,8 @@ _PATTERN_PART = re.compile(
     |(?P<open>\((?:\?:)?)|(?P<close>\))|(?P<start>\^)|(?P<end>\$)""",
     re.VERBOSE | re.ASCII,
 )
+_REPEATS = re.compile(r"[*+{]")
+_COST_OF_PATTERN, _COST_OF_SLOW = 50, 1000  # in places; compiling takes 0.3 ms, two repeats up to 3 ms
 _MAX_PATTERN, _MAX_KEY, _MAX_REPEATS, _MAX_CHOICES = 256, 128, 2, 6
 
 

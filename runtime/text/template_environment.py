@@ -198,7 +198,7 @@ def _tracked(text: str) -> TemplateText:
 
 
 def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
+    raise jinja2.TemplateError(plain(message) if isinstance(message, str) else message)
 
 
 def _strftime_now(pattern: str) -> str:

@@ -68,7 +68,9 @@ def test_arguments_given_as_json_text_render_like_the_object() -> None:
     assert as_text["arguments"].startswith("{")  # the caller's message is unchanged
 
 
-@pytest.mark.parametrize("arguments", ["{", "[1]", "null", "[" * 100_000])
+@pytest.mark.parametrize(
+    "arguments", ["[1]", "null", "no", "}", "{]", "{a", '{"a": 1} x', "[" * 100_000, '{"a":' * 100_000]
+)
 def test_arguments_that_are_no_object_are_refused(arguments: str) -> None:
     call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}
     with pytest.raises(TemplateError, match="arguments of a tool call"):
