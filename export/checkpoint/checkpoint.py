@@ -1,7 +1,8 @@
-"""A checkpoint's tensors by name, from one safetensors file or from shards that an index lists.
+"""A checkpoint's tensors by name, from the safetensors files that chosen_files.py chooses.
 
 Opening reads headers only. `read` copies rows of one tensor into a fresh buffer, so memory is bounded by the request
-and several threads may read at once. This module knows names, shapes and bytes, not the model.
+and several threads may read at once. Names are the published ones, whatever wrapper saved them (saved_names.py). This
+module knows names, shapes and bytes, not the model.
 
 Every file must lie in the folder under a plain name. Symbolic links are followed, because the hub's cache uses them. A
 name in an index that leaves the folder is refused.
@@ -13,32 +14,23 @@ import hashlib
 import json
 import math
 import os
-import re
 from collections import Counter
-from collections.abc import Iterator, KeysView
+from collections.abc import Iterator, KeysView, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from qwonnx.export.checkpoint.chosen_files import choose_files
 from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.checkpoint.foreign_formats import refuse_side_file
 from qwonnx.export.checkpoint.location import locate_checkpoint
 from qwonnx.export.checkpoint.safetensors_header import TensorEntry, read_header
+from qwonnx.export.checkpoint.saved_names import published_names
 from qwonnx.export.errors import CheckpointError, MissingTensorError, TensorFormatError
 from qwonnx.runtime.artifact.manifest import SourceFacts
-from qwonnx.runtime.artifact.strict_json import StrictJsonError, quoted, read_object
-
-INDEX_NAME = "model.safetensors.index.json"
-SINGLE_NAME = "model.safetensors"
-
-# An index of 370,000 tensors, four for each projection of each expert, has about 55 MB.
-_MAX_INDEX_BYTES = 100_000_000
-# No separators; a backslash is one on Windows. _is_plain_name also refuses names that do not print.
-_PLAIN_NAME = re.compile(r"[^/\\]{1,200}\.safetensors")
-_MAX_NAME_BYTES = 255  # the limit of file systems
-_SHARD_NUMBER = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
+from qwonnx.runtime.artifact.strict_json import quoted
 
 FLOAT_DTYPES = ("BF16", "F16", "F32")
 
@@ -75,33 +67,40 @@ class CheckpointFile:
 class Checkpoint:
     """An opened checkpoint; make one with `Checkpoint.open`. It holds no open file."""
 
-    def __init__(self, tensors: dict[str, tuple[Path, TensorEntry]]) -> None:
+    def __init__(
+        self, tensors: dict[str, tuple[Path, TensorEntry]], notes: tuple[str, ...] = (), *, is_renamed: bool = False
+    ) -> None:
         self._tensors = tensors
+        self.notes = notes  # for display: files that are not read, prefixes that are dropped
+        self.is_renamed = is_renamed  # some tensors were saved under another name than the published one
 
     @classmethod
-    def open(cls, folder: Path) -> Checkpoint:
-        """Find the shards and read their headers.
+    def open(cls, folder: Path, weights_file: str | None = None) -> Checkpoint:
+        """Choose the files and read their headers.
+
+        Args:
+            folder: the checkpoint's.
+            weights_file: see choose_files.
 
         Raises:
             MissingTensorError: there is no safetensors file, a shard is missing, or a shard lacks what the index lists.
             TensorFormatError: a shard is truncated or malformed, or a tensor is stored twice.
-            CheckpointError: the index is malformed, or names a file outside the folder; a file cannot be read.
+            CheckpointError: see choose_files; or a file cannot be read.
         """
-        index = _read_index(folder)
-        names = _shards_without_index(folder) if index is None else sorted(set(index.values()))
+        chosen = choose_files(folder, weights_file)
         tensors: dict[str, tuple[Path, TensorEntry]] = {}
-        for name in names:
+        for name in chosen.names:
             path = folder / name
-            if not path.is_file():
-                raise MissingTensorError(f"shard {name} is missing from {folder}: download the checkpoint again")
             for entry in _header(path):
                 if entry.name in tensors:
                     other = tensors[entry.name][0].name
                     raise TensorFormatError(f"{quoted(entry.name)} is in {other} and in {name} of {folder}: remove one")
                 tensors[entry.name] = path, entry
-        if index is not None:
-            _check_index(folder, index, tensors)
-        return cls(tensors)
+        if chosen.index is not None:
+            _check_index(folder, chosen.index, tensors)
+        renamed = published_names(tensors)
+        by_name = {name: tensors[saved] for name, saved in renamed.saved.items()}
+        return cls(by_name, (*chosen.notes, *renamed.notes), is_renamed=by_name.keys() != tensors.keys())
 
     @property
     def names(self) -> KeysView[str]:
@@ -140,7 +139,7 @@ class Checkpoint:
             MissingTensorError: the checkpoint has no tensor of this name.
         """
         entry = self._entry(name)[1]
-        return TensorInfo(entry.name, entry.dtype, entry.shape, entry.num_bytes)
+        return TensorInfo(name, entry.dtype, entry.shape, entry.num_bytes)
 
     def expect(self, name: str, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> int:
         """Bytes of a tensor, which must exist with this shape and one of these dtypes.
@@ -151,14 +150,14 @@ class Checkpoint:
         """
         if name not in self._tensors:
             raise MissingTensorError(
-                f"the checkpoint has no {name} of shape {list(shape)}: it is incomplete, or its config.json"
-                " belongs to another checkpoint; download both again"
+                f"the checkpoint has no {name} of shape {list(shape)}: a save or a copy is incomplete, or its"
+                " config.json belongs to another model"
             )
         entry = self._entry(name)[1]
         if entry.shape != shape:
             raise TensorFormatError(
-                f"{name} has shape {list(entry.shape)} where config.json asks for {list(shape)}:"
-                " they do not belong together; download both again"
+                f"{name} has shape {list(entry.shape)} where config.json asks for {list(shape)}: use the config.json"
+                " that was saved with the weights"
             )
         if entry.dtype not in dtypes:
             raise TensorFormatError(
@@ -236,15 +235,17 @@ class ResolvedCheckpoint:
     tensors: Checkpoint
 
 
-def resolve_checkpoint(name_or_path: str, revision: str | None) -> ResolvedCheckpoint:
-    """Find a checkpoint, download it from the hub if need be, and open it.
+def resolve_checkpoint(name_or_path: str, revision: str | None, weights_file: str | None = None) -> ResolvedCheckpoint:
+    """Find a checkpoint, download it from the hub if need be, and open it; weights_file as for choose_files.
 
     Raises:
         CheckpointError: it does not exist, cannot be downloaded or opened, or its model is not supported.
     """
     found = locate_checkpoint(name_or_path, revision)
-    tensors = Checkpoint.open(found.folder)
     quantization = found.config.quantization
+    if quantization is None:
+        refuse_side_file(found.folder)
+    tensors = Checkpoint.open(found.folder, weights_file)
     dtype = tensors.dtype if quantization is None else quantization.name
     source = SourceFacts(checkpoint=found.name, revision=found.commit, dtype=dtype)
     return ResolvedCheckpoint(found.folder, source, found.config, tensors)
@@ -287,7 +288,7 @@ def _read_into(file: int, path: Path, target: memoryview, offset: int) -> None:
     while target.nbytes:
         num_read = os.preadv(file, [target], offset)
         if num_read == 0:
-            raise TensorFormatError(f"{path} became shorter while it was read: download it again")
+            raise TensorFormatError(f"{path} became shorter while it was read: let whatever writes it finish")
         target = target[num_read:]
         offset += num_read
 
@@ -303,60 +304,17 @@ def _unreadable(path: Path, error: OSError) -> CheckpointError:
     return CheckpointError(f"{path} cannot be read ({error.strerror or error}): check the file and its permissions")
 
 
-def _read_index(folder: Path) -> dict[str, str] | None:
-    """Tensor name -> shard name; None without an index."""
-    path = folder / INDEX_NAME
-    if not path.is_file():
-        return None
-    try:
-        weight_map = read_object(path, _MAX_INDEX_BYTES).get("weight_map")
-    except StrictJsonError as error:
-        raise CheckpointError(f"{path} is malformed ({error}): download it again") from error
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{path} has no weight_map: download it again")
-    for shard in weight_map.values():
-        if not _is_plain_name(shard):
-            raise CheckpointError(
-                f"{path} names {quoted(shard)}, which is not a file of its folder: do not use this checkpoint"
-            )
-    return weight_map
-
-
-def _is_plain_name(name: Any) -> bool:
-    """Whether a value is a printable name of a safetensors file in the folder itself."""
-    return (
-        isinstance(name, str)
-        and name.isprintable()  # first: it refuses names that cannot be encoded
-        and _PLAIN_NAME.fullmatch(name) is not None
-        and len(name.encode()) <= _MAX_NAME_BYTES
-    )
-
-
-def _shards_without_index(folder: Path) -> list[str]:
-    """model.safetensors if it exists, else all safetensors files; a numbered series must be complete."""
-    if (folder / SINGLE_NAME).is_file():
-        return [SINGLE_NAME]
-    names = sorted(path.name for path in folder.glob("*.safetensors"))
-    if not names:
-        raise MissingTensorError(f"{folder} has no safetensors files: give a folder in Hugging Face layout")
-    for name in names:
-        if not _is_plain_name(name):
-            raise CheckpointError(f"{folder} has a file {quoted(name)}, which is not a shard's name: rename it")
-        numbered = _SHARD_NUMBER.search(name)
-        if numbered and int(numbered[2]) != len(names):
-            raise MissingTensorError(
-                f"{folder} has {len(names)} of the {int(numbered[2])} shards that {name} counts: download the others"
-            )
-    return names
-
-
-def _check_index(folder: Path, index: dict[str, str], tensors: dict[str, tuple[Path, TensorEntry]]) -> None:
+def _check_index(folder: Path, index: Mapping[str, str], tensors: dict[str, tuple[Path, TensorEntry]]) -> None:
     """The index and the shards must list the same tensors at the same places."""
     for name, shard in index.items():
         if name not in tensors or tensors[name][0].name != shard:
             raise MissingTensorError(
-                f"{shard} in {folder} lacks {quoted(name)}, which the index lists: download it again"
+                f"{shard} in {folder} lacks {quoted(name)}, which the index lists: one of the two is of another save;"
+                " remove the index if it is older, or restore the file"
             )
     for name, (path, _) in tensors.items():
         if name not in index:
-            raise TensorFormatError(f"{path} has {quoted(name)}, which the index does not list: download both again")
+            raise TensorFormatError(
+                f"{path} has {quoted(name)}, which the index does not list: one of the two is of another"
+                " save; remove the index if it is older, or restore the file"
+            )

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qwonnx.export.checkpoint.config_fields import FIXED, MAX_SIZE, Fields, odd_fields
+from qwonnx.export.checkpoint.config_fields import CORRECT, FIXED, MAX_SIZE, Fields, odd_fields
+from qwonnx.export.checkpoint.foreign_formats import recognised_files, refuse_adapter
 from qwonnx.export.checkpoint.source_quantization import SourceQuantization, parse_quantization
-from qwonnx.export.errors import ConfigError, UnsupportedModelError
+from qwonnx.export.errors import CheckpointError, ConfigError, UnsupportedModelError
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, quoted, read_object
 
 CONFIG_NAME = "config.json"
@@ -27,6 +28,9 @@ _MODEL_TYPES = {
     "Qwen3_5ForCausalLM": ("qwen3_5", "qwen3_5_text"),
 }
 _MOE_ARCHITECTURES = frozenset(name for name in _MODEL_TYPES if "Moe" in name)
+
+# Names that wrappers leave in `architectures`: those of peft after a merge, and of torch.compile.
+_WRAPPERS = (["PeftModel"], ["PeftModelForCausalLM"], ["OptimizedModule"])
 
 LAYER_TYPES = ("linear_attention", "full_attention")
 
@@ -119,8 +123,25 @@ def load_config(folder: Path) -> ModelConfig:
     """
     path = folder / CONFIG_NAME
     if not path.is_file():
-        raise ConfigError(f"{folder} has no {CONFIG_NAME}: give a folder in Hugging Face layout")
+        raise _no_config(folder)
     return load_config_file(path)
+
+
+def _no_config(folder: Path) -> CheckpointError:
+    """The error of a folder without config.json; it says what the folder is, if that can be seen."""
+    weights = [path.name for path in folder.glob("*.safetensors") if not path.name.startswith("adapter")]
+    try:
+        refuse_adapter(folder, has_weights=bool(weights))
+    except CheckpointError as error:
+        return error
+    if weights:
+        return ConfigError(f"{folder} has no {CONFIG_NAME}: copy the one that was saved with {weights[0]} into it")
+    known = recognised_files(folder)
+    return ConfigError(
+        f"{folder} has no {CONFIG_NAME}: give a folder in Hugging Face layout"
+        if known is None
+        else f"{folder} has no {CONFIG_NAME}, and {known}"
+    )
 
 
 def load_config_file(path: Path) -> ModelConfig:
@@ -128,9 +149,9 @@ def load_config_file(path: Path) -> ModelConfig:
     try:
         return parse_config(read_object(path, _MAX_CONFIG_BYTES), where=str(path))
     except StrictJsonError as error:
-        raise ConfigError(f"{path} is malformed ({error}): download it again") from error
+        raise ConfigError(f"{path} is malformed ({error}): {CORRECT}") from error
     except RecursionError as error:  # an object that parses may still be too deep to compare
-        raise ConfigError(f"{path} is malformed (nested too deeply): download it again") from error
+        raise ConfigError(f"{path} is malformed (nested too deeply): {CORRECT}") from error
 
 
 def parse_config(document: Mapping[str, Any], where: str = CONFIG_NAME) -> ModelConfig:
@@ -139,13 +160,10 @@ def parse_config(document: Mapping[str, Any], where: str = CONFIG_NAME) -> Model
     Raises:
         UnsupportedModelError, ConfigError: see load_config.
     """
-    architecture = _architecture(document, where)
-    nested = document.get("text_config") is not None
-    text = document["text_config"] if nested else document
+    text = document["text_config"] if document.get("text_config") is not None else document
     if not isinstance(text, dict):
-        raise ConfigError(f"{where}: text_config is not an object: download the file again")
-    if not nested and architecture.endswith("ForConditionalGeneration"):
-        raise ConfigError(f"{where} has no text_config, which {architecture} needs: download the file again")
+        raise ConfigError(f"{where}: text_config is not an object: {CORRECT}")
+    architecture = _architecture(document, text, where)
     model_type = _model_type(document, text, architecture, where)
     _check_fixed(document, where)
     _check_fixed(text, where)
@@ -204,15 +222,26 @@ def parse_config(document: Mapping[str, Any], where: str = CONFIG_NAME) -> Model
     return config
 
 
-def _architecture(document: Mapping[str, Any], where: str) -> str:
+def _architecture(document: Mapping[str, Any], text: Mapping[str, Any], where: str) -> str:
+    """The architecture. A flat file describes a text model, whatever class it names; model_type may replace it."""
+    is_flat = text is document
     names = document.get("architectures")
+    if names in (None, []) or names in _WRAPPERS:
+        kind = document.get("model_type") or text.get("model_type")
+        known = [name for name, kinds in _MODEL_TYPES.items() if kind in kinds]
+        if not known:
+            raise ConfigError(
+                f"{where} names no architecture, and its model_type is {quoted(kind)}: add `architectures` or"
+                " `model_type` as the base model has them"
+            )
+        names = [next(name for name in known if name.endswith("ForCausalLM") == is_flat)]
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
-        raise ConfigError(f"{where} must name one architecture in `architectures`: download the file again")
+        raise ConfigError(f"{where} must name one architecture in `architectures`: {CORRECT}")
     if names[0] not in _MODEL_TYPES:
         raise UnsupportedModelError(
             f"{where} describes a {quoted(names[0])}, which is not supported: use one of {', '.join(_MODEL_TYPES)}"
         )
-    return names[0]
+    return names[0].replace("ForConditionalGeneration", "ForCausalLM") if is_flat else names[0]
 
 
 def _model_type(document: Mapping[str, Any], text: Mapping[str, Any], architecture: str, where: str) -> str:
@@ -254,9 +283,7 @@ def _layer_types(fields: Fields, num_layers: int) -> tuple[str, ...]:
     if not isinstance(given, list) or any(kind not in LAYER_TYPES for kind in given):
         raise fields.error("layer_types", f"a list of {' and '.join(LAYER_TYPES)}")
     if len(given) != num_layers:
-        raise ConfigError(
-            f"{fields.where}: layer_types has {len(given)} entries for {num_layers} layers: download the file again"
-        )
+        raise ConfigError(f"{fields.where}: layer_types has {len(given)} entries for {num_layers} layers: {CORRECT}")
     return tuple(given)
 
 
@@ -264,7 +291,7 @@ def _rope_object(fields: Fields) -> Mapping[str, Any]:
     """`rope_parameters`, or the older `rope_scaling`, with the two fields that older files keep outside it."""
     present = [fields.values[name] for name in ("rope_parameters", "rope_scaling") if fields.values.get(name)]
     if any(not isinstance(values, dict) for values in present):
-        raise ConfigError(f"{fields.where}: rope_parameters is not an object: download the file again")
+        raise ConfigError(f"{fields.where}: rope_parameters is not an object: {CORRECT}")
     if len(present) == 2 and present[0] != present[1]:
         raise ConfigError(f"{fields.where} has both rope_parameters and rope_scaling, which differ: remove one")
     rope = dict(present[0]) if present else {}
@@ -286,7 +313,7 @@ def _rotary_dim(fields: Fields, rope: Fields, head_dim: int) -> int:
     if share > 1 or rotary_dim < 2 or rotary_dim % 2:
         raise ConfigError(
             f"{fields.where}: partial_rotary_factor {share:g} of head_dim {head_dim} gives {rotary_dim} rotary"
-            " dimensions, which must be even and at least 2: download the file again"
+            f" dimensions, which must be even and at least 2: {CORRECT}"
         )
     return rotary_dim
 
@@ -338,7 +365,7 @@ def _mrope_section(rope: Fields, rotary_dim: int) -> tuple[int, int, int]:
     if sum(section) != rotary_dim // 2 or any(axis + 3 * (section[axis] - 1) >= rotary_dim // 2 for axis in (1, 2)):
         raise ConfigError(
             f"{rope.where}: mrope_section {section} does not share out the {rotary_dim // 2} frequencies"
-            " of a head: download the file again"
+            f" of a head: {CORRECT}"
         )
     return section[0], section[1], section[2]
 
@@ -351,12 +378,12 @@ def _check_divisions(config: ModelConfig, where: str) -> None:
         if getattr(config, whole) % getattr(config, part):
             raise ConfigError(
                 f"{where}: {whole} {getattr(config, whole)} is not a multiple of {part} {getattr(config, part)}:"
-                " download the file again"
+                f" {CORRECT}"
             )
     if config.num_experts_per_tok > config.num_experts:
         raise ConfigError(
             f"{where}: num_experts_per_tok {config.num_experts_per_tok} is more than num_experts {config.num_experts}:"
-            " download the file again"
+            f" {CORRECT}"
         )
 
 
@@ -373,4 +400,4 @@ def _check_products(config: ModelConfig, where: str) -> None:
         ("intermediate_size", "hidden_size"),
     ):
         if math.prod(getattr(config, name) for name in names) > _MAX_WEIGHT:
-            raise ConfigError(f"{where}: {' x '.join(names)} is more than any weight has: download the file again")
+            raise ConfigError(f"{where}: {' x '.join(names)} is more than any weight has: {CORRECT}")

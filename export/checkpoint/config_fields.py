@@ -15,6 +15,9 @@ from typing import Any
 from qwonnx.export.errors import ConfigError
 from qwonnx.runtime.artifact.strict_json import quoted
 
+# The end of a message about a wrong value. The file may describe a user's own model, so nothing else has it.
+CORRECT = "correct it, or restore the file that was saved with the weights"
+
 # Far above any model's dimensions. A product of three larger ones would not be a sane number of bytes.
 MAX_SIZE = 1 << 24
 
@@ -66,7 +69,7 @@ FIXED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "mlp_only_layers": (([], None), "only models with experts in every layer are supported"),
     "norm_topk_prob": ((True, None), "only renormalised expert weights are supported"),
     "output_gate_type": (("swish", "silu", None), "only a swish output gate is supported"),
-    "quantization": ((None,), "export the checkpoint that is not quantised"),  # written by MLX
+    "quantization": ((None,), "MLX wrote it; export the checkpoint that it was made from"),
     "routed_scaling_factor": ((1, None), "only an unscaled sum of experts is supported"),
     "scoring_func": (("softmax", None), "only a softmax router is supported"),
 }
@@ -145,14 +148,12 @@ class Fields:
         return value
 
     def error(self, name: str, expected: str) -> ConfigError:
-        return ConfigError(
-            f"{self.where}: {name} is {quoted(self.values.get(name))} and must be {expected}: download the file again"
-        )
+        return ConfigError(f"{self.where}: {name} is {quoted(self.values.get(name))} and must be {expected}: {CORRECT}")
 
     def _present(self, name: str, default: float | None) -> Any:
         value = self.values.get(name)
         if value is None:
             value = default
         if value is None:
-            raise ConfigError(f"{self.where} has no {name}: download the file again")
+            raise ConfigError(f"{self.where} has no {name}: {CORRECT}")
         return value

@@ -45,7 +45,7 @@ class Float8Weight:
         """
         scale = name + SCALE_SUFFIX
         if scale not in checkpoint.names:
-            raise MissingTensorError(f"the checkpoint has {name} in F8_E4M3 and no {scale}: download it again")
+            raise MissingTensorError(f"the checkpoint has {name} in F8_E4M3 and no {scale}: restore it")
         if len(shape) != 2:
             raise TensorFormatError(f"{scale} scales a tensor of shape {list(shape)}: only matrices have blocks in fp8")
         blocks = (-(-shape[0] // FP8_BLOCK), -(-shape[1] // FP8_BLOCK))

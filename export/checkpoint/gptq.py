@@ -81,7 +81,7 @@ class GptqWeight:
                     " export a checkpoint that was quantised with desc_act false"
                 )
         elif stored.may_permute:
-            raise MissingTensorError(f"the checkpoint has no {g_idx}, which desc_act needs: download it again")
+            raise MissingTensorError(f"the checkpoint has no {g_idx}, which desc_act needs: restore it")
         return cls(name, codes, num_rows, num_columns, num_bytes, checkpoint)
 
     def read(self, start: int, count: int) -> torch.Tensor:
@@ -134,10 +134,15 @@ class GptqWeight:
         ones = sum(1 << shift for shift in range(0, _WORD_BITS, bits))
         whole = ((words.long() + ones) & 0xFFFF_FFFF).to(torch.uint32).view(torch.int32)
         zero_points = _unpack(whole, bits)[:, start - first * per_word :][:, :count].t().contiguous()
-        if not self.codes.has_zero_points and not bool((zero_points == 1 << (bits - 1)).all()):
+        middle = 1 << (bits - 1)
+        if not self.codes.has_zero_points and bool((zero_points == middle + 1).all()):
             raise TensorFormatError(
-                f"{self.name}.qzeros has zero points other than {1 << (bits - 1)}, and config.json says sym:"
-                " set that to false"
+                f"{self.name}.qzeros has the zero points {middle} without the minus one of GPTQ's format 1 (gptq_v2):"
+                " export the checkpoint that is not quantised"
+            )
+        if not self.codes.has_zero_points and not bool((zero_points == middle).all()):
+            raise TensorFormatError(
+                f"{self.name}.qzeros has zero points other than {middle}, and config.json says sym: set that to false"
             )
         return zero_points
 
@@ -150,7 +155,7 @@ def gptq_shape(checkpoint: Checkpoint, name: str, stored: GptqFormat) -> tuple[i
     """
     words = checkpoint.info(name + CODES_SUFFIX).shape
     if len(words) != 2:
-        raise TensorFormatError(f"{name}{CODES_SUFFIX} has shape {list(words)} and is not a matrix: download it again")
+        raise TensorFormatError(f"{name}{CODES_SUFFIX} has shape {list(words)} and is not a matrix: restore it")
     shapes = [(words[1], words[0] * _WORD_BITS // bits) for bits in stored.bits]
     return next((shape for shape in shapes if _fitting(checkpoint, name, shape[1], stored) is not None), shapes[0])
 
@@ -160,7 +165,7 @@ def _stored_codes(checkpoint: Checkpoint, name: str, shape: tuple[int, ...], sto
     if len(shape) != 2 or shape[0] % 8 or shape[1] % 8:
         raise TensorFormatError(
             f"{name}{CODES_SUFFIX} stands for a weight of shape {list(shape)}: only matrices whose sizes are"
-            " multiples of 8 can be stored so; download the checkpoint again"
+            " multiples of 8 can be stored so; use the config.json that was saved with the weights"
         )
     return _fitting(checkpoint, name, shape[1], stored) or _choices(shape[1], stored)[0]
 

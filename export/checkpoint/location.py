@@ -23,12 +23,14 @@ from huggingface_hub.errors import (
 )
 
 from qwonnx.export.checkpoint.config import CONFIG_NAME, ModelConfig, load_config
+from qwonnx.export.checkpoint.foreign_formats import recognised_file
 from qwonnx.export.errors import CheckpointError
 from qwonnx.runtime.artifact.strict_json import quoted
 
-# Files in sub-folders (other formats of the same weights) match `*` as well, and are excluded by _IGNORED.
-_DOWNLOADED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer*"]
-_IGNORED = ["*/*"]
+# `*` also matches the separator of folders. Files in sub-folders (other formats of the same weights) are excluded by
+# _IGNORED, but for the folder of chat templates.
+_DOWNLOADED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer*", "merges.txt"]
+_IGNORED = ["*/*.safetensors", "*/*.json", "*/tokenizer*", "*/merges.txt"]
 
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -66,7 +68,12 @@ def locate_checkpoint(name_or_path: str, revision: str | None) -> Location:
         # A manifest's strings are printable; a folder's name may not be.
         return Location(path, "".join(c if c.isprintable() else "?" for c in path.resolve().name), None, config)
     if exists:
-        raise CheckpointError(f"{path} is a file: give the checkpoint's folder")
+        known = recognised_file(path.name)
+        raise CheckpointError(
+            f"{path} is a file: give the checkpoint's folder, with --weights-file if it has several models"
+            if known is None
+            else f"{path}: {known}"
+        )
     small = fetch_config(name_or_path, revision)
     config = load_config(small)
     commit = small.name  # the cache keeps a snapshot in a folder that is named by its commit

@@ -46,7 +46,7 @@ def read_header(path: Path) -> list[TensorEntry]:
     """The tensors of a safetensors file, in the order of their bytes.
 
     Raises:
-        TensorFormatError: the file is truncated, or its header is malformed or does not fit the file.
+        TensorFormatError: the file is truncated, its header is malformed or does not fit the file, or MLX wrote it.
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
@@ -63,7 +63,13 @@ def read_header(path: Path) -> list[TensorEntry]:
         header = parse_object(content)
     except StrictJsonError as error:
         raise _malformed(path, f"header: {error}") from error
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", None)
+    if isinstance(metadata, dict) and metadata.get("format") == "mlx":
+        # MLX stores 1 + w for norms that others store as w, and nothing in a tensor shows it.
+        raise TensorFormatError(
+            f"{path} is a conversion for MLX (format: mlx), which shifts norms and turns convolutions: export the"
+            " checkpoint that it was made from"
+        )
     data_start = 8 + length
     entries = sorted(
         (_entry(path, name, value, data_start) for name, value in header.items()),
@@ -109,8 +115,10 @@ def _check_layout(path: Path, entries: list[TensorEntry], data_start: int, file_
 
 
 def _truncated(path: Path, reason: str) -> TensorFormatError:
-    return TensorFormatError(f"{path} is truncated ({reason}): download it again")
+    return TensorFormatError(f"{path} is truncated ({reason}): a copy or a save was interrupted; restore it")
 
 
 def _malformed(path: Path, reason: str) -> TensorFormatError:
-    return TensorFormatError(f"{path} is not a sound safetensors file ({reason}): download it again")
+    return TensorFormatError(
+        f"{path} is not a sound safetensors file ({reason}): it was damaged or is of another kind; restore it"
+    )

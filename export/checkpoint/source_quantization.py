@@ -2,6 +2,7 @@
 
     quant_method "fp8"     X.weight in F8_E4M3, X.weight_scale_inv with one scale for each block of 128 x 128 values
     quant_method "gptq"    X.qweight, X.qzeros, X.scales and optionally X.g_idx replace X.weight, 4 or 8 bits
+    "auto-round"           the same, if it says so (auto_round.py)
 
 This module reads the fields that say what the stored numbers mean. It refuses an unknown field that could change this,
 as everywhere in config.json. stored_weights.py recognises quantised tensors by their companion tensors, because tools
@@ -15,13 +16,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qwonnx.export.checkpoint.config_fields import Fields, is_off
+from qwonnx.export.checkpoint.auto_round import METHODS, as_gptq
+from qwonnx.export.checkpoint.config_fields import CORRECT, Fields, is_off
 from qwonnx.export.errors import ConfigError
 
 FP8_BLOCK = 128  # rows and columns of a block that shares a scale
 
 _NAME = "quantization_config"
 _UNQUANTIZED = "export the checkpoint that is not quantised"
+
+# Methods that people use for this model, by quant_method: their name, and what is different.
+_FOREIGN = {
+    "awq": ("AWQ", "packs codes in another order"),
+    "bitsandbytes": (
+        "bitsandbytes",
+        "stores codes of its own types; load it with transformers, call dequantize() and save it, or",
+    ),
+    "compressed-tensors": ("compressed-tensors", "has formats of its own"),
+    "modelopt": ("ModelOpt", "stores NVFP4 or FP8 with scales of its own"),
+    "modelopt_fp4": ("ModelOpt", "stores NVFP4 with scales of its own"),
+    "fbgemm_fp8": ("FBGEMM", "stores FP8 with a scale for each row"),
+    "mxfp4": ("MXFP4", "stores 4-bit floats"),
+    "hqq": ("HQQ", "packs codes in another order"),
+    "quanto": ("quanto", "packs codes in another order"),
+    "torchao": ("torchao", "stores tensors of its own types"),
+}
 
 # For each method: fields that must have one of these values if they are present, and fields that cannot change what the
 # stored numbers mean (settings of the quantiser, lists of modules, hints for loaders).
@@ -174,14 +193,21 @@ def parse_quantization(document: Mapping[str, Any], text: Mapping[str, Any], whe
     if any(values != given[0] for values in given):
         raise ConfigError(f"{where}: {_NAME} differs between the model and its text_config: correct one")
     if not isinstance(given[0], dict):
-        raise ConfigError(f"{where}: {_NAME} is not an object: download the file again")
+        raise ConfigError(f"{where}: {_NAME} is not an object: {CORRECT}")
     fields = Fields(given[0], f"{where}: {_NAME}")
     method = fields.values.get("quant_method")
     if method == "fp8":
         return _fp8(fields)
     if method == "gptq":
         return _gptq(fields)
-    raise ConfigError(f"{fields.where}: quant_method {str(method)[:60]!r} is not one of fp8, gptq: {_UNQUANTIZED}")
+    if method in METHODS:
+        return _gptq(Fields(as_gptq(fields), fields.where))
+    if isinstance(method, str) and method in _FOREIGN:
+        name, difference = _FOREIGN[method]
+        raise ConfigError(f"{fields.where} is of {name}, which {difference}: {_UNQUANTIZED}")
+    raise ConfigError(
+        f"{fields.where}: quant_method {str(method)[:60]!r} is not one of fp8, gptq, {METHODS[0]}: {_UNQUANTIZED}"
+    )
 
 
 def _fp8(fields: Fields) -> Fp8Format:
@@ -251,7 +277,7 @@ def _check_fields(fields: Fields, method: str, fixed: Mapping[str, tuple[Any, ..
 def _choice(fields: Fields, name: str, allowed: tuple[int, ...]) -> int:
     value = fields.values.get(name)
     if value is None:
-        raise ConfigError(f"{fields.where} has no {name}: download the file again")
+        raise ConfigError(f"{fields.where} has no {name}: {CORRECT}")
     if type(value) is not int or value not in allowed:
         raise ConfigError(
             f"{fields.where}: {name} {str(value)[:60]} of gptq is not supported, only"

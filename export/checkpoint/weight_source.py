@@ -28,6 +28,7 @@ import torch
 
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
 from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.checkpoint.foreign_formats import recognised_tensors
 from qwonnx.export.checkpoint.gptq import CodeRows, GptqWeight
 from qwonnx.export.checkpoint.source_quantization import StoredCodes
 from qwonnx.export.checkpoint.stored_weights import StoredWeight, StoredWeights
@@ -37,12 +38,23 @@ from qwonnx.runtime.artifact.strict_json import quoted
 
 _PREFIXES = ("model.language_model.", "model.")
 
-# Recognised, and not part of the text model.
-_SKIPPED_PREFIXES = {"mtp.": "multi-token-prediction head", "model.visual.": "vision tower"}
+# Recognised, and not part of the text model; transformers does not load them into it either.
+_SKIPPED_PREFIXES = {
+    "mtp.": "multi-token-prediction head",
+    "model.visual.": "vision tower",
+    "v_head.": "value head of a trainer",
+    "score.": "classification or reward head",
+}
+# Buffers that older versions saved; they follow from config.json.
+_ROTARY_BUFFER = re.compile(r"\.rotary_emb\.(inv_freq|original_inv_freq|cos_cached|sin_cached)$")
+_ROTARY = "buffers of rotary embeddings"
 _TIED_HEAD = "copy of the tied embedding"
 
 # Stored as w, used as 1 + w. The gated norm of the linear layers, linear_attn.norm, is used as stored.
 _CENTRED_NORM = re.compile(r"^norm\.weight$|\.(input_layernorm|post_attention_layernorm|self_attn\.[qk]_norm)\.weight$")
+_CONVOLUTION = ".linear_attn.conv1d.weight"
+# Endings of most of the model's own names, which no other format has.
+_OWN_ENDINGS = ("_proj.weight", "norm.weight", ".A_log", ".dt_bias")
 _DECAY_SCALE, _LOG_DECAY = ".linear_attn.decay_scale", ".linear_attn.A_log"
 
 
@@ -260,6 +272,25 @@ class WeightSource:
         layers = re.compile(re.escape(self._prefix) + r"layers\.(\d{1,6})\.")
         return 1 + max((int(found[1]) for found in map(layers.match, self._stored.names) if found), default=-1)
 
+    def check_format(self) -> None:
+        """Refuse tensors of a format that is not read, before a message calls them missing or misshapen.
+
+        Raises:
+            UnusedTensorError: a tensor is of an adapter, or of a quantiser that config.json does not name.
+            TensorFormatError: a convolution is turned, as MLX stores it.
+        """
+        own = [name for name in self._stored.names if self._skipped_part(name) is None]
+        if known := recognised_tensors(name for name in own if not name.endswith(_OWN_ENDINGS)):
+            raise UnusedTensorError(f"the tensor {known}")
+        for name in own:
+            if name.endswith(_CONVOLUTION):
+                shape = self._stored.shape(name)
+                if len(shape) == 3 and shape[1] > 1 == shape[2]:
+                    raise TensorFormatError(
+                        f"{name} has shape {list(shape)}, as MLX stores it, and MLX shifts norms too: export the"
+                        " checkpoint that the conversion was made from"
+                    )
+
     def check_all_used(self) -> None:
         """Refuse a checkpoint with unused tensors; call it after `rows` was called for all weights.
 
@@ -272,8 +303,8 @@ class WeightSource:
         if unused:
             first = ", ".join(quoted(name) for name in unused[:3]) + (", ..." if len(unused) > 3 else "")
             raise UnusedTensorError(
-                f"the checkpoint has {len(unused)} tensors that the model does not use ({first}):"
-                " it is damaged, or its config.json belongs to another checkpoint"
+                f"the checkpoint has {len(unused)} tensors that the model does not use ({first}): its config.json"
+                " belongs to another model, or a trainer added them; save the model without them"
             )
         if self._tied and HEAD in self._stored.names:
             embedding = self._prefix + EMBEDDING
@@ -317,6 +348,8 @@ class WeightSource:
         """The skipped part that a tensor belongs to; None if it belongs to the text model."""
         if self._tied and name == HEAD:
             return _TIED_HEAD
+        if _ROTARY_BUFFER.search(name):
+            return _ROTARY
         return next((part for prefix, part in _SKIPPED_PREFIXES.items() if name.startswith(prefix)), None)
 
     def _check_tied_copy(self, embedding: StoredWeight) -> None:

@@ -168,7 +168,7 @@ def _score(subject: Subject, prompts: Sequence[Prompt], say: Callable[[str], Non
             if not np.isfinite(one.surprise).all():
                 raise EvaluationError(
                     f"{subject.row.name} predicts values that are not numbers: `qwonnx inspect --verify` says whether"
-                    " an artifact's files were changed; download a checkpoint again"
+                    " an artifact's files were changed; a checkpoint was damaged or its training diverged"
                 )
             scored.append(one)
             say(f"scored {number} of {len(prompts)} expected answers")

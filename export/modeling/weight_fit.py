@@ -18,11 +18,12 @@ def fitting_weights(source: WeightSource, config: ModelConfig) -> dict[str, tupl
     Raises:
         MissingTensorError, TensorFormatError, UnusedTensorError: see WeightSource.
     """
-    # First, because building a thousand layers takes seconds.
+    source.check_format()
+    # Before the weights, because building a thousand layers takes seconds.
     if source.num_layers < config.num_hidden_layers:
         raise MissingTensorError(
             f"config.json has {config.num_hidden_layers} layers and the checkpoint {source.num_layers}:"
-            " it is incomplete, or its config.json belongs to another checkpoint; download both again"
+            " a save or a copy is incomplete, or its config.json belongs to another model"
         )
     shapes = decoder_weights(config)
     for name, shape in shapes.items():

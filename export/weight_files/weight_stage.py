@@ -247,7 +247,9 @@ def encode(importance: Importance, part: WeightSlice) -> EncodedSlice:
 
 
 def _not_finite(reader: RowReader) -> TensorFormatError:
-    return TensorFormatError(f"{reader.name} has values that are not finite: download the checkpoint again")
+    return TensorFormatError(
+        f"{reader.name} has values that are not finite: the training diverged or the file is damaged; use another save"
+    )
 
 
 def _bytes_of(values: torch.Tensor) -> memoryview:

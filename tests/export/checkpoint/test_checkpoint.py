@@ -234,7 +234,7 @@ def test_a_missing_shard_is_noticed_without_an_index(sharded: Path) -> None:
     (sharded / INDEX).unlink()
     total = len(shards(sharded))
     shards(sharded)[0].unlink()
-    assert f"has {total - 1} of the {total} shards" in refused(sharded, MissingTensorError)
+    assert f"has {total - 1} of the {total} files" in refused(sharded, MissingTensorError)
 
 
 def test_a_truncated_shard_is_refused_by_name(sharded: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -268,7 +269,7 @@ def test_a_field_that_changes_the_maths_is_refused(document: Json, name: str, va
 
 def test_an_unknown_quantisation_is_refused_wherever_it_is_named(document: Json) -> None:
     assert "not quantised" in refused({**document, "quantization_config": {"quant_method": "awq"}})
-    assert "not quantised" in refused({**document, "quantization": {"group_size": 64, "bits": 4}})
+    assert "MLX wrote it" in refused({**document, "quantization": {"group_size": 64, "bits": 4}})
 
 
 @pytest.mark.parametrize(
@@ -324,7 +325,7 @@ def test_an_unknown_architecture_is_refused_with_the_known_ones_named(document: 
         parse_config({**document, "architectures": [name]})
 
 
-@pytest.mark.parametrize("value", [None, [], "Qwen3_5ForCausalLM", ["a", "b"], [7]])
+@pytest.mark.parametrize("value", ["Qwen3_5ForCausalLM", ["a", "b"], [7], {}])
 def test_a_file_that_does_not_name_one_architecture_is_refused(document: Json, value: Any) -> None:
     assert "architectures" in refused({**document, "architectures": value})
 
@@ -335,10 +336,25 @@ def test_a_model_type_of_another_model_is_refused(document: Json) -> None:
     assert "model_type" in refused({**document, "model_type": ["qwen3_5_moe"]})
 
 
-def test_a_nested_architecture_without_text_config_is_refused(document: Json) -> None:
-    flat = {"architectures": document["architectures"], **document["text_config"]}
-    assert "text_config" in refused(flat)
+def test_a_text_config_that_is_not_an_object_is_refused(document: Json) -> None:
     assert "text_config" in refused({**document, "text_config": [1]})
+
+
+@pytest.mark.parametrize("named", [None, [], ["Qwen3_5MoeForConditionalGeneration"], ["PeftModelForCausalLM"]])
+@pytest.mark.parametrize("model_type", ["qwen3_5_moe_text", "qwen3_5_moe"])
+def test_a_flat_file_is_a_text_model_whatever_class_it_names(document: Json, named: Any, model_type: str) -> None:
+    nested = parse_config(document)
+    flat = parse_config({**document["text_config"], "architectures": named, "model_type": model_type})
+    assert flat.architecture == "Qwen3_5MoeForCausalLM"
+    assert dataclasses.replace(flat, architecture=nested.architecture, model_type=nested.model_type) == nested
+
+
+@pytest.mark.parametrize("named", [None, [], ["PeftModelForCausalLM"], ["OptimizedModule"]])
+def test_model_type_stands_for_a_missing_architecture(document: Json, named: Any) -> None:
+    assert parse_config({**document, "architectures": named}) == parse_config(document)
+    unnamed = {name: value for name, value in document.items() if name != "model_type"}
+    unnamed["text_config"] = {k: v for k, v in document["text_config"].items() if k != "model_type"}
+    assert "names no architecture, and its model_type is None" in refused({**unnamed, "architectures": named})
 
 
 ANY_JSON = st.recursive(

@@ -32,7 +32,7 @@ def refused(path: Path) -> str:
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith(str(path))
-    assert message.endswith(": download it again")
+    assert message.endswith("; restore it")
     return message
 
 

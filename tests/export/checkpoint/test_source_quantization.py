@@ -50,6 +50,22 @@ GPTQ: Json = {
     },
     "meta": {"quantizer": ["gptqmodel:5.7.0"]},
 }
+AUTO_ROUND: Json = {
+    "quant_method": "auto-round",
+    "packing_format": "auto_round:auto_gptq",
+    "bits": 4,
+    "group_size": 128,
+    "sym": True,
+    "data_type": "int",
+    "iters": 200,
+    "autoround_version": "0.12.2",
+    "block_name_to_quantize": "model.language_model.layers",
+    "extra_config": {
+        "model.language_model.layers.0.linear_attn.in_proj_a": {"bits": 16, "data_type": "fp"},
+        "model.language_model.layers.0.linear_attn.in_proj_qkv": {"bits": 8},
+        ".*shared_expert_gate.*": {"bits": 16, "data_type": "float"},
+    },
+}
 OFFICIAL_RULES = (
     GptqRule("lm_head", 4, 128),
     GptqRule("model.language_model.embed_tokens", 4, 128),
@@ -69,8 +85,23 @@ def refused(quantization: Any) -> str:
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith("config.json: quantization_config")
-    assert any(remedy in message for remedy in ("export the checkpoint", "download the file", "upgrade", "correct"))
+    assert any(remedy in message for remedy in ("export the checkpoint", "upgrade", "correct"))
     return message
+
+
+@pytest.mark.parametrize("method", ["auto-round", "intel/auto-round"])
+def test_auto_rounds_format_of_gptq_is_gptq(method: str) -> None:
+    parsed = parse({**AUTO_ROUND, "quant_method": method})
+    assert isinstance(parsed, GptqFormat)
+    assert (parsed.bits, parsed.group_sizes, parsed.symmetric, parsed.may_permute) == ((4, 8), (128,), True, False)
+    layer = "model.language_model.layers.0"
+    assert parsed.foreseen_codes(f"{layer}.linear_attn.in_proj_a", 256) is None
+    assert parsed.foreseen_codes(f"{layer}.mlp.shared_expert_gate", 256) is None
+    assert parsed.foreseen_codes(f"{layer}.linear_attn.in_proj_qkv", 256) == StoredCodes(8, 128, has_zero_points=False)
+    assert parsed.foreseen_codes(f"{layer}.linear_attn.in_proj_z", 256) == StoredCodes(4, 128, has_zero_points=False)
+    alone = parse({name: value for name, value in AUTO_ROUND.items() if name != "extra_config"})
+    assert isinstance(alone, GptqFormat)
+    assert alone.bits == (4,)
 
 
 def test_a_checkpoint_without_the_field_is_not_quantised() -> None:
@@ -148,8 +179,22 @@ def test_unknown_fields_that_are_off_change_nothing() -> None:
 @pytest.mark.parametrize(
     ("quantization", "named"),
     [
-        ({"quant_method": "awq", "bits": 4}, "quant_method 'awq'"),
-        ({"quant_method": "compressed-tensors"}, "quant_method 'compressed-tensors'"),
+        ({"quant_method": "awq", "bits": 4}, "is of AWQ, which packs codes in another order"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "is of bitsandbytes"),
+        ({"quant_method": "compressed-tensors"}, "is of compressed-tensors"),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "is of ModelOpt"),
+        ({"quant_method": "qqq"}, "quant_method 'qqq'"),
+        ({**AUTO_ROUND, "packing_format": "auto_round"}, "packing_format 'auto_round' of AutoRound"),
+        ({**AUTO_ROUND, "packing_format": "auto_round:auto_awq"}, "packing_format 'auto_round:auto_awq'"),
+        ({**AUTO_ROUND, "packing_format": None}, "packing_format 'None' of AutoRound"),
+        ({**AUTO_ROUND, "sym": False}, "AutoRound's codes are not symmetric integers"),
+        ({**AUTO_ROUND, "data_type": "mx_fp"}, "AutoRound's codes are not symmetric integers"),
+        ({**AUTO_ROUND, "extra_config": {"x": {"bits": 8, "sym": False}}}, "not symmetric integers"),
+        ({**AUTO_ROUND, "extra_config": {"x": {"bits": 2}}}, "bits 2 of gptq"),
+        ({**AUTO_ROUND, "extra_config": ["x"]}, "extra_config is not an object of objects"),
+        ({**AUTO_ROUND, "act_bits": 8}, "act_bits 8 of AutoRound"),
+        ({**AUTO_ROUND, "bits": 3}, "bits 3 of gptq"),
+        ({**AUTO_ROUND, "rotation": {"type": "hadamard"}}, "has the field 'rotation' of AutoRound"),
         ({"bits": 4}, "quant_method 'None'"),
         ([1], "not an object"),
         ({**FP8, "fmt": "e5m2"}, "fmt 'e5m2' of fp8"),

@@ -1,0 +1,104 @@
+"""AutoRound's quantization_config, read as GPTQ's where its tensors are GPTQ's.
+
+For symmetric codes in the packing format auto_round:auto_gptq, AutoRound writes qweight, qzeros and scales as GPTQ
+does, zero points minus one. Its other formats store zero points as they are, or pack codes in another order. Asymmetric
+codes in this format are refused: AutoRound itself overflows where a zero point is 0.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from qwonnx.export.checkpoint.config_fields import CORRECT, Fields, is_off
+from qwonnx.export.errors import ConfigError
+
+METHODS = ("auto-round", "auto_round", "intel/auto-round")
+_FORMATS = ("auto_round:auto_gptq", "auto_round:gptq")
+_FLOAT_BITS = 16  # from here on a rule of extra_config means that a module is not quantised
+_INTEGERS = ("int", "int_sym", None)
+
+# What the quantiser did, and hints for loaders: they do not change what the stored numbers mean.
+_IGNORED = frozenset(
+    {
+        "act_bits",  # checked
+        "act_data_type",
+        "act_dynamic",
+        "act_group_size",
+        "act_sym",
+        "amp",
+        "autoround_version",
+        "backend",
+        "batch_size",
+        "block_name_to_quantize",
+        "dataset",
+        "enable_alg_ext",
+        "enable_minmax_tuning",
+        "enable_norm_bias_tuning",
+        "enable_quanted_input",
+        "gradient_accumulate_steps",
+        "ignore_layers",
+        "iters",
+        "low_gpu_mem_usage",
+        "lr",
+        "minmax_lr",
+        "model_dtype",
+        "nsamples",
+        "quant_block_list",
+        "quant_nontext_module",
+        "scale_dtype",
+        "seqlen",
+        "supported_types",
+        "to_quant_block_names",
+    }
+)
+_READ = frozenset({"bits", "data_type", "extra_config", "group_size", "packing_format", "quant_method", "sym"})
+
+
+def as_gptq(fields: Fields) -> dict[str, Any]:
+    """The same settings as a quantization_config of GPTQ.
+
+    Raises:
+        ConfigError: another packing format, asymmetric codes, quantised activations, or an unknown field.
+    """
+    original = "export the checkpoint that is not quantised"
+    values, where = fields.values, fields.where
+    packing = values.get("packing_format")
+    if packing not in _FORMATS:
+        raise ConfigError(
+            f"{where}: packing_format {str(packing)[:60]!r} of AutoRound is not supported, only {_FORMATS[0]} is:"
+            f" {original}"
+        )
+    unknown = sorted(name for name in values.keys() - _READ - _IGNORED if not is_off(values[name]))
+    if unknown:
+        raise ConfigError(
+            f"{where} has the field {unknown[0][:60]!r} of AutoRound, which is unknown here and may change the weights:"
+            " upgrade qwonnx, or remove it if it does not matter"
+        )
+    if values.get("act_bits") not in (None, 16, 32):
+        raise ConfigError(f"{where}: act_bits {str(values['act_bits'])[:60]} of AutoRound is not supported: {original}")
+    rules = values.get("extra_config")
+    if is_off(rules):
+        rules = {}
+    if not isinstance(rules, dict) or any(not isinstance(rule, dict) for rule in rules.values()):
+        raise ConfigError(f"{where}: extra_config is not an object of objects: {CORRECT}")
+    quantized = {name: rule for name, rule in rules.items() if not _is_float(rule)}
+    for one in (values, *quantized.values()):
+        if one.get("sym", True) is not True or one.get("data_type") not in _INTEGERS:
+            raise ConfigError(f"{where}: AutoRound's codes are not symmetric integers (sym, data_type): {original}")
+    dynamic: dict[str, dict[str, Any]] = {f"-:{_pattern(name)}": {} for name in rules.keys() - quantized.keys()}
+    for name, rule in quantized.items():
+        dynamic[f"+:{_pattern(name)}"] = {key: rule[key] for key in ("bits", "group_size") if rule.get(key) is not None}
+    settings = {key: values[key] for key in ("bits", "group_size") if key in values}
+    return {**settings, "quant_method": "gptq", "sym": True, "desc_act": False, "dynamic": dynamic}
+
+
+def _is_float(rule: Mapping[str, Any]) -> bool:
+    bits = rule.get("bits")
+    return isinstance(bits, int) and bits >= _FLOAT_BITS
+
+
+def _pattern(module: str) -> str:
+    """A pattern of GPTQ's `dynamic` for a module; AutoRound also takes patterns, which stay."""
+    return module.replace(".", r"\.") + "$" if re.fullmatch(r"[\w.-]+", module) else module

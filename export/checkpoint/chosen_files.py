@@ -1,0 +1,214 @@
+"""Which safetensors files of a folder are the model: those that transformers would load, where that is certain.
+
+    --weights-file FILE                         that file, the series that it belongs to, or the files of that index
+    an index, and no other model.safetensors    the files that the index lists
+    model.safetensors, and no index             that file
+    an index without any of its files           model.safetensors: save_pretrained left an old index beside it
+    both, with files                            refused: one of them is older, and only the user knows which
+    neither                                     one numbered series, or all files with a plain name
+
+transformers takes model.safetensors wherever it exists. Files that are not read are named in a note.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qwonnx.export.checkpoint.foreign_formats import recognised_file, recognised_files, refuse_adapter
+from qwonnx.export.errors import CheckpointError, MissingTensorError
+from qwonnx.runtime.artifact.strict_json import StrictJsonError, quoted, read_object
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+_INDEX_SUFFIX = ".safetensors.index.json"
+
+# An index of 370,000 tensors, four for each projection of each expert, has about 55 MB.
+_MAX_INDEX_BYTES = 100_000_000
+# No separators; a backslash is one on Windows. _is_plain_name also refuses names that do not print.
+_PLAIN_NAME = re.compile(r"[^/\\]{1,200}\.safetensors")
+_MAX_NAME_BYTES = 255  # the limit of file systems
+_SHARD_NUMBER = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenFiles:
+    """The files that hold the model. index: tensor name -> file name, None without an index. notes are for display."""
+
+    names: tuple[str, ...]
+    index: Mapping[str, str] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def choose_files(folder: Path, weights_file: str | None = None) -> ChosenFiles:
+    """Choose the files of a folder; opens none but the index.
+
+    Args:
+        folder: the checkpoint's.
+        weights_file: the user's choice: the name of a safetensors file or of an index in the folder.
+
+    Raises:
+        MissingTensorError: there is no safetensors file, or a file of an index or of a series is missing.
+        CheckpointError: two sets of files may be the model; an adapter is there; the index is malformed, or names a
+            file outside the folder.
+    """
+    files = sorted(path.name for path in folder.glob("*.safetensors"))
+    own = [name for name in files if not name.lower().startswith("adapter")]
+    refuse_adapter(folder, has_weights=bool(own))
+    if weights_file is not None:
+        chosen = _chosen_by_user(folder, weights_file, files)
+    else:
+        chosen = _chosen_by_rule(folder, files)
+    unread = [name for name in files if name not in chosen.names]
+    if not unread:
+        return chosen
+    shown = ", ".join(map(quoted, unread[:3])) + (", ..." if len(unread) > 3 else "")
+    return ChosenFiles(chosen.names, chosen.index, (*chosen.notes, f"not read: {shown}"))
+
+
+def _chosen_by_rule(folder: Path, files: list[str]) -> ChosenFiles:
+    index_path = folder / INDEX_NAME
+    if not index_path.is_file():
+        return ChosenFiles((SINGLE_NAME,)) if (folder / SINGLE_NAME).is_file() else _without_index(folder, files)
+    index = _read_index(index_path)
+    listed = _listed(index)
+    if SINGLE_NAME in listed or not (folder / SINGLE_NAME).is_file():
+        _check_all_there(folder, INDEX_NAME, listed)
+        return ChosenFiles(listed, index)
+    found = [name for name in listed if (folder / name).is_file()]
+    if found:
+        raise CheckpointError(
+            f"{folder} has {SINGLE_NAME} and an index with {len(found)} of its {len(listed)} files ({found[0]}, ...),"
+            f" two models of which one is older: choose with --weights-file {SINGLE_NAME} or --weights-file"
+            f" {INDEX_NAME}, or remove the older one"
+        )
+    note = (
+        f"{INDEX_NAME} lists {len(listed)} files that do not exist, as after save_pretrained into the model's own"
+        f" folder: {SINGLE_NAME} is read, as transformers does"
+    )
+    return ChosenFiles((SINGLE_NAME,), notes=(note,))
+
+
+def _chosen_by_user(folder: Path, name: str, files: list[str]) -> ChosenFiles:
+    if name.endswith(_INDEX_SUFFIX) and name in {path.name for path in folder.glob(f"*{_INDEX_SUFFIX}")}:
+        index = _read_index(folder / name)
+        listed = _listed(index)
+        _check_all_there(folder, name, listed)
+        return ChosenFiles(listed, index)
+    if name not in files:
+        hint = recognised_file(name) or f"give one of its files: {', '.join(map(quoted, _choices(folder, files)))}"
+        raise CheckpointError(
+            f"--weights-file {quoted(name)} is not a safetensors file or an index of {folder}; {hint}"
+        )
+    _check_plain(folder, [name])
+    numbered = _SHARD_NUMBER.fullmatch(name)
+    if numbered is None:
+        return ChosenFiles((name,))
+    return ChosenFiles(_series(folder, numbered[1], int(numbered[3]), files))
+
+
+def _choices(folder: Path, files: list[str]) -> list[str]:
+    return [*sorted(path.name for path in folder.glob(f"*{_INDEX_SUFFIX}")), *files][:6] or ["none is there"]
+
+
+def _without_index(folder: Path, files: list[str]) -> ChosenFiles:
+    """A numbered series, which must be complete, or all files of other names."""
+    if not files:
+        known = recognised_files(folder)
+        raise MissingTensorError(
+            f"{folder} has no safetensors files: give a folder in Hugging Face layout"
+            if known is None
+            else f"{folder} has no safetensors files, and {known}"
+        )
+    _check_plain(folder, files)
+    series = {(found[1], int(found[3])) for name in files if (found := _SHARD_NUMBER.fullmatch(name))}
+    if not series:
+        return ChosenFiles(tuple(files))
+    others = [name for name in files if not _SHARD_NUMBER.fullmatch(name)]
+    if len(series) > 1 or others:
+        firsts = [next(name for name in files if _is_of(name, stem, total)) for stem, total in sorted(series)]
+        shown = ", ".join(map(quoted, [*firsts, *others][:4]))
+        raise CheckpointError(
+            f"{folder} has no index and several sets of files ({shown}): choose with --weights-file and the name of a"
+            " file of the set"
+        )
+    ((stem, total),) = series
+    return ChosenFiles(_series(folder, stem, total, files))
+
+
+def _series(folder: Path, stem: str, total: int, files: list[str]) -> tuple[str, ...]:
+    names = tuple(name for name in files if _is_of(name, stem, total))
+    if len(names) != total:
+        expected = (f"{stem}-{number:05}-of-{total:05}.safetensors" for number in range(1, total + 1))
+        missing = next((name for name in expected if name not in names), "one")
+        raise MissingTensorError(
+            f"{folder} has {len(names)} of the {total} files that {names[0]} counts, and lacks {quoted(missing)}:"
+            " copy the others from where these come from"
+        )
+    return names
+
+
+def _is_of(name: str, stem: str, total: int) -> bool:
+    found = _SHARD_NUMBER.fullmatch(name)
+    return found is not None and (found[1], int(found[3])) == (stem, total)
+
+
+def _listed(index: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(sorted(set(index.values())))
+
+
+def _check_all_there(folder: Path, index_name: str, listed: tuple[str, ...]) -> None:
+    missing = [name for name in listed if not (folder / name).is_file()]
+    if not missing:
+        return
+    others = sorted(path.name for path in folder.glob("*.safetensors") if path.name not in listed)
+    if len(missing) < len(listed):
+        raise MissingTensorError(
+            f"shard {missing[0]} is missing from {folder}, which has {len(listed) - len(missing)} of the {len(listed)}"
+            f" files that {index_name} lists: a copy or a save was interrupted; copy the rest from where these are from"
+        )
+    remedy = (
+        f"remove the index, or choose with --weights-file {others[0]}"
+        if others
+        else (recognised_files(folder) or "copy the files from where the index comes from")
+    )
+    raise MissingTensorError(
+        f"{folder / index_name} lists {len(listed)} files and none exists (save_pretrained into a model's own folder"
+        f" leaves such an index): {remedy}"
+    )
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    """Tensor name -> file name."""
+    restore = "restore it from where the checkpoint comes from, or remove it"
+    try:
+        weight_map: Any = read_object(path, _MAX_INDEX_BYTES).get("weight_map")
+    except StrictJsonError as error:
+        raise CheckpointError(f"{path} is malformed ({error}): {restore}") from error
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{path} has no weight_map: {restore}")
+    for shard in weight_map.values():
+        if not _is_plain_name(shard):
+            raise CheckpointError(
+                f"{path} names {quoted(shard)}, which is not a file of its folder: do not use this checkpoint"
+            )
+    return weight_map
+
+
+def _check_plain(folder: Path, names: Iterable[str]) -> None:
+    for name in names:
+        if not _is_plain_name(name):
+            raise CheckpointError(f"{folder} has a file {quoted(name)}, which is not a shard's name: rename it")
+
+
+def _is_plain_name(name: Any) -> bool:
+    """Whether a value is a printable name of a safetensors file in the folder itself."""
+    return (
+        isinstance(name, str)
+        and name.isprintable()  # first: it refuses names that cannot be encoded
+        and _PLAIN_NAME.fullmatch(name) is not None
+        and len(name.encode()) <= _MAX_NAME_BYTES
+    )
