@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +62,7 @@ class ExportOptions:
     overwrite: replace an artifact that exists.
     resume: continue an interrupted export, if there is one.
     revision: branch, tag or commit of a hub repository.
+    weights_file: which of several models in a folder is exported: a safetensors file or an index, by name.
     num_threads: of the weight stage; None: as many as the machine has.
     memory_bytes: limit of tensors in flight in the weight stage.
     """
@@ -77,6 +77,7 @@ class ExportOptions:
     overwrite: bool = False
     resume: bool = False
     revision: str | None = None
+    weights_file: str | None = None
     num_threads: int | None = None
     memory_bytes: int = DEFAULT_MEMORY_BYTES
 
@@ -88,6 +89,7 @@ def export_checkpoint(
     *,
     on_progress: Callable[[ExportProgress], None] | None = None,
     on_skipped: Callable[[SkippedPart], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> Manifest:
     """Export a checkpoint to an artifact.
 
@@ -97,6 +99,8 @@ def export_checkpoint(
         options: see ExportOptions.
         on_progress: called from this thread at every stage, and repeatedly while weights are written.
         on_skipped: called at the end for every part of the checkpoint that is recognised and not exported.
+        on_note: called before the weights are read, with a line for everything that is not read plainly: files that are
+            left out, names that a wrapper changed, where tokens and the chat template come from.
 
     Raises:
         ExportError: see errors.py. An artifact to overwrite stays. Written weights stay in a folder that does not open
@@ -110,7 +114,7 @@ def export_checkpoint(
     out = Path(out)
     _check_output(out, overwrite=options.overwrite)
 
-    resolved = resolve_checkpoint(str(checkpoint), options.revision)
+    resolved = resolve_checkpoint(str(checkpoint), options.revision, options.weights_file)
     config = resolved.config
     recipe = options.recipe or Recipe.choose(
         None, options.weights, options.weight_block_size, choice.target.default_recipe
@@ -119,6 +123,10 @@ def export_checkpoint(
     shapes = fitting_weights(source, config)
     recipe.check_rules_match(shapes)
     texts = check_text_files(resolved.folder, config.vocab_size)
+
+    if on_note is not None:
+        for note in (*resolved.tensors.notes, *texts.files.notes):
+            on_note(note)
 
     fingerprint = export_fingerprint(
         resolved.tensors, resolved.source, config, recipe, choice.described(), options.calibration
@@ -156,8 +164,8 @@ def export_checkpoint(
         weights.attach(written)
         for graph in graphs.values():
             (building / graph.spec.file).write_bytes(graph.serialized())
-        for name in texts:
-            shutil.copyfile(resolved.folder / name, building / name)
+        for name, content in texts.files.contents.items():
+            (building / name).write_bytes(content)
         graph_files = [graph.spec.file for graph in graphs.values()]
         manifest = describe_artifact(
             config,
@@ -165,7 +173,7 @@ def export_checkpoint(
             resolved.source,
             weights.items,
             {name: graph.spec for name, graph in graphs.items()},
-            (*writer.files, *(_file_entry(building, name) for name in (*graph_files, *texts))),
+            (*writer.files, *(_file_entry(building, name) for name in (*graph_files, *texts.files.contents))),
             choice,
         )
         write_manifest(building, manifest)

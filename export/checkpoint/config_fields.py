@@ -71,6 +71,7 @@ FIXED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "output_gate_type": (("swish", "silu", None), "only a swish output gate is supported"),
     "quantization": ((None,), "MLX wrote it; export the checkpoint that it was made from"),
     "routed_scaling_factor": ((1, None), "only an unscaled sum of experts is supported"),
+    "transformers_weights": ((None,), "remove it, and choose the file with --weights-file"),
     "scoring_func": (("softmax", None), "only a softmax router is supported"),
 }
 

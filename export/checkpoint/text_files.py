@@ -1,27 +1,63 @@
-"""Checks the checkpoint's text files, which are copied unchanged into an artifact.
+"""The text files of an artifact: made from a checkpoint's, and checked with the runtime's own readers.
 
-The checks use the runtime's own readers. They refuse a tokenizer, a chat template or a generation_config.json that the
-runtime would not open, before anything is traced.
+A tokenizer, a chat template or a generation_config.json that the runtime would not open is refused before anything is
+traced. tokenizer_files.py and chat_templates.py say from which files they are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from qwonnx.export.errors import CheckpointError
+from qwonnx.export.checkpoint.chat_templates import chat_template_source
+from qwonnx.export.checkpoint.tokenizer_files import read_text_file, tokenizer_source, unusable
 from qwonnx.runtime.artifact.file_names import CHAT_TEMPLATE_FILE, GENERATION_CONFIG_FILE, TOKENIZER_FILE
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, parse_object, quoted
-from qwonnx.runtime.errors import InvalidRequestError, TokenizerError
+from qwonnx.runtime.errors import InvalidRequestError, TemplateError, TokenizerError
 from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.text.chat_template import ChatTemplate
 from qwonnx.runtime.text.end_tokens import end_token_ids
-from qwonnx.runtime.text.tokenizer import MAX_FILE_BYTES, Tokenizer
+from qwonnx.runtime.text.tokenizer import Tokenizer
 
-_MAX_BYTES = {TOKENIZER_FILE: MAX_FILE_BYTES, CHAT_TEMPLATE_FILE: 4 << 20, GENERATION_CONFIG_FILE: 1 << 20}
+_MAX_GENERATION_BYTES = 1 << 20
 
 
-def check_text_files(checkpoint: Path, vocab_size: int) -> tuple[str, ...]:
-    """Check the tokenizer, and the chat template and generation_config.json if they exist.
+@dataclass(frozen=True, slots=True)
+class TextFiles:
+    """Contents by name of the text files of an artifact; notes are for display."""
+
+    contents: Mapping[str, bytes]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedTextFiles:
+    """Text files that the runtime opens, and what it read from them."""
+
+    files: TextFiles
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate | None
+    eos_token_ids: frozenset[int]
+
+
+def read_text_files(checkpoint: Path) -> TextFiles:
+    """The text files that an export of a checkpoint's folder writes, as they are or as they are made.
+
+    Raises:
+        CheckpointError: there is no tokenizer, or a file cannot be used.
+    """
+    tokenizer, template = tokenizer_source(checkpoint), chat_template_source(checkpoint)
+    contents = {TOKENIZER_FILE: tokenizer.content}
+    if template.text is not None:
+        contents[CHAT_TEMPLATE_FILE] = template.text.encode()
+    if (checkpoint / GENERATION_CONFIG_FILE).is_file():
+        contents[GENERATION_CONFIG_FILE] = read_text_file(checkpoint / GENERATION_CONFIG_FILE, _MAX_GENERATION_BYTES)
+    return TextFiles(contents, (*tokenizer.notes, *template.notes))
+
+
+def check_text_files(checkpoint: Path, vocab_size: int) -> CheckedTextFiles:
+    """Read and check the tokenizer, and the chat template and generation_config.json if they exist.
 
     Loading a tokenizer of the published size takes 2 s and 0.2 GB of memory.
 
@@ -29,37 +65,31 @@ def check_text_files(checkpoint: Path, vocab_size: int) -> tuple[str, ...]:
         checkpoint: its folder.
         vocab_size: rows of the embedding; every token id must be smaller.
 
-    Returns:
-        Names of the files that exist.
-
     Raises:
         CheckpointError: the tokenizer is missing, or one of the files cannot be used.
     """
-    tokenizer = load_tokenizer(checkpoint)
+    files = read_text_files(checkpoint)
+    tokenizer = _opened(checkpoint, files.contents[TOKENIZER_FILE])
     if tokenizer.largest_id >= vocab_size:
-        raise _unusable(
+        raise unusable(
             checkpoint / TOKENIZER_FILE,
             f"it has the token {tokenizer.largest_id} and the model's vocab_size is {vocab_size}",
         )
-    names = [TOKENIZER_FILE]
-    for name in (CHAT_TEMPLATE_FILE, GENERATION_CONFIG_FILE):
-        path = checkpoint / name
-        if not path.is_file():
-            continue
-        content = _read(path)
-        try:
-            if name == CHAT_TEMPLATE_FILE:
-                ChatTemplate(content.decode())
-            else:
-                config = parse_object(content)
-                SamplingParams.defaults_from(config)
-                end_token_ids(config, tokenizer)
-        except (InvalidRequestError, UnicodeDecodeError) as error:
-            raise _unusable(path, quoted(str(error))) from error
-        except StrictJsonError as error:
-            raise _unusable(path, str(error)) from error
-        names.append(name)
-    return tuple(names)
+    template = files.contents.get(CHAT_TEMPLATE_FILE)
+    try:
+        chat_template = None if template is None else ChatTemplate(template.decode())
+    except TemplateError as error:
+        raise unusable(checkpoint / CHAT_TEMPLATE_FILE, quoted(str(error))) from error
+    path = checkpoint / GENERATION_CONFIG_FILE
+    try:
+        generation = parse_object(files.contents.get(GENERATION_CONFIG_FILE, b"{}"))
+        SamplingParams.defaults_from(generation)
+        eos_token_ids = end_token_ids(generation, tokenizer)
+    except InvalidRequestError as error:
+        raise unusable(path, quoted(str(error))) from error
+    except StrictJsonError as error:
+        raise unusable(path, str(error)) from error
+    return CheckedTextFiles(files, tokenizer, chat_template, eos_token_ids)
 
 
 def load_tokenizer(checkpoint: Path) -> Tokenizer:
@@ -68,27 +98,11 @@ def load_tokenizer(checkpoint: Path) -> Tokenizer:
     Raises:
         CheckpointError: it is missing, or cannot be used.
     """
-    path = checkpoint / TOKENIZER_FILE
-    if not path.is_file():
-        raise CheckpointError(f"{checkpoint} has no {TOKENIZER_FILE}: download it from the model's hub page")
+    return _opened(checkpoint, tokenizer_source(checkpoint).content)
+
+
+def _opened(checkpoint: Path, content: bytes) -> Tokenizer:
     try:
-        return Tokenizer(_read(path))
+        return Tokenizer(content)
     except TokenizerError as error:
-        raise _unusable(path, error.reason) from error
-
-
-def _unusable(path: Path, reason: str) -> CheckpointError:
-    return CheckpointError(f"{path} cannot be used ({reason}): download it again")
-
-
-def _read(path: Path) -> bytes:
-    max_bytes = _MAX_BYTES[path.name]
-    try:
-        with path.open("rb") as file:
-            content = file.read(max_bytes + 1)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise CheckpointError(f"{path} cannot be read ({reason}): check the file and its permissions") from error
-    if len(content) > max_bytes:
-        raise CheckpointError(f"{path} is larger than {max_bytes >> 20} MiB: it is not the model's own")
-    return content
+        raise unusable(checkpoint / TOKENIZER_FILE, error.reason) from error

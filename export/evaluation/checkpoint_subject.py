@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from qwonnx.export.checkpoint.text_files import check_text_files, load_tokenizer
+from qwonnx.export.checkpoint.text_files import check_text_files
 from qwonnx.export.evaluation.measures import TokenScores, token_scores
 from qwonnx.export.evaluation.picture_reader import PictureReader
 from qwonnx.export.evaluation.report import ModelRow
@@ -29,27 +29,13 @@ from qwonnx.export.evaluation.subject import (
     settle_max_tokens,
 )
 from qwonnx.export.evaluation.suite import Question
-from qwonnx.runtime.artifact.file_names import CHAT_TEMPLATE_FILE, GENERATION_CONFIG_FILE
-from qwonnx.runtime.artifact.strict_json import read_object
-from qwonnx.runtime.text.chat_template import ChatTemplate
 from qwonnx.runtime.text.detokenizer import Detokenizer
-from qwonnx.runtime.text.end_tokens import end_token_ids
 from qwonnx.runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_MAX_CONFIG_BYTES = 1 << 20
 _BLOCK_ROWS = 64  # of logits at a time: 64 MB at the real vocabulary
-
-
-@dataclass(frozen=True, slots=True)
-class _ChatFiles:
-    """The files that render a conversation."""
-
-    tokenizer: Tokenizer
-    chat_template: ChatTemplate | None
-    eos_token_ids: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +54,16 @@ class CheckpointSubject:
         name_or_path: of the checkpoint.
         num_threads: of torch; None: torch's choice.
         pictures: some questions have pictures; the vision tower is loaded if the checkpoint can read them.
+        weights_file: see choose_files.
 
     Raises:
         CheckpointError, VerificationError: it does not open, or transformers does not load it.
         TokenizerError, TemplateError, InvalidRequestError: a text file of the checkpoint cannot be used.
     """
 
-    def __init__(self, name_or_path: str, num_threads: int | None, *, pictures: bool) -> None:
+    def __init__(
+        self, name_or_path: str, num_threads: int | None, *, pictures: bool, weights_file: str | None = None
+    ) -> None:
         import torch
 
         from qwonnx.export.checkpoint.checkpoint import resolve_checkpoint
@@ -84,12 +73,11 @@ class CheckpointSubject:
 
         if num_threads is not None:
             torch.set_num_threads(num_threads)
-        resolved = resolve_checkpoint(name_or_path, None)
+        resolved = resolve_checkpoint(name_or_path, None, weights_file)
         config = resolved.config
-        names = check_text_files(resolved.folder, config.vocab_size)
+        self._files = check_text_files(resolved.folder, config.vocab_size)
         self._longest = config.max_position_embeddings
         self._num_experts = config.num_experts
-        self._files = _chat_files(resolved.folder, names)
         self._no_tokens = list(range(self._files.tokenizer.num_tokens, config.vocab_size))
         self.row = ModelRow(
             kind="checkpoint",
@@ -107,7 +95,7 @@ class CheckpointSubject:
             if pictures:
                 self._pictures = _picture_reader(resolved.folder)
             sees = isinstance(self._pictures, PictureReader)
-            self._model = load_reference_model(resolved.folder, pictures=sees)
+            self._model = load_reference_model(resolved.folder, weights_file, pictures=sees)
         self._text_model = self._model.model.language_model if sees else self._model.model
         self._head = load_mtp_head(self._text_model, StoredWeights(resolved.tensors, config.quantization))
         self._chosen: dict[int, Tensor] = {}  # by layer, int64 [T, top_k]: experts chosen in the last run
@@ -238,18 +226,6 @@ class CheckpointSubject:
         if prompt.pictures is None:
             return {}
         return {**prompt.pictures, "mm_token_type_ids": (ids == self._model.config.image_token_id).long()}
-
-
-def _chat_files(folder: Path, names: Sequence[str]) -> _ChatFiles:
-    """Tokenizer, template and end tokens; `names` are the text files that exist and were checked."""
-    template = (
-        ChatTemplate((folder / CHAT_TEMPLATE_FILE).read_text(encoding="utf-8")) if CHAT_TEMPLATE_FILE in names else None
-    )
-    tokenizer = load_tokenizer(folder)
-    generation = (
-        read_object(folder / GENERATION_CONFIG_FILE, _MAX_CONFIG_BYTES) if GENERATION_CONFIG_FILE in names else {}
-    )
-    return _ChatFiles(tokenizer, template, end_token_ids(generation, tokenizer))
 
 
 def _picture_reader(folder: Path) -> PictureReader | str:

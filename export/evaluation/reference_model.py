@@ -14,46 +14,50 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.utils import logging
 
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
+from qwonnx.export.checkpoint.chosen_files import INDEX_NAME, SINGLE_NAME, choose_files
 from qwonnx.export.checkpoint.config import load_config
 from qwonnx.export.checkpoint.stored_weights import StoredWeights
+from qwonnx.export.checkpoint.transformers_config import transformers_config
 from qwonnx.export.errors import CheckpointError, VerificationError, first_line
 
 
-def load_reference_model(checkpoint: Path, *, pictures: bool = False) -> Any:
+def load_reference_model(checkpoint: Path, weights_file: str | None = None, *, pictures: bool = False) -> Any:
     """The model, ready to run; it takes memory for its float32 weights and for those that transformers is joining.
+
+    transformers opens the files itself if they are those that it would choose and hold plain floats under published
+    names. Else it is given the tensors that the export reads.
 
     Args:
         checkpoint: its folder.
+        weights_file: see choose_files.
         pictures: also load the vision tower, which the checkpoint must have.
 
     Raises:
         CheckpointError: the checkpoint does not open, or a weight cannot be read.
-        VerificationError: transformers does not load the checkpoint, or misses weights in it.
+        VerificationError: transformers does not load the checkpoint, misses weights in it, or loads something else too.
     """
-    quantization = load_config(checkpoint).quantization
+    parsed = load_config(checkpoint)
+    tensors = Checkpoint.open(checkpoint, weights_file)
     auto = AutoModelForImageTextToText if pictures else AutoModelForCausalLM
+    # float32, not "auto": bfloat16 would round A_log, which checkpoints store in float32.
+    arguments = {"dtype": torch.float32, "output_loading_info": True}
     try:
-        if quantization is None:
-            # float32, not "auto": bfloat16 would round A_log, which checkpoints store in float32.
-            return auto.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True).eval()
-        config = AutoConfig.from_pretrained(checkpoint, local_files_only=True)
-        for described in (config, config.get_text_config()):
-            if hasattr(described, "quantization_config"):
-                del described.quantization_config
-        with torch.device("meta"):
-            empty = auto.from_config(config)  # without pictures, only the text model of the config
-        stored = StoredWeights(Checkpoint.open(checkpoint), quantization)
-        model, report = type(empty).from_pretrained(
-            None,
-            config=empty.config,
-            state_dict={name: _Lazy(stored, name) for name in stored.names},
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
+        config = transformers_config(checkpoint, parsed)
+        if parsed.quantization is None and not tensors.is_renamed and _reads_the_same(checkpoint, tensors):
+            model, report = auto.from_pretrained(checkpoint, config=config, local_files_only=True, **arguments)
+        else:
+            for described in (config, config.get_text_config()):
+                if hasattr(described, "quantization_config"):
+                    del described.quantization_config
+            with torch.device("meta"):
+                empty = auto.from_config(config)  # without pictures, only the text model of the config
+            stored = StoredWeights(tensors, parsed.quantization)
+            given = {name: _Lazy(stored, name) for name in stored.names}
+            model, report = type(empty).from_pretrained(None, config=empty.config, state_dict=given, **arguments)
     except CheckpointError:
         raise
     except Exception as error:  # exceptions of transformers and of its libraries
@@ -63,7 +67,20 @@ def load_reference_model(checkpoint: Path, *, pictures: bool = False) -> Any:
             f"transformers does not find {missing[0]} in {checkpoint.name}, and {len(missing) - 1} more are missing:"
             " compare with a complete checkpoint"
         )
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise VerificationError(
+            f"transformers loads an adapter on top of {checkpoint.name}, which an export does not read: move it away,"
+            " or compare with the merged model"
+        )
     return model.eval()
+
+
+def _reads_the_same(checkpoint: Path, tensors: Checkpoint) -> bool:
+    """Whether transformers would choose the files that were opened."""
+    opened = {file.name for file in tensors.files}
+    if (checkpoint / SINGLE_NAME).is_file():
+        return opened == {SINGLE_NAME}
+    return (checkpoint / INDEX_NAME).is_file() and set(choose_files(checkpoint).names) == opened
 
 
 @contextmanager

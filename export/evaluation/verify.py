@@ -57,6 +57,7 @@ def compare(
     checkpoint: str | os.PathLike[str],
     text: str | None = None,
     on_progress: Callable[[str], None] | None = None,
+    weights_file: str | None = None,
 ) -> VerificationReport:
     """Run both models on a text.
 
@@ -65,6 +66,7 @@ def compare(
         checkpoint: the folder or hub repo id that it was exported from.
         text: at most MAX_TOKENS of its tokens are used. None: SAMPLE_TEXT.
         on_progress: called with a short text about the next step.
+        weights_file: the file or index that the export was told to read, see choose_files.
 
     Raises:
         ArtifactError: the artifact does not open.
@@ -73,7 +75,7 @@ def compare(
     """
     report = on_progress or (lambda stage: None)
     opened = open_artifact(artifact)
-    resolved = resolve_checkpoint(os.fspath(checkpoint), None)
+    resolved = resolve_checkpoint(os.fspath(checkpoint), None, weights_file)
     _check_same_model(opened, resolved.config)
     token_ids = verification_tokens(opened, SAMPLE_TEXT if text is None else text)
     report("running the artifact with ONNX Runtime")  # first, because it is smaller and may be wrong
@@ -84,7 +86,7 @@ def compare(
             " its files were changed; if not, export the checkpoint again"
         )
     report("running the checkpoint with transformers")
-    expected = reference_logits(resolved.folder, token_ids)
+    expected = reference_logits(resolved.folder, token_ids, weights_file)
     return measure(expected, actual, token_ids)
 
 
@@ -101,7 +103,7 @@ def measure(expected: Logits, actual: Logits, token_ids: TokenIds) -> Verificati
     )
 
 
-def reference_logits(checkpoint: Path, token_ids: TokenIds) -> Logits:
+def reference_logits(checkpoint: Path, token_ids: TokenIds, weights_file: str | None = None) -> Logits:
     """transformers' logits, in float32, from the stored weights.
 
     Raises:
@@ -112,7 +114,7 @@ def reference_logits(checkpoint: Path, token_ids: TokenIds) -> Logits:
     from qwonnx.export.evaluation.reference_model import load_reference_model, quiet_transformers
 
     with quiet_transformers():
-        model = load_reference_model(checkpoint)
+        model = load_reference_model(checkpoint, weights_file)
         with torch.no_grad():
             logits = model(torch.tensor(token_ids)[None], use_cache=False).logits[0]
     array: Logits = logits.float().numpy()

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.checkpoint.text_files import read_text_files
+from qwonnx.export.errors import CheckpointError
 from qwonnx.export.planning.weight_layout import PlannedFile, WeightLayout
 from qwonnx.export.targets.target import Target
 from qwonnx.runtime.artifact.file_names import (
     CHAT_TEMPLATE_FILE,
     DECODER,
     GENERATION_CONFIG_FILE,
-    OPTIONAL_FILES,
     TOKENIZER_FILE,
     graph_file,
 )
@@ -36,11 +37,12 @@ class CopiedFiles:
 
     @classmethod
     def of_folder(cls, folder: Path) -> CopiedFiles | None:
-        """The files in a checkpoint's folder; None if it has no tokenizer, because then it is not complete."""
-        if not (folder / TOKENIZER_FILE).is_file():
+        """The files that an export of a folder writes; None if it has no tokenizer that can be read."""
+        try:
+            contents = read_text_files(folder).contents
+        except CheckpointError:  # the export will say what is wrong
             return None
-        names = [name for name in (TOKENIZER_FILE, *OPTIONAL_FILES) if (folder / name).is_file()]
-        return cls(tuple(PlannedFile(name, (folder / name).stat().st_size) for name in names), is_exact=True)
+        return cls(tuple(PlannedFile(name, len(content)) for name, content in contents.items()), is_exact=True)
 
     @classmethod
     def estimated(cls, config: ModelConfig) -> CopiedFiles:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.checkpoint.transformers_config import transformers_config
 from qwonnx.export.checkpoint.weight_names import DOWN, EXPERTS, GATE_UP
 from qwonnx.export.checkpoint.weight_source import RowReader, WeightSource
 
@@ -95,11 +96,9 @@ class LayerRunner:
     """Runs a checkpoint's layers, one after the other, over the same sequences."""
 
     def __init__(self, folder: Path, config: ModelConfig, source: WeightSource, moments: Moments) -> None:
-        from transformers import AutoConfig
-
         self._source, self._moments = source, moments
         self._num_experts = config.num_experts
-        self._text_config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+        self._text_config = transformers_config(folder, config).get_text_config()
         self._text_config._attn_implementation = "sdpa"
         self._layer_class, rotary_class = _classes(config)
         self._rotary = rotary_class(self._text_config)

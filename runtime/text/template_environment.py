@@ -24,6 +24,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import pass_environment, pass_eval_context
 
+from qwonnx.runtime.text.generation_tag import GenerationTag
 from qwonnx.runtime.text.template_text import (
     TemplateMarkup,
     TemplateText,
@@ -79,7 +80,9 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
 
     def __init__(self) -> None:
         # The optimizer would make one constant of several: the code generator has to see each text.
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols], optimized=False)
+        super().__init__(
+            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, GenerationTag], optimized=False
+        )
         self._constants: dict[str, TemplateText] = {}
         self.globals["raise_exception"] = _raise_exception
         self.globals["strftime_now"] = _strftime_now
