@@ -101,7 +101,7 @@ def tokenizer_source(folder: Path) -> TokenizerSource:
     missing = sorted((token for token in stated if token.content not in known), key=lambda token: token.id)
     changed = [token for token in stated if token.content in known and known[token.content] != token]
     if moved := next((token for token in changed if known[token.content].id != token.id), None):
-        raise _contradiction(folder, moved, known[moved.content].id)
+        raise _contradiction(folder, moved, known[moved.content].id, CONFIG_FILE)
     flags = {token.content: token for token in changed}
     tokens = [flags.get(token.content, token) for token in own] + missing
     names = [name for name in _named(folder, config) if name not in {token.content for token in tokens}]
@@ -116,7 +116,8 @@ def tokenizer_source(folder: Path) -> TokenizerSource:
         # The whole list is in tokenizer_config.json, and AutoTokenizer numbers that one alone.
         made = _with_tokens(folder, parts, sorted(tokens, key=lambda token: token.id), names)
     if made.wrong is not None:
-        raise _contradiction(folder, made.wrong, made.tokenizer.token_id(made.wrong.content))
+        source = TOKENIZER_FILE if made.wrong.content in known else CONFIG_FILE
+        raise _contradiction(folder, made.wrong, made.tokenizer.token_id(made.wrong.content), source)
     if names:
         shown = ", ".join(f"{quoted(name)} is {made.tokenizer.token_id(name)}" for name in names[:3])
         notes.append(f"tokenizer: special tokens that have only a name get an id, as in transformers ({shown})")
@@ -184,8 +185,8 @@ def _built(folder: Path, config: Mapping[str, Any]) -> bytes:
     merges = [line.rstrip("\r").split(" ") for line in lines if line.strip() and not line.startswith("#version")]
     if "added_tokens_decoder" not in config and not (folder / _ADDED).is_file():
         raise CheckpointError(
-            f"{folder} has {_VOCABULARY} and no list of its special tokens (added_tokens_decoder in {CONFIG_FILE}): copy"
-            f" {TOKENIZER_FILE} from the base model, or from where the model was trained"
+            f"{folder} has {_VOCABULARY} and no list of its special tokens (added_tokens_decoder in {CONFIG_FILE}):"
+            f" copy {TOKENIZER_FILE} from the base model, or from where the model was trained"
         )
     model = {"type": "BPE", "vocab": vocabulary, "merges": merges}
     return json.dumps({"version": "1.0", "added_tokens": [], **_FRAME, "model": model}, ensure_ascii=False).encode()
@@ -266,10 +267,11 @@ def _numbered(folder: Path, parts: Mapping[str, msgspec.Raw], tokens: list[Added
     return _Numbered(content, tokenizer, next((t for t in tokens if tokenizer.token_id(t.content) != t.id), None))
 
 
-def _contradiction(folder: Path, token: AddedToken, other: int | None) -> CheckpointError:
+def _contradiction(folder: Path, token: AddedToken, other: int | None, source: str) -> CheckpointError:
     return CheckpointError(
-        f"{folder / CONFIG_FILE} gives {quoted(token.content)} the id {token.id}, and by {TOKENIZER_FILE} it is {other}:"
-        " copy both files from the base model, or from where the model was trained"
+        f"{folder / source} gives {quoted(token.content)} the id {token.id}, and transformers, which numbers added tokens"
+        f" by their place in all files, would give it {other}: copy {TOKENIZER_FILE} and {CONFIG_FILE} from the base"
+        " model, or from where the model was trained"
     )
 
 

@@ -80,7 +80,7 @@ def codes_at_hand(source: PlanSource) -> CodesOf | None:
     """
     if source.folder is None or not isinstance(source.config.quantization, GptqFormat):
         return None
-    return WeightSource(Checkpoint.open(source.folder), source.config).stored_codes
+    return WeightSource(Checkpoint.open(source.folder, source.weights_file), source.config).stored_codes
 
 
 def _any_scales(config: ModelConfig) -> dict[int, CacheScales]:
@@ -99,5 +99,5 @@ def source_facts(source: PlanSource) -> SourceFacts:
     if source.config.quantization is not None:
         dtype = source.config.quantization.name
     else:
-        dtype = Checkpoint.open(source.folder).dtype if source.folder is not None else "bfloat16"
+        dtype = Checkpoint.open(source.folder, source.weights_file).dtype if source.folder is not None else "bfloat16"
     return SourceFacts(checkpoint=source.name, revision=source.commit, dtype=dtype)

@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwonnx.export.checkpoint.config import CONFIG_NAME, ModelConfig, load_config_file
-from qwonnx.export.errors import CheckpointError, ConfigError
+from qwonnx.export.checkpoint.chosen_files import choose_files
+from qwonnx.export.checkpoint.config import CONFIG_NAME, ModelConfig, load_config, load_config_file
+from qwonnx.export.checkpoint.foreign_formats import refuse_adapter, refuse_side_file
+from qwonnx.export.errors import CheckpointError
 from qwonnx.export.planning.artifact_size import CopiedFiles
 
 
@@ -18,7 +20,8 @@ class PlanSource:
     """A model's configuration, and known facts of its checkpoint.
 
     name is that of the folder or the repository. folder is the checkpoint's, None if it is not local or has no
-    tokenizer. copied are the files that an export would copy, estimated without a folder.
+    tokenizer. copied are the files that an export would copy, estimated without a folder. weights_file is the user's
+    choice of tensors in the folder, see choose_files.
     """
 
     name: str
@@ -26,13 +29,15 @@ class PlanSource:
     config: ModelConfig
     folder: Path | None
     copied: CopiedFiles
+    weights_file: str | None = None
 
 
-def open_source(name_or_path: str, revision: str | None = None) -> PlanSource:
+def open_source(name_or_path: str, revision: str | None = None, weights_file: str | None = None) -> PlanSource:
     """Find a model's configuration.
 
     Raises:
-        CheckpointError: there is no such file, folder or repository, or it cannot be downloaded.
+        CheckpointError: there is no such file, folder or repository, or it cannot be downloaded; a folder has an
+            adapter, or weights that config.json does not describe.
         ConfigError: the model is not supported, or its config.json is malformed.
     """
     path = Path(name_or_path)
@@ -41,13 +46,16 @@ def open_source(name_or_path: str, revision: str | None = None) -> PlanSource:
     if path.is_file():
         return _without_folder(path.resolve().parent.name, None, load_config_file(path))
     if path.is_dir():
-        if not (path / CONFIG_NAME).is_file():
-            raise ConfigError(f"{path} has no {CONFIG_NAME}: give a folder in Hugging Face layout, or that file")
-        config = load_config_file(path / CONFIG_NAME)
+        config = load_config(path)
+        refuse_adapter(path, has_weights=any(path.glob("*.safetensors")))
+        if config.quantization is None:
+            refuse_side_file(path)
+        if weights_file is not None:
+            choose_files(path, weights_file)
         copied = CopiedFiles.of_folder(path)
         if copied is None:
             return _without_folder(path.resolve().name, None, config)
-        return PlanSource(path.resolve().name, None, config, path, copied)
+        return PlanSource(path.resolve().name, None, config, path, copied, weights_file)
 
     from qwonnx.export.checkpoint.location import fetch_config
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.checkpoint.weight_names import tied_weights
 from qwonnx.export.errors import RecipeError
 from qwonnx.export.planning.artifact_size import ArtifactSize, CopiedFiles, estimate_artifact
 from qwonnx.export.planning.decoder_weights import planned_weights
@@ -86,7 +87,7 @@ def store_model(
     """
     storages = named.recipe if stored_codes is None else StoragePlan(named.recipe, stored_codes)
     weights = planned_weights(config, storages, choice)
-    named.recipe.check_rules_match(name for weight in weights for name, _ in weight.weights)
+    named.recipe.check_rules_match((*(name for weight in weights for name, _ in weight.weights), *tied_weights(config)))
     layout = lay_out_weights(weights)
     return StoredModel(
         named=named,

@@ -169,6 +169,10 @@ class Recipe:
             recipe = default if weights in (None, "int4") else NO_RECIPE
         if recipe == NO_RECIPE:
             return cls.preset(weights or "int4", 128 if weight_block_size is None else weight_block_size)
+        if recipe not in SHIPPED and _is_name(recipe):
+            raise RecipeError(
+                f"there is no recipe {recipe!r}: use {', '.join(SHIPPED)}, {NO_RECIPE}, or a TOML file that exists"
+            )
         chosen = cls.named(recipe) if recipe in SHIPPED else cls.load(Path(recipe))
         if weights not in (None, chosen.weights):
             raise RecipeError(
@@ -272,6 +276,12 @@ class Recipe:
 
     def _block_size(self, rule: Rule) -> int:
         return rule.weight_block_size or self.weight_block_size or 128
+
+
+def _is_name(recipe: str) -> bool:
+    """Whether a text was meant as a recipe's name: no file has it, and it has no suffix and no folder."""
+    path = Path(recipe)
+    return path.name == recipe and not path.suffix and not path.exists()
 
 
 def _check_block_size(value: int) -> None:

@@ -43,6 +43,10 @@ def evaluate(
     answers: Annotated[
         Path | None, typer.Option(help="Write all answers and verdicts to this file, one JSON object per line.")
     ] = None,
+    weights_file: Annotated[
+        str | None,
+        typer.Option(help="Which of several models in a checkpoint's folder, as for `qwonnx export`.", metavar="FILE"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Ask a model questions with known answers: exact match by task and language, perplexity, expert usage.
@@ -69,7 +73,8 @@ def evaluate(
     read = None if suite is None else read_suite(suite)
     chosen = [] if read is None else choose(read.questions, task or (), limit)
     with Console(stderr=True).status("loading the model") as status:
-        subject = _subject(model, max_num_seqs, threads, pictures=any(question.pictures for question in chosen))
+        pictures = any(question.pictures for question in chosen)
+        subject = _subject(model, max_num_seqs, threads, weights_file, pictures=pictures)
         evaluation = run.evaluate(subject, read, chosen, content, max_tokens=max_tokens, on_progress=status.update)
     if answers is not None:
         _write_answers(answers, evaluation.outcomes)
@@ -81,10 +86,14 @@ def evaluate(
         console.print(part)
 
 
-def _subject(model: str, max_num_seqs: int | None, threads: int | None, *, pictures: bool) -> Subject:
+def _subject(
+    model: str, max_num_seqs: int | None, threads: int | None, weights_file: str | None, *, pictures: bool
+) -> Subject:
     """The model to evaluate: an artifact, if the folder has a manifest, or else a checkpoint."""
     folder = Path(model)
     if (folder / MANIFEST_NAME).is_file():
+        if weights_file is not None:
+            raise CommandError("--weights-file is for checkpoints: an artifact has one model")
         from qwonnx.export.evaluation.artifact_subject import ArtifactSubject
 
         # Without a prefix cache: an answer must not depend on earlier questions.
@@ -99,7 +108,7 @@ def _subject(model: str, max_num_seqs: int | None, threads: int | None, *, pictu
 
     from qwonnx.export.evaluation.checkpoint_subject import CheckpointSubject
 
-    return CheckpointSubject(model, threads, pictures=pictures)
+    return CheckpointSubject(model, threads, pictures=pictures, weights_file=weights_file)
 
 
 def _write_answers(path: Path, outcomes: Iterable[Outcome]) -> None:

@@ -11,13 +11,13 @@ import typer
 from rich.console import Console
 
 from qwonnx.export.modeling.cache_spec import KvType
-from qwonnx.export.quantization.recipe import Preset, Recipe
+from qwonnx.export.quantization.recipe import DEFAULT_RECIPE, NO_RECIPE, SHIPPED, Preset, Recipe
 from qwonnx.export.targets.register import TARGETS
 from qwonnx.export.targets.target import Activations
 from qwonnx.export.weight_files.memory_budget import check_memory
 from qwonnx.handlers.cli.choices import FIRST_TARGET, TargetName, summaries
 from qwonnx.handlers.cli.engine_options import runtime_settings
-from qwonnx.handlers.cli.export_progress import export_bar, note_that_the_artifact_is_whole, note_what_is_kept
+from qwonnx.handlers.cli.export_progress import export_progress, note_that_the_artifact_is_whole, note_what_is_kept
 from qwonnx.handlers.cli.system_prompts import bake_prompts, read_prompt
 from qwonnx.handlers.cli.tables import weights_table
 from qwonnx.handlers.cli.text_file import read_text
@@ -50,8 +50,8 @@ def export(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="smallest, balanced (the default of int4), best; none for plain bits; or a TOML file with bits for"
-            " patterns of weight names.",
+            help=f"{', '.join(SHIPPED)} (int4 alone means {DEFAULT_RECIPE}); {NO_RECIPE} for plain bits; or a TOML file"
+            " with bits for patterns of weight names.",
             metavar="NAME|FILE",
         ),
     ] = None,
@@ -67,6 +67,13 @@ def export(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT if it is an artifact.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
+    weights_file: Annotated[
+        str | None,
+        typer.Option(
+            help="Which of several models in the checkpoint's folder: a safetensors file or an index, by its name.",
+            metavar="FILE",
+        ),
+    ] = None,
     prefix: Annotated[
         list[Path] | None,
         typer.Option(
@@ -117,6 +124,7 @@ def export(
         overwrite=force,
         resume=resume,
         revision=revision,
+        weights_file=weights_file,
         memory_bytes=memory_bytes,
     )
     console = Console(stderr=True)
@@ -124,15 +132,21 @@ def export(
         print(f"qwonnx: starting over; use --resume to continue from {incomplete_folder(out)}", file=sys.stderr)
     started = time.monotonic()
     skipped: list[SkippedPart] = []
-    with note_what_is_kept(out), export_bar(console) as bar:
-        manifest = export_checkpoint(checkpoint, out, options, on_progress=bar.show, on_skipped=skipped.append)
+    notes: list[str] = []
+    with note_what_is_kept(out), export_progress(console) as shown:
+        manifest = export_checkpoint(
+            checkpoint, out, options, on_progress=shown.show, on_skipped=skipped.append, on_note=notes.append
+        )
     output = Console()
     output.print(weights_table(manifest.quantization))
     for part in skipped:
-        line = f"skipped: {part.name}, {part.num_tensors} tensors, {bytes_text(part.num_bytes)}"
+        tensors = "1 tensor" if part.num_tensors == 1 else f"{part.num_tensors} tensors"
+        line = f"skipped: {part.name}, {tensors}, {bytes_text(part.num_bytes)}"
         output.print(line, markup=False, highlight=False, soft_wrap=True)
+    for note in notes:
+        output.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     total = sum(entry.size for entry in manifest.files)
-    seconds, in_flight = time.monotonic() - started, bytes_text(bar.peak_bytes)
+    seconds, in_flight = time.monotonic() - started, bytes_text(shown.peak_bytes)
     summary = f"{out}: {bytes_text(total)} in {seconds:.0f} s, with {in_flight} of tensors in flight at most"
     output.print(summary, markup=False, highlight=False, soft_wrap=True)
     if prompts:

@@ -1,18 +1,21 @@
-"""The progress bar of `qwonnx export`, and its messages after an interruption."""
+"""The progress of `qwonnx export`: a bar on a terminal, else a line every half minute; and messages after Ctrl-C."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.runtime.errors import QwonnxRuntimeError
+from qwonnx.runtime.quantities import bytes_text
 
 if TYPE_CHECKING:  # imports torch
     from qwonnx.export.weight_files.progress import ExportProgress
@@ -24,6 +27,17 @@ _STAGES = {
     "weights": "writing weights",
     "finish": "finishing",
 }
+_FIRST = "reading the checkpoint"
+_LAYERS = "calibrate"  # the stage that counts layers, not bytes
+LINE_SECONDS = 30.0
+
+
+class ShownProgress(Protocol):
+    """What an export reports to."""
+
+    peak_bytes: int
+
+    def show(self, progress: ExportProgress) -> None: ...
 
 
 class ExportBar:
@@ -32,7 +46,7 @@ class ExportBar:
     def __init__(self, progress: Progress) -> None:
         self.peak_bytes = 0
         self._progress = progress
-        self._task = progress.add_task("reading the checkpoint", total=None)
+        self._task = progress.add_task(_FIRST, total=None)
         self._stage = ""
 
     def show(self, progress: ExportProgress) -> None:
@@ -49,19 +63,80 @@ class ExportBar:
         self._progress.update(self._task, completed=progress.done_bytes, total=total)
 
 
+class ExportLines:
+    """The same facts as one line of text, for logs; safe to read from another thread.
+
+    Args:
+        now: a clock in seconds.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self.peak_bytes = 0
+        self._now = now
+        self._begun = now()
+        self._started = self._begun  # of the stage
+        self._progress: ExportProgress | None = None
+
+    def show(self, progress: ExportProgress) -> None:
+        self.peak_bytes = max(self.peak_bytes, progress.peak_bytes)
+        if self._progress is None or progress.stage != self._progress.stage:
+            self._started = self._now()
+        self._progress = progress
+
+    def line(self) -> str:
+        """Stage, bytes, rate and time left; the time since the start where a stage has no bytes."""
+        progress, now = self._progress, self._now()
+        if progress is None or not progress.total_bytes:
+            stage = _FIRST if progress is None else _STAGES.get(progress.stage, progress.stage)
+            return f"{stage}, {now - self._begun:.0f} s since the start"
+        stage = _STAGES.get(progress.stage, progress.stage)
+        if progress.stage == _LAYERS:
+            return f"{stage}: {progress.done_bytes} of {progress.total_bytes} layers{self._left(progress, now)}"
+        done, total = bytes_text(progress.done_bytes), bytes_text(progress.total_bytes)
+        rate = self._rate(progress, now)
+        speed = f", {bytes_text(int(rate))}/s" if rate else ""
+        return f"{stage}: {done} of {total}{speed}{self._left(progress, now)}"
+
+    def _rate(self, progress: ExportProgress, now: float) -> float:
+        return (progress.done_bytes - progress.resumed_bytes) / max(now - self._started, 1e-9)
+
+    def _left(self, progress: ExportProgress, now: float) -> str:
+        rate = self._rate(progress, now)
+        if rate <= 0:
+            return ""
+        seconds = (progress.total_bytes - progress.done_bytes) / rate
+        return f", {seconds:.0f} s left" if seconds < 120 else f", {seconds / 60:.0f} min left"
+
+
 @contextmanager
-def export_bar(console: Console) -> Iterator[ExportBar]:
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,  # only the summary or the line of an error stays
-    ) as progress:
-        yield ExportBar(progress)
+def export_progress(console: Console, seconds: float = LINE_SECONDS) -> Iterator[ShownProgress]:
+    """Show progress on a terminal as a bar, and elsewhere as a line every `seconds`."""
+    if console.is_terminal:
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,  # only the summary or the line of an error stays
+        ) as progress:
+            yield ExportBar(progress)
+        return
+    lines, ended = ExportLines(), threading.Event()
+
+    def write() -> None:
+        # A thread, because some stages report nothing for minutes.
+        while not ended.wait(seconds):
+            print(f"qwonnx: {lines.line()}", file=sys.stderr, flush=True)
+
+    writer = threading.Thread(target=write, name="qwonnx-progress", daemon=True)
+    writer.start()
+    try:
+        yield lines
+    finally:
+        ended.set()
+        writer.join()
 
 
 @contextmanager
@@ -74,15 +149,17 @@ def note_that_the_artifact_is_whole(out: Path) -> Iterator[None]:
 
 @contextmanager
 def note_what_is_kept(out: Path) -> Iterator[None]:
-    """On Ctrl-C, print that the work is kept."""
+    """On Ctrl-C, print what is kept and how to go on."""
     from qwonnx.export.weight_files.unfinished import incomplete_folder
 
     try:
         yield
     except KeyboardInterrupt:
-        if incomplete_folder(out).exists():
-            print(
-                f"qwonnx: interrupted; the work is kept in {incomplete_folder(out)}: continue with --resume",
-                file=sys.stderr,
-            )
+        folder = incomplete_folder(out)
+        if folder.exists():
+            kept = bytes_text(sum(path.stat().st_size for path in folder.iterdir() if path.is_file()))
+            said = f"{kept} are kept in {folder}: run the same command with --resume to go on"
+        else:
+            said = f"nothing is kept and {out} is as it was: run the same command to start again"
+        print(f"qwonnx: interrupted; {said}", file=sys.stderr)
         raise

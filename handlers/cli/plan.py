@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from qwonnx.export.modeling.cache_spec import KvType
-from qwonnx.export.quantization.recipe import Preset
+from qwonnx.export.quantization.recipe import NO_RECIPE, SHIPPED, Preset
 from qwonnx.export.targets.register import choose_target
 from qwonnx.export.targets.target import Activations
 from qwonnx.handlers.cli.choices import FIRST_TARGET, TargetName
@@ -35,7 +35,7 @@ def plan(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="Plan only for one recipe: smallest, balanced, best, or a TOML file.", metavar="NAME|FILE"),
+        typer.Option(help=f"Plan only for one recipe: {', '.join(SHIPPED)}, or a TOML file.", metavar="NAME|FILE"),
     ] = None,
     target: Annotated[TargetName, typer.Option(help="As for `qwonnx export`.")] = FIRST_TARGET,
     activations: Annotated[Activations | None, typer.Option(help="As for `qwonnx export`.")] = None,
@@ -61,6 +61,7 @@ def plan(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
+    weights_file: Annotated[str | None, typer.Option(help="As for `qwonnx export`.", metavar="FILE")] = None,
 ) -> None:
     """Compute what an export and its serving need: disk, memory, bytes read per token, and machines that fit.
 
@@ -83,8 +84,6 @@ def plan(
     from qwonnx.export.planning.source import open_source
     from qwonnx.runtime.quantities import parse_tokens
 
-    if recipe is not None and weights is not None:
-        raise CommandError("--recipe and --weights exclude each other: give one")
     if kv is not None and kv not in list(KvType):
         raise CommandError(f"--kv is {kv[:40]!r}: use one of {', '.join(KvType)}")
     assumptions = Assumptions(
@@ -98,7 +97,7 @@ def plan(
         ),
         bandwidth=None if bandwidth is None else parse_bandwidth(bandwidth),
     )
-    opened = open_source(source, revision)
+    opened = open_source(source, revision, weights_file)
     if fit is not None:
         checkpoint = Path(source).parent if Path(source).is_file() else source
         kv_types = list(KvType) if kv is None else [KvType(kv)]
@@ -126,12 +125,12 @@ def plan(
 
 def _recipes(weights: str | None, recipe: str | None, weight_block_size: int | None) -> tuple[NamedRecipe, ...]:
     from qwonnx.export.planning.stored_model import NamedRecipe, named_recipe, named_recipes
-    from qwonnx.export.quantization.recipe import SHIPPED, Recipe
+    from qwonnx.export.quantization.recipe import Recipe
 
-    if recipe is not None:
+    if recipe is not None and not (recipe == NO_RECIPE and weights is not None):
+        chosen = Recipe.choose(recipe, weights, weight_block_size)  # refuses a preset that the recipe does not have
         if recipe in SHIPPED:
             return (named_recipe(recipe, weight_block_size),)
-        chosen = Recipe.choose(recipe, None, weight_block_size)
         return (NamedRecipe(Path(recipe).stem, chosen, f"--recipe {shlex.quote(recipe)}"),)
     if weights is not None:
         return (named_recipe(weights, weight_block_size),)
@@ -155,7 +154,7 @@ def _fit(
     serving = assumptions.serving
     limits = parse_limits(text, serving.context, serving.sequences)
     if recipe is not None:
-        recipes = _recipes(None, recipe, None)
+        recipes = _recipes(weights, recipe, None)
     else:
         names = [weights] if weights is not None else [named.name for named in named_recipes()]
         recipes = in_every_block_size(names)

@@ -21,6 +21,9 @@ def verify(
     max_kl: Annotated[
         float | None, typer.Option(min=0, help="Exit with status 1 if the mean KL divergence is larger, in nats.")
     ] = None,
+    weights_file: Annotated[
+        str | None, typer.Option(help="The one that `qwonnx export` was given, if any.", metavar="FILE")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Run transformers and the artifact on the same tokens, and compare their predictions.
@@ -37,7 +40,7 @@ def verify(
 
     content = None if text is None else read_text(text)
     with Console(stderr=True).status("reading") as status:
-        report = compare(artifact, against, content, status.update)
+        report = compare(artifact, against, content, status.update, weights_file)
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(report), indent=1))
     else:

@@ -41,10 +41,20 @@ def test_ctrl_c_says_what_is_kept_if_anything_is(
     out = tmp_path / "out"
     if kept:
         incomplete_folder(out).mkdir()
+        (incomplete_folder(out) / "decoder.codes").write_bytes(bytes(1_500_000))
     with pytest.raises(KeyboardInterrupt), note_what_is_kept(out):
         raise KeyboardInterrupt
-    said = f"qwonnx: interrupted; the work is kept in {incomplete_folder(out)}: continue with --resume\n"
-    assert capsys.readouterr().err == (said if kept else "")
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    if kept:
+        assert said == (
+            f"qwonnx: interrupted; 1.50 MB are kept in {incomplete_folder(out)}: run the same command with"
+            " --resume to go on\n"
+        )
+    else:
+        assert said == (
+            f"qwonnx: interrupted; nothing is kept and {out} is as it was: run the same command to start again\n"
+        )
 
 
 @pytest.mark.parametrize("fault", [TemplateError("nothing is there"), CommandError("nothing is there")])
