@@ -72,12 +72,10 @@ def chat_template_source(folder: Path) -> TemplateSource:
     others = [name for name in by_name if name not in rendered]
     if not rendered:
         shown = ", ".join(map(quoted, others[:3]))
-        notes.append(f"chat template: none is used, for {shown} are for other purposes and none is named {_DEFAULT}")
+        notes.append(f"chat template: none is used, because none is named {_DEFAULT} ({shown})")
         return TemplateSource(None, tuple(notes))
     if others:
-        notes.append(
-            f"chat template: {', '.join(map(quoted, others[:3]))} are left out, only {_DEFAULT} and {_TOOLS} are used"
-        )
+        notes.append(f"chat template: only {_DEFAULT} and {_TOOLS} are used, not {', '.join(map(quoted, others[:3]))}")
     used: set[str] = set()
     for name in rendered:
         try:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qwonnx.export.checkpoint.foreign_formats import recognised_file, recognised_files, refuse_adapter
+from qwonnx.export.checkpoint.foreign_formats import ADAPTER_CONFIG, recognised_files, recognised_names, refuse_adapter
 from qwonnx.export.errors import CheckpointError, MissingTensorError
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, quoted, read_object
 
@@ -63,6 +63,7 @@ def choose_files(folder: Path, weights_file: str | None = None) -> ChosenFiles:
     else:
         chosen = _chosen_by_rule(folder, files)
     unread = [name for name in files if name not in chosen.names]
+    unread += sorted(f"{path.parent.name}/{path.name}" for path in folder.glob(f"*/{ADAPTER_CONFIG}"))
     if not unread:
         return chosen
     shown = ", ".join(map(quoted, unread[:3])) + (", ..." if len(unread) > 3 else "")
@@ -99,7 +100,7 @@ def _chosen_by_user(folder: Path, name: str, files: list[str]) -> ChosenFiles:
         _check_all_there(folder, name, listed)
         return ChosenFiles(listed, index)
     if name not in files:
-        hint = recognised_file(name) or f"give one of its files: {', '.join(map(quoted, _choices(folder, files)))}"
+        hint = recognised_names([name]) or f"give one of its files: {', '.join(map(quoted, _choices(folder, files)))}"
         raise CheckpointError(
             f"--weights-file {quoted(name)} is not a safetensors file or an index of {folder}; {hint}"
         )

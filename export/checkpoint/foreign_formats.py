@@ -150,12 +150,13 @@ def recognised_files(folder: Path) -> str | None:
     names = sorted(_names(folder))
     if MANIFEST_NAME in names:
         return f"{MANIFEST_NAME} says that it is an artifact of qwonnx: give the checkpoint that it was exported from"
-    return next((found for sign in _FILES for name in names if (found := _found(sign, name))), None) or _nearby(folder)
+    return recognised_names(names) or _nearby(folder)
 
 
-def recognised_file(name: str) -> str | None:
-    """What a single file is, by its name, with a remedy; None: nothing known."""
-    return next((found for sign in _FILES if (found := _found(sign, name))), None)
+def recognised_names(names: Iterable[str]) -> str | None:
+    """What the first known file among these names is, with a remedy; None: nothing known."""
+    listed = sorted(names)
+    return next((found for sign in _FILES for name in listed if (found := _found(sign, name))), None)
 
 
 def recognised_tensors(names: Iterable[str]) -> str | None:
@@ -183,7 +184,7 @@ def _nearby(folder: Path) -> str | None:
     )
     if inner:
         shown = ", ".join(map(quoted, inner[:3])) + (", ..." if len(inner) > 3 else "")
-        return f"its folders {shown} look like checkpoints: give one of them"
+        return f"checkpoints may be in its folders ({shown}): give one of them"
     return None
 
 
@@ -191,11 +192,9 @@ def _kind(described: dict[str, Any]) -> str:
     if described.get("use_dora") is True:
         return "a DoRA adapter"
     kind = described.get("peft_type")
-    return (
-        f"a {kind} adapter"
-        if isinstance(kind, str) and kind.isalnum() and kind not in ("LORA", "")
-        else ("a LoRA adapter")
-    )
+    if not isinstance(kind, str) or not kind.isalnum() or kind == "LORA":
+        return "a LoRA adapter"
+    return f"{'an' if kind[0] in 'AEIO' else 'a'} {kind[:20]} adapter"
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 )
 
 from qwonnx.export.checkpoint.config import CONFIG_NAME, ModelConfig, load_config
-from qwonnx.export.checkpoint.foreign_formats import recognised_file
+from qwonnx.export.checkpoint.foreign_formats import ADAPTER_CONFIG, recognised_names, refuse_adapter
 from qwonnx.export.errors import CheckpointError
 from qwonnx.runtime.artifact.strict_json import quoted
 
@@ -68,22 +68,27 @@ def locate_checkpoint(name_or_path: str, revision: str | None) -> Location:
         # A manifest's strings are printable; a folder's name may not be.
         return Location(path, "".join(c if c.isprintable() else "?" for c in path.resolve().name), None, config)
     if exists:
-        known = recognised_file(path.name)
+        known = recognised_names([path.name])
         raise CheckpointError(
             f"{path} is a file: give the checkpoint's folder, with --weights-file if it has several models"
             if known is None
             else f"{path}: {known}"
         )
     small = fetch_config(name_or_path, revision)
-    config = load_config(small)
     commit = small.name  # the cache keeps a snapshot in a folder that is named by its commit
+    if not (small / CONFIG_NAME).is_file():
+        _refuse_other_files(name_or_path, commit)
+    config = load_config(small)
+    refuse_adapter(small, has_weights=True)
     with _hub_errors(name_or_path, commit):
         folder = snapshot_download(name_or_path, revision=commit, allow_patterns=_DOWNLOADED, ignore_patterns=_IGNORED)
+    if not any(Path(folder).glob("*.safetensors")):
+        _refuse_other_files(name_or_path, commit)
     return Location(Path(folder), name_or_path, commit, config)
 
 
 def fetch_config(repository: str, revision: str | None) -> Path:
-    """Download only the config.json of a hub repository.
+    """Download only the config.json of a hub repository, and that of an adapter.
 
     Returns:
         The folder of config.json; its name is the commit.
@@ -95,7 +100,20 @@ def fetch_config(repository: str, revision: str | None) -> Path:
         shown = repository if repository.isprintable() else quoted(repository)
         raise CheckpointError(f"{shown} does not exist: give a checkpoint's folder, or a hub repository (owner/name)")
     with _hub_errors(repository, revision):
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=[CONFIG_NAME]))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=[CONFIG_NAME, ADAPTER_CONFIG]))
+
+
+def _refuse_other_files(repository: str, commit: str) -> None:
+    """Refuse a repository by the names of its files, which are not downloaded, if they are known.
+
+    Raises:
+        CheckpointError: they are, or the hub does not list them.
+    """
+    with _hub_errors(repository, commit):
+        names = HfApi().list_repo_files(repository, revision=commit)
+    known = None if ADAPTER_CONFIG in names else recognised_names(names)
+    if known is not None:
+        raise CheckpointError(f"{repository} has no model in safetensors, and {known}")
 
 
 @contextmanager

@@ -24,14 +24,12 @@ FP8_BLOCK = 128  # rows and columns of a block that shares a scale
 
 _NAME = "quantization_config"
 _UNQUANTIZED = "export the checkpoint that is not quantised"
+_DEQUANTIZE = f"{_UNQUANTIZED}, or load it with transformers, call dequantize(), save it and export that folder"
 
 # Methods that people use for this model, by quant_method: their name, and what is different.
 _FOREIGN = {
     "awq": ("AWQ", "packs codes in another order"),
-    "bitsandbytes": (
-        "bitsandbytes",
-        "stores codes of its own types; load it with transformers, call dequantize() and save it, or",
-    ),
+    "bitsandbytes": ("bitsandbytes", "stores codes of its own types"),
     "compressed-tensors": ("compressed-tensors", "has formats of its own"),
     "modelopt": ("ModelOpt", "stores NVFP4 or FP8 with scales of its own"),
     "modelopt_fp4": ("ModelOpt", "stores NVFP4 with scales of its own"),
@@ -204,7 +202,8 @@ def parse_quantization(document: Mapping[str, Any], text: Mapping[str, Any], whe
         return _gptq(Fields(as_gptq(fields), fields.where))
     if isinstance(method, str) and method in _FOREIGN:
         name, difference = _FOREIGN[method]
-        raise ConfigError(f"{fields.where} is of {name}, which {difference}: {_UNQUANTIZED}")
+        remedy = _DEQUANTIZE if method == "bitsandbytes" else _UNQUANTIZED
+        raise ConfigError(f"{fields.where} is of {name}, which {difference}: {remedy}")
     raise ConfigError(
         f"{fields.where}: quant_method {str(method)[:60]!r} is not one of fp8, gptq, {METHODS[0]}: {_UNQUANTIZED}"
     )

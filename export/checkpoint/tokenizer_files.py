@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ CONFIG_FILE = "tokenizer_config.json"
 _VOCABULARY, _MERGES = "vocab.json", "merges.txt"
 _ADDED, _SPECIAL_MAP = "added_tokens.json", "special_tokens_map.json"
 _MAX_CONFIG_BYTES = 16 << 20
+_NULL = msgspec.Raw(b"null")
 
 # In the order in which transformers appends them.
 _NAMED = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "pad", "sep", "cls", "mask"))
@@ -90,10 +91,14 @@ def tokenizer_source(folder: Path) -> TokenizerSource:
     content = read_text_file(path, MAX_FILE_BYTES) if path.is_file() else _built(folder, config)
     try:
         parts = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
-        own = [_token(path, one.get("id"), one) for one in msgspec.json.decode(parts["added_tokens"], type=list[Any])]
-    except (msgspec.MsgspecError, UnicodeError, RecursionError, KeyError, AttributeError, CheckpointError):
+        listed = msgspec.json.decode(parts.get("added_tokens", _NULL), type=list[dict[str, Any]] | None)
+        own = [_token(path, one.get("id"), one) for one in listed or ()]
+    except (msgspec.MsgspecError, UnicodeError, RecursionError, CheckpointError):
         return TokenizerSource(content, ())  # the runtime's own reader says what is wrong
-    stated = list(_stated(folder, config, own))
+    special = _named(folder, config)
+    stated = [
+        replace(token, special=token.special or token.content in special) for token in _stated(folder, config, own)
+    ]
     notes = [*_differences(parts, config), *_dropped(config, own, stated)]
     if not path.is_file():
         notes.append(f"tokenizer: built from {_VOCABULARY} and {_MERGES}")
@@ -104,7 +109,7 @@ def tokenizer_source(folder: Path) -> TokenizerSource:
         raise _contradiction(folder, moved, known[moved.content].id, CONFIG_FILE)
     flags = {token.content: token for token in changed}
     tokens = [flags.get(token.content, token) for token in own] + missing
-    names = [name for name in _named(folder, config) if name not in {token.content for token in tokens}]
+    names = [name for name in special if name not in {token.content for token in tokens}]
     if not (missing or changed or names):
         return TokenizerSource(content, tuple(notes))
     if missing:
@@ -269,9 +274,9 @@ def _numbered(folder: Path, parts: Mapping[str, msgspec.Raw], tokens: list[Added
 
 def _contradiction(folder: Path, token: AddedToken, other: int | None, source: str) -> CheckpointError:
     return CheckpointError(
-        f"{folder / source} gives {quoted(token.content)} the id {token.id}, and transformers, which numbers added tokens"
-        f" by their place in all files, would give it {other}: copy {TOKENIZER_FILE} and {CONFIG_FILE} from the base"
-        " model, or from where the model was trained"
+        f"{folder / source} gives {quoted(token.content)} the id {token.id}, and transformers, which numbers added"
+        f" tokens by their place in all files, would give it {other}: copy {TOKENIZER_FILE} and {CONFIG_FILE} from the"
+        " base model, or from where the model was trained"
     )
 
 
@@ -279,14 +284,14 @@ def _differences(parts: Mapping[str, msgspec.Raw], config: Mapping[str, Any]) ->
     """Notes on what AutoTokenizer reads differently from tokenizer.json."""
     named = {"normalizer": "normalizer", "pre_tokenizer": "pre-tokenizer"}
     for key, shown in named.items():
-        found = msgspec.json.decode(parts.get(key, msgspec.Raw(b"null")))
+        found = msgspec.json.decode(parts.get(key, _NULL))
         if _essence(found) != _essence(_FRAME[key]):
             yield (
                 f"tokenizer: its {shown} is not Qwen 3.5's own, which AutoTokenizer of transformers 5 would use:"
                 f" {TOKENIZER_FILE} is followed"
             )
     if config.get("add_prefix_space") is True:
-        yield f"tokenizer: AutoTokenizer would put a space first (add_prefix_space): {TOKENIZER_FILE} is followed"
+        yield f"tokenizer: AutoTokenizer would put a space first (add_prefix_space), {TOKENIZER_FILE} is followed"
 
 
 def _dropped(config: Mapping[str, Any], own: list[AddedToken], stated: list[AddedToken]) -> Iterator[str]:

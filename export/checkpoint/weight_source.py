@@ -46,7 +46,7 @@ _SKIPPED_PREFIXES = {
     "score.": "classification or reward head",
 }
 # Buffers that older versions saved; they follow from config.json.
-_ROTARY_BUFFER = re.compile(r"\.rotary_emb\.(inv_freq|original_inv_freq|cos_cached|sin_cached)$")
+_ROTARY_BUFFER = re.compile(r"(^|\.)rotary_emb\.(inv_freq|original_inv_freq|cos_cached|sin_cached)$")
 _ROTARY = "buffers of rotary embeddings"
 _TIED_HEAD = "copy of the tied embedding"
 
@@ -303,8 +303,8 @@ class WeightSource:
         if unused:
             first = ", ".join(quoted(name) for name in unused[:3]) + (", ..." if len(unused) > 3 else "")
             raise UnusedTensorError(
-                f"the checkpoint has {len(unused)} tensors that the model does not use ({first}): its config.json"
-                " belongs to another model, or a trainer added them; save the model without them"
+                f"the model does not use {len(unused)} of the checkpoint's tensors ({first}): config.json belongs to"
+                " another model, or a trainer added them; save the model without them"
             )
         if self._tied and HEAD in self._stored.names:
             embedding = self._prefix + EMBEDDING

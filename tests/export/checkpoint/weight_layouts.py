@@ -1,0 +1,292 @@
+"""Layouts of weights and of config.json; a new one is a new line here and a row in docs/checkpoints.md."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tests.checkpoints.quantized_formats import write_fp8, write_gptq
+from tests.export.checkpoint.layout_edits import (
+    INDEX,
+    SINGLE,
+    Edit,
+    Layout,
+    also,
+    config,
+    file,
+    moved,
+    nothing,
+    only,
+    read,
+    renamed,
+    shards,
+    tensors,
+    together,
+    without,
+    write,
+)
+
+_LORA = {"peft_type": "LORA", "base_model_name_or_path": "me/base", "r": 8, "lora_alpha": 16}
+_CODES = torch.zeros(4, 8, dtype=torch.int32)
+_QUERY = "model.layers.1.self_attn.q_proj"
+
+
+def _other_model(folder: Path) -> None:
+    """model.safetensors of another training beside the shards."""
+    shutil.copy(folder.parent / "other" / SINGLE, folder)
+
+
+def _this_model(folder: Path) -> None:
+    """model.safetensors of the same training, and shards of another one."""
+    shutil.copy(folder.parent / "plain" / SINGLE, folder)
+    for path in shards(folder):
+        path.write_bytes(b"")
+
+
+def _links(folder: Path) -> None:
+    blobs = folder.parent / f"{folder.name} blobs"
+    blobs.mkdir()
+    for number, path in enumerate(sorted(folder.iterdir())):
+        path.rename(blobs / str(number))
+        path.symlink_to(Path("..") / blobs.name / str(number))
+
+
+def _without_shards(*numbers: int) -> Edit:
+    def edit(folder: Path) -> None:
+        for number, path in enumerate(shards(folder)):
+            if number in numbers or not numbers:
+                path.unlink()
+
+    return edit
+
+
+def _adapter(name: str = "adapter_model.safetensors", **fields: object) -> Edit:
+    return together(
+        lambda folder: write(folder / "adapter_config.json", _LORA | fields),
+        lambda folder: (folder / name).write_bytes(b"x"),
+    )
+
+
+def _wrapped_layers(name: str) -> str:
+    return name.replace("layers.1.", "layers.1._checkpoint_wrapped_module.").replace("model.", "model._orig_mod.", 1)
+
+
+def _index_without_a_tensor(folder: Path) -> None:
+    index = read(folder / INDEX)
+    index["weight_map"].pop("model.layers.1.self_attn.q_norm.weight")
+    write(folder / INDEX, index)
+
+
+def _index_of_another_model(folder: Path) -> None:
+    index = read(folder / INDEX)
+    index["weight_map"] = {name.replace("layers.1", "layers.9"): at for name, at in index["weight_map"].items()}
+    write(folder / INDEX, index)
+
+
+def _two_series(folder: Path) -> None:
+    (folder / INDEX).unlink()
+    for path in shards(folder):
+        shutil.copy(path, folder / path.name.replace("model", "older", 1))
+
+
+def _quantized(**fields: object) -> Edit:
+    return config(quantization_config=fields)
+
+
+def _auto_round(folder: Path) -> None:
+    """GPTQ's tensors of zeros for the experts, under AutoRound's name."""
+
+    def stored(found: dict[str, Tensor]) -> dict[str, Tensor]:
+        made: dict[str, Tensor] = {}
+        for name, tensor in found.items():
+            module = name.removesuffix(".weight")
+            if ".experts." not in name:
+                made[name] = tensor
+                continue
+            rows, columns = tensor.shape
+            made[f"{module}.qweight"] = torch.arange(columns // 8 * rows, dtype=torch.int32).view(columns // 8, rows)
+            made[f"{module}.qzeros"] = torch.full((columns // 32, rows // 8), 0x77777777, dtype=torch.int32)
+            made[f"{module}.scales"] = torch.full((columns // 32, rows), 0.01, dtype=torch.float16)
+        return made
+
+    tensors(stored)(folder)
+    _quantized(
+        quant_method="auto-round", packing_format="auto_round:auto_gptq", bits=4, group_size=32, sym=True, iters=200
+    )(folder)
+
+
+def _floats(folder: Path) -> None:
+    tensors(lambda found: {name: tensor.float() for name, tensor in found.items()})(folder)
+    config(dtype="float32")(folder)
+
+
+def _fp8(folder: Path) -> None:
+    _written(folder, lambda source, made, exact: write_fp8(source, made, exact))
+
+
+def _gptq(folder: Path) -> None:
+    _written(folder, lambda source, made, exact: write_gptq(source, made, exact, group_size=32))
+
+
+def _written(folder: Path, writer: Callable[[Path, Path, Path], object]) -> None:
+    """Put what a writer of a quantised format makes of a folder in its place."""
+    made = folder.parent / "quantised"
+    writer(folder, made, folder.parent / "exact")
+    shutil.rmtree(folder)
+    made.rename(folder)
+
+
+ACCEPTED = (
+    Layout("one model.safetensors", nothing, transformers_loads_it=True),
+    Layout("shards and their index", nothing, "shards", transformers_loads_it=True),
+    Layout("shards without an index", without(INDEX), "shards"),
+    Layout("one file of another name", moved(SINGLE, "weights.safetensors")),
+    Layout("one tensor for each expert", nothing, "experts", transformers_loads_it=True),
+    Layout("links, as in the hub's cache", _links, "shards", transformers_loads_it=True),
+    Layout(
+        "model.safetensors and an index without its files (save_pretrained into the model's own folder)",
+        together(_without_shards(), lambda folder: _this_model(folder)),
+        "shards",
+        transformers_loads_it=True,
+    ),
+    Layout("model.safetensors and older shards, with --weights-file model.safetensors", _this_model, "shards", SINGLE),
+    Layout("shards and another model.safetensors, with --weights-file and the index", _other_model, "shards", INDEX),
+    Layout(
+        "two series of shards, with --weights-file and a file of one",
+        _two_series,
+        "shards",
+        "model.safetensors-00001-of-00003.safetensors",
+    ),
+    Layout(
+        "files of other formats beside model.safetensors",
+        together(file("model-Q4_K_M.gguf"), file("pytorch_model.bin"), file("consolidated.safetensors")),
+        transformers_loads_it=True,
+    ),
+    Layout("an adapter in a sub-folder", file("checkpoint-500/adapter_config.json", "{}"), transformers_loads_it=True),
+    Layout("names after _orig_mod. (torch.compile)", renamed(lambda name: f"_orig_mod.{name}")),
+    Layout("names after module. (data parallelism)", renamed(lambda name: f"module.{name}")),
+    Layout("names after module._orig_mod.", renamed(lambda name: f"module._orig_mod.{name}")),
+    Layout("names after base_model.model. (peft, merged)", renamed(lambda name: f"base_model.model.{name}")),
+    Layout("names after model. (Lightning)", renamed(lambda name: f"model.{name}")),
+    Layout("wrappers within names (FSDP, activation checkpointing)", renamed(_wrapped_layers)),
+    Layout(
+        "names after language_model.model. and language_model.lm_head.", renamed(lambda name: f"language_model.{name}")
+    ),
+    Layout("names of the text model alone (embed_tokens., layers.)", renamed(lambda name: name.removeprefix("model."))),
+    Layout("rotary buffers (inv_freq)", also(model__rotary_emb__inv_freq=torch.zeros(4)), transformers_loads_it=True),
+    Layout(
+        "a value head (v_head.) or a reward head (score.)",
+        also(v_head__summary__weight=torch.zeros(1, 128), score__weight=torch.zeros(1, 128)),
+        transformers_loads_it=True,
+    ),
+    Layout(
+        "a draft head or a vision tower under other names (model.mtp., visual.)",
+        also(model__mtp__norm__weight=torch.zeros(128), visual__norm__weight=torch.zeros(8)),
+    ),
+    Layout("config.json without architectures", config(architectures=...), transformers_loads_it=True),
+    Layout(
+        "a flat config.json that names ...ForConditionalGeneration",
+        config(architectures=["Qwen3_5MoeForConditionalGeneration"]),
+        transformers_loads_it=True,
+    ),
+    Layout("a flat config.json of the type qwen3_5_moe", config(model_type="qwen3_5_moe")),
+    Layout("float tensors in F16 or F32", _floats, same_weights=False),
+    Layout("FP8 in blocks of 128 x 128", _fp8, "experts", same_weights=False),
+    Layout("GPTQ, format 1, 4 or 8 bits", _gptq, "experts", same_weights=False),
+    Layout("AutoRound, packing_format auto_round:auto_gptq", _auto_round, "experts", same_weights=False),
+)
+
+REFUSED = (
+    Layout("shards with their index, and another model.safetensors", _other_model, "shards"),
+    Layout(
+        "some shards of an index, and another model.safetensors", together(_without_shards(0), _other_model), "shards"
+    ),
+    Layout("an index without its files, and nothing else", _without_shards(), "shards"),
+    Layout(
+        "an index without its files, and files of other names",
+        together(_without_shards(1, 2), lambda folder: shards(folder)[0].rename(folder / "a.safetensors")),
+        "shards",
+    ),
+    Layout("an index with some of its files", _without_shards(1), "shards"),
+    Layout("a series with some of its files", together(without(INDEX), _without_shards(1)), "shards"),
+    Layout("two series of shards", _two_series, "shards"),
+    Layout(
+        "shards without an index, and a file of another name",
+        together(without(INDEX), file("consolidated.safetensors")),
+        "shards",
+    ),
+    Layout("an index that misses a tensor", _index_without_a_tensor, "shards"),
+    Layout("an index of another model", _index_of_another_model, "shards"),
+    Layout("a malformed index", file(INDEX, "{}"), "shards"),
+    Layout("--weights-file and a name that is not there", nothing, weights_file="a.safetensors"),
+    Layout(
+        "a file that was cut",
+        lambda folder: (folder / SINGLE).write_bytes((folder / SINGLE).read_bytes()[:-1]),
+    ),
+    Layout("config.json of another model", config(hidden_size=256)),
+    Layout("config.json with more layers", config(num_hidden_layers=3, layer_types=["linear_attention"] * 3)),
+    Layout("a LoRA adapter beside the weights", _adapter()),
+    Layout("a DoRA adapter beside the weights", _adapter(use_dora=True)),
+    Layout("adapter_config.json beside the weights", lambda folder: write(folder / "adapter_config.json", _LORA)),
+    Layout("an adapter with the config.json of its base", together(without(SINGLE), _adapter())),
+    Layout("an adapter alone", together(only(), _adapter())),
+    Layout("an adapter in a PyTorch file", together(only(), _adapter("adapter_model.bin", peft_type="IA3"))),
+    Layout(
+        "LoRA tensors among the weights",
+        also(**{f"{_QUERY}.lora_A.default.weight".replace(".", "__"): torch.zeros(8, 128)}),
+    ),
+    Layout("weights in peft's wrapper", renamed(lambda name: name.replace("q_proj.", "q_proj.base_layer."))),
+    Layout("a GGUF file", together(only("config.json"), file("model-Q4_K_M.gguf"))),
+    Layout("several GGUF files and no config.json", together(only(), file("a-F16.gguf"), file("b-Q8_0.GGUF"))),
+    Layout("a PyTorch file", together(without(SINGLE), file("pytorch_model.bin"))),
+    Layout(
+        "PyTorch shards and their index",
+        together(without(SINGLE), file("pytorch_model.bin.index.json", "{}"), file("pytorch_model-00001-of-00002.bin")),
+    ),
+    Layout("consolidated.00.pth", together(without(SINGLE), file("consolidated.00.pth"))),
+    Layout("a DeepSpeed checkpoint", together(without(SINGLE), file("zero_to_fp32.py"))),
+    Layout("an FSDP checkpoint", together(without(SINGLE), file("__0_0.distcp"))),
+    Layout("a Flax or TensorFlow file", together(without(SINGLE), file("flax_model.msgpack"))),
+    Layout("weights.npz", together(without(SINGLE), file("weights.npz"))),
+    Layout("a model in ONNX", together(without(SINGLE), file("model.onnx"))),
+    Layout("an artifact of qwonnx", together(only(), file("manifest.json", "{}"))),
+    Layout("a suffix in capital letters", moved(SINGLE, "model.SAFETENSORS")),
+    Layout("checkpoints in sub-folders", together(only(), file("checkpoint-500/config.json", "{}"))),
+    Layout("weights without config.json", without("config.json")),
+    Layout("no weights", without(SINGLE)),
+    Layout("a conversion for MLX", tensors(lambda found: found, metadata="mlx")),
+    Layout("a conversion for MLX, quantised", config(quantization={"group_size": 64, "bits": 4})),
+    Layout(
+        "a conversion for MLX, without its mark",
+        tensors(lambda found: {n: t.transpose(1, 2).contiguous() if "conv1d" in n else t for n, t in found.items()}),
+    ),
+    Layout("AWQ", _quantized(quant_method="awq", bits=4, group_size=128)),
+    Layout("bitsandbytes", _quantized(quant_method="bitsandbytes", load_in_4bit=True)),
+    Layout(
+        "bitsandbytes without quantization_config", also(model__layers__0__mlp__gate__weight__absmax=torch.zeros(8))
+    ),
+    Layout("compressed-tensors", _quantized(quant_method="compressed-tensors", format="pack-quantized")),
+    Layout("ModelOpt", _quantized(quant_method="modelopt", quant_algo="NVFP4")),
+    Layout("ModelOpt's side file", file("hf_quant_config.json", '{"quantization": {"quant_algo": "NVFP4"}}')),
+    Layout("ModelOpt without its side file", also(model__layers__0__mlp__gate__weight_scale_2=torch.zeros(1))),
+    Layout("AutoGPTQ's side file", file("quantize_config.json", '{"bits": 4, "group_size": 128}')),
+    Layout("GPTQ or AWQ without quantization_config", also(model__layers__0__mlp__x__qweight=_CODES)),
+    Layout("FP8 without quantization_config", also(model__layers__0__mlp__x__weight_scale_inv=torch.zeros(1))),
+    Layout("HQQ", _quantized(quant_method="hqq")),
+    Layout(
+        "AutoRound in another packing format",
+        _quantized(quant_method="auto-round", packing_format="auto_round:auto_awq", bits=4, group_size=128, sym=True),
+    ),
+    Layout(
+        "AutoRound, not symmetric",
+        _quantized(quant_method="auto-round", packing_format="auto_round:auto_gptq", bits=4, group_size=128, sym=False),
+    ),
+    Layout("config.json with transformers_weights", config(transformers_weights="a.safetensors")),
+    Layout("a model for sequence classification", config(architectures=["Qwen3_5MoeForSequenceClassification"])),
+    Layout("tensors that nothing is known about", also(model__layers__0__extra__weight=torch.zeros(8))),
+    Layout("two tensors for one weight", also(_orig_mod__lm_head__weight=torch.zeros(8))),
+)
