@@ -95,14 +95,14 @@ def tokenizer_source(folder: Path) -> TokenizerSource:
         own = [_token(path, one.get("id"), one) for one in listed or ()]
     except (msgspec.MsgspecError, UnicodeError, RecursionError, CheckpointError):
         return TokenizerSource(content, ())  # the runtime's own reader says what is wrong
+    known = {token.content: token for token in own}
     special = _named(folder, config)
-    stated = [
-        replace(token, special=token.special or token.content in special) for token in _stated(folder, config, own)
-    ]
+    # A token that is special by one file, or by a name, stays so.
+    always = {*special, *(token.content for token in own if token.special)}
+    stated = [replace(t, special=t.special or t.content in always) for t in _stated(folder, config, own)]
     notes = [*_differences(parts, config), *_dropped(config, own, stated)]
     if not path.is_file():
         notes.append(f"tokenizer: built from {_VOCABULARY} and {_MERGES}")
-    known = {token.content: token for token in own}
     missing = sorted((token for token in stated if token.content not in known), key=lambda token: token.id)
     changed = [token for token in stated if token.content in known and known[token.content] != token]
     if moved := next((token for token in changed if known[token.content].id != token.id), None):

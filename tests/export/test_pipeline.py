@@ -221,6 +221,29 @@ def test_an_interrupted_export_opens_nowhere_and_is_resumed_to_the_same_bytes(
     }
 
 
+def test_the_weights_of_a_choice_are_exported_and_an_export_of_others_is_not_continued(tmp_path: Path) -> None:
+    layers = {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]}
+    checkpoint = write_tiny(tmp_path / "checkpoint", num_shards=2, vision=False, text_overrides=layers)
+    newer = write_tiny(tmp_path / "newer", seed=1, vision=False, text_overrides=layers)
+    (newer / "model.safetensors").rename(checkpoint / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"choose with --weights-file model\.safetensors or"):
+        export_checkpoint(checkpoint, tmp_path / "artifact", INT4)
+    notes: list[str] = []
+    chosen = dataclasses.replace(INT4, weights_file="model.safetensors")
+    out = tmp_path / "artifact"
+    with pytest.raises(KeyboardInterrupt):
+        export_checkpoint(checkpoint, out, chosen, on_progress=_interrupt_at("finish"), on_note=notes.append)
+    assert [note[:10] for note in notes] == ["not read: "]
+    other = dataclasses.replace(INT4, weights_file="model.safetensors.index.json", resume=True)
+    with pytest.raises(OutputError, match=r"files model.* was .*give the same checkpoint and options"):
+        export_checkpoint(checkpoint, out, other)
+    export_checkpoint(checkpoint, out, dataclasses.replace(chosen, resume=True))
+    (checkpoint / "model.safetensors").rename(newer / "model.safetensors")
+    export_checkpoint(newer, tmp_path / "alone", INT4)
+    alone = {path.name: file_sha256(path) for path in (tmp_path / "alone").glob("weights-*")}
+    assert alone == {path.name: file_sha256(path) for path in out.glob("weights-*")} != {}
+
+
 def test_an_existing_folder_is_not_touched(tiny_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").write_text("x")

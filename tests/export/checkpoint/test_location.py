@@ -76,6 +76,41 @@ def test_a_model_that_is_not_supported_is_refused_before_its_weights_are_downloa
     assert hub.downloads == ["config.json"]
 
 
+def _only(hub: HubServer, *names: str) -> None:
+    """The repository has the known files of these names, and else empty ones."""
+    some = next(iter(hub.files.values()))
+    empty = some.with_name("empty")
+    empty.write_bytes(b"{}")
+    hub.files = {name: hub.files.get(name, empty) for name in names}
+
+
+def test_a_repository_of_another_format_is_refused_by_name_and_not_downloaded(hub: HubServer) -> None:
+    _only(hub, "config.json", "tokenizer.json", "tiny-Q4_K_M.gguf", "tiny-Q8_0.gguf")
+    assert f"{REPOSITORY} has no model in safetensors, and 'tiny-Q4_K_M.gguf' is a GGUF file" in refused(REPOSITORY)
+    assert not any(name.endswith(".gguf") for name in hub.downloads)
+
+
+def test_a_repository_without_config_json_is_refused_by_name(hub: HubServer) -> None:
+    _only(hub, "tiny-Q4_K_M.gguf", "README.md")
+    assert f"{REPOSITORY} has no model in safetensors, and 'tiny-Q4_K_M.gguf' is a GGUF file" in refused(REPOSITORY)
+
+
+@pytest.mark.parametrize("other", [[], ["config.json", "model.safetensors"]])
+def test_an_adapter_in_a_repository_is_refused_before_its_weights_are_downloaded(
+    hub: HubServer, other: list[str]
+) -> None:
+    _only(hub, *other, "adapter_config.json", "adapter_model.safetensors")
+    hub.files["adapter_config.json"].write_text('{"base_model_name_or_path": "me/base"}', encoding="utf-8")
+    assert "a LoRA adapter of 'me/base'" in refused(REPOSITORY)
+    assert not any(name.endswith(".safetensors") for name in hub.downloads)
+
+
+def test_the_folder_of_chat_templates_is_downloaded(hub: HubServer) -> None:
+    name = "additional_chat_templates/tool_use.jinja"
+    hub.files[name] = hub.files["chat_template.jinja"]
+    assert (resolve_checkpoint(REPOSITORY, None).folder / name).is_file()
+
+
 def test_a_repository_that_does_not_exist_is_refused(hub: HubServer) -> None:
     assert "someone/else is neither a local folder nor a repository" in refused("someone/else")
 
@@ -110,6 +145,11 @@ def test_what_is_neither_a_folder_nor_a_repository_name_is_refused(name: str) ->
 
 def test_a_file_is_no_checkpoint(tiny_checkpoint: Path) -> None:
     assert "is a file: give the checkpoint's folder" in refused(str(tiny_checkpoint / "config.json"))
+
+
+def test_a_file_of_another_format_is_called_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    assert "'m.gguf' is a GGUF file of llama.cpp: export the checkpoint" in refused(str(tmp_path / "m.gguf"))
 
 
 def test_a_local_folder_has_no_revisions(tiny_checkpoint: Path) -> None:

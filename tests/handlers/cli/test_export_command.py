@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,13 @@ from rich.progress import Progress
 
 from qwonnx.export.weight_files.progress import ExportProgress
 from qwonnx.export.weight_files.unfinished import incomplete_folder
-from qwonnx.handlers.cli.export_progress import ExportBar, note_that_the_artifact_is_whole, note_what_is_kept
+from qwonnx.handlers.cli.export_progress import (
+    ExportBar,
+    ExportLines,
+    export_progress,
+    note_that_the_artifact_is_whole,
+    note_what_is_kept,
+)
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.runtime.errors import TemplateError
 from tests.handlers.cli.commands import error_line, qwonnx
@@ -63,6 +70,44 @@ def test_when_a_prompt_cannot_be_baked_the_artifact_is_said_to_be_whole(tmp_path
     with pytest.raises(CommandError) as refusal, note_that_the_artifact_is_whole(out):
         raise fault
     assert str(refusal.value) == f"nothing is there; {out} is complete without it: continue with qwonnx bake"
+
+
+def test_a_line_says_stage_bytes_rate_and_time_left() -> None:
+    now = 0.0
+    lines = ExportLines(lambda: now)
+    now = 31.0
+    assert lines.line() == "reading the checkpoint, 31 s since the start"
+    lines.show(ExportProgress("trace", 0, 0))
+    now = 62.0
+    assert lines.line() == "tracing the model, 62 s since the start"
+    lines.show(ExportProgress("calibrate", 0, 40))
+    assert lines.line() == "calibrating: 0 of 40 layers"
+    now = 102.0
+    lines.show(ExportProgress("calibrate", 10, 40))
+    assert lines.line() == "calibrating: 10 of 40 layers, 120 s left" or lines.line().endswith(", 2 min left")
+    lines.show(ExportProgress("weights", 5 * 10**9, 20 * 10**9, resumed_bytes=5 * 10**9))
+    now = 132.0
+    lines.show(ExportProgress("weights", 8 * 10**9, 20 * 10**9, resumed_bytes=5 * 10**9, peak_bytes=7))
+    assert lines.line() == "writing weights: 8.00 GB of 20.0 GB, 100 MB/s, 2 min left"
+    assert lines.peak_bytes == 7
+
+
+def test_without_a_terminal_lines_are_written_even_if_nothing_is_reported(capfd: pytest.CaptureFixture[str]) -> None:
+    with export_progress(Console(stderr=True, force_terminal=False), seconds=0.02) as shown:
+        time.sleep(0.1)
+        shown.show(ExportProgress("weights", 10**9, 2 * 10**9))
+        time.sleep(0.1)
+    written = capfd.readouterr().err.splitlines()
+    assert written[0] == "qwonnx: reading the checkpoint, 0 s since the start"
+    assert written[-1].startswith("qwonnx: writing weights: 1.00 GB of 2.00 GB, ")
+    time.sleep(0.05)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_short_export_writes_no_line(capfd: pytest.CaptureFixture[str]) -> None:
+    with export_progress(Console(stderr=True, force_terminal=False)) as shown:
+        shown.show(ExportProgress("weights", 10**9, 2 * 10**9))
+    assert capfd.readouterr().err == ""
 
 
 def test_the_bar_counts_resumed_bytes_as_done_and_not_as_speed() -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from qwonnx.export.quantization.recipe import SHIPPED, Preset
+from qwonnx.export import ExportOptions, export_checkpoint
+from qwonnx.export.quantization.recipe import SHIPPED, Preset, Recipe
 from qwonnx.handlers.cli.main import command_line
 from tests.checkpoints import write_tiny
 from tests.checkpoints.published import PUBLISHED
@@ -175,6 +176,23 @@ def test_what_would_fit_is_said_too(config_file: Path, limits: str, remedies: li
     if "context" in remedies[1]:  # the printed value is right
         smaller = limits.replace("256k", lines[1].split("=")[1].split()[0])
         assert qwonnx("plan", config_file, "--weights", "int4", "--kv", "float32", "--fit", smaller).returncode == 0
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_recipe_of_the_page_plans_and_exports(tmp_path: Path, tied: bool) -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    recipe = tmp_path / "page.toml"
+    recipe.write_text(page.split("```toml\n")[1].split("```")[0], encoding="utf-8")
+    layers = {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]}
+    checkpoint = write_tiny(tmp_path / "checkpoint", tie_word_embeddings=tied, vision=False, text_overrides=layers)
+    planned = plan_of(checkpoint, "--recipe", recipe)["recipes"][0]["artifact"]["weights"]
+    manifest = export_checkpoint(checkpoint, tmp_path / "out", ExportOptions(recipe=Recipe.load(recipe)))
+    assert planned == sum(entry.size for entry in manifest.files if entry.path.startswith("weights-"))
+
+
+def test_options_that_the_plan_prints_are_options_of_the_plan(config_file: Path) -> None:
+    both = plan_of(config_file, "--weights", "int8", "--recipe", "none")
+    assert [recipe["name"] for recipe in both["recipes"]] == ["int8"]
 
 
 @pytest.mark.parametrize(
