@@ -63,6 +63,8 @@ def chat_template_source(folder: Path) -> TemplateSource:
     notes = []
     if templates.path != folder / CHAT_TEMPLATE_FILE:
         notes.append(f"chat template: from {templates.path.name}")
+    if templates.path.name == _FOLDER and _DEFAULT not in templates.by_name and _from_tokenizer_config(folder):
+        notes.append(f"chat template: that of {CONFIG_FILE} is not used, because {_FOLDER} replaces all of it")
     if legacy is not None and legacy.by_name != templates.by_name:
         notes.append(
             f"chat template: {_LEGACY_FILE} differs, and only AutoProcessor reads it: {templates.path.name} is used"
@@ -94,7 +96,8 @@ def _from_files(folder: Path) -> _Templates | None:
     single, named = folder / CHAT_TEMPLATE_FILE, folder / _FOLDER
     found = {_DEFAULT: single} if single.is_file() else {}
     if named.is_dir():
-        found |= {path.name.removesuffix(".jinja"): path for path in sorted(named.glob("*.jinja"))[:_MAX_TEMPLATES]}
+        paths = [path for path in sorted(named.glob("*.jinja")) if path.is_file()]
+        found |= {path.name.removesuffix(".jinja"): path for path in paths[:_MAX_TEMPLATES]}
     if not found:
         return None
     return _Templates({name: _text(path) for name, path in found.items()}, named if len(found) > 1 else single)

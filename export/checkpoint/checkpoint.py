@@ -154,6 +154,11 @@ class Checkpoint:
                 " config.json belongs to another model"
             )
         entry = self._entry(name)[1]
+        if 0 in entry.shape:
+            raise TensorFormatError(
+                f"{name} is empty, as DeepSpeed ZeRO 3 saves a part of a model: gather the model first"
+                " (zero_to_fp32.py, or stage3_gather_16bit_weights_on_model_save)"
+            )
         if entry.shape != shape:
             raise TensorFormatError(
                 f"{name} has shape {list(entry.shape)} where config.json asks for {list(shape)}: use the config.json"

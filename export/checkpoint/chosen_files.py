@@ -55,11 +55,11 @@ def choose_files(folder: Path, weights_file: str | None = None) -> ChosenFiles:
         CheckpointError: two sets of files may be the model; an adapter is there; the index is malformed, or names a
             file outside the folder.
     """
-    files = sorted(path.name for path in folder.glob("*.safetensors"))
+    files = sorted(path.name for path in folder.glob("*.safetensors") if path.is_file())  # a pipe would block
     own = [name for name in files if not name.lower().startswith("adapter")]
     refuse_adapter(folder, has_weights=bool(own))
     if weights_file is not None:
-        chosen = _chosen_by_user(folder, weights_file, files)
+        chosen = _chosen_by_user(folder, _name_within(folder, weights_file), files)
     else:
         chosen = _chosen_by_rule(folder, files)
     unread = [name for name in files if name not in chosen.names]
@@ -77,9 +77,10 @@ def _chosen_by_rule(folder: Path, files: list[str]) -> ChosenFiles:
     index = _read_index(index_path)
     listed = _listed(index)
     if SINGLE_NAME in listed or not (folder / SINGLE_NAME).is_file():
-        _check_all_there(folder, INDEX_NAME, listed)
+        _check_all_there(folder, INDEX_NAME, listed, files)
         return ChosenFiles(listed, index)
-    found = [name for name in listed if (folder / name).is_file()]
+    there = set(files)
+    found = [name for name in listed if name in there]
     if found:
         raise CheckpointError(
             f"{folder} has {SINGLE_NAME} and an index with {len(found)} of its {len(listed)} files ({found[0]}, ...),"
@@ -94,10 +95,10 @@ def _chosen_by_rule(folder: Path, files: list[str]) -> ChosenFiles:
 
 
 def _chosen_by_user(folder: Path, name: str, files: list[str]) -> ChosenFiles:
-    if name.endswith(_INDEX_SUFFIX) and name in {path.name for path in folder.glob(f"*{_INDEX_SUFFIX}")}:
+    if name.endswith(_INDEX_SUFFIX) and name in _indexes(folder):
         index = _read_index(folder / name)
         listed = _listed(index)
-        _check_all_there(folder, name, listed)
+        _check_all_there(folder, name, listed, files)
         return ChosenFiles(listed, index)
     if name not in files:
         hint = recognised_names([name]) or f"give one of its files: {', '.join(map(quoted, _choices(folder, files)))}"
@@ -111,8 +112,21 @@ def _chosen_by_user(folder: Path, name: str, files: list[str]) -> ChosenFiles:
     return ChosenFiles(_series(folder, numbered[1], int(numbered[3]), files))
 
 
+def _name_within(folder: Path, weights_file: str) -> str:
+    """The name of a file in the folder, where a user gave its path."""
+    path = Path(weights_file)
+    try:
+        return path.name if path.name != weights_file and path.parent.samefile(folder) else weights_file
+    except OSError:
+        return weights_file
+
+
 def _choices(folder: Path, files: list[str]) -> list[str]:
-    return [*sorted(path.name for path in folder.glob(f"*{_INDEX_SUFFIX}")), *files][:6] or ["none is there"]
+    return [*_indexes(folder), *files][:6] or ["none is there"]
+
+
+def _indexes(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob(f"*{_INDEX_SUFFIX}") if path.is_file())
 
 
 def _without_index(folder: Path, files: list[str]) -> ChosenFiles:
@@ -161,11 +175,12 @@ def _listed(index: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(sorted(set(index.values())))
 
 
-def _check_all_there(folder: Path, index_name: str, listed: tuple[str, ...]) -> None:
-    missing = [name for name in listed if not (folder / name).is_file()]
+def _check_all_there(folder: Path, index_name: str, listed: tuple[str, ...], files: list[str]) -> None:
+    there = set(files)  # an index may list more names than a file system is asked for
+    missing = [name for name in listed if name not in there]
     if not missing:
         return
-    others = sorted(path.name for path in folder.glob("*.safetensors") if path.name not in listed)
+    others = [name for name in files if name not in listed]
     if len(missing) < len(listed):
         raise MissingTensorError(
             f"shard {missing[0]} is missing from {folder}, which has {len(listed) - len(missing)} of the {len(listed)}"

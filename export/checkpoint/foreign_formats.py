@@ -20,6 +20,9 @@ ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER_WEIGHTS = re.compile(r"adapter_model.*\.(safetensors|bin)|adapters\.(safetensors|npz)", re.IGNORECASE)
 _MAX_CONFIG_BYTES = 4 << 20
 
+# The beginning of a file that Git LFS puts in the place of a large one.
+_LFS_POINTER = b"version https://git-lfs"
+
 _SAVE = "load it with transformers and write it with save_pretrained, then export that folder"
 _ORIGINAL = "export the checkpoint that it was made from"
 
@@ -45,7 +48,9 @@ _FILES = (
         r".*\.distcp|pytorch_model_fsdp_\d+", "is part of an FSDP checkpoint", "merge it with accelerate merge-weights"
     ),
     _sign(
-        r".*\.bin\.index\.json|.*\.(bin|pt|pth|ckpt)", "is a PyTorch file, which may run code when it is opened", _SAVE
+        r"(?!training_args|optimizer|scheduler|scaler|rng_state)(.*\.bin\.index\.json|.*\.(bin|pt|pth|ckpt))",
+        "is a PyTorch file, which may run code when it is opened",
+        _SAVE,
     ),
     _sign(r".*\.(h5|msgpack)", "is a file of TensorFlow or Flax", _SAVE),
     _sign(r".*\.npz", "is a file of MLX or numpy", _ORIGINAL),
@@ -157,6 +162,16 @@ def recognised_names(names: Iterable[str]) -> str | None:
     """What the first known file among these names is, with a remedy; None: nothing known."""
     listed = sorted(names)
     return next((found for sign in _FILES for name in listed if (found := _found(sign, name))), None)
+
+
+def refuse_pointer(path: Path, content: bytes) -> None:
+    """Refuse a file that Git LFS has not replaced by its content yet.
+
+    Raises:
+        CheckpointError: the content begins as a pointer does.
+    """
+    if content.startswith(_LFS_POINTER):
+        raise CheckpointError(f"{path} is a pointer of Git LFS and not the file itself: run git lfs pull in its folder")
 
 
 def recognised_tensors(names: Iterable[str]) -> str | None:

@@ -76,10 +76,7 @@ def locate_checkpoint(name_or_path: str, revision: str | None) -> Location:
         )
     small = fetch_config(name_or_path, revision)
     commit = small.name  # the cache keeps a snapshot in a folder that is named by its commit
-    if not (small / CONFIG_NAME).is_file():
-        _refuse_other_files(name_or_path, commit)
     config = load_config(small)
-    refuse_adapter(small, has_weights=True)
     with _hub_errors(name_or_path, commit):
         folder = snapshot_download(name_or_path, revision=commit, allow_patterns=_DOWNLOADED, ignore_patterns=_IGNORED)
     if not any(Path(folder).glob("*.safetensors")):
@@ -94,13 +91,19 @@ def fetch_config(repository: str, revision: str | None) -> Path:
         The folder of config.json; its name is the commit.
 
     Raises:
-        CheckpointError: the name is malformed, or the repository does not exist or cannot be downloaded.
+        CheckpointError: the name is malformed, or the repository does not exist or cannot be downloaded; or it has an
+            adapter, or no config.json and files of another format.
     """
     if not _REPO_ID.fullmatch(repository):
         shown = repository if repository.isprintable() else quoted(repository)
         raise CheckpointError(f"{shown} does not exist: give a checkpoint's folder, or a hub repository (owner/name)")
     with _hub_errors(repository, revision):
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=[CONFIG_NAME, ADAPTER_CONFIG]))
+        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=[CONFIG_NAME, ADAPTER_CONFIG]))
+    has_config = (folder / CONFIG_NAME).is_file()
+    refuse_adapter(folder, has_weights=has_config)
+    if not has_config:
+        _refuse_other_files(repository, folder.name)
+    return folder
 
 
 def _refuse_other_files(repository: str, commit: str) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qwonnx.export.checkpoint.foreign_formats import refuse_pointer
 from qwonnx.export.errors import TensorFormatError
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, parse_object, quoted
 
@@ -47,12 +48,15 @@ def read_header(path: Path) -> list[TensorEntry]:
 
     Raises:
         TensorFormatError: the file is truncated, its header is malformed or does not fit the file, or MLX wrote it.
+        CheckpointError: it is a pointer of Git LFS.
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         file_bytes = file.seek(0, 2)
         file.seek(0)
         prefix = file.read(8)
+        if prefix == b"version ":
+            refuse_pointer(path, prefix + file.read(64))
         length = int.from_bytes(prefix, "little")
         if len(prefix) < 8 or 8 + length > file_bytes:
             raise _truncated(path, f"its header does not fit into its {file_bytes} bytes")

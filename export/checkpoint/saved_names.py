@@ -31,7 +31,7 @@ _TEXT_MODELS = {
     "language_model.": "model.language_model.",
     "": "model.",
 }
-_HEAD = re.compile(r"(?:model\.)?language_model\.(lm_head\.)")
+_HEAD = re.compile(r"(?:model\.)?(?:language_model\.)?(lm_head\.)")
 _OTHER_PARTS = (
     (re.compile(r"(?:model\.)?(?:language_model\.)?(?:model\.)?mtp\."), "mtp."),
     (re.compile(r"(?:language_model\.)?visual\."), "model.visual."),

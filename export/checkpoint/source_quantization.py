@@ -200,6 +200,8 @@ def parse_quantization(document: Mapping[str, Any], text: Mapping[str, Any], whe
         return _gptq(fields)
     if method in METHODS:
         return _gptq(Fields(as_gptq(fields), fields.where))
+    if method is None and any(fields.values.get(name) for name in ("load_in_4bit", "load_in_8bit")):
+        method = "bitsandbytes"  # of older versions
     if isinstance(method, str) and method in _FOREIGN:
         name, difference = _FOREIGN[method]
         remedy = _DEQUANTIZE if method == "bitsandbytes" else _UNQUANTIZED

@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from qwonnx.export.checkpoint.foreign_formats import refuse_pointer
 from qwonnx.export.errors import CheckpointError
 from qwonnx.runtime.artifact.file_names import TOKENIZER_FILE
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, parse_object, quoted
@@ -48,6 +49,20 @@ _FRAME: Mapping[str, Any] = {
     "post_processor": None,
     "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
 }
+
+
+class _Parts(msgspec.Struct, frozen=True):
+    """The parts of a tokenizer.json, each as its text; other keys are not read by anything."""
+
+    version: msgspec.Raw = msgspec.Raw(b'"1.0"')
+    truncation: msgspec.Raw = _NULL
+    padding: msgspec.Raw = _NULL
+    added_tokens: msgspec.Raw = _NULL
+    normalizer: msgspec.Raw = _NULL
+    pre_tokenizer: msgspec.Raw = _NULL
+    post_processor: msgspec.Raw = _NULL
+    decoder: msgspec.Raw = _NULL
+    model: msgspec.Raw = _NULL
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +105,8 @@ def tokenizer_source(folder: Path) -> TokenizerSource:
     path = folder / TOKENIZER_FILE
     content = read_text_file(path, MAX_FILE_BYTES) if path.is_file() else _built(folder, config)
     try:
-        parts = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
-        listed = msgspec.json.decode(parts.get("added_tokens", _NULL), type=list[dict[str, Any]] | None)
+        parts = msgspec.json.decode(content, type=_Parts)
+        listed = msgspec.json.decode(parts.added_tokens, type=list[dict[str, Any]] | None)
         own = [_token(path, one.get("id"), one) for one in listed or ()]
     except (msgspec.MsgspecError, UnicodeError, RecursionError, CheckpointError):
         return TokenizerSource(content, ())  # the runtime's own reader says what is wrong
@@ -163,6 +178,7 @@ def read_text_file(path: Path, max_bytes: int) -> bytes:
     except OSError as error:
         reason = error.strerror or str(error)
         raise CheckpointError(f"{path} cannot be read ({reason}): check the file and its permissions") from error
+    refuse_pointer(path, content)
     if len(content) > max_bytes:
         raise CheckpointError(f"{path} is larger than {max_bytes >> 20} MiB: it is not the model's own")
     return content
@@ -247,9 +263,7 @@ def _token(path: Path, number: Any, described: Mapping[str, Any]) -> AddedToken:
     return AddedToken(number, str(content), **flags)
 
 
-def _with_tokens(
-    folder: Path, parts: Mapping[str, msgspec.Raw], tokens: list[AddedToken], names: list[str]
-) -> _Numbered:
+def _with_tokens(folder: Path, parts: _Parts, tokens: list[AddedToken], names: list[str]) -> _Numbered:
     """A tokenizer.json with these added tokens, then special tokens of these names."""
     made = _numbered(folder, parts, [*tokens, *(_by_name(name, 0) for name in names)])
     if not names:
@@ -262,9 +276,9 @@ def _by_name(name: str, number: int) -> AddedToken:
     return AddedToken(number, name, single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
 
 
-def _numbered(folder: Path, parts: Mapping[str, msgspec.Raw], tokens: list[AddedToken]) -> _Numbered:
+def _numbered(folder: Path, parts: _Parts, tokens: list[AddedToken]) -> _Numbered:
     listed = msgspec.Raw(msgspec.json.encode([asdict(token) for token in tokens]))
-    content = msgspec.json.encode({**parts, "added_tokens": listed})
+    content = msgspec.json.encode(msgspec.structs.replace(parts, added_tokens=listed))
     try:
         tokenizer = Tokenizer(content)
     except TokenizerError as error:
@@ -280,11 +294,11 @@ def _contradiction(folder: Path, token: AddedToken, other: int | None, source: s
     )
 
 
-def _differences(parts: Mapping[str, msgspec.Raw], config: Mapping[str, Any]) -> Iterator[str]:
+def _differences(parts: _Parts, config: Mapping[str, Any]) -> Iterator[str]:
     """Notes on what AutoTokenizer reads differently from tokenizer.json."""
     named = {"normalizer": "normalizer", "pre_tokenizer": "pre-tokenizer"}
     for key, shown in named.items():
-        found = msgspec.json.decode(parts.get(key, _NULL))
+        found = msgspec.json.decode(getattr(parts, key))
         if _essence(found) != _essence(_FRAME[key]):
             yield (
                 f"tokenizer: its {shown} is not Qwen 3.5's own, which AutoTokenizer of transformers 5 would use:"

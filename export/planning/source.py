@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qwonnx.export.checkpoint.chosen_files import choose_files
-from qwonnx.export.checkpoint.config import CONFIG_NAME, ModelConfig, load_config, load_config_file
+from qwonnx.export.checkpoint.config import ModelConfig, load_config, load_config_file
 from qwonnx.export.checkpoint.foreign_formats import refuse_adapter, refuse_side_file
 from qwonnx.export.errors import CheckpointError
 from qwonnx.export.planning.artifact_size import CopiedFiles
@@ -60,7 +60,7 @@ def open_source(name_or_path: str, revision: str | None = None, weights_file: st
     from qwonnx.export.checkpoint.location import fetch_config
 
     fetched = fetch_config(name_or_path, revision)
-    return _without_folder(name_or_path, fetched.name, load_config_file(fetched / CONFIG_NAME))
+    return _without_folder(name_or_path, fetched.name, load_config(fetched))
 
 
 def _without_folder(name: str, commit: str | None, config: ModelConfig) -> PlanSource:

@@ -168,6 +168,9 @@ REFUSED = (
         ),
     ),
     Layout("no tokenizer", without(TOKENIZER)),
+    Layout(
+        "a tokenizer.json that is a pointer of Git LFS", file(TOKENIZER, "version https://git-lfs.github.com/spec/v1")
+    ),
     Layout("tokenizer.model of SentencePiece or tiktoken", together(without(TOKENIZER), file("tokenizer.model"))),
     Layout("vocab.json and merges.txt without a list of special tokens", _vocabulary),
     Layout(

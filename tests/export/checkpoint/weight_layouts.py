@@ -176,6 +176,7 @@ ACCEPTED = (
     Layout(
         "names after language_model.model. and language_model.lm_head.", renamed(lambda name: f"language_model.{name}")
     ),
+    Layout("lm_head. after model.", renamed(lambda name: name.replace("lm_head.", "model.lm_head."))),
     Layout("names of the text model alone (embed_tokens., layers.)", renamed(lambda name: name.removeprefix("model."))),
     Layout("rotary buffers (inv_freq)", also(model__rotary_emb__inv_freq=torch.zeros(4)), transformers_loads_it=True),
     Layout(
@@ -240,6 +241,13 @@ REFUSED = (
         also(**{f"{_QUERY}.lora_A.default.weight".replace(".", "__"): torch.zeros(8, 128)}),
     ),
     Layout("weights in peft's wrapper", renamed(lambda name: name.replace("q_proj.", "q_proj.base_layer."))),
+    Layout(
+        "a file that is a pointer of Git LFS", file(SINGLE, "version https://git-lfs.github.com/spec/v1\noid sha256:0")
+    ),
+    Layout(
+        "empty tensors of DeepSpeed ZeRO 3",
+        tensors(lambda found: {name: torch.zeros(0) if "q_proj" in name else t for name, t in found.items()}),
+    ),
     Layout("a GGUF file", together(only("config.json"), file("model-Q4_K_M.gguf"))),
     Layout("several GGUF files and no config.json", together(only(), file("a-F16.gguf"), file("b-Q8_0.GGUF"))),
     Layout("a PyTorch file", together(without(SINGLE), file("pytorch_model.bin"))),
@@ -255,7 +263,10 @@ REFUSED = (
     Layout("a model in ONNX", together(without(SINGLE), file("model.onnx"))),
     Layout("an artifact of qwonnx", together(only(), file("manifest.json", "{}"))),
     Layout("a suffix in capital letters", moved(SINGLE, "model.SAFETENSORS")),
-    Layout("checkpoints in sub-folders", together(only(), file("checkpoint-500/config.json", "{}"))),
+    Layout(
+        "checkpoints in sub-folders",
+        together(only(), file("training_args.bin"), file("checkpoint-500/config.json", "{}")),
+    ),
     Layout("weights without config.json", without("config.json")),
     Layout("no weights", without(SINGLE)),
     Layout("a conversion for MLX", tensors(lambda found: found, metadata="mlx")),
