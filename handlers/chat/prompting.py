@@ -12,6 +12,7 @@ from functools import partial
 
 from qwonnx.handlers.chat.request import ChatRequest
 from qwonnx.runtime.engine.engine import Engine
+from qwonnx.runtime.machine import return_freed_memory
 from qwonnx.runtime.text.chat_prompt import ChatPrompt, encode_chat
 from qwonnx.runtime.text.schema_types import check_size
 from qwonnx.runtime.text.template_text import TemplateText
@@ -32,7 +33,7 @@ async def prompt_of(engine: Engine, request: ChatRequest) -> ChatPrompt:
     begun = await asyncio.to_thread(_begun, engine, request)
     if isinstance(begun, ChatPrompt):
         return begun
-    return await asyncio.get_running_loop().run_in_executor(_LONG, partial(_encoded, engine, request, begun))
+    return await asyncio.get_running_loop().run_in_executor(_LONG, partial(_long, engine, request, begun))
 
 
 def _begun(engine: Engine, request: ChatRequest) -> ChatPrompt | TemplateText:
@@ -41,6 +42,13 @@ def _begun(engine: Engine, request: ChatRequest) -> ChatPrompt | TemplateText:
         check_size(tool["function"].get("parameters"), f"tools[{index}].function.parameters")
     text = request.render_text(engine)
     return text if len(text) > LONG_CHARACTERS else _encoded(engine, request, text)
+
+
+def _long(engine: Engine, request: ChatRequest, text: TemplateText) -> ChatPrompt:
+    try:
+        return _encoded(engine, request, text)
+    finally:
+        return_freed_memory()
 
 
 def _encoded(engine: Engine, request: ChatRequest, text: TemplateText) -> ChatPrompt:

@@ -1,5 +1,6 @@
 """Text and tokens: the tokenizer, the chat template, and the parts of an answer's text.
 
-Read tokenizer, chat_template, chat_prompt for the way in; detokenizer, stop_strings, output_parser, tool_arguments for
-the way out. This folder does not know models, states or any API.
+The way in: tokenizer (with added_tokens and token_bounds), chat_template (template_text, template_environment,
+cut_json), chat_prompt. The way out: detokenizer, stop_strings, output_parser, tool_call_text, tool_arguments,
+schema_types. This folder does not know models, states or any API.
 """

@@ -312,7 +312,7 @@ def type_of(value: Any) -> str:
 _PATTERN_PART = re.compile(
     r"""(?P<atom>[^\\\[\](){}*+?|^$.\n]|\\[dDwWsS]|\\[^\w\n]|\.|\[\^?(?:[\w :/@.$+,;=~!#%-]|\\[dDwWsS]|\\[^\w\n])+\])
     |(?P<repeat>[*+]\??|\{\d{1,2},\d{0,2}\}\??)|(?P<times>\{\d{1,2}\})|(?P<choice>\?\??|\|)
-    |(?P<open>\((?:\?:)?)|(?P<close>\))|(?P<start>\^)|(?P<end>\$)""",
+    |(?P<open>\((?:\?:|(?!\?)))|(?P<close>\))|(?P<start>\^)|(?P<end>\$)""",
     re.VERBOSE | re.ASCII,
 )
 _REPEATS = re.compile(r"[*+{]")

@@ -7,6 +7,7 @@ loads a tokenizer.json, for the runtime and for the exporter.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,10 @@ from qwonnx.runtime.errors import InvalidRequestError, TokenizerError
 from qwonnx.runtime.text.added_tokens import AddedToken, AddedTokens, Piece
 from qwonnx.runtime.text.template_text import Span, TemplateText, own_spans, plain
 from qwonnx.runtime.text.token_bounds import NormalForm, TokenBounds
+
+# A text is encoded by the thread that asks for it. The library's own threads have one queue for all texts: a short
+# prompt would wait for every long one. They would also take cores from the model.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 MAX_FILE_BYTES = 128 << 20  # Qwen 3.5's tokenizer.json has 13 to 20 MB, depending on its spacing
 
@@ -182,8 +187,10 @@ class Tokenizer:
         return EncodedText(token_ids, tuple(added_at))
 
     def _ordinary_tokens(self) -> list[bytes]:
-        """The bytes of the model's tokens, in any order."""
-        names = self._tokenizer.get_vocab(with_added_tokens=False)
+        """The bytes of the model's tokens."""
+        # One by one: get_vocab() would keep the GIL for half a second.
+        size = self._tokenizer.get_vocab_size(with_added_tokens=False)
+        names = (self._tokenizer.id_to_token(token_id) or "" for token_id in range(size))
         return [name.translate(_BYTE_OF_CODE).encode("latin-1", errors="replace") for name in names]
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
