@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import tokenizers
@@ -22,7 +23,9 @@ from qwonnx.runtime.artifact.strict_json import quoted
 from qwonnx.runtime.errors import InvalidRequestError, TokenizerError
 from qwonnx.runtime.text.added_tokens import AddedToken, AddedTokens, Piece
 from qwonnx.runtime.text.template_text import Span, TemplateText, own_spans, plain
-from qwonnx.runtime.text.token_bounds import NormalForm, TokenBounds
+
+if TYPE_CHECKING:
+    from qwonnx.runtime.text.token_bounds import NormalForm, TokenBounds
 
 # A text is encoded by the thread that asks for it. The library's own threads have one queue for all texts: a short
 # prompt would wait for every long one. They would also take cores from the model.
@@ -119,7 +122,7 @@ class Tokenizer:
         self.added_token_ids = tuple(sorted(added))
         normalizer = self._tokenizer.normalizer
         self._added = AddedTokens(added, None if normalizer is None else normalizer.normalize_str)
-        self._bounds = TokenBounds(self._ordinary_tokens, checked.normal_form)
+        self._normal_form = checked.normal_form
         self._bytes: dict[int, bytes] = {}
         # Ids from here on are rows that pad the embedding; they have no text.
         self.num_tokens = max(self._tokenizer.get_vocab_size(with_added_tokens=False), *(1 + i for i in added), 0)
@@ -185,6 +188,12 @@ class Tokenizer:
                 added_at.append(len(token_ids))
                 token_ids.append(piece.token_id)
         return EncodedText(token_ids, tuple(added_at))
+
+    @cached_property
+    def _bounds(self) -> TokenBounds:
+        from qwonnx.runtime.text.token_bounds import TokenBounds  # numpy, without which a plan reads a tokenizer
+
+        return TokenBounds(self._ordinary_tokens, self._normal_form)
 
     def _ordinary_tokens(self) -> list[bytes]:
         """The bytes of the model's tokens."""

@@ -110,7 +110,9 @@ def test_content_before_a_call_counts(tmp_path: Path) -> None:
 
 def test_calls_that_are_malformed_or_not_expected_or_not_offered_are_wrong(tmp_path: Path) -> None:
     asked = expecting(tmp_path, ("weather", {"city": "Ulm"}))
-    assert not is_right(asked, call("weather", city="Ulm").replace("</function>", ""), thinking_open=False)
+    assert not is_right(
+        asked, call("weather", city="Ulm").replace("</parameter>\n</function>", ""), thinking_open=False
+    )
     plain = question(tmp_path, {"content": "Sunny"}, TOOLS)
     assert not is_right(plain, f"Sunny\n\n{call('weather', city='Ulm')}", thinking_open=False)
     written = call("weather", city="Ulm")
