@@ -8,7 +8,7 @@ PYTHON ?= python3
 PORT ?= 8000
 BIN := .venv/bin
 INSTALL := $(PYTHON) infra/install.py --venv .venv
-SOURCES := export runtime handlers tests infra/install.py infra/demo.py infra/bench infra/miniature
+SOURCES := export runtime handlers tests infra/install.py infra/demo.py infra/configuration_table.py infra/bench infra/miniature
 
 # A file's tests share what they make, so each file stays on one core.
 ALL_CORES := --numprocesses auto --dist loadfile --no-loadscope-reorder

@@ -73,7 +73,7 @@ def _meanings(doc: str) -> dict[str, str]:
 
 def _written(field: Field[Any]) -> str:
     """A default as the variable would set it."""
-    value = field.default
+    value: Any = field.default
     if value is None or value == "":
         return ""
     if isinstance(value, bool):
