@@ -12,6 +12,7 @@ from functools import partial
 
 from qwonnx.handlers.chat.request import ChatRequest
 from qwonnx.runtime.engine.engine import Engine
+from qwonnx.runtime.errors import InvalidRequestError
 from qwonnx.runtime.machine import return_freed_memory
 from qwonnx.runtime.text.chat_prompt import ChatPrompt, encode_chat
 from qwonnx.runtime.text.schema_types import check_size
@@ -30,10 +31,17 @@ async def prompt_of(engine: Engine, request: ChatRequest) -> ChatPrompt:
         TemplateError: the model has no template, or it refuses the conversation.
         InvalidRequestError: the prompt is too long, or the schema of a tool too large.
     """
-    begun = await asyncio.to_thread(_begun, engine, request)
-    if isinstance(begun, ChatPrompt):
-        return begun
-    return await asyncio.get_running_loop().run_in_executor(_LONG, partial(_long, engine, request, begun))
+    # Many threads that copy megabytes would keep the loop from the interpreter, so long texts are also rendered there.
+    text: TemplateText | None = None
+    if _num_characters(request) <= LONG_CHARACTERS:
+        begun = await asyncio.to_thread(_begun, engine, request)
+        if isinstance(begun, ChatPrompt):
+            return begun
+        text = begun
+    made = await asyncio.get_running_loop().run_in_executor(_LONG, partial(_long, engine, request, text))
+    if isinstance(made, InvalidRequestError):
+        raise made
+    return made
 
 
 def _begun(engine: Engine, request: ChatRequest) -> ChatPrompt | TemplateText:
@@ -44,10 +52,20 @@ def _begun(engine: Engine, request: ChatRequest) -> ChatPrompt | TemplateText:
     return text if len(text) > LONG_CHARACTERS else _encoded(engine, request, text)
 
 
-def _long(engine: Engine, request: ChatRequest, text: TemplateText) -> ChatPrompt:
+def _num_characters(request: ChatRequest) -> int:
+    """Characters of the messages' texts."""
+    return sum(len(value) for message in request.messages for value in message.values() if isinstance(value, str))
+
+
+def _long(engine: Engine, request: ChatRequest, text: TemplateText | None) -> ChatPrompt | InvalidRequestError:
+    """The prompt, or why there is none. A raised error would keep the text, by its traceback."""
     try:
-        return _encoded(engine, request, text)
+        begun = text or _begun(engine, request)
+        return begun if isinstance(begun, ChatPrompt) else _encoded(engine, request, begun)
+    except InvalidRequestError as error:
+        return error.with_traceback(None)
     finally:
+        del text
         return_freed_memory()
 
 
