@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
 
 from qwonnx.export.checkpoint.config import CONFIG_NAME, ModelConfig, load_config
 from qwonnx.export.checkpoint.foreign_formats import ADAPTER_CONFIG, recognised_names, refuse_adapter
-from qwonnx.export.errors import CheckpointError
+from qwonnx.export.errors import CheckpointError, ConfigError
 from qwonnx.runtime.artifact.strict_json import quoted
 
 # `*` also matches the separator of folders. Files in sub-folders (other formats of the same weights) are excluded by
@@ -100,9 +100,11 @@ def fetch_config(repository: str, revision: str | None) -> Path:
     with _hub_errors(repository, revision):
         folder = Path(snapshot_download(repository, revision=revision, allow_patterns=[CONFIG_NAME, ADAPTER_CONFIG]))
     has_config = (folder / CONFIG_NAME).is_file()
-    refuse_adapter(folder, has_weights=has_config)
+    if folder.is_dir():  # without any of these files, none is made
+        refuse_adapter(folder, has_weights=has_config)
     if not has_config:
         _refuse_other_files(repository, folder.name)
+        raise ConfigError(f"{repository} has no {CONFIG_NAME}: give a repository in Hugging Face layout")
     return folder
 
 

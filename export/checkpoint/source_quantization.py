@@ -205,7 +205,7 @@ def parse_quantization(document: Mapping[str, Any], text: Mapping[str, Any], whe
     if isinstance(method, str) and method in _FOREIGN:
         name, difference = _FOREIGN[method]
         remedy = _DEQUANTIZE if method == "bitsandbytes" else _UNQUANTIZED
-        raise ConfigError(f"{fields.where} is of {name}, which {difference}: {remedy}")
+        raise ConfigError(f"{fields.where}: quant_method {method!r} is of {name}, which {difference}: {remedy}")
     raise ConfigError(
         f"{fields.where}: quant_method {str(method)[:60]!r} is not one of fp8, gptq, {METHODS[0]}: {_UNQUANTIZED}"
     )

@@ -95,6 +95,11 @@ def test_a_repository_without_config_json_is_refused_by_name(hub: HubServer) -> 
     assert f"{REPOSITORY} has no model in safetensors, and 'tiny-Q4_K_M.gguf' is a GGUF file" in refused(REPOSITORY)
 
 
+def test_a_repository_of_nothing_is_refused(hub: HubServer) -> None:
+    _only(hub, "README.md")
+    assert f"{REPOSITORY} has no config.json: give a repository" in refused(REPOSITORY)
+
+
 @pytest.mark.parametrize("other", [[], ["config.json", "model.safetensors"]])
 def test_an_adapter_in_a_repository_is_refused_before_its_weights_are_downloaded(
     hub: HubServer, other: list[str]

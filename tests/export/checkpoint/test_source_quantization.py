@@ -179,7 +179,7 @@ def test_unknown_fields_that_are_off_change_nothing() -> None:
 @pytest.mark.parametrize(
     ("quantization", "named"),
     [
-        ({"quant_method": "awq", "bits": 4}, "is of AWQ, which packs codes in another order"),
+        ({"quant_method": "awq", "bits": 4}, "quant_method 'awq' is of AWQ, which packs codes in another order"),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "is of bitsandbytes"),
         ({"load_in_8bit": True}, "is of bitsandbytes"),
         ({"quant_method": "compressed-tensors"}, "is of compressed-tensors"),
