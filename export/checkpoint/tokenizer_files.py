@@ -131,10 +131,10 @@ def tokenizer_source(folder: Path) -> TokenizerSource:
         notes.append(f"tokenizer: {len(missing)} added tokens come from {CONFIG_FILE} or {_ADDED} ({_some(missing)})")
     if changed:
         notes.append(f"tokenizer: {CONFIG_FILE} says how {len(changed)} added tokens match ({_some(changed)})")
-    made = _with_tokens(folder, parts, tokens, names)
-    if made.wrong is not None and {token.content for token in stated} >= known.keys():
+    if {token.content for token in stated} >= known.keys():
         # The whole list is in tokenizer_config.json, and AutoTokenizer numbers that one alone.
-        made = _with_tokens(folder, parts, sorted(tokens, key=lambda token: token.id), names)
+        tokens.sort(key=lambda token: token.id)
+    made = _with_tokens(folder, parts, tokens, names)
     if made.wrong is not None:
         source = TOKENIZER_FILE if made.wrong.content in known else CONFIG_FILE
         raise _contradiction(folder, made.wrong, made.tokenizer.token_id(made.wrong.content), source)

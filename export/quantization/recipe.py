@@ -198,7 +198,9 @@ class Recipe:
             with path.open("rb") as stream:
                 content = stream.read(_MAX_RECIPE_BYTES + 1)
         except OSError as error:
-            raise RecipeError(f"cannot read the recipe {path} ({error.strerror}): give a TOML file") from error
+            raise RecipeError(
+                f"cannot read the recipe {path} ({error.strerror}): give a TOML file, or one of {', '.join(SHIPPED)}"
+            ) from error
         if len(content) > _MAX_RECIPE_BYTES:
             raise RecipeError(f"{path} is larger than {_MAX_RECIPE_BYTES >> 20} MiB: it is not a recipe")
         try:
