@@ -12,25 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qwonnx.export.checkpoint.architecture import MOE_ARCHITECTURES, architecture_of, model_type_of
 from qwonnx.export.checkpoint.config_fields import CORRECT, FIXED, MAX_SIZE, Fields, odd_fields
 from qwonnx.export.checkpoint.foreign_formats import recognised_files, refuse_adapter
 from qwonnx.export.checkpoint.source_quantization import SourceQuantization, parse_quantization
-from qwonnx.export.errors import CheckpointError, ConfigError, UnsupportedModelError
+from qwonnx.export.errors import CheckpointError, ConfigError
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, quoted, read_object
 
 CONFIG_NAME = "config.json"
-
-# The architectures and the model_type of each: of the whole model, and of its text part.
-_MODEL_TYPES = {
-    "Qwen3_5MoeForConditionalGeneration": ("qwen3_5_moe", "qwen3_5_moe_text"),
-    "Qwen3_5MoeForCausalLM": ("qwen3_5_moe", "qwen3_5_moe_text"),
-    "Qwen3_5ForConditionalGeneration": ("qwen3_5", "qwen3_5_text"),
-    "Qwen3_5ForCausalLM": ("qwen3_5", "qwen3_5_text"),
-}
-_MOE_ARCHITECTURES = frozenset(name for name in _MODEL_TYPES if "Moe" in name)
-
-# Names that wrappers leave in `architectures`: those of peft after a merge, and of torch.compile.
-_WRAPPERS = (["PeftModel"], ["PeftModelForCausalLM"], ["OptimizedModule"])
 
 LAYER_TYPES = ("linear_attention", "full_attention")
 
@@ -163,8 +152,8 @@ def parse_config(document: Mapping[str, Any], where: str = CONFIG_NAME) -> Model
     text = document["text_config"] if document.get("text_config") is not None else document
     if not isinstance(text, dict):
         raise ConfigError(f"{where}: text_config is not an object: {CORRECT}")
-    architecture = _architecture(document, text, where)
-    model_type = _model_type(document, text, architecture, where)
+    architecture = architecture_of(document, text, where)
+    model_type = model_type_of(document, text, architecture, where)
     _check_fixed(document, where)
     _check_fixed(text, where)
     odd = odd_fields(text)
@@ -185,7 +174,7 @@ def parse_config(document: Mapping[str, Any], where: str = CONFIG_NAME) -> Model
         if extended > MAX_SIZE:
             raise rope.error("factor", f"at most {MAX_SIZE} over original_max_position_embeddings")
         max_positions = max(max_positions, extended)
-    is_moe = architecture in _MOE_ARCHITECTURES
+    is_moe = architecture in MOE_ARCHITECTURES
     if not is_moe and fields.values.get("num_experts"):
         raise ConfigError(f"{where}: {architecture} has no experts, but num_experts is set: check the architecture")
     config = ModelConfig(
@@ -220,40 +209,6 @@ def parse_config(document: Mapping[str, Any], where: str = CONFIG_NAME) -> Model
     _check_divisions(config, where)
     _check_products(config, where)
     return config
-
-
-def _architecture(document: Mapping[str, Any], text: Mapping[str, Any], where: str) -> str:
-    """The architecture. A flat file describes a text model, whatever class it names; model_type may replace it."""
-    is_flat = text is document
-    names = document.get("architectures")
-    if names in (None, []) or names in _WRAPPERS:
-        kind = document.get("model_type") or text.get("model_type")
-        known = [name for name, kinds in _MODEL_TYPES.items() if kind in kinds]
-        if not known:
-            raise ConfigError(
-                f"{where} names no architecture, and its model_type is {quoted(kind)}: add `architectures` or"
-                " `model_type` as the base model has them"
-            )
-        names = [next(name for name in known if name.endswith("ForCausalLM") == is_flat)]
-    if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
-        raise ConfigError(f"{where} must name one architecture in `architectures`: {CORRECT}")
-    if names[0] not in _MODEL_TYPES:
-        raise UnsupportedModelError(
-            f"{where} describes a {quoted(names[0])}, which is not supported: use one of {', '.join(_MODEL_TYPES)}"
-        )
-    return names[0].replace("ForConditionalGeneration", "ForCausalLM") if is_flat else names[0]
-
-
-def _model_type(document: Mapping[str, Any], text: Mapping[str, Any], architecture: str, where: str) -> str:
-    allowed = _MODEL_TYPES[architecture]
-    for described in (document, text):
-        found = described.get("model_type", allowed[0])
-        if found not in allowed:
-            raise UnsupportedModelError(
-                f"{where}: model_type {quoted(found)} is not {architecture}'s ({' or '.join(allowed)}): "
-                "check that the file belongs to this checkpoint"
-            )
-    return str(document.get("model_type", allowed[0]))
 
 
 def _check_fixed(values: Mapping[str, Any], where: str) -> None:
