@@ -2,7 +2,7 @@
 
     chat_template.jinja, additional_chat_templates/NAME.jinja    if any of these exists, the next one is not looked at
     tokenizer_config.json: chat_template                         a template, or a list of named ones
-    chat_template.json                                           of processors; last
+    chat_template.json, processor_config.json                    of processors; last
 
 transformers renders `tool_use` when a request has tools, and else `default`. It gives a template the special tokens by
 name. An artifact has one template without either, so they are written into it; a template that needs neither is copied.
@@ -27,7 +27,8 @@ from qwonnx.runtime.errors import TemplateError
 from qwonnx.runtime.text.chat_template import ChatTemplate
 from qwonnx.runtime.text.generation_tag import GenerationTag
 
-_FOLDER, _LEGACY_FILE = "additional_chat_templates", "chat_template.json"
+_FOLDER = "additional_chat_templates"
+_LEGACY_FILES = ("chat_template.json", "processor_config.json")
 _DEFAULT, _TOOLS = "default", "tool_use"
 _MAX_BYTES = 4 << 20
 _MAX_TEMPLATES = 64
@@ -56,7 +57,7 @@ def chat_template_source(folder: Path) -> TemplateSource:
     Raises:
         CheckpointError: a file cannot be read, or a template that would be rendered is not Jinja.
     """
-    legacy = _from_legacy_file(folder)
+    legacy = next((found for name in _LEGACY_FILES if (found := _from_legacy_file(folder / name))), None)
     templates = _from_files(folder) or _from_tokenizer_config(folder) or legacy
     if templates is None:
         return TemplateSource(None, ("chat template: none is there, so the artifact answers prompts and not chats",))
@@ -67,7 +68,7 @@ def chat_template_source(folder: Path) -> TemplateSource:
         notes.append(f"chat template: that of {CONFIG_FILE} is not used, because {_FOLDER} replaces all of it")
     if legacy is not None and legacy.by_name != templates.by_name:
         notes.append(
-            f"chat template: {_LEGACY_FILE} differs, and only AutoProcessor reads it: {templates.path.name} is used"
+            f"chat template: {legacy.path.name} differs, and only AutoProcessor reads it: {templates.path.name} is used"
         )
     by_name = templates.by_name
     rendered = [name for name in (_DEFAULT, _TOOLS) if name in by_name]
@@ -114,8 +115,7 @@ def _from_tokenizer_config(folder: Path) -> _Templates | None:
     return _named(folder / CONFIG_FILE, read_config(folder).get("chat_template"))
 
 
-def _from_legacy_file(folder: Path) -> _Templates | None:
-    path = folder / _LEGACY_FILE
+def _from_legacy_file(path: Path) -> _Templates | None:
     if not path.is_file():
         return None
     try:

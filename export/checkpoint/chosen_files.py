@@ -1,6 +1,6 @@
 """Which safetensors files of a folder are the model: those that transformers would load, where that is certain.
 
-    --weights-file FILE                         that file, the series that it belongs to, or the files of that index
+    --weights-file FILE                         that file, the index or series that it is of, or the files of an index
     an index, and no other model.safetensors    the files that the index lists
     model.safetensors, and no index             that file
     an index without any of its files           model.safetensors: save_pretrained left an old index beside it
@@ -106,6 +106,11 @@ def _chosen_by_user(folder: Path, name: str, files: list[str]) -> ChosenFiles:
             f"--weights-file {quoted(name)} is not a safetensors file or an index of {folder}; {hint}"
         )
     _check_plain(folder, [name])
+    if (folder / INDEX_NAME).is_file() and name != SINGLE_NAME:
+        index = _read_index(folder / INDEX_NAME)
+        if name in (listed := _listed(index)):
+            _check_all_there(folder, INDEX_NAME, listed, files)
+            return ChosenFiles(listed, index)
     numbered = _SHARD_NUMBER.fullmatch(name)
     if numbered is None:
         return ChosenFiles((name,))

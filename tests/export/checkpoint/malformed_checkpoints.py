@@ -42,6 +42,8 @@ from tests.export.whole.checkpoint_damage import (
 )
 from tests.export.whole.mutations import ODD_VALUES, damaged_bytes, damaged_json, paths, removed, replaced
 
+TOKENIZER_CONFIG = "tokenizer_config.json"
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -231,11 +233,23 @@ def texts() -> dict[str, Damage]:
         "repetition_penalty": (0, 1e9),
         "eos_token_id": ("x", 1.5, True, [None], [[1]], {"a": 1}),
     }
+    decoders: tuple[Any, ...] = (7, "x", [1], {"a": {}}, {"1": 7}, {"1300": {}}, {"1300": {"content": 7}}, {"-1": {}})
     charsmap = {"type": "Precompiled", "precompiled_charsmap": "/////w=="}
     return {
         **{f"tokenizer {name}": file(TOKENIZER, content) for name, content in contents.items()},
         **{f"tokenizer.json: {name}": special(TOKENIZER, make) for name, make in NO_FILES.items()},
         **{f"generation_config {name}": file(GENERATION, content) for name, content in no_advice.items()},
+        **{f"tokenizer_config {name}": file(TOKENIZER_CONFIG, content) for name, content in no_advice.items()},
+        **{
+            f"added_tokens_decoder {value!r}": file(
+                TOKENIZER_CONFIG, json.dumps({"added_tokens_decoder": value}).encode()
+            )
+            for value in decoders
+        },
+        **{
+            f"chat_template {value!r}": _only_template(value)
+            for value in (7, [7], [{"name": "default"}], {"default": 7}, "{% if %}", [{"name": 1, "template": "x"}])
+        },
         **{
             f"{name} {str(value)[:30]!r}": file(GENERATION, json.dumps({name: value}).encode())
             for name, values in advice.items()
@@ -267,6 +281,16 @@ def texts() -> dict[str, Damage]:
         "a template of 100,000 brackets": file(TEMPLATE, b"{{ " + b"(" * 100_000 + b")" * 100_000 + b" }}"),
         "a template of 2 MB": file(TEMPLATE, b"x" * 2_000_000),
     }
+
+
+def _only_template(value: Any) -> Damage:
+    """A chat template in tokenizer_config.json alone."""
+
+    def damage(folder: Path) -> None:
+        (folder / TEMPLATE).unlink()
+        file(TOKENIZER_CONFIG, json.dumps({"chat_template": value}).encode())(folder)
+
+    return damage
 
 
 def named_cases() -> Iterator[Case]:

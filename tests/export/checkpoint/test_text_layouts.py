@@ -168,8 +168,9 @@ def test_tools_alone_have_a_template_and_other_requests_an_error_as_in_transform
         AutoTokenizer.from_pretrained(folder).apply_chat_template(MESSAGES, tokenize=False)
 
 
-def test_a_template_of_processors_is_that_of_chat_template_json(folder: Path) -> None:
-    text_layouts.OTHER_TEMPLATES[0].edit(folder)
+@pytest.mark.parametrize("layout", text_layouts.OTHER_TEMPLATES[:2], ids=lambda layout: layout.name)
+def test_a_template_of_processors_is_read_where_there_is_no_other(folder: Path, layout: Layout) -> None:
+    layout.edit(folder)
     auto = AutoTokenizer.from_pretrained(folder)
     theirs = auto.apply_chat_template(MESSAGES, chat_template=text_layouts.PLAIN, tokenize=False)
     assert rendered(folder, None) == theirs

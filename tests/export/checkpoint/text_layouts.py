@@ -144,6 +144,10 @@ OTHER_TEMPLATES = (
         together(without(TEMPLATE), lambda folder: write(folder / "chat_template.json", {"chat_template": PLAIN})),
     ),
     Layout(
+        "a template in processor_config.json",
+        together(without(TEMPLATE), lambda folder: write(folder / "processor_config.json", {"chat_template": PLAIN})),
+    ),
+    Layout(
         "another template in chat_template.json",
         lambda folder: write(folder / "chat_template.json", {"chat_template": PLAIN}),
     ),

@@ -87,6 +87,15 @@ def _index_of_another_model(folder: Path) -> None:
     write(folder / INDEX, index)
 
 
+def _other_names(folder: Path) -> None:
+    index = read(folder / INDEX)
+    names = {path.name: f"part-{letter}.safetensors" for path, letter in zip(shards(folder), "abc", strict=True)}
+    index["weight_map"] = {tensor: names[at] for tensor, at in index["weight_map"].items()}
+    write(folder / INDEX, index)
+    for old, new in names.items():
+        (folder / old).rename(folder / new)
+
+
 def _two_series(folder: Path) -> None:
     (folder / INDEX).unlink()
     for path in shards(folder):
@@ -155,6 +164,12 @@ ACCEPTED = (
     ),
     Layout("model.safetensors and older shards, with --weights-file model.safetensors", _this_model, "shards", SINGLE),
     Layout("shards and another model.safetensors, with --weights-file and the index", _other_model, "shards", INDEX),
+    Layout(
+        "shards of other names and another model.safetensors, with --weights-file and one of the shards",
+        together(_other_names, _other_model),
+        "shards",
+        "part-b.safetensors",
+    ),
     Layout(
         "two series of shards, with --weights-file and a file of one",
         _two_series,
