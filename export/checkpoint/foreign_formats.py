@@ -85,12 +85,12 @@ _TENSORS = (
     _sign(r"\.(W_q|W_nbits)$", "is of HQQ", _ORIGINAL),
     _sign(
         r"\.(qweight|qzeros)$",
-        "is of GPTQ or AWQ, and config.json has no quantization_config that says which",
+        "is of GPTQ or AWQ, and config.json does not say which",
         "copy config.json of the quantised checkpoint into the folder",
     ),
     _sign(
         r"\.weight_scale(_inv)?$|\.input_scale$",
-        "is a scale of FP8, and config.json has no quantization_config",
+        "is a scale of FP8 that config.json does not describe",
         "copy config.json of the quantised checkpoint into the folder",
     ),
     _sign(r"\.[kv]_scale$", "is a scale of a quantised cache", _ORIGINAL),
