@@ -10,7 +10,7 @@ from pathlib import Path
 
 from qwonnx.export.checkpoint.chosen_files import choose_files
 from qwonnx.export.checkpoint.config import ModelConfig, load_config, load_config_file
-from qwonnx.export.checkpoint.foreign_formats import refuse_adapter, refuse_side_file
+from qwonnx.export.checkpoint.foreign_formats import recognised_names, refuse_adapter, refuse_side_file
 from qwonnx.export.errors import CheckpointError
 from qwonnx.export.planning.artifact_size import CopiedFiles
 
@@ -43,6 +43,9 @@ def open_source(name_or_path: str, revision: str | None = None, weights_file: st
     path = Path(name_or_path)
     if path.exists() and revision is not None:
         raise CheckpointError(f"{path} is local and has no revision {revision!r}: leave --revision out")
+    if path.is_file() and path.suffix.lower() != ".json":
+        known = recognised_names([path.name])
+        raise CheckpointError(f"{path}: {known}" if known else f"{path} is not a config.json: give that, or its folder")
     if path.is_file():
         return _without_folder(path.resolve().parent.name, None, load_config_file(path))
     if path.is_dir():

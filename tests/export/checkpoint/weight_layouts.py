@@ -128,6 +128,12 @@ def _auto_round(folder: Path) -> None:
     )(folder)
 
 
+def _nested(folder: Path) -> None:
+    flat = read(folder / "config.json")
+    whole = {"architectures": ["Qwen3_5MoeForConditionalGeneration"], "model_type": "qwen3_5_moe", "text_config": flat}
+    write(folder / "config.json", whole)
+
+
 def _floats(folder: Path) -> None:
     tensors(lambda found: {name: tensor.float() for name, tensor in found.items()})(folder)
     config(dtype="float32")(folder)
@@ -209,6 +215,15 @@ ACCEPTED = (
         config(architectures=["Qwen3_5MoeForConditionalGeneration"]),
         transformers_loads_it=True,
     ),
+    Layout(
+        "a flat config.json beside weights of the whole model",
+        together(
+            renamed(lambda name: name.replace("model.", "model.language_model.", 1)),
+            also(model__visual__norm__weight=torch.zeros(8)),
+        ),
+        transformers_loads_it=True,
+    ),
+    Layout("config.json of the whole model beside weights of the text model", _nested, transformers_loads_it=True),
     Layout("a flat config.json of the type qwen3_5_moe", config(model_type="qwen3_5_moe")),
     Layout("float tensors in F16 or F32", _floats, same_weights=False),
     Layout("FP8 in blocks of 128 x 128", _fp8, "experts", same_weights=False),

@@ -16,6 +16,15 @@ from tests.export.checkpoint.hub_server import COMMIT, GATED, REPOSITORY, hub_se
 pytestmark = pytest.mark.fast
 
 
+@pytest.mark.parametrize(
+    ("name", "message"), [("m.gguf", "is a GGUF file"), ("model.safetensors", "is not a config.json: give that")]
+)
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=message):
+        open_source(str(tmp_path / name))
+
+
 def test_a_folder_a_file_and_a_folder_with_nothing_else(tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = open_source(str(tiny_checkpoint))
     assert (folder.name, folder.folder, folder.commit) == (tiny_checkpoint.name, tiny_checkpoint, None)
