@@ -101,7 +101,9 @@ def _from_files(folder: Path) -> _Templates | None:
         found |= {path.name.removesuffix(".jinja"): path for path in paths[:_MAX_TEMPLATES]}
     if not found:
         return None
-    return _Templates({name: _text(path) for name, path in found.items()}, named if len(found) > 1 else single)
+    return _Templates(
+        {name: _text(path) for name, path in found.items()}, single if found.keys() == {_DEFAULT} else named
+    )
 
 
 def _text(path: Path) -> str:

@@ -152,6 +152,10 @@ OTHER_TEMPLATES = (
         lambda folder: write(folder / "chat_template.json", {"chat_template": PLAIN}),
     ),
     Layout("named templates without default and tool_use", template(named(rag=PLAIN))),
+    Layout(
+        "additional_chat_templates without a default, and a template in tokenizer_config.json",
+        together(template(PLAIN), file("additional_chat_templates/rag.jinja", WITH_TOOLS)),
+    ),
     Layout("no template", without(TEMPLATE)),
 )
 ACCEPTED = (*TOKENIZERS, *OTHER_TOKENIZERS, *TEMPLATES, *OTHER_TEMPLATES)
