@@ -25,6 +25,7 @@ from qwonnx.handlers.chat.request import ChatRequest
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
 from qwonnx.runtime.errors import EngineClosedError, InvalidRequestError, QueueFullError
+from qwonnx.runtime.sampling.guide import Guide
 
 logger = logging.getLogger(__name__)
 
@@ -55,11 +56,11 @@ async def begin(
     try:
         params = request.params(engine.default_sampling)
         prompt = await prompt_of(engine, request)
-        guide = request.guide_of(prompt)
+        # Schemas take tens of milliseconds; the event loop must not wait.
+        guide = None if request.guide is None else await asyncio.to_thread(request.guide_of, prompt)
         if guide is not None:
             params = dataclasses.replace(params, guide=guide)
-            # This may take seconds. Shielded, because other requests may wait for the same guide.
-            await asyncio.shield(asyncio.wrap_future(engine.compile_guide(guide)))
+            await _compiled(engine, guide, deadline)
         saving = None
         if capsules is not None:
             await asyncio.to_thread(capsules.restore, engine, prompt, owner)
@@ -75,7 +76,20 @@ async def begin(
         )
     except (InvalidRequestError, QueueFullError, EngineClosedError) as error:
         raise errors.refused(error) from error
-    return Answer(outputs, PartReader(prompt.parser(), one_call=request.one_call), saving)
+    return Answer(outputs, PartReader(prompt.parser(), one_call=request.one_call), saving, guide)
+
+
+async def _compiled(engine: Engine, guide: Guide, deadline: float | None) -> None:
+    """Wait until a guide is compiled. If the client leaves first or the deadline passes, nothing compiles it further.
+
+    Raises:
+        ServiceError: 504, the deadline passed.
+    """
+    try:
+        async with asyncio.timeout_at(deadline):
+            await asyncio.wrap_future(engine.compile_guide(guide))
+    except TimeoutError:
+        raise errors.out_of_time() from None
 
 
 class Answer:
@@ -85,12 +99,20 @@ class Answer:
         outputs: of the submitted request.
         reader: of these outputs.
         saving: see Answer.saving.
+        guide: the form of the answer, or None.
     """
 
-    def __init__(self, outputs: OutputStream, reader: PartReader, saving: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        outputs: OutputStream,
+        reader: PartReader,
+        saving: Callable[[], None] | None = None,
+        guide: Guide | None = None,
+    ) -> None:
         self._outputs = outputs
         self._reader = reader
         self._saving = saving
+        self._guide = guide
         self._parts = self._read()
 
     @property
@@ -103,8 +125,8 @@ class Answer:
         """The parts of the answer, the last of them an End. Always the same generator; leaving the answer closes it.
 
         Raises:
-            ServiceError: 500, the model failed; 503, the server stops; 504, the deadline passed before the first
-                output.
+            ServiceError: 400, the form became too complex; 500, the model failed; 503, the server stops; 504, the
+                deadline passed before the first output.
         """
         return self._parts
 
@@ -119,13 +141,23 @@ class Answer:
     async def _read(self) -> AsyncGenerator[Part, None]:
         async with aclosing(aiter(self._outputs)) as outputs:
             async for output in outputs:
-                _check_alive(output)
+                self._check_alive(output)
                 for part in self._reader.read(output):
                     if isinstance(part, End):
                         self._outputs.abort()  # stops further output; does nothing if the model has ended
                         yield part
                         return
                     yield part
+
+    def _check_alive(self, output: RequestOutput) -> None:
+        if output.finish_reason is FinishReason.ABORT:
+            raise errors.closing()  # only closing the engine aborts a request that is still being answered
+        if output.finish_reason is FinishReason.GUIDE:
+            param = None if self._guide is None else self._guide.param
+            raise errors.invalid(f"{output.error}: send a simpler form", param, "invalid_guide")
+        if output.finish_reason is FinishReason.ERROR:
+            logger.error("request %s failed: %s", output.request_id, output.error)
+            raise errors.internal()
 
     async def __aenter__(self) -> Answer:
         return self
@@ -135,11 +167,3 @@ class Answer:
     ) -> None:
         self._outputs.abort()
         await self._parts.aclose()
-
-
-def _check_alive(output: RequestOutput) -> None:
-    if output.finish_reason is FinishReason.ABORT:
-        raise errors.closing()  # only closing the engine aborts a request that is still being answered
-    if output.finish_reason is FinishReason.ERROR:
-        logger.error("request %s failed: %s", output.request_id, output.error)
-        raise errors.internal()

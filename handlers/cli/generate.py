@@ -103,6 +103,8 @@ def generate(
                 printer.print(part)
     if output.finish_reason is FinishReason.ERROR:
         raise CommandError(f"the model failed ({output.error}): export the checkpoint again, or report this")
+    if output.finish_reason is FinishReason.GUIDE:
+        raise CommandError(f"{output.error}: give a simpler form")
     if stats and first is not None:
         print_stats(output, first - started, time.perf_counter() - first)
     if form is not None and output.finish_reason is FinishReason.LENGTH:

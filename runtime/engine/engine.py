@@ -429,7 +429,8 @@ class Engine:
             if isinstance(choice, (SessionError, GuideError)):
                 if isinstance(choice, SessionError) and self._reads_again(generation):
                     continue
-                output = self._end(generation, FinishReason.ERROR, str(choice))
+                reason = FinishReason.GUIDE if isinstance(choice, GuideError) else FinishReason.ERROR
+                output = self._end(generation, reason, str(choice))
             else:
                 self._reuse.convict(generation)
                 output = generation.push(choice)

@@ -14,6 +14,7 @@ class FinishReason(Enum):
     DEADLINE = "deadline"  # the deadline passed
     ABORT = "abort"  # the caller aborted, or the engine was closed
     ERROR = "error"  # a step failed; RequestOutput.error says how
+    GUIDE = "guide"  # the guide cannot continue: it is too complex; RequestOutput.error says why
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class RequestOutput:
     finish_reason: None except in the request's last output.
     num_prompt_tokens, num_generated_tokens: totals so far.
     num_cached_tokens: tokens of the prompt whose states were reused instead of computed.
-    error: one line, with FinishReason.ERROR only.
+    error: one line, with FinishReason.ERROR and FinishReason.GUIDE only.
     """
 
     request_id: str

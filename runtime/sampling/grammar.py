@@ -1,7 +1,9 @@
 """Guides as masks of the allowed next tokens, computed by llguidance while the model runs.
 
-    Guide -> checked (in a separate process) -> compiled, kept -> a Constraint for each request
+    Guide -> checked (in a separate process: grammar_checker.py) -> compiled, kept -> a Constraint for each request
     Constraint: begin -> [mask in a worker thread | the model's step] -> allowed -> sample -> accept -> [mask | step]
+
+A guide that nobody waits for any more is abandoned: it leaves the queue, or its process is killed.
 
 The first guide causes the setup: worker threads import llguidance and convert the vocabulary (seconds for 250,000
 tokens).
@@ -9,23 +11,21 @@ tokens).
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from qwonnx.runtime.errors import EngineClosedError, GuideError, InvalidRequestError, QueueFullError
+from qwonnx.runtime.sampling.grammar_checker import Check, GrammarChecker
 from qwonnx.runtime.sampling.guide import Guide, GuideKind
+from qwonnx.runtime.sampling.refusal import in_our_words
 from qwonnx.runtime.sampling.sampler import AllowedTokens
 from qwonnx.runtime.text.tokenizer import Tokenizer
 
@@ -34,14 +34,12 @@ if TYPE_CHECKING:
 
 _Result = TypeVar("_Result")
 
-_COMPILE_SECONDS = 5
 _COMPILE_THREADS = 2
 _MAX_WAITING = 16  # grammars that wait for compilation or are being compiled
 _MAX_KEPT = 64  # compiled grammars
 _MASK_THREADS = min(4, os.cpu_count() or 1)  # a mask usually takes 0.1 ms
 
-_INHERITED = ("LD_LIBRARY_PATH", "PATH", "PYTHONHOME", "SYSTEMROOT")  # all that the process needs; no secrets
-_MASK_SECONDS = 2.0  # after which a request fails: all other requests wait with it
+_MASK_SECONDS = 1.0  # after which a request fails: all other requests wait with it
 
 _THINK_END = b"</think>"
 _MAX_BREAKS = 2  # line breaks that follow </think> in the model's own format
@@ -71,6 +69,24 @@ class _Vocabulary:
         return {ids[0]: count for count, ids in encoded if len(ids) == 1}
 
 
+@dataclass(slots=True, eq=False)
+class _Compilation:
+    """One guide that is compiled, or was.
+
+    work: the compiled guide, or why it cannot be followed.
+    check: the part of it that can be abandoned.
+    num_callers: that still wait for it.
+    """
+
+    check: Check = field(default_factory=Check)
+    work: Future[LLMatcher] = field(default_factory=Future)
+    num_callers: int = 0
+
+    @property
+    def has_failed(self) -> bool:
+        return self.work.done() and (self.work.cancelled() or self.work.exception() is not None)
+
+
 class GrammarCompiler:
     """Makes constraints from guides. Safe to use from several threads.
 
@@ -92,8 +108,9 @@ class GrammarCompiler:
         ends = tuple(sorted(token for token in end_token_ids if 0 <= token < num_tokens))
         self._vocabulary = _Vocabulary(tokenizer, ends, num_tokens)
         self._trusted = trusted
-        self._compiled: OrderedDict[tuple[str, ...], Future[LLMatcher]] = OrderedDict()
-        self._lock = threading.Lock()  # of _compiled
+        self._compiled: OrderedDict[tuple[str, ...], _Compilation] = OrderedDict()
+        self._lock = threading.RLock()  # of _compiled; a future calls its callbacks at once if it is done
+        self._checker = GrammarChecker()
         self._tokenizer_lock = threading.Lock()
         self._ll_tokenizer: LLTokenizer | None = None
         # Threads start on first use.
@@ -101,7 +118,9 @@ class GrammarCompiler:
         self._workers = ThreadPoolExecutor(_MASK_THREADS, thread_name_prefix="qwonnx-mask")
 
     def compile(self, guide: Guide) -> Future[LLMatcher]:
-        """Start to check and compile a guide, so that constraint() finds it ready. Do not cancel the future.
+        """Start to check and compile a guide, so that constraint() finds it ready.
+
+        The future is the caller's own. If all callers cancel theirs, the work is abandoned.
 
         Raises:
             InvalidRequestError: raised by the future: the guide cannot be followed; the reason is llguidance's.
@@ -111,17 +130,23 @@ class GrammarCompiler:
         key = (guide.kind.value, guide.source, guide.param)
         with self._lock:
             entry = self._compiled.get(key)
-            if entry is None or (entry.done() and (entry.cancelled() or entry.exception() is not None)):
-                if sum(not other.done() for other in self._compiled.values()) >= _MAX_WAITING:
+            if entry is None or entry.has_failed or entry.check.is_abandoned:
+                if sum(not other.work.done() for other in self._compiled.values()) >= _MAX_WAITING:
                     raise QueueFullError(f"{_MAX_WAITING} guides are being compiled already: try again later")
+                entry = self._compiled[key] = _Compilation()
                 try:
-                    entry = self._compiled[key] = self._compilers.submit(self._compile, guide)
+                    entry.work = self._compilers.submit(self._compile, guide, entry.check)
                 except RuntimeError as error:
+                    del self._compiled[key]
                     raise EngineClosedError("the engine is closed: open the artifact again") from error
             self._compiled.move_to_end(key)
             while len(self._compiled) > _MAX_KEPT:
                 self._compiled.popitem(last=False)
-        return entry
+            entry.num_callers += 1
+        answer: Future[LLMatcher] = Future()
+        answer.add_done_callback(partial(self._leave, entry))
+        entry.work.add_done_callback(partial(_pass_on, answer))
+        return answer
 
     def constraint(self, guide: Guide, *, ignore_eos: bool) -> Constraint:
         """A new constraint of a guide; waits until the guide is compiled.
@@ -138,11 +163,21 @@ class GrammarCompiler:
         return Constraint(matcher, self._vocabulary, self._workers, guide.after_thinking, ignore_eos)
 
     def close(self) -> None:
-        """End the threads. A thread that compiles a grammar may need a few more seconds."""
+        """End the threads and the processes that check grammars."""
+        self._checker.close()
         for threads in (self._compilers, self._workers):
             threads.shutdown(wait=True, cancel_futures=True)
 
-    def _compile(self, guide: Guide) -> LLMatcher:
+    def _leave(self, entry: _Compilation, answer: Future[LLMatcher]) -> None:
+        """A caller has its answer, or does not want it any more."""
+        with self._lock:
+            entry.num_callers -= 1
+            if entry.num_callers or entry.work.done():
+                return
+            entry.check.abandon()  # a later caller of the same guide starts anew
+        entry.work.cancel()
+
+    def _compile(self, guide: Guide, check: Check) -> LLMatcher:
         from llguidance import LLMatcher  # takes 0.1 s, so only on demand
 
         from qwonnx.runtime.sampling.grammar_check import compiled
@@ -156,16 +191,24 @@ class GrammarCompiler:
         }
         try:
             grammar = write[guide.kind](guide.source)
-            reason = "" if self._trusted else _complaint(grammar, self._vocabulary)
+            reason = "" if self._trusted else self._checker.complaint(grammar, self._named_tokens(), check)
+            if check.is_abandoned:
+                raise CancelledError
             if not reason:
                 matcher = _shielded(lambda: compiled(grammar, self._tokenizer()))
                 reason = matcher.get_error()
         except (GuideError, ValueError) as error:
             reason = str(error)
         if reason:
-            message = f"{guide.param} cannot be followed ({_one_line(reason)}): change it"
+            message = f"{guide.param} cannot be followed ({in_our_words(reason)}): change it"
             raise InvalidRequestError(message, guide.param, "invalid_guide")
         return matcher
+
+    def _named_tokens(self) -> list[str]:
+        """The special tokens that a grammar may name, an end token first."""
+        vocabulary = self._vocabulary
+        tokens = dict.fromkeys((vocabulary.end_token_ids[0], *vocabulary.special_token_ids))
+        return [vocabulary.tokenizer.token_bytes(token).decode(errors="replace") for token in tokens]
 
     def _tokenizer(self) -> LLTokenizer:
         from llguidance import LLTokenizer, TokenizerWrapper
@@ -242,7 +285,7 @@ class Constraint:
         if breaks:
             return  # not part of the answer: the mask stays
         if not _shielded(lambda: self._matcher.consume_token(token_id)):
-            raise GuideError(f"the guide cannot continue ({_one_line(self._matcher.get_error())})")
+            raise GuideError(f"the guide cannot continue ({in_our_words(self._matcher.get_error())})")
         self.is_complete = token_id in self._vocabulary.end_token_ids or self._matcher.is_stopped()
         if not self.is_complete:
             self._mask = self._workers.submit(self._compute)
@@ -265,7 +308,7 @@ class Constraint:
         """Compute a mask, in a worker thread, never while the matcher takes a token. llguidance releases the GIL."""
         packed = _shielded(self._matcher.compute_bitmask)
         if self._matcher.is_error():
-            raise GuideError(f"the guide cannot continue ({_one_line(self._matcher.get_error())})")
+            raise GuideError(f"the guide cannot continue ({in_our_words(self._matcher.get_error())})")
         vocabulary = self._vocabulary
         mask = np.unpackbits(np.frombuffer(packed, np.uint8), count=vocabulary.num_tokens, bitorder="little")
         if self._ignore_eos:
@@ -294,31 +337,20 @@ class _Tokens:
         return self._tokenizer.encode(text.decode("utf-8", errors="replace"))
 
 
-def _complaint(grammar: str, vocabulary: _Vocabulary) -> str:
-    """Check a grammar in a separate process with a time limit; return the reason of a refusal, or an empty text."""
-    from qwonnx.runtime.sampling.grammar_check import Question
-
-    tokens = dict.fromkeys((vocabulary.end_token_ids[0], *vocabulary.special_token_ids))
-    named = [vocabulary.tokenizer.token_bytes(token).decode(errors="replace") for token in tokens]
-    question = Question(grammar=grammar, special_tokens=named)
-    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-    program = Path(__file__).with_name("grammar_check.py")
-    try:
-        done = subprocess.run(
-            [sys.executable, "-P", str(program), str(_COMPILE_SECONDS)],
-            input=json.dumps(question).encode(),
-            env={"PYTHONPATH": os.pathsep.join(sys.path), **inherited},
-            capture_output=True,
-            timeout=2 * _COMPILE_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        return f"it takes more than {_COMPILE_SECONDS} seconds to compile"
-    except OSError as error:
-        return f"it cannot be checked: {error.strerror}"
-    if done.returncode:
-        return f"it needs more than {_COMPILE_SECONDS} seconds, or too much memory or stack, to compile"
-    reason: str = json.loads(done.stdout)
-    return reason
+def _pass_on(answer: Future[LLMatcher], work: Future[LLMatcher]) -> None:
+    """Give the outcome of a compilation to one of its callers."""
+    if not answer.set_running_or_notify_cancel():
+        return
+    if work.cancelled():
+        answer.set_exception(EngineClosedError("the engine was closed: open the artifact again"))
+        return
+    error = work.exception()
+    if error is None:
+        answer.set_result(work.result())
+    elif isinstance(error, CancelledError):  # closing abandoned it
+        answer.set_exception(EngineClosedError("the engine was closed: open the artifact again"))
+    else:
+        answer.set_exception(error)
 
 
 def _shielded(function: Callable[[], _Result]) -> _Result:
@@ -332,10 +364,4 @@ def _shielded(function: Callable[[], _Result]) -> _Result:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
-        raise GuideError(f"the guide cannot continue ({_one_line(str(error))})") from error
-
-
-def _one_line(text: str) -> str:
-    """A reason of llguidance's in one line of at most 300 characters."""
-    words = " ".join(text.replace("<non-verbose/>", "").split())
-    return words if len(words) <= 300 else words[:297] + "..."
+        raise GuideError(f"the guide cannot continue ({in_our_words(str(error))})") from error

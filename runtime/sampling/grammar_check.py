@@ -1,44 +1,98 @@
-"""Compile one grammar in a separate process: `python -P grammar_check.py SECONDS` reads a Question on stdin.
+"""Compile grammars in a separate process, which may be killed: `python -P grammar_check.py`.
 
 A grammar of a few hundred bytes can make llguidance overflow the stack (a chain of rules or references) or run for
 minutes (an intersection of multiples). A process cannot stop either from within. So a server first compiles each
-grammar here, under limits on time, memory and stack: with a vocabulary of single bytes, up to the first mask. Prints
-the reason of a refusal as JSON, or an empty text. Does not import qwonnx, to start quickly.
+grammar here, under limits on time, memory and stack: with a vocabulary of single bytes, up to the first masks.
+
+Reads one Question a line and answers each with one line, a Reply. A question that goes beyond a limit ends the process
+without a reply. Does not import qwonnx, to start quickly. grammar_checker.py is the other side.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
+import select
+import signal
 import sys
 import threading
 from collections.abc import Sequence
+from itertools import compress
 from typing import TypedDict
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
-_MEMORY_BYTES = 2 << 30  # of address space
+_MEMORY_BYTES = 1 << 30  # of address space
 _STACK_BYTES = 1 << 20  # a server's threads have more
+_IDLE_SECONDS = 60.0
+_HEAVY_BYTES = 128 << 20  # resident: a process that grew to this gives it back by ending
+
+# A grammar often fails at its second or fifth token, so some beginnings of an answer are tried out.
+_WALKS = 2
+_BYTES_OF_A_WALK = 32
 
 
 class Question(TypedDict):
-    """The JSON on stdin: a grammar, and the special tokens that it may name, an end token first."""
+    """The JSON of a line: a grammar, the special tokens that it may name (an end token first), seconds for it."""
 
     grammar: str
     special_tokens: Sequence[str]
+    seconds: float
+
+
+class Reply(TypedDict):
+    """The answer: the reason of a refusal, or an empty text; and whether the process ends now."""
+
+    reason: str
+    ends: bool
 
 
 def limits() -> LLParserLimits:
-    """Limits for a grammar, here and in the engine; the others are llguidance's defaults."""
-    return LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
+    """Limits for a grammar, here and in the engine; the others are llguidance's defaults.
+
+    They bound the first mask to 0.2 s and a later one to 0.1 s, on the published vocabulary. With the default fuel,
+    `(a{1000}){1000}` takes 1.5 s and 100 MB.
+    """
+    return LLParserLimits(max_lexer_states=50_000, initial_lexer_fuel=200_000, verbose_errors=False)
 
 
-def compiled(grammar: str, tokenizer: LLTokenizer) -> LLMatcher:
-    """A matcher at the beginning of a grammar; in its error state if the grammar cannot be followed."""
+def compiled(grammar: str, tokenizer: LLTokenizer, *, num_walks: int = 2, num_tokens: int = 8) -> LLMatcher:
+    """A matcher at the beginning of a grammar; in its error state if the grammar cannot be followed.
+
+    Args:
+        grammar: as llguidance's grammar_from_...() writes it.
+        tokenizer: of the answer.
+        num_walks, num_tokens: beginnings of answers that are tried out.
+    """
     matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=limits())
     first = matcher.deep_copy()
-    first.compute_bitmask()  # only this finds a grammar that no token can begin
-    return first if first.is_error() else matcher
+    mask = first.compute_bitmask()  # only this finds a grammar that no token can begin
+    if first.is_error():
+        return first
+    choose, ends = random.Random(0), frozenset(tokenizer.eos_tokens)
+    for _ in range(num_walks):
+        walking = first.deep_copy()
+        mask_here = mask
+        for _ in range(num_tokens):
+            token = _drawn(mask_here, choose, ends)
+            if token is None or not walking.consume_token(token) or walking.is_stopped():
+                break
+            mask_here = walking.compute_bitmask()
+        if walking.is_error():
+            return walking
+    return matcher
+
+
+def _drawn(mask: bytes, choose: random.Random, ends: frozenset[int]) -> int | None:
+    """One of the allowed tokens that do not end the answer, or None."""
+    places = list(compress(range(len(mask)), mask))  # of its bytes that are not 0: a vocabulary has 250,000 tokens
+    choose.shuffle(places)
+    for place in places:
+        tokens = [8 * place + bit for bit in range(8) if mask[place] >> bit & 1]
+        if going_on := [token for token in tokens if token not in ends]:
+            return choose.choice(going_on)
+    return None
 
 
 class _Bytes:
@@ -55,29 +109,79 @@ class _Bytes:
         return list(text)
 
 
-def _bound(seconds: int) -> None:
+class _Clock:
+    """Ends the process after so many seconds of its processor time.
+
+    The system does it, so a native call cannot delay it. Windows has no such clock; there the parent's remains.
+    """
+
+    def start(self, seconds: float) -> None:
+        if hasattr(signal, "setitimer"):
+            signal.signal(signal.SIGPROF, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_PROF, seconds)
+
+    def stop(self) -> None:
+        self.start(0)
+
+
+def _bound() -> None:
     try:
         import resource
-    except ImportError:  # Windows has neither these limits nor a nice level; the parent's clock remains
+    except ImportError:  # Windows has neither these limits nor a nice level
         return
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.nice(5)
 
 
-def main() -> None:
-    _bound(int(sys.argv[1]))
-    question: Question = json.load(sys.stdin)
+def _is_asked() -> bool:
+    """Wait for a question; False after a minute without one, so that the process ends."""
+    if os.name == "nt":  # cannot wait for a pipe with a limit: there the process ends with its server
+        return True
+    return bool(select.select([sys.stdin.buffer], [], [], _IDLE_SECONDS)[0])
+
+
+def _is_heavy() -> bool:
+    """Whether the process holds much memory, or cannot know it."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:  # getrusage's peak counts the parent's memory too
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") > _HEAVY_BYTES
+    except OSError:
+        return True
+
+
+def _reason(question: Question) -> str | None:
+    """The reason of a refusal, or an empty text; None: the compiler raised, and nothing is known."""
     tokenizer = LLTokenizer(TokenizerWrapper(_Bytes(question["special_tokens"])), slices=[])
     complaints: list[str] = []
-    threading.stack_size(_STACK_BYTES)
-    thread = threading.Thread(target=lambda: complaints.append(compiled(question["grammar"], tokenizer).get_error()))
+
+    def check() -> None:
+        matcher = compiled(question["grammar"], tokenizer, num_walks=_WALKS, num_tokens=_BYTES_OF_A_WALK)
+        complaints.append(matcher.get_error())
+
+    thread = threading.Thread(target=check)  # its stack is small
     thread.start()
     thread.join()
-    if not complaints:
-        sys.exit(1)
-    json.dump(complaints[0], sys.stdout)
+    return complaints[0] if complaints else None
+
+
+def main() -> None:
+    _bound()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the server too, which ends this process
+    threading.stack_size(_STACK_BYTES)
+    clock = _Clock()
+    while _is_asked() and (line := sys.stdin.buffer.readline()):
+        question: Question = json.loads(line)
+        clock.start(question["seconds"])
+        reason = _reason(question)
+        clock.stop()
+        if reason is None:
+            sys.exit(1)
+        reply: Reply = {"reason": reason, "ends": _is_heavy()}
+        sys.stdout.write(json.dumps(reply) + "\n")
+        sys.stdout.flush()
+        if reply["ends"]:
+            return
 
 
 if __name__ == "__main__":

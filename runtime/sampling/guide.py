@@ -1,6 +1,6 @@
 """Guides: the form of an answer, as a JSON schema, a regular expression, a list of texts or a grammar.
 
-This module checks size and nesting. grammar.py knows the tokens, so it checks whether a guide can be followed.
+form_size.py checks size and nesting. grammar.py knows the tokens, so it checks whether a guide can be followed.
 tool_grammar.py makes a grammar of tool calls.
 """
 
@@ -13,9 +13,7 @@ from enum import Enum
 from typing import Any
 
 from qwonnx.runtime.errors import InvalidRequestError
-
-MAX_GUIDE_BYTES = 256 << 10
-MAX_NESTING = 64  # objects and lists within each other; the parser of schemas stops at 128
+from qwonnx.runtime.sampling import form_size
 
 # White space between JSON's tokens. Without a bound, a confused model writes only white space up to its limit.
 _JSON_OPTIONS = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,32}", "lenient": False, "coerce_one_of": False}
@@ -48,13 +46,7 @@ class Guide:
     after_thinking: bool = False
 
     def __post_init__(self) -> None:
-        try:
-            size = len(self.source.encode())
-        except UnicodeEncodeError as error:
-            raise InvalidRequestError(f"{self.param} holds half a surrogate pair: send UTF-8", self.param) from error
-        if size > MAX_GUIDE_BYTES:
-            message = f"{self.param} has {size} bytes: give at most {MAX_GUIDE_BYTES}"
-            raise InvalidRequestError(message, self.param)
+        form_size.check_text(self.source, self.param)
 
     @classmethod
     def json_schema(cls, schema: Mapping[str, Any] | bool, param: str = "guide") -> Guide:
@@ -86,6 +78,7 @@ class Guide:
         Raises:
             InvalidRequestError: too large, an empty list, or an empty text.
         """
+        form_size.check_texts(options, param)
         if not options or not all(options):
             raise InvalidRequestError(f"{param} is empty or has an empty text: give texts to choose from", param)
         return cls(GuideKind.LARK, "start: " + " | ".join(map(quoted, options)), param)
@@ -104,29 +97,21 @@ def schema_text(schema: Mapping[str, Any] | bool, param: str) -> str:
     """A schema as JSON text with our options, for a guide or within a Lark grammar after %json.
 
     Raises:
-        InvalidRequestError: nested too deeply, not JSON, or a schema that allows no value.
+        InvalidRequestError: too large, nested too deeply, not JSON, or a schema that allows no value.
     """
     if schema is False:
-        raise InvalidRequestError(f"{param} is false, which allows no value: give a schema", param)
+        raise InvalidRequestError(f"{param} is false, which allows no value: give a schema", param, "invalid_guide")
     if schema is True:
         schema = {}
-    if not _is_nested_within(schema, MAX_NESTING):
-        raise InvalidRequestError(f"{param} is nested deeper than {MAX_NESTING} levels: use $defs", param)
+    form_size.check_value(schema, param)
     try:
         # Replaces such options in the schema: a client must not choose them.
         return json.dumps({**schema, "x-guidance": _JSON_OPTIONS}, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise InvalidRequestError(f"{param} is not JSON ({error}): send a JSON schema", param) from error
+        message = f"{param} is not JSON ({error}): send a JSON schema"
+        raise InvalidRequestError(message, param, "invalid_guide") from error
 
 
 def quoted(text: str) -> str:
     """A text as a Lark literal."""
     return json.dumps(text, ensure_ascii=False)
-
-
-def _is_nested_within(value: Any, levels: int) -> bool:
-    """Whether objects and lists are nested at most this deep. Does not look deeper itself."""
-    if not isinstance(value, (Mapping, list, tuple)):
-        return True
-    inner = value.values() if isinstance(value, Mapping) else value
-    return levels > 0 and all(_is_nested_within(item, levels - 1) for item in inner)

@@ -8,16 +8,21 @@ parameter accepts strings and other types, tool_arguments.py decides by the text
 are excluded.
 
 Values are constrained only for tools with `strict`; for other tools they are any text.
+
+Schemas come from clients. Their size is checked first, a schema that is referred to is walked once, and the grammar's
+size is checked as it grows.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from qwonnx.runtime.errors import InvalidRequestError
-from qwonnx.runtime.sampling.guide import MAX_NESTING, Guide, GuideKind, quoted, schema_text
+from qwonnx.runtime.sampling.form_size import MAX_GUIDE_BYTES, MAX_NESTING, check_value
+from qwonnx.runtime.sampling.guide import Guide, GuideKind, quoted, schema_text
+from qwonnx.runtime.sampling.pattern_outline import outline_of
 from qwonnx.runtime.text.tool_arguments import json_types, resolved
 
 _ANY_TEXT = r"/(?s:.*)/"
@@ -51,6 +56,8 @@ _ANNOTATIONS |= {"$comment"}
 # One of these says which types a value may have; without them, keywords such as `properties` suggest one.
 _TYPING = frozenset({"type", "enum", "const", "$ref", "allOf", "anyOf", "oneOf"})
 _NOT_FOLLOWED = ("not", "if", "then", "else")  # of a string's schema
+_MAX_SCHEMAS = 5_000  # that are walked for the strings of all strict tools
+_MAX_LENGTH = 1 << 20  # of a string, in minLength and maxLength
 
 
 def tool_guide(
@@ -73,16 +80,19 @@ def tool_guide(
         after_thinking: see Guide.
 
     Raises:
-        InvalidRequestError: a strict tool's schema cannot be followed; `tools[0].function.parameters...` as param.
+        InvalidRequestError: a strict tool's schema cannot be followed; `tools[0].function.parameters...` as param. Or
+            the tools are too large together.
     """
+    strict = [tool["function"].get("parameters") for tool in tools if tool["function"].get("strict")]
+    check_value(strict, "tools")
     writer = _Writer()
     functions = [
         writer.function(tool["function"], f"tools[{index}].function")
         for index, tool in enumerate(tools)
         if function in (None, tool["function"]["name"])
     ]
-    writer.rules.append(f'call: <tool_call> "\\n<function=" ({" | ".join(functions)}) "</function>\\n" </tool_call>')
-    writer.rules.append('calls: call ("\\n" call)*' if parallel else "calls: call")
+    writer.add(f'call: <tool_call> "\\n<function=" ({" | ".join(functions)}) "</function>\\n" </tool_call>')
+    writer.add('calls: call ("\\n" call)*' if parallel else "calls: call")
     if required:
         start = "calls"
     elif answer is None:
@@ -98,19 +108,44 @@ class _Writer:
 
     def __init__(self) -> None:
         self.rules: list[str] = []
+        self._num_bytes = 0
+        self._num_schemas = 0
         self._free: str | None = None
         self._value_text = "VALUE"  # of the present function
+        # The terminal of a reference in a function's schema; None if its target allows no string.
+        self._referred: dict[str, str | None] = {}
+        self._open: set[str] = set()  # references that are being followed
+
+    def add(self, rule: str) -> None:
+        """Add a rule.
+
+        Raises:
+            InvalidRequestError: the grammar is too large.
+        """
+        self.grow(len(rule))
+        self.rules.append(rule)
+
+    def grow(self, num_bytes: int) -> None:
+        """Count bytes of the grammar before they are made."""
+        self._num_bytes += num_bytes
+        if self._num_bytes > MAX_GUIDE_BYTES:
+            reason = f"the tools make a grammar of more than {MAX_GUIDE_BYTES} bytes"
+            raise InvalidRequestError(f"{reason}: send fewer or smaller ones", "tools", "invalid_guide")
 
     def function(self, function: Mapping[str, Any], where: str) -> str:
         """Write the rule of a function, which begins with the function's name; return the rule's name."""
         number = len(self.rules)
         name, strict = f"function_{number}", bool(function.get("strict"))
+        self._referred.clear()
         where = f"{where}.parameters"
         root = function.get("parameters") or {}
         if strict:
             _check_root(root, where)
         properties, required = _parameters(root, strict, where)
         self._value_text = _value_text(properties) if strict else "VALUE"
+        if self._value_text != "VALUE":  # long, and part of each parameter
+            self.add(f"VALUE_{number}: {self._value_text}")
+            self._value_text = f"VALUE_{number}"
         parts = [quoted(f"{function['name']}>\n")]
         for key, schema in properties.items():
             if re.search(r"[>\n]|^\s|\s$|^$", key):
@@ -119,8 +154,9 @@ class _Writer:
                 continue
             value = self._value(schema, root, f"{where}.properties.{key}") if strict else self._text()
             parameter = f"{quoted(f'<parameter={key}>' + chr(10))} ({value})"
+            self.grow(len(parameter))
             parts.append(parameter if key in required else f"({parameter})?")
-        self.rules.append(f"{name}: {' '.join(parts)}")
+        self.add(f"{name}: {' '.join(parts)}")
         return name
 
     def _text(self) -> str:
@@ -132,7 +168,7 @@ class _Writer:
     def _terminal(self, texts: str) -> str:
         """Write a terminal of these texts and the closing tag. As one terminal it ends where the tag ends."""
         name = f"TEXT_{len(self.rules)}"
-        self.rules.append(f"{name}: ({texts}) {_END}")
+        self.add(f"{name}: ({texts}) {_END}")
         return name
 
     def _value(self, schema: Any, root: Mapping[str, Any], where: str) -> str:
@@ -141,7 +177,7 @@ class _Writer:
         others = types - {"string"}
         alternatives = []
         if not others or "string" in types:
-            texts = _texts(schema, root, where)
+            texts = self._texts(schema, root, where)
             if texts is not None and others:
                 texts = f"({texts}) & NO_CONSTANT"
                 if others - {"null", "boolean"}:
@@ -154,10 +190,73 @@ class _Writer:
             if "string" in types or _TYPING.isdisjoint(schema):
                 schema = {"allOf": [schema, {"type": sorted(others)}]}
             definitions = {name: root[name] for name in ("$defs", "definitions") if name in root}
-            alternatives.append(f"%json {schema_text({**schema, **definitions}, where)} {_END}")
+            text = schema_text({**schema, **definitions}, where)
+            self.grow(len(text))  # many parameters may each repeat large definitions
+            alternatives.append(f"%json {text} {_END}")
         if not alternatives:
             _refuse(where, "it allows no value")
         return " | ".join(alternatives)
+
+    def _texts(self, schema: Any, root: Mapping[str, Any], where: str, depth: int = 0) -> str | None:
+        """The valid strings as an expression of terminals; None if the schema allows no string."""
+        self._num_schemas += 1
+        if self._num_schemas > _MAX_SCHEMAS:
+            _refuse(where, f"the strict tools have more than {_MAX_SCHEMAS} schemas of strings")
+        if depth > MAX_NESTING:
+            _refuse(where, f"it is nested deeper than {MAX_NESTING} levels")
+        if schema is True:
+            return _ANY_TEXT
+        if not isinstance(schema, Mapping):
+            if schema is False:
+                return None
+            _refuse(where, "it must be an object, true or false")
+        for keyword in _NOT_FOLLOWED:
+            if keyword in schema:
+                _refuse(where, f"{keyword} cannot be followed for a string")
+        declared = schema.get("type", "string")
+        if "string" not in ([declared] if isinstance(declared, str) else _list(declared, f"{where}.type")):
+            return None
+        parts: list[str | None] = []
+        if "$ref" in schema:
+            parts.append(self._target(schema["$ref"], root, where, depth))
+        for values in (schema.get("enum"), [schema["const"]] if "const" in schema else None):
+            if values is not None:
+                texts = _list(values, f"{where}.enum")
+                parts.append(_either([quoted(value) for value in texts if isinstance(value, str)]))
+        all_of = _list(schema.get("allOf", ()), f"{where}.allOf")
+        parts += [self._texts(part, root, where, depth + 1) for part in all_of]
+        for keyword in ("anyOf", "oneOf"):
+            if keyword in schema:
+                branches = _list(schema[keyword], f"{where}.{keyword}")
+                found = [self._texts(part, root, where, depth + 1) for part in branches]
+                strings = [part for part in found if part is not None]
+                if keyword == "oneOf" and len(strings) > 1:
+                    _refuse(where, "oneOf of several strings cannot be followed: use anyOf")
+                parts.append(_either(strings))
+        parts += _bounds(schema, where)
+        if any(part is None for part in parts):
+            return None
+        return " & ".join(f"({part})" for part in parts) or _ANY_TEXT
+
+    def _target(self, reference: Any, root: Mapping[str, Any], where: str, depth: int) -> str | None:
+        """The valid strings of a reference's target: a terminal of its own, however often it is referred to."""
+        if not isinstance(reference, str):
+            _refuse(where, "$ref must be a text")
+        if reference in self._open:
+            _refuse(where, f"the reference {reference!r} leads to itself")
+        if reference not in self._referred:
+            target = resolved(reference, root)
+            if target is None:
+                _refuse(where, f"the reference {reference!r} leads nowhere")
+            self._open.add(reference)
+            texts = self._texts(target, root, where, depth + 1)
+            self._open.discard(reference)
+            name = None
+            if texts is not None:
+                name = f"TARGET_{len(self.rules)}"
+                self.add(f"{name}: {texts}")
+            self._referred[reference] = name
+        return self._referred[reference]
 
 
 def _value_text(properties: Mapping[str, Any]) -> str:
@@ -183,50 +282,17 @@ def _parameters(root: Mapping[str, Any], strict: bool, where: str) -> tuple[dict
     """Schemas by name, in order, and the required names. Malformed parts count as empty unless the tool is strict."""
     properties, required = root.get("properties", {}), root.get("required", [])
     if not isinstance(properties, Mapping):
-        properties = _refuse(f"{where}.properties", "it must be an object") if strict else {}
+        if strict:
+            _refuse(f"{where}.properties", "it must be an object")
+        properties = {}
     if not isinstance(required, (list, tuple)) or not all(isinstance(name, str) for name in required):
-        required = _refuse(f"{where}.required", "it must be a list of names") if strict else []
+        if strict:
+            _refuse(f"{where}.required", "it must be a list of names")
+        required = []
     found = dict(properties)
     for name in required:
         found.setdefault(name, root.get("additionalProperties", True))
     return found, frozenset(required)
-
-
-def _texts(schema: Any, root: Mapping[str, Any], where: str, depth: int = 0) -> str | None:
-    """The valid strings as an expression of terminals; None if the schema allows no string."""
-    if depth > MAX_NESTING:
-        _refuse(where, f"it is nested deeper than {MAX_NESTING} levels")
-    if schema is True:
-        return _ANY_TEXT
-    if not isinstance(schema, Mapping):
-        return None if schema is False else _refuse(where, "it must be an object, true or false")
-    for keyword in _NOT_FOLLOWED:
-        if keyword in schema:
-            _refuse(where, f"{keyword} cannot be followed for a string")
-    declared = schema.get("type", "string")
-    if "string" not in ([declared] if isinstance(declared, str) else declared):
-        return None
-    parts: list[str | None] = []
-    if "$ref" in schema:
-        target = resolved(schema["$ref"], root) if isinstance(schema["$ref"], str) else None
-        if target is None:
-            _refuse(where, f"the reference {schema['$ref']!r} leads nowhere")
-        parts.append(_texts(target, root, where, depth + 1))
-    for values in (schema.get("enum"), [schema["const"]] if "const" in schema else None):
-        if values is not None:
-            parts.append(_either([quoted(value) for value in values if isinstance(value, str)]))
-    parts += [_texts(part, root, where, depth + 1) for part in schema.get("allOf", ())]
-    for keyword in ("anyOf", "oneOf"):
-        if keyword in schema:
-            found = [_texts(part, root, where, depth + 1) for part in schema[keyword]]
-            strings = [part for part in found if part is not None]
-            if keyword == "oneOf" and len(strings) > 1:
-                _refuse(where, "oneOf of several strings cannot be followed: use anyOf")
-            parts.append(_either(strings))
-    parts += _bounds(schema, where)
-    if any(part is None for part in parts):
-        return None
-    return " & ".join(f"({part})" for part in parts) or _ANY_TEXT
 
 
 def _bounds(schema: Mapping[str, Any], where: str) -> list[str]:
@@ -234,13 +300,13 @@ def _bounds(schema: Mapping[str, Any], where: str) -> list[str]:
     bounds = []
     least, most = schema.get("minLength"), schema.get("maxLength")
     if least is not None or most is not None:
-        if not all(isinstance(n, int) and 0 <= n <= 1 << 20 for n in (least or 0, most or 0)):
-            _refuse(where, "minLength and maxLength must be numbers up to a million")
+        if not all(type(n) is int and 0 <= n <= _MAX_LENGTH for n in (least or 0, most or 0)):
+            _refuse(where, f"minLength and maxLength must be numbers up to {_MAX_LENGTH}")
         bounds.append(f"/(?s:.{{{least or 0},{'' if most is None else most}}})/")
     if "pattern" in schema:
         bounds.append(_searched(schema["pattern"], f"{where}.pattern"))
     if "format" in schema:
-        if schema["format"] not in _FORMATS:
+        if not isinstance(schema["format"], str) or schema["format"] not in _FORMATS:
             _refuse(f"{where}.format", f"a string's format must be one of {', '.join(_FORMATS)}")
         bounds.append(f"/{_FORMATS[schema['format']]}/")
     return bounds
@@ -252,15 +318,11 @@ def _searched(pattern: Any, where: str) -> str:
 
     if not isinstance(pattern, str):
         _refuse(where, "it must be a string")
-    begins, ends = pattern.startswith("^"), re.search(r"(?<!\\)(\\\\)*\$$", pattern) is not None
-    inner = pattern[int(begins) : len(pattern) - int(ends)]
-    # Remove escapes, classes and contents of groups. Only a parser could assign an anchor to its branch.
-    rest = re.sub(r"\\.|\[\^?\]?(\\.|[^\]\\])*\]", "", inner, flags=re.DOTALL)
-    outside, inside = "", rest
-    while inside != outside:
-        outside, inside = inside, re.sub(r"\([^()]*\)", "", inside)
-    if "^" in rest or "$" in rest or ("|" in outside and (begins or ends)):
+    outline = outline_of(pattern)
+    if outline.has_other_anchors or (outline.has_alternatives and (outline.begins or outline.ends)):
         _refuse(where, "write it as ^(...)$, without other anchors")
+    begins, ends = outline.begins, outline.ends
+    inner = pattern[int(begins) : len(pattern) - int(ends)]
     before, after = "" if begins else "(?s:.*)", "" if ends else "(?s:.*)"
     return f"/{before}({regex_to_lark(inner, 'dw')}){after}/"
 
@@ -269,5 +331,11 @@ def _either(parts: Sequence[str]) -> str | None:
     return " | ".join(parts) or None
 
 
-def _refuse(where: str, reason: str) -> Any:
+def _list(value: Any, where: str) -> Sequence[Any]:
+    if not isinstance(value, (list, tuple)):
+        _refuse(where, "it must be a list")
+    return value
+
+
+def _refuse(where: str, reason: str) -> NoReturn:
     raise InvalidRequestError(f"{where} cannot be followed: {reason}", where, "invalid_guide")

@@ -164,7 +164,7 @@ def test_a_grammar_that_becomes_too_complex_ends_its_own_request_only(
         engine.submit(prompt, SamplingParams(temperature=0, guide=guide, logit_bias={ord("a"): 50}), failing)
         engine.submit(engine.tokenizer.encode("free"), FREE, other)
         drive(engine)
-    assert failing.reason is FinishReason.ERROR
+    assert failing.reason is FinishReason.GUIDE
     assert "cannot continue" in (failing.outputs[-1].error or "")
     assert other.tokens == free
 

@@ -38,6 +38,7 @@ def test_an_engine_counts_what_it_does(counting_model: CountingModel) -> None:
         FinishReason.LENGTH: 2,
         FinishReason.ABORT: 1,
         FinishReason.ERROR: 1,
+        FinishReason.GUIDE: 0,
         FinishReason.STOP: 0,
         FinishReason.DEADLINE: 0,
     }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -153,8 +155,7 @@ class TestHostileGuides:
     """These would end the process, or use a core for hours; they are checked in a separate process, as in a server."""
 
     @pytest.fixture
-    def guarded(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[GrammarCompiler]:
-        monkeypatch.setattr(grammar, "_COMPILE_SECONDS", 1)
+    def guarded(self) -> Iterator[GrammarCompiler]:
         with closing(GrammarCompiler(tokenizer(), ENDS, NUM_TOKENS)) as compiler:
             yield compiler
 
@@ -179,17 +180,71 @@ class TestHostileGuides:
         with pytest.raises(InvalidRequestError, match="to compile"):
             guarded.compile(guide).result()
 
+    @pytest.mark.parametrize(
+        "guide",
+        [
+            Guide.regex("(a{1000}){1000}"),
+            Guide.json_schema({"$ref": "#"}),
+            Guide.json_schema({"type": "object", "properties": {f"p{n}": True for n in range(1000)}}),
+        ],
+        ids=["powers", "reference-to-itself", "optional-properties"],
+    )
+    def test_one_that_would_fail_after_its_first_tokens_is_refused(
+        self, guarded: GrammarCompiler, guide: Guide
+    ) -> None:
+        began = time.monotonic()
+        with pytest.raises(InvalidRequestError, match="cannot be followed") as refusal:
+            guarded.compile(guide).result()
+        assert refusal.value.code == "invalid_guide"
+        assert time.monotonic() - began < 2
+
     def test_only_so_many_may_wait_and_one_asked_for_twice_is_compiled_once(
         self, guarded: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(grammar, "_MAX_WAITING", 2)
         first, second = (guarded.compile(Guide.regex(f"a{{{count}}}")) for count in (1, 2))
-        assert guarded.compile(Guide.regex("a{1}")) is first
+        again = guarded.compile(Guide.regex("a{1}"))
         with pytest.raises(QueueFullError, match="try again"):
             guarded.compile(Guide.regex("a{3}"))
         second.result()
-        first.result()
+        assert again.result() is first.result()
         guarded.compile(Guide.regex("a{3}")).result()
+
+    def test_one_that_nobody_waits_for_is_given_up_and_may_be_asked_for_again(self, guarded: GrammarCompiler) -> None:
+        endless = Guide.json_schema({"allOf": [{"type": "integer", "multipleOf": n} for n in (97, 89, 83)]})
+        guarded.compile(Guide.regex("a")).result()  # the process runs
+        first, second = guarded.compile(endless), guarded.compile(endless)
+        waiting = [guarded.compile(dataclasses.replace(endless, param=f"guide{n}")) for n in range(8)]
+        began = time.monotonic()
+        assert first.cancel()
+        time.sleep(0.1)
+        assert not second.done()
+        for future in (second, *waiting):
+            assert future.cancel()
+        guarded.compile(Guide.regex("b")).result()
+        assert time.monotonic() - began < 3  # each of the ten takes a second
+        with pytest.raises(InvalidRequestError, match="to compile"):
+            guarded.compile(endless).result()
+
+    def test_the_process_is_kept_and_one_that_died_is_replaced(self, guarded: GrammarCompiler) -> None:
+        guarded.compile(Guide.regex("a")).result()
+        (first,) = guarded._checker._idle
+        guarded.compile(Guide.regex("b")).result()
+        assert guarded._checker._idle == [first]
+        first.kill()
+        first.wait()
+        guarded.compile(Guide.regex("c")).result()
+        assert guarded._checker._idle != [first]
+
+    def test_closing_ends_a_check_that_runs(self, guarded: GrammarCompiler) -> None:
+        endless = Guide.json_schema({"allOf": [{"type": "integer", "multipleOf": n} for n in (97, 89, 83)]})
+        future = guarded.compile(endless)
+        time.sleep(0.3)
+        began = time.monotonic()
+        guarded.close()
+        assert time.monotonic() - began < 0.6
+        with pytest.raises(EngineClosedError):
+            future.result()
 
     def test_a_closed_one_takes_no_more(self, guarded: GrammarCompiler) -> None:
         guarded.close()

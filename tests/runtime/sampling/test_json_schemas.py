@@ -11,7 +11,8 @@ import jsonschema
 import pytest
 
 from qwonnx.runtime.errors import InvalidRequestError
-from qwonnx.runtime.sampling.guide import MAX_GUIDE_BYTES, MAX_NESTING, Guide
+from qwonnx.runtime.sampling.form_size import MAX_GUIDE_BYTES, MAX_NESTING
+from qwonnx.runtime.sampling.guide import Guide
 from tests.runtime.sampling.guided import Said, compiler, say
 
 SEEDS = range(6)

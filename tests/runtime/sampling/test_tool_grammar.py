@@ -213,7 +213,7 @@ def test_odd_texts_are_values_like_others(value: str) -> None:
         (_of({"type": "string", "minLength": -1}), "properties.x", "minLength"),
         (_of({"oneOf": [_SHORT, {"enum": ["a"]}]}), "properties.x", "oneOf"),
         (_of({"$ref": "#/$defs/Missing"}), "properties.x", "Missing"),
-        (_of({"$ref": "#/properties/x"}), "properties.x", "nested"),
+        (_of({"$ref": "#/properties/x"}), "properties.x", "itself"),
         (_of(False), "properties.x", "no value"),
         (_of(5), "properties.x", "object"),
         (_tool(properties={"a>b": True}), "properties", "a>b"),
