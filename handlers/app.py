@@ -25,6 +25,8 @@ from qwonnx.handlers.http.access_log import AccessLog
 from qwonnx.handlers.http.api import Api, Apis
 from qwonnx.handlers.http.api_key import RequireApiKey
 from qwonnx.handlers.http.base_path import BasePath
+from qwonnx.handlers.http.body import BodyLimits
+from qwonnx.handlers.http.body_budget import BodyBudget
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.openai.api import OPENAI
 from qwonnx.handlers.settings import ServerSettings
@@ -71,8 +73,15 @@ def create_app(engine: Engine | ModelHost, settings: ServerSettings | None = Non
         exception_handlers=apis.exception_handlers(),
         lifespan=lifespan,
     )
+    # A redirect would name the host that the client's Host header gives.
+    app.router.redirect_slashes = False
     app.state.host = host
     app.state.settings = settings
+    app.state.bodies = BodyLimits(
+        settings.max_body_bytes,
+        settings.body_seconds,
+        BodyBudget(max(settings.max_bodies_bytes, settings.max_body_bytes)),  # one body always fits
+    )
     app.state.capsules = _capsule_store(settings)
     return app
 

@@ -12,6 +12,7 @@ from enum import Enum
 from qwonnx.runtime.errors import EngineClosedError, InvalidRequestError, QueueFullError
 
 RETRY_AFTER_SECONDS = 1
+_MAX_MESSAGE, _MAX_PARAMETER = 1000, 200  # characters; names that clients choose are part of them
 
 
 class ErrorKind(Enum):
@@ -54,8 +55,8 @@ class ServiceError(Exception):
         super().__init__(message)
         self.kind = kind
         self.status = status
-        self.message = message
-        self.parameter = parameter
+        self.message = _cut(message, _MAX_MESSAGE)
+        self.parameter = None if parameter is None else _cut(parameter, _MAX_PARAMETER)
         self.code = code
         self.headers = dict(headers or {})
         self.is_final = is_final
@@ -109,6 +110,10 @@ def internal() -> ServiceError:
     """A fault of ours; the log has the details under the request's id. 500."""
     message = "the server failed to answer: see its log under this request's x-request-id"
     return ServiceError(ErrorKind.INTERNAL, 500, message, code="internal_error")
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def _retry_after() -> dict[str, str]:

@@ -1,17 +1,27 @@
-"""A uvicorn server that stops gracefully: it refuses new requests, and running ones get a bounded time to finish."""
+"""A uvicorn server that stops gracefully: it refuses new requests, and running ones get a bounded time to finish.
+
+Its connections are limited in number and in time: handlers/http/connection.py.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import signal
 import socket
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 import uvicorn
 
 from qwonnx.handlers.app import create_app
+from qwonnx.handlers.http.connection import Connection, ConnectionLimits, LimitedConfig
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.errors import SettingsError
@@ -19,6 +29,14 @@ from qwonnx.runtime.errors import SettingsError
 # uvicorn waits for open connections without a limit. Answers end when the engine is closed, but a client that does not
 # read its answer must not keep the process alive.
 _SEND_SECONDS = 5
+logger = logging.getLogger(__name__)
+
+_BACKLOG = 2048  # connections that the system keeps until they are accepted
+_ACCEPTED_AT_ONCE = 16  # by one turn of the event loop, so that the limit of connections holds in a burst
+_MAX_CONNECTIONS = 512
+_RESERVED_FILES = 64  # of the process, for its own files, pipes, and connections that are about to be closed
+_COMPLAINT_SECONDS = 60.0
+_FORCED_AFTER_SECONDS = 2.0  # a process that has not ended so long after its time is ended
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -34,7 +52,7 @@ def bind(address: str, port: int) -> socket.socket:
     """
     try:
         family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((address, port), family=family, backlog=2048)
+        return socket.create_server((address, port), family=family, backlog=_BACKLOG)
     except (OSError, OverflowError) as error:
         reason = str(getattr(error, "strerror", None) or error).partition(" (")[0]  # Python adds the address
         raise SettingsError(f"cannot listen on {address}, port {port} ({reason}): choose another") from error
@@ -48,35 +66,105 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
 
 
+def max_connections(settings: ServerSettings) -> int:
+    """The limit of open connections: the setting, or what the process may open.
+
+    Raises:
+        SettingsError: the process may not open as many files as the setting needs.
+    """
+    allowed = max(1, _max_files() - _RESERVED_FILES)
+    if settings.max_connections is None:
+        return min(_MAX_CONNECTIONS, allowed)
+    if settings.max_connections > allowed:
+        message = f"max_connections is {settings.max_connections} and the process may open {allowed}"
+        raise SettingsError(f"{message}: give less, or raise the limit of open files (ulimit -n)")
+    return settings.max_connections
+
+
+def _max_files() -> int:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return sys.maxsize
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit
+
+
 class Server(uvicorn.Server):
     """One application. Run it with `run(sockets=[bind(...)])`.
 
     Args:
         host: of the engine.
         settings: of the application.
+        owns_process: after a signal the process ends, even if a thread does not.
     """
 
-    def __init__(self, host: ModelHost, settings: ServerSettings) -> None:
-        config = uvicorn.Config(
+    def __init__(self, host: ModelHost, settings: ServerSettings, *, owns_process: bool = False) -> None:
+        limits = ConnectionLimits(
+            max_connections(settings), settings.header_seconds, settings.body_seconds, settings.send_seconds
+        )
+        config = LimitedConfig(
             create_app(host, settings),
+            limits,
             lifespan="on",
             access_log=False,  # access_log.py writes one without content
             log_config=None,
             server_header=False,
+            backlog=_ACCEPTED_AT_ONCE,
             timeout_graceful_shutdown=int(settings.shutdown_seconds) + _SEND_SECONDS,
         )
         super().__init__(config)
         self._host = host
         self._shutdown_seconds = settings.shutdown_seconds
+        self._owns_process = owns_process
+        self._complained_at = -_COMPLAINT_SECONDS
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_exception_handler(self._on_loop_error)
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(_BACKLOG)  # asyncio has set it to the number that it accepts at once
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._host.begin_close()
         loop = asyncio.get_running_loop()
-        deadline = loop.call_later(self._shutdown_seconds, lambda: loop.run_in_executor(None, self._host.close))
+        # The loop's own threads may be busy with requests.
+        closing = threading.Thread(target=self._host.close, name="qwonnx-close", daemon=True)
+        timers = [
+            loop.call_later(self._shutdown_seconds, closing.start),
+            loop.call_later(self._shutdown_seconds + _SEND_SECONDS / 2, self._abort_connections),
+        ]
         try:
             await super().shutdown(sockets)
         finally:
-            deadline.cancel()
+            for timer in timers:
+                timer.cancel()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._owns_process and not self.should_exit:
+            threading.Thread(target=self._end_process, name="qwonnx-end", daemon=True).start()
+        super().handle_exit(sig, frame)
+
+    def _end_process(self) -> None:
+        """End the process after its time. Daemon threads end with it, so this only acts if something else does not."""
+        time.sleep(self._shutdown_seconds + _SEND_SECONDS + _FORCED_AFTER_SECONDS)
+        print("qwonnx: the server did not stop in time and is ended", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    def _abort_connections(self) -> None:
+        """Close what is left: clients that do not send their request or do not read their answer."""
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, Connection):
+                connection.abort()
+
+    def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log an error that has no caller. If the process may not open more files, this comes with each connection."""
+        if not isinstance(context.get("exception"), OSError) or "accept" not in context["message"]:
+            loop.default_exception_handler(context)
+            return
+        if loop.time() - self._complained_at >= _COMPLAINT_SECONDS:
+            self._complained_at = loop.time()
+            logger.error("connections cannot be accepted (%s): allow the process more files", context["exception"])
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

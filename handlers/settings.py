@@ -13,6 +13,7 @@ from enum import StrEnum
 from qwonnx.runtime.errors import SettingsError
 from qwonnx.runtime.settings import read_environment
 
+DEFAULT_MAX_BODIES_BYTES = 64 << 20
 DEFAULT_MAX_BODY_BYTES = 10 << 20  # the limit of API gateways; about 3 million tokens of English
 _BASE_PATH = re.compile(r"(/[A-Za-z0-9._~-]+){1,8}")
 
@@ -42,6 +43,11 @@ class ServerSettings:
     capsules: folder or URL of fsspec in which states of conversations are kept for other instances; None keeps no
         states.
     capsule_compression: of capsules that are written, "none" or "zstd".
+    max_bodies_bytes: limit for the bodies of all requests that are being read, beyond 64 KiB of each.
+    header_seconds: time for a request's head, from the beginning of its connection.
+    body_seconds: time for a request's body.
+    send_seconds: time for a client to take what waits to be sent.
+    max_connections: limit for open connections; None is what the process may open, up to 512.
     """
 
     model_name: str | None = None
@@ -54,6 +60,11 @@ class ServerSettings:
     max_answer_seconds: float | None = None
     capsules: str | None = field(default=None, repr=False)  # a URL may hold credentials
     capsule_compression: str = "none"
+    max_bodies_bytes: int = DEFAULT_MAX_BODIES_BYTES
+    header_seconds: float = 30.0
+    body_seconds: float = 30.0
+    send_seconds: float = 30.0
+    max_connections: int | None = None
 
     def __post_init__(self) -> None:
         if self.model_name is not None and not self.model_name.strip():
@@ -64,6 +75,13 @@ class ServerSettings:
             raise SettingsError(f"base_path is {self.base_path!r}: give a path such as /prod")
         if self.max_body_bytes < 1:
             raise SettingsError(f"max_body_bytes is {self.max_body_bytes}: give at least 1")
+        if self.max_bodies_bytes < 1:
+            raise SettingsError(f"max_bodies_bytes is {self.max_bodies_bytes}: give at least 1")
+        for name in ("header_seconds", "body_seconds", "send_seconds"):
+            if not 0 < getattr(self, name) <= 3600:
+                raise SettingsError(f"{name} is {getattr(self, name)}: give more than 0 and at most 3600")
+        if self.max_connections is not None and not 1 <= self.max_connections <= 1 << 20:
+            raise SettingsError(f"max_connections is {self.max_connections}: give 1 to {1 << 20}")
         if not 0 <= self.shutdown_seconds <= 3600:
             raise SettingsError(f"shutdown_seconds is {self.shutdown_seconds}: give 0 to 3600")
         if self.max_answer_seconds is not None and not 0 < self.max_answer_seconds <= 1e6:

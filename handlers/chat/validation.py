@@ -12,6 +12,7 @@ from qwonnx.handlers.errors import ServiceError
 # How msgspec ends its messages: at `$.messages[0].content`, or at `key` in `$.logit_bias`.
 _PATH = re.compile(r" - at (?:`key` in )?`\$\.?(.*)`$")
 _UNKNOWN_FIELD = re.compile(r"^Object contains unknown field `(.*)`$")
+_MAX_CHARACTERS = 1000
 _MISSING_FIELD = re.compile(r"^Object missing required field `(.*)`$")
 
 
@@ -27,6 +28,8 @@ def of_validation(error: msgspec.ValidationError, document: str = "the body") ->
         document: its name in the message, if the error has no path.
     """
     text = str(error)
+    if len(text) > _MAX_CHARACTERS:  # it quotes a field's name, which the client chose
+        text = text[:_MAX_CHARACTERS] + "..."
     found = _PATH.search(text)
     path = found[1] if found else ""
     message = text[: found.start()] if found else text

@@ -66,6 +66,12 @@ def serve(
             help="Special tokens that a message spells out count as such: it can then forge a turn.",
         ),
     ] = False,
+    header_seconds: Annotated[float | None, typer.Option(help="Time for a request's headers; by default 30.")] = None,
+    body_seconds: Annotated[float | None, typer.Option(help="Time for a request's body; by default 30.")] = None,
+    max_connections: Annotated[
+        int | None,
+        typer.Option(help="Open connections; by default 512, or what the limit of open files (ulimit -n) allows."),
+    ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Also check the hashes of the weights first.")] = False,
 ) -> None:
     """Serve an artifact to OpenAI's clients, until Ctrl-C.
@@ -97,6 +103,12 @@ def serve(
         settings = dataclasses.replace(settings, api_keys=str(api_keys))
     if share_prefixes:
         settings = dataclasses.replace(settings, share_prefixes=True)
+    if header_seconds is not None:
+        settings = dataclasses.replace(settings, header_seconds=header_seconds)
+    if body_seconds is not None:
+        settings = dataclasses.replace(settings, body_seconds=body_seconds)
+    if max_connections is not None:
+        settings = dataclasses.replace(settings, max_connections=max_connections)
     if capsules is not None:
         settings = dataclasses.replace(settings, capsules=capsules)
     if capsule_compression is not None:
@@ -127,7 +139,7 @@ def serve(
         on_ready=lambda: print(_greeting(url, name, needs_key=needs_key), flush=True),
         on_failure=stop,
     )
-    server = Server(model, settings)
+    server = Server(model, settings, owns_process=True)
     with listener:
         server.run(sockets=[listener])
     if model.error is not None:

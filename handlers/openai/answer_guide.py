@@ -17,6 +17,7 @@ from qwonnx.handlers.openai.chat_protocol import (
     NamedTool,
     StructuredOutputs,
 )
+from qwonnx.runtime.sampling import form_size
 from qwonnx.runtime.sampling.guide import Guide
 from qwonnx.runtime.sampling.tool_grammar import tool_guide
 
@@ -98,6 +99,7 @@ def _parsed(schema: dict[str, Any] | bool | str, param: str) -> dict[str, Any] |
     """A schema, which may be sent as text."""
     if not isinstance(schema, str):
         return schema
+    form_size.check_text(schema, param)
     try:
         return msgspec.json.decode(schema, type=dict[str, Any] | bool)
     except (msgspec.DecodeError, RecursionError) as error:

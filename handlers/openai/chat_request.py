@@ -13,6 +13,8 @@ import msgspec
 from qwonnx.handlers import errors
 from qwonnx.handlers.chat import tools as tool_forms
 from qwonnx.handlers.chat.validation import of_validation
+from qwonnx.handlers.http.json_size import MAX_VALUES, has_too_many_values
+from qwonnx.handlers.openai import chat_bounds
 from qwonnx.handlers.openai.chat_protocol import (
     AssistantMessage,
     ChatCompletionRequest,
@@ -44,12 +46,14 @@ _NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 
 
-def parse(body: bytes) -> ChatCompletionRequest:
-    """Decode and check a body.
+def parse(body: bytes | bytearray) -> ChatCompletionRequest:
+    """Decode and check a body. Takes up to 0.2 s for 10 MB.
 
     Raises:
         ServiceError: 400, with the parameter at fault as param.
     """
+    if has_too_many_values(body):
+        raise errors.invalid(f"the body has more than {MAX_VALUES} values: shorten the conversation")
     try:
         request = _DECODER.decode(body)
     except msgspec.ValidationError as error:
@@ -61,6 +65,7 @@ def parse(body: bytes) -> ChatCompletionRequest:
     _check_limits(request)
     if not request.messages:
         raise errors.invalid("messages is empty: send at least one message", "messages")
+    chat_bounds.check(request)
     for index, message in enumerate(request.messages):
         _check_message(message, f"messages[{index}]")
     return request

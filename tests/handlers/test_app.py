@@ -58,9 +58,9 @@ class DummyWriter:
 
 
 async def _say(request: Request) -> Response:
-    settings: ServerSettings = request.app.state.settings
     host: ModelHost = request.app.state.host
-    asked = msgspec.json.decode(await body.read(request, settings.max_body_bytes))
+    async with body.received(request, request.app.state.bodies) as data:
+        asked = msgspec.json.decode(data)
     engine = host.ready_engine()
     if asked.get("fault"):
         raise ZeroDivisionError("inside")
