@@ -10,6 +10,7 @@ uvicorn itself limits only the time between two requests, and counts a connectio
 from __future__ import annotations
 
 import asyncio
+import socket
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ from qwonnx.handlers.http.request_head import RequestReader
 
 # One turn of the event loop reads at most this much of one connection: asyncio's 256 KiB in tiny chunks take 0.7 s.
 _READ_BYTES = 16 << 10
+# What a client has not read, in our buffer and in the system's, which would else grow to megabytes: a few hundred tokens.
+_UNREAD_BYTES = 32 << 10
 _MAX_HEAD_BYTES = 16 << 10
 # The application's own limit for a body comes first, because it can still answer.
 _BODY_MARGIN_SECONDS = 1.0
@@ -33,7 +36,7 @@ class ConnectionLimits:
     max_connections: that are open at a time.
     header_seconds: for a request's head, from the connection's beginning or from the end of the last answer.
     body_seconds: for a request's body, from the end of its head.
-    send_seconds: for a client to take what waits to be sent, 64 KiB or the rest of an answer.
+    send_seconds: for a client to take what waits to be sent, 24 KiB or the rest of an answer.
     """
 
     max_connections: int
@@ -79,6 +82,8 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         if hasattr(transport, "max_size"):
             transport.max_size = _READ_BYTES
+        transport.set_write_buffer_limits(high=_UNREAD_BYTES)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNREAD_BYTES)
         self._watch()
         self._make_room()
 
