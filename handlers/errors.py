@@ -113,6 +113,8 @@ def internal() -> ServiceError:
 
 
 def _cut(text: str, length: int) -> str:
+    """The text in one line; a client's name may have line breaks."""
+    text = "\\n".join(text[: length + 1].splitlines())
     return text if len(text) <= length else text[: length - 3] + "..."
 
 

@@ -25,6 +25,7 @@ from qwonnx.handlers.http.connection import Connection, ConnectionLimits, Limite
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.errors import SettingsError
+from qwonnx.runtime.machine import give_back_memory
 
 # uvicorn waits for open connections without a limit. Answers end when the engine is closed, but a client that does not
 # read its answer must not keep the process alive.
@@ -35,6 +36,7 @@ _BACKLOG = 2048  # connections that the system keeps until they are accepted
 _ACCEPTED_AT_ONCE = 16  # by one turn of the event loop, so that the limit of connections holds in a burst
 _MAX_CONNECTIONS = 512
 _RESERVED_FILES = 64  # of the process, for its own files, pipes, and connections that are about to be closed
+_TRIM_SECONDS = 5
 _COMPLAINT_SECONDS = 60.0
 _FORCED_AFTER_SECONDS = 2.0  # a process that has not ended so long after its time is ended
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -117,6 +119,7 @@ class Server(uvicorn.Server):
         self._host = host
         self._shutdown_seconds = settings.shutdown_seconds
         self._owns_process = owns_process
+        self._trimmed_after = 0  # requests
         self._complained_at = -_COMPLAINT_SECONDS
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -139,6 +142,13 @@ class Server(uvicorn.Server):
         finally:
             for timer in timers:
                 timer.cancel()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second. Some seconds after requests came, give their memory back."""
+        if counter % (10 * _TRIM_SECONDS) == 0 and self.server_state.total_requests != self._trimmed_after:
+            self._trimmed_after = self.server_state.total_requests
+            asyncio.get_running_loop().run_in_executor(None, give_back_memory)
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._owns_process and not self.should_exit:

@@ -10,10 +10,10 @@ from qwonnx.handlers import errors
 from qwonnx.handlers.errors import ServiceError
 
 # How msgspec ends its messages: at `$.messages[0].content`, or at `key` in `$.logit_bias`.
-_PATH = re.compile(r" - at (?:`key` in )?`\$\.?(.*)`$")
-_UNKNOWN_FIELD = re.compile(r"^Object contains unknown field `(.*)`$")
+_PATH = re.compile(r" - at (?:`key` in )?`\$\.?(.*)`$", re.DOTALL)
+_UNKNOWN_FIELD = re.compile(r"^Object contains unknown field `(.*)`$", re.DOTALL)
 _MAX_CHARACTERS = 1000
-_MISSING_FIELD = re.compile(r"^Object missing required field `(.*)`$")
+_MISSING_FIELD = re.compile(r"^Object missing required field `(.*)`$", re.DOTALL)
 
 
 class Strict(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

@@ -22,7 +22,7 @@ from qwonnx.handlers.http.request_head import RequestReader
 
 # One turn of the event loop reads at most this much of one connection: asyncio's 256 KiB in tiny chunks take 0.7 s.
 _READ_BYTES = 16 << 10
-# What a client has not read, in our buffer and in the system's, which would else grow to megabytes: a few hundred tokens.
+# What a client has not read, in our buffer and in the system's, which grows to megabytes by itself: hundreds of tokens.
 _UNREAD_BYTES = 32 << 10
 _MAX_HEAD_BYTES = 16 << 10
 # The application's own limit for a body comes first, because it can still answer.

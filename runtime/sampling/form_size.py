@@ -12,6 +12,7 @@ from qwonnx.runtime.errors import InvalidRequestError
 
 MAX_GUIDE_BYTES = 256 << 10
 MAX_VALUES = 20_000  # objects, lists, keys, texts and numbers
+MAX_OPTIONAL = 500  # properties of one object: each may be the next, and the compiler's time grows with their square
 MAX_NESTING = 64  # objects and lists within each other; the parser of schemas stops at 128
 
 
@@ -23,7 +24,7 @@ def check_value(value: Any, param: str) -> None:
         param: the request's parameter, for the message.
 
     Raises:
-        InvalidRequestError: invalid_guide: too many values, too many characters, or nested too deeply.
+        InvalidRequestError: invalid_guide: too many values, characters or optional properties, or nested too deeply.
     """
     num_values = num_characters = 0
     level: list[Any] = [value]  # the values of one depth; level by level, so nothing here recurses
@@ -39,6 +40,7 @@ def check_value(value: Any, param: str) -> None:
                 if num_values > MAX_VALUES:
                     _refuse(param, f"has more than {MAX_VALUES} values")
                 if isinstance(item, Mapping):
+                    _check_properties(item, param)
                     num_characters += sum(len(str(key)) for key in item)
                     inner.extend(item.values())
                 else:
@@ -50,6 +52,14 @@ def check_value(value: Any, param: str) -> None:
         level = inner
     if any(isinstance(item, (Mapping, list, tuple)) for item in level):
         _refuse(param, f"is nested deeper than {MAX_NESTING} levels", "use $defs")
+
+
+def _check_properties(schema: Mapping[Any, Any], param: str) -> None:
+    properties, required = schema.get("properties"), schema.get("required")
+    if isinstance(properties, Mapping):
+        num_required = len(required) if isinstance(required, (list, tuple)) else 0
+        if len(properties) - num_required > MAX_OPTIONAL:
+            _refuse(param, f"has an object with more than {MAX_OPTIONAL} optional properties", "require some of them")
 
 
 def check_text(text: str, param: str) -> None:

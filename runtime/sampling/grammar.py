@@ -82,10 +82,6 @@ class _Compilation:
     work: Future[LLMatcher] = field(default_factory=Future)
     num_callers: int = 0
 
-    @property
-    def has_failed(self) -> bool:
-        return self.work.done() and (self.work.cancelled() or self.work.exception() is not None)
-
 
 class GrammarCompiler:
     """Makes constraints from guides. Safe to use from several threads.
@@ -130,7 +126,7 @@ class GrammarCompiler:
         key = (guide.kind.value, guide.source, guide.param)
         with self._lock:
             entry = self._compiled.get(key)
-            if entry is None or entry.has_failed or entry.check.is_abandoned:
+            if entry is None or entry.check.is_abandoned:
                 if sum(not other.work.done() for other in self._compiled.values()) >= _MAX_WAITING:
                     raise QueueFullError(f"{_MAX_WAITING} guides are being compiled already: try again later")
                 entry = self._compiled[key] = _Compilation()
@@ -145,6 +141,7 @@ class GrammarCompiler:
             entry.num_callers += 1
         answer: Future[LLMatcher] = Future()
         answer.add_done_callback(partial(self._leave, entry))
+        entry.work.add_done_callback(partial(self._drop_failed, key, entry))
         entry.work.add_done_callback(partial(_pass_on, answer))
         return answer
 
@@ -167,6 +164,13 @@ class GrammarCompiler:
         self._checker.close()
         for threads in (self._compilers, self._workers):
             threads.shutdown(wait=True, cancel_futures=True)
+
+    def _drop_failed(self, key: tuple[str, ...], entry: _Compilation, work: Future[LLMatcher]) -> None:
+        """Keep nothing of a guide that was refused: it is large perhaps, and seldom asked for again."""
+        if work.cancelled() or work.exception() is not None:
+            with self._lock:
+                if self._compiled.get(key) is entry:
+                    del self._compiled[key]
 
     def _leave(self, entry: _Compilation, answer: Future[LLMatcher]) -> None:
         """A caller has its answer, or does not want it any more."""

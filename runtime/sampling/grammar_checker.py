@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from qwonnx.runtime.sampling.grammar_check import Question, Reply  # imports llguidance, which takes 0.1 s
 
-CHECK_SECONDS = 1.0  # of processor time for one grammar
+CHECK_SECONDS = 0.75  # of processor time for one grammar
 _WAIT_SECONDS = 5.0  # on the clock: the process starts, and shares the processors with the model
 _INHERITED = ("LD_LIBRARY_PATH", "PATH", "PYTHONHOME", "SYSTEMROOT")  # all that the process needs; no secrets
 
-_TOO_MUCH = f"it needs more than {CHECK_SECONDS:g} second of a processor, or too much memory or stack, to compile"
+_TOO_MUCH = f"it needs more than {CHECK_SECONDS:g} s of a processor, or too much memory or stack, to compile"
 
 
 class Check:

@@ -24,6 +24,7 @@ from qwonnx.runtime.sampling.penalties import Penalties
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.intp]
 
+_COLDEST = 1e-6  # a lower temperature is 0: float32 may not divide by it, and logits are not that close
 _BLOCK = 256  # tokens per block, for the threshold of top_k and for the draw
 
 
@@ -81,7 +82,7 @@ class Sampler:
         best = int(scores.argmax())  # the index of a NaN, if the scores have one
         if not np.isfinite(scores[best]):
             raise SessionError("the model's logits are not finite numbers: check the artifact with `qwonnx verify`")
-        place = best if self._params.temperature == 0 else self._draw(scores, scores[best])
+        place = best if self._params.temperature < _COLDEST else self._draw(scores, scores[best])
         token = place if chosen_from is None else int(chosen_from[place])
         self._penalties.count(token)
         return token
