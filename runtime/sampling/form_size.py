@@ -28,7 +28,7 @@ def check_value(value: Any, param: str) -> None:
     """
     num_values = num_characters = 0
     level: list[Any] = [value]  # the values of one depth; level by level, so nothing here recurses
-    for _ in range(MAX_NESTING + 1):
+    for depth in range(MAX_NESTING + 1):
         inner: list[Any] = []
         for item in level:
             if isinstance(item, str):
@@ -36,6 +36,8 @@ def check_value(value: Any, param: str) -> None:
             elif isinstance(item, int):
                 num_characters += item.bit_length() // 3  # about its digits
             elif isinstance(item, (Mapping, list, tuple)):
+                if depth == MAX_NESTING:
+                    _refuse(param, f"is nested deeper than {MAX_NESTING} levels", "use $defs")
                 num_values += len(item)
                 if num_values > MAX_VALUES:
                     _refuse(param, f"has more than {MAX_VALUES} values")
@@ -47,11 +49,7 @@ def check_value(value: Any, param: str) -> None:
                     inner.extend(item)
             if num_characters > MAX_GUIDE_BYTES:
                 _refuse(param, f"has more than {MAX_GUIDE_BYTES} bytes")
-        if not inner:
-            return
         level = inner
-    if any(isinstance(item, (Mapping, list, tuple)) for item in level):
-        _refuse(param, f"is nested deeper than {MAX_NESTING} levels", "use $defs")
 
 
 def _check_properties(schema: Mapping[Any, Any], param: str) -> None:

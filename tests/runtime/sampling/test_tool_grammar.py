@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import jsonschema
@@ -242,3 +243,67 @@ def test_what_llguidance_refuses_is_refused_when_it_is_compiled() -> None:
     with pytest.raises(InvalidRequestError, match="uniqueItems") as refusal:
         compiler().compile(tool_guide(tools)).result()
     assert refusal.value.param == "tools"
+
+
+def _doubling(levels: int, keyword: str = "allOf") -> dict[str, Any]:
+    definitions: dict[str, Any] = {
+        f"d{n}": {"type": "string", keyword: [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(levels)
+    }
+    definitions[f"d{levels}"] = {"type": "string", "maxLength": 3}
+    return _tool(properties={"a": {"$ref": "#/$defs/d0"}}, **{"$defs": definitions})
+
+
+@pytest.mark.parametrize("keyword", ["allOf", "anyOf"])
+def test_a_schema_that_is_referred_to_often_is_written_once(keyword: str) -> None:
+    began = time.perf_counter()
+    guide = tool_guide([_doubling(28, keyword)], required=True)
+    assert time.perf_counter() - began < 1
+    assert len(guide.source) < 10_000
+    compiler().compile(guide).result()
+
+
+@pytest.mark.parametrize(
+    ("schema", "limit"),
+    [
+        ({"type": "string", "const": "x" * 2_000_000}, "262144 bytes"),
+        ({"type": "string", "enum": [f"value {n}" for n in range(60_000)]}, "20000 values"),
+        ({"type": "string", "pattern": "[" * 300_000}, "262144 bytes"),
+        ({"type": "string", "anyOf": [{"anyOf": [{"minLength": 1}] * 100}] * 60}, "5000 schemas"),
+        ({"type": "object", "properties": {f"p{n}": True for n in range(1000)}}, "500 optional"),
+        ({"type": "string", "maxLength": 10**30}, "1048576"),
+    ],
+    ids=["const", "enum", "pattern", "branches", "properties", "length"],
+)
+def test_what_is_too_large_is_refused_at_once_by_its_limit(schema: dict[str, Any], limit: str) -> None:
+    began = time.perf_counter()
+    with pytest.raises(InvalidRequestError, match=limit) as refusal:
+        tool_guide([_tool(properties={"a": schema})], required=True)
+    assert refusal.value.code == "invalid_guide"
+    assert len(str(refusal.value)) < 500
+    assert time.perf_counter() - began < 1
+
+
+def test_definitions_that_every_parameter_repeats_count_each_time() -> None:
+    definitions = {f"d{n}": {"type": "integer", "description": "x" * 1000} for n in range(50)}
+    tool = _tool(properties={f"p{n}": {"$ref": "#/$defs/d0"} for n in range(20)}, **{"$defs": definitions})
+    with pytest.raises(InvalidRequestError, match="fewer or smaller"):
+        tool_guide([tool], required=True)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": 5},
+        {"type": "string", "enum": 5},
+        {"type": "string", "allOf": None},
+        {"type": "string", "anyOf": {"a": 1}},
+        {"type": "string", "$ref": 5},
+        {"type": "string", "minLength": True},
+        {"type": "string", "format": ["date"]},
+        {"type": "string", "allOf": [{"$ref": "#/properties/a"}]},
+    ],
+    ids=str,
+)
+def test_a_malformed_schema_is_refused_and_not_a_fault(schema: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError, match="cannot be followed"):
+        compiler().compile(tool_guide([_tool(properties={"a": schema})], required=True)).result()
