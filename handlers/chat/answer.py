@@ -65,7 +65,7 @@ async def begin(
         if capsules is not None:
             await asyncio.to_thread(capsules.restore, engine, prompt, owner)
             saving = partial(capsules.save, engine, prompt, owner)
-        outputs = OutputStream(
+        outputs = await OutputStream.submitted(
             engine,
             prompt.token_ids,
             params,

@@ -61,7 +61,7 @@ async def respond(
     beginning = partial(begin, engine, chat, request_id=writer.id, deadline=ends_at, capsules=capsules, owner=owner)
     if not stream:
         return await while_connected(request.receive, _whole(beginning, writer))
-    answer = await beginning()
+    answer = await while_connected(request.receive, beginning())
     if deadline.of_invocation(request.scope) is not None:
         await answer.begun()  # the answer is sent as a whole, so its status can still report an error
     return sse.EventStream(writer.events(answer.parts), answer, background=_background(answer))

@@ -154,3 +154,45 @@ def test_a_client_that_leaves_before_an_answer_begins_ends_it() -> None:
             await waiting
 
     assert run(test).aborted == ["request"]
+
+
+@pytest.mark.parametrize("num_tokens", [3, 100_000])
+def test_a_request_is_submitted_from_the_loop_or_for_a_long_prompt_from_a_thread(num_tokens: int) -> None:
+    threads: list[threading.Thread] = []
+
+    class Watched(FakeEngine):
+        def submit(self, *arguments: Any, **options: Any) -> str:
+            threads.append(threading.current_thread())
+            return super().submit(*arguments, **options)
+
+    async def test(engine: FakeEngine) -> None:
+        async with await OutputStream.submitted(engine, [1] * num_tokens, PARAMS, request_id="mine") as outputs:
+            engine.give(LAST)
+            assert await collected(outputs) == [LAST]
+
+    asyncio.run(asyncio.wait_for(test(Watched()), 10))
+    assert (threads == [threading.main_thread()]) is (num_tokens == 3)
+
+
+def test_a_request_that_is_cancelled_while_a_thread_submits_it_is_aborted() -> None:
+    entered, may_go = threading.Event(), threading.Event()
+
+    class Slow(FakeEngine):
+        def submit(self, *arguments: Any, **options: Any) -> str:
+            entered.set()
+            may_go.wait(10)
+            return super().submit(*arguments, **options)
+
+    async def test(engine: FakeEngine) -> None:
+        submitting = asyncio.ensure_future(OutputStream.submitted(engine, [1] * 100_000, PARAMS))
+        await asyncio.to_thread(entered.wait, 10)
+        submitting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await submitting
+        may_go.set()
+        while not engine.aborted:
+            await asyncio.sleep(0.01)
+
+    engine = Slow()
+    asyncio.run(asyncio.wait_for(test(engine), 10))
+    assert engine.aborted == ["request"]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any, Literal
 
+import httpx
 import openai
 import pytest
 from pydantic import BaseModel, Field
 
 from tests.handlers.cli.commands import error_line, qwonnx
 from tests.handlers.functions.test_aws_lambda import event, json_of, running
-from tests.handlers.serving import MODEL, Served, chat, serving
+from tests.handlers.serving import MODEL, Served, chat, serving, until
 from tests.runtime import counting_model
 
 
@@ -202,6 +204,19 @@ def test_a_schema_that_cannot_be_followed_is_a_400_with_the_reason(served: Serve
         assert client.chat.completions.create(model=MODEL, messages=chat(), max_tokens=2).choices
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_form_whose_client_leaves_is_compiled_no_further(served: Served, stream: bool) -> None:
+    endless = {"allOf": [{"type": "integer", "multipleOf": number} for number in (97, 89, 83, 79)]}
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": endless}}
+    request = {"model": MODEL, "messages": chat(), "stream": stream, "response_format": form}
+    kept = served.engine._grammars._compiled
+    with served.http() as client, pytest.raises(httpx.ReadTimeout):
+        client.post("/v1/chat/completions", json=request, timeout=0.25)
+    began = time.monotonic()
+    until(lambda: all(entry.work.done() for entry in list(kept.values())))
+    assert time.monotonic() - began < 0.4  # the check alone would take longer
+
+
 def test_a_function_answers_so_too(counting_folder: Path) -> None:
     body = {**RANDOM, "seed": 1, "response_format": SCHEMA}
     with running(counting_folder) as service:
@@ -216,7 +231,7 @@ def test_the_command_line_takes_a_schema_or_an_expression(counting_folder: Path,
     schema.write_text(json.dumps({"enum": ["cat", "dog"]}))
     ask = ("generate", counting_folder, "--chat", "Hi", "--temperature", 1, "--seed", 1)
     assert json.loads(qwonnx(*ask, "--json-schema", schema).stdout) in ("cat", "dog")
-    assert re.fullmatch("[0-9]{3}x", qwonnx(*ask, "--regex", "[0-9]{3}x").stdout)
+    assert re.fullmatch("[0-9]{3}x\n", qwonnx(*ask, "--regex", "[0-9]{3}x").stdout)
     assert "unclosed" in error_line(qwonnx(*ask, "--regex", "("))
     assert "either" in error_line(qwonnx(*ask, "--regex", "a", "--json-schema", schema))
     schema.write_text("[1]")

@@ -59,8 +59,7 @@ def _drip(connection: socket.socket) -> float:
 
 @contextmanager
 def _serving(folder: Path, log: Path, *options: object, **more: Any) -> Iterator[ServedProcess]:
-    environment = {"QWONNX_SHUTDOWN_SECONDS": str(SHUTDOWN_SECONDS)}
-    with process_serving(folder, log, *options, **environment, **more) as server:
+    with process_serving(folder, log, *options, QWONNX_SHUTDOWN_SECONDS=str(SHUTDOWN_SECONDS), **more) as server:
         yield server
 
 
@@ -258,11 +257,11 @@ def _sent(*bodies: bytes) -> Callable[[ServedProcess, ExitStack], None]:
                 except OSError:
                     time.sleep(0.05)
 
-        threads = [threading.Thread(target=send, args=(body,)) for body in bodies]
-        for thread in threads:
+        for body in bodies:
+            thread = threading.Thread(target=send, args=(body,))
             thread.start()
-        held.callback(lambda: [thread.join() for thread in threads])
-        held.callback(ended.set)
+            held.callback(thread.join)
+        held.callback(ended.set)  # called first
 
     return attack
 

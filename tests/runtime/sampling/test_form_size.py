@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -84,12 +85,13 @@ def test_texts_have_limits_too() -> None:
 
 def test_every_kind_of_guide_is_measured_first() -> None:
     large = "x" * (MAX_GUIDE_BYTES + 1)
-    for make in (
+    makers: list[Callable[[], Guide]] = [
         lambda: Guide.regex(large),
         lambda: Guide.lark(large),
         lambda: Guide.choice([large]),
         lambda: Guide.json_schema({"const": large}),
-    ):
+    ]
+    for make in makers:
         with pytest.raises(InvalidRequestError, match=str(MAX_GUIDE_BYTES)) as refusal:
             make()
         assert refusal.value.code == "invalid_guide"

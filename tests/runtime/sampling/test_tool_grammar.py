@@ -250,7 +250,8 @@ def _doubling(levels: int, keyword: str = "allOf") -> dict[str, Any]:
         f"d{n}": {"type": "string", keyword: [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(levels)
     }
     definitions[f"d{levels}"] = {"type": "string", "maxLength": 3}
-    return _tool(properties={"a": {"$ref": "#/$defs/d0"}}, **{"$defs": definitions})
+    root: dict[str, Any] = {"properties": {"a": {"$ref": "#/$defs/d0"}}, "$defs": definitions}
+    return _tool(**root)
 
 
 @pytest.mark.parametrize("keyword", ["allOf", "anyOf"])
@@ -285,9 +286,9 @@ def test_what_is_too_large_is_refused_at_once_by_its_limit(schema: dict[str, Any
 
 def test_definitions_that_every_parameter_repeats_count_each_time() -> None:
     definitions = {f"d{n}": {"type": "integer", "description": "x" * 1000} for n in range(50)}
-    tool = _tool(properties={f"p{n}": {"$ref": "#/$defs/d0"} for n in range(20)}, **{"$defs": definitions})
+    root: dict[str, Any] = {"properties": {f"p{n}": {"$ref": "#/$defs/d0"} for n in range(20)}, "$defs": definitions}
     with pytest.raises(InvalidRequestError, match="fewer or smaller"):
-        tool_guide([tool], required=True)
+        tool_guide([_tool(**root)], required=True)
 
 
 @pytest.mark.parametrize(
