@@ -45,6 +45,41 @@ class ConnectionLimits:
     send_seconds: float
 
 
+class OpenConnections:
+    """The connections of one server that are open, and those that wait for their client, longest first."""
+
+    def __init__(self) -> None:
+        self._open: set[Connection] = set()
+        self._for_head: dict[Connection, None] = {}  # dicts keep the order
+        self._for_body: dict[Connection, None] = {}
+
+    def add(self, connection: Connection) -> None:
+        self._open.add(connection)
+
+    def remove(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        self.waits_no_more(connection)
+
+    def waits_for_head(self, connection: Connection) -> None:
+        self._for_head[connection] = None
+
+    def waits_for_body(self, connection: Connection) -> None:
+        self._for_body[connection] = None
+
+    def waits_no_more(self, connection: Connection) -> None:
+        self._for_head.pop(connection, None)
+        self._for_body.pop(connection, None)
+
+    def one_too_many(self, max_connections: int) -> Connection | None:
+        """The connection to close if more than so many are open: one without a request, then one with half of a body.
+
+        The newest one without a request is among them, so one is always found.
+        """
+        if len(self._open) <= max_connections:
+            return None
+        return next(iter(self._for_head), None) or next(iter(self._for_body), None)
+
+
 class LimitedConfig(uvicorn.Config):
     """uvicorn's configuration, with limits.
 
@@ -56,6 +91,7 @@ class LimitedConfig(uvicorn.Config):
     def __init__(self, app: Any, limits: ConnectionLimits, **options: Any) -> None:
         super().__init__(app, http=Connection, ws="none", h11_max_incomplete_event_size=_MAX_HEAD_BYTES, **options)
         self.limits = limits
+        self.open_connections = OpenConnections()
 
 
 class Connection(H11Protocol):
@@ -65,7 +101,7 @@ class Connection(H11Protocol):
         super().__init__(config, server_state, app_state, _loop)
         self.conn = RequestReader(h11.SERVER, _MAX_HEAD_BYTES)
         self._limits = config.limits
-        self._since = 0.0  # when it began to wait for its client
+        self._others = config.open_connections
         self._state: Any = None  # of the client, whose time runs
         self._waiting: asyncio.TimerHandle | None = None  # for a head or a body
         self._sending: asyncio.TimerHandle | None = None  # until the client reads
@@ -76,6 +112,7 @@ class Connection(H11Protocol):
 
     def abort(self) -> None:
         """Close it now, without sending what waits to be sent."""
+        self._others.remove(self)
         self.transport.abort()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -84,10 +121,13 @@ class Connection(H11Protocol):
             transport.max_size = _READ_BYTES
         transport.set_write_buffer_limits(high=_UNREAD_BYTES)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNREAD_BYTES)
+        self._others.add(self)
         self._watch()
-        self._make_room()
+        if (last := self._others.one_too_many(self._limits.max_connections)) is not None:
+            last.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._others.remove(self)
         for timer in (self._waiting, self._sending):
             if timer is not None:
                 timer.cancel()
@@ -138,26 +178,17 @@ class Connection(H11Protocol):
             self._waiting.cancel()
             self._waiting = None
         self._state = state
-        seconds = None
+        self._others.waits_no_more(self)
+        if not self.is_open:
+            return
         if state is h11.IDLE:
-            seconds = self._limits.header_seconds
+            self._others.waits_for_head(self)
+            self._waiting = self.loop.call_later(self._limits.header_seconds, self.abort)
         elif state is h11.SEND_BODY:
+            self._others.waits_for_body(self)
             seconds = self._limits.body_seconds + _BODY_MARGIN_SECONDS
-        if seconds is not None:
-            self._since = self.loop.time()
             self._waiting = self.loop.call_later(seconds, self.abort)
 
     def _expect_reading(self) -> None:
         if self._sending is None:
             self._sending = self.loop.call_later(self._limits.send_seconds, self.abort)
-
-    def _make_room(self) -> None:
-        """Close the connection that waits longest for its client, if too many are open."""
-        if len(self.connections) <= self._limits.max_connections:
-            return
-        found = [other for other in self.connections if isinstance(other, Connection) and other.is_open]
-        if len(found) > self._limits.max_connections:
-            waiting = [other for other in found if other._waiting is not None and other is not self]
-            # Those without a request go first, then those with half of a body.
-            first = min(waiting, key=lambda other: (other._state is h11.SEND_BODY, other._since), default=self)
-            first.abort()

@@ -112,7 +112,7 @@ class TestConnections:
     ) -> None:
         with _serving(counting_folder, tmp_path / "log", "--max-connections", 4) as server, ExitStack() as held:
             answering = held.enter_context(_connected(server))
-            answering.sendall(_request(_body(max_tokens=400, stream=True)))
+            answering.sendall(_request(_body(max_tokens=3000, stream=True)))
             assert answering.recv(12) == b"HTTP/1.1 200"
             uploading = held.enter_context(_connected(server))
             uploading.sendall(_request(b"{", length=1000))
