@@ -24,6 +24,12 @@ from qwonnx.runtime.sampling.tool_grammar import tool_guide
 _SCHEMA_PARAM = "response_format.json_schema.schema"
 
 
+def may_have_form(request: ChatCompletionRequest) -> bool:
+    """False if of_request() would return None for certain; at once."""
+    formats = isinstance(request.response_format, JsonObjectFormat | JsonSchemaFormat)
+    return formats or request.structured_outputs is not None or bool(request.tools)
+
+
 def of_request(request: ChatCompletionRequest) -> Guide | None:
     """The guide of a request, or None.
 

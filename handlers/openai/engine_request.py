@@ -33,7 +33,7 @@ def neutral(request: ChatCompletionRequest) -> ChatRequest:
         messages=chat_request.template_messages(request.messages),
         tools=chat_request.offered_tools(request),
         sampling=_sampling(request),
-        guide=partial(answer_guide.of_request, request),
+        guide=partial(answer_guide.of_request, request) if answer_guide.may_have_form(request) else None,
         thinking=chat_request.thinking(request),
         one_call=request.parallel_tool_calls is False,
     )

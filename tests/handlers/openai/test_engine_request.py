@@ -76,7 +76,9 @@ def test_the_form_of_the_answer_is_found_when_it_is_asked_for() -> None:
     found = form()
     assert found is not None
     assert (found.source, found.param) == ("a+", "structured_outputs.regex")
-    nothing = engine_request.neutral(parsed()).guide
+    assert engine_request.neutral(parsed()).guide is None
+    tool = {"type": "function", "function": {"name": "f"}}
+    nothing = engine_request.neutral(parsed(tools=[tool])).guide
     assert nothing is not None
     assert nothing() is None
 
