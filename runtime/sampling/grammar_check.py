@@ -17,6 +17,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from itertools import compress
 from typing import TypedDict
@@ -28,9 +29,10 @@ _STACK_BYTES = 1 << 20  # a server's threads have more
 _IDLE_SECONDS = 60.0
 _HEAVY_BYTES = 128 << 20  # resident: a process that grew to this gives it back by ending
 
-# A grammar often fails at its second or fifth token, so some beginnings of an answer are tried out.
+# A grammar often fails at its second to thirtieth token, so some beginnings of an answer are tried out.
 _WALKS = 2
-_BYTES_OF_A_WALK = 32
+_TOKENS_OF_A_WALK = 32
+_WALK_SECONDS = 0.2  # for all of them: masks of the published vocabulary take up to 40 ms
 
 
 class Question(TypedDict):
@@ -57,13 +59,12 @@ def limits() -> LLParserLimits:
     return LLParserLimits(max_lexer_states=50_000, initial_lexer_fuel=200_000, verbose_errors=False)
 
 
-def compiled(grammar: str, tokenizer: LLTokenizer, *, num_walks: int = 2, num_tokens: int = 8) -> LLMatcher:
+def compiled(grammar: str, tokenizer: LLTokenizer) -> LLMatcher:
     """A matcher at the beginning of a grammar; in its error state if the grammar cannot be followed.
 
     Args:
         grammar: as llguidance's grammar_from_...() writes it.
         tokenizer: of the answer.
-        num_walks, num_tokens: beginnings of answers that are tried out.
     """
     matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=limits())
     first = matcher.deep_copy()
@@ -71,10 +72,13 @@ def compiled(grammar: str, tokenizer: LLTokenizer, *, num_walks: int = 2, num_to
     if first.is_error():
         return first
     choose, ends = random.Random(0), frozenset(tokenizer.eos_tokens)
-    for _ in range(num_walks):
+    ends_at = time.perf_counter() + _WALK_SECONDS
+    for _ in range(_WALKS):
         walking = first.deep_copy()
         mask_here = mask
-        for _ in range(num_tokens):
+        for _ in range(_TOKENS_OF_A_WALK):
+            if time.perf_counter() > ends_at:
+                break
             token = _drawn(mask_here, choose, ends)
             if token is None or not walking.consume_token(token) or walking.is_stopped():
                 break
@@ -156,8 +160,7 @@ def _reason(question: Question) -> str | None:
     complaints: list[str] = []
 
     def check() -> None:
-        matcher = compiled(question["grammar"], tokenizer, num_walks=_WALKS, num_tokens=_BYTES_OF_A_WALK)
-        complaints.append(matcher.get_error())
+        complaints.append(compiled(question["grammar"], tokenizer).get_error())
 
     thread = threading.Thread(target=check)  # its stack is small
     thread.start()

@@ -253,13 +253,13 @@ class TestHostileGuides:
 
 
 def test_a_grammar_that_becomes_too_complex_is_an_error_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grammar_check, "limits", lambda: LLParserLimits(max_lexer_states=40, verbose_errors=False))
+    monkeypatch.setattr(grammar_check, "limits", lambda: LLParserLimits(max_lexer_states=180, verbose_errors=False))
     trusting = GrammarCompiler(tokenizer(), ENDS, NUM_TOKENS, trusted=True)
-    constraint = trusting.constraint(Guide.regex("(.*a){3}.{20}"), ignore_eos=False)
+    constraint = trusting.constraint(Guide.regex("[0-9]{120}(.*a){3}.{20}"), ignore_eos=False)
     constraint.begin()
 
     def go_on() -> None:
-        for token in tokenizer().encode("a cat and another cat sat at a table and ate a pear"):
+        for token in tokenizer().encode("7" * 120 + "a cat and another cat sat at a table and ate a pear"):
             constraint.allowed()
             constraint.accept(token)
 
