@@ -42,6 +42,11 @@ def test_the_environment_is_read_and_empty_variables_keep_the_defaults() -> None
         ("QWONNX_MAX_ANSWER_SECONDS", "0"),
         ("QWONNX_MAX_ANSWER_SECONDS", "nan"),
         ("QWONNX_CAPSULE_COMPRESSION", "gzip"),
+        ("QWONNX_MAX_BODIES_BYTES", "0"),
+        ("QWONNX_HEADER_SECONDS", "0"),
+        ("QWONNX_BODY_SECONDS", "-1"),
+        ("QWONNX_SEND_SECONDS", "nan"),
+        ("QWONNX_MAX_CONNECTIONS", "0"),
     ],
 )
 def test_a_malformed_variable_is_named(variable: str, value: str) -> None:

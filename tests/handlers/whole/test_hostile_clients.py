@@ -77,17 +77,6 @@ class TestConnections:
         assert "Traceback" not in log
         assert len(log) < 10_000
 
-    def test_a_burst_beyond_the_files_is_said_in_a_line(self, counting_folder: Path, tmp_path: Path) -> None:
-        # The limit of connections is what the process may open, so only other files can use it up.
-        log = tmp_path / "log"
-        with _serving(counting_folder, log, max_files=128) as server, ExitStack() as held:
-            first = [held.enter_context(_connected(server)) for _ in range(60)]
-            limit = f"/proc/{server.process.pid}/fd"
-            until(lambda: len(list(Path(limit).iterdir())) >= 60)
-            assert server.health_seconds() < 2
-            assert len(first) == 60
-        assert "Traceback" not in log.read_text()
-
     def test_half_a_head_and_half_a_body_are_closed_in_time(self, counting_folder: Path, tmp_path: Path) -> None:
         options = ("--header-seconds", 0.5, "--body-seconds", 0.5)
         with _serving(counting_folder, tmp_path / "log", *options) as server, ExitStack() as held:
