@@ -137,6 +137,12 @@ def test_temperature_zero_takes_the_first_of_the_likeliest() -> None:
     assert Sampler(SamplingParams(temperature=0), [], 4).sample(np.array([1, 3, 3, 2], dtype=np.float32)) == 1
 
 
+@pytest.mark.parametrize("temperature", [1e-300, 1e-45, 1e-7])
+def test_a_temperature_of_almost_zero_is_zero(temperature: float) -> None:
+    sampler = Sampler(SamplingParams(temperature=temperature), [], 4)
+    assert sampler.sample(np.array([1, 3, 3, 2], dtype=np.float32)) == 1
+
+
 @pytest.mark.parametrize(
     "params", [SamplingParams(temperature=0), SamplingParams(), SamplingParams(top_k=2, top_p=0.5)]
 )
