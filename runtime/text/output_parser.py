@@ -27,7 +27,9 @@ from qwonnx.runtime.text.tool_call_text import CallReader, FoundTag, FunctionCal
 
 _THINK, _THINK_END = "<think>", "</think>"
 _CALL, _FUNCTION = "<tool_call>", "<function="
-_MANY_TAGS = 256  # from here on, only a tag that may end a call is a reason to look again
+# A call with so many tags in its values is looked at again only when it has a quarter more, and is text if the answer
+# ends within it: a model that repeats tags must not take the time of others.
+_MANY_TAGS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +113,20 @@ class OutputParser:
 
     def finish(self) -> list[Event]:
         """End the answer; return the text that was held back, as events."""
-        self._is_final = True
-        self._tags_seen = None
-        events: list[Event] = []
-        if self._part is _Part.REASONING and self._has_tools:
+        events = self._rest()
+        if self._part is _Part.REASONING and self._has_tools and len(self._pending.tags) <= _MANY_TAGS:
             self._part = _Part.CONTENT  # no </think> came: calls count, and the other text stays reasoning
-        while self._advance(events):
-            pass
+            events += self._rest()
+        if len(self._pending.tags) <= _MANY_TAGS:
+            self._is_final = True
+            events += self._rest()
         self._emit(events, len(self._pending.text))
         return events
+
+    def _rest(self) -> list[Event]:
+        """Look at all pending text again."""
+        self._tags_seen = None
+        return self.push("")
 
     def _advance(self, events: list[Event]) -> bool:
         """Handle pending text in the present part; True if there may be more to do."""
@@ -254,17 +261,18 @@ class OutputParser:
     def _ends_in_value(self) -> bool:
         """Whether the text ends within a value, so that nothing but another tag matters."""
         tail = self._pending.tags[-1].end
-        start = len(self._pending.text) - len(self._pending.text[tail:].lstrip())
-        return start < len(self._pending.text) and not self._pending.may_become_tag(start)
+        start = len(self._pending.text) - len(self._pending.text[tail:].lstrip())  # copies only what is after all tags
+        is_within = start < len(self._pending.text) and not self._pending.may_become_tag(start)
+        return is_within or len(self._pending.tags) > _MANY_TAGS
 
     def _waits_for_tags(self) -> bool:
         if self._tags_seen is None:
             return False
-        new = self._pending.tags[self._tags_seen :]
-        enough = new if len(self._pending.tags) < _MANY_TAGS else [tag for tag in new if tag.tag in _ENDS]
-        if enough:
-            self._tags_seen = None
-        return not enough
+        wanted = self._tags_seen + (1 if self._tags_seen < _MANY_TAGS else self._tags_seen // 4)
+        if len(self._pending.tags) < wanted:
+            return True
+        self._tags_seen = None
+        return False
 
     def _emit(self, events: list[Event], length: int) -> None:
         """Emit the first characters of the pending text."""
@@ -278,6 +286,3 @@ class OutputParser:
         self._pending.drop(end)
         self._part = _Part.AFTER_FUNCTION
         self._tags_seen = None
-
-
-_ENDS = frozenset({Tag.FUNCTION_END, Tag.CALL_END, Tag.FUNCTION})

@@ -20,6 +20,7 @@ from collections.abc import Callable, Set
 from dataclasses import dataclass
 from enum import Enum, auto
 
+_MOST_DOUBLED = 4  # </parameter> in a row; more are text
 _MAX_DEPTH = 16  # of calls within values of calls; deeper ones are text
 _MAX_NAME = 1024  # characters of a name in a tag; longer ones are text
 
@@ -44,6 +45,7 @@ _LITERAL = {
 _NAMED = rf"<(function|parameter)=([^<>\n]{{1,{_MAX_NAME}}})"
 _TAG = re.compile(rf"</?tool_call>|</function>|</parameter>|{_NAMED}>")
 _BEGINNING = re.compile(rf"{_NAMED}|<(function|parameter)=")
+_SPACE = re.compile(r"\s*+")
 LONGEST_TAG = _MAX_NAME + len("<parameter=>")
 
 
@@ -89,6 +91,9 @@ class TaggedText:
     def __init__(self) -> None:
         self.text = ""
         self.tags: list[FoundTag] = []
+        self.num_dropped = 0  # tags before the first of these
+        self.function_end = -1  # number of the last </function>, counted from the first tag of all
+        self.inner: dict[int, int] = {}  # after the calls within values, by number of their first tag
         self._searched = 0
 
     def append(self, text: str) -> None:
@@ -97,6 +102,8 @@ class TaggedText:
             tag = _LITERAL.get(found[0])
             if tag is None:
                 tag = Tag.FUNCTION if found[1] == "function" else Tag.PARAMETER
+            if tag is Tag.FUNCTION_END:
+                self.function_end = self.num_dropped + len(self.tags)
             self.tags.append(FoundTag(tag, found.start(), found.end(), (found[2] or "").strip()))
             self._searched = found.end()
         # A tag that is not complete begins at the last "<" with no ">" after it.
@@ -105,11 +112,9 @@ class TaggedText:
     def drop(self, end: int) -> None:
         """Remove the text before a position."""
         self.text = self.text[end:]
-        self.tags = [
-            FoundTag(found.tag, found.start - end, found.end - end, found.name)
-            for found in self.tags
-            if found.start >= end
-        ]
+        kept = [found for found in self.tags if found.start >= end]
+        self.num_dropped += len(self.tags) - len(kept)
+        self.tags = [FoundTag(found.tag, found.start - end, found.end - end, found.name) for found in kept]
         self._searched = max(0, self._searched - end)
 
     def may_become_tag(self, start: int) -> bool:
@@ -138,7 +143,7 @@ class CallReader:
         self._offered = offered
         self._parameters = parameters
         self._unfinished = NoCall(len(written.text) if is_final else None)
-        self._inner: dict[int, int | NoCall] = {}  # calls within values, by their first tag
+        self._wrong: set[int] = set()  # what is not a call within a value, by its first tag
         self._depth = 0
 
     def function(self, index: int) -> FunctionCall | NoCall:
@@ -168,7 +173,7 @@ class CallReader:
     def tag_at(self, place: int, index: int) -> FoundTag | NoCall:
         """The tag with this index, if only white space stands before it from a place on."""
         text = self._written.text
-        start = len(text) - len(text[place:].lstrip())
+        start = _end_of_space(text, place)
         if index < len(self._tags):
             tag = self._tags[index]
             return tag if tag.start <= start else NoCall(start)
@@ -223,7 +228,7 @@ class CallReader:
 
     def _follower(self, index: int) -> _Follower | NoCall:
         """The tag that shows that the </parameter> with this index closes something: it follows at once."""
-        while True:
+        for _ in range(_MOST_DOUBLED):
             tag = self.tag_at(self._tags[index].end, index + 1)
             index += 1
             if isinstance(tag, NoCall):
@@ -232,17 +237,26 @@ class CallReader:
                 return _Follower(index)
             if tag.tag is not Tag.PARAMETER_END:
                 return _WRONG
+        return _WRONG
 
     def _inner_call(self, index: int) -> int | NoCall:
         """The index after a complete call, which begins with this tag: <tool_call> or a function."""
-        if index not in self._inner:
-            if self._depth >= _MAX_DEPTH:
-                return _WRONG
-            self._depth += 1
-            is_call = self._tags[index].tag is Tag.CALL
-            self._inner[index] = self._inner_functions(index) if is_call else self._inner_function(index)
-            self._depth -= 1
-        return self._inner[index]
+        number = self._written.num_dropped + index
+        if number in self._written.inner:
+            return self._written.inner[number] - self._written.num_dropped
+        if self._written.function_end < number:
+            return self._unfinished
+        if number in self._wrong or self._depth >= _MAX_DEPTH:
+            return _WRONG
+        self._depth += 1
+        is_call = self._tags[index].tag is Tag.CALL
+        after = self._inner_functions(index) if is_call else self._inner_function(index)
+        self._depth -= 1
+        if not isinstance(after, NoCall):
+            self._written.inner[number] = self._written.num_dropped + after
+        elif not after.is_unfinished:
+            self._wrong.add(number)
+        return after
 
     def _inner_functions(self, index: int) -> int | NoCall:
         after: int | NoCall = index + 1
@@ -299,6 +313,12 @@ class _ValueEnd:
 @dataclass(frozen=True, slots=True)
 class _Follower:
     index: int
+
+
+def _end_of_space(text: str, place: int) -> int:
+    """The first position from a place on that is not white space."""
+    found = _SPACE.match(text, place)
+    return place if found is None else found.end()
 
 
 def _trimmed(value: str) -> str:
