@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -90,3 +91,24 @@ def _characters(events: list[Event]) -> list[Any]:
         for event in events
         for item in ([event] if isinstance(event, ToolCall) else [(type(event), char) for char in event.text])
     ]
+
+
+HOSTILE = {
+    "openings": "<tool_call>\n<function=f>\n<parameter=n>\n" * 300,
+    "functions": "<function=f>\n<parameter=n>\n" * 300,
+    "closings": "<tool_call>\n<function=f>\n<parameter=s>\n" + "</parameter>\n</function>\nx" * 300,
+    "doubled closings": "<tool_call>\n<function=f>\n<parameter=s>\n" + "</parameter>\n" * 120,
+    "other parameters": "<tool_call>\n<function=f>\n<parameter=s>\n" + "<parameter=n>\n1\n</parameter>x" * 300,
+    "calls": "<tool_call>\n<function=none>\n</function>\n</tool_call>" * 120,
+}
+
+
+@pytest.mark.parametrize("thinking_open", [False, True])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_model_that_repeats_tags_does_not_take_the_time_of_others(name: str, thinking_open: bool) -> None:
+    text = HOSTILE[name]
+    pieces = [text[start : start + 4] for start in range(0, len(text), 4)]
+    started = time.process_time()
+    events = parse(pieces, thinking_open)
+    assert time.process_time() - started < 5
+    assert events == parse([text], thinking_open)
