@@ -60,7 +60,7 @@ async def begin(
         guide = None if request.guide is None else await asyncio.to_thread(request.guide_of, prompt)
         if guide is not None:
             params = dataclasses.replace(params, guide=guide)
-            await _compiled(engine, guide, deadline)
+            await _compiled(engine, guide, deadline, owner)
         saving = None
         if capsules is not None:
             await asyncio.to_thread(capsules.restore, engine, prompt, owner)
@@ -79,7 +79,7 @@ async def begin(
     return Answer(outputs, PartReader(prompt.parser(), one_call=request.one_call), saving, guide)
 
 
-async def _compiled(engine: Engine, guide: Guide, deadline: float | None) -> None:
+async def _compiled(engine: Engine, guide: Guide, deadline: float | None, owner: str) -> None:
     """Wait until a guide is compiled. If the client leaves first or the deadline passes, nothing compiles it further.
 
     Raises:
@@ -87,7 +87,7 @@ async def _compiled(engine: Engine, guide: Guide, deadline: float | None) -> Non
     """
     try:
         async with asyncio.timeout_at(deadline):
-            await asyncio.wrap_future(engine.compile_guide(guide))
+            await asyncio.wrap_future(engine.compile_guide(guide, owner=owner))
     except TimeoutError:
         raise errors.out_of_time() from None
 

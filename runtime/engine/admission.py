@@ -69,7 +69,7 @@ class Admission:
             self.num_tokens,
             on_output,
             deadline,
-            None if guide is None else self.grammars.constraint(guide, ignore_eos=params.ignore_eos),
+            None if guide is None else self.grammars.constraint(guide, ignore_eos=params.ignore_eos, owner=owner),
         )
 
     def settle_max_tokens(self, prompt: abc.Sequence[int], params: SamplingParams) -> int:

@@ -195,15 +195,19 @@ class Engine:
         self._mailbox.accept(generation)
         return generation.request_id
 
-    def compile_guide(self, guide: Guide) -> Future[Any]:
+    def compile_guide(self, guide: Guide, *, owner: str = "") -> Future[Any]:
         """Start to check and compile a guide in an engine's thread. Otherwise submit() compiles it and waits.
+
+        Args:
+            guide: the form of an answer.
+            owner: see submit().
 
         Raises:
             InvalidRequestError: raised by the future: the guide cannot be followed.
             QueueFullError: too many guides are being compiled.
             EngineClosedError: the engine was closed.
         """
-        return self._grammars.compile(guide)
+        return self._grammars.compile(guide, owner)
 
     def abort(self, request_id: str) -> None:
         """End a request with ABORT within one step, from any thread; unknown and finished ids are ignored."""

@@ -113,17 +113,22 @@ class GrammarCompiler:
         self._compilers = ThreadPoolExecutor(_COMPILE_THREADS, thread_name_prefix="qwonnx-compile")
         self._workers = ThreadPoolExecutor(_MASK_THREADS, thread_name_prefix="qwonnx-mask")
 
-    def compile(self, guide: Guide) -> Future[LLMatcher]:
+    def compile(self, guide: Guide, owner: str = "") -> Future[LLMatcher]:
         """Start to check and compile a guide, so that constraint() finds it ready.
 
         The future is the caller's own. If all callers cancel theirs, the work is abandoned.
+
+        Args:
+            guide: the form of an answer.
+            owner: whom the request is for. A guide that another owner's request has compiled is not found: the time
+                would tell that it was used.
 
         Raises:
             InvalidRequestError: raised by the future: the guide cannot be followed; the reason is llguidance's.
             QueueFullError: too many guides are being compiled.
             EngineClosedError: close() was called.
         """
-        key = (guide.kind.value, guide.source, guide.param)
+        key = (owner, guide.kind.value, guide.source, guide.param)
         with self._lock:
             entry = self._compiled.get(key)
             if entry is None or entry.check.is_abandoned:
@@ -145,14 +150,14 @@ class GrammarCompiler:
         entry.work.add_done_callback(partial(_pass_on, answer))
         return answer
 
-    def constraint(self, guide: Guide, *, ignore_eos: bool) -> Constraint:
-        """A new constraint of a guide; waits until the guide is compiled.
+    def constraint(self, guide: Guide, *, ignore_eos: bool, owner: str = "") -> Constraint:
+        """A new constraint of a guide; waits until the guide is compiled for this owner.
 
         Raises:
             InvalidRequestError, QueueFullError, EngineClosedError: as compile() and its future raise them.
         """
         try:
-            compiled = self.compile(guide).result()
+            compiled = self.compile(guide, owner).result()
         except CancelledError:
             raise EngineClosedError("the engine was closed: open the artifact again") from None
         with self._lock:

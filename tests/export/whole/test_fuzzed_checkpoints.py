@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, parse_object, quoted
 
-# For an afternoon's search: QWONNX_FUZZ_SCALE=2000 QWONNX_FUZZ_SEED=7 \
+# For an afternoon's search: QWONNX_TEST_FUZZ_SCALE=2000 QWONNX_TEST_FUZZ_SEED=7 \
 #   pytest tests/export/whole/test_fuzzed_checkpoints.py
-SEED = int(os.environ.get("QWONNX_FUZZ_SEED", "1"))
-SCALE = int(os.environ.get("QWONNX_FUZZ_SCALE", "120"))
+SEED = int(os.environ.get("QWONNX_TEST_FUZZ_SEED", "1"))
+SCALE = int(os.environ.get("QWONNX_TEST_FUZZ_SCALE", "120"))
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Bodies from an attacker against a server of the trained miniature: it answers all in time and stays as it was.
 
-In CI 300 bodies; QWONNX_FUZZ_BODIES=20000 sends as many. QWONNX_FUZZ_ARTIFACT names an exported miniature, which
-otherwise is exported first. Times are judged by QWONNX_FUZZ_STRICT=1 as issued (2 s an answer, 250 ms for the health at
+In CI 300 bodies; QWONNX_TEST_FUZZ_BODIES=20000 sends as many. QWONNX_TEST_FUZZ_ARTIFACT names an exported miniature, which
+otherwise is exported first. Times are judged by QWONNX_TEST_FUZZ_STRICT=1 as issued (2 s an answer, 250 ms for the health at
 the 99.9th percentile), and otherwise with room for a machine that does other work too.
 """
 
@@ -24,9 +24,9 @@ from qwonnx.export import ExportOptions, export_checkpoint
 from tests.handlers.whole.fuzzed_bodies import bodies
 from tests.handlers.whole.served_process import Reply, ServedProcess, process_serving, watched
 
-NUM_BODIES = int(os.environ.get("QWONNX_FUZZ_BODIES", "300"))
+NUM_BODIES = int(os.environ.get("QWONNX_TEST_FUZZ_BODIES", "300"))
 IS_LARGE = NUM_BODIES >= 3000
-IS_STRICT = os.environ.get("QWONNX_FUZZ_STRICT") == "1"
+IS_STRICT = os.environ.get("QWONNX_TEST_FUZZ_STRICT") == "1"
 MAX_ANSWER_SECONDS = 2.0 if IS_STRICT else 8.0
 MAX_HEALTH_SECONDS = 0.25 if IS_STRICT else 1.0
 NUM_CLIENTS = 4
@@ -37,7 +37,7 @@ MEGABYTE = 1 << 20
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedProcess]:
     folder = tmp_path_factory.mktemp("fuzz")
-    if given_one := os.environ.get("QWONNX_FUZZ_ARTIFACT"):
+    if given_one := os.environ.get("QWONNX_TEST_FUZZ_ARTIFACT"):
         artifact = Path(given_one)
     else:
         artifact = folder / "artifact"

@@ -25,7 +25,7 @@ from tests.handlers.serving import chat
 
 ROOT = Path(__file__).resolve().parents[3]
 # Longer than ONNX Runtime needs from its start to its first question to DNS, which was seen after ten seconds.
-_SERVED_SECONDS = float(os.environ.get("QWONNX_ISOLATION_SECONDS", "12"))
+_SERVED_SECONDS = float(os.environ.get("QWONNX_TEST_ISOLATION_SECONDS", "12"))
 
 pytestmark = pytest.mark.skipif(not shutil.which("strace"), reason="the Debian package strace is not installed")
 

@@ -1,6 +1,6 @@
 """Sixteen clients that ask, disconnect, time out and send nonsense to a server with little memory, which must survive.
 
-In CI it runs for some seconds; QWONNX_SOAK_SECONDS=1800 makes it half an hour.
+In CI it runs for some seconds; QWONNX_TEST_SOAK_SECONDS=1800 makes it half an hour.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.handlers.serving import MODEL, RUNTIME, Served, serving
 from tests.resident import resident_bytes
 from tests.runtime.counting_model import CountingModel, make
 
-SECONDS = float(os.environ.get("QWONNX_SOAK_SECONDS", "12"))
+SECONDS = float(os.environ.get("QWONNX_TEST_SOAK_SECONDS", "12"))
 NUM_CLIENTS = 16
 MAX_MODEL_LEN = 512
 PATH = "/v1/chat/completions"

@@ -210,6 +210,12 @@ class TestHostileGuides:
         assert again.result() is first.result()
         guarded.compile(Guide.regex("a{3}")).result()
 
+    def test_what_one_owner_compiled_another_one_does_not_find(self, guarded: GrammarCompiler) -> None:
+        guide = Guide.regex("ab?")
+        first, second = guarded.compile(guide, "a").result(), guarded.compile(guide, "b").result()
+        assert first is not second
+        assert guarded.compile(guide, "a").result() is first
+
     def test_one_that_nobody_waits_for_is_given_up_and_may_be_asked_for_again(self, guarded: GrammarCompiler) -> None:
         endless = Guide.json_schema({"allOf": [{"type": "integer", "multipleOf": n} for n in (97, 89, 83)]})
         guarded.compile(Guide.regex("a")).result()  # the process runs

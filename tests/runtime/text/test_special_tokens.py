@@ -1,6 +1,6 @@
 """Text of a request never becomes control, and the ids of innocent conversations are those of transformers.
 
-    QWONNX_CONVERSATIONS=10000 python -m pytest tests/runtime/text/test_special_tokens.py
+    QWONNX_TEST_CONVERSATIONS=10000 python -m pytest tests/runtime/text/test_special_tokens.py
 
 runs as many conversations of each kind as were run for the claim; by default a share of them.
 """
@@ -26,7 +26,7 @@ from qwonnx.runtime.text.tokenizer import Tokenizer
 from tests.checkpoints.tokenizer import SPECIAL_TOKENS, build_tokenizer
 from tests.runtime.text.templates import QWEN_TEMPLATES, STYLES, in_style
 
-NUM_CONVERSATIONS = int(os.environ.get("QWONNX_CONVERSATIONS", "600"))
+NUM_CONVERSATIONS = int(os.environ.get("QWONNX_TEST_CONVERSATIONS", "600"))
 
 Json = dict[str, Any]
 

@@ -1,6 +1,6 @@
 """Texts with tool calls, cut in every way: the same parts, every character accounted for, arguments of valid types.
 
-    QWONNX_SPLITS=300000 python -m pytest tests/runtime/text/test_tool_call_splits.py
+    QWONNX_TEST_SPLITS=300000 python -m pytest tests/runtime/text/test_tool_call_splits.py
 
 cuts the texts as often as for the claim; by default a share.
 """
@@ -20,7 +20,7 @@ import pytest
 from qwonnx.runtime.text.output_parser import Event, OutputParser, ToolCall
 from tests.runtime.text.tool_call_texts import TOOLS, Case, account, cases, parse
 
-NUM_SPLITS = int(os.environ.get("QWONNX_SPLITS", "12000"))
+NUM_SPLITS = int(os.environ.get("QWONNX_TEST_SPLITS", "12000"))
 
 CASES = cases()
 
