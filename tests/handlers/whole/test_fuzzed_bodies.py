@@ -1,7 +1,7 @@
 """Bodies from an attacker against a server of the trained miniature: it answers all in time and stays as it was.
 
 In CI 300 bodies; QWONNX_TEST_FUZZ_BODIES=20000 sends as many. QWONNX_TEST_FUZZ_ARTIFACT names an exported miniature,
-which otherwise is exported first. Times are judged by QWONNX_TEST_FUZZ_STRICT=1 as issued (2 s an answer, 250 ms for the
+which otherwise is exported first. QWONNX_TEST_FUZZ_STRICT=1 judges times as issued (2 s an answer, 250 ms for the
 health at the 99.9th percentile), and otherwise with room for a machine that does other work too.
 """
 
