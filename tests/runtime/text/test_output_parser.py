@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwonnx.runtime.text.output_parser import ContentDelta, Event, OutputParser, ReasoningDelta, ToolCall
+from tests.runtime.text.tool_call_texts import merged
 
 pytestmark = pytest.mark.fast
 
@@ -24,20 +25,6 @@ TOOLS: list[dict[str, Any]] = [
 PARAMETERS = "<parameter=n>\n5\n</parameter>\n<parameter=s>\n5\n</parameter>\n"
 CALL = f"<tool_call>\n<function=f>\n{PARAMETERS}</function>\n</tool_call>"
 F = ToolCall("f", '{"n": 5, "s": "5"}')
-
-
-def _merged(events: list[Event]) -> list[Event]:
-    """Join adjacent deltas of one kind; streaming may change nothing else."""
-    merged: list[Event] = []
-    for event in events:
-        last = merged[-1] if merged else None
-        if isinstance(event, ReasoningDelta) and isinstance(last, ReasoningDelta):
-            merged[-1] = ReasoningDelta(last.text + event.text)
-        elif isinstance(event, ContentDelta) and isinstance(last, ContentDelta):
-            merged[-1] = ContentDelta(last.text + event.text)
-        else:
-            merged.append(event)
-    return merged
 
 
 def _parse(pieces: list[str], thinking_open: bool, tools: list[dict[str, Any]] | None) -> list[Event]:
@@ -113,8 +100,8 @@ def test_the_text_is_parsed_and_no_cut_in_two_changes_it(
 ) -> None:
     tools = TOOLS if with_tools else None
     for cut in range(len(text) + 1):
-        assert _merged(_parse([text[:cut], text[cut:]], thinking_open, tools)) == expected
-    assert _merged(_parse(list(text), thinking_open, tools)) == expected
+        assert merged(_parse([text[:cut], text[cut:]], thinking_open, tools)) == expected
+    assert merged(_parse(list(text), thinking_open, tools)) == expected
 
 
 @BY_NAME
@@ -135,7 +122,7 @@ def test_how_the_text_is_cut_makes_no_difference(
     places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     parts = [text[start:end] for start, end in itertools.pairwise(places)]
     given_tools = TOOLS if tools else None
-    assert _merged(_parse(parts, thinking_open, given_tools)) == _merged(_parse([text], thinking_open, given_tools))
+    assert merged(_parse(parts, thinking_open, given_tools)) == merged(_parse([text], thinking_open, given_tools))
 
 
 @given(pieces=PIECES, thinking_open=st.booleans())

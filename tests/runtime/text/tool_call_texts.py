@@ -166,17 +166,23 @@ def parse(pieces: list[str], thinking_open: bool, tools: list[dict[str, Any]] | 
     """The events of an answer that comes in these pieces; texts of one kind that follow each other are joined."""
     parser = OutputParser(thinking_open, tools)
     events = [event for piece in pieces for event in parser.push(piece)]
-    merged: list[Event] = []
-    for event in (*events, *parser.finish()):
-        assert isinstance(event, ToolCall) or event.text
-        last = merged[-1] if merged else None
+    events += parser.finish()
+    assert all(isinstance(event, ToolCall) or event.text for event in events)
+    return merged(events)
+
+
+def merged(events: list[Event]) -> list[Event]:
+    """Join adjacent deltas of one kind; streaming may change nothing else."""
+    joined: list[Event] = []
+    for event in events:
+        last = joined[-1] if joined else None
         if isinstance(event, ReasoningDelta) and isinstance(last, ReasoningDelta):
-            merged[-1] = ReasoningDelta(last.text + event.text)
+            joined[-1] = ReasoningDelta(last.text + event.text)
         elif isinstance(event, ContentDelta) and isinstance(last, ContentDelta):
-            merged[-1] = ContentDelta(last.text + event.text)
+            joined[-1] = ContentDelta(last.text + event.text)
         else:
-            merged.append(event)
-    return merged
+            joined.append(event)
+    return joined
 
 
 def account(text: str, events: list[Event]) -> None:
