@@ -167,8 +167,9 @@ def _python(program: str, **environment: str | None) -> subprocess.CompletedProc
 
 
 def _others() -> dict[str, str]:
-    """This process's environment without the switches, which importing qwonnx has set."""
-    return {name: value for name, value in os.environ.items() if name not in telemetry.SWITCHES}
+    """This process's environment without what importing qwonnx and torch has set."""
+    made = (*telemetry.SWITCHES, "TORCHINDUCTOR_CACHE_DIR")
+    return {name: value for name, value in os.environ.items() if name not in made}
 
 
 def _traced(command: list[str], log: Path, home: Path, **environment: str) -> Traced:
