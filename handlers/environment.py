@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import Field, dataclass, fields
-from difflib import get_close_matches
 from typing import Any
 
 from qwonnx.handlers.settings import ServerSettings
@@ -54,6 +53,8 @@ def warnings_about(environment: Mapping[str, str] | None = None) -> list[str]:
 
 
 def _warning(name: str, known: Collection[str]) -> str:
+    from difflib import get_close_matches  # seldom needed
+
     likely = get_close_matches(name.removeprefix(_PREFIX), [each.removeprefix(_PREFIX) for each in known], n=1)
     remedy = f"did you mean {_PREFIX}{likely[0]}?" if likely else "docs/configuration.md lists all"
     return f"{name} is not a variable of qwonnx and has no effect: {remedy}"

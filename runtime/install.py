@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from importlib.metadata import distributions
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -29,6 +28,8 @@ def how_to_install(extra: str) -> str:
 
 def _source() -> str:
     """The URL that pip recorded for this installation (PEP 610), or an empty text."""
+    from importlib.metadata import distributions  # 20 ms, which a server that lacks nothing need not spend
+
     for found in distributions(name="qwonnx"):  # a build in the current folder may hide the installed one
         try:
             url = json.loads(found.read_text("direct_url.json") or "{}").get("url")
