@@ -10,7 +10,8 @@ QwonnxRuntimeError
 |-- EngineClosedError        the engine was closed, or stopped because of a fault
 |-- GuideError               an answer cannot continue in the requested form; only its request ends
 |-- CapsuleError             a saved state cannot be used or kept; its prompt can still be read again
-`-- SessionError             ONNX Runtime cannot load or run the graph
+|-- SessionError             ONNX Runtime cannot load or run the graph
+`-- NativeKernelsError       the library of native kernels is missing or cannot be used
 
 An artifact that cannot be opened raises qwonnx.runtime.artifact.manifest.ArtifactError, the root of its own tree.
 """
@@ -77,3 +78,7 @@ class CapsuleError(QwonnxRuntimeError):
 
 class SessionError(QwonnxRuntimeError):
     """ONNX Runtime refused to load the graph or failed to run it."""
+
+
+class NativeKernelsError(QwonnxRuntimeError):
+    """There is no library of native kernels, or it failed its checks. Graphs run without it."""

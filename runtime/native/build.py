@@ -1,0 +1,172 @@
+"""Compile the native library: `python -m qwonnx.runtime.native.build`, or as a part of an installation.
+
+The compiler is $CXX, else the first of c++, g++ and clang++ that runs, else the one in the `ziglang` package. The
+result is one shared library beside this file, which links nothing but libc. A build takes some ten seconds of one
+core. Linux and macOS on x86-64 and 64-bit ARM.
+
+Standard library only, and no import of this project: setuptools loads this file alone (infra/native_package.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import hashlib
+import importlib.util
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SOURCES = Path(__file__).resolve().parent / "sources"
+LIBRARY = "libqwonnx_native.dylib" if sys.platform == "darwin" else "libqwonnx_native.so"
+
+# No exceptions, no C++ library: then one compiled file links on any machine, by any linker.
+_FLAGS = [
+    *("-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-fno-math-errno"),
+    *("-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics"),
+]
+# The flags of each instruction set's files, by the beginning of their names. They compile to nothing elsewhere.
+_INSTRUCTIONS = {"avx2": ("-mavx2", "-mfma")}
+_SECONDS = 300.0  # for one file, on a machine that has much else to do
+
+
+class BuildError(Exception):
+    """The library was not built; the message says why and what helps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compiler:
+    """How to call a compiler: `compile_command` takes -c, `link_command` makes a shared library."""
+
+    compile_command: tuple[str, ...]
+    link_command: tuple[str, ...]
+    link_libraries: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return " ".join(self.compile_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=SOURCES.parent / LIBRARY, help="the library's file")
+    parser.add_argument("--target", help="cross-compile by ziglang for this target, such as aarch64-linux-gnu")
+    options = parser.parse_args(arguments)
+    try:
+        compiler = ziglang(options.target) if options.target else find_compiler()
+        if compiler is None:
+            raise BuildError("there is no C++ compiler: set CXX, install g++ or clang++, or pip install ziglang")
+        build(options.out, compiler)
+    except BuildError as error:
+        sys.exit(f"qwonnx: {error}")
+    print(f"{options.out} by {compiler}")
+
+
+def sources_digest(folder: Path = SOURCES) -> str:
+    """What the library remembers of the files that it was built from."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.[ch]*")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def find_compiler() -> Compiler | None:
+    """The compiler to use on this machine, None if there is none.
+
+    Raises:
+        BuildError: $CXX is set and does not run.
+    """
+    if named := os.environ.get("CXX"):
+        command = tuple(shlex.split(named))
+        if not _runs(command):
+            raise BuildError(f"CXX is {named!r}, which does not run: unset it or name a C++ compiler")
+        return _system_compiler(command)
+    for name in ("c++", "g++", "clang++"):
+        if shutil.which(name) and _runs((name,)):
+            return _system_compiler((name,))
+    return ziglang(None)
+
+
+def ziglang(target: str | None) -> Compiler | None:
+    """The compiler of the `ziglang` package, None if it is not installed.
+
+    `zig c++` would build a C++ library before its first link, which takes minutes: its linker is called alone.
+    """
+    if importlib.util.find_spec("ziglang") is None:
+        return None
+    zig = (sys.executable, "-m", "ziglang")
+    aim = ("-target", target) if target else ()
+    # Without these, zig checks arithmetic at run time and may use what this processor has and the next one lacks.
+    plain = ("-fno-sanitize=undefined", *(() if target else ("-march=baseline",)))
+    return Compiler((*zig, "c++", *aim, *plain), (*zig, "ld.lld", "-shared"))
+
+
+def build(out: Path, compiler: Compiler) -> None:
+    """Compile every source and link them into `out`, which is replaced whole.
+
+    Raises:
+        BuildError: this platform is not supported, or the compiler refuses; the message has its first lines.
+    """
+    if sys.platform not in ("linux", "darwin"):
+        raise BuildError(f"native kernels are for Linux and macOS, and this is {sys.platform}")
+    with tempfile.TemporaryDirectory(prefix="qwonnx-native-") as name:
+        work = Path(name)
+        files = sorted(SOURCES.glob("*.cpp"))
+        with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            objects = list(pool.map(lambda source: _compile(source, work, compiler), files))
+        made = work / out.name
+        _run([*compiler.link_command, "-o", str(made), *map(str, objects), *compiler.link_libraries])
+        out.parent.mkdir(parents=True, exist_ok=True)
+        beside = out.with_name(f".{out.name}.{os.getpid()}")
+        shutil.copyfile(made, beside)
+        beside.chmod(0o755)
+        beside.replace(out)  # a process that has the old library mapped keeps it
+
+
+def _compile(source: Path, work: Path, compiler: Compiler) -> Path:
+    made = work / f"{source.stem}.o"
+    flags = [*_FLAGS, f'-DQWONNX_SOURCES="{sources_digest()}"']
+    for prefix, extra in _INSTRUCTIONS.items():
+        if source.name.startswith(prefix) and _is_x86(compiler):
+            flags += extra
+    _run([*compiler.compile_command, *flags, "-c", str(source), "-o", str(made)])
+    return made
+
+
+def _is_x86(compiler: Compiler) -> bool:
+    """Whether the compiler makes code for x86-64, asked by what it defines."""
+    command = [*compiler.compile_command, "-dM", "-E", "-x", "c++", os.devnull]
+    return "__x86_64__" in _run(command)
+
+
+def _system_compiler(command: tuple[str, ...]) -> Compiler:
+    # The C++ library is left out: the sources use nothing of it.
+    libraries = ("-lSystem",) if sys.platform == "darwin" else ("-lc",)
+    return Compiler(command, (*command, "-shared", "-nodefaultlibs"), libraries)
+
+
+def _runs(command: tuple[str, ...]) -> bool:
+    try:
+        return subprocess.run([*command, "--version"], capture_output=True, timeout=60, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def _run(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BuildError(f"the compiler cannot be run: {error}") from error
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()][:5]
+        raise BuildError(f"{' '.join(command[:4])} ... fails: {' / '.join(lines)[:600]}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()

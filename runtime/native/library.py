@@ -1,0 +1,92 @@
+"""The native library: where it is, whether it can be trusted, and its registration with a session.
+
+A library is checked once a process: it loads, it was built from the sources beside it (where there are any), and its
+kernels for this processor agree with its plain ones. Registration is checked too, because the library knows ONNX
+Runtime's interface by the numbers of its functions (sources/api.h).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from qwonnx.runtime.errors import NativeKernelsError
+from qwonnx.runtime.native.build import LIBRARY, SOURCES, sources_digest
+
+VARIABLE = "QWONNX_NATIVE_LIBRARY"  # names another library than the installed one
+DOMAIN = "ai.qwonnx"
+_BUILD = "python -m qwonnx.runtime.native.build"
+
+
+@dataclass(frozen=True, slots=True)
+class NativeLibrary:
+    """A library that passed its checks."""
+
+    path: Path
+    instructions: str  # of the kernels that this processor gets: "avx2", "scalar", ...
+
+    def register(self, options: Any) -> None:
+        """Make its operators known to sessions with these onnxruntime.SessionOptions.
+
+        Raises:
+            NativeKernelsError: this ONNX Runtime refuses, or has another interface than the library knows.
+        """
+        functions = _load(self.path)
+        before = functions.qwonnx_native_registrations()
+        try:
+            options.register_custom_ops_library(str(self.path))
+        except Exception as error:
+            raise NativeKernelsError(f"ONNX Runtime refuses {self.path}: {' '.join(str(error).split())}") from error
+        if functions.qwonnx_native_registrations() == before:
+            raise NativeKernelsError(
+                f"{self.path} does not know this ONNX Runtime's interface: install a version that qwonnx supports"
+            )
+
+
+def native_library() -> NativeLibrary:
+    """The library that QWONNX_NATIVE_LIBRARY names, or the installed one.
+
+    Raises:
+        NativeKernelsError: there is none, or it failed its checks. The message says what helps.
+    """
+    named = os.environ.get(VARIABLE)
+    return _checked(Path(named).absolute() if named else SOURCES.parent / LIBRARY, bool(named))
+
+
+@lru_cache(maxsize=8)
+def _checked(path: Path, named: bool) -> NativeLibrary:
+    if not path.is_file():
+        remedy = f"{VARIABLE} names it" if named else f"build it: {_BUILD}"
+        raise NativeKernelsError(f"there are no native kernels at {path}: {remedy}")
+    functions = _load(path)
+    built_from = functions.qwonnx_native_sources().decode()
+    if not named and SOURCES.is_dir() and built_from != sources_digest():
+        raise NativeKernelsError(f"{path} was built from other sources than those beside it: {_BUILD}")
+    if functions.qwonnx_native_self_test() != 1:
+        raise NativeKernelsError(f"the kernels of {path} compute wrong products on this processor: {_BUILD}")
+    return NativeLibrary(path, functions.qwonnx_native_instructions().decode())
+
+
+@lru_cache(maxsize=8)
+def _load(path: Path) -> Any:
+    try:
+        functions = ctypes.CDLL(str(path))
+        functions.qwonnx_native_sources.restype = ctypes.c_char_p
+        functions.qwonnx_native_instructions.restype = ctypes.c_char_p
+        for name in ("qwonnx_native_self_test", "qwonnx_native_registrations", "RegisterCustomOps"):
+            getattr(functions, name)
+    except (OSError, AttributeError) as error:
+        raise NativeKernelsError(f"{path} is not a library of native kernels: {error}") from error
+    return functions
+
+
+def select_instructions(library: NativeLibrary, name: str) -> bool:
+    """For tests and benchmarks: use the kernels of another instruction set in this process; "" is the fastest.
+
+    Returns False if the library or the processor does not have it.
+    """
+    return bool(_load(library.path).qwonnx_native_select(name.encode()) == 1)
