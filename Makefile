@@ -13,7 +13,7 @@ SOURCES := export runtime handlers tests infra/install.py infra/demo.py infra/co
 # A file's tests share what they make, so each file stays on one core.
 ALL_CORES := --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo demo-once test quick test-fast check bench format clean
+.PHONY: help demo demo-once test quick test-fast check bench native format clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ check: .venv/.dev  ## Lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(SOURCES)
+
+native: .venv/.dev  ## Compile the native kernels again, after a change of their sources
+	$(BIN)/python -m qwonnx.runtime.native.build
 
 format: .venv/.dev  ## Rewrite the sources as `check` wants them
 	$(BIN)/ruff check --fix .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from qwonnx.runtime.artifact.folder import open_artifact
+from qwonnx.runtime.native.build import LIBRARY, find_compiler
 from tests.runtime import counting_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,18 +78,24 @@ def counting_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy, so that setuptools' build folders do not end up in the repository, and old ones not in the wheel."""
     source = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     for folder in ("export", "runtime", "handlers"):
-        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__", "*.so", "*.dylib"))
+    (source / "infra").mkdir()
+    shutil.copy(ROOT / "infra" / "native_package.py", source / "infra")
     return source
 
 
 @pytest.fixture(scope="module")
 def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("wheel")
+    return build_wheel(source, tmp_path_factory.mktemp("wheel"), kernels=True)
+
+
+def build_wheel(source: Path, out: Path, *, kernels: bool) -> Path:
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)],
+        env={**os.environ, "QWONNX_NATIVE_BUILD": str(int(kernels))},
         check=True,
         capture_output=True,
     )
@@ -99,7 +107,8 @@ def editable(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The result of `pip install -e`."""
     out = tmp_path_factory.mktemp("editable")
     program = f"from setuptools import build_meta; build_meta.build_editable({str(out)!r})"
-    subprocess.run([sys.executable, "-c", program], cwd=source, check=True, capture_output=True)
+    environment = {**os.environ, "QWONNX_NATIVE_BUILD": "0"}
+    subprocess.run([sys.executable, "-c", program], cwd=source, env=environment, check=True, capture_output=True)
     return next(out.glob("*.whl"))
 
 
@@ -109,15 +118,27 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
         f"qwonnx/{path.relative_to(ROOT).as_posix()}".replace(f"qwonnx/{REGISTER_FOLDER}", REGISTER)
         for folder in ("export", "runtime", "handlers")
         for path in (ROOT / folder).rglob("*")
-        if path.suffix == ".py" or path.name == "py.typed" or path.parent.name == "recipes"
+        if path.suffix == ".py" or path.name == "py.typed" or path.parent.name in ("recipes", "sources")
     }
-    assert packed == sources
+    kernels = {f"qwonnx/runtime/native/{LIBRARY}"} if find_compiler() else set()
+    assert packed == sources | kernels
     assert {name for name in packed if not name.startswith("qwonnx/")} == {f"{REGISTER}register_qwonnx.py"}
 
 
 def test_the_version_is_the_projects(wheel: Path) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert wheel.name.startswith(f"qwonnx-{project['version']}-py3-none-any")
+    platform = re.sub(r"[-.]", "_", sysconfig.get_platform()) if find_compiler() else "any"
+    assert wheel.name == f"qwonnx-{project['version']}-py3-none-{platform}.whl"
+
+
+def test_a_wheel_without_kernels_is_for_every_platform(source: Path, wheel: Path, tmp_path: Path) -> None:
+    """`wheel` was built first, in the same folders: nothing of its library may remain."""
+    plain = build_wheel(source, tmp_path, kernels=False)
+    assert plain.name == f"{wheel.name.rsplit('-', 1)[0]}-any.whl"
+    names = {name for name in zipfile.ZipFile(plain).namelist() if ".dist-info/" not in name}
+    assert names == {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name} - {
+        f"qwonnx/runtime/native/{LIBRARY}"
+    }
 
 
 def test_the_wheel_runs_without_the_repository(wheel: Path, tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""Commands of setuptools that compile the native kernels into an editable installation, a wheel or an sdist's wheel.
+
+Without a compiler, or with QWONNX_NATIVE_BUILD=0, the installation goes on without them, and says so in one line (pip
+shows it with --verbose). A wheel with kernels is for one platform; without them it is for all.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import sys
+import sysconfig
+from pathlib import Path
+from types import ModuleType
+
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path("runtime") / "native"
+
+
+class BuildWithKernels(build_py):
+    """Modules, then the library: into the sources for an editable installation, else beside the built modules."""
+
+    def run(self) -> None:
+        super().run()
+        folder = ROOT / PACKAGE if self.editable_mode else Path(self.build_lib) / "qwonnx" / PACKAGE
+        if not self.editable_mode:
+            (folder / _build_module().LIBRARY).unlink(missing_ok=True)  # of an earlier build
+        reason = _compile(folder)
+        if reason:
+            print(f"qwonnx is installed without native kernels, which it can do without: {reason}", file=sys.stderr)
+
+
+class PlatformWheel(bdist_wheel):
+    """Names the platform in the wheel's name if the library is in it. Any Python 3 can use it."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        python, abi, platform = super().get_tag()
+        built = Path(self.get_finalized_command("build_py").build_lib) / "qwonnx" / PACKAGE
+        if any(built.glob("libqwonnx_native.*")):
+            platform = re.sub(r"[-.]", "_", sysconfig.get_platform())
+        return python, abi, platform
+
+
+def _compile(folder: Path) -> str:
+    """Why there is no library; an empty text if there is one."""
+    if os.environ.get("QWONNX_NATIVE_BUILD") == "0":
+        return "QWONNX_NATIVE_BUILD is 0"
+    build = _build_module()
+    try:
+        compiler = build.find_compiler()
+        if compiler is None:
+            return f"there is no C++ compiler; with one, {sys.executable} -m qwonnx.runtime.native.build"
+        build.build(folder / build.LIBRARY, compiler)
+    except build.BuildError as error:
+        return str(error)
+    return ""
+
+
+def _build_module() -> ModuleType:
+    """runtime/native/build.py alone: the project is not installed yet."""
+    spec = importlib.util.spec_from_file_location("qwonnx_native_build", ROOT / PACKAGE / "build.py")
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(ROOT / PACKAGE / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
