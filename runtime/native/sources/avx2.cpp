@@ -29,7 +29,7 @@ bool supported() {
 }
 
 // Bytes: the processor itself looks ahead only to the end of a page.
-constexpr ptrdiff_t AHEAD = 4096, AHEAD_SCALES = 512;
+constexpr size_t AHEAD = 8192;
 
 // ---- few tokens ----
 
@@ -118,8 +118,8 @@ void row_by_few(const Blocks& weights, size_t row, const Activations* x, float* 
 template <int BITS, int BLOCK>
 void by_few(const Blocks& weights, size_t first, size_t last, const Activations* x, size_t num_tokens, float* y,
             size_t stride, ptrdiff_t ahead) {
-  const ptrdiff_t bytes = ahead ? ahead * static_cast<ptrdiff_t>(weights.row_bytes()) : AHEAD;
-  const ptrdiff_t scale_bytes = ahead ? ahead * static_cast<ptrdiff_t>(4 * weights.num_blocks()) : AHEAD_SCALES;
+  const ptrdiff_t bytes = ahead ? ahead * static_cast<ptrdiff_t>(weights.row_bytes()) : static_cast<ptrdiff_t>(AHEAD);
+  const ptrdiff_t scale_bytes = ahead ? ahead * static_cast<ptrdiff_t>(4 * weights.num_blocks()) : static_cast<ptrdiff_t>(AHEAD * 4 * weights.num_blocks() / weights.row_bytes());
   for (size_t row = first; row < last; row++, y++) {
     size_t t = 0;
     for (; t + 4 <= num_tokens; t += 4)
@@ -290,7 +290,7 @@ template <int BITS>
 void multiply(const Blocks& weights, size_t first, size_t last, const Activations* x, size_t num_tokens, float* y,
               size_t stride, ptrdiff_t ahead) {
   // Measured: with short blocks, summing across lanes costs more.
-  if (num_tokens > (weights.block >= 64 ? 16 : 6)) return by_tokens<BITS>(weights, first, last, x, num_tokens, y, stride, ahead);
+  if (num_tokens > (weights.block >= 64 ? 16 : 8)) return by_tokens<BITS>(weights, first, last, x, num_tokens, y, stride, ahead);
   switch (weights.block) {
     case 16: return by_few<BITS, 16>(weights, first, last, x, num_tokens, y, stride, ahead);
     case 32: return by_few<BITS, 32>(weights, first, last, x, num_tokens, y, stride, ahead);

@@ -1,5 +1,5 @@
 // Float activations: four rows of weights are turned into floats in the L1 cache, a slab at a time, and multiplied with
-// two tokens at once.
+// three tokens at once.
 #if defined(__x86_64__)
 #include "avx2.h"
 
@@ -50,10 +50,12 @@ void slab_by_tokens(const float (*slab)[SLAB], size_t rows, size_t first, size_t
     for (size_t r = 0; r < ROWS; r++) sums[t][r] = _mm256_setzero_ps();
   for (size_t k = 0; k < count; k += 8) {
     __m256 values[T];
+#pragma GCC unroll 3
     for (int t = 0; t < T; t++) values[t] = _mm256_loadu_ps(static_cast<const float*>(x[t].codes) + first + k);
 #pragma GCC unroll 4
     for (size_t r = 0; r < ROWS; r++) {
       const __m256 weight = _mm256_load_ps(slab[r] + k);
+#pragma GCC unroll 3
       for (int t = 0; t < T; t++) sums[t][r] = _mm256_fmadd_ps(weight, values[t], sums[t][r]);
     }
   }
@@ -78,8 +80,9 @@ void multiply_float(const Blocks& weights, size_t first, size_t last, const Acti
       for (size_t r = 0; r < rows; r++) dequantize_row(weights, row + r, k, count, slab[r]);
       size_t t = 0;
       float* at = y + (row - first);
-      for (; t + 2 <= num_tokens; t += 2) slab_by_tokens<2>(slab, rows, k, count, x + t, at + t * stride, stride);
-      if (t < num_tokens) slab_by_tokens<1>(slab, rows, k, count, x + t, at + t * stride, stride);
+      for (; t + 3 <= num_tokens; t += 3) slab_by_tokens<3>(slab, rows, k, count, x + t, at + t * stride, stride);
+      if (num_tokens - t == 2) slab_by_tokens<2>(slab, rows, k, count, x + t, at + t * stride, stride);
+      if (num_tokens - t == 1) slab_by_tokens<1>(slab, rows, k, count, x + t, at + t * stride, stride);
     }
   }
 }
