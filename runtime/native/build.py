@@ -31,8 +31,9 @@ _FLAGS = [
     *("-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-fno-math-errno"),
     *("-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics"),
 ]
-# The flags of each instruction set's files, by the beginning of their names. They compile to nothing elsewhere.
-_INSTRUCTIONS = {"avx2": ("-mavx2", "-mfma")}
+# By the beginning of files' names: what a compiler for their processors defines, and their flags there. For other
+# processors they compile to nothing.
+_INSTRUCTIONS = {"avx2": ("__x86_64__", "-mavx2", "-mfma"), "neon": ("__aarch64__",)}
 _SECONDS = 300.0  # for one file, on a machine that has much else to do
 
 
@@ -47,6 +48,7 @@ class Compiler:
     compile_command: tuple[str, ...]
     link_command: tuple[str, ...]
     link_libraries: tuple[str, ...] = ()
+    dot_product: str = "-march=armv8.2-a+dotprod"  # how it is told that an ARM processor has this instruction
 
     def __str__(self) -> str:
         return " ".join(self.compile_command)
@@ -103,7 +105,7 @@ def ziglang(target: str | None) -> Compiler | None:
     aim = ("-target", target) if target else ()
     # Without these, zig checks arithmetic at run time and may use what this processor has and the next one lacks.
     plain = ("-fno-sanitize=undefined", *(() if target else ("-march=baseline",)))
-    return Compiler((*zig, "c++", *aim, *plain), (*zig, "ld.lld", "-shared"))
+    return Compiler((*zig, "c++", *aim, *plain), (*zig, "ld.lld", "-shared"), dot_product="-mcpu=generic+dotprod")
 
 
 def build(out: Path, compiler: Compiler) -> None:
@@ -131,17 +133,16 @@ def build(out: Path, compiler: Compiler) -> None:
 def _compile(source: Path, work: Path, compiler: Compiler) -> Path:
     made = work / f"{source.stem}.o"
     flags = [*_FLAGS, f'-DQWONNX_SOURCES="{sources_digest()}"']
-    for prefix, extra in _INSTRUCTIONS.items():
-        if source.name.startswith(prefix) and _is_x86(compiler):
-            flags += extra
+    for prefix, (architecture, *extra) in _INSTRUCTIONS.items():
+        if source.name.startswith(prefix) and _defines(compiler, architecture):
+            flags += [*extra, *([compiler.dot_product] if prefix == "neon" else [])]
     _run([*compiler.compile_command, *flags, "-c", str(source), "-o", str(made)])
     return made
 
 
-def _is_x86(compiler: Compiler) -> bool:
-    """Whether the compiler makes code for x86-64, asked by what it defines."""
-    command = [*compiler.compile_command, "-dM", "-E", "-x", "c++", os.devnull]
-    return "__x86_64__" in _run(command)
+def _defines(compiler: Compiler, macro: str) -> bool:
+    """Whether the compiler makes code for the processor that a macro stands for."""
+    return macro in _run([*compiler.compile_command, "-dM", "-E", "-x", "c++", os.devnull])
 
 
 def _system_compiler(command: tuple[str, ...]) -> Compiler:

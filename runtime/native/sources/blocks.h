@@ -73,7 +73,17 @@ struct InstructionSet {
 extern const InstructionSet scalar_set;
 #if defined(__x86_64__)
 extern const InstructionSet avx2_set;
+#elif defined(__aarch64__)
+extern const InstructionSet neon_set;
 #endif
+
+// Members of scalar_set that another set may take over.
+namespace scalar {
+void multiply_float(const Blocks& weights, size_t first, size_t last, const Activations* x, size_t num_tokens, float* y,
+                    size_t stride, ptrdiff_t ahead);
+void swiglu(const float* gate_up, size_t count, float* out);
+void add_scaled(float* y, const float* x, float weight, size_t count);
+}  // namespace scalar
 
 // The fastest set that this processor has, or the one that select() named.
 const InstructionSet& instructions();

@@ -9,6 +9,8 @@ namespace {
 const InstructionSet* const sets[] = {
 #if defined(__x86_64__)
     &avx2_set,
+#elif defined(__aarch64__)
+    &neon_set,
 #endif
     &scalar_set,
 };

@@ -54,6 +54,10 @@ void multiply_int8(const Blocks& weights, size_t first, size_t last, const Activ
   }
 }
 
+}  // namespace
+
+namespace scalar {
+
 void multiply_float(const Blocks& weights, size_t first, size_t last, const Activations* x, size_t num_tokens, float* y,
                     size_t stride, ptrdiff_t) {
   for (size_t r = first; r < last; r++) {
@@ -82,8 +86,9 @@ void add_scaled(float* y, const float* x, float weight, size_t count) {
   for (size_t i = 0; i < count; i++) y[i] += weight * x[i];
 }
 
-}  // namespace
+}  // namespace scalar
 
-const InstructionSet scalar_set = {"scalar", always, quantize, multiply_int8, multiply_float, swiglu, add_scaled};
+const InstructionSet scalar_set = {"scalar",      always,         quantize, multiply_int8, scalar::multiply_float,
+                                   scalar::swiglu, scalar::add_scaled};
 
 }  // namespace qwonnx
