@@ -39,7 +39,10 @@ def main() -> None:
     command += ["-c", str(ROOT / "infra" / "constraints.txt"), *pip_flags, *_cpu_index()]
     command += ["-e", f"{ROOT}[{arguments.extras}]", *arguments.others]
     print(f"installing qwonnx[{arguments.extras}] into {arguments.venv}; the first time takes some minutes", flush=True)
-    sys.exit(subprocess.call(command))
+    status = subprocess.call(command)
+    if status == 0 and not any((ROOT / "runtime" / "native").glob("libqwonnx_native.*")):
+        print("without native kernels, because no C++ compiler works here (docs/kernels.md says how to add them later)")
+    sys.exit(status)
 
 
 def _cpu_index() -> list[str]:
