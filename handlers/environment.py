@@ -17,7 +17,6 @@ from qwonnx.runtime.settings import RuntimeSettings
 
 _PREFIX = "QWONNX_"
 _FOR_TESTS = "QWONNX_TEST_"
-_ARTIFACT_MEANING = "folder of the artifact, for servers that are not started by `qwonnx serve`: functions, uvicorn."
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +33,20 @@ class Variable:
     meaning: str
 
 
+_OF_NO_SETTINGS = (
+    Variable(
+        f"{_PREFIX}ARTIFACT",
+        "",
+        "folder of the artifact, for servers that are not started by `qwonnx serve`: functions, uvicorn.",
+    ),
+    Variable(f"{_PREFIX}NATIVE_LIBRARY", "", "file of the native kernels, if it is not the installed one."),
+    Variable(f"{_PREFIX}NATIVE_BUILD", "true", "0 installs qwonnx without compiling its native kernels."),
+)
+
+
 def variables() -> tuple[Variable, ...]:
     """Every variable, in the order of the documentation."""
-    artifact = Variable(f"{_PREFIX}ARTIFACT", "", _ARTIFACT_MEANING)
-    return (artifact, *_variables_of(ServerSettings), *_variables_of(RuntimeSettings))
+    return (*_OF_NO_SETTINGS, *_variables_of(ServerSettings), *_variables_of(RuntimeSettings))
 
 
 def warnings_about(environment: Mapping[str, str] | None = None) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 from qwonnx.runtime.native.library import NativeLibrary
 from tests.runtime.native.reference import Node, product, product_bound, random_weight, session
 
-ROUNDS = int(os.environ.get("QWONNX_NATIVE_ROUNDS", "1"))  # of random shapes; more for a long run
+ROUNDS = int(os.environ.get("QWONNX_TEST_NATIVE_ROUNDS", "1"))  # of random shapes; more for a long run
 FORMS = [
     pytest.param(bits, block, zero_points, id=f"{bits} bits in {block}{' with zero points' if zero_points else ''}")
     for bits, block, zero_points in itertools.product((2, 4, 8), (16, 32, 64, 128, 256), (False, True))
