@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import math
 import os
@@ -45,15 +44,6 @@ def _of_container(cgroup: Path) -> int | None:
     return max(0, limit - current + cached)
 
 
-def return_freed_memory() -> None:
-    """Give memory that was freed back to the system; without effect where the C library is not glibc.
-
-    glibc keeps what a thread has freed for that thread: hundreds of MB after a prompt of megabytes, for ever.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def cpu_quota(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> int | None:
     """Cores that a container's cgroup allows; None unless that is less than the machine's own number.
 
@@ -70,8 +60,8 @@ def cpu_quota(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> int | None:
 def give_back_memory() -> None:
     """Return freed memory to the system; does nothing without glibc. Takes milliseconds.
 
-    glibc keeps the memory of large requests and forms for each thread that freed some: hundreds of megabytes after an
-    hour of hostile ones.
+    glibc keeps the memory of large requests and forms for each thread that freed some: hundreds of megabytes after a
+    prompt of megabytes, or after an hour of hostile forms.
     """
     trim = getattr(_libc(), "malloc_trim", None)
     if trim is not None:
@@ -80,9 +70,7 @@ def give_back_memory() -> None:
 
 @cache
 def _libc() -> object:
-    import ctypes  # takes a few milliseconds
-
     try:
-        return ctypes.CDLL("libc.so.6")
-    except OSError:
+        return ctypes.CDLL(None)
+    except (OSError, TypeError):  # Windows has no such library
         return None

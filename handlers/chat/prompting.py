@@ -13,7 +13,7 @@ from functools import partial
 from qwonnx.handlers.chat.request import ChatRequest
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.errors import InvalidRequestError
-from qwonnx.runtime.machine import return_freed_memory
+from qwonnx.runtime.machine import give_back_memory
 from qwonnx.runtime.text.chat_prompt import ChatPrompt, encode_chat
 from qwonnx.runtime.text.schema_types import check_size
 from qwonnx.runtime.text.template_text import TemplateText
@@ -66,7 +66,7 @@ def _long(engine: Engine, request: ChatRequest, text: TemplateText | None) -> Ch
         return error.with_traceback(None)
     finally:
         del text
-        return_freed_memory()
+        give_back_memory()
 
 
 def _encoded(engine: Engine, request: ChatRequest, text: TemplateText) -> ChatPrompt:
