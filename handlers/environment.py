@@ -55,10 +55,10 @@ def warnings_about(environment: Mapping[str, str] | None = None) -> list[str]:
     Args:
         environment: the variables; None is os.environ.
     """
-    known = {variable.name for variable in variables()}
-    given = os.environ if environment is None else environment
-    unknown = sorted(name for name in given if name.startswith(_PREFIX) and not name.startswith(_FOR_TESTS))
-    return [_warning(name, known) for name in unknown if name not in known]
+    source = os.environ if environment is None else environment
+    given = sorted(name for name in source if name.startswith(_PREFIX) and not name.startswith(_FOR_TESTS))
+    known = {variable.name for variable in variables()} if given else set()
+    return [_warning(name, known) for name in given if name not in known]
 
 
 def _warning(name: str, known: Collection[str]) -> str:

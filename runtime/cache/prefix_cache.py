@@ -158,12 +158,14 @@ class PrefixCache:
         self._beginnings[node.key] = node
 
     def known(self, parent: Snapshot | None, token_ids: Sequence[int], owner: str) -> Snapshot | None:
-        """The owner's snapshot of these tokens after the parent, or None; counts as a use."""
-        node = self._children(parent).get((owner, as_bytes(token_ids)))
-        if node is None or node.is_broken:
-            return None
-        self._touch(node)
-        return node
+        """The owner's or a permanent snapshot of these tokens after the parent, or None; counts as a use."""
+        children, tokens = self._children(parent), as_bytes(token_ids)
+        for whose in (owner, None):
+            node = children.get((whose, tokens))
+            if node is not None and not node.is_broken:
+                self._touch(node)
+                return node
+        return None
 
     def set_aside(self, node: Snapshot) -> None:
         """Never find a snapshot again, nor those that share a part with it: a step that used it failed.

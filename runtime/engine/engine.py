@@ -305,12 +305,11 @@ class Engine:
         return self._mailbox.ask(lambda: self._reuse.is_permanent(token_ids))
 
     def is_broken(self, token_ids: abc.Sequence[int], *, owner: str = "") -> bool:
-        """Whether a prompt failed with the kept prefix of exactly these tokens, and succeeded without; from any thread.
+        """Whether a prompt failed with the kept prefix of exactly these tokens, and succeeded without.
 
-        Raises:
-            EngineClosedError: the engine was closed.
+        From any thread; does not wait for the running step.
         """
-        return self._mailbox.ask(lambda: self._reuse.is_broken(token_ids, owner))
+        return self._reuse.is_broken(token_ids, owner)
 
     def load_capsule(self, data: bytes, *, owner: str = "") -> int:
         """Load a capsule: the owner's prompts that begin with its tokens continue from there while the cache keeps it.

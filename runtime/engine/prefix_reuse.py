@@ -93,7 +93,7 @@ class PrefixReuse:
         self._snapshots.set_aside(node)
 
     def is_broken(self, token_ids: Sequence[int], owner: str) -> bool:
-        """Whether a snapshot of exactly these tokens was set aside."""
+        """Whether a snapshot of exactly these tokens was set aside. From any thread."""
         return (owner, as_bytes(token_ids)) in self._broken
 
     def kept_tokens(self, token_ids: Sequence[int], owner: str) -> int:

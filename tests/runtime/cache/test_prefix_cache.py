@@ -147,6 +147,7 @@ def test_an_owner_finds_its_snapshots_and_permanent_ones_and_nobody_elses() -> N
         assert (found(cache, "secret?", owner), found(cache, "system secret?", owner)) == expected
     add(cache, "secret", owner="b")
     assert found(cache, "secret?", "b") == 6
+    assert add(cache, "system ", owner="b") is parent, "what is permanent is not stored again"
     assert cache.account().num_snapshots == 4
     assert cache.violations() == []
 
