@@ -10,6 +10,9 @@ from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
+# glibc's M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_ARENA_MAX. The arrays of a step (1 MB for each row of logits) stay
+# below both thresholds: taken from the system each time, they would cost a page fault for every 4 KiB.
+_MALLOC_OPTIONS = {-1: 4 << 20, -3: 8 << 20, -8: 4}
 
 
 def free_memory_bytes(cgroup: Path = _CGROUP, meminfo: Path = _MEMINFO) -> int | None:
@@ -55,6 +58,19 @@ def cpu_quota(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> int | None:
     except (OSError, ValueError):  # another system, an older cgroup, or "max"
         return None
     return cores if 0 < cores < (os.cpu_count() or cores) else None
+
+
+def bound_heaps() -> None:
+    """Make malloc keep less of what was freed; for a process of our own, before its threads start.
+
+    glibc has up to eight heaps a core, and malloc_trim leaves the end of each. That end may grow to twice the largest
+    block that was ever freed. What the user has set for malloc stays as it is. Does nothing without glibc.
+    """
+    mallopt = getattr(_libc(), "mallopt", None)
+    if mallopt is None or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+        return
+    for option, value in _MALLOC_OPTIONS.items():
+        mallopt(option, value)
 
 
 def give_back_memory() -> None:

@@ -15,6 +15,7 @@ import typer
 from qwonnx.handlers.cli.engine_options import runtime_settings
 from qwonnx.handlers.settings import CapsuleCompression, ServerSettings
 from qwonnx.runtime.artifact.folder import open_artifact
+from qwonnx.runtime.machine import bound_heaps
 from qwonnx.runtime.quantities import parse_bytes
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -113,6 +114,7 @@ def serve(
         settings = dataclasses.replace(settings, capsules=capsules)
     if capsule_compression is not None:
         settings = dataclasses.replace(settings, capsule_compression=capsule_compression.value)
+    bound_heaps()
     opened = open_artifact(artifact, verify=verify)  # an unusable artifact is reported before the server listens
     name = settings.model_name or opened.manifest.source.checkpoint
 

@@ -13,18 +13,18 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from qwonnx.runtime.errors import EngineClosedError, GuideError, InvalidRequestError, QueueFullError
-from qwonnx.runtime.sampling.grammar_checker import Check, GrammarChecker
+from qwonnx.runtime.sampling.grammar_checker import GrammarChecker
 from qwonnx.runtime.sampling.guide import Guide, GuideKind
+from qwonnx.runtime.sampling.kept_grammars import Compilation, KeptGrammars
 from qwonnx.runtime.sampling.refusal import in_our_words
 from qwonnx.runtime.sampling.sampler import AllowedTokens
 from qwonnx.runtime.text.tokenizer import Tokenizer
@@ -36,7 +36,6 @@ _Result = TypeVar("_Result")
 
 _COMPILE_THREADS = 2
 _MAX_WAITING = 16  # grammars that wait for compilation or are being compiled
-_MAX_KEPT = 64  # compiled grammars
 _MASK_THREADS = min(4, os.cpu_count() or 1)  # a mask usually takes 0.1 ms
 
 _MASK_SECONDS = 1.0  # after which a request fails: all other requests wait with it
@@ -69,20 +68,6 @@ class _Vocabulary:
         return {ids[0]: count for count, ids in encoded if len(ids) == 1}
 
 
-@dataclass(slots=True, eq=False)
-class _Compilation:
-    """One guide that is compiled, or was.
-
-    work: the compiled guide, or why it cannot be followed.
-    check: the part of it that can be abandoned.
-    num_callers: that still wait for it.
-    """
-
-    check: Check = field(default_factory=Check)
-    work: Future[LLMatcher] = field(default_factory=Future)
-    num_callers: int = 0
-
-
 class GrammarCompiler:
     """Makes constraints from guides. Safe to use from several threads.
 
@@ -104,8 +89,8 @@ class GrammarCompiler:
         ends = tuple(sorted(token for token in end_token_ids if 0 <= token < num_tokens))
         self._vocabulary = _Vocabulary(tokenizer, ends, num_tokens)
         self._trusted = trusted
-        self._compiled: OrderedDict[tuple[str, ...], _Compilation] = OrderedDict()
-        self._lock = threading.RLock()  # of _compiled; a future calls its callbacks at once if it is done
+        self._kept = KeptGrammars()
+        self._lock = threading.RLock()  # of _kept; a future calls its callbacks at once if it is done
         self._checker = GrammarChecker()
         self._tokenizer_lock = threading.Lock()
         self._ll_tokenizer: LLTokenizer | None = None
@@ -130,23 +115,20 @@ class GrammarCompiler:
         """
         key = (owner, guide.kind.value, guide.source, guide.param)
         with self._lock:
-            entry = self._compiled.get(key)
-            if entry is None or entry.check.is_abandoned:
-                if sum(not other.work.done() for other in self._compiled.values()) >= _MAX_WAITING:
+            entry = self._kept.find(key)
+            if entry is None:
+                if self._kept.num_running >= _MAX_WAITING:
                     raise QueueFullError(f"{_MAX_WAITING} guides are being compiled already: try again later")
-                entry = self._compiled[key] = _Compilation()
+                entry = Compilation()
                 try:
-                    entry.work = self._compilers.submit(self._compile, guide, entry.check)
+                    entry.work = self._compilers.submit(self._compile, guide, entry)
                 except RuntimeError as error:
-                    del self._compiled[key]
                     raise EngineClosedError("the engine is closed: open the artifact again") from error
-            self._compiled.move_to_end(key)
-            while len(self._compiled) > _MAX_KEPT:
-                self._compiled.popitem(last=False)
+                self._kept.add(key, entry)
+                entry.work.add_done_callback(partial(self._settle, key, entry))
             entry.num_callers += 1
         answer: Future[LLMatcher] = Future()
         answer.add_done_callback(partial(self._leave, entry))
-        entry.work.add_done_callback(partial(self._drop_failed, key, entry))
         entry.work.add_done_callback(partial(_pass_on, answer))
         return answer
 
@@ -170,14 +152,15 @@ class GrammarCompiler:
         for threads in (self._compilers, self._workers):
             threads.shutdown(wait=True, cancel_futures=True)
 
-    def _drop_failed(self, key: tuple[str, ...], entry: _Compilation, work: Future[LLMatcher]) -> None:
+    def _settle(self, key: tuple[str, ...], entry: Compilation, work: Future[LLMatcher]) -> None:
         """Keep nothing of a guide that was refused: it is large perhaps, and seldom asked for again."""
-        if work.cancelled() or work.exception() is not None:
-            with self._lock:
-                if self._compiled.get(key) is entry:
-                    del self._compiled[key]
+        with self._lock:
+            if work.cancelled() or work.exception() is not None:
+                self._kept.drop(key, entry)
+            else:
+                self._kept.settle(key, entry)
 
-    def _leave(self, entry: _Compilation, answer: Future[LLMatcher]) -> None:
+    def _leave(self, entry: Compilation, answer: Future[LLMatcher]) -> None:
         """A caller has its answer, or does not want it any more."""
         with self._lock:
             entry.num_callers -= 1
@@ -186,7 +169,7 @@ class GrammarCompiler:
             entry.check.abandon()  # a later caller of the same guide starts anew
         entry.work.cancel()
 
-    def _compile(self, guide: Guide, check: Check) -> LLMatcher:
+    def _compile(self, guide: Guide, entry: Compilation) -> LLMatcher:
         from llguidance import LLMatcher  # takes 0.1 s, so only on demand
 
         from qwonnx.runtime.sampling.grammar_check import compiled
@@ -200,8 +183,11 @@ class GrammarCompiler:
         }
         try:
             grammar = write[guide.kind](guide.source)
-            reason = "" if self._trusted else self._checker.complaint(grammar, self._named_tokens(), check)
-            if check.is_abandoned:
+            reason = ""
+            if not self._trusted:
+                verdict = self._checker.verdict(grammar, self._named_tokens(), entry.check)
+                reason, entry.num_bytes = verdict.reason, verdict.num_bytes
+            if entry.check.is_abandoned:
                 raise CancelledError
             if not reason:
                 matcher = _shielded(lambda: compiled(grammar, self._tokenizer()))

@@ -10,6 +10,7 @@ without a reply. Does not import qwonnx, to start quickly. grammar_checker.py is
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import random
@@ -27,6 +28,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 _MEMORY_BYTES = 1 << 30  # of address space
 _STACK_BYTES = 1 << 20  # a server's threads have more
 _IDLE_SECONDS = 60.0
+_USUAL_BYTES = 1 << 20  # that a grammar holds, where it cannot be measured: nine of ten hold less
 _HEAVY_BYTES = 128 << 20  # resident: a process that grew to this gives it back by ending
 
 # A grammar often fails at its second to thirtieth token, so some beginnings of an answer are tried out.
@@ -44,9 +46,10 @@ class Question(TypedDict):
 
 
 class Reply(TypedDict):
-    """The answer: the reason of a refusal, or an empty text; and whether the process ends now."""
+    """The answer: the reason of a refusal, or an empty text; bytes that the compiled grammar holds; is this the end."""
 
     reason: str
+    num_bytes: int
     ends: bool
 
 
@@ -154,18 +157,46 @@ def _is_heavy() -> bool:
         return True
 
 
-def _reason(question: Question) -> str | None:
-    """The reason of a refusal, or an empty text; None: the compiler raised, and nothing is known."""
+class _Mallinfo(ctypes.Structure):
+    """glibc's struct mallinfo2: bytes in use are those of mapped blocks and of all others."""
+
+    _fields_ = (
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks")),
+        ("mapped", ctypes.c_size_t),
+        *((name, ctypes.c_size_t) for name in ("usmblks", "fsmblks")),
+        ("others", ctypes.c_size_t),
+        *((name, ctypes.c_size_t) for name in ("fordblks", "keepcost")),
+    )
+
+
+def _bytes_in_use() -> int | None:
+    """What this process has allocated, where the C library can tell."""
+    try:
+        ask = ctypes.CDLL(None).mallinfo2
+    except (OSError, TypeError, AttributeError):  # another system, another libc, or an older one
+        return None
+    ask.restype = _Mallinfo
+    answer = ask()
+    return int(answer.mapped) + int(answer.others)
+
+
+def _answer(question: Question) -> Reply | None:
+    """The answer to a question; None: the compiler raised, and nothing is known."""
     tokenizer = LLTokenizer(TokenizerWrapper(_Bytes(question["special_tokens"])), slices=[])
-    complaints: list[str] = []
+    replies: list[Reply] = []
 
     def check() -> None:
-        complaints.append(compiled(question["grammar"], tokenizer).get_error())
+        before = _bytes_in_use()
+        matcher = compiled(question["grammar"], tokenizer)
+        after = _bytes_in_use()
+        num_bytes = _USUAL_BYTES if before is None or after is None else max(0, after - before)
+        reason = matcher.get_error()
+        replies.append({"reason": reason, "num_bytes": 0 if reason else num_bytes, "ends": False})
 
     thread = threading.Thread(target=check)  # its stack is small
     thread.start()
     thread.join()
-    return complaints[0] if complaints else None
+    return replies[0] if replies else None
 
 
 def main() -> None:
@@ -176,11 +207,11 @@ def main() -> None:
     while _is_asked() and (line := sys.stdin.buffer.readline()):
         question: Question = json.loads(line)
         clock.start(question["seconds"])
-        reason = _reason(question)
+        reply = _answer(question)
         clock.stop()
-        if reason is None:
+        if reply is None:
             sys.exit(1)
-        reply: Reply = {"reason": reason, "ends": _is_heavy()}
+        reply["ends"] = _is_heavy()
         sys.stdout.write(json.dumps(reply) + "\n")
         sys.stdout.flush()
         if reply["ends"]:

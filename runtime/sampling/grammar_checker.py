@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,18 @@ _WAIT_SECONDS = 5.0  # on the clock: the process starts, and shares the processo
 _INHERITED = ("LD_LIBRARY_PATH", "PATH", "PYTHONHOME", "SYSTEMROOT")  # all that the process needs; no secrets
 
 _TOO_MUCH = f"it needs more than {CHECK_SECONDS:g} s of a processor, or too much memory or stack, to compile"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a check found.
+
+    reason: why the grammar is refused, or an empty text.
+    num_bytes: what it holds once it is compiled; 0 if it is refused.
+    """
+
+    reason: str
+    num_bytes: int = 0
 
 
 class Check:
@@ -63,8 +76,8 @@ class GrammarChecker:
         self._busy: set[Check] = set()
         self._is_closed = False
 
-    def complaint(self, grammar: str, special_tokens: Sequence[str], check: Check) -> str:
-        """The reason why a grammar is refused, or an empty text. Blocks, for seconds at most.
+    def verdict(self, grammar: str, special_tokens: Sequence[str], check: Check) -> Verdict:
+        """Whether a grammar may be compiled, and what it then holds. Blocks, for seconds at most.
 
         Args:
             grammar: as llguidance's grammar_from_...() writes it.
@@ -75,24 +88,24 @@ class GrammarChecker:
         line = json.dumps(question).encode() + b"\n"
         with self._lock:
             if self._is_closed:
-                return "the engine is closed"
+                return Verdict("the engine is closed")
             self._busy.add(check)
             process = self._idle.pop() if self._idle else None
         try:
-            reason = None
+            verdict = None
             if process is not None and process.poll() is not None:  # a minute passed, or the system killed it
                 _end(process)
                 process = None
             if process is not None:
-                reason = self._asked(process, line, check)
-                if reason is None and process.returncode != 0:
-                    return _TOO_MUCH
+                verdict = self._asked(process, line, check)
+                if verdict is None and process.returncode != 0:
+                    return Verdict(_TOO_MUCH)
             # Without a kept process, or if that one ended itself just now:
-            if reason is None:
-                reason = self._asked(_started(), line, check)
-            return _TOO_MUCH if reason is None else reason
+            if verdict is None:
+                verdict = self._asked(_started(), line, check)
+            return Verdict(_TOO_MUCH) if verdict is None else verdict
         except OSError as error:
-            return f"it cannot be checked: {error.strerror}"
+            return Verdict(f"it cannot be checked: {error.strerror}")
         finally:
             with self._lock:
                 self._busy.discard(check)
@@ -108,8 +121,8 @@ class GrammarChecker:
         for process in idle:
             _end(process)
 
-    def _asked(self, process: subprocess.Popen[bytes], line: bytes, check: Check) -> str | None:
-        """The reason, or None if the process ended without one; its return code is 0 if it ended itself."""
+    def _asked(self, process: subprocess.Popen[bytes], line: bytes, check: Check) -> Verdict | None:
+        """The answer, or None if the process ended without one; its return code is 0 if it ended itself."""
         assert process.stdin is not None
         assert process.stdout is not None
         check.enter(process)
@@ -134,7 +147,7 @@ class GrammarChecker:
         reply: Reply = json.loads(answer)
         if reply["ends"] or check.is_abandoned or not self._is_kept(process):
             _end(process)
-        return reply["reason"]
+        return Verdict(reply["reason"], reply["num_bytes"])
 
     def _is_kept(self, process: subprocess.Popen[bytes]) -> bool:
         """Keep a process for the next grammar, unless the checker was closed."""

@@ -242,6 +242,14 @@ class TestHostileGuides:
         guarded.compile(Guide.regex("c")).result()
         assert guarded._checker._idle != [first]
 
+    def test_a_check_measures_what_a_guide_holds(self, guarded: GrammarCompiler) -> None:
+        guarded.compile(Guide.regex("a{3}")).result()
+        small = guarded._kept.num_bytes
+        guarded.compile(Guide.json_schema({"type": "integer", "multipleOf": 4999})).result()
+        large = guarded._kept.num_bytes - small
+        assert 1_000 < small < 300_000
+        assert 1_000_000 < large < 30_000_000
+
     def test_closing_ends_a_check_that_runs(self, guarded: GrammarCompiler) -> None:
         endless = Guide.json_schema({"allOf": [{"type": "integer", "multipleOf": n} for n in (97, 89, 83)]})
         future = guarded.compile(endless)
