@@ -12,6 +12,7 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from qwonnx.runtime.errors import SettingsError
+from qwonnx.runtime.native.kernels import Kernels
 from qwonnx.runtime.quantities import parse_bytes
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class RuntimeSettings:
 
     num_threads: threads inside an operator, the engine's own thread included; None is every physical core.
     providers: ONNX Runtime's execution providers; the first one that supports a node runs it.
+    kernels: "native" runs the graph's own operators on qwonnx's kernels, which read weights where their file is mapped;
+        "onnxruntime" runs them on ONNX Runtime's, which copy weights; "auto" is native if the library can be loaded.
     max_num_seqs: sequences that run at once, each owning one row of every state buffer.
     max_num_batched_tokens: tokens of a prompt's chunk, the largest step.
     max_model_len: tokens of prompt and answer together. None is the model's limit, at most 32,768, and at most what
@@ -57,6 +60,7 @@ class RuntimeSettings:
 
     num_threads: int | None = None
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    kernels: str = "auto"
     max_num_seqs: int = 8
     max_num_batched_tokens: int = 512
     max_model_len: int | None = None
@@ -76,6 +80,8 @@ class RuntimeSettings:
                 raise SettingsError(f"{name} is {value}: give at most {_HIGHEST[name]}")
         if not self.providers:
             raise SettingsError("providers is empty: name at least CPUExecutionProvider")
+        if self.kernels not in list(Kernels):
+            raise SettingsError(f"kernels is {self.kernels!r}: give {', '.join(Kernels)}")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> RuntimeSettings:

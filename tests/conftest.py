@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from qwonnx.runtime.artifact.folder import Artifact, open_artifact
+from qwonnx.runtime.errors import NativeKernelsError
+from qwonnx.runtime.native.build import BuildError, build, find_compiler
+from qwonnx.runtime.native.library import VARIABLE, NativeLibrary, native_library
 from tests.checkpoints import write_tiny
 from tests.checkpoints.config_json import TINY_TEXT
 
@@ -30,6 +33,26 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if config.getoption("markexpr") != FAST or not collection_path.name.startswith("test_"):
         return None
     return f"pytestmark = pytest.mark.{FAST}" not in collection_path.read_text(encoding="utf-8") or None
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NativeLibrary]:
+    """The installed native library, else one built for this run."""
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            found = native_library()
+        except NativeKernelsError as missing:
+            try:
+                compiler = find_compiler()
+            except BuildError as error:
+                pytest.skip(str(error))
+            if compiler is None:
+                pytest.skip(f"{missing}, and there is no C++ compiler")
+            path = tmp_path_factory.mktemp("native") / "library.so"
+            build(path, compiler)
+            patch.setenv(VARIABLE, str(path))
+            found = native_library()
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,7 @@ from qwonnx.runtime.engine.request import FinishReason, RequestOutput
 from qwonnx.runtime.install import how_to_install
 from qwonnx.runtime.machine import cpu_quota
 from qwonnx.runtime.model import files as model_files
+from qwonnx.runtime.native.kernels import Kernels
 from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.settings import RuntimeSettings
 from qwonnx.runtime.text.tokenizer import Tokenizer
@@ -117,6 +118,7 @@ class ArtifactSubject:
     def _session(self) -> tuple[DecoderSession, tuple[str, ...]]:
         """The decoder, and the names of its routers' outputs, empty if they are not available."""
         artifact, threads = self._files.artifact, self._settings.num_threads or cpu_quota()
+        kernels = Kernels(self._settings.kernels)
         if self._model.num_experts:
             try:
                 from qwonnx.export.evaluation.router_outputs import with_router_outputs
@@ -126,9 +128,11 @@ class ArtifactSubject:
                 )
             else:
                 routed = with_router_outputs(self._files.graph)
-                session = DecoderSession(artifact, graph=routed.graph, outputs=routed.outputs, num_threads=threads)
+                session = DecoderSession(
+                    artifact, graph=routed.graph, outputs=routed.outputs, num_threads=threads, kernels=kernels
+                )
                 return session, routed.outputs
-        return DecoderSession(artifact, num_threads=threads), ()
+        return DecoderSession(artifact, num_threads=threads, kernels=kernels), ()
 
     def _choices(self, chunk: DecoderChunk, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         """How often the wanted positions of a chunk chose each expert: int64 [experts]."""

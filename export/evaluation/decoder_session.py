@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from qwonnx.export.errors import VerificationError, first_line
 from qwonnx.runtime.artifact.folder import Artifact
+from qwonnx.runtime.native.kernels import Kernels, choose_kernels
 
 Logits = npt.NDArray[np.float32]  # [num_tokens, vocab_size]
 TokenIds = npt.NDArray[np.int64]  # [num_tokens]
@@ -47,8 +48,10 @@ class DecoderSession:
             the artifact's own.
         outputs: names of those outputs.
         num_threads: of ONNX Runtime; None: one for each physical core.
+        kernels: that run the graph's own operators.
 
     Raises:
+        NativeKernelsError: native kernels are asked for, and this graph cannot have them here.
         ManifestError: the artifact has no decoder.
         VerificationError: ONNX Runtime cannot load it.
     """
@@ -60,6 +63,7 @@ class DecoderSession:
         graph: bytes | None = None,
         outputs: Sequence[str] = (),
         num_threads: int | None = None,
+        kernels: Kernels = Kernels.AUTO,
     ) -> None:
         import onnxruntime
 
@@ -71,6 +75,9 @@ class DecoderSession:
         options.intra_op_num_threads = num_threads or 0
         if graph is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file.parent))
+        chosen = choose_kernels(kernels, artifact.decoder.native_operators, onnxruntime.SessionOptions)
+        if chosen.library:
+            chosen.library.register(options)
         with self._errors():
             self._session: Any = onnxruntime.InferenceSession(
                 str(file) if graph is None else graph, options, providers=["CPUExecutionProvider"]

@@ -1,6 +1,7 @@
 """Adds to a decoder's graph one output for each layer of experts: the scores of its router.
 
     com.microsoft MoE, QMoE            their second input, [tokens, experts]
+    ai.qwonnx [...]Experts             the same
     ai.qwonnx [...]RoutedExperts       x [1, tokens, H] times the transposed router [experts, H], as in their bodies
 
 The file is not changed, and its weights are not read.
@@ -17,7 +18,8 @@ from onnx import TensorProto, helper
 from qwonnx.export.errors import VerificationError, first_line
 from qwonnx.export.operators.ops import DOMAIN
 
-_KERNELS = {("com.microsoft", "MoE"), ("com.microsoft", "QMoE")}
+_KERNELS = {("com.microsoft", kernel) for kernel in ("MoE", "QMoE")}
+_KERNELS |= {(DOMAIN, prefix + "Experts") for prefix in ("Quantized", "Affine")}
 _OPERATORS = {(DOMAIN, prefix + "RoutedExperts") for prefix in ("", "Quantized", "Affine")}
 
 

@@ -21,6 +21,7 @@ from qwonnx.export.evaluation.measures import kl_divergence, token_scores
 from qwonnx.runtime.artifact.file_names import TOKENIZER_FILE
 from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from qwonnx.runtime.errors import TokenizerError
+from qwonnx.runtime.native.kernels import Kernels
 from qwonnx.runtime.text.tokenizer import Tokenizer
 
 # Enough for stable means, and not too many for a CPU: transformers keeps all logits of a window, 1 MB a token.
@@ -58,6 +59,7 @@ def compare(
     text: str | None = None,
     on_progress: Callable[[str], None] | None = None,
     weights_file: str | None = None,
+    kernels: Kernels = Kernels.AUTO,
 ) -> VerificationReport:
     """Run both models on a text.
 
@@ -67,8 +69,10 @@ def compare(
         text: at most MAX_TOKENS of its tokens are used. None: SAMPLE_TEXT.
         on_progress: called with a short text about the next step.
         weights_file: the file or index that the export was told to read, see choose_files.
+        kernels: that run the artifact's own operators.
 
     Raises:
+        NativeKernelsError: native kernels are asked for, and the artifact cannot have them here.
         ArtifactError: the artifact does not open.
         CheckpointError: the checkpoint does not open.
         VerificationError: they are not the same model, or the text has fewer than two tokens.
@@ -79,7 +83,7 @@ def compare(
     _check_same_model(opened, resolved.config)
     token_ids = verification_tokens(opened, SAMPLE_TEXT if text is None else text)
     report("running the artifact with ONNX Runtime")  # first, because it is smaller and may be wrong
-    actual = artifact_logits(opened, token_ids)
+    actual = artifact_logits(opened, token_ids, kernels=kernels)
     if not np.isfinite(actual).all():
         raise VerificationError(
             f"the artifact {opened.folder} predicts values that are not numbers: `qwonnx inspect --verify` says whether"
@@ -121,13 +125,15 @@ def reference_logits(checkpoint: Path, token_ids: TokenIds, weights_file: str | 
     return array
 
 
-def artifact_logits(artifact: Artifact, token_ids: TokenIds, chunk_tokens: int = CHUNK_TOKENS) -> Logits:
+def artifact_logits(
+    artifact: Artifact, token_ids: TokenIds, chunk_tokens: int = CHUNK_TOKENS, kernels: Kernels = Kernels.AUTO
+) -> Logits:
     """The decoder's logits at every position, read in chunks over states that start from zero.
 
     Raises:
         VerificationError: the artifact has no decoder, or ONNX Runtime cannot load or run it.
     """
-    chunks = DecoderSession(artifact).read(token_ids, np.arange(len(token_ids)), chunk_tokens)
+    chunks = DecoderSession(artifact, kernels=kernels).read(token_ids, np.arange(len(token_ids)), chunk_tokens)
     return np.concatenate([chunk.logits for chunk in chunks])
 
 

@@ -12,23 +12,26 @@ from qwonnx.export.operators.ops import DOMAIN
 def add_function_bodies(model: ir.Model) -> None:
     """Add the body of every used operator of ours, each after the bodies that it uses itself.
 
-    onnx.reference needs this order, because it compiles the functions one after another.
+    Operators that have a function in the model keep it. onnx.reference needs this order, because it compiles the
+    functions one after another.
     """
-    for name in _used(model.graph):
+    for name in used_operators(model.graph):
         _add(model, name)
 
 
 def _add(model: ir.Model, name: str) -> None:
+    if (DOMAIN, name, "") in model.functions:
+        return
     body = getattr(op_bodies, name, None) or getattr(attention_bodies, name, None)
     assert isinstance(body, OnnxFunction), f"no body for {DOMAIN}::{name}"
     function = ir.from_proto(body.to_function_proto())
     assert isinstance(function, ir.Function)
-    if function.identifier() not in model.functions:
-        for inner in _used(function):
-            _add(model, inner)
-        model.functions[function.identifier()] = function
+    for inner in used_operators(function):
+        _add(model, inner)
+    model.functions[function.identifier()] = function
 
 
-def _used(graph: ir.Graph | ir.Function) -> list[str]:
+def used_operators(graph: ir.Graph | ir.Function) -> list[str]:
+    """The names of our operators that a graph and its subgraphs call, sorted."""
     nodes = ir.traversal.RecursiveGraphIterator(graph)
     return sorted({node.op_type for node in nodes if node.domain == DOMAIN})

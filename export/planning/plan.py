@@ -116,7 +116,7 @@ def store_models(
     Args:
         config: the model.
         recipes: to apply.
-        assumptions: only the target and its activations are used.
+        assumptions: only the target, its activations and the kernels are used.
         copied: files that an export would copy.
         stored_codes: the formats of the checkpoint's own codes; by default foreseen from config.json.
 
@@ -138,6 +138,7 @@ def store_models(
                     copied,
                     assumptions.choice,
                     stored_codes,
+                    assumptions.serving.kernels,
                 )
             )
         except RecipeError as error:

@@ -59,6 +59,7 @@ def _assumptions(assumptions: Assumptions) -> Json:
     return {
         "target": assumptions.choice.target.name,
         "activations": assumptions.choice.activations.value,
+        "kernels": assumptions.serving.kernels.value,
         **dataclasses.asdict(assumptions.serving),
         "bandwidth": assumptions.bandwidth,
     }

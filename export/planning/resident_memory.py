@@ -3,8 +3,9 @@
 Measured with ONNX Runtime 1.32 on x86-64 with AVX-512 VNNI by `python -m infra.bench.plan_memory`; docs/plan.md has the
 formulas and the numbers. In short:
 
-- Weight files are mapped. A weight that its kernel packs is copied into memory of the process, and unmapped. A weight
-  that is not packed stays mapped, and the pages that were read are in memory. The target knows which are packed.
+- Weight files are mapped, and native kernels read them there. A weight that a kernel of ONNX Runtime packs is copied
+  into memory of the process, and unmapped. A weight that is not packed stays mapped, and the pages that were read are
+  in memory. The target knows which are packed.
 - Pages of a mapped file can be dropped and read again. Pages that were read once, for packing, may be dropped. Pages
   that every step reads must stay in memory for full speed.
 """
@@ -21,6 +22,7 @@ from qwonnx.export.modeling.cache_spec import KvType
 from qwonnx.export.planning.states import StateSizes
 from qwonnx.export.targets.target import LoadedWeights, TargetChoice
 from qwonnx.export.weight_files.weight_item import WeightItem
+from qwonnx.runtime.native.kernels import Kernels
 
 # `qwonnx serve` without the model: Python, ONNX Runtime's code, the web server. An Engine in a script takes less.
 PROCESS_BYTES = 105_000_000
@@ -49,6 +51,7 @@ class Serving:
     kv: KvType
     chunk_tokens: int  # of a prompt, read in one step
     num_threads: int
+    kernels: Kernels = Kernels.NATIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,9 @@ class MemoryUse:
         )
 
 
-def load_weights(config: ModelConfig, items: Sequence[WeightItem], choice: TargetChoice) -> LoadedWeights:
+def load_weights(
+    config: ModelConfig, items: Sequence[WeightItem], choice: TargetChoice, kernels: Kernels
+) -> LoadedWeights:
     """Memory of weights when a session loads them."""
     loaded = list(items)
     for name, other in tied_weights(config).items():  # each is loaded separately
@@ -104,7 +109,8 @@ def load_weights(config: ModelConfig, items: Sequence[WeightItem], choice: Targe
             total += LoadedWeights(mapped=item.num_bytes)
         else:
             multiplied.append(item)
-    return total + choice.target.load(multiplied, choice.activations)
+    native = kernels is not Kernels.ONNXRUNTIME
+    return total + choice.target.load(multiplied, choice.activations, native=native)
 
 
 def memory_use(

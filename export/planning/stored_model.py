@@ -18,6 +18,7 @@ from qwonnx.export.quantization.storage_plan import CodesOf, StoragePlan
 from qwonnx.export.targets.target import LoadedWeights, TargetChoice
 from qwonnx.export.weight_files.weight_item import WeightItem
 from qwonnx.runtime.artifact.manifest import WeightGroup
+from qwonnx.runtime.native.kernels import Kernels
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ def store_model(
     copied: CopiedFiles,
     choice: TargetChoice,
     stored_codes: CodesOf | None = None,
+    kernels: Kernels = Kernels.NATIVE,
 ) -> StoredModel:
     """A model under one recipe; codes that the checkpoint already has are kept.
 
@@ -97,5 +99,5 @@ def store_model(
         num_bytes=sum(weight.num_bytes for weight in weights),
         layout=layout,
         artifact=estimate_artifact(config, layout, copied, choice.target),
-        loaded=load_weights(config, weights, choice),
+        loaded=load_weights(config, weights, choice, kernels),
     )

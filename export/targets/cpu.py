@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from qwonnx.export.checkpoint.config import ModelConfig
@@ -23,14 +23,15 @@ _PACKED_ROWS = 16
 
 
 class CpuTarget(Target):
-    """ONNX Runtime's contributed kernels for processors.
+    """Operators of ours for native kernels, and ONNX Runtime's contributed kernels for processors.
 
-    The memory of weights was measured with ONNX Runtime 1.32 on x86-64 with AVX-512 VNNI, kernel by kernel, from
-    /proc/self/smaps (docs/plan.md): a kernel that packs a weight copies it into memory of the process.
+    Native kernels read weights where their file is mapped. A kernel of ONNX Runtime that packs a weight copies it into
+    memory of the process: measured with ONNX Runtime 1.32 on x86-64 with AVX-512 VNNI, kernel by kernel, from
+    /proc/self/smaps (docs/plan.md).
     """
 
     name = "cpu"
-    summary = "ONNX Runtime's fast kernels"
+    summary = "native kernels, or ONNX Runtime's"
     activations = (Activations.INT8, Activations.FLOAT32)
     kv_types = tuple(KvType)
     minimum_onnxruntime = "1.32"
@@ -42,17 +43,25 @@ class CpuTarget(Target):
 
         lower_to_cpu(model, weights, activations)
 
+    def native_operators(self) -> Collection[str]:
+        from qwonnx.export.targets.cpu_functions import kernel_operators
+
+        return kernel_operators()
+
     def join(self, config: ModelConfig, items: Sequence[WeightItem], activations: Activations) -> Sequence[WeightItem]:
         joined = join_items(items, _siblings(config))
         if not config.num_experts:
             return joined
         return join_items(joined, _routers(config, joined, activations))
 
-    def load(self, items: Sequence[WeightItem], activations: Activations) -> LoadedWeights:
+    def load(self, items: Sequence[WeightItem], activations: Activations, *, native: bool) -> LoadedWeights:
         has_int8_experts = any(item.storage.bits == 8 and item.role is Role.EXPERTS for item in items)
+        in_their_body = has_int8_experts and activations is Activations.FLOAT32  # experts; see cpu_lowering.py
         total = LoadedWeights()
         for item in items:
-            if activations is Activations.INT8 and item.storage.is_quantized:
+            if native and item.storage.is_quantized and not (in_their_body and item.role is Role.EXPERTS):
+                total += LoadedWeights(mapped=item.num_bytes)
+            elif activations is Activations.INT8 and item.storage.is_quantized:
                 total += _packed_with_scales(item)
             else:
                 total += _for_float_activations(item, has_int8_experts=has_int8_experts)

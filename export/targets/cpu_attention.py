@@ -23,8 +23,7 @@ import onnx_ir as ir
 from qwonnx.export.lowering.constants import integers
 from qwonnx.export.lowering.rewrite import Attributes, attribute, call, own_nodes, replace, required, sizes
 from qwonnx.export.operators.ops import DOMAIN
-
-_MICROSOFT = "com.microsoft"
+from qwonnx.export.targets.cpu_functions import MICROSOFT
 
 # Operators of attention over a cache, and the kernel's attribute for the bits of a cached value: 0 is a float.
 _CACHE_BITS = {"GatedAttention": 0, "GatedAttentionInt8": 8, "GatedAttentionInt4": 4}
@@ -124,7 +123,7 @@ def lower_attention(graph: ir.Graph) -> None:
             }
             attended = call("If", [step.is_special], branches, domain="", num_outputs=3)
         else:
-            attended = call("GroupQueryAttention", *_kernel(attention, step), domain=_MICROSOFT, num_outputs=3)
+            attended = call("GroupQueryAttention", *_kernel(attention, step), domain=MICROSOFT, num_outputs=3)
         opening = call("Sigmoid", [required(node.inputs)[3]], domain="")
         gated = call("Mul", [attended.outputs[0], opening.outputs[0]], domain="")
         replace(node, [attended, opening, gated], [gated.outputs[0], *attended.outputs[1:]])
@@ -211,7 +210,7 @@ def _kernel(attention: _Attention, step: _Step) -> tuple[list[ir.Value | None], 
 
 def _plain(attention: _Attention, step: _Step, name: str) -> ir.Graph:
     branch = _Branch(name)
-    outputs = branch.add("GroupQueryAttention", *_kernel(attention, step), domain=_MICROSOFT, num_outputs=3)
+    outputs = branch.add("GroupQueryAttention", *_kernel(attention, step), domain=MICROSOFT, num_outputs=3)
     return branch.graph(outputs, attention)
 
 
@@ -229,7 +228,7 @@ def _attend(
     zero, one = integers(graph, [0]), integers(graph, [1])
     (nothing,) = branch.add("Slice", [attention.key, zero, zero, one])
     inputs = [query, nothing, nothing, keys, values, step.last_positions, step.longest]
-    return branch.add("GroupQueryAttention", inputs, attributes, domain=_MICROSOFT)[0]
+    return branch.add("GroupQueryAttention", inputs, attributes, domain=MICROSOFT)[0]
 
 
 def _folded(graph: ir.Graph, attention: _Attention, step: _Step, name: str) -> ir.Graph:

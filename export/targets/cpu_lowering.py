@@ -1,10 +1,13 @@
-"""The CPU lowering: replaces our operators by ONNX Runtime's contributed kernels (domain com.microsoft).
+"""The CPU lowering: replaces our operators by those that native kernels run, and by ONNX Runtime's contributed kernels.
 
-The limits of each kernel were measured. If no kernel exists for a recipe, the operator keeps its function body, which
-is right but slow.
+Quantised linear layers and experts become operators of ours that native kernels run; cpu_functions.py has the bodies
+that run ONNX Runtime's kernels instead (domain com.microsoft). Everything else becomes ONNX Runtime's kernels. Their
+limits were measured. If no kernel exists for a recipe, the operator keeps its function body, which is right but slow.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import onnx_ir as ir
 
@@ -14,11 +17,11 @@ from qwonnx.export.lowering.functions import add_function_bodies
 from qwonnx.export.lowering.graph_weights import GraphWeights
 from qwonnx.export.lowering.merge import merge_projections
 from qwonnx.export.lowering.quantized_ops import quantize_weights
-from qwonnx.export.lowering.rewrite import attribute, call, own_nodes, replace, required, sizes, transpose
+from qwonnx.export.lowering.rewrite import Attributes, attribute, call, own_nodes, replace, required, sizes, transpose
+from qwonnx.export.operators.ops import DOMAIN
 from qwonnx.export.targets.cpu_attention import lower_attention
+from qwonnx.export.targets.cpu_functions import MICROSOFT, SWIGLU, add_kernel_functions
 from qwonnx.export.targets.target import Activations
-
-_MICROSOFT = "com.microsoft"
 
 
 def lower_to_cpu(model: ir.Model, weights: GraphWeights, activations: Activations) -> None:
@@ -33,70 +36,62 @@ def lower_to_cpu(model: ir.Model, weights: GraphWeights, activations: Activation
     _lower_embedding(graph)
     _lower_linear_attention(graph)
     lower_attention(graph)
+    add_kernel_functions(model)
     add_function_bodies(model)
-    model.opset_imports[_MICROSOFT] = 1
+    model.opset_imports[MICROSOFT] = 1
 
 
 def _lower_routed_experts(graph: ir.Graph, accuracy_level: int) -> None:
-    """MoE and QMoE take the router's logits, [tokens, experts], and compute softmax, top-k and renormalisation.
+    """The kernels take the router's logits, [tokens, experts], and compute softmax, top-k and renormalisation.
 
     Raises:
         RecipeError: the two matrices of the experts have blocks of different sizes, and QMoE takes one size.
     """
-    swiglu: dict[str, int | float | str] = {
-        "activation_type": "swiglu",
-        "swiglu_fusion": 1,
-        "activation_alpha": 1.0,
-        "activation_beta": 0.0,
-        "normalize_routing_weights": 1,
-    }
     for node in own_nodes(graph, "RoutedExperts"):
         _, _, gate_up, down = required(node.inputs)
-        _replace_experts(graph, node, "MoE", [gate_up, None, down], swiglu)
-    for op_type in ("QuantizedRoutedExperts", "AffineRoutedExperts"):
-        for node in own_nodes(graph, op_type):
+        attributes = SWIGLU | {"k": attribute(node, "top_k")}
+        _replace_experts(graph, node, "MoE", [gate_up, None, down], attributes, MICROSOFT)
+    for prefix in ("Quantized", "Affine"):
+        for node in own_nodes(graph, f"{prefix}RoutedExperts"):
             _, _, *experts = required(node.inputs)
-            gate_up, gate_up_scales, *gate_up_zero_points = experts[: len(experts) // 2]
-            down, down_scales, *down_zero_points = experts[len(experts) // 2 :]
+            gate_up, gate_up_scales, *_ = experts[: len(experts) // 2]
+            down, down_scales, *_ = experts[len(experts) // 2 :]
             gate_up_bits, down_bits = int(attribute(node, "gate_up_bits")), int(attribute(node, "down_bits"))
             if accuracy_level == 1 and 8 in (gate_up_bits, down_bits):
-                continue  # the 8-bit kernel quantises activations at every accuracy level
+                continue  # the 8-bit kernel of ONNX Runtime quantises activations at every accuracy level
             block_size = _block_size(gate_up, gate_up_scales, gate_up_bits)
             if block_size != _block_size(down, down_scales, down_bits):
                 name = str(gate_up.name).removesuffix(".gate_up_proj.codes")
                 raise RecipeError(f"{name} has blocks of two sizes, and the CPU kernel takes one: give one to both")
-            inputs: list[ir.Value | None] = [gate_up, gate_up_scales, None, down, down_scales]
-            if gate_up_zero_points:
-                # After the biases and the third matrix, which fused gate and up rows do not have.
-                inputs += [None, None, None, None, *gate_up_zero_points, *down_zero_points]
-            attributes: dict[str, int | float | str] = {
-                "expert_weight_bits": gate_up_bits,
-                "fc2_expert_weight_bits": down_bits,
+            attributes = {
+                "top_k": attribute(node, "top_k"),
+                "gate_up_bits": gate_up_bits,
+                "down_bits": down_bits,
                 "block_size": block_size,
                 "accuracy_level": accuracy_level,
             }
-            _replace_experts(graph, node, "QMoE", inputs, swiglu | attributes)
+            _replace_experts(graph, node, f"{prefix}Experts", experts, attributes, DOMAIN)
 
 
 def _replace_experts(
     graph: ir.Graph,
     node: ir.Node,
-    kernel: str,
-    weights: list[ir.Value | None],
-    attributes: dict[str, int | float | str],
+    op_type: str,
+    weights: Sequence[ir.Value | None],
+    attributes: Attributes,
+    domain: str,
 ) -> None:
     x, router = required(node.inputs)[:2]
     logits = call("Linear", [x, router])
     flat = call("Reshape", [logits.outputs[0], integers(graph, [-1, sizes(router)[0]])], domain="")
-    attributes = attributes | {"k": attribute(node, "top_k")}
-    routed = call(kernel, [x, flat.outputs[0], *weights], attributes, domain=_MICROSOFT)
+    routed = call(op_type, [x, flat.outputs[0], *weights], attributes, domain=domain)
     replace(node, [logits, flat, routed])
 
 
 def _lower_linear(graph: ir.Graph, weights: GraphWeights, accuracy_level: int) -> None:
     for node in own_nodes(graph, "Linear"):
         # FusedMatMul multiplies by the transpose as stored; a Transpose before MatMul would store the weight twice.
-        replace(node, [call("FusedMatMul", node.inputs, {"transB": 1}, domain=_MICROSOFT)])
+        replace(node, [call("FusedMatMul", node.inputs, {"transB": 1}, domain=MICROSOFT)])
     for op_type in ("QuantizedLinear", "AffineLinear"):
         for node in own_nodes(graph, op_type):
             x, codes, scales, *zero_points = required(node.inputs)
@@ -111,7 +106,7 @@ def _lower_linear(graph: ir.Graph, weights: GraphWeights, accuracy_level: int) -
                 "accuracy_level": accuracy_level,
             }
             by_block = weights.alias(codes, (rows, blocks, block_size * bits // 8))
-            replace(node, [call("MatMulNBits", [x, by_block, scales, *zero_points], attributes, domain=_MICROSOFT)])
+            replace(node, [call(op_type, [x, by_block, scales, *zero_points], attributes)])
 
 
 def _lower_embedding(graph: ir.Graph) -> None:
@@ -129,7 +124,7 @@ def _lower_embedding(graph: ir.Graph) -> None:
                 "quantize_axis": 1,
             }
             inputs = [codes, input_ids, scales, *zero_points]
-            replace(node, [call("GatherBlockQuantized", inputs, attributes, domain=_MICROSOFT)])
+            replace(node, [call("GatherBlockQuantized", inputs, attributes, domain=MICROSOFT)])
 
 
 def _lower_linear_attention(graph: ir.Graph) -> None:
@@ -139,10 +134,10 @@ def _lower_linear_attention(graph: ir.Graph) -> None:
         # kernel's own SiLU, which is scalar code. QuickGelu with alpha 1 is a vectorised SiLU.
         by_channel = transpose(x)
         conv = call(
-            "CausalConvWithState", [by_channel.outputs[0], weight, None, past_state], domain=_MICROSOFT, num_outputs=2
+            "CausalConvWithState", [by_channel.outputs[0], weight, None, past_state], domain=MICROSOFT, num_outputs=2
         )
         by_token = transpose(conv.outputs[0])
-        silu = call("QuickGelu", [by_token.outputs[0]], {"alpha": 1.0}, domain=_MICROSOFT)
+        silu = call("QuickGelu", [by_token.outputs[0]], {"alpha": 1.0}, domain=MICROSOFT)
         replace(node, [by_channel, conv, by_token, silu], [silu.outputs[0], conv.outputs[1]])
     for node in own_nodes(graph, "GatedDeltaRule"):
         replace(node, *_delta_rule_kernels(graph, node))
@@ -155,14 +150,14 @@ def _gated_norm_kernels(node: ir.Node) -> list[ir.Node]:
     x, gate, weight = required(node.inputs)
     num_heads = sizes(x)[-1] // sizes(weight)[0]
     norm = _norm_by_head(x, weight, num_heads, float(attribute(node, "epsilon")))
-    silu = call("QuickGelu", [gate], {"alpha": 1.0}, domain=_MICROSOFT)
+    silu = call("QuickGelu", [gate], {"alpha": 1.0}, domain=MICROSOFT)
     return [norm, silu, call("Mul", [norm.outputs[0], silu.outputs[0]], domain="")]
 
 
 def _norm_by_head(x: ir.Value, weight: ir.Value, num_heads: int, epsilon: float) -> ir.Node:
     """RMS norm of every head of x [B, T, num_heads * D], weight [D], without Reshape nodes."""
     attributes = {"num_branches": num_heads, "epsilon": epsilon}
-    return call("BranchwiseRMSNorm", [x, weight], attributes, domain=_MICROSOFT)
+    return call("BranchwiseRMSNorm", [x, weight], attributes, domain=MICROSOFT)
 
 
 def _delta_rule_kernels(graph: ir.Graph, node: ir.Node) -> tuple[list[ir.Node], list[ir.Value]]:
@@ -177,7 +172,7 @@ def _delta_rule_kernels(graph: ir.Graph, node: ir.Node) -> tuple[list[ir.Node], 
     scale = floats(graph, f"l2_norm_scale_{key_dim}", [key_dim**-0.5] * key_dim)
     norm = _norm_by_head(split.outputs[0], scale, 2 * key_heads, float(attribute(node, "epsilon")) / key_dim)
     unit = call("Split", [norm.outputs[0]], {"axis": -1, "num_outputs": 2}, domain="", num_outputs=2)
-    gate = call("LinearAttentionGate", [a, dt_bias, decay_scale, b], domain=_MICROSOFT, num_outputs=2)
+    gate = call("LinearAttentionGate", [a, dt_bias, decay_scale, b], domain=MICROSOFT, num_outputs=2)
     attributes = {
         "q_num_heads": key_heads,
         "kv_num_heads": value_heads,
@@ -188,7 +183,7 @@ def _delta_rule_kernels(graph: ir.Graph, node: ir.Node) -> tuple[list[ir.Node], 
         "LinearAttention",
         [*unit.outputs, split.outputs[1], past_state, *gate.outputs],
         attributes,
-        domain=_MICROSOFT,
+        domain=MICROSOFT,
         num_outputs=2,
     )
     return [split, norm, unit, gate, attention], list(attention.outputs)

@@ -11,13 +11,14 @@ from onnx_ir.passes import common as passes
 
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.checkpoint.weight_names import tied_weights
+from qwonnx.export.lowering.functions import used_operators
 from qwonnx.export.lowering.graph_weights import GraphWeights
 from qwonnx.export.lowering.quantized_cache import quantize_cache
 from qwonnx.export.modeling.cache_spec import state_specs
 from qwonnx.export.modeling.trace import decoder_inputs, decoder_outputs
 from qwonnx.export.quantization.cache_scales import CacheScales
 from qwonnx.export.quantization.recipe import Storages
-from qwonnx.export.targets.target import TargetChoice
+from qwonnx.export.targets.target import Target, TargetChoice
 from qwonnx.runtime.artifact.file_names import DECODER, graph_file
 from qwonnx.runtime.artifact.manifest import GraphSpec
 
@@ -61,8 +62,15 @@ def lower_decoder(
         quantize_cache(traced.graph, choice.kv, states, cache_scales)
     choice.target.lower(traced, weights, choice.activations)
     _tidy(traced, DECODER)
-    spec = GraphSpec(graph_file(DECODER), decoder_inputs(), decoder_outputs(config), states)
+    spec = GraphSpec(
+        graph_file(DECODER), decoder_inputs(), decoder_outputs(config), states, _native_operators(traced, choice.target)
+    )
     return LoweredGraph(traced, weights, spec)
+
+
+def _native_operators(model: ir.Model, target: Target) -> tuple[str, ...]:
+    """The operators of the graph that native kernels can run."""
+    return tuple(name for name in used_operators(model.graph) if name in target.native_operators())
 
 
 def _tidy(model: ir.Model, name: str) -> None:

@@ -40,7 +40,7 @@ class PortableTarget(Target):
         quantize_weights(model.graph, weights)
         add_function_bodies(model)
 
-    def load(self, items: Sequence[WeightItem], activations: Activations) -> LoadedWeights:
+    def load(self, items: Sequence[WeightItem], activations: Activations, *, native: bool) -> LoadedWeights:
         total = LoadedWeights()
         for item in items:
             if item.role is Role.EXPERTS:  # expanded one at a time, the others at load

@@ -7,7 +7,7 @@ entries of the manifest. Nothing here imports torch or onnx: a record's lower() 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -93,6 +93,13 @@ class Target(ABC):
             RecipeError: the target cannot use weights that are stored so.
         """
 
+    def native_operators(self) -> Collection[str]:
+        """The operators of `ai.qwonnx` that native kernels may run in its graphs; by default none.
+
+        lower() adds a function of each name, with a body for sessions without the native library.
+        """
+        return ()
+
     def join(self, config: ModelConfig, items: Sequence[WeightItem], activations: Activations) -> Sequence[WeightItem]:
         """A model's weights as lower() joins them, for a plan without a trace; by default none are joined.
 
@@ -104,8 +111,14 @@ class Target(ABC):
         return items
 
     @abstractmethod
-    def load(self, items: Sequence[WeightItem], activations: Activations) -> LoadedWeights:
-        """Memory of a model's projections and experts, together, when a session loads them."""
+    def load(self, items: Sequence[WeightItem], activations: Activations, *, native: bool) -> LoadedWeights:
+        """Memory of a model's projections and experts, together, when a session loads them.
+
+        Args:
+            items: the weights.
+            activations: as of lower().
+            native: whether native kernels run its native_operators().
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from qwonnx.handlers.cli.engine_options import runtime_settings
+from qwonnx.handlers.cli.engine_options import KERNELS_HELP, runtime_settings
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.system_prompts import bake_prompts, read_prompt
 from qwonnx.runtime.artifact.folder import open_artifact
 from qwonnx.runtime.cache.baked_prefixes import remove_others
+from qwonnx.runtime.native.kernels import Kernels
 
 
 def bake(
@@ -28,6 +29,7 @@ def bake(
         bool, typer.Option("--replace", help="Remove all other baked prompts; without FILE, all baked prompts.")
     ] = False,
     threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; by default all cores.")] = None,
+    kernels: Annotated[Kernels | None, typer.Option(help=KERNELS_HELP)] = None,
 ) -> None:
     """Compute system prompts once and store their states in the artifact, for all processes that open it.
 
@@ -43,7 +45,7 @@ def bake(
     if not prompts and not replace:
         raise CommandError("give a FILE with a system prompt, or --replace alone to remove all baked prompts")
     read = {path: read_prompt(path) for path in prompts or ()}
-    settings = runtime_settings(num_threads=threads)
+    settings = runtime_settings(num_threads=threads, kernels=kernels)
     kept = bake_prompts(artifact, read, settings) if read else []
     if replace:
         try:

@@ -7,8 +7,10 @@ from typing import Any
 
 from qwonnx.runtime.settings import RuntimeSettings
 
+KERNELS_HELP = "Kernels of the graph's own operators; by default native ones if they can be loaded."
 
-def runtime_settings(**options: int | bool | None) -> RuntimeSettings:
+
+def runtime_settings(**options: int | str | bool | None) -> RuntimeSettings:
     """Settings from the environment, changed by the given options.
 
     Raises:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from qwonnx.handlers.cli.engine_options import runtime_settings
+from qwonnx.handlers.cli.engine_options import KERNELS_HELP, runtime_settings
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.text_file import read_text
 from qwonnx.runtime.artifact.manifest import MANIFEST_NAME
+from qwonnx.runtime.native.kernels import Kernels
 
 if TYPE_CHECKING:
     from qwonnx.export.evaluation.run import Outcome
@@ -40,6 +41,7 @@ def evaluate(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of ONNX Runtime or torch; by default all cores.")
     ] = None,
+    kernels: Annotated[Kernels | None, typer.Option(help=KERNELS_HELP)] = None,
     answers: Annotated[
         Path | None, typer.Option(help="Write all answers and verdicts to this file, one JSON object per line.")
     ] = None,
@@ -74,7 +76,7 @@ def evaluate(
     chosen = [] if read is None else choose(read.questions, task or (), limit)
     with Console(stderr=True).status("loading the model") as status:
         pictures = any(question.pictures for question in chosen)
-        subject = _subject(model, max_num_seqs, threads, weights_file, pictures=pictures)
+        subject = _subject(model, max_num_seqs, threads, kernels, weights_file, pictures=pictures)
         evaluation = run.evaluate(subject, read, chosen, content, max_tokens=max_tokens, on_progress=status.update)
     if answers is not None:
         _write_answers(answers, evaluation.outcomes)
@@ -87,7 +89,13 @@ def evaluate(
 
 
 def _subject(
-    model: str, max_num_seqs: int | None, threads: int | None, weights_file: str | None, *, pictures: bool
+    model: str,
+    max_num_seqs: int | None,
+    threads: int | None,
+    kernels: Kernels | None,
+    weights_file: str | None,
+    *,
+    pictures: bool,
 ) -> Subject:
     """The model to evaluate: an artifact, if the folder has a manifest, or else a checkpoint."""
     folder = Path(model)
@@ -97,7 +105,9 @@ def _subject(
         from qwonnx.export.evaluation.artifact_subject import ArtifactSubject
 
         # Without a prefix cache: an answer must not depend on earlier questions.
-        settings = runtime_settings(max_num_seqs=max_num_seqs, num_threads=threads, prefix_cache_bytes=0)
+        settings = runtime_settings(
+            max_num_seqs=max_num_seqs, num_threads=threads, kernels=kernels, prefix_cache_bytes=0
+        )
         return ArtifactSubject(folder, settings)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise CommandError(
@@ -105,6 +115,8 @@ def _subject(
         )
     if max_num_seqs is not None:
         raise CommandError("--max-num-seqs is for artifacts: a checkpoint answers one question at a time")
+    if kernels is not None:
+        raise CommandError("--kernels is for artifacts: a checkpoint runs in transformers")
 
     from qwonnx.export.evaluation.checkpoint_subject import CheckpointSubject
 

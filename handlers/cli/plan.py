@@ -16,6 +16,7 @@ from qwonnx.export.targets.register import choose_target
 from qwonnx.export.targets.target import Activations
 from qwonnx.handlers.cli.choices import FIRST_TARGET, TargetName
 from qwonnx.handlers.cli.failures import CommandError
+from qwonnx.runtime.native.kernels import Kernels
 from qwonnx.runtime.settings import RuntimeSettings
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ def plan(
         int | None, typer.Option(min=1, help="Tokens of a prompt read in one step, as for `qwonnx serve`.")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads of ONNX Runtime.")] = 4,
+    kernels: Annotated[
+        Kernels, typer.Option(help="Kernels of the graph's own operators; those of onnxruntime copy weights.")
+    ] = Kernels.NATIVE,
     bandwidth: Annotated[
         str | None, typer.Option(help="Memory bandwidth for a roofline: 50GB/s, or a name such as ddr5-2ch, h100.")
     ] = None,
@@ -94,6 +98,7 @@ def plan(
             kv=KvType(kv or KvType.FLOAT32),
             chunk_tokens=max_num_batched_tokens or RuntimeSettings().max_num_batched_tokens,
             num_threads=threads,
+            kernels=kernels,
         ),
         bandwidth=None if bandwidth is None else parse_bandwidth(bandwidth),
     )

@@ -12,10 +12,11 @@ from typing import Annotated
 
 import typer
 
-from qwonnx.handlers.cli.engine_options import runtime_settings
+from qwonnx.handlers.cli.engine_options import KERNELS_HELP, runtime_settings
 from qwonnx.handlers.settings import CapsuleCompression, ServerSettings
 from qwonnx.runtime.artifact.folder import open_artifact
 from qwonnx.runtime.machine import bound_heaps
+from qwonnx.runtime.native.kernels import Kernels
 from qwonnx.runtime.quantities import parse_bytes
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -39,6 +40,7 @@ def serve(
         ),
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; by default all cores.")] = None,
+    kernels: Annotated[Kernels | None, typer.Option(help=KERNELS_HELP)] = None,
     model_name: Annotated[str | None, typer.Option(help="Model name in requests; by default the checkpoint's.")] = None,
     api_keys: Annotated[
         Path | None,
@@ -95,6 +97,7 @@ def serve(
         cache_bytes=_bytes(cache_bytes, "--cache-bytes"),
         prefix_cache_bytes=_bytes(prefix_cache_bytes, "--prefix-cache-bytes"),
         num_threads=threads,
+        kernels=kernels,
         allow_special_tokens=allow_special_tokens or None,
     )
     settings = ServerSettings.from_environment()

@@ -10,8 +10,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from qwonnx.handlers.cli.engine_options import KERNELS_HELP, runtime_settings
 from qwonnx.handlers.cli.tables import facts_table
 from qwonnx.handlers.cli.text_file import read_text
+from qwonnx.runtime.native.kernels import Kernels
 
 
 def verify(
@@ -24,6 +26,7 @@ def verify(
     weights_file: Annotated[
         str | None, typer.Option(help="The one that `qwonnx export` was given, if any.", metavar="FILE")
     ] = None,
+    kernels: Annotated[Kernels | None, typer.Option(help=KERNELS_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Run transformers and the artifact on the same tokens, and compare their predictions.
@@ -38,9 +41,10 @@ def verify(
     """
     from qwonnx.export.evaluation.verify import compare
 
+    settings = runtime_settings(kernels=kernels)
     content = None if text is None else read_text(text)
     with Console(stderr=True).status("reading") as status:
-        report = compare(artifact, against, content, status.update, weights_file)
+        report = compare(artifact, against, content, status.update, weights_file, Kernels(settings.kernels))
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(report), indent=1))
     else:

@@ -28,7 +28,8 @@ from qwonnx.runtime.artifact.file_names import DECODER
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, build, quoted, read_object
 
 # 1: keys and values are float32. 2: QuantizationFacts.kv says what they are. 3: every graph has its own states.
-SCHEMA_VERSION = 3
+# 4: GraphSpec.native_operators.
+SCHEMA_VERSION = 4
 MANIFEST_NAME = "manifest.json"
 
 # A 60-layer manifest with 240 states takes about 60 kB; more than this is not a manifest, and is not read.
@@ -86,12 +87,17 @@ class StateSpec:
 
 @dataclass(frozen=True, slots=True)
 class GraphSpec:
-    """One ONNX file: its states, and its other inputs and outputs. Graphs share the artifact's weight files."""
+    """One ONNX file: its states, and its other inputs and outputs. Graphs share the artifact's weight files.
+
+    native_operators are those of the domain ai.qwonnx that native kernels can run. A session without these kernels runs
+    the functions of the same names in the file, which need nothing but ONNX Runtime.
+    """
 
     file: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     states: tuple[StateSpec, ...]
+    native_operators: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +230,16 @@ def _as_newest(document: dict[str, Any], version: int) -> dict[str, Any]:
     if version < 3 and isinstance(graphs := document.get("graphs"), dict) and "states" in document:
         document = {**document, "graphs": {name: _with_states(name, graph, document) for name, graph in graphs.items()}}
         del document["states"]
+    if version < 4 and isinstance(graphs := document.get("graphs"), dict):
+        document = {**document, "graphs": {name: _without_kernels(graph) for name, graph in graphs.items()}}
     return document
+
+
+def _without_kernels(graph: Any) -> Any:
+    """A graph of an older schema, which native kernels cannot run."""
+    if not isinstance(graph, dict) or "native_operators" in graph:
+        return None  # build() refuses it
+    return {**graph, "native_operators": []}
 
 
 def _with_states(name: str, graph: Any, document: dict[str, Any]) -> Any:
@@ -277,6 +292,9 @@ def _conditions(manifest: Manifest) -> Iterable[tuple[bool, str]]:
 def manifest_json(manifest: Manifest) -> str:
     """The canonical text of a manifest, in its own schema version."""
     document = dataclasses.asdict(manifest)
+    if manifest.schema_version < 4:
+        for graph in document["graphs"].values():
+            del graph["native_operators"]
     if manifest.schema_version < 3:
         # Older schemas have the decoder's states before the files. The order must stay: an artifact's id depends on it.
         states, files = [graph.pop("states") for graph in document["graphs"].values()], document.pop("files")

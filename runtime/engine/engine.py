@@ -35,11 +35,13 @@ from qwonnx.runtime.engine.mailbox import Mailbox
 from qwonnx.runtime.engine.metrics import EngineMetrics, MetricsSnapshot
 from qwonnx.runtime.engine.prefix_reuse import PrefixReuse
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
+from qwonnx.runtime.engine.startup import StartUp
 from qwonnx.runtime.errors import CapsuleError, GuideError, SessionError
 from qwonnx.runtime.model import files as model_files
 from qwonnx.runtime.model.inputs import InputBuffers
 from qwonnx.runtime.model.runner import ModelRunner
 from qwonnx.runtime.model.session import Session
+from qwonnx.runtime.native.kernels import KernelChoice
 from qwonnx.runtime.sampling.grammar import GrammarCompiler
 from qwonnx.runtime.sampling.guide import Guide
 from qwonnx.runtime.sampling.params import SamplingParams
@@ -65,16 +67,23 @@ class Engine:
         settings: RuntimeSettings,
         max_model_len: int,
         make_buffers: BuffersFactory = HostBuffers,
+        startup: StartUp | None = None,
     ) -> None:
         facts = model.artifact.manifest.model
+        self.startup = startup or StartUp()
         self.artifact: Artifact = model.artifact
         self.settings = settings
         self.tokenizer: Tokenizer = model.tokenizer
         self.chat_template: ChatTemplate | None = model.chat_template
         self.default_sampling: SamplingParams = model.default_sampling
         self.eos_token_ids: frozenset[int] = model.eos_token_ids
-        states = model.artifact.decoder.states
-        session = Session(model.graph, settings)
+        decoder = model.artifact.decoder
+        states = decoder.states
+        with self.startup.phase("session"):
+            session = Session(model.graph, settings, decoder.native_operators)
+        self.kernels: KernelChoice = session.kernels
+        if self.kernels.missing:
+            logger.warning("%s", self.kernels.missing)
         budget, self.max_model_len = row_budget.settle(states, settings, max_model_len)
         num_tokens = min(facts.vocab_size, model.tokenizer.num_tokens)
         self._grammars = GrammarCompiler(model.tokenizer, model.eos_token_ids, num_tokens)
@@ -83,10 +92,11 @@ class Engine:
         )
         chunk = min(settings.max_num_batched_tokens, self.max_model_len)
         self._scheduler = Scheduler(settings.max_num_seqs, chunk, self._begin, budget)
-        self._cache = HybridCache(states, settings.max_num_seqs, self.max_model_len, budget.max_bytes, make_buffers)
-        self._reuse = PrefixReuse(self._cache, settings.prefix_cache_bytes)
-        for capsule in baked_prefixes.load(self.artifact, self.max_model_len - 1):
-            self._reuse.add_permanent(capsule)
+        with self.startup.phase("states"):
+            self._cache = HybridCache(states, settings.max_num_seqs, self.max_model_len, budget.max_bytes, make_buffers)
+            self._reuse = PrefixReuse(self._cache, settings.prefix_cache_bytes)
+            for capsule in baked_prefixes.load(self.artifact, self.max_model_len - 1):
+                self._reuse.add_permanent(capsule)
         self._runner = ModelRunner(
             session,
             states,
@@ -120,12 +130,15 @@ class Engine:
         Raises:
             ArtifactError: the folder is not an artifact, or this version cannot read it.
             SettingsError: the model or the machine cannot meet a setting.
+            NativeKernelsError: the settings ask for native kernels, and the artifact cannot have them here.
             TokenizerError, TemplateError, SessionError: a file of the artifact cannot be used.
         """
         settings = settings or RuntimeSettings()
-        model = model_files.load(folder)
+        startup = StartUp()
+        with startup.phase("files"):
+            model = model_files.load(folder)
         max_model_len = model_files.settle_max_model_len(model.artifact.manifest.model, settings)
-        return cls(model, settings, max_model_len, make_buffers)
+        return cls(model, settings, max_model_len, make_buffers, startup)
 
     @property
     def is_ready(self) -> bool:
@@ -243,9 +256,10 @@ class Engine:
             SessionError: the model cannot answer.
         """
         params = SamplingParams(temperature=0, max_tokens=min(2, self.max_model_len - 1), ignore_eos=True)
-        for output in self.generate(self.tokenizer.encode("Hello")[:1], params):
-            if output.finish_reason is FinishReason.ERROR:
-                raise SessionError(output.error or "the warm-up failed")
+        with self.startup.phase("warm-up"):
+            for output in self.generate(self.tokenizer.encode("Hello")[:1], params):
+                if output.finish_reason is FinishReason.ERROR:
+                    raise SessionError(output.error or "the warm-up failed")
         self._is_warm = True
 
     def step(self) -> list[RequestOutput]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import onnxruntime
 from qwonnx.runtime.errors import SessionError, SettingsError
 from qwonnx.runtime.install import how_to_install
 from qwonnx.runtime.machine import cpu_quota
+from qwonnx.runtime.native.kernels import Kernels, choose_kernels
 from qwonnx.runtime.settings import RuntimeSettings
 
 _CPU = "CPUExecutionProvider"
@@ -29,23 +31,37 @@ class Session:
 
     Args:
         graph: the ONNX file; its external data is in the same folder.
-        settings: threads, providers, spinning, log level.
+        settings: threads, providers, kernels, spinning, log level.
+        native_operators: of the graph, from the manifest.
+
+    Attributes:
+        kernels: that run the native operators.
 
     Raises:
+        NativeKernelsError: the settings ask for native kernels, and this graph cannot have them here.
         SettingsError: this ONNX Runtime does not have a provider.
         SessionError: ONNX Runtime cannot load the graph, or cannot use the first provider, whose place it would give to
             the next one, and at last to the CPU, without a word.
     """
 
-    def __init__(self, graph: Path, settings: RuntimeSettings) -> None:
+    def __init__(self, graph: Path, settings: RuntimeSettings, native_operators: Sequence[str] = ()) -> None:
         available = onnxruntime.get_available_providers()
         for provider in settings.providers:
             if provider not in available:
                 names = ", ".join(available)
                 raise SettingsError(f"providers names {provider}, which this ONNX Runtime lacks: choose from {names}")
+        self.kernels = choose_kernels(
+            Kernels(settings.kernels),
+            native_operators,
+            onnxruntime.SessionOptions,
+            on_cpu=settings.providers[0] == _CPU,
+        )
+        options = _options(settings)
+        if self.kernels.library:
+            self.kernels.library.register(options)
         try:
             self._session: Any = onnxruntime.InferenceSession(
-                str(graph), sess_options=_options(settings), providers=list(settings.providers)
+                str(graph), sess_options=options, providers=list(settings.providers)
             )
         except Exception as error:
             raise SessionError(f"ONNX Runtime cannot load {graph}: {_one_line(error)}") from error

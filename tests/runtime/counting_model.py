@@ -160,7 +160,7 @@ def make(
         source=SourceFacts("counting-model", None, "float32"),
         model=_facts(num_pairs),
         quantization=QuantizationFacts("fp32", 0, "float32", "float32", (), ()),
-        graphs={"decoder": GraphSpec("decoder.onnx", inputs, outputs, states)},
+        graphs={"decoder": GraphSpec("decoder.onnx", inputs, outputs, states, ())},
         files=tuple(FileEntry(n, (folder / n).stat().st_size, file_sha256(folder / n)) for n in names),
     )
     write_manifest(folder, manifest)

@@ -27,6 +27,8 @@ from qwonnx.export.quantization.recipe import FLOAT32, Recipe, Rule, WeightStora
 from qwonnx.export.targets.register import choose_target
 from qwonnx.export.targets.target import LoadedWeights
 from qwonnx.export.weight_files.weight_item import WeightItem
+from qwonnx.runtime.native.kernels import Kernels
+from qwonnx.runtime.native.library import DOMAIN
 from tests.checkpoints.published import PUBLISHED
 
 SERVING = Serving(context=4096, sequences=1, kv=KvType.FLOAT32, chunk_tokens=512, num_threads=2)
@@ -52,11 +54,12 @@ def read(weights):
                 sums["resident"] += size if name == "Rss" else 0
     return sums
 
-first, second = map(Path, sys.argv[1:])
+first, second = map(Path, sys.argv[1:3])
+settings = RuntimeSettings(num_threads=2, kernels=sys.argv[3])
 weights = str(second.with_name("weights.bin"))
 warm = Session(first, RuntimeSettings(num_threads=2))
 before = read(weights)
-session = Session(second, RuntimeSettings(num_threads=2))
+session = Session(second, settings, ["QuantizedLinear"])
 after = read(weights)
 print(json.dumps({name: after[name] - before[name] for name in after}))
 """
@@ -67,33 +70,38 @@ def config_of(size: str) -> ModelConfig:
 
 
 @pytest.mark.parametrize(
-    ("storage", "activations"),
+    ("storage", "activations", "kernels"),
     [
-        (FLOAT32, "int8"),
-        (WeightStorage(4, 128), "int8"),
-        (WeightStorage(8, 32), "int8"),
-        (WeightStorage(4, 128), "float32"),
-        (WeightStorage(8, 32), "float32"),
+        (FLOAT32, "int8", Kernels.ONNXRUNTIME),
+        (WeightStorage(4, 128), "int8", Kernels.ONNXRUNTIME),
+        (WeightStorage(8, 32), "int8", Kernels.ONNXRUNTIME),
+        (WeightStorage(4, 128), "float32", Kernels.ONNXRUNTIME),
+        (WeightStorage(8, 32), "float32", Kernels.ONNXRUNTIME),
+        (WeightStorage(4, 128), "int8", Kernels.NATIVE),
     ],
 )
-def test_a_session_packs_and_maps_what_the_plan_says(tmp_path: Path, storage: WeightStorage, activations: str) -> None:
+def test_a_session_packs_and_maps_what_the_plan_says(
+    tmp_path: Path, storage: WeightStorage, activations: str, kernels: Kernels, request: pytest.FixtureRequest
+) -> None:
+    if kernels is Kernels.NATIVE:
+        request.getfixturevalue("library")
     if not Path("/proc/self/smaps").exists():
         pytest.skip("memory can only be looked into on Linux")
-    nothing_packed = _product(tmp_path / "warm", WeightStorage(8, 32), accuracy_level=1)
-    model = _product(tmp_path / "model", storage, accuracy_level=4 if activations == "int8" else 1)
-    command = [sys.executable, "-c", LOAD, str(nothing_packed), str(model)]
+    nothing_packed = _product(tmp_path / "warm", WeightStorage(8, 32), 1, Kernels.ONNXRUNTIME)
+    model = _product(tmp_path / "model", storage, 4 if activations == "int8" else 1, kernels)
+    command = [sys.executable, "-c", LOAD, str(nothing_packed), str(model), kernels]
     measured = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
     name = "layers.0.mlp.up_proj.weight"
     weight = WeightItem(name, ((name, (ROWS, COLUMNS)),), storage)
-    planned = load_weights(config_of("9B"), [weight], choose_target("cpu", activations))
+    planned = load_weights(config_of("9B"), [weight], choose_target("cpu", activations), kernels)
     # A session itself takes a little memory, and the allocator keeps that of packing for a while: some scales.
     assert -1e6 < measured["anonymous"] - planned.packed < 1.5e6 + weight.num_scale_bytes
     assert measured["mapped"] == pytest.approx(planned.mapped + planned.read_once, rel=0.01, abs=1e5)
     assert measured["resident"] == pytest.approx(planned.read_once, rel=0.01, abs=1e5)
 
 
-def _product(folder: Path, storage: WeightStorage, accuracy_level: int) -> Path:
+def _product(folder: Path, storage: WeightStorage, accuracy_level: int, kernels: Kernels) -> Path:
     """A model of one product with a matrix of zeros, whose bytes lie in weights.bin."""
     folder.mkdir()
     num_values = ROWS * COLUMNS
@@ -101,7 +109,10 @@ def _product(folder: Path, storage: WeightStorage, accuracy_level: int) -> Path:
     if storage.is_quantized:
         blocks = COLUMNS // storage.block_size
         shapes = {"codes": (ROWS, blocks, storage.block_size * storage.bits // 8), "scales": (ROWS, blocks)}
-        node = helper.make_node("MatMulNBits", ["x", "codes", "scales"], ["y"], domain="com.microsoft")
+        op_type, domain = ("MatMulNBits", "com.microsoft")
+        if kernels is Kernels.NATIVE:
+            op_type, domain = ("QuantizedLinear", DOMAIN)
+        node = helper.make_node(op_type, ["x", "codes", "scales"], ["y"], domain=domain)
         attributes: dict[str, int] = {
             "N": ROWS,
             "K": COLUMNS,
@@ -132,9 +143,8 @@ def _product(folder: Path, storage: WeightStorage, accuracy_level: int) -> Path:
         [described("y", TensorProto.FLOAT, ["tokens", ROWS])],
         initializers,
     )
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)], ir_version=10
-    )
+    opsets = [helper.make_opsetid(domain, version) for domain, version in (("", 21), ("com.microsoft", 1), (DOMAIN, 1))]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     onnx.save(model, folder / "model.onnx")
     return folder / "model.onnx"
 
@@ -142,7 +152,7 @@ def _product(folder: Path, storage: WeightStorage, accuracy_level: int) -> Path:
 def test_parts_add_up_and_only_keys_and_values_grow_with_the_context() -> None:
     config = config_of("35B-A3B")
     stored = planned_weights(config, Recipe.preset("int4"), choose_target())
-    weights = load_weights(config, stored, choose_target())
+    weights = load_weights(config, stored, choose_target(), Kernels.ONNXRUNTIME)
     states = state_sizes(config)
     short = memory_use(config, weights, states, 1_000_000, SERVING)
     long = memory_use(config, weights, states, 1_000_000, replace(SERVING, context=8192))
@@ -176,22 +186,27 @@ def test_buffers_of_full_attention_last_only_if_a_linear_layer_follows() -> None
 
 
 @pytest.mark.parametrize(
-    ("recipe", "activations", "is_packed"),
+    ("recipe", "activations", "kernels", "is_packed"),
     [
-        (Recipe.preset("fp32"), "int8", False),
-        (Recipe.preset("int8"), "int8", True),
-        (Recipe.preset("int8"), "float32", False),
-        (Recipe.preset("int4"), "float32", True),
-        (Recipe("int4", 128, (Rule("*.experts.down_proj", 8),)), "float32", False),
-        (Recipe("int4", 128, (Rule("*.experts.down_proj", 8),)), "int8", True),
+        (Recipe.preset("fp32"), "int8", Kernels.ONNXRUNTIME, False),
+        (Recipe.preset("int8"), "int8", Kernels.ONNXRUNTIME, True),
+        (Recipe.preset("int8"), "float32", Kernels.ONNXRUNTIME, False),
+        (Recipe.preset("int4"), "float32", Kernels.ONNXRUNTIME, True),
+        (Recipe("int4", 128, (Rule("*.experts.down_proj", 8),)), "float32", Kernels.ONNXRUNTIME, False),
+        (Recipe("int4", 128, (Rule("*.experts.down_proj", 8),)), "int8", Kernels.ONNXRUNTIME, True),
+        (Recipe.preset("int8"), "int8", Kernels.NATIVE, False),
+        (Recipe.preset("int4"), "float32", Kernels.NATIVE, False),
+        (Recipe("int4", 128, (Rule("*.experts.down_proj", 8),)), "int8", Kernels.NATIVE, False),
     ],
 )
-def test_experts_are_packed_where_a_kernel_packs_them(recipe: Recipe, activations: str, is_packed: bool) -> None:
+def test_experts_are_packed_where_a_kernel_packs_them(
+    recipe: Recipe, activations: str, kernels: Kernels, is_packed: bool
+) -> None:
     config = config_of("35B-A3B")
     stored = planned_weights(config, recipe, choose_target("cpu", activations))
     experts = [weight for weight in stored if ".experts." in weight.name]
     codes = sum(weight.num_code_bytes for weight in experts)
-    planned = load_weights(config, stored, choose_target("cpu", activations))
+    planned = load_weights(config, stored, choose_target("cpu", activations), kernels)
     assert (planned.packed >= codes) is is_packed
     assert (planned.mapped >= codes) is not is_packed
 
@@ -201,6 +216,6 @@ def test_a_tied_head_is_packed_beside_the_embedding() -> None:
     loads: list[LoadedWeights] = []
     for config in (untied, tied):
         stored = planned_weights(config, Recipe.preset("int8"), choose_target())
-        loads.append(load_weights(config, stored, choose_target()))
+        loads.append(load_weights(config, stored, choose_target(), Kernels.ONNXRUNTIME))
     assert loads[0].packed == loads[1].packed
     assert loads[0].on_demand == loads[1].on_demand > 0

@@ -48,7 +48,7 @@ class ToyTarget(Target):
     def lower(self, model: ir.Model, weights: GraphWeights, activations: Activations) -> None:
         TARGETS["portable"].lower(model, weights, activations)
 
-    def load(self, items: Sequence[WeightItem], activations: Activations) -> LoadedWeights:
+    def load(self, items: Sequence[WeightItem], activations: Activations, *, native: bool) -> LoadedWeights:
         return LoadedWeights(mapped=1)
 
 

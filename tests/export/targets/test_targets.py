@@ -18,6 +18,7 @@ from qwonnx.export.evaluation.router_outputs import with_router_outputs
 from qwonnx.export.evaluation.verify import VerificationReport, artifact_logits, measure
 from qwonnx.export.quantization.recipe import Recipe, Rule
 from qwonnx.runtime.artifact.folder import Artifact
+from qwonnx.runtime.native.kernels import Kernels
 from tests.export.decoder import Decoder, reference_evaluator
 
 Export = Callable[[ExportOptions], Artifact]
@@ -46,10 +47,17 @@ def test_the_portable_graph_uses_no_domain_but_onnx_and_ours(export_tiny: Export
     assert b"com.microsoft" not in path.read_bytes()
 
 
-def test_the_cpu_graph_uses_none_of_our_operators(export_tiny: Export) -> None:
-    model = onnx.load(export_tiny(ExportOptions(weights="int4")).file("decoder.onnx"), load_external_data=False)
-    assert {node.domain for node in model.graph.node} == {"", "com.microsoft"}
-    assert not model.functions
+def test_the_cpu_graph_uses_only_those_of_our_operators_that_native_kernels_run(export_tiny: Export) -> None:
+    for weights, operators in (("fp32", ()), ("int4", ("QuantizedExperts", "QuantizedLinear"))):
+        artifact = export_tiny(ExportOptions(weights=weights))
+        path = artifact.file("decoder.onnx")
+        onnx.checker.check_model(str(path), full_check=False)
+        model = onnx.load(path, load_external_data=False)
+        assert {node.domain for node in model.graph.node} <= {"", "com.microsoft", "ai.qwonnx"}
+        assert artifact.decoder.native_operators == operators
+        assert {node.op_type for node in model.graph.node if node.domain == "ai.qwonnx"} == set(operators)
+        assert {function.name for function in model.functions} == set(operators)
+        assert {node.domain for function in model.functions for node in function.node} <= {"com.microsoft"}
 
 
 def test_no_trace_of_the_exporting_machine_is_left_in_the_graph(export_tiny: Export) -> None:
@@ -84,16 +92,18 @@ def test_cpu_kernels_with_float_activations_equal_the_function_bodies(
     export_tiny: Export, prompt: np.ndarray, weights: str
 ) -> None:
     portable = artifact_logits(export_tiny(ExportOptions(target="portable", weights=weights)), prompt)
-    cpu = artifact_logits(export_tiny(ExportOptions(weights=weights, activations="float32")), prompt)
-    np.testing.assert_allclose(cpu, portable, atol=1e-3, rtol=0)
+    artifact = export_tiny(ExportOptions(weights=weights, activations="float32"))
+    for kernels in (Kernels.AUTO, Kernels.ONNXRUNTIME):
+        np.testing.assert_allclose(artifact_logits(artifact, prompt, kernels=kernels), portable, atol=1e-3, rtol=0)
 
 
 def test_a_recipe_that_mixes_bits_means_the_same_on_both_targets(export_tiny: Export, prompt: np.ndarray) -> None:
     rules = (Rule("layers.*.mlp.experts.down_proj", 8), Rule("layers.3.self_attn.*", 32), Rule("*.out_proj.weight", 8))
     recipe = Recipe("int4", 64, rules)
     portable = artifact_logits(export_tiny(ExportOptions(target="portable", recipe=recipe)), prompt)
-    cpu = artifact_logits(export_tiny(ExportOptions(activations="float32", recipe=recipe)), prompt)
-    np.testing.assert_allclose(cpu, portable, atol=1e-3, rtol=0)
+    artifact = export_tiny(ExportOptions(activations="float32", recipe=recipe))
+    for kernels in (Kernels.AUTO, Kernels.ONNXRUNTIME):
+        np.testing.assert_allclose(artifact_logits(artifact, prompt, kernels=kernels), portable, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -114,17 +124,18 @@ def test_quantised_artifacts_equal_transformers_on_the_dequantised_weights(
 ) -> None:
     expected = _reference_logits(dequantized_tiny(weights), prompt)
 
-    def report(activations: str) -> VerificationReport:
+    def report(activations: str, kernels: Kernels) -> VerificationReport:
         artifact = export_tiny(ExportOptions(weights=weights, activations=activations))
-        return measure(expected, artifact_logits(artifact, prompt), prompt)
+        return measure(expected, artifact_logits(artifact, prompt, kernels=kernels), prompt)
 
-    exact, fast = report("float32"), report("int8")
-    assert exact.mean_kl < 1e-3
-    assert exact.top1_agreement == 1.0
-    # What int8 activations cost is reported, and bounded loosely: random weights have flat logits.
-    record_property("kl_int8_activations", fast.mean_kl)
-    print(f"{weights}: KL {exact.mean_kl:.2e} with float32 activations, {fast.mean_kl:.2e} with int8 activations")
-    assert fast.mean_kl < 0.2
+    for kernels in (Kernels.AUTO, Kernels.ONNXRUNTIME):
+        exact, fast = report("float32", kernels), report("int8", kernels)
+        assert exact.mean_kl < 1e-3
+        assert exact.top1_agreement == 1.0
+        # What int8 activations cost is reported, and bounded loosely: random weights have flat logits.
+        record_property(f"kl_int8_activations_{kernels}", fast.mean_kl)
+        print(f"{weights}, {kernels}: KL {exact.mean_kl:.2e} with float32 and {fast.mean_kl:.2e} with int8 activations")
+        assert fast.mean_kl < 0.2
 
 
 @pytest.mark.parametrize("target", ["cpu", "portable"])

@@ -60,8 +60,15 @@ def test_a_newer_schema_asks_for_an_upgrade(artifact: Path) -> None:
     _refused(artifact, ManifestError, str(SCHEMA_VERSION + 1), "upgrade qwonnx")
 
 
+def _as_schema_3(document: dict[str, Any]) -> None:
+    """As it was before graphs had operators for native kernels."""
+    document.update(schema_version=3)
+    del document["graphs"]["decoder"]["native_operators"]
+
+
 def _as_schema_2(document: dict[str, Any]) -> None:
     """As qwonnx 0.1 wrote it: the manifest has the states, before the files."""
+    _as_schema_3(document)
     states, files = document["graphs"]["decoder"].pop("states"), document.pop("files")
     document.update(schema_version=2, states=states, files=files)
 
@@ -83,6 +90,19 @@ def test_an_artifact_of_the_second_schema_has_the_decoders_states(tiny_fp32: Art
     assert opened.id == hashlib.sha256(canonical.encode()).hexdigest()
     write_manifest(artifact, opened.manifest)
     assert json.loads((artifact / "manifest.json").read_text()) == json.loads(text)
+
+
+def test_an_artifact_of_the_third_schema_has_no_operators_for_native_kernels(artifact: Path) -> None:
+    _edit(artifact, lambda document: document["graphs"]["decoder"].update(native_operators=["QuantizedLinear"]))
+    assert open_artifact(artifact).decoder.native_operators == ("QuantizedLinear",)
+    _edit(artifact, lambda document: document.update(schema_version=3))
+    _refused(artifact, ManifestError, "graphs.decoder")
+    _edit(artifact, _as_schema_3)
+    text = (artifact / "manifest.json").read_text()
+    opened = open_artifact(artifact)
+    assert opened.decoder.native_operators == ()
+    canonical = json.dumps(json.loads(text), indent=1, ensure_ascii=False)
+    assert opened.id == hashlib.sha256(canonical.encode()).hexdigest()
 
 
 @pytest.mark.parametrize(

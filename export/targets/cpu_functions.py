@@ -1,0 +1,134 @@
+"""The CPU target's functions: operators of ours whose bodies call ONNX Runtime's own kernels.
+
+A graph names the operator. Where the native library is registered, its kernel runs, and ONNX Runtime ignores the body.
+Where it is not, ONNX Runtime inlines the body, so the session is that of a graph of ONNX Runtime's kernels: the same
+nodes, the same bits. A body that computes with standard operators, as those of export/operators do, would be folded
+into float32 weights instead.
+
+To add an operator: write its body below, list it in _BODIES, and let a lowering put its nodes into the graph. A body
+takes sizes as attributes, by reference, because one body serves all nodes of a model. The manifest lists the operators
+that a graph uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from qwonnx.export.lowering.functions import used_operators
+from qwonnx.export.operators.ops import DOMAIN
+
+MICROSOFT = "com.microsoft"
+_OPSETS = {"": 23, MICROSOFT: 1}
+_INT = ir.AttributeType.INT
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The value of a function's attribute, for an attribute of a node in its body."""
+
+    name: str
+
+
+class FunctionBody:
+    """Builds a function of the domain ai.qwonnx.
+
+    Args:
+        name: of the operator.
+        inputs: their names, all required.
+        attributes: their types by name, all required. Nodes may have more; ONNX Runtime passes those to kernels only.
+    """
+
+    def __init__(self, name: str, inputs: Sequence[str], attributes: Mapping[str, ir.AttributeType]) -> None:
+        self._name = name
+        self._attributes = attributes
+        self._nodes: list[ir.Node] = []
+        self.inputs = [ir.Value(name=each) for each in inputs]
+
+    def add(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Mapping[str, int | float | str | Sequence[int] | Reference] | None = None,
+        *,
+        domain: str = MICROSOFT,
+        num_outputs: int = 1,
+    ) -> list[ir.Value]:
+        """Add a node, and return its outputs."""
+        given = dict(attributes or {})
+        plain = {name: value for name, value in given.items() if not isinstance(value, Reference)}
+        node = ir.node(op_type, inputs, plain, domain=domain, num_outputs=num_outputs)
+        for name, value in given.items():
+            if isinstance(value, Reference):
+                node.attributes[name] = ir.RefAttr(name, value.name, self._attributes[value.name])
+        for index, output in enumerate(node.outputs):
+            output.name = f"{op_type}.{len(self._nodes)}.{index}"
+        self._nodes.append(node)
+        return list(node.outputs)
+
+    def function(self, outputs: Sequence[ir.Value]) -> ir.Function:
+        """The function that yields these values."""
+        graph = ir.Graph(self.inputs, outputs, nodes=self._nodes, opset_imports=dict(_OPSETS), name=self._name)
+        declared = [ir.Attr(name, kind, None) for name, kind in self._attributes.items()]
+        return ir.Function(DOMAIN, self._name, graph=graph, attributes=declared)
+
+
+def add_kernel_functions(model: ir.Model) -> None:
+    """Add the function of every operator in the graph that has one here."""
+    for name in used_operators(model.graph):
+        if name in _BODIES:
+            function = _BODIES[name]()
+            model.functions[function.identifier()] = function
+
+
+def kernel_operators() -> Collection[str]:
+    """The operators that have a function here."""
+    return _BODIES.keys()
+
+
+def _linear(name: str, *weights: str) -> ir.Function:
+    """x [..., K], codes uint8 [N, K / block_size, block_size * bits / 8], scales [N, K / block_size] -> [..., N]."""
+    attributes = ("N", "K", "bits", "block_size", "accuracy_level")
+    body = FunctionBody(name, ["x", *weights], dict.fromkeys(attributes, _INT))
+    return body.function(body.add("MatMulNBits", body.inputs, {each: Reference(each) for each in attributes}))
+
+
+def _experts(name: str, *weights: str) -> ir.Function:
+    """x [..., H], the router's logits [tokens, experts], and weights as QMoE takes them -> [..., H]."""
+    attributes = ("top_k", "gate_up_bits", "down_bits", "block_size", "accuracy_level")
+    prefixed = [f"{matrix}_{part}" for matrix in ("gate_up", "down") for part in weights]
+    body = FunctionBody(name, ["x", "logits", *prefixed], dict.fromkeys(attributes, _INT))
+    x, logits, *matrices = body.inputs
+    gate_up, gate_up_scales, *gate_up_zero_points = matrices[: len(weights)]
+    down, down_scales, *down_zero_points = matrices[len(weights) :]
+    inputs = [x, logits, gate_up, gate_up_scales, None, down, down_scales]
+    if gate_up_zero_points:
+        # After the biases and the third matrix, which fused gate and up rows do not have.
+        inputs += [None, None, None, None, *gate_up_zero_points, *down_zero_points]
+    references = {
+        "k": Reference("top_k"),
+        "expert_weight_bits": Reference("gate_up_bits"),
+        "fc2_expert_weight_bits": Reference("down_bits"),
+        "block_size": Reference("block_size"),
+        "accuracy_level": Reference("accuracy_level"),
+    }
+    return body.function(body.add("QMoE", inputs, {**SWIGLU, **references}))
+
+
+# Of MoE and QMoE: SiLU of even rows times odd rows, and the weights of the chosen experts add up to 1.
+SWIGLU: dict[str, int | float | str] = {
+    "activation_type": "swiglu",
+    "swiglu_fusion": 1,
+    "activation_alpha": 1.0,
+    "activation_beta": 0.0,
+    "normalize_routing_weights": 1,
+}
+
+_BODIES: dict[str, Callable[[], ir.Function]] = {
+    "QuantizedLinear": lambda: _linear("QuantizedLinear", "codes", "scales"),
+    "AffineLinear": lambda: _linear("AffineLinear", "codes", "scales", "zero_points"),
+    "QuantizedExperts": lambda: _experts("QuantizedExperts", "codes", "scales"),
+    "AffineExperts": lambda: _experts("AffineExperts", "codes", "scales", "zero_points"),
+}
