@@ -42,8 +42,6 @@ class RuntimeSettings:
 
     num_threads: threads inside an operator, the engine's own thread included; None is every physical core.
     providers: ONNX Runtime's execution providers; the first one that supports a node runs it.
-    kernels: "native" runs the graph's own operators on qwonnx's kernels, which read weights where their file is mapped;
-        "onnxruntime" runs them on ONNX Runtime's, which copy weights; "auto" is native if the library can be loaded.
     max_num_seqs: sequences that run at once, each owning one row of every state buffer.
     max_num_batched_tokens: tokens of a prompt's chunk, the largest step.
     max_model_len: tokens of prompt and answer together. None is the model's limit, at most 32,768, and at most what
@@ -56,11 +54,12 @@ class RuntimeSettings:
     log_severity: ONNX Runtime's, from 0 (verbose) to 4 (fatal only); errors that it logs are also raised.
     allow_special_tokens: special tokens count in a chat whoever wrote them, so a message can end its turn and begin
         another. By default only the chat template's own do.
+    kernels: "native" runs the graph's own operators on qwonnx's kernels, which read weights where their file is mapped;
+        "onnxruntime" runs them on ONNX Runtime's, which copy weights; "auto" is native if the library can be loaded.
     """
 
     num_threads: int | None = None
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
-    kernels: str = "auto"
     max_num_seqs: int = 8
     max_num_batched_tokens: int = 512
     max_model_len: int | None = None
@@ -70,6 +69,7 @@ class RuntimeSettings:
     spin: bool = True
     log_severity: int = 4
     allow_special_tokens: bool = False
+    kernels: str = "auto"
 
     def __post_init__(self) -> None:
         for name, lowest in _LOWEST.items():

@@ -84,8 +84,14 @@ def _artifact_facts(artifact: Artifact) -> dict[str, object]:
         "checkpoint's dtype": source.dtype,
         "exported by": f"qwonnx {manifest.qwonnx_version}",
         "needs": f"ONNX Runtime {manifest.minimum_onnxruntime} or later",
+        "native kernels": ", ".join(sorted(_native_operators(manifest))) or "none",
         "schema": manifest.schema_version,
     }
+
+
+def _native_operators(manifest: Manifest) -> set[str]:
+    """The operators that native kernels can run; without these kernels ONNX Runtime's run."""
+    return {name for graph in manifest.graphs.values() for name in graph.native_operators}
 
 
 def _bytes_per_token(manifest: Manifest) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,8 @@ from qwonnx.export.evaluation.artifact_subject import ArtifactSubject
 from qwonnx.export.evaluation.checkpoint_subject import CheckpointSubject
 from qwonnx.export.evaluation.run import Evaluation, evaluate
 from qwonnx.export.evaluation.suite import Suite, read_suite
+from qwonnx.runtime.native.kernels import Kernels
+from qwonnx.runtime.native.library import NativeLibrary
 from qwonnx.runtime.settings import RuntimeSettings
 
 SETTINGS = RuntimeSettings(num_threads=1, max_num_seqs=8)
@@ -80,6 +83,8 @@ def evaluations(sample: Suite, tmp_path_factory: pytest.TempPathFactory) -> dict
         folder: Path = tmp_path_factory.mktemp("artifact") / weights
         export_checkpoint(TRAINED, folder, ExportOptions(weights=weights))
         found[weights] = evaluate(ArtifactSubject(folder, SETTINGS), sample, sample.questions, None)
+    settings = replace(SETTINGS, kernels=Kernels.ONNXRUNTIME)
+    found["int4, onnxruntime"] = evaluate(ArtifactSubject(folder, settings), sample, sample.questions, None)
     return found
 
 
@@ -88,6 +93,14 @@ def test_its_answers_are_right_as_often_as_they_were(evaluations: dict[str, Eval
     outcomes = evaluations[weights].outcomes
     right = Counter(outcome.question.task for outcome in outcomes if outcome.right)
     assert all(right[task] >= least for task, least in LEAST_RIGHT[weights].items()), right
+
+
+def test_native_kernels_answer_as_often_rightly_as_those_of_onnx_runtime(
+    evaluations: dict[str, Evaluation], library: NativeLibrary
+) -> None:
+    ours, theirs = (evaluations[name].outcomes for name in ("int4", "int4, onnxruntime"))
+    assert sum(outcome.right for outcome in ours) >= sum(outcome.right for outcome in theirs) - 1
+    assert sum(one.answer != other.answer for one, other in zip(ours, theirs, strict=True)) <= len(ours) // 20
 
 
 def test_in_float32_its_answers_are_those_of_transformers_token_for_token(evaluations: dict[str, Evaluation]) -> None:

@@ -27,10 +27,11 @@ def test_every_field_can_come_from_the_environment() -> None:
             "QWONNX_SPIN": "off",
             "QWONNX_LOG_SEVERITY": "0",
             "QWONNX_ALLOW_SPECIAL_TOKENS": "on",
+            "QWONNX_KERNELS": "native",
         }
     )
     assert settings == RuntimeSettings(
-        3, ("CUDAExecutionProvider", "CPUExecutionProvider"), 2, 64, 1000, 5, 10**9, 8 << 20, False, 0, True
+        3, ("CUDAExecutionProvider", "CPUExecutionProvider"), 2, 64, 1000, 5, 10**9, 8 << 20, False, 0, True, "native"
     )
 
 

@@ -69,6 +69,7 @@ def test_json_has_stable_keys_and_its_parts_add_up(config_file: Path) -> None:
     assert document["assumptions"] == {
         "target": "cpu",
         "activations": "int8",
+        "kernels": "native",
         "context": 65_536,
         "sequences": 2,
         "kv": "int8",

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.handlers.cli.commands import error_line, qwonnx
+from qwonnx.runtime.native.kernels import Kernels
+from qwonnx.runtime.native.library import VARIABLE, NativeLibrary
+from tests.handlers.cli.commands import error_line, qwonnx, running
 from tests.handlers.serving import RUNTIME, chat, serving
 
 
@@ -34,6 +36,33 @@ def test_an_exported_artifact_is_inspected_and_verified_and_generates(artifact: 
     sampled = qwonnx("generate", artifact, "--chat", "Hi", "--max-tokens", 12, "--seed", 1, "--stats")
     assert sampled.returncode == 0, sampled.stderr
     assert re.search(r"\d+ tokens, finish reason (length|stop)\n$", sampled.stderr)
+
+
+def test_kernels_are_chosen_by_an_option_and_a_missing_library_is_told(
+    artifact: Path, tiny_checkpoint: Path, tmp_path: Path, library: NativeLibrary
+) -> None:
+    assert re.search(r"native kernels +\W QuantizedExperts, QuantizedLinear", qwonnx("inspect", artifact).stdout)
+    ask = ("generate", artifact, "--prompt", "Hello", "--max-tokens", 3, "--temperature", 0)
+    for kernels in Kernels:
+        answered = qwonnx(*ask, "--kernels", kernels)
+        assert (answered.returncode, answered.stderr) == (0, "")
+    missing = {VARIABLE: str(tmp_path / "none.so")}
+    fallen_back = qwonnx(*ask, **missing)
+    assert (fallen_back.returncode, fallen_back.stdout) == (0, answered.stdout)
+    (line,) = fallen_back.stderr.splitlines()
+    assert line == (
+        f"ONNX Runtime's kernels run instead of native ones: there are no native kernels at {missing[VARIABLE]}: "
+        f"{VARIABLE} names it"
+    )
+    assert qwonnx(*ask, **missing, QWONNX_KERNELS="onnxruntime").stderr == ""
+    for command in (ask, ("verify", artifact, "--against", tiny_checkpoint), ("serve", artifact, "--port", 0)):
+        assert "kernels is native, and there are no" in error_line(qwonnx(*command, "--kernels", "native", **missing))
+    assert "kernels is 'fast': give auto, native, onnxruntime" in error_line(qwonnx(*ask, QWONNX_KERNELS="fast"))
+    with running("serve", artifact, "--port", 0) as process:
+        assert process.stderr is not None
+        line = next(line for line in process.stderr if "ready" in line)
+    phases = r"files \d\.\d{3}, session \d\.\d{3}, states \d\.\d{3}, warm-up \d\.\d{3}"
+    assert re.search(rf"ready, after seconds of: {phases}; kernels: native \({library.instructions}\)$", line.strip())
 
 
 def test_weights_that_were_damaged_are_found_by_their_size_their_hash_and_their_answers(

@@ -25,6 +25,7 @@ from qwonnx.runtime.cache.host_buffers import HostBuffers
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import FinishReason
 from qwonnx.runtime.model.runner import FloatArray, ModelRunner
+from qwonnx.runtime.native.kernels import Kernels
 from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.scheduling import scheduler
 from qwonnx.runtime.scheduling.row_budget import settle
@@ -99,14 +100,22 @@ class Model:
         top_k: of requests with a seed. In a batch, a real model's logits differ by 1e-6, a fifth of an unlikely token's
             probability, so with all tokens a draw may change. None if logits are exact.
         make_buffers: makes the memory of rows, except for the reference.
+        kernels: that its engines use.
     """
 
-    def __init__(self, folder: Path, top_k: int | None = None, make_buffers: BuffersFactory = HostBuffers) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        top_k: int | None = None,
+        make_buffers: BuffersFactory = HostBuffers,
+        kernels: Kernels = Kernels.AUTO,
+    ) -> None:
         self.folder, self.top_k, self.make_buffers = folder, top_k, make_buffers
+        self._settings = replace(ENGINES, kernels=kernels)
         self.engine = cache(self._open)
         self.alone = cache(self._alone)
         self._plain = Engine.open(
-            folder, replace(ENGINES, max_num_seqs=1, max_num_batched_tokens=MAX_MODEL_LEN, prefix_cache_bytes=0)
+            folder, replace(self._settings, max_num_seqs=1, max_num_batched_tokens=MAX_MODEL_LEN, prefix_cache_bytes=0)
         )
         states = self._plain.artifact.decoder.states
         self._budget = settle(states, ENGINES, MAX_MODEL_LEN)[0]
@@ -124,7 +133,7 @@ class Model:
         budget = self._budget
         segment = budget.bytes_of(16)
         settings = replace(
-            ENGINES,
+            self._settings,
             max_num_seqs=limits.rows,
             max_num_batched_tokens=limits.chunk,
             cache_bytes=limits.rows * budget.bytes_per_row + limits.tokens * budget.bytes_per_token,
@@ -206,13 +215,23 @@ def strict(counting: Model) -> Model:
     return Model(counting.folder, make_buffers=StrictBuffers)
 
 
-@pytest.fixture(scope="module", params=["tiny", "miniature"])
+REAL = [("tiny", "fp32", Kernels.AUTO), ("miniature", "fp32", Kernels.AUTO)]
+REAL += [("miniature", "int4", Kernels.NATIVE), ("tiny", "int4", Kernels.ONNXRUNTIME)]
+
+
+@pytest.fixture(scope="module", params=REAL, ids="-".join)
 def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """A model with random weights, and a trained one."""
-    checkpoint = TRAINED if request.param == "miniature" else request.getfixturevalue("tiny_checkpoint")
-    out = tmp_path_factory.mktemp("artifact") / "fp32"
-    export_checkpoint(checkpoint, out, ExportOptions(weights="fp32"))
-    return Model(out, top_k=20)
+    """A model with random weights and a trained one, and each in int4 on one kind of kernels.
+
+    Activations are float32: rounded to int8, a difference of 1e-6 may become one of 1e-2.
+    """
+    name, weights, kernels = request.param
+    if kernels is Kernels.NATIVE:
+        request.getfixturevalue("library")
+    checkpoint = TRAINED if name == "miniature" else request.getfixturevalue("tiny_checkpoint")
+    out = tmp_path_factory.mktemp("artifact") / weights
+    export_checkpoint(checkpoint, out, ExportOptions(weights=weights, activations="float32"))
+    return Model(out, top_k=20, kernels=kernels)
 
 
 @pytest.mark.parametrize("rows_live_in", ["counting", "strict"])
