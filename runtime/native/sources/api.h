@@ -36,6 +36,7 @@ struct Api {
   OrtStatus* (*get_dimensions_count)(const OrtTensorTypeAndShapeInfo*, size_t* out);       // 61
   OrtStatus* (*get_dimensions)(const OrtTensorTypeAndShapeInfo*, int64_t* out, size_t);    // 62
   OrtStatus* (*get_tensor_type_and_shape)(const OrtValue*, OrtTensorTypeAndShapeInfo**);   // 65
+  OrtStatus* (*get_attribute_float)(const OrtKernelInfo*, const char* name, float* out);   // 85
   OrtStatus* (*get_attribute_int64)(const OrtKernelInfo*, const char* name, int64_t* out);  // 86
   OrtStatus* (*get_input)(const OrtKernelContext*, size_t index, const OrtValue** out);    // 90
   OrtStatus* (*get_output)(OrtKernelContext*, size_t, const int64_t*, size_t, OrtValue**);  // 91
@@ -58,6 +59,7 @@ struct Api {
     take(get_dimensions_count, slots[61]);
     take(get_dimensions, slots[62]);
     take(get_tensor_type_and_shape, slots[65]);
+    take(get_attribute_float, slots[85]);
     take(get_attribute_int64, slots[86]);
     take(get_input, slots[90]);
     take(get_output, slots[91]);

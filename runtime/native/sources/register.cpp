@@ -3,9 +3,11 @@
 //   QuantizedLinear(x, codes, scales), AffineLinear(x, codes, scales, zero_points): bits
 //   QuantizedExperts(x, logits, gate_up codes, scales, down codes, scales): top_k, gate_up_bits, down_bits
 //   AffineExperts: the same with zero points behind each scales
+//   and those of layer_operators.cpp
 //
 // accuracy_level 4 quantises activations to int8 by block, as com.microsoft.MatMulNBits does; every other value keeps
 // them float. Attributes that the graph's own function bodies need are allowed and not read.
+#include "layer_operators.h"
 #include "operators.h"
 
 #include <stdlib.h>
@@ -233,7 +235,7 @@ EXPORTED const char* qwonnx_native_instructions() { return qwonnx::instructions(
 EXPORTED int qwonnx_native_select(const char* name) { return qwonnx::select(name); }
 
 // 1 if the chosen instruction set computes what the scalar form does.
-EXPORTED int qwonnx_native_self_test() { return qwonnx::kernels_agree(); }
+EXPORTED int qwonnx_native_self_test() { return qwonnx::kernels_agree() && qwonnx::layer_kernels_agree(); }
 
 // How often RegisterCustomOps() went through.
 EXPORTED int qwonnx_native_registrations() { return __atomic_load_n(&qwonnx::registrations, __ATOMIC_RELAXED); }
@@ -253,6 +255,7 @@ EXPORTED qwonnx::OrtStatus* RegisterCustomOps(qwonnx::OrtSessionOptions* options
   OrtCustomOpDomain* domain = nullptr;
   QWONNX_RETURN_IF_ERROR(api.create_custom_op_domain("ai.qwonnx", &domain));
   for (const Operator& op : operators) QWONNX_RETURN_IF_ERROR(api.custom_op_domain_add(domain, &op));
+  QWONNX_RETURN_IF_ERROR(add_layer_operators(domain));
   QWONNX_RETURN_IF_ERROR(api.add_custom_op_domain(options, domain));
   __atomic_add_fetch(&registrations, 1, __ATOMIC_RELAXED);
   return nullptr;

@@ -94,4 +94,13 @@ int64_t attribute(const OrtKernelInfo* info, const char* name, int64_t otherwise
   return value;
 }
 
+float float_attribute(const OrtKernelInfo* info, const char* name, float otherwise) {
+  float value = otherwise;
+  if (OrtStatus* status = api.get_attribute_float(info, name, &value)) {
+    api.release_status(status);
+    return otherwise;
+  }
+  return value;
+}
+
 }  // namespace qwonnx

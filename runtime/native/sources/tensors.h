@@ -31,8 +31,9 @@ struct WeightTensors {
 // [rows, blocks, block * bits / 8]; otherwise they are [num_stacked, rows, columns * bits / 8].
 OrtStatus* read_blocks(const char* name, const WeightTensors& tensors, int64_t bits, int64_t num_stacked, Blocks& out);
 
-// An optional whole-number attribute.
+// An optional attribute.
 int64_t attribute(const OrtKernelInfo* info, const char* name, int64_t otherwise);
+float float_attribute(const OrtKernelInfo* info, const char* name, float otherwise);
 
 #define QWONNX_RETURN_IF_ERROR(expression)            \
   do {                                                \

@@ -1,0 +1,80 @@
+// Vectors of N floats in the compilers' own vector types, so that one source serves every instruction set: the file that
+// includes this is compiled with the flags of its own set, and N is the width of that set's registers.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "arithmetic.h"
+
+namespace qwonnx {
+
+#define LANES_INLINE static inline __attribute__((always_inline))
+
+template <int N>
+struct Vectors;
+template <>
+struct Vectors<4> {
+  typedef float Floats __attribute__((vector_size(16)));
+  typedef int32_t Ints __attribute__((vector_size(16)));
+};
+template <>
+struct Vectors<8> {
+  typedef float Floats __attribute__((vector_size(32)));
+  typedef int32_t Ints __attribute__((vector_size(32)));
+};
+template <>
+struct Vectors<16> {
+  typedef float Floats __attribute__((vector_size(64)));
+  typedef int32_t Ints __attribute__((vector_size(64)));
+};
+
+template <int N>
+struct Lanes {
+  using Floats = typename Vectors<N>::Floats;
+  using Ints = typename Vectors<N>::Ints;
+
+  LANES_INLINE Floats load(const float* at) {
+    Floats value;
+    memcpy(&value, at, sizeof value);
+    return value;
+  }
+  LANES_INLINE void store(float* at, Floats value) { memcpy(at, &value, sizeof value); }
+  LANES_INLINE Floats all(float x) { return x - Floats{}; }
+  LANES_INLINE float sum(Floats value) {
+    float parts[N];
+    memcpy(parts, &value, sizeof parts);
+    for (int width = N / 2; width > 0; width /= 2)
+      for (int i = 0; i < width; i++) parts[i] += parts[i + width];
+    return parts[0];
+  }
+
+  // As exponential() in arithmetic.h; NaN stays NaN.
+  LANES_INLINE Floats exponentials(Floats x) {
+    x = x > 88.0f ? all(88.0f) : x;
+    x = x < -87.0f ? all(-87.0f) : x;
+    const Floats shifted = x * 1.44269504f + 12582912.0f;  // a whole number in the low bits
+    const Floats n = shifted - 12582912.0f;
+    const Floats r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    Floats p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + (r + 1.0f);
+    Ints bits;
+    memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits - 0x4b400000 + 127) << 23;
+    Floats power;
+    memcpy(&power, &bits, sizeof power);
+    return p * power;
+  }
+
+  // x * sigmoid(x)
+  LANES_INLINE Floats silu(Floats x) { return x / (1.0f + exponentials(-x)); }
+};
+
+static inline float silu(float x) { return x / (1 + exponential(-x)); }
+
+}  // namespace qwonnx

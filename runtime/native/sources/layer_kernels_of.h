@@ -1,0 +1,246 @@
+// The table of layer_kernels.h for registers of N floats. A file for each instruction set includes this and instantiates it.
+//
+// Chunks: a head's state is cut into blocks of columns that stay in the L1 cache, with all their rows, for all tokens. A pass
+// over the block takes two tokens: the rows are read by the first token's query, updated, and read by the second token's
+// query and by the next two keys, so that each element is loaded and stored once for six multiply-adds. What the first
+// token adds to the sums of the second is small and is added by the caller. The chunked form of the rule (products of
+// matrices over 16 to 64 tokens) needs 3.5 to 4 multiply-adds for each element and token where this needs 3.
+#pragma once
+
+#include "lanes.h"
+#include "layer_kernels.h"
+
+namespace qwonnx {
+namespace {
+
+template <int N, int V>
+struct LayerKernelsOf {
+  using L = Lanes<N>;
+  using F = typename L::Floats;
+  static constexpr size_t WIDTH = N * V;
+
+  static_assert(WIDTH <= MAX_WIDTH, "PairSums is too narrow");
+
+  // R rows from `row` on: sums += keys of the rows * rows.
+  template <int R>
+  LANES_INLINE void recall(const DeltaStep& step, const float* past, size_t row, const float* next, float* sums) {
+    F keys[R];
+    for (int r = 0; r < R; r++) keys[r] = L::all(step.key[row + r]);
+    past += row * step.columns;
+    size_t c = 0;
+    for (; c + N <= step.columns; c += N) {
+      F sum = L::load(sums + c);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; r++) sum += keys[r] * L::load(past + r * step.columns + c);
+      L::store(sums + c, sum);
+      if (c % 16 == 0) fetch<R>(next, row, step.columns, c);
+    }
+    for (; c < step.columns; c++)
+      for (int r = 0; r < R; r++) sums[c] += step.key[row + r] * past[r * step.columns + c];
+  }
+
+  // R rows: present = decay * past + key * delta; y += query * present.
+  template <int R>
+  LANES_INLINE void update(const DeltaStep& step, const float* past, float* present, size_t row, const float* next,
+                           const float* delta) {
+    F keys[R], queries[R];
+    for (int r = 0; r < R; r++) {
+      keys[r] = L::all(step.key[row + r]);
+      queries[r] = L::all(step.query[row + r]);
+    }
+    const F decay = L::all(step.decay);
+    past += row * step.columns;
+    present += row * step.columns;
+    size_t c = 0;
+    for (; c + N <= step.columns; c += N) {
+      F sum = L::load(step.y + c);
+      const F d = L::load(delta + c);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; r++) {
+        const F s = L::load(past + r * step.columns + c) * decay + keys[r] * d;
+        L::store(present + r * step.columns + c, s);
+        sum += queries[r] * s;
+      }
+      L::store(step.y + c, sum);
+      if (c % 16 == 0) fetch<R>(next, row, step.columns, c);
+    }
+    for (; c < step.columns; c++)
+      for (int r = 0; r < R; r++) {
+        const float s = past[r * step.columns + c] * step.decay + step.key[row + r] * delta[c];
+        present[r * step.columns + c] = s;
+        step.y[c] += step.query[row + r] * s;
+      }
+  }
+
+  // Half as many lines as the R rows have in 16 columns. Not needed for one row at the end.
+  template <int R>
+  LANES_INLINE void fetch(const float* next, size_t row, size_t columns, size_t c) {
+    if (!next) return;
+    for (int r = 0; r < R / 2; r++) __builtin_prefetch(next + (row / 2 + r) * columns + c, 1, 2);
+  }
+
+  static void delta_once(const DeltaStep& step, const float* past, float* present, const float* next) {
+    alignas(64) float delta[MAX_ONCE];  // first what the state remembers
+    for (size_t c = 0; c < step.columns; c++) delta[c] = step.y[c] = 0;
+    const size_t half = step.rows / 2 * step.columns;
+    size_t row = 0;
+    for (; row + 4 <= step.rows; row += 4) recall<4>(step, past, row, next, delta);
+    for (; row < step.rows; row++) recall<1>(step, past, row, nullptr, delta);
+    for (size_t c = 0; c < step.columns; c++) delta[c] = step.beta * (step.value[c] - step.decay * delta[c]);
+    for (row = 0; row + 4 <= step.rows; row += 4) update<4>(step, past, present, row, next ? next + half : next, delta);
+    for (; row < step.rows; row++) update<1>(step, past, present, row, nullptr, delta);
+  }
+
+  static void delta_first(const float* state, size_t stride, size_t rows, size_t columns, const float* keys,
+                          float* buffer, PairSums& sums) {
+    F first[V] = {}, second[V] = {};
+    if (columns < WIDTH) memset(buffer, 0, rows * WIDTH * sizeof(float));
+    for (size_t i = 0; i < rows; i++, buffer += WIDTH) {
+      memcpy(buffer, state + i * stride, columns * sizeof(float));
+      const F k0 = L::all(keys[i]), k1 = L::all(keys[2 * rows + i]);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; v++) {
+        const F s = L::load(buffer + v * N);
+        first[v] += k0 * s;
+        second[v] += k1 * s;
+      }
+    }
+    for (int v = 0; v < V; v++) {
+      L::store(sums.remembered[0] + v * N, first[v]);
+      L::store(sums.remembered[1] + v * N, second[v]);
+    }
+  }
+
+  template <bool MULTIPLY>
+  LANES_INLINE void pair(float* buffer, size_t rows, float factor, const float* keys, const float* const deltas[2],
+                         PairSums& sums) {
+    F before[V] = {}, after[V] = {}, first[V] = {}, second[V] = {}, d0[V], d1[V];
+    for (int v = 0; v < V; v++) {
+      d0[v] = L::load(deltas[0] + v * N);
+      d1[v] = L::load(deltas[1] + v * N);
+    }
+    const float *key0 = keys, *query0 = keys + rows, *key1 = keys + 2 * rows, *query1 = keys + 3 * rows,
+                *key2 = keys + 4 * rows, *key3 = keys + 6 * rows;
+    for (size_t i = 0; i < rows; i++, buffer += WIDTH) {
+      F s[V];
+      const auto each = [&](const float* x, auto&& work) __attribute__((always_inline)) {
+        const F value = L::all(x[i]);
+#pragma GCC unroll 8
+        for (int v = 0; v < V; v++) work(v, value);
+      };
+#pragma GCC unroll 8
+      for (int v = 0; v < V; v++) s[v] = L::load(buffer + v * N);
+      each(query0, [&](int v, F q) __attribute__((always_inline)) { before[v] += q * s[v]; });
+#pragma GCC unroll 8
+      for (int v = 0; v < V; v++)
+        if (MULTIPLY) s[v] *= factor;
+      each(key0, [&](int v, F k) __attribute__((always_inline)) { s[v] += k * d0[v]; });
+      each(key1, [&](int v, F k) __attribute__((always_inline)) { s[v] += k * d1[v]; });
+#pragma GCC unroll 8
+      for (int v = 0; v < V; v++) L::store(buffer + v * N, s[v]);
+      each(query1, [&](int v, F q) __attribute__((always_inline)) { after[v] += q * s[v]; });
+      each(key2, [&](int v, F k) __attribute__((always_inline)) { first[v] += k * s[v]; });
+      each(key3, [&](int v, F k) __attribute__((always_inline)) { second[v] += k * s[v]; });
+    }
+    for (int v = 0; v < V; v++) {
+      L::store(sums.before + v * N, before[v]);
+      L::store(sums.after + v * N, after[v]);
+      L::store(sums.remembered[0] + v * N, first[v]);
+      L::store(sums.remembered[1] + v * N, second[v]);
+    }
+  }
+
+  static void delta_pair(float* buffer, size_t rows, float factor, const float* keys, const float* const deltas[2],
+                         PairSums& sums) {
+    if (factor == 1) return pair<false>(buffer, rows, factor, keys, deltas, sums);
+    pair<true>(buffer, rows, factor, keys, deltas, sums);
+  }
+
+  static void delta_store(const float* buffer, size_t rows, float factor, float* state, size_t stride,
+                          size_t columns) {
+    for (size_t i = 0; i < rows; i++) scale(buffer + i * WIDTH, factor, columns, state + i * stride);
+  }
+
+  static float dot(const float* x, const float* y, size_t count) {
+    F sums[2] = {};
+    size_t i = 0;
+    for (; i + 2 * N <= count; i += 2 * N)
+      for (int h = 0; h < 2; h++) sums[h] += L::load(x + i + h * N) * L::load(y + i + h * N);
+    float total = L::sum(sums[0] + sums[1]);
+    for (; i < count; i++) total += x[i] * y[i];
+    return total;
+  }
+
+  static void scale(const float* x, float factor, size_t count, float* y) {
+    size_t i = 0;
+    for (; i + N <= count; i += N) L::store(y + i, L::load(x + i) * factor);
+    for (; i < count; i++) y[i] = x[i] * factor;
+  }
+
+  // E numbers a row, or `each` of them if E is 0: with E known, compilers turn these loops into shuffles.
+  template <size_t E>
+  LANES_INLINE void to_columns_by(const float* __restrict rows, size_t count, size_t each, float* __restrict columns,
+                                  size_t stride) {
+    for (size_t i = 0; i < count; i++)
+      for (size_t j = 0; j < (E ? E : each); j++) columns[j * stride + i] = rows[i * (E ? E : each) + j];
+  }
+
+  static void to_columns(const float* rows, size_t count, size_t each, float* columns, size_t stride) {
+    if (each == 3) return to_columns_by<3>(rows, count, each, columns, stride);
+    if (each == 4) return to_columns_by<4>(rows, count, each, columns, stride);
+    to_columns_by<0>(rows, count, each, columns, stride);
+  }
+
+  static void to_rows(const float* const* columns, size_t count, size_t each, float* __restrict rows) {
+    if (each == 3) {
+      const float *__restrict a = columns[0], *__restrict b = columns[1], *__restrict c = columns[2];
+      for (size_t i = 0; i < count; i++) {
+        rows[3 * i] = a[i];
+        rows[3 * i + 1] = b[i];
+        rows[3 * i + 2] = c[i];
+      }
+      return;
+    }
+    for (size_t i = 0; i < count; i++)
+      for (size_t j = 0; j < each; j++) rows[i * each + j] = columns[j][i];
+  }
+
+  // K taps, or num_taps of them if K is 0.
+  template <size_t K>
+  LANES_INLINE void convolve_by(const float* const* inputs, const float* taps, size_t stride, size_t num_taps,
+                                size_t count, float* y) {
+    const size_t each = K ? K : num_taps;
+    size_t c = 0;
+    for (; c + N <= count; c += N) {
+      F sum = {};
+      for (size_t j = 0; j < each; j++) sum += L::load(inputs[j] + c) * L::load(taps + j * stride + c);
+      L::store(y + c, L::silu(sum));
+    }
+    for (; c < count; c++) {
+      float sum = 0;
+      for (size_t j = 0; j < each; j++) sum += inputs[j][c] * taps[j * stride + c];
+      y[c] = silu(sum);
+    }
+  }
+
+  static void convolve(const float* const* inputs, const float* taps, size_t stride, size_t num_taps, size_t count,
+                       float* y) {
+    if (num_taps == 4) return convolve_by<4>(inputs, taps, stride, num_taps, count, y);
+    convolve_by<0>(inputs, taps, stride, num_taps, count, y);
+  }
+
+  static void gate(const float* x, float factor, const float* weight, const float* gate, size_t count, float* y) {
+    size_t i = 0;
+    for (; i + N <= count; i += N)
+      L::store(y + i, L::load(x + i) * factor * L::load(weight + i) * L::silu(L::load(gate + i)));
+    for (; i < count; i++) y[i] = x[i] * factor * weight[i] * silu(gate[i]);
+  }
+
+  static constexpr LayerKernels table() {
+    return {delta_once, WIDTH, delta_first, delta_pair, delta_store, dot, scale, to_columns, to_rows, convolve,
+            gate};
+  }
+};
+
+}  // namespace
+}  // namespace qwonnx
