@@ -15,6 +15,9 @@ namespace avx2 {
 void quantize(const float* x, const Blocks& weights, void* codes, float* scales, float* sums);
 void swiglu(const float* gate_up, size_t count, float* out);
 void add_scaled(float* y, const float* x, float weight, size_t count);
+// Lanes are 16 rows; for more than a few tokens.
+void multiply_panels(const Blocks& weights, size_t first, size_t last, const Activations* x, size_t num_tokens, float* y,
+                     size_t stride, ptrdiff_t ahead);
 void multiply_float(const Blocks& weights, size_t first, size_t last, const Activations* x, size_t num_tokens, float* y,
                     size_t stride, ptrdiff_t ahead);
 
@@ -83,6 +86,22 @@ template <int BITS>
 INLINE __m256i plane(__m256i codes, int p) {
   if (BITS == 8) return p ? _mm256_srli_epi16(codes, 8) : _mm256_and_si256(codes, _mm256_set1_epi16(0xff));
   return _mm256_and_si256(_mm256_srli_epi16(codes, BITS * p), _mm256_set1_epi8((1 << BITS) - 1));
+}
+
+template <int BITS>
+INLINE __m256i multiply_plane(__m256i plane, __m256i x) {
+  // 16 sums of two products in 16 bits, or 8 in 32 bits.
+  return BITS == 8 ? _mm256_madd_epi16(plane, x) : _mm256_maddubs_epi16(plane, x);
+}
+
+template <int BITS>
+INLINE __m256i add_products(__m256i total, __m256i products) {
+  return BITS == 8 ? _mm256_add_epi32(total, products) : _mm256_add_epi16(total, products);
+}
+
+template <int BITS>
+INLINE __m256i widen(__m256i total) {
+  return BITS == 8 ? total : _mm256_madd_epi16(total, _mm256_set1_epi16(1));
 }
 
 // Minus the zero points of blocks first to first + count (at most 8) of a row; first is a multiple of 8.
