@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from enum import StrEnum
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -36,6 +37,15 @@ _LOWEST = {
 _HIGHEST = {"num_threads": 1024, "max_num_seqs": 1024, "log_severity": 4}
 
 
+class Residency(StrEnum):
+    """How mapped weights come into memory."""
+
+    MAP = "map"  # each page when it is first read
+    WILLNEED = "willneed"  # read ahead, by a thread
+    LOCK = "lock"  # all at once, and the system may not drop them
+    POPULATE = "populate"  # all at once
+
+
 @dataclass(frozen=True, slots=True)
 class RuntimeSettings:
     """Settings of one engine.
@@ -56,6 +66,8 @@ class RuntimeSettings:
         another. By default only the chat template's own do.
     kernels: "native" runs the graph's own operators on qwonnx's kernels, which read weights where their file is mapped;
         "onnxruntime" runs them on ONNX Runtime's, which copy weights; "auto" is native if the library can be loaded.
+    weights_residency: how weights come from their mapped files into memory: "map" reads a page when it is needed,
+        "willneed" also reads ahead, "populate" reads all before the first answer, "lock" does and keeps them there.
     """
 
     num_threads: int | None = None
@@ -70,6 +82,7 @@ class RuntimeSettings:
     log_severity: int = 4
     allow_special_tokens: bool = False
     kernels: str = "auto"
+    weights_residency: str = "willneed"
 
     def __post_init__(self) -> None:
         for name, lowest in _LOWEST.items():
@@ -82,6 +95,8 @@ class RuntimeSettings:
             raise SettingsError("providers is empty: name at least CPUExecutionProvider")
         if self.kernels not in list(Kernels):
             raise SettingsError(f"kernels is {self.kernels!r}: give {', '.join(Kernels)}")
+        if self.weights_residency not in list(Residency):
+            raise SettingsError(f"weights_residency is {self.weights_residency!r}: give {', '.join(Residency)}")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> RuntimeSettings:

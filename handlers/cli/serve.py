@@ -18,6 +18,7 @@ from qwonnx.runtime.artifact.folder import open_artifact
 from qwonnx.runtime.machine import bound_heaps
 from qwonnx.runtime.native.kernels import Kernels
 from qwonnx.runtime.quantities import parse_bytes
+from qwonnx.runtime.settings import Residency
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -41,6 +42,13 @@ def serve(
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; by default all cores.")] = None,
     kernels: Annotated[Kernels | None, typer.Option(help=KERNELS_HELP)] = None,
+    weights_residency: Annotated[
+        Residency | None,
+        typer.Option(
+            help="How weights come into memory: map when they are needed; willneed (the default) also reads ahead;"
+            " populate reads all before the first answer; lock also keeps them there."
+        ),
+    ] = None,
     model_name: Annotated[str | None, typer.Option(help="Model name in requests; by default the checkpoint's.")] = None,
     api_keys: Annotated[
         Path | None,
@@ -98,6 +106,7 @@ def serve(
         prefix_cache_bytes=_bytes(prefix_cache_bytes, "--prefix-cache-bytes"),
         num_threads=threads,
         kernels=kernels,
+        weights_residency=weights_residency,
         allow_special_tokens=allow_special_tokens or None,
     )
     settings = ServerSettings.from_environment()

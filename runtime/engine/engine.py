@@ -41,6 +41,7 @@ from qwonnx.runtime.model import files as model_files
 from qwonnx.runtime.model.inputs import InputBuffers
 from qwonnx.runtime.model.runner import ModelRunner
 from qwonnx.runtime.model.session import Session
+from qwonnx.runtime.model.weight_files import WeightFiles
 from qwonnx.runtime.native.kernels import KernelChoice
 from qwonnx.runtime.sampling.grammar import GrammarCompiler
 from qwonnx.runtime.sampling.guide import Guide
@@ -48,7 +49,7 @@ from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.scheduling import row_budget
 from qwonnx.runtime.scheduling.scheduler import Scheduler, violations
 from qwonnx.runtime.scheduling.sequence import Sequence, StepPlan
-from qwonnx.runtime.settings import RuntimeSettings
+from qwonnx.runtime.settings import Residency, RuntimeSettings
 from qwonnx.runtime.text.chat_template import ChatTemplate
 from qwonnx.runtime.text.tokenizer import Tokenizer
 
@@ -79,11 +80,15 @@ class Engine:
         self.eos_token_ids: frozenset[int] = model.eos_token_ids
         decoder = model.artifact.decoder
         states = decoder.states
+        self._weights = WeightFiles(self.artifact)
         with self.startup.phase("session"):
             session = Session(model.graph, settings, decoder.native_operators)
         self.kernels: KernelChoice = session.kernels
         if self.kernels.missing:
             logger.warning("%s", self.kernels.missing)
+        self._weights.check_mapped()
+        with self.startup.phase("weights"):
+            self._weights.make_resident(Residency(settings.weights_residency))
         budget, self.max_model_len = row_budget.settle(states, settings, max_model_len)
         num_tokens = min(facts.vocab_size, model.tokenizer.num_tokens)
         self._grammars = GrammarCompiler(model.tokenizer, model.eos_token_ids, num_tokens)
@@ -165,6 +170,7 @@ class Engine:
             self._end_all(FinishReason.ABORT)
         elif thread is not threading.current_thread():
             thread.join()
+        self._weights.close()
 
     def submit(
         self,
@@ -415,6 +421,7 @@ class Engine:
     def _run(self, plan: StepPlan) -> list[tuple[Generation, RequestOutput]]:
         generations = [self._generations[sequence.request_id] for sequence in plan.sequences]
         try:
+            self._weights.check()
             logits = self._runner.run(plan)
         except SessionError as error:
             self._failures += 1

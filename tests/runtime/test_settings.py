@@ -28,10 +28,23 @@ def test_every_field_can_come_from_the_environment() -> None:
             "QWONNX_LOG_SEVERITY": "0",
             "QWONNX_ALLOW_SPECIAL_TOKENS": "on",
             "QWONNX_KERNELS": "native",
+            "QWONNX_WEIGHTS_RESIDENCY": "map",
         }
     )
     assert settings == RuntimeSettings(
-        3, ("CUDAExecutionProvider", "CPUExecutionProvider"), 2, 64, 1000, 5, 10**9, 8 << 20, False, 0, True, "native"
+        3,
+        ("CUDAExecutionProvider", "CPUExecutionProvider"),
+        2,
+        64,
+        1000,
+        5,
+        10**9,
+        8 << 20,
+        False,
+        0,
+        True,
+        "native",
+        "map",
     )
 
 
