@@ -1,4 +1,4 @@
-"""An artifact's weight files while a session maps them: what of them is in memory, and whether they still are as they were.
+"""An artifact's weight files while a session maps them: what of them is in memory, and whether they were changed.
 
 ONNX Runtime maps the files, and native kernels read them there. A page that is read after its file was cut short ends
 the process with SIGBUS: no program can catch this in a kernel. So the sizes are compared when the files are opened, the
@@ -134,8 +134,8 @@ class WeightFiles:
             found = os.fstat(descriptor).st_size
             if found != size:
                 raise SessionError(
-                    f"{self._paths[descriptor]} has {found} bytes where the manifest says {size}: copy the artifact again"
-                    " (to replace an artifact that is served, write beside it and rename)"
+                    f"{self._paths[descriptor]} has {found} bytes where the manifest says {size}: copy the artifact"
+                    " again (to replace an artifact that is served, write beside it and rename)"
                 )
 
 

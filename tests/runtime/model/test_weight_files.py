@@ -61,7 +61,7 @@ def test_sizes_are_compared_at_once_and_then_once_a_second(artifact: Artifact) -
     os.truncate(artifact.folder / "weights-00001.bin", 5)
     files.check()
     time.sleep(1.01)
-    with pytest.raises(SessionError, match="copy the artifact again"):
+    with pytest.raises(SessionError, match="copy the artifact"):
         files.check()
     with pytest.raises(ArtifactFileError, match="has 5 bytes"):
         WeightFiles(artifact)
