@@ -139,7 +139,7 @@ void multiply_int8(const Blocks& weights, size_t first, size_t last, const Activ
 }  // namespace
 
 const InstructionSet avx2_set = {"avx2",         supported,      avx2::quantize,  multiply_int8,
-                                 avx2::multiply_float, avx2::swiglu, avx2::add_scaled};
+                                 avx2::multiply_float, avx2::swiglu, avx2::add_scaled, avx2_attention};
 
 }  // namespace qwonnx
 #endif

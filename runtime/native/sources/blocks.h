@@ -7,6 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "attention.h"
+
 namespace qwonnx {
 
 // [rows, columns] of `bits` wide codes. Each row has columns / block blocks; a block has one scale and one zero point.
@@ -68,6 +70,7 @@ struct InstructionSet {
   void (*swiglu)(const float* gate_up, size_t count, float* out);
   // y[i] += weight * x[i]
   void (*add_scaled)(float* y, const float* x, float weight, size_t count);
+  const AttentionKernels& attention;
 };
 
 extern const InstructionSet scalar_set;

@@ -152,7 +152,7 @@ void multiply_int8(const Blocks& weights, size_t first, size_t last, const Activ
 
 // Float activations and what is left use the plain form, which compilers vectorise for this processor.
 const InstructionSet neon_set = {
-    "neon", supported, quantize, multiply_int8, scalar::multiply_float, scalar::swiglu, scalar::add_scaled};
+    "neon", supported, quantize, multiply_int8, scalar::multiply_float, scalar::swiglu, scalar::add_scaled, neon_attention};
 
 }  // namespace qwonnx
 #endif

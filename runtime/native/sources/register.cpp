@@ -7,6 +7,7 @@
 //
 // accuracy_level 4 quantises activations to int8 by block, as com.microsoft.MatMulNBits does; every other value keeps
 // them float. Attributes that the graph's own function bodies need are allowed and not read.
+#include "attention_operator.h"
 #include "layer_operators.h"
 #include "operators.h"
 
@@ -235,7 +236,9 @@ EXPORTED const char* qwonnx_native_instructions() { return qwonnx::instructions(
 EXPORTED int qwonnx_native_select(const char* name) { return qwonnx::select(name); }
 
 // 1 if the chosen instruction set computes what the scalar form does.
-EXPORTED int qwonnx_native_self_test() { return qwonnx::kernels_agree() && qwonnx::layer_kernels_agree(); }
+EXPORTED int qwonnx_native_self_test() {
+  return qwonnx::kernels_agree() && qwonnx::layer_kernels_agree() && qwonnx::attention_agrees();
+}
 
 // How often RegisterCustomOps() went through.
 EXPORTED int qwonnx_native_registrations() { return __atomic_load_n(&qwonnx::registrations, __ATOMIC_RELAXED); }
@@ -256,6 +259,7 @@ EXPORTED qwonnx::OrtStatus* RegisterCustomOps(qwonnx::OrtSessionOptions* options
   QWONNX_RETURN_IF_ERROR(api.create_custom_op_domain("ai.qwonnx", &domain));
   for (const Operator& op : operators) QWONNX_RETURN_IF_ERROR(api.custom_op_domain_add(domain, &op));
   QWONNX_RETURN_IF_ERROR(add_layer_operators(domain));
+  QWONNX_RETURN_IF_ERROR(add_attention_operators(domain));
   QWONNX_RETURN_IF_ERROR(api.add_custom_op_domain(options, domain));
   __atomic_add_fetch(&registrations, 1, __ATOMIC_RELAXED);
   return nullptr;

@@ -89,6 +89,6 @@ void add_scaled(float* y, const float* x, float weight, size_t count) {
 }  // namespace scalar
 
 const InstructionSet scalar_set = {"scalar",      always,         quantize, multiply_int8, scalar::multiply_float,
-                                   scalar::swiglu, scalar::add_scaled};
+                                   scalar::swiglu, scalar::add_scaled, scalar_attention};
 
 }  // namespace qwonnx
