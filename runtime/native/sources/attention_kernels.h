@@ -43,7 +43,12 @@ struct Seen {
   size_t by_all, by_any;
 
   Seen(const AttentionHead& head, size_t first_row, size_t last_row, size_t position, size_t count)
-      : by_all(count), by_any(0) {
+      : by_all(count), by_any(count) {
+    if (head.past + first_row / head.group + 1 >= position + count) {  // most blocks
+      for (int v = 0; v < V; v++) ends[v] = all(static_cast<float>(count));
+      return;
+    }
+    by_any = 0;
     alignas(64) float lanes[V * LANES];
     for (size_t lane = 0; lane < V * LANES; lane++) {
       const size_t row = first_row + lane < last_row ? first_row + lane : last_row - 1;

@@ -132,10 +132,11 @@ void score_few(const float* queries, size_t fours, const uint8_t* keys, size_t h
                size_t stride, const uint8_t* next) {
   const size_t bytes = position_bytes(TYPE, head_dim), num_pairs = pairs_of(head_dim);
   const size_t each = num_pairs * FOUR * PAIR;
+  constexpr int MOST = TYPE == CacheType::INT4 ? 2 : 3;  // int4 needs registers to take codes apart
   size_t n = 0;
-  for (; n + 3 <= count; n += 3)
+  for (; n + MOST <= count; n += MOST)
     for (size_t f = 0; f < fours; f++)
-      score_four<TYPE, 3>(queries + f * each, keys + n * bytes, bytes, num_pairs, scores + n * stride + f * FOUR, stride,
+      score_four<TYPE, MOST>(queries + f * each, keys + n * bytes, bytes, num_pairs, scores + n * stride + f * FOUR, stride,
                           f ? nullptr : next + n * bytes);
   for (; n < count; n++)
     for (size_t f = 0; f < fours; f++)
