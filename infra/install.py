@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import platform
 import subprocess
 import sys
@@ -40,9 +41,31 @@ def main() -> None:
     command += ["-e", f"{ROOT}[{arguments.extras}]", *arguments.others]
     print(f"installing qwonnx[{arguments.extras}] into {arguments.venv}; the first time takes some minutes", flush=True)
     status = subprocess.call(command)
-    if status == 0 and not any((ROOT / "runtime" / "native").glob("libqwonnx_native.*")):
-        print("without native kernels, because no C++ compiler works here (docs/kernels.md says how to add them later)")
+    if status == 0 and os.environ.get("QWONNX_NATIVE_BUILD") != "0" and not _has_kernels():
+        _build_kernels(python, pip_flags)
     sys.exit(status)
+
+
+def _has_kernels() -> bool:
+    return any((ROOT / "runtime" / "native").glob("libqwonnx_native.*"))
+
+
+def _build_kernels(python: Path, pip_flags: list[str]) -> None:
+    """Native kernels on a machine without a compiler: by the compiler in the package ziglang, 100 MB.
+
+    qwonnx works without them, so a failure is only told.
+    """
+    if sys.platform not in ("linux", "darwin"):
+        print("without native kernels, which are for Linux and macOS")
+        return
+    print("building native kernels with the compiler of the package ziglang, because no other C++ compiler works here")
+    sys.stdout.flush()
+    pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
+    constraints = ["-c", str(ROOT / "infra" / "constraints.txt")]
+    if subprocess.call([*pip, *constraints, *pip_flags, "ziglang"]) == 0:
+        subprocess.call([str(python), "-m", "qwonnx.runtime.native.build"])
+    if not _has_kernels():
+        print("without native kernels: ONNX Runtime's are used instead (docs/kernels.md says how to add them later)")
 
 
 def _cpu_index() -> list[str]:

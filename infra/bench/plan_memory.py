@@ -33,6 +33,7 @@ from qwonnx.export.planning.stored_model import NamedRecipe, named_recipe
 from qwonnx.export.quantization.recipe import SHIPPED, Recipe
 from qwonnx.export.targets.register import choose_target
 from qwonnx.runtime.artifact.manifest import Manifest, read_manifest
+from qwonnx.runtime.native.kernels import Kernels
 from qwonnx.runtime.settings import RuntimeSettings
 from qwonnx.runtime.text.tokenizer import Tokenizer
 
@@ -60,11 +61,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--recipe", choices=SHIPPED, help="that the artifact was made by; by default a preset alone")
     parser.add_argument("--prompt-tokens", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--kernels", type=Kernels, choices=list(Kernels)[1:], default=Kernels.NATIVE)
     options = parser.parse_args(arguments)
     manifest = read_manifest(options.artifact)
     text = _text(options.artifact, options.prompt_tokens)
     command = [sys.executable, "-c", "from qwonnx.handlers.cli.main import main; main()", "serve"]
     command += [str(options.artifact), "--port", "0", "--threads", str(options.threads), "--model-name", "planned"]
+    command += ["--kernels", options.kernels]
     environment = {**os.environ, "QWONNX_SPIN": "0", "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
         try:
@@ -92,7 +95,14 @@ def plan_for(manifest: Manifest, options: argparse.Namespace, num_tokens: int) -
     assert rules == facts.recipe, "the artifact was made by another recipe: name it with --recipe"
     assumptions = Assumptions(
         choice=choose_target(manifest.target, facts.activations),
-        serving=Serving(num_tokens, 1, KvType.FLOAT32, RuntimeSettings().max_num_batched_tokens, options.threads),
+        serving=Serving(
+            context=num_tokens,
+            sequences=1,
+            kv=KvType.FLOAT32,
+            chunk_tokens=RuntimeSettings().max_num_batched_tokens,
+            num_threads=options.threads,
+            kernels=options.kernels,
+        ),
         bandwidth=None,
     )
     copied = CopiedFiles.of_folder(options.artifact)
