@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from qwonnx.export.errors import VerificationError, first_line
 from qwonnx.runtime.artifact.folder import Artifact
-from qwonnx.runtime.native.kernels import Kernels, choose_kernels
+from qwonnx.runtime.native.choice import choose_kernels
+from qwonnx.runtime.native.kernels import Kernels
 
 Logits = npt.NDArray[np.float32]  # [num_tokens, vocab_size]
 TokenIds = npt.NDArray[np.int64]  # [num_tokens]

@@ -42,7 +42,7 @@ from qwonnx.runtime.model.inputs import InputBuffers
 from qwonnx.runtime.model.runner import ModelRunner
 from qwonnx.runtime.model.session import Session
 from qwonnx.runtime.model.weight_files import WeightFiles
-from qwonnx.runtime.native.kernels import KernelChoice
+from qwonnx.runtime.native.choice import KernelChoice
 from qwonnx.runtime.sampling.grammar import GrammarCompiler
 from qwonnx.runtime.sampling.guide import Guide
 from qwonnx.runtime.sampling.params import SamplingParams

@@ -12,7 +12,8 @@ import onnxruntime
 from qwonnx.runtime.errors import SessionError, SettingsError
 from qwonnx.runtime.install import how_to_install
 from qwonnx.runtime.machine import cpu_quota
-from qwonnx.runtime.native.kernels import Kernels, choose_kernels
+from qwonnx.runtime.native.choice import choose_kernels
+from qwonnx.runtime.native.kernels import Kernels
 from qwonnx.runtime.settings import RuntimeSettings
 
 _CPU = "CPUExecutionProvider"

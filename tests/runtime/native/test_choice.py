@@ -8,7 +8,8 @@ import onnxruntime
 import pytest
 
 from qwonnx.runtime.errors import NativeKernelsError
-from qwonnx.runtime.native.kernels import KernelChoice, Kernels, choose_kernels
+from qwonnx.runtime.native.choice import KernelChoice, choose_kernels
+from qwonnx.runtime.native.kernels import Kernels
 from qwonnx.runtime.native.library import VARIABLE, NativeLibrary
 
 pytestmark = pytest.mark.fast
