@@ -51,7 +51,7 @@ class FunctionBody:
         self,
         op_type: str,
         inputs: Sequence[ir.Value | None],
-        attributes: Mapping[str, int | float | str | Sequence[int] | Reference] | None = None,
+        attributes: Mapping[str, int | float | str | ir.Graph | Sequence[int] | Reference] | None = None,
         *,
         domain: str = MICROSOFT,
         num_outputs: int = 1,

@@ -1,11 +1,12 @@
 """The time of a step in each kernel of one artifact, from ONNX Runtime's own profiler.
 
     python -m infra.bench.step_profile ARTIFACT [--threads 2] [--prompt-tokens 512] [--decode-tokens 64] [--rounds 5]
+        [--kernels onnxruntime]
 
 Runs chunks of a prompt and then single tokens on the decoder's session alone, states bound in place as the runtime
 binds them, and adds up the time inside each kind of kernel. The rest of a step is the time between kernels. Every
-engine on these kernels needs the time of the matrix products (MatMulNBits, QMoE): the ratio of another engine's whole
-step to this time bounds the speed-up that a better graph could give. The last line is JSON.
+engine on these kernels needs the time of the matrix products (MatMulNBits, QMoE, or ours): the ratio of another
+engine's whole step to this time bounds the speed-up that a better graph could give. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -25,8 +26,13 @@ import onnxruntime as ort
 
 from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from qwonnx.runtime.cache.host_buffers import HostBinding
+from qwonnx.runtime.native.choice import choose_kernels
+from qwonnx.runtime.native.kernels import Kernels
 
-_PRODUCTS = ("MatMulNBits", "QMoE", "MatMul", "FusedMatMul", "MoE")
+_PRODUCTS = (
+    *("MatMulNBits", "QMoE", "MatMul", "FusedMatMul", "MoE"),
+    *("QuantizedLinear", "AffineLinear", "QuantizedExperts", "AffineExperts"),
+)
 _SHOWN = 8
 
 
@@ -41,11 +47,15 @@ class Step:
 class Decoder:
     """The decoder's session with one sequence's states, profiled."""
 
-    def __init__(self, artifact: Artifact, threads: int, max_model_len: int, prefix: Path) -> None:
+    def __init__(self, artifact: Artifact, threads: int, max_model_len: int, prefix: Path, kernels: Kernels) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.enable_profiling = True
         options.profile_file_prefix = str(prefix)
+        choice = choose_kernels(kernels, artifact.decoder.native_operators, ort.SessionOptions)
+        if choice.library:
+            choice.library.register(options)
+        print(f"kernels: {choice.name}")
         self.session = ort.InferenceSession(artifact.file("decoder.onnx"), options, providers=["CPUExecutionProvider"])
         sizes = {"batch": 1, "max_model_len": max_model_len}
         self._states = {
@@ -84,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompt-tokens", type=int, default=512)
     parser.add_argument("--decode-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--kernels", type=Kernels, choices=list(Kernels), default=Kernels.AUTO)
     options = parser.parse_args(arguments)
     artifact = open_artifact(options.artifact)
     with tempfile.TemporaryDirectory() as folder:
@@ -93,12 +104,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prompts = [step for index, step in enumerate(steps) if index % per_round == 0 and index >= per_round]
     decodes = [step for index, step in enumerate(steps) if index % per_round and index >= per_round]
     report = {"prompt": _summary("prompt", prompts), "decode": _summary("decode", decodes)}
-    print(json.dumps({"benchmark": "step_profile", "threads": options.threads, "rounds": options.rounds, **report}))
+    print(
+        json.dumps(
+            {
+                "benchmark": "step_profile",
+                "kernels": options.kernels,
+                "threads": options.threads,
+                "rounds": options.rounds,
+                **report,
+            }
+        )
+    )
 
 
 def profile(artifact: Artifact, options: argparse.Namespace, folder: Path) -> list[Step]:
     """A prompt and decode_tokens single tokens for every round, and one more round to warm up."""
-    decoder = Decoder(artifact, options.threads, options.prompt_tokens + options.decode_tokens, folder / "profile")
+    length = options.prompt_tokens + options.decode_tokens
+    decoder = Decoder(artifact, options.threads, length, folder / "profile", options.kernels)
     generator = np.random.default_rng(1)
     for _ in range(options.rounds + 1):
         decoder.start_over()
