@@ -92,6 +92,7 @@ def server(artifact: Path, kernels: Kernels, threads: int) -> Iterator[Start]:
     command = [sys.executable, "-c", "from qwonnx.handlers.cli.main import main; main()", "serve", str(artifact)]
     command += ["--port", "0", "--threads", str(threads), "--kernels", kernels, "--model-name", "started"]
     environment = {**os.environ, "QWONNX_SPIN": "0", "PYTHONUNBUFFERED": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installation has compiled modules
     with tempfile.TemporaryFile("w+") as log:
         began = time.perf_counter()
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment) as process:
