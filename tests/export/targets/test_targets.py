@@ -19,6 +19,7 @@ from qwonnx.export.evaluation.verify import VerificationReport, artifact_logits,
 from qwonnx.export.quantization.recipe import Recipe, Rule
 from qwonnx.runtime.artifact.folder import Artifact
 from qwonnx.runtime.native.kernels import Kernels
+from qwonnx.runtime.native.library import NativeLibrary
 from tests.export.decoder import Decoder, reference_evaluator
 
 Export = Callable[[ExportOptions], Artifact]
@@ -104,6 +105,15 @@ def test_a_recipe_that_mixes_bits_means_the_same_on_both_targets(export_tiny: Ex
     artifact = export_tiny(ExportOptions(activations="float32", recipe=recipe))
     for kernels in (Kernels.AUTO, Kernels.ONNXRUNTIME):
         np.testing.assert_allclose(artifact_logits(artifact, prompt, kernels=kernels), portable, atol=1e-3, rtol=0)
+
+
+def test_native_kernels_run_experts_whose_matrices_have_different_bits(
+    export_tiny: Export, prompt: np.ndarray, library: NativeLibrary
+) -> None:
+    recipe = Recipe("int4", 64, (Rule("layers.*.mlp.experts.down_proj", 8),))
+    portable = artifact_logits(export_tiny(ExportOptions(target="portable", recipe=recipe)), prompt)
+    cpu = artifact_logits(export_tiny(ExportOptions(recipe=recipe)), prompt, kernels=Kernels.NATIVE)
+    assert measure(portable, cpu, prompt).mean_kl < 0.2
 
 
 @pytest.mark.parametrize(
