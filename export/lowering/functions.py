@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx_ir as ir
 from onnxscript import OnnxFunction
 
@@ -15,20 +17,27 @@ def add_function_bodies(model: ir.Model) -> None:
     Operators that have a function in the model keep it. onnx.reference needs this order, because it compiles the
     functions one after another.
     """
+    present = {function.name: function for function in model.functions.values()}
+    model.functions.clear()
     for name in used_operators(model.graph):
-        _add(model, name)
+        _add(model, name, present)
 
 
-def _add(model: ir.Model, name: str) -> None:
+def _add(model: ir.Model, name: str, present: Mapping[str, ir.Function]) -> None:
     if (DOMAIN, name, "") in model.functions:
         return
+    function = present.get(name) or _body(name)
+    for inner in used_operators(function):
+        _add(model, inner, present)
+    model.functions[function.identifier()] = function
+
+
+def _body(name: str) -> ir.Function:
     body = getattr(op_bodies, name, None) or getattr(attention_bodies, name, None)
     assert isinstance(body, OnnxFunction), f"no body for {DOMAIN}::{name}"
     function = ir.from_proto(body.to_function_proto())
     assert isinstance(function, ir.Function)
-    for inner in used_operators(function):
-        _add(model, inner)
-    model.functions[function.identifier()] = function
+    return function
 
 
 def used_operators(graph: ir.Graph | ir.Function) -> list[str]:

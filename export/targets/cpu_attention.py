@@ -1,7 +1,9 @@
-"""Attention on the CPU: com.microsoft.GroupQueryAttention, and two cases that use it in another way.
+"""Attention on the CPU where native kernels do not run: a body of com.microsoft.GroupQueryAttention.
 
-The kernel writes a step's keys and values into the cache in place and attends to the filled part. It reads a key once
-for every query head, and it computes slowly with quantised keys. So an If chooses for each step:
+The graph names GatedAttention, GatedAttentionInt8 or GatedAttentionInt4, which native kernels run. The functions of these
+names call ONNX Runtime's kernel. It writes a step's keys and values into the cache in place and attends to the filled
+part. It reads a key once for every query head, and it computes slowly with quantised keys. So an If chooses for each
+step:
 
     one token over a float cache      the query heads that share keys become rows of one head, so that keys are read
                                       once for all of them (_folded)
@@ -11,6 +13,9 @@ for every query head, and it computes slowly with quantised keys. So an If choos
 
 The branches differ only in the order of sums. They write the cache in place as the kernel does: ONNX Runtime passes a
 graph output's buffer to the branch that yields it, and the branch reads the same buffer.
+
+Facts of a step are the same for all layers. Each layer's body computes them from past_lengths and input_ids, an input
+that the operator has for this alone: so the bodies' nodes are equal, and ONNX Runtime keeps those of one layer.
 """
 
 from __future__ import annotations
@@ -20,13 +25,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from qwonnx.export.lowering.constants import integers
 from qwonnx.export.lowering.rewrite import Attributes, attribute, call, own_nodes, replace, required, sizes
 from qwonnx.export.operators.ops import DOMAIN
-from qwonnx.export.targets.cpu_functions import MICROSOFT
-
-# Operators of attention over a cache, and the kernel's attribute for the bits of a cached value: 0 is a float.
-_CACHE_BITS = {"GatedAttention": 0, "GatedAttentionInt8": 8, "GatedAttentionInt4": 4}
+from qwonnx.export.targets.cpu_functions import CACHE_BITS, MICROSOFT, FunctionBody
 
 # From so many positions, folding saves more than its dozen small nodes cost.
 _LEAST_POSITIONS_TO_FOLD = 256
@@ -37,8 +38,33 @@ _MOST_VALUES_TO_CONVERT = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
+class _Heads:
+    """What all attention nodes of a model have in common."""
+
+    op_type: str
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    types: tuple[ir.TypeProtocol | None, ...]  # of the outputs
+
+    @property
+    def bits(self) -> int:
+        """Of a cached value; 0 for a float."""
+        return CACHE_BITS[self.op_type]
+
+    @property
+    def group(self) -> int:
+        """Query heads that share one head of keys."""
+        return self.num_heads // self.num_kv_heads
+
+    @property
+    def attributes(self) -> Attributes:
+        return {"num_heads": self.num_heads, "kv_num_heads": self.num_kv_heads}
+
+
+@dataclass(frozen=True, slots=True)
 class _Step:
-    """Facts of a step for the attention of all layers, computed once in a graph."""
+    """Facts of a step."""
 
     last_positions: ir.Value  # int32 [B]: the place of each row's last token in the cache
     row_tokens: ir.Value  # int32 [B]: tokens of each row in this step, all the same number
@@ -47,29 +73,18 @@ class _Step:
 
 
 @dataclass(frozen=True, slots=True)
-class _Attention:
-    """The parts of an attention node."""
+class _Inputs:
+    """Inputs of the function, by the names of the operator's body."""
 
     query: ir.Value  # [B, T, num_heads * head_dim]
     key: ir.Value  # [B, T, num_kv_heads * head_dim]
     value: ir.Value
+    gate: ir.Value
     past_key: ir.Value
     past_value: ir.Value
     past_lengths: ir.Value
     scales: Sequence[ir.Value]  # of keys and of values; empty for a float cache
-    bits: int  # of a cached value; 0 for a float
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-
-    @property
-    def group(self) -> int:
-        """Query heads that share one head of keys."""
-        return self.num_heads // self.num_kv_heads
-
-    @property
-    def heads(self) -> Attributes:
-        return {"num_heads": self.num_heads, "kv_num_heads": self.num_kv_heads}
+    input_ids: ir.Value  # [B, T]
 
 
 class _Branch:
@@ -99,125 +114,122 @@ class _Branch:
         """Add a call of one of our functions."""
         return self.add(op_type, inputs, domain=DOMAIN)[0]
 
-    def graph(self, outputs: Sequence[ir.Value], attention: _Attention) -> ir.Graph:
+    def integers(self, *values: int) -> ir.Value:
+        """An int64 vector. One that both the function and a branch used would not be shared by the layers."""
+        return self.add("Constant", [], {"value_ints": values})[0]
+
+    def graph(self, outputs: Sequence[ir.Value], heads: _Heads) -> ir.Graph:
         """The branch; its outputs are the attention [B, T, num_heads * head_dim] and both buffers."""
-        for output, like in zip(outputs, (attention.query, attention.past_key, attention.past_value), strict=True):
-            output.type = like.type
+        for output, kind in zip(outputs, heads.types, strict=True):
+            output.type = kind
         return ir.Graph([], outputs, nodes=self._nodes, name=self._name)
 
 
-def lower_attention(graph: ir.Graph) -> None:
-    """Replace every attention node of a graph whose inputs include input_ids and past_lengths."""
-    nodes = [node for op_type in _CACHE_BITS for node in own_nodes(graph, op_type)]
+def lower_attention(model: ir.Model) -> None:
+    """Give every attention node of a graph with the input input_ids that input, and the model their function."""
+    graph = model.graph
+    nodes = [node for op_type in CACHE_BITS for node in own_nodes(graph, op_type)]
     if not nodes:
         return
-    step = _add_step(graph, _taken_apart(nodes[0]))
+    heads = {_heads(node) for node in nodes}
+    assert len(heads) == 1, "one function serves all layers"
+    input_ids = next(value for value in graph.inputs if value.name == "input_ids")
     for node in nodes:
-        attention = _taken_apart(node)
-        name = f"{attention.past_key.name}.attention"
-        if attention.bits or attention.group > 1:
-            special = _converted if attention.bits else _folded
-            branches = {
-                "then_branch": special(graph, attention, step, f"{name}.special"),
-                "else_branch": _plain(attention, step, f"{name}.plain"),
-            }
-            attended = call("If", [step.is_special], branches, domain="", num_outputs=3)
-        else:
-            attended = call("GroupQueryAttention", *_kernel(attention, step), domain=MICROSOFT, num_outputs=3)
-        opening = call("Sigmoid", [required(node.inputs)[3]], domain="")
-        gated = call("Mul", [attended.outputs[0], opening.outputs[0]], domain="")
-        replace(node, [attended, opening, gated], [gated.outputs[0], *attended.outputs[1:]])
+        attributes = {"num_heads": attribute(node, "num_heads")}
+        replace(node, [call(node.op_type, [*required(node.inputs), input_ids], attributes, num_outputs=3)])
+    function = _function(heads.pop())
+    model.functions[function.identifier()] = function
 
 
-def _taken_apart(node: ir.Node) -> _Attention:
-    query, key, value, _, past_key, past_value, past_lengths, *scales = required(node.inputs)
-    num_heads, num_kv_heads = int(attribute(node, "num_heads")), sizes(past_key)[1]
-    return _Attention(
-        query=query,
-        key=key,
-        value=value,
-        past_key=past_key,
-        past_value=past_value,
-        past_lengths=past_lengths,
-        scales=scales,
-        bits=_CACHE_BITS[node.op_type],
-        num_heads=num_heads,
-        num_kv_heads=num_kv_heads,
-        head_dim=sizes(query)[2] // num_heads,
+def _heads(node: ir.Node) -> _Heads:
+    query, past_key = required(node.inputs)[0], required(node.inputs)[4]
+    num_heads = int(attribute(node, "num_heads"))
+    return _Heads(
+        node.op_type, num_heads, sizes(past_key)[1], sizes(query)[2] // num_heads, (query.type, past_key.type, past_key.type)
     )
 
 
-def _add_step(graph: ir.Graph, attention: _Attention) -> _Step:
-    """Add the nodes of _Step. All layers have the same tokens, and the heads of `attention`."""
-    past_lengths = next(value for value in graph.inputs if value.name == "past_lengths")
-    input_ids = next(value for value in graph.inputs if value.name == "input_ids")
-    nodes: list[ir.Node] = []
+def _function(heads: _Heads) -> ir.Function:
+    """The operator's function. Its node has the attribute num_heads, but all sizes are constants here."""
+    scales = ("key_scale", "value_scale") if heads.bits else ()
+    names = ["query", "key", "value", "gate", "past_key", "past_value", "past_lengths", *scales, "input_ids"]
+    body = FunctionBody(heads.op_type, names, {"num_heads": ir.AttributeType.INT})
+    inputs = _Inputs(*body.inputs[:7], scales=body.inputs[7:-1], input_ids=body.inputs[-1])
+    step = _add_step(body, inputs, heads)
+    if heads.bits or heads.group > 1:
+        special = _converted if heads.bits else _folded
+        branches = {
+            "then_branch": special(inputs, heads, step),
+            "else_branch": _plain(inputs, heads, step),
+        }
+        attended, *present = body.add("If", [step.is_special], branches, domain="", num_outputs=3)
+    else:
+        attended, *present = body.add("GroupQueryAttention", *_kernel(inputs, heads, step), num_outputs=3)
+    (opening,) = body.add("Sigmoid", [inputs.gate], domain="")
+    (gated,) = body.add("Mul", [attended, opening], domain="")
+    return body.function([gated, *present])
 
-    def add(op_type: str, *inputs: ir.Value, attributes: Attributes | None = None) -> ir.Value:
-        nodes.append(call(op_type, inputs, attributes, domain=""))
-        return nodes[-1].outputs[0]
+
+def _add_step(body: FunctionBody, inputs: _Inputs, heads: _Heads) -> _Step:
+    def add(op_type: str, *values: ir.Value, attributes: Attributes | None = None) -> ir.Value:
+        return body.add(op_type, values, attributes, domain="")[0]
 
     def int32(value: ir.Value) -> ir.Value:
         return add("Cast", value, attributes={"to": ir.DataType.INT32.value})
 
-    def number(value: int) -> ir.Value:
-        return integers(graph, [value])
-
-    num_rows = add("Shape", past_lengths)
-    num_tokens = add("Shape", input_ids, attributes={"start": 1, "end": 2})
-    lengths = add("Add", past_lengths, num_tokens)
+    num_rows = add("Shape", inputs.past_lengths)
+    num_tokens = add("Shape", inputs.input_ids, attributes={"start": 1, "end": 2})
+    lengths = add("Add", inputs.past_lengths, num_tokens)
     longest = add("ReduceMax", lengths, attributes={"keepdims": 0})
-    if attention.bits:
-        most = _MOST_VALUES_TO_CONVERT // (attention.num_kv_heads * attention.head_dim)
-        tokens = add("GreaterOrEqual", num_tokens, number(_LEAST_TOKENS_TO_CONVERT))
-        positions = add("LessOrEqual", longest, number(most))
+    if heads.bits:
+        most = _MOST_VALUES_TO_CONVERT // (heads.num_kv_heads * heads.head_dim)
+        tokens = add("GreaterOrEqual", num_tokens, body.integers(_LEAST_TOKENS_TO_CONVERT))
+        positions = add("LessOrEqual", longest, body.integers(most))
         # Without new keys the kernel takes several rows only if none has a past.
-        rows = add("Or", add("Equal", num_rows, number(1)), add("Equal", longest, num_tokens))
+        rows = add("Or", add("Equal", num_rows, body.integers(1)), add("Equal", longest, num_tokens))
         is_special = add("And", add("And", tokens, positions), rows)
     else:
         # The kernel refuses more rows than positions, and takes rows of only one sequence.
-        tokens = add("Equal", add("Size", input_ids), number(1))
-        positions = add("GreaterOrEqual", longest, number(max(_LEAST_POSITIONS_TO_FOLD, attention.group)))
+        tokens = add("Equal", add("Size", inputs.input_ids), body.integers(1))
+        least = max(_LEAST_POSITIONS_TO_FOLD, heads.group)
+        positions = add("GreaterOrEqual", longest, body.integers(least))
         is_special = add("And", tokens, positions)
-    step = _Step(
-        last_positions=int32(add("Sub", lengths, number(1))),
+    return _Step(
+        last_positions=int32(add("Sub", lengths, body.integers(1))),
         row_tokens=add("Expand", int32(num_tokens), num_rows),
         longest=int32(longest),
         is_special=is_special,
     )
-    graph.insert_before(graph[0], nodes)
-    return step
 
 
-def _kernel(attention: _Attention, step: _Step) -> tuple[list[ir.Value | None], Attributes]:
+def _kernel(inputs: _Inputs, heads: _Heads, step: _Step) -> tuple[list[ir.Value | None], Attributes]:
     """Inputs and attributes of the kernel that appends to the cache and attends."""
-    inputs: list[ir.Value | None] = [attention.query, attention.key, attention.value]
-    inputs += [attention.past_key, attention.past_value, step.last_positions, step.longest]
+    values: list[ir.Value | None] = [inputs.query, inputs.key, inputs.value]
+    values += [inputs.past_key, inputs.past_value, step.last_positions, step.longest]
     # Rotary caches and ids, bias, sink, scales of a float cache and norms are not given. The last input is: without it
     # the kernel refuses chunks of several rows that have a past.
-    scales: Sequence[ir.Value | None] = attention.scales or [None] * 2
-    inputs += [*[None] * 5, *scales, *[None] * 2, step.row_tokens]
-    if not attention.bits:
-        return inputs, attention.heads
+    scales: Sequence[ir.Value | None] = inputs.scales or [None] * 2
+    values += [*[None] * 5, *scales, *[None] * 2, step.row_tokens]
+    if not heads.bits:
+        return values, heads.attributes
     kind = "PER_CHANNEL"
-    return inputs, {
-        **attention.heads,
+    return values, {
+        **heads.attributes,
         "k_quant_type": kind,
         "v_quant_type": kind,
-        "kv_cache_bit_width": attention.bits,
+        "kv_cache_bit_width": heads.bits,
     }
 
 
-def _plain(attention: _Attention, step: _Step, name: str) -> ir.Graph:
-    branch = _Branch(name)
-    outputs = branch.add("GroupQueryAttention", *_kernel(attention, step), domain=MICROSOFT, num_outputs=3)
-    return branch.graph(outputs, attention)
+def _plain(inputs: _Inputs, heads: _Heads, step: _Step) -> ir.Graph:
+    branch = _Branch("plain")
+    outputs = branch.add("GroupQueryAttention", *_kernel(inputs, heads, step), domain=MICROSOFT, num_outputs=3)
+    return branch.graph(outputs, heads)
 
 
 def _attend(
     branch: _Branch,
-    graph: ir.Graph,
-    attention: _Attention,
+    inputs: _Inputs,
     step: _Step,
     query: ir.Value,
     keys: ir.Value,
@@ -225,46 +237,46 @@ def _attend(
     attributes: Attributes,
 ) -> ir.Value:
     """The kernel over keys and values that are already in their buffers: it gets no new ones, and writes none."""
-    zero, one = integers(graph, [0]), integers(graph, [1])
-    (nothing,) = branch.add("Slice", [attention.key, zero, zero, one])
-    inputs = [query, nothing, nothing, keys, values, step.last_positions, step.longest]
-    return branch.add("GroupQueryAttention", inputs, attributes, domain=MICROSOFT)[0]
+    zero, one = branch.integers(0), branch.integers(1)
+    (nothing,) = branch.add("Slice", [inputs.key, zero, zero, one])
+    given = [query, nothing, nothing, keys, values, step.last_positions, step.longest]
+    return branch.add("GroupQueryAttention", given, attributes, domain=MICROSOFT)[0]
 
 
-def _folded(graph: ir.Graph, attention: _Attention, step: _Step, name: str) -> ir.Graph:
+def _folded(inputs: _Inputs, heads: _Heads, step: _Step) -> ir.Graph:
     """One token of one sequence: the heads of a group become rows, and each row sees all positions."""
-    kv_heads, width = attention.num_kv_heads, attention.head_dim
-    branch = _Branch(name)
-    by_head = integers(graph, [0, kv_heads, -1, width])
-    (place,) = branch.add("Unsqueeze", [attention.past_lengths, integers(graph, [1, 2, 3])])
-    (places,) = branch.add("Expand", [place, integers(graph, [1, kv_heads, 1, width])])
+    kv_heads, width = heads.num_kv_heads, heads.head_dim
+    branch = _Branch("folded")
+    by_head = branch.integers(0, kv_heads, -1, width)
+    (place,) = branch.add("Unsqueeze", [inputs.past_lengths, branch.integers(1, 2, 3)])
+    (places,) = branch.add("Expand", [place, branch.integers(1, kv_heads, 1, width)])
     present = []
-    for new, past in ((attention.key, attention.past_key), (attention.value, attention.past_value)):
-        (heads,) = branch.add("Reshape", [new, by_head])  # [1, num_kv_heads, 1, head_dim]
-        present += branch.add("ScatterElements", [past, places, heads], {"axis": 2})
+    for new, past in ((inputs.key, inputs.past_key), (inputs.value, inputs.past_value)):
+        (new_heads,) = branch.add("Reshape", [new, by_head])  # [1, num_kv_heads, 1, head_dim]
+        present += branch.add("ScatterElements", [past, places, new_heads], {"axis": 2})
     swap = {"perm": [0, 2, 1, 3]}
-    (grouped,) = branch.add("Reshape", [attention.query, integers(graph, [0, kv_heads, attention.group, width])])
+    (grouped,) = branch.add("Reshape", [inputs.query, branch.integers(0, kv_heads, heads.group, width)])
     (rows,) = branch.add("Transpose", [grouped], swap)
-    (folded,) = branch.add("Reshape", [rows, integers(graph, [0, 0, -1])])  # [1, group, num_kv_heads * head_dim]
+    (folded,) = branch.add("Reshape", [rows, branch.integers(0, 0, -1)])  # [1, group, num_kv_heads * head_dim]
     one_to_one: Attributes = {"num_heads": kv_heads, "kv_num_heads": kv_heads, "causal": 0}
-    attended = _attend(branch, graph, attention, step, folded, present[0], present[1], one_to_one)
-    (rows,) = branch.add("Reshape", [attended, integers(graph, [0, 0, kv_heads, width])])
+    attended = _attend(branch, inputs, step, folded, present[0], present[1], one_to_one)
+    (rows,) = branch.add("Reshape", [attended, branch.integers(0, 0, kv_heads, width)])
     (grouped,) = branch.add("Transpose", [rows], swap)
-    (unfolded,) = branch.add("Reshape", [grouped, integers(graph, [0, 1, -1])])
-    return branch.graph([unfolded, *present], attention)
+    (unfolded,) = branch.add("Reshape", [grouped, branch.integers(0, 1, -1)])
+    return branch.graph([unfolded, *present], heads)
 
 
-def _converted(graph: ir.Graph, attention: _Attention, step: _Step, name: str) -> ir.Graph:
+def _converted(inputs: _Inputs, heads: _Heads, step: _Step) -> ir.Graph:
     """The operator's function body, with the float kernel instead of its arithmetic."""
-    branch = _Branch(name)
-    positions = branch.own("NewPositions", attention.query, attention.past_lengths)
+    branch = _Branch("converted")
+    positions = branch.own("NewPositions", inputs.query, inputs.past_lengths)
     present, floats = [], []
     for new, past, scale in zip(
-        (attention.key, attention.value), (attention.past_key, attention.past_value), attention.scales, strict=True
+        (inputs.key, inputs.value), (inputs.past_key, inputs.past_value), inputs.scales, strict=True
     ):
-        codes = branch.own(f"ToInt{attention.bits}", branch.own("HeadsLike", new, past), scale)
+        codes = branch.own(f"ToInt{heads.bits}", branch.own("HeadsLike", new, past), scale)
         present.append(branch.own("AppendToCache", past, codes, positions))
         filled = branch.own("Filled", present[-1], positions)
-        floats.append(branch.own(f"FromInt{attention.bits}", filled, scale))
-    attended = _attend(branch, graph, attention, step, attention.query, floats[0], floats[1], attention.heads)
-    return branch.graph([attended, *present], attention)
+        floats.append(branch.own(f"FromInt{heads.bits}", filled, scale))
+    attended = _attend(branch, inputs, step, inputs.query, floats[0], floats[1], heads.attributes)
+    return branch.graph([attended, *present], heads)

@@ -18,9 +18,12 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from qwonnx.export.lowering.functions import used_operators
-from qwonnx.export.operators.ops import DOMAIN
+from qwonnx.export.operators.ops import DOMAIN, VERSION
 
 MICROSOFT = "com.microsoft"
+# Operators of attention over a cache, and the bits of a cached value: 0 is a float. The heads of a model are built into
+# their bodies, which cpu_attention.py has.
+CACHE_BITS = {"GatedAttention": 0, "GatedAttentionInt8": 8, "GatedAttentionInt4": 4}
 _OPSETS = {"": 23, MICROSOFT: 1}
 _INT = ir.AttributeType.INT
 
@@ -45,6 +48,7 @@ class FunctionBody:
         self._name = name
         self._attributes = attributes
         self._nodes: list[ir.Node] = []
+        self._integers: dict[tuple[int, ...], ir.Value] = {}
         self.inputs = [ir.Value(name=each) for each in inputs]
 
     def add(
@@ -68,9 +72,17 @@ class FunctionBody:
         self._nodes.append(node)
         return list(node.outputs)
 
+    def integers(self, *values: int) -> ir.Value:
+        """An int64 vector, one node for each that is used."""
+        if values not in self._integers:
+            (self._integers[values],) = self.add("Constant", [], {"value_ints": values}, domain="")
+        return self._integers[values]
+
     def function(self, outputs: Sequence[ir.Value]) -> ir.Function:
         """The function that yields these values."""
         graph = ir.Graph(self.inputs, outputs, nodes=self._nodes, opset_imports=dict(_OPSETS), name=self._name)
+        if used_operators(graph):
+            graph.opset_imports[DOMAIN] = VERSION
         declared = [ir.Attr(name, kind, None) for name, kind in self._attributes.items()]
         return ir.Function(DOMAIN, self._name, graph=graph, attributes=declared)
 
@@ -84,8 +96,8 @@ def add_kernel_functions(model: ir.Model) -> None:
 
 
 def kernel_operators() -> Collection[str]:
-    """The operators that have a function here."""
-    return _BODIES.keys()
+    """The operators that have a function here, or in cpu_attention.py."""
+    return {*_BODIES, *CACHE_BITS}
 
 
 def _linear(name: str, *weights: str) -> ir.Function:

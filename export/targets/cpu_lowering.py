@@ -35,7 +35,7 @@ def lower_to_cpu(model: ir.Model, weights: GraphWeights, activations: Activation
     _lower_linear(graph, weights, accuracy_level)
     _lower_embedding(graph)
     _lower_linear_attention(graph)
-    lower_attention(graph)
+    lower_attention(model)
     add_kernel_functions(model)
     add_function_bodies(model)
     model.opset_imports[MICROSOFT] = 1

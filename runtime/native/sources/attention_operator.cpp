@@ -3,7 +3,8 @@
 //   GatedAttention(query, key, value, gate, past_key, past_value, past_lengths) -> (output, present_key, present_value)
 //   GatedAttentionInt8, GatedAttentionInt4: the same with key_scale and value_scale behind
 //
-// with the attribute num_heads. Every shape and every length is checked before memory is touched.
+// with the attribute num_heads. One more input is allowed and not read: the graph's own function bodies need it. Every
+// shape and every length is checked before memory is touched.
 #include "attention_operator.h"
 
 #include <stdlib.h>
@@ -12,21 +13,22 @@
 namespace qwonnx {
 namespace {
 
-constexpr size_t MAX_INPUTS = 9;
+constexpr size_t MAX_READ = 9;
 constexpr int INT8 = 3, INT64 = 7;  // ONNXTensorElementDataType
 
 enum Input { QUERY, KEY, VALUE, GATE, PAST_KEY, PAST_VALUE, PAST_LENGTHS, KEY_SCALE, VALUE_SCALE };
-const char* const input_names[MAX_INPUTS] = {"query",      "key",          "value",     "gate",       "past_key",
+const char* const input_names[MAX_READ] = {"query",      "key",          "value",     "gate",       "past_key",
                                              "past_value", "past_lengths", "key_scale", "value_scale"};
 
 struct AttentionOperator : OrtCustomOp {
   const char* name;
   CacheType type;
 
-  size_t num_inputs() const { return type == CacheType::FLOAT32 ? 7 : 9; }
+  size_t num_read() const { return type == CacheType::FLOAT32 ? 7 : 9; }
   int cache_element() const { return type == CacheType::FLOAT32 ? FLOAT : type == CacheType::INT8 ? INT8 : UINT8; }
   int element(size_t input) const {
-    return input == PAST_KEY || input == PAST_VALUE ? cache_element() : input == PAST_LENGTHS ? INT64 : FLOAT;
+    if (input == PAST_KEY || input == PAST_VALUE) return cache_element();
+    return input == PAST_LENGTHS || input == num_read() ? INT64 : FLOAT;
   }
 };
 
@@ -85,7 +87,7 @@ OrtStatus* read_step(const Kernel& kernel, const Tensor* in, Attention& step) {
   QWONNX_RETURN_IF_ERROR(check_shape("past_key", in[PAST_KEY], 4, batch, kv_heads, capacity, stored));
   QWONNX_RETURN_IF_ERROR(check_shape("past_value", in[PAST_VALUE], 4, batch, kv_heads, capacity, stored));
   QWONNX_RETURN_IF_ERROR(check_shape("past_lengths", in[PAST_LENGTHS], 1, batch, 0, 0, 0));
-  for (size_t i = KEY_SCALE; i < op.num_inputs(); i++)
+  for (size_t i = KEY_SCALE; i < op.num_read(); i++)
     QWONNX_RETURN_IF_ERROR(check_shape(input_names[i], in[i], 4, 1, kv_heads, 1, head_dim));
   step.past_lengths = static_cast<const int64_t*>(in[PAST_LENGTHS].data);
   for (int64_t row = 0; row < batch; row++) {
@@ -108,8 +110,8 @@ OrtStatus* read_step(const Kernel& kernel, const Tensor* in, Attention& step) {
   step.gate = static_cast<const float*>(in[GATE].data);
   step.past_key = in[PAST_KEY].data;
   step.past_value = in[PAST_VALUE].data;
-  step.key_scales = op.num_inputs() > KEY_SCALE ? static_cast<const float*>(in[KEY_SCALE].data) : nullptr;
-  step.value_scales = op.num_inputs() > KEY_SCALE ? static_cast<const float*>(in[VALUE_SCALE].data) : nullptr;
+  step.key_scales = op.num_read() > KEY_SCALE ? static_cast<const float*>(in[KEY_SCALE].data) : nullptr;
+  step.value_scales = op.num_read() > KEY_SCALE ? static_cast<const float*>(in[VALUE_SCALE].data) : nullptr;
   return nullptr;
 }
 
@@ -127,8 +129,8 @@ bool overlaps(const void* past, const void* present, size_t bytes) {
 
 OrtStatus* compute(void* data, OrtKernelContext* context) {
   const Kernel& kernel = *static_cast<Kernel*>(data);
-  Tensor in[MAX_INPUTS];
-  for (size_t i = 0; i < kernel.op->num_inputs(); i++) {
+  Tensor in[MAX_READ];
+  for (size_t i = 0; i < kernel.op->num_read(); i++) {
     const OrtValue* value = nullptr;
     QWONNX_RETURN_IF_ERROR(api.get_input(context, i, &value));
     QWONNX_RETURN_IF_ERROR(read_tensor(input_names[i], value, kernel.op->element(i), in[i]));
@@ -155,11 +157,12 @@ void make(AttentionOperator& op, const char* name, CacheType type) {
   op.get_name = [](const OrtCustomOp* self) { return of(self).name; };
   op.get_execution_provider = [](const OrtCustomOp*) { return static_cast<const char*>(nullptr); };
   op.get_input_type = [](const OrtCustomOp* self, size_t index) { return of(self).element(index); };
-  op.get_input_count = [](const OrtCustomOp* self) { return of(self).num_inputs(); };
+  op.get_input_count = [](const OrtCustomOp* self) { return of(self).num_read() + 1; };
   op.get_output_type = [](const OrtCustomOp* self, size_t index) { return index ? of(self).cache_element() : FLOAT; };
   op.get_output_count = [](const OrtCustomOp*) { return static_cast<size_t>(3); };
   op.destroy = free;
-  op.get_input_characteristic = op.get_output_characteristic = op.get_input_memory_type = zero_for_index;
+  op.get_input_characteristic = [](const OrtCustomOp* self, size_t index) { return index == of(self).num_read() ? 1 : 0; };
+  op.get_output_characteristic = op.get_input_memory_type = zero_for_index;
   op.get_variadic_input_min_arity = op.get_variadic_input_homogeneity = one;
   op.get_variadic_output_min_arity = op.get_variadic_output_homogeneity = one;
   op.create_kernel_v2 = create;
