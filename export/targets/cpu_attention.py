@@ -1,9 +1,9 @@
 """Attention on the CPU where native kernels do not run: a body of com.microsoft.GroupQueryAttention.
 
-The graph names GatedAttention, GatedAttentionInt8 or GatedAttentionInt4, which native kernels run. The functions of these
-names call ONNX Runtime's kernel. It writes a step's keys and values into the cache in place and attends to the filled
-part. It reads a key once for every query head, and it computes slowly with quantised keys. So an If chooses for each
-step:
+The graph names GatedAttention, GatedAttentionInt8 or GatedAttentionInt4, which native kernels run. The functions of
+these names call ONNX Runtime's kernel. It writes a step's keys and values into the cache in place and attends to the
+filled part. It reads a key once for every query head, and it computes slowly with quantised keys. So an If chooses for
+each step:
 
     one token over a float cache      the query heads that share keys become rows of one head, so that keys are read
                                       once for all of them (_folded)
@@ -144,9 +144,8 @@ def lower_attention(model: ir.Model) -> None:
 def _heads(node: ir.Node) -> _Heads:
     query, past_key = required(node.inputs)[0], required(node.inputs)[4]
     num_heads = int(attribute(node, "num_heads"))
-    return _Heads(
-        node.op_type, num_heads, sizes(past_key)[1], sizes(query)[2] // num_heads, (query.type, past_key.type, past_key.type)
-    )
+    types = (query.type, past_key.type, past_key.type)
+    return _Heads(node.op_type, num_heads, sizes(past_key)[1], sizes(query)[2] // num_heads, types)
 
 
 def _function(heads: _Heads) -> ir.Function:

@@ -3,10 +3,10 @@
     python -m infra.bench.kv_cache speed [--positions 4096 65536 262144] [--chunk 512] [--threads 2]
     python -m infra.bench.kv_cache loss CHECKPOINT [--text FILE] [--tokens 300 4000]
 
-`speed` measures one layer's attention as the CPU target lowers it, with the heads of Qwen3.5-35B-A3B (16 for queries, 2
-for keys, 256 wide), and the bare kernel: one token, and with --chunk a chunk of a prompt, over a cache of so many
-positions. Kinds take turns. Wall time and processor time are the least of all rounds; other work on the machine
-disturbs processor time less.
+`speed` measures one layer's attention as it runs without native kernels (infra.bench.native_attention measures those),
+with the heads of Qwen3.5-35B-A3B (16 for queries, 2 for keys, 256 wide), and the bare kernel: one token, and with
+--chunk a chunk of a prompt, over a cache of so many positions. Kinds take turns. Wall time and processor time are the
+least of all rounds; other work on the machine disturbs processor time less.
 
 `loss` exports a checkpoint with float32 weights once for each kind, and compares it with the float32 cache on the same
 tokens: KL divergence, and rounding and clipping of cached values. The last line is JSON.
@@ -36,7 +36,7 @@ from qwonnx.export.quantization.cache_scales import cache_scales
 from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from qwonnx.runtime.cache.host_buffers import HostBinding
 from tests.export.decoder import Decoder
-from tests.export.operators.attention_graph import OUTPUTS, cpu_attention
+from tests.export.operators.attention_graph import OUTPUTS, inlined_cpu_attention
 
 KINDS = ("float32", "int8", "int4")
 NUM_HEADS, NUM_KV_HEADS, HEAD_DIM = 16, 2, 256
@@ -66,7 +66,7 @@ class _Attention:
     """One layer's attention over a full cache, bound in place. `bare` is the kernel without its special cases."""
 
     def __init__(self, kind: str, positions: int, num_tokens: int, threads: int, *, bare: bool) -> None:
-        model = cpu_attention(kind, num_heads=NUM_HEADS, num_kv_heads=NUM_KV_HEADS, head_dim=HEAD_DIM)
+        model = inlined_cpu_attention(kind, num_heads=NUM_HEADS, num_kv_heads=NUM_KV_HEADS, head_dim=HEAD_DIM)
         if bare:
             _take_plain_branch(model)
         options = ort.SessionOptions()

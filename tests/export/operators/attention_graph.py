@@ -1,8 +1,9 @@
-"""One attention operator alone in a graph, as a target lowers it, for the tests and the benchmark."""
+"""One attention operator alone in a graph, as a target lowers it, for the tests and the benchmarks."""
 
 from __future__ import annotations
 
 import onnx
+import onnx.inliner
 import onnx_ir as ir
 
 from qwonnx.export.lowering.graph_weights import GraphWeights
@@ -18,7 +19,7 @@ OUTPUTS = ("attended", "present_key", "present_value")
 
 
 def cpu_attention(kv: str, *, num_heads: int, num_kv_heads: int, head_dim: int) -> onnx.ModelProto:
-    """The operator over a cache of this kind, lowered to the CPU's kernels.
+    """The operator over a cache of this kind, lowered to the CPU's kernels: a node and its function.
 
     Inputs: those of its function body, by their names, and input_ids [batch, sequence], used only for its shape.
     Outputs: OUTPUTS.
@@ -48,6 +49,13 @@ def cpu_attention(kv: str, *, num_heads: int, num_kv_heads: int, head_dim: int) 
     CpuTarget().lower(model, weights, Activations.FLOAT32)
     proto: onnx.ModelProto = ir.to_proto(model)
     return proto
+
+
+def inlined_cpu_attention(kv: str, *, num_heads: int, num_kv_heads: int, head_dim: int) -> onnx.ModelProto:
+    """The same with the nodes that run without native kernels."""
+    model = cpu_attention(kv, num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim)
+    inlined: onnx.ModelProto = onnx.inliner.inline_selected_functions(model, [(DOMAIN, OPERATORS[kv])])
+    return inlined
 
 
 def _value(name: str, dtype: ir.DataType, shape: tuple[int | str, ...]) -> ir.Value:

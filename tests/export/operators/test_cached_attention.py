@@ -1,6 +1,6 @@
 """Attention over a float, int8 or int4 cache: function bodies, kernels and plain arithmetic agree on all outputs.
 
-The kernels are those that the CPU target chooses for a step; `WAYS` has steps for every choice.
+"kernel" stands for ONNX Runtime's kernels as the CPU target chooses them for a step. `WAYS` has steps for every choice.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ import torch
 from torch.nn import functional as F
 
 from qwonnx.runtime.cache.host_buffers import HostBinding
+from qwonnx.runtime.errors import NativeKernelsError
+from qwonnx.runtime.native.library import native_library
 from tests.export.operators import single_op
-from tests.export.operators.attention_graph import OPERATORS, OUTPUTS, TYPES, cpu_attention
+from tests.export.operators.attention_graph import OPERATORS, OUTPUTS, TYPES, cpu_attention, inlined_cpu_attention
 
 HEADS, KV_HEADS, DIM, CAPACITY = 6, 2, 16, 330
-ENGINES = (*single_op.ENGINES, "kernel")
+ENGINES = (*single_op.ENGINES, "kernel", "native")
 RANGES = {"int8": (-128, 127), "int4": (-8, 7)}
 # Lengths of the rows before a step, and its tokens.
 WAYS = {
@@ -101,16 +103,22 @@ def _inputs(kv: str, lengths: list[int], num_tokens: int, seed: int = 0) -> Arra
 
 
 def _run(engine: str, kv: str, inputs: Arrays) -> Step:
-    if engine == "kernel":
-        return Step(*_run_lowered(kv, inputs))
+    if engine in ("kernel", "native"):
+        return Step(*_run_lowered(kv, inputs, native=engine == "native"))
     types = (ir.DataType.FLOAT, TYPES[kv], TYPES[kv])
     return Step(*single_op.run(engine, OPERATORS[kv], inputs, 3, types, num_heads=HEADS))
 
 
-def _run_lowered(kv: str, inputs: Arrays) -> list[np.ndarray]:
+def _run_lowered(kv: str, inputs: Arrays, *, native: bool) -> list[np.ndarray]:
     """As the CPU target computes it, its buffers updated in place."""
     proto = cpu_attention(kv, num_heads=HEADS, num_kv_heads=KV_HEADS, head_dim=DIM)
-    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    if native:
+        try:
+            native_library().register(options)
+        except NativeKernelsError as missing:
+            pytest.skip(str(missing))
+    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     ids = np.zeros(inputs["query"].shape[:2], np.int64)
     buffers = {"past_key": inputs["past_key"].copy(), "past_value": inputs["past_value"].copy()}
     feeds = {**inputs, **buffers, "input_ids": ids}
@@ -165,7 +173,8 @@ def test_caches_and_outputs_are_those_of_plain_arithmetic(
 @pytest.mark.parametrize("way", WAYS)
 def test_a_step_is_computed_as_it_is_fastest(kv: str, way: str) -> None:
     lengths, num_tokens = WAYS[way]
-    proto = onnx.shape_inference.infer_shapes(cpu_attention(kv, num_heads=HEADS, num_kv_heads=KV_HEADS, head_dim=DIM))
+    inlined = inlined_cpu_attention(kv, num_heads=HEADS, num_kv_heads=KV_HEADS, head_dim=DIM)
+    proto = onnx.shape_inference.infer_shapes(inlined)
     (choice,) = (node for node in proto.graph.node if node.op_type == "If")
     part = onnx.utils.Extractor(proto).extract_model(["input_ids", "past_lengths"], [choice.input[0]])
     session = ort.InferenceSession(part.SerializeToString(), providers=["CPUExecutionProvider"])
