@@ -32,69 +32,124 @@ constexpr size_t AHEAD = 8192;
 
 // ---- few tokens ----
 
-// One row times T tokens: y[t * stride].
+// One row times T tokens. Blocks come in groups of eight, whose factors are computed at once. Where a chunk has several
+// blocks, the factors are laid out so that each half of a vector finds its own by a shuffle within halves: `order` lays
+// out, `places` plus the chunk's number shuffles.
+template <int BITS, int BLOCK, int T, bool ZERO_POINTS>
+struct RowByFew {
+  static constexpr int CHUNK = 256 / BITS, PLANES = num_planes<BITS>();
+  static constexpr int CHUNKS = BLOCK < CHUNK ? 1 : BLOCK / CHUNK;    // of a block
+  static constexpr int IN_CHUNK = BLOCK < CHUNK ? CHUNK / BLOCK : 1;  // blocks in a chunk
+  static constexpr int CHAINS = T <= 2 ? 2 : 1;                       // of sums: a multiply-add takes four cycles
+
+  const Blocks& weights;
+  const size_t row;
+  const Activations* const x;
+  __m256 sums[CHAINS][T], zeros[T];
+
+  __attribute__((always_inline)) __m256i order() const {
+    if (IN_CHUNK == 2) return _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
+    if (IN_CHUNK == 4) return _mm256_setr_epi32(0, 1, 4, 5, 2, 3, 6, 7);
+    return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  }
+
+  // The scales' factors of a group, and its share of the zero points.
+  __attribute__((always_inline)) void factors_of(size_t block, size_t count, __m256 scales, __m256* factors) {
+    const __m256 zero = ZERO_POINTS ? _mm256_mul_ps(scales, negative_zeros<BITS>(weights, row, block, count)) : scales;
+#pragma GCC unroll 4
+    for (int t = 0; t < T; t++) {
+      const bool whole = count == 8;
+      const __m256i mask = first_lanes(count);
+      const float *x_sums = x[t].sums + block, *x_scales = x[t].scales + block;
+      zeros[t] = _mm256_fmadd_ps(zero, whole ? _mm256_loadu_ps(x_sums) : _mm256_maskload_ps(x_sums, mask), zeros[t]);
+      factors[t] = _mm256_mul_ps(scales, whole ? _mm256_loadu_ps(x_scales) : _mm256_maskload_ps(x_scales, mask));
+      if (IN_CHUNK > 1) factors[t] = _mm256_permutevar8x32_ps(factors[t], order());
+    }
+  }
+
+  // The blocks of one step: one block, or those of one chunk.
+  __attribute__((always_inline)) void step(const uint8_t* codes, size_t chunk, int s, const __m256* factors,
+                                           const float (*stored)[8], __m256* chain, ptrdiff_t ahead, size_t bytes) {
+    __m256i dots[T];
+#pragma GCC unroll 2
+    for (int c = 0; c < CHUNKS; c++) {
+      if (CHUNKS > 1 ? c % 2 == 0 : s % 2 == 0) prefetch(codes + 32 * c, ahead);
+      const __m256i packed = bytes == 32 ? load(codes + 32 * c) : load_part(codes + 32 * c, bytes);
+#pragma GCC unroll 4
+      for (int p = 0; p < PLANES; p++) {
+        const __m256i values = plane<BITS>(packed, p);
+#pragma GCC unroll 4
+        for (int t = 0; t < T; t++) {
+          const uint8_t* at = static_cast<const uint8_t*>(x[t].codes) + ((chunk + c) * PLANES + p) * 32;
+          const __m256i products = multiply_plane<BITS>(values, load(at));
+          dots[t] = c == 0 && p == 0 ? products : add_products<BITS>(dots[t], products);
+          if (T > 2) __asm__("" : "+x"(dots[t]));  // compilers reorder sums of whole numbers and run out of registers
+        }
+      }
+    }
+    const __m256i places = IN_CHUNK == 2   ? _mm256_setzero_si256()
+                           : IN_CHUNK == 4 ? _mm256_setr_epi32(0, 0, 1, 1, 0, 0, 1, 1)
+                                           : _mm256_setr_epi32(0, 1, 2, 3, 0, 1, 2, 3);
+#pragma GCC unroll 4
+    for (int t = 0; t < T; t++) {
+      const __m256 factor = IN_CHUNK == 1 ? _mm256_broadcast_ss(stored[t] + s)
+                                          : _mm256_permutevar_ps(factors[t], _mm256_add_epi32(places, _mm256_set1_epi32(s * IN_CHUNK / 2)));
+      chain[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(widen<BITS>(dots[t])), factor, chain[t]);
+    }
+  }
+
+  __attribute__((always_inline)) void run(float* y, size_t stride, ptrdiff_t ahead, ptrdiff_t ahead_scales) {
+    const size_t row_bytes = weights.row_bytes(), num_blocks = weights.num_blocks();
+    const uint8_t* codes = weights.codes + row * row_bytes;
+    const float* scales = weights.scales + row * num_blocks;
+    for (int t = 0; t < T; t++) {
+      zeros[t] = _mm256_setzero_ps();
+      for (int i = 0; i < CHAINS; i++) sums[i][t] = _mm256_setzero_ps();
+    }
+    alignas(32) float stored[T][8];
+    __m256 factors[T];
+    const auto store = [&]() __attribute__((always_inline)) {
+      for (int t = 0; t < T; t++) _mm256_store_ps(stored[t], factors[t]);
+    };
+    size_t block = 0, chunk = 0;
+    constexpr int STEPS = 8 / IN_CHUNK;
+    for (; block + 8 <= num_blocks; block += 8) {
+      prefetch(scales + block, ahead_scales);
+      factors_of(block, 8, _mm256_loadu_ps(scales + block), factors);
+      if (IN_CHUNK == 1) store();
+#pragma GCC unroll 8
+      for (int s = 0; s < STEPS; s++, chunk += CHUNKS)
+        step(codes + 32 * chunk, chunk, s, factors, stored, sums[s % CHAINS], ahead, 32);
+    }
+    if (block < num_blocks) {
+      const size_t left = num_blocks - block;
+      factors_of(block, left, _mm256_maskload_ps(scales + block, first_lanes(left)), factors);
+      store();
+      for (int s = 0; s * IN_CHUNK < static_cast<int>(left); s++, chunk += CHUNKS) {
+        const size_t bytes = 32 * (chunk + 1) <= row_bytes ? 32 : row_bytes % 32;
+        if (bytes == 32)
+          step(codes + 32 * chunk, chunk, s, factors, stored, sums[0], ahead, 32);
+        else
+          step(codes + 32 * chunk, chunk, s, factors, stored, sums[0], ahead, bytes);
+      }
+    }
+    const __m256 middle = _mm256_set1_ps(ZERO_POINTS ? -1 : weights.middle());
+    for (int t = 0; t < T; t++) {
+      __m256 total = _mm256_fnmadd_ps(middle, zeros[t], sums[0][t]);
+      for (int i = 1; i < CHAINS; i++) total = _mm256_add_ps(total, sums[i][t]);
+      y[t * stride] = sum_of(total);
+    }
+  }
+};
+
+// y[t * stride]
 template <int BITS, int BLOCK, int T>
 void row_by_few(const Blocks& weights, size_t row, const Activations* x, float* y, size_t stride, ptrdiff_t ahead,
                 ptrdiff_t ahead_scales) {
-  constexpr int CHUNK = 256 / BITS, PLANES = num_planes<BITS>();
-  constexpr int CHUNKS = BLOCK < CHUNK ? 1 : BLOCK / CHUNK;    // of a block
-  constexpr int IN_CHUNK = BLOCK < CHUNK ? CHUNK / BLOCK : 1;  // blocks in a chunk
-  const size_t row_bytes = weights.row_bytes(), num_blocks = weights.num_blocks();
-  const uint8_t* codes = weights.codes + row * row_bytes;
-  const float* scales = weights.scales + row * num_blocks;
-  const uint8_t* tokens[T];
-  for (int t = 0; t < T; t++) tokens[t] = static_cast<const uint8_t*>(x[t].codes);
-  // Where a chunk has several blocks, the factors of eight are laid out so that each half of a vector finds its own by
-  // a shuffle within halves: `order` lays out, `places` plus the chunk's number shuffles.
-  const __m256i order = IN_CHUNK == 2   ? _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7)
-                        : IN_CHUNK == 4 ? _mm256_setr_epi32(0, 1, 4, 5, 2, 3, 6, 7)
-                                        : _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-  const __m256i places = IN_CHUNK == 2   ? _mm256_setzero_si256()
-                         : IN_CHUNK == 4 ? _mm256_setr_epi32(0, 0, 1, 1, 0, 0, 1, 1)
-                                         : _mm256_setr_epi32(0, 1, 2, 3, 0, 1, 2, 3);
-  __m256 sums[T];
-  for (int t = 0; t < T; t++) sums[t] = _mm256_setzero_ps();
-  for (size_t b0 = 0; b0 < num_blocks; b0 += 8) {
-    const size_t left = num_blocks - b0 < 8 ? num_blocks - b0 : 8;
-    const __m256i mask = first_lanes(left);
-    const __m256 row_scales = _mm256_maskload_ps(scales + b0, mask);
-    prefetch(scales + b0, ahead_scales);
-    const __m256 zeros = _mm256_mul_ps(row_scales, negative_zeros<BITS>(weights, row, b0, left));
-    alignas(32) float factors[T][8];
-    for (int t = 0; t < T; t++) {
-      sums[t] = _mm256_fmadd_ps(zeros, _mm256_maskload_ps(x[t].sums + b0, mask), sums[t]);
-      const __m256 factor = _mm256_mul_ps(row_scales, _mm256_maskload_ps(x[t].scales + b0, mask));
-      _mm256_store_ps(factors[t], IN_CHUNK > 1 ? _mm256_permutevar8x32_ps(factor, order) : factor);
-    }
-    const size_t steps = (left + IN_CHUNK - 1) / IN_CHUNK;
-    for (size_t s = 0; s < steps; s++) {
-      const size_t first = b0 / IN_CHUNK * CHUNKS + s * CHUNKS;
-      const __m256i place = _mm256_add_epi32(places, _mm256_set1_epi32(static_cast<int>(s) * IN_CHUNK / 2));
-      __m256i dots[T];
-#pragma GCC unroll 2
-      for (int c = 0; c < CHUNKS; c++) {
-        const uint8_t* at = codes + 32 * (first + c);
-        const bool whole = CHUNKS > 1 || 32 * (first + 1) <= row_bytes;
-        if ((first + c) % 2 == 0) prefetch(at, ahead);
-        const __m256i packed = whole ? load(at) : load_part(at, row_bytes % 32);
-        for (int p = 0; p < PLANES; p++) {
-          const __m256i values = plane<BITS>(packed, p);
-#pragma GCC unroll 4
-          for (int t = 0; t < T; t++) {
-            const __m256i products = multiply_plane<BITS>(values, load(tokens[t] + ((first + c) * PLANES + p) * 32));
-            dots[t] = c == 0 && p == 0 ? products : add_products<BITS>(dots[t], products);
-          }
-        }
-      }
-#pragma GCC unroll 4
-      for (int t = 0; t < T; t++) {
-        const __m256 factor = IN_CHUNK == 1 ? _mm256_broadcast_ss(factors[t] + s)
-                                            : _mm256_permutevar_ps(_mm256_load_ps(factors[t]), place);
-        sums[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(widen<BITS>(dots[t])), factor, sums[t]);
-      }
-    }
-  }
-  for (int t = 0; t < T; t++) y[t * stride] = sum_of(sums[t]);
+  if (weights.zero_points)
+    RowByFew<BITS, BLOCK, T, true>{weights, row, x, {}, {}}.run(y, stride, ahead, ahead_scales);
+  else
+    RowByFew<BITS, BLOCK, T, false>{weights, row, x, {}, {}}.run(y, stride, ahead, ahead_scales);
 }
 
 // Row by row: two rows at once are two streams of memory, and slower.
