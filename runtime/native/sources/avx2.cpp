@@ -32,15 +32,23 @@ constexpr size_t AHEAD = 8192;
 
 // ---- few tokens ----
 
+// The forms that are worth their time to compile.
+template <int BITS, int BLOCK>
+constexpr bool COMMON = BITS == 4 && BLOCK >= 32 && BLOCK <= 128;
+
+// From more tokens on panels are faster. Measured: with short blocks, summing across lanes costs more.
+template <int BITS, int BLOCK>
+constexpr size_t MOST_FEW = !COMMON<BITS, BLOCK> ? 2 : BLOCK >= 64 ? 4 : 3;
+
 // One row times T tokens. Blocks come in groups of eight, whose factors are computed at once. Where a chunk has several
 // blocks, the factors are laid out so that each half of a vector finds its own by a shuffle within halves: `order` lays
 // out, `places` plus the chunk's number shuffles.
-template <int BITS, int BLOCK, int T, bool ZERO_POINTS>
+template <int BITS, int BLOCK, int T>
 struct RowByFew {
   static constexpr int CHUNK = 256 / BITS, PLANES = num_planes<BITS>();
   static constexpr int CHUNKS = BLOCK < CHUNK ? 1 : BLOCK / CHUNK;    // of a block
   static constexpr int IN_CHUNK = BLOCK < CHUNK ? CHUNK / BLOCK : 1;  // blocks in a chunk
-  static constexpr int CHAINS = T <= 2 ? 2 : 1;                       // of sums: a multiply-add takes four cycles
+  static constexpr int CHAINS = COMMON<BITS, BLOCK> && T <= 2 ? 2 : 1;  // of sums: a multiply-add takes 4 cycles
 
   const Blocks& weights;
   const size_t row;
@@ -55,7 +63,7 @@ struct RowByFew {
 
   // The scales' factors of a group, and its share of the zero points.
   __attribute__((always_inline)) void factors_of(size_t block, size_t count, __m256 scales, __m256* factors) {
-    const __m256 zero = ZERO_POINTS ? _mm256_mul_ps(scales, negative_zeros<BITS>(weights, row, block, count)) : scales;
+    const __m256 zero = _mm256_mul_ps(scales, negative_zeros<BITS>(weights, row, block, count));
 #pragma GCC unroll 4
     for (int t = 0; t < T; t++) {
       const bool whole = count == 8;
@@ -117,9 +125,14 @@ struct RowByFew {
       prefetch(scales + block, ahead_scales);
       factors_of(block, 8, _mm256_loadu_ps(scales + block), factors);
       if (IN_CHUNK == 1) store();
+      if constexpr (COMMON<BITS, BLOCK>) {
 #pragma GCC unroll 8
-      for (int s = 0; s < STEPS; s++, chunk += CHUNKS)
-        step(codes + 32 * chunk, chunk, s, factors, stored, sums[s % CHAINS], ahead, 32);
+        for (int s = 0; s < STEPS; s++, chunk += CHUNKS)
+          step(codes + 32 * chunk, chunk, s, factors, stored, sums[s % CHAINS], ahead, 32);
+      } else {
+        for (int s = 0; s < STEPS; s++, chunk += CHUNKS)
+          step(codes + 32 * chunk, chunk, s, factors, stored, sums[0], ahead, 32);
+      }
     }
     if (block < num_blocks) {
       const size_t left = num_blocks - block;
@@ -127,15 +140,11 @@ struct RowByFew {
       store();
       for (int s = 0; s * IN_CHUNK < static_cast<int>(left); s++, chunk += CHUNKS) {
         const size_t bytes = 32 * (chunk + 1) <= row_bytes ? 32 : row_bytes % 32;
-        if (bytes == 32)
-          step(codes + 32 * chunk, chunk, s, factors, stored, sums[0], ahead, 32);
-        else
-          step(codes + 32 * chunk, chunk, s, factors, stored, sums[0], ahead, bytes);
+        step(codes + 32 * chunk, chunk, s, factors, stored, sums[0], ahead, bytes);
       }
     }
-    const __m256 middle = _mm256_set1_ps(ZERO_POINTS ? -1 : weights.middle());
     for (int t = 0; t < T; t++) {
-      __m256 total = _mm256_fnmadd_ps(middle, zeros[t], sums[0][t]);
+      __m256 total = _mm256_add_ps(zeros[t], sums[0][t]);
       for (int i = 1; i < CHAINS; i++) total = _mm256_add_ps(total, sums[i][t]);
       y[t * stride] = sum_of(total);
     }
@@ -146,10 +155,7 @@ struct RowByFew {
 template <int BITS, int BLOCK, int T>
 void row_by_few(const Blocks& weights, size_t row, const Activations* x, float* y, size_t stride, ptrdiff_t ahead,
                 ptrdiff_t ahead_scales) {
-  if (weights.zero_points)
-    RowByFew<BITS, BLOCK, T, true>{weights, row, x, {}, {}}.run(y, stride, ahead, ahead_scales);
-  else
-    RowByFew<BITS, BLOCK, T, false>{weights, row, x, {}, {}}.run(y, stride, ahead, ahead_scales);
+  RowByFew<BITS, BLOCK, T>{weights, row, x, {}, {}}.run(y, stride, ahead, ahead_scales);
 }
 
 // Row by row: two rows at once are two streams of memory, and slower.
@@ -157,28 +163,43 @@ template <int BITS, int BLOCK>
 void by_few(const Blocks& weights, size_t first, size_t last, const Activations* x, size_t num_tokens, float* y,
             size_t stride, ptrdiff_t ahead) {
   const ptrdiff_t bytes = ahead ? ahead * static_cast<ptrdiff_t>(weights.row_bytes()) : static_cast<ptrdiff_t>(AHEAD);
-  const ptrdiff_t scale_bytes = ahead ? ahead * static_cast<ptrdiff_t>(4 * weights.num_blocks()) : static_cast<ptrdiff_t>(AHEAD * 4 * weights.num_blocks() / weights.row_bytes());
+  const size_t scales = 4 * weights.num_blocks();  // bytes of a row
+  const ptrdiff_t scale_bytes = ahead ? ahead * static_cast<ptrdiff_t>(scales)
+                                      : static_cast<ptrdiff_t>(AHEAD * scales / weights.row_bytes());
   for (size_t row = first; row < last; row++, y++) {
-    size_t t = 0;
-    for (; t + 4 <= num_tokens; t += 4)
-      row_by_few<BITS, BLOCK, 4>(weights, row, x + t, y + t * stride, stride, bytes, scale_bytes);
-    if (num_tokens - t == 3) row_by_few<BITS, BLOCK, 3>(weights, row, x + t, y + t * stride, stride, bytes, scale_bytes);
-    if (num_tokens - t == 2) row_by_few<BITS, BLOCK, 2>(weights, row, x + t, y + t * stride, stride, bytes, scale_bytes);
-    if (num_tokens - t == 1) row_by_few<BITS, BLOCK, 1>(weights, row, x + t, y + t * stride, stride, bytes, scale_bytes);
+    if constexpr (MOST_FEW<BITS, BLOCK> > 2) {
+      if (num_tokens == 4) {
+        row_by_few<BITS, BLOCK, MOST_FEW<BITS, BLOCK>>(weights, row, x, y, stride, bytes, scale_bytes);
+        continue;
+      }
+      if (num_tokens == 3) {
+        row_by_few<BITS, BLOCK, 3>(weights, row, x, y, stride, bytes, scale_bytes);
+        continue;
+      }
+    }
+    if (num_tokens == 2) row_by_few<BITS, BLOCK, 2>(weights, row, x, y, stride, bytes, scale_bytes);
+    if (num_tokens == 1) row_by_few<BITS, BLOCK, 1>(weights, row, x, y, stride, bytes, scale_bytes);
   }
+}
+
+template <int BITS, int BLOCK>
+void multiply_by_block(const Blocks& weights, size_t first, size_t last, const Activations* x, size_t num_tokens, float* y,
+                       size_t stride, ptrdiff_t ahead) {
+  if (num_tokens > MOST_FEW<BITS, BLOCK>)
+    avx2::multiply_panels(weights, first, last, x, num_tokens, y, stride, ahead);
+  else
+    by_few<BITS, BLOCK>(weights, first, last, x, num_tokens, y, stride, ahead);
 }
 
 template <int BITS>
 void multiply(const Blocks& weights, size_t first, size_t last, const Activations* x, size_t num_tokens, float* y,
               size_t stride, ptrdiff_t ahead) {
-  // Measured: with short blocks, summing across lanes costs more.
-  if (num_tokens > (weights.block >= 64 ? 4 : 3)) return avx2::multiply_panels(weights, first, last, x, num_tokens, y, stride, ahead);
   switch (weights.block) {
-    case 16: return by_few<BITS, 16>(weights, first, last, x, num_tokens, y, stride, ahead);
-    case 32: return by_few<BITS, 32>(weights, first, last, x, num_tokens, y, stride, ahead);
-    case 64: return by_few<BITS, 64>(weights, first, last, x, num_tokens, y, stride, ahead);
-    case 128: return by_few<BITS, 128>(weights, first, last, x, num_tokens, y, stride, ahead);
-    default: return by_few<BITS, 256>(weights, first, last, x, num_tokens, y, stride, ahead);
+    case 16: return multiply_by_block<BITS, 16>(weights, first, last, x, num_tokens, y, stride, ahead);
+    case 32: return multiply_by_block<BITS, 32>(weights, first, last, x, num_tokens, y, stride, ahead);
+    case 64: return multiply_by_block<BITS, 64>(weights, first, last, x, num_tokens, y, stride, ahead);
+    case 128: return multiply_by_block<BITS, 128>(weights, first, last, x, num_tokens, y, stride, ahead);
+    default: return multiply_by_block<BITS, 256>(weights, first, last, x, num_tokens, y, stride, ahead);
   }
 }
 
