@@ -11,11 +11,6 @@ def integers(graph: ir.Graph, values: list[int]) -> ir.Value:
     return _initializer(graph, ir.tensor(values, dtype=ir.DataType.INT64, name=name))
 
 
-def floats(graph: ir.Graph, name: str, values: list[float]) -> ir.Value:
-    """A float32 vector; its name must identify its values."""
-    return _initializer(graph, ir.tensor(values, dtype=ir.DataType.FLOAT, name=name))
-
-
 def _initializer(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
     assert tensor.name is not None
     if tensor.name not in graph.initializers:

@@ -28,13 +28,6 @@ def call(
     return ir.node(op_type, inputs, dict(attributes or {}), domain=domain, num_outputs=num_outputs)
 
 
-def transpose(x: ir.Value) -> ir.Node:
-    """Swap the last two of three axes."""
-    node = call("Transpose", [x], domain="")
-    node.attributes["perm"] = ir.AttrInt64s("perm", [0, 2, 1])
-    return node
-
-
 def replace(old: ir.Node, new: Sequence[ir.Node], outputs: Sequence[ir.Value] | None = None) -> None:
     """Replace a node by new ones; the last one's outputs, or the given ones, replace the old outputs."""
     assert old.graph is not None

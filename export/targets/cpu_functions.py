@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from qwonnx.export.lowering.functions import used_operators
+from qwonnx.export.lowering.rewrite import Attributes
 from qwonnx.export.operators.ops import DOMAIN, VERSION
 
 MICROSOFT = "com.microsoft"
@@ -25,7 +26,7 @@ MICROSOFT = "com.microsoft"
 # their bodies, which cpu_attention.py has.
 CACHE_BITS = {"GatedAttention": 0, "GatedAttentionInt8": 8, "GatedAttentionInt4": 4}
 _OPSETS = {"": 23, MICROSOFT: 1}
-_INT = ir.AttributeType.INT
+_INT, _INTS, _FLOAT = ir.AttributeType.INT, ir.AttributeType.INTS, ir.AttributeType.FLOAT
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,85 @@ def _experts(name: str, *weights: str) -> ir.Function:
     return body.function(body.add("QMoE", inputs, {**SWIGLU, **references}))
 
 
+def _causal_conv() -> ir.Function:
+    """x [B, T, C], weight [C, 1, K], past_state [B, C, K - 1] -> y [B, T, C], present_state.
+
+    Channels first with a separate SiLU is three times as fast on chunks of a prompt as channels last with the kernel's
+    own SiLU, which is scalar code. QuickGelu with alpha 1 is a vectorised SiLU.
+    """
+    body = FunctionBody("CausalConv", ["x", "weight", "past_state"], {})
+    x, weight, past_state = body.inputs
+    (by_channel,) = body.add("Transpose", [x], {"perm": [0, 2, 1]}, domain="")
+    convolved, present_state = body.add("CausalConvWithState", [by_channel, weight, None, past_state], num_outputs=2)
+    (by_token,) = body.add("Transpose", [convolved], {"perm": [0, 2, 1]}, domain="")
+    return body.function([*body.add("QuickGelu", [by_token], {"alpha": 1.0}), present_state])
+
+
+def _gated_norm() -> ir.Function:
+    """x and gate [B, T, num_heads * D], weight [D] -> as x.
+
+    Three vectorised kernels: com.microsoft.GatedRMSNorm is scalar code and takes 16 times as long on 512 tokens.
+    """
+    body = FunctionBody("GatedRMSNorm", ["x", "gate", "weight"], {"num_heads": _INT, "epsilon": _FLOAT})
+    x, gate, weight = body.inputs
+    attributes = {"num_branches": Reference("num_heads"), "epsilon": Reference("epsilon")}
+    (normed,) = body.add("BranchwiseRMSNorm", [x, weight], attributes)  # of every head, without Reshape nodes
+    (silu,) = body.add("QuickGelu", [gate], {"alpha": 1.0})
+    return body.function(body.add("Mul", [normed, silu], domain=""))
+
+
+# Of GatedDeltaRule; delta_rule_attributes() computes them.
+_DELTA_RULE = {
+    "num_key_heads": _INT,
+    "num_value_heads": _INT,
+    "widths": _INTS,  # of q and k together, and of v
+    "num_normed_heads": _INT,  # of q and k together
+    "key_dim": _INTS,  # a shape
+    "unit_scale": _FLOAT,
+    "unit_epsilon": _FLOAT,
+}
+
+
+def delta_rule_attributes(key_heads: int, value_heads: int, key_dim: int, value_dim: int, epsilon: float) -> Attributes:
+    """Of a GatedDeltaRule node: the operator's own, and what its function needs.
+
+    RMS norm with weight D**-0.5 and epsilon / D is the L2 norm with epsilon inside the root.
+    """
+    return {
+        "num_key_heads": key_heads,
+        "epsilon": epsilon,
+        "num_value_heads": value_heads,
+        "widths": [2 * key_heads * key_dim, value_heads * value_dim],
+        "num_normed_heads": 2 * key_heads,
+        "key_dim": [key_dim],
+        "unit_scale": key_dim**-0.5,
+        "unit_epsilon": epsilon / key_dim,
+    }
+
+
+def _delta_rule() -> ir.Function:
+    """LinearAttention takes normalised q and k, and the decay in log space."""
+    names = ["qkv", "b", "a", "decay_scale", "dt_bias", "past_state"]
+    body = FunctionBody("GatedDeltaRule", names, _DELTA_RULE)
+    qkv, b, a, decay_scale, dt_bias, past_state = body.inputs
+    (widths,) = body.add("Constant", [], {"value_ints": Reference("widths")}, domain="")
+    (shape,) = body.add("Constant", [], {"value_ints": Reference("key_dim")}, domain="")
+    (scale,) = body.add("Constant", [], {"value_float": Reference("unit_scale")}, domain="")
+    (scales,) = body.add("Expand", [scale, shape], domain="")  # a constant, once the session is created
+    qk, v = body.add("Split", [qkv, widths], {"axis": -1}, domain="", num_outputs=2)
+    norm = {"num_branches": Reference("num_normed_heads"), "epsilon": Reference("unit_epsilon")}
+    (unit,) = body.add("BranchwiseRMSNorm", [qk, scales], norm)  # q and k share one
+    q, k = body.add("Split", [unit], {"axis": -1, "num_outputs": 2}, domain="", num_outputs=2)
+    decay, beta = body.add("LinearAttentionGate", [a, dt_bias, decay_scale, b], num_outputs=2)
+    attributes: dict[str, str | Reference] = {
+        "q_num_heads": Reference("num_key_heads"),
+        "kv_num_heads": Reference("num_value_heads"),
+        "update_rule": "gated_delta",
+        "scale": Reference("unit_scale"),
+    }
+    return body.function(body.add("LinearAttention", [q, k, v, past_state, decay, beta], attributes, num_outputs=2))
+
+
 # Of MoE and QMoE: SiLU of even rows times odd rows, and the weights of the chosen experts add up to 1.
 SWIGLU: dict[str, int | float | str] = {
     "activation_type": "swiglu",
@@ -143,4 +223,7 @@ _BODIES: dict[str, Callable[[], ir.Function]] = {
     "AffineLinear": lambda: _linear("AffineLinear", "codes", "scales", "zero_points"),
     "QuantizedExperts": lambda: _experts("QuantizedExperts", "codes", "scales"),
     "AffineExperts": lambda: _experts("AffineExperts", "codes", "scales", "zero_points"),
+    "CausalConv": _causal_conv,
+    "GatedDeltaRule": _delta_rule,
+    "GatedRMSNorm": _gated_norm,
 }

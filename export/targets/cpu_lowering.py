@@ -1,8 +1,9 @@
 """The CPU lowering: replaces our operators by those that native kernels run, and by ONNX Runtime's contributed kernels.
 
-Quantised linear layers and experts become operators of ours that native kernels run; cpu_functions.py has the bodies
-that run ONNX Runtime's kernels instead (domain com.microsoft). Everything else becomes ONNX Runtime's kernels. Their
-limits were measured. If no kernel exists for a recipe, the operator keeps its function body, which is right but slow.
+Quantised linear layers, experts and the parts of linear attention are operators of ours that native kernels run;
+cpu_functions.py has the bodies that run ONNX Runtime's kernels instead (domain com.microsoft). Everything else becomes
+ONNX Runtime's kernels. Their limits were measured. If no kernel exists for a recipe, the operator keeps its function
+body, which is right but slow.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from qwonnx.export.errors import RecipeError
-from qwonnx.export.lowering.constants import floats, integers
+from qwonnx.export.lowering.constants import integers
 from qwonnx.export.lowering.functions import add_function_bodies
 from qwonnx.export.lowering.graph_weights import GraphWeights
 from qwonnx.export.lowering.merge import merge_projections
 from qwonnx.export.lowering.quantized_ops import quantize_weights
-from qwonnx.export.lowering.rewrite import Attributes, attribute, call, own_nodes, replace, required, sizes, transpose
+from qwonnx.export.lowering.rewrite import Attributes, attribute, call, own_nodes, replace, required, sizes
 from qwonnx.export.operators.ops import DOMAIN
 from qwonnx.export.targets.cpu_attention import lower_attention
-from qwonnx.export.targets.cpu_functions import MICROSOFT, SWIGLU, add_kernel_functions
+from qwonnx.export.targets.cpu_functions import MICROSOFT, SWIGLU, add_kernel_functions, delta_rule_attributes
 from qwonnx.export.targets.target import Activations
 
 
@@ -128,65 +129,16 @@ def _lower_embedding(graph: ir.Graph) -> None:
 
 
 def _lower_linear_attention(graph: ir.Graph) -> None:
-    for node in own_nodes(graph, "CausalConv"):
-        x, weight, past_state = required(node.inputs)
-        # Channels first with a separate SiLU is three times as fast on chunks of a prompt as channels last with the
-        # kernel's own SiLU, which is scalar code. QuickGelu with alpha 1 is a vectorised SiLU.
-        by_channel = transpose(x)
-        conv = call(
-            "CausalConvWithState", [by_channel.outputs[0], weight, None, past_state], domain=MICROSOFT, num_outputs=2
-        )
-        by_token = transpose(conv.outputs[0])
-        silu = call("QuickGelu", [by_token.outputs[0]], {"alpha": 1.0}, domain=MICROSOFT)
-        replace(node, [by_channel, conv, by_token, silu], [silu.outputs[0], conv.outputs[1]])
+    """CausalConv stays as it is. The other nodes get the attributes that their functions need."""
     for node in own_nodes(graph, "GatedDeltaRule"):
-        replace(node, *_delta_rule_kernels(graph, node))
+        _, value_heads, key_dim, value_dim = sizes(required(node.inputs)[5])
+        key_heads, epsilon = int(attribute(node, "num_key_heads")), float(attribute(node, "epsilon"))
+        attributes = delta_rule_attributes(key_heads, value_heads, key_dim, value_dim, epsilon)
+        replace(node, [call("GatedDeltaRule", node.inputs, attributes, num_outputs=2)])
     for node in own_nodes(graph, "GatedRMSNorm"):
-        replace(node, _gated_norm_kernels(node))
-
-
-def _gated_norm_kernels(node: ir.Node) -> list[ir.Node]:
-    """Three vectorised kernels: com.microsoft.GatedRMSNorm is scalar code and takes 16 times as long on 512 tokens."""
-    x, gate, weight = required(node.inputs)
-    num_heads = sizes(x)[-1] // sizes(weight)[0]
-    norm = _norm_by_head(x, weight, num_heads, float(attribute(node, "epsilon")))
-    silu = call("QuickGelu", [gate], {"alpha": 1.0}, domain=MICROSOFT)
-    return [norm, silu, call("Mul", [norm.outputs[0], silu.outputs[0]], domain="")]
-
-
-def _norm_by_head(x: ir.Value, weight: ir.Value, num_heads: int, epsilon: float) -> ir.Node:
-    """RMS norm of every head of x [B, T, num_heads * D], weight [D], without Reshape nodes."""
-    attributes = {"num_branches": num_heads, "epsilon": epsilon}
-    return call("BranchwiseRMSNorm", [x, weight], attributes, domain=MICROSOFT)
-
-
-def _delta_rule_kernels(graph: ir.Graph, node: ir.Node) -> tuple[list[ir.Node], list[ir.Value]]:
-    """LinearAttention takes normalised q and k, and the decay in log space."""
-    qkv, b, a, decay_scale, dt_bias, past_state = required(node.inputs)
-    _, value_heads, key_dim, value_dim = sizes(past_state)
-    key_heads = int(attribute(node, "num_key_heads"))
-    key_width = key_heads * key_dim
-    widths = integers(graph, [2 * key_width, value_heads * value_dim])
-    split = call("Split", [qkv, widths], {"axis": -1}, domain="", num_outputs=2)
-    # RMS norm with weight D**-0.5 and epsilon / D is the L2 norm with epsilon inside the root. q and k share one.
-    scale = floats(graph, f"l2_norm_scale_{key_dim}", [key_dim**-0.5] * key_dim)
-    norm = _norm_by_head(split.outputs[0], scale, 2 * key_heads, float(attribute(node, "epsilon")) / key_dim)
-    unit = call("Split", [norm.outputs[0]], {"axis": -1, "num_outputs": 2}, domain="", num_outputs=2)
-    gate = call("LinearAttentionGate", [a, dt_bias, decay_scale, b], domain=MICROSOFT, num_outputs=2)
-    attributes = {
-        "q_num_heads": key_heads,
-        "kv_num_heads": value_heads,
-        "update_rule": "gated_delta",
-        "scale": key_dim**-0.5,
-    }
-    attention = call(
-        "LinearAttention",
-        [*unit.outputs, split.outputs[1], past_state, *gate.outputs],
-        attributes,
-        domain=MICROSOFT,
-        num_outputs=2,
-    )
-    return [split, norm, unit, gate, attention], list(attention.outputs)
+        x, _, weight = required(node.inputs)
+        attributes = {"num_heads": sizes(x)[-1] // sizes(weight)[0], "epsilon": attribute(node, "epsilon")}
+        replace(node, [call("GatedRMSNorm", node.inputs, attributes)])
 
 
 def _block_size(codes: ir.Value, scales: ir.Value, bits: int) -> int:

@@ -6,7 +6,7 @@
 
 namespace qwonnx {
 
-constexpr size_t MAX_KEY_DIM = 512;  // a block of a head's state is on the stack of a thread
+constexpr size_t MAX_KEY_DIM = 1024;  // a block of a head's state is on the stack of a thread
 constexpr size_t MAX_TAPS = 16;
 
 struct DeltaRule {

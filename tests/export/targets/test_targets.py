@@ -49,8 +49,8 @@ def test_the_portable_graph_uses_no_domain_but_onnx_and_ours(export_tiny: Export
 
 
 def test_the_cpu_graph_uses_only_those_of_our_operators_that_native_kernels_run(export_tiny: Export) -> None:
-    quantized = ("GatedAttention", "QuantizedExperts", "QuantizedLinear")
-    for weights, operators in (("fp32", ("GatedAttention",)), ("int4", quantized)):
+    layers = ("CausalConv", "GatedAttention", "GatedDeltaRule", "GatedRMSNorm")
+    for weights, operators in (("fp32", layers), ("int4", (*layers, "QuantizedExperts", "QuantizedLinear"))):
         artifact = export_tiny(ExportOptions(weights=weights))
         path = artifact.file("decoder.onnx")
         onnx.checker.check_model(str(path), full_check=False)

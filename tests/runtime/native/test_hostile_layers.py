@@ -33,7 +33,7 @@ DELTA_LIES: dict[str, tuple[str, Change]] = {
     "another value width": ("past_state", lambda a: a[..., :-1]),
     "a state without values": ("past_state", lambda a: a[..., :0]),
     "a state of three axes": ("past_state", lambda a: a[0]),
-    "keys that are too wide": ("past_state", lambda a: np.zeros((*a.shape[:2], 513, 1), np.float32)),
+    "keys that are too wide": ("past_state", lambda a: np.zeros((*a.shape[:2], 1025, 1), np.float32)),
 }
 CONV_LIES: dict[str, tuple[str, Change]] = {
     "fewer channels of x": ("x", lambda a: a[..., :-1]),
