@@ -153,7 +153,8 @@ def _function(heads: _Heads) -> ir.Function:
     scales = ("key_scale", "value_scale") if heads.bits else ()
     names = ["query", "key", "value", "gate", "past_key", "past_value", "past_lengths", *scales, "input_ids"]
     body = FunctionBody(heads.op_type, names, {"num_heads": ir.AttributeType.INT})
-    inputs = _Inputs(*body.inputs[:7], scales=body.inputs[7:-1], input_ids=body.inputs[-1])
+    named = dict(zip(names, body.inputs, strict=True))
+    inputs = _Inputs(scales=[named.pop(name) for name in scales], **named)
     step = _add_step(body, inputs, heads)
     if heads.bits or heads.group > 1:
         special = _converted if heads.bits else _folded

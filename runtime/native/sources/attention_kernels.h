@@ -176,7 +176,6 @@ template <CacheType TYPE>
 Block widen_block(const uint8_t* at, size_t count, size_t head_dim, float* room) {
   const size_t bytes = position_bytes(TYPE, head_dim), stride = padded_dim(head_dim), num_pairs = pairs_of(head_dim);
   for (size_t n = 0; n < count; n++) {
-    for (size_t i = 0; i < bytes; i += LINE) prefetch(at + (n + POSITIONS) * bytes + i);
     widen_position<TYPE>(at + n * bytes, bytes, num_pairs, room + n * stride);
   }
   return {room, stride};
@@ -189,13 +188,20 @@ size_t tile_vectors(size_t left) { return left >= 4 && MAX_VECTORS >= 4 ? 4 : le
 template <int V>
 void attend_tile(const AttentionHead& head, size_t first_row, size_t last_row, size_t position, size_t count,
                  const float* queries, float* maxima, float* totals, float* sums, Block keys, Block values, size_t dims,
-                 float* scores) {
+                 float* scores, Ahead& ahead) {
   const Seen<V> seen(head, first_row, last_row, position, count);
   if (seen.by_any == 0) return;
-  score_many<V>(queries, keys.at, keys.stride, dims, seen.by_any, scores);
+  score_many<V>(queries, keys.at, keys.stride, dims, seen.by_any, scores, ahead);
   Floats scale[V];
   soften<V>(seen, scores, maxima, totals, scale);
   add_many<V>(scores, values.at, values.stride, dims, seen.by_any, scale, sums);
+}
+
+// How many lines of a block are fetched at a time while the tiles of a block are computed.
+size_t lines_each(size_t lanes, size_t dims, size_t bytes) {
+  const size_t vectors = tile_vectors(lanes / LANES), tiles = (lanes / LANES + vectors - 1) / vectors;
+  const size_t keys = vectors == 4 ? most_keys<MAX_VECTORS>() : vectors == 2 ? most_keys<2>() : most_keys<1>();
+  return bytes / LINE / (tiles * (POSITIONS / keys) * ((dims + SEGMENT - 1) / SEGMENT)) + 1;
 }
 
 template <CacheType TYPE>
@@ -224,6 +230,7 @@ void attend_many(const AttentionHead& head, const AttentionPart& part, float* wo
     }
   }
   const size_t last = last_seen(head, part);
+  const size_t each = lines_each(lanes, dims, POSITIONS * bytes);
   for (size_t position = part.first; position < last; position += POSITIONS) {
     const size_t count = last - position < POSITIONS ? last - position : POSITIONS;
     const uint8_t* at = head.keys + position * bytes;
@@ -231,12 +238,13 @@ void attend_many(const AttentionHead& head, const AttentionPart& part, float* wo
                                                   : widen_block<TYPE>(at, count, head_dim, key_room);
     // Floats too: values are read down their columns, where a stride of a power of two would fill few sets of the cache.
     const Block values = widen_block<TYPE>(head.values + position * bytes, count, head_dim, value_room);
+    Ahead ahead = {at + count * bytes, head.values + (position + count) * bytes, count * bytes / LINE, each, 0};
     for (size_t vector = 0, vectors; vector < lanes / LANES; vector += vectors) {
       vectors = tile_vectors(lanes / LANES - vector);
       const size_t lane = vector * LANES;
       const auto attend = vectors == 4 ? attend_tile<MAX_VECTORS> : vectors == 2 ? attend_tile<2> : attend_tile<1>;
       attend(head, part.first_row + lane, last_row, position, count, queries + lane * dims, maxima + lane, totals + lane,
-             sums + lane * dims, keys, values, dims, scores);
+             sums + lane * dims, keys, values, dims, scores, ahead);
     }
   }
   for (size_t vector = 0, vectors; vector < lanes / LANES; vector += vectors) {

@@ -14,18 +14,40 @@ namespace {
 
 // ---- many rows ----
 
+constexpr size_t LINE = 64;
+constexpr size_t SEGMENT = 64;  // dimensions between which some of the next block is fetched
+
+// Fetches the next block into the L2 cache, a little at a time: a fetch of all at once would hold up the arithmetic.
+struct Ahead {
+  const uint8_t *keys, *values;
+  size_t lines, each, done;  // of keys, and of values
+
+  __attribute__((always_inline)) void some() {
+    const size_t end = lines - done < each ? lines : done + each;
+    for (; done < end; done++) {
+      __builtin_prefetch(keys + done * LINE, 0, 2);
+      __builtin_prefetch(values + done * LINE, 0, 2);
+    }
+  }
+};
+
 // scores[n, lane] = sum over d of keys[n, d] * queries[d, lane] for K keys and V vectors of lanes.
 template <int K, int V>
-INLINE void score_keys(const float* queries, const float* keys, size_t stride, size_t head_dim, float* scores) {
+INLINE void score_keys(const float* queries, const float* keys, size_t stride, size_t head_dim, float* scores,
+                       Ahead& ahead) {
   Floats sums[K][V];
   UNROLL for (int k = 0; k < K; k++)
     UNROLL for (int v = 0; v < V; v++) sums[k][v] = all(0);
-  for (size_t d = 0; d < head_dim; d++) {
-    Floats query[V];
-    UNROLL for (int v = 0; v < V; v++) query[v] = load(queries + (d * V + v) * LANES);
-    UNROLL for (int k = 0; k < K; k++) {
-      const Floats key = all(keys[k * stride + d]);
-      UNROLL for (int v = 0; v < V; v++) sums[k][v] = key * query[v] + sums[k][v];
+  for (size_t d = 0; d < head_dim;) {
+    ahead.some();
+    const size_t end = head_dim - d < SEGMENT ? head_dim : d + SEGMENT;
+    for (; d < end; d++) {
+      Floats query[V];
+      UNROLL for (int v = 0; v < V; v++) query[v] = load(queries + (d * V + v) * LANES);
+      UNROLL for (int k = 0; k < K; k++) {
+        const Floats key = all(keys[k * stride + d]);
+        UNROLL for (int v = 0; v < V; v++) sums[k][v] = key * query[v] + sums[k][v];
+      }
     }
   }
   UNROLL for (int k = 0; k < K; k++)
@@ -33,14 +55,20 @@ INLINE void score_keys(const float* queries, const float* keys, size_t stride, s
 }
 
 template <int V>
-void score_many(const float* queries, const float* keys, size_t stride, size_t head_dim, size_t count, float* scores) {
-  constexpr int MOST = ACCUMULATORS / V > 12 ? 12 : ACCUMULATORS / V;
+constexpr size_t most_keys() {
+  return ACCUMULATORS / V > 12 ? 12 : ACCUMULATORS / V;
+}
+
+template <int V>
+void score_many(const float* queries, const float* keys, size_t stride, size_t head_dim, size_t count, float* scores,
+                Ahead& ahead) {
+  constexpr int MOST = most_keys<V>();
   size_t n = 0;
   for (; n + MOST <= count; n += MOST)
-    score_keys<MOST, V>(queries, keys + n * stride, stride, head_dim, scores + n * V * LANES);
+    score_keys<MOST, V>(queries, keys + n * stride, stride, head_dim, scores + n * V * LANES, ahead);
   for (; n + 4 <= count; n += 4)
-    score_keys<4, V>(queries, keys + n * stride, stride, head_dim, scores + n * V * LANES);
-  for (; n < count; n++) score_keys<1, V>(queries, keys + n * stride, stride, head_dim, scores + n * V * LANES);
+    score_keys<4, V>(queries, keys + n * stride, stride, head_dim, scores + n * V * LANES, ahead);
+  for (; n < count; n++) score_keys<1, V>(queries, keys + n * stride, stride, head_dim, scores + n * V * LANES, ahead);
 }
 
 // sums[d, lane] = sums[d, lane] * scale[lane] + sum over n of weights[n, lane] * values[n, d] for D dimensions.
@@ -76,7 +104,6 @@ void add_many(const float* weights, const float* values, size_t stride, size_t h
 // ---- few rows ----
 
 constexpr size_t FOUR = 4;  // rows that are computed at once
-constexpr size_t LINE = 64;
 constexpr size_t FEW_POSITIONS = 24;  // of a block; they stay in the L1 cache
 
 static inline size_t pairs_of(size_t head_dim) { return (head_dim + PAIR - 1) / PAIR; }

@@ -5,6 +5,7 @@ ONNX's inliner makes the graph of ONNX Runtime's kernels that the functions stan
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,12 +85,12 @@ def _all_nodes(graph: Any) -> Iterator[Any]:
 
 
 def _with_graph(artifact: Artifact, graph: Path, tmp_path: Path) -> Artifact:
-    """A folder of links to the artifact's files, except for the graph."""
+    """A copy of the artifact with another graph."""
     folder = tmp_path / "with_graph"
     folder.mkdir()
     for path in artifact.folder.iterdir():
         if path.name != artifact.decoder.file:
-            (folder / path.name).hardlink_to(path)
+            shutil.copyfile(path, folder / path.name)  # onnx.checker refuses a file with several links
     (folder / artifact.decoder.file).write_bytes(graph.read_bytes())
     return Artifact(folder, artifact.manifest)
 
