@@ -93,7 +93,7 @@ void write_piece(void* data, size_t index) {
 
 // ---- attending ----
 
-// Memory for one piece at a time: the lowest free workspace, so that no more of them are touched than there are threads.
+// Memory for one piece at a time: the lowest free workspace, so that no more are touched than there are threads.
 class Workspace {
  public:
   explicit Workspace(Call& call) : call_(call) {
@@ -218,12 +218,14 @@ bool attention_agrees() {
       for (size_t i = 0; i < LENGTH * DIM; i++) {
         const float number = static_cast<float>(next() % 2001) / 1000 - 1;
         if (type == CacheType::FLOAT32) memcpy(keys + 4 * i, &number, 4), memcpy(values + 4 * i, &number, 4);
-        if (type != CacheType::FLOAT32) keys[i] = static_cast<uint8_t>(next()), values[i] = static_cast<uint8_t>(next());
+        if (type == CacheType::FLOAT32) continue;
+        keys[i] = static_cast<uint8_t>(next());
+        values[i] = static_cast<uint8_t>(next());
       }
       const float* scaled = type == CacheType::FLOAT32 ? nullptr : scales;
       for (int s = 0; s < 2; s++) {
-        const AttentionHead head = {type, DIM, HEADS, scaled, scaled, keys, values, query, query, output[s], HEADS * DIM,
-                                    LENGTH - tokens};
+        const AttentionHead head = {type,  DIM,   HEADS,     scaled,      scaled,         keys, values,
+                                    query, query, output[s], HEADS * DIM, LENGTH - tokens};
         const AttentionPart part = {0, HEADS * tokens, 0, LENGTH};
         sets[s]->attend(head, part, workspace, state);
         sets[s]->finish(head, part, state, 1, 0, 0, part.num_rows);

@@ -207,8 +207,9 @@ size_t lines_each(size_t lanes, size_t dims, size_t bytes) {
 template <CacheType TYPE>
 void attend_many(const AttentionHead& head, const AttentionPart& part, float* workspace, float* state) {
   const size_t head_dim = head.head_dim, bytes = position_bytes(TYPE, head_dim), lanes = lanes_of(part.num_rows);
+  const size_t last_row = part.first_row + part.num_rows;
   // int4 has its numbers in another order within a pair, so whole pairs are needed.
-  const size_t dims = TYPE == CacheType::INT4 ? pairs_of(head_dim) * PAIR : head_dim, last_row = part.first_row + part.num_rows;
+  const size_t dims = TYPE == CacheType::INT4 ? pairs_of(head_dim) * PAIR : head_dim;
   float* queries = workspace;
   float* sums = queries + padded_dim(head_dim) * MAX_ROWS;
   float* key_room = sums + padded_dim(head_dim) * MAX_ROWS;
@@ -236,15 +237,15 @@ void attend_many(const AttentionHead& head, const AttentionPart& part, float* wo
     const uint8_t* at = head.keys + position * bytes;
     const Block keys = TYPE == CacheType::FLOAT32 ? Block{reinterpret_cast<const float*>(at), head_dim}
                                                   : widen_block<TYPE>(at, count, head_dim, key_room);
-    // Floats too: values are read down their columns, where a stride of a power of two would fill few sets of the cache.
+    // Floats too: values are read down their columns, where a stride of a power of two would fill few cache sets.
     const Block values = widen_block<TYPE>(head.values + position * bytes, count, head_dim, value_room);
     Ahead ahead = {at + count * bytes, head.values + (position + count) * bytes, count * bytes / LINE, each, 0};
     for (size_t vector = 0, vectors; vector < lanes / LANES; vector += vectors) {
       vectors = tile_vectors(lanes / LANES - vector);
       const size_t lane = vector * LANES;
       const auto attend = vectors == 4 ? attend_tile<MAX_VECTORS> : vectors == 2 ? attend_tile<2> : attend_tile<1>;
-      attend(head, part.first_row + lane, last_row, position, count, queries + lane * dims, maxima + lane, totals + lane,
-             sums + lane * dims, keys, values, dims, scores, ahead);
+      attend(head, part.first_row + lane, last_row, position, count, queries + lane * dims, maxima + lane,
+             totals + lane, sums + lane * dims, keys, values, dims, scores, ahead);
     }
   }
   for (size_t vector = 0, vectors; vector < lanes / LANES; vector += vectors) {
@@ -263,8 +264,9 @@ void attend_many(const AttentionHead& head, const AttentionPart& part, float* wo
 
 template <CacheType TYPE>
 void attend_rows(const AttentionHead& head, const AttentionPart& part, float* workspace, float* state) {
+  constexpr int most = LANES < MAX_FEW ? MAX_FEW / LANES : 1;  // vectors of few rows
   if (part.num_rows > MAX_FEW) return attend_many<TYPE>(head, part, workspace, state);
-  if (part.num_rows > LANES) return attend_few<TYPE, LANES < MAX_FEW ? MAX_FEW / LANES : 1>(head, part, workspace, state);
+  if (part.num_rows > LANES) return attend_few<TYPE, most>(head, part, workspace, state);
   attend_few<TYPE, 1>(head, part, workspace, state);
 }
 

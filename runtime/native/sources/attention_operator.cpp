@@ -50,7 +50,8 @@ OrtStatus* create(const OrtCustomOp* custom, const OrtApi*, const OrtKernelInfo*
   return nullptr;
 }
 
-OrtStatus* check_shape(const char* name, const Tensor& tensor, size_t rank, int64_t a, int64_t b, int64_t c, int64_t d) {
+OrtStatus* check_shape(const char* name, const Tensor& tensor, size_t rank, int64_t a, int64_t b, int64_t c,
+                       int64_t d) {
   const int64_t shape[4] = {a, b, c, d};
   bool same = tensor.rank == rank;
   for (size_t i = 0; same && i < rank; i++) same = tensor.dims[i] == shape[i];
@@ -161,7 +162,9 @@ void make(AttentionOperator& op, const char* name, CacheType type) {
   op.get_output_type = [](const OrtCustomOp* self, size_t index) { return index ? of(self).cache_element() : FLOAT; };
   op.get_output_count = [](const OrtCustomOp*) { return static_cast<size_t>(3); };
   op.destroy = free;
-  op.get_input_characteristic = [](const OrtCustomOp* self, size_t index) { return index == of(self).num_read() ? 1 : 0; };
+  op.get_input_characteristic = [](const OrtCustomOp* self, size_t index) {
+    return index == of(self).num_read() ? 1 : 0;  // optional
+  };
   op.get_output_characteristic = op.get_input_memory_type = zero_for_index;
   op.get_variadic_input_min_arity = op.get_variadic_input_homogeneity = one;
   op.get_variadic_output_min_arity = op.get_variadic_output_homogeneity = one;

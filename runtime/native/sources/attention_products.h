@@ -163,12 +163,12 @@ void score_few(const float* queries, size_t fours, const uint8_t* keys, size_t h
   size_t n = 0;
   for (; n + MOST <= count; n += MOST)
     for (size_t f = 0; f < fours; f++)
-      score_four<TYPE, MOST>(queries + f * each, keys + n * bytes, bytes, num_pairs, scores + n * stride + f * FOUR, stride,
-                          f ? nullptr : next + n * bytes);
+      score_four<TYPE, MOST>(queries + f * each, keys + n * bytes, bytes, num_pairs, scores + n * stride + f * FOUR,
+                             stride, f ? nullptr : next + n * bytes);
   for (; n < count; n++)
     for (size_t f = 0; f < fours; f++)
-      score_four<TYPE, 1>(queries + f * each, keys + n * bytes, bytes, num_pairs, scores + n * stride + f * FOUR, stride,
-                          f ? nullptr : next + n * bytes);
+      score_four<TYPE, 1>(queries + f * each, keys + n * bytes, bytes, num_pairs, scores + n * stride + f * FOUR,
+                          stride, f ? nullptr : next + n * bytes);
 }
 
 // sums [pair, 4, 2, LANES] = sums * scale + weights [count, stride] times one pair of values, for four rows.
@@ -205,9 +205,10 @@ void add_few(const float* weights, size_t stride, size_t fours, const uint8_t* v
       at = last;
       step = each;
     }
+    const uint8_t* fetched = p * each % LINE == 0 ? next + p * each * count : nullptr;
     for (size_t f = 0; f < fours; f++)
       add_four<TYPE>(weights + f * FOUR, stride, at, step, count, scale + f * FOUR,
-                     sums + (f * num_pairs + p) * FOUR * PAIR, f == 0 && p * each % LINE == 0 ? next + p * each * count : nullptr);
+                     sums + (f * num_pairs + p) * FOUR * PAIR, f ? nullptr : fetched);
   }
 }
 
