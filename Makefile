@@ -2,18 +2,20 @@
 #
 #   PYTHON=python3.12     another interpreter for the virtual environment
 #   PORT=9000             another port for the demonstration
+#   FUZZ_SECONDS=1800     how long native-fuzz runs, after two minutes of compiling
 #   PIP_FLAGS=...         more options for pip, such as another package index
 
 PYTHON ?= python3
 PORT ?= 8000
+FUZZ_SECONDS ?= 60
 BIN := .venv/bin
 INSTALL := $(PYTHON) infra/install.py --venv .venv
-SOURCES := export runtime handlers tests infra/install.py infra/demo.py infra/configuration_table.py infra/bench infra/miniature
+SOURCES := export runtime handlers tests infra/install.py infra/demo.py infra/configuration_table.py infra/bench infra/miniature infra/native_fuzz
 
 # A file's tests share what they make, so each file stays on one core.
 ALL_CORES := --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo demo-once test quick test-fast check bench native format clean
+.PHONY: help demo demo-once test quick test-fast check bench native native-fuzz format clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,6 +42,9 @@ check: .venv/.dev  ## Lint, format, types
 
 native: .venv/.dev  ## Compile the native kernels again, after a change of their sources
 	$(BIN)/python -m qwonnx.runtime.native.build
+
+native-fuzz: .venv/.dev  ## Mutated tensors for the native kernels, under sanitizers, for FUZZ_SECONDS
+	$(BIN)/python -m infra.native_fuzz --seconds $(FUZZ_SECONDS)
 
 format: .venv/.dev  ## Rewrite the sources as `check` wants them
 	$(BIN)/ruff check --fix .

@@ -32,6 +32,12 @@ constexpr size_t AHEAD = 8192;
 
 // ---- few tokens ----
 
+INLINE __m256 load_lanes(const float* at, size_t count) {
+  if (count == 8) return _mm256_loadu_ps(at);
+  if (count == 4) return _mm256_zextps128_ps256(_mm_loadu_ps(at));
+  return _mm256_maskload_ps(at, first_lanes(count));
+}
+
 // The forms that are worth their time to compile.
 template <int BITS, int BLOCK>
 constexpr bool COMMON = BITS == 4 && BLOCK >= 32 && BLOCK <= 128;
@@ -66,11 +72,8 @@ struct RowByFew {
     const __m256 zero = _mm256_mul_ps(scales, negative_zeros<BITS>(weights, row, block, count));
 #pragma GCC unroll 4
     for (int t = 0; t < T; t++) {
-      const bool whole = count == 8;
-      const __m256i mask = first_lanes(count);
-      const float *x_sums = x[t].sums + block, *x_scales = x[t].scales + block;
-      zeros[t] = _mm256_fmadd_ps(zero, whole ? _mm256_loadu_ps(x_sums) : _mm256_maskload_ps(x_sums, mask), zeros[t]);
-      factors[t] = _mm256_mul_ps(scales, whole ? _mm256_loadu_ps(x_scales) : _mm256_maskload_ps(x_scales, mask));
+      zeros[t] = _mm256_fmadd_ps(zero, load_lanes(x[t].sums + block, count), zeros[t]);
+      factors[t] = _mm256_mul_ps(scales, load_lanes(x[t].scales + block, count));
       if (IN_CHUNK > 1) factors[t] = _mm256_permutevar8x32_ps(factors[t], order());
     }
   }
@@ -134,9 +137,20 @@ struct RowByFew {
           step(codes + 32 * chunk, chunk, s, factors, stored, sums[0], ahead, 32);
       }
     }
+    if constexpr (COMMON<BITS, BLOCK> && BLOCK >= 64) {
+      if (block + 4 == num_blocks) {  // experts' down rows: 512 columns in blocks of 128
+        prefetch(scales + block, ahead_scales);
+        factors_of(block, 4, _mm256_zextps128_ps256(_mm_loadu_ps(scales + block)), factors);
+        store();
+#pragma GCC unroll 4
+        for (int s = 0; s < 4; s++, chunk += CHUNKS)
+          step(codes + 32 * chunk, chunk, s, factors, stored, sums[s % CHAINS], ahead, 32);
+        block = num_blocks;
+      }
+    }
     if (block < num_blocks) {
       const size_t left = num_blocks - block;
-      factors_of(block, left, _mm256_maskload_ps(scales + block, first_lanes(left)), factors);
+      factors_of(block, left, load_lanes(scales + block, left), factors);
       store();
       for (int s = 0; s * IN_CHUNK < static_cast<int>(left); s++, chunk += CHUNKS) {
         const size_t bytes = 32 * (chunk + 1) <= row_bytes ? 32 : row_bytes % 32;
@@ -151,40 +165,33 @@ struct RowByFew {
   }
 };
 
-// y[t * stride]
-template <int BITS, int BLOCK, int T>
-void row_by_few(const Blocks& weights, size_t row, const Activations* x, float* y, size_t stride, ptrdiff_t ahead,
-                ptrdiff_t ahead_scales) {
-  RowByFew<BITS, BLOCK, T>{weights, row, x, {}, {}}.run(y, stride, ahead, ahead_scales);
-}
-
 // Row by row: two rows at once are two streams of memory, and slower.
-template <int BITS, int BLOCK>
-void by_few(const Blocks& weights, size_t first, size_t last, const Activations* x, size_t num_tokens, float* y,
-            size_t stride, ptrdiff_t ahead) {
+template <int BITS, int BLOCK, int T>
+void rows_by_few(const Blocks& weights, size_t first, size_t last, const Activations* x, float* y, size_t stride,
+                 ptrdiff_t ahead) {
   const ptrdiff_t bytes = ahead ? ahead * static_cast<ptrdiff_t>(weights.row_bytes()) : static_cast<ptrdiff_t>(AHEAD);
   const size_t scales = 4 * weights.num_blocks();  // bytes of a row
   const ptrdiff_t scale_bytes = ahead ? ahead * static_cast<ptrdiff_t>(scales)
                                       : static_cast<ptrdiff_t>(AHEAD * scales / weights.row_bytes());
-  for (size_t row = first; row < last; row++, y++) {
-    if constexpr (MOST_FEW<BITS, BLOCK> > 2) {
-      if (num_tokens == 4) {
-        row_by_few<BITS, BLOCK, MOST_FEW<BITS, BLOCK>>(weights, row, x, y, stride, bytes, scale_bytes);
-        continue;
-      }
-      if (num_tokens == 3) {
-        row_by_few<BITS, BLOCK, 3>(weights, row, x, y, stride, bytes, scale_bytes);
-        continue;
-      }
-    }
-    if (num_tokens == 2) row_by_few<BITS, BLOCK, 2>(weights, row, x, y, stride, bytes, scale_bytes);
-    if (num_tokens == 1) row_by_few<BITS, BLOCK, 1>(weights, row, x, y, stride, bytes, scale_bytes);
-  }
+  for (size_t row = first; row < last; row++, y++)
+    RowByFew<BITS, BLOCK, T>{weights, row, x, {}, {}}.run(y, stride, bytes, scale_bytes);
+}
+
+template <int BITS, int BLOCK>
+void by_few(const Blocks& weights, size_t first, size_t last, const Activations* x, size_t num_tokens, float* y,
+            size_t stride, ptrdiff_t ahead) {
+  if constexpr (MOST_FEW<BITS, BLOCK> >= 4)
+    if (num_tokens == 4) return rows_by_few<BITS, BLOCK, 4>(weights, first, last, x, y, stride, ahead);
+  if constexpr (MOST_FEW<BITS, BLOCK> >= 3)
+    if (num_tokens == 3) return rows_by_few<BITS, BLOCK, 3>(weights, first, last, x, y, stride, ahead);
+  if (num_tokens == 2) return rows_by_few<BITS, BLOCK, 2>(weights, first, last, x, y, stride, ahead);
+  rows_by_few<BITS, BLOCK, 1>(weights, first, last, x, y, stride, ahead);
 }
 
 template <int BITS, int BLOCK>
 void multiply_by_block(const Blocks& weights, size_t first, size_t last, const Activations* x, size_t num_tokens, float* y,
                        size_t stride, ptrdiff_t ahead) {
+  if (num_tokens == 0) return;
   if (num_tokens > MOST_FEW<BITS, BLOCK>)
     avx2::multiply_panels(weights, first, last, x, num_tokens, y, stride, ahead);
   else
