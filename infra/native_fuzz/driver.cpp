@@ -372,7 +372,9 @@ void run_case(const OrtCustomOp* op, Counts& counts) {
   OrtKernelContext context;
   OrtKernelInfo info;
   info.attributes = made.attributes;
-  bool usable = made.inputs.size() == op->get_input_count(op);
+  bool usable = made.inputs.size() <= op->get_input_count(op);
+  for (size_t i = made.inputs.size(); usable && i < op->get_input_count(op); i++)
+    usable = op->get_input_characteristic(op, i) == 1;  // optional
   for (const Input& input : made.inputs) {
     OrtValue* value = tensor(input.type, input.dims);
     usable = usable && value;
