@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "custom_op.h"
+
 namespace qwonnx {
 namespace {
 
@@ -20,8 +22,7 @@ enum Input { QUERY, KEY, VALUE, GATE, PAST_KEY, PAST_VALUE, PAST_LENGTHS, KEY_SC
 const char* const input_names[MAX_READ] = {"query",      "key",          "value",     "gate",       "past_key",
                                              "past_value", "past_lengths", "key_scale", "value_scale"};
 
-struct AttentionOperator : OrtCustomOp {
-  const char* name;
+struct AttentionOperator : NamedOp {
   CacheType type;
 
   size_t num_read() const { return type == CacheType::FLOAT32 ? 7 : 9; }
@@ -150,29 +151,17 @@ OrtStatus* compute(void* data, OrtKernelContext* context) {
   return attention(step, {context});
 }
 
-int one(const OrtCustomOp*) { return 1; }
-int zero_for_index(const OrtCustomOp*, size_t) { return 0; }  // required; default memory
-
 void make(AttentionOperator& op, const char* name, CacheType type) {
   memset(static_cast<void*>(&op), 0, sizeof op);
-  op.get_name = [](const OrtCustomOp* self) { return of(self).name; };
-  op.get_execution_provider = [](const OrtCustomOp*) { return static_cast<const char*>(nullptr); };
   op.get_input_type = [](const OrtCustomOp* self, size_t index) { return of(self).element(index); };
   op.get_input_count = [](const OrtCustomOp* self) { return of(self).num_read() + 1; };
   op.get_output_type = [](const OrtCustomOp* self, size_t index) { return index ? of(self).cache_element() : FLOAT; };
   op.get_output_count = [](const OrtCustomOp*) { return static_cast<size_t>(3); };
-  op.destroy = free;
   op.get_input_characteristic = [](const OrtCustomOp* self, size_t index) {
     return index == of(self).num_read() ? 1 : 0;  // optional
   };
-  op.get_output_characteristic = op.get_input_memory_type = zero_for_index;
-  op.get_variadic_input_min_arity = op.get_variadic_input_homogeneity = one;
-  op.get_variadic_output_min_arity = op.get_variadic_output_homogeneity = one;
-  op.create_kernel_v2 = create;
-  op.compute_v2 = compute;
-  op.name = name;
   op.type = type;
-  op.version = 17;
+  finish(op, name, create, compute);
 }
 
 AttentionOperator operators[3];

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "custom_op.h"
 #include "layer_kernels.h"
 #include "layers.h"
 
@@ -18,8 +19,7 @@ constexpr size_t MAX_INPUTS = 6;
 
 struct Kernel;
 
-struct LayerOperator : OrtCustomOp {
-  const char* name;
+struct LayerOperator : NamedOp {
   size_t num_inputs, num_outputs;
   OrtStatus* (*run)(const Kernel&, const Tensor* inputs, OrtKernelContext*);
 };
@@ -162,24 +162,13 @@ LayerOperator make(const char* name, size_t num_inputs, size_t num_outputs,
                    OrtStatus* (*run)(const Kernel&, const Tensor*, OrtKernelContext*)) {
   LayerOperator op;
   memset(static_cast<void*>(&op), 0, sizeof op);
-  op.version = 17;
-  op.get_name = [](const OrtCustomOp* self) { return of(self).name; };
-  op.get_execution_provider = [](const OrtCustomOp*) { return static_cast<const char*>(nullptr); };
   op.get_input_type = op.get_output_type = [](const OrtCustomOp*, size_t) { return FLOAT; };
   op.get_input_count = [](const OrtCustomOp* self) { return of(self).num_inputs; };
   op.get_output_count = [](const OrtCustomOp* self) { return of(self).num_outputs; };
-  op.destroy = free;
-  const auto zero = [](const OrtCustomOp*, size_t) { return 0; };  // required; default memory
-  op.get_input_characteristic = op.get_output_characteristic = op.get_input_memory_type = zero;
-  const auto one = [](const OrtCustomOp*) { return 1; };
-  op.get_variadic_input_min_arity = op.get_variadic_input_homogeneity = one;
-  op.get_variadic_output_min_arity = op.get_variadic_output_homogeneity = one;
-  op.create_kernel_v2 = create;
-  op.compute_v2 = compute;
-  op.name = name;
   op.num_inputs = num_inputs;
   op.num_outputs = num_outputs;
   op.run = run;
+  finish(op, name, create, compute);
   return op;
 }
 

@@ -8,6 +8,7 @@
 // accuracy_level 4 quantises activations to int8 by block, as com.microsoft.MatMulNBits does; every other value keeps
 // them float. Attributes that the graph's own function bodies need are allowed and not read.
 #include "attention_operator.h"
+#include "custom_op.h"
 #include "layer_operators.h"
 #include "operators.h"
 
@@ -19,8 +20,7 @@ namespace {
 
 constexpr size_t MAX_INPUTS = 8;
 
-struct Operator : OrtCustomOp {
-  const char* name;
+struct Operator : NamedOp {
   size_t num_inputs;
   bool is_experts, has_zero_points;
 
@@ -144,30 +144,19 @@ OrtStatus* compute(void* data, OrtKernelContext* context) {
   return linear(kernel.weights, static_cast<float*>(x.data), num_tokens, kernel.int8, static_cast<float*>(y), parallel);
 }
 
-int one(const OrtCustomOp*) { return 1; }
-int zero_for_index(const OrtCustomOp*, size_t) { return 0; }  // required; default memory
 const Operator& of(const OrtCustomOp* op) { return *static_cast<const Operator*>(op); }
 
 Operator make(const char* name, size_t num_inputs, bool is_experts, bool has_zero_points) {
   Operator op;
   memset(static_cast<void*>(&op), 0, sizeof op);
-  op.version = 17;
-  op.get_name = [](const OrtCustomOp* self) { return of(self).name; };
-  op.get_execution_provider = [](const OrtCustomOp*) { return static_cast<const char*>(nullptr); };
   op.get_input_type = [](const OrtCustomOp* self, size_t index) { return of(self).is_float(index) ? FLOAT : UINT8; };
   op.get_input_count = [](const OrtCustomOp* self) { return of(self).num_inputs; };
   op.get_output_type = [](const OrtCustomOp*, size_t) { return FLOAT; };
   op.get_output_count = [](const OrtCustomOp*) { return static_cast<size_t>(1); };
-  op.destroy = free;
-  op.get_input_characteristic = op.get_output_characteristic = op.get_input_memory_type = zero_for_index;
-  op.get_variadic_input_min_arity = op.get_variadic_input_homogeneity = one;
-  op.get_variadic_output_min_arity = op.get_variadic_output_homogeneity = one;
-  op.create_kernel_v2 = create;
-  op.compute_v2 = compute;
-  op.name = name;
   op.num_inputs = num_inputs;
   op.is_experts = is_experts;
   op.has_zero_points = has_zero_points;
+  finish(op, name, create, compute);
   return op;
 }
 

@@ -85,22 +85,27 @@ OrtStatus* read_blocks(const char* name, const WeightTensors& tensors, int64_t b
   return nullptr;
 }
 
-int64_t attribute(const OrtKernelInfo* info, const char* name, int64_t otherwise) {
-  int64_t value = otherwise;
-  if (OrtStatus* status = api.get_attribute_int64(info, name, &value)) {
+namespace {
+
+template <typename Value>
+Value value_or(OrtStatus* (*get)(const OrtKernelInfo*, const char*, Value*), const OrtKernelInfo* info, const char* name,
+               Value otherwise) {
+  Value value = otherwise;
+  if (OrtStatus* status = get(info, name, &value)) {
     api.release_status(status);
     return otherwise;
   }
   return value;
 }
 
+}  // namespace
+
+int64_t attribute(const OrtKernelInfo* info, const char* name, int64_t otherwise) {
+  return value_or(api.get_attribute_int64, info, name, otherwise);
+}
+
 float float_attribute(const OrtKernelInfo* info, const char* name, float otherwise) {
-  float value = otherwise;
-  if (OrtStatus* status = api.get_attribute_float(info, name, &value)) {
-    api.release_status(status);
-    return otherwise;
-  }
-  return value;
+  return value_or(api.get_attribute_float, info, name, otherwise);
 }
 
 }  // namespace qwonnx
