@@ -36,7 +36,8 @@ from qwonnx.export.quantization.cache_scales import cache_scales
 from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from qwonnx.runtime.cache.host_buffers import HostBinding
 from tests.export.decoder import Decoder
-from tests.export.operators.attention_graph import OUTPUTS, inlined_cpu_attention
+from tests.export.operators.attention_graph import inlined_cpu_attention
+from tests.runtime.native.attention import OUTPUTS
 
 KINDS = ("float32", "int8", "int4")
 NUM_HEADS, NUM_KV_HEADS, HEAD_DIM = 16, 2, 256

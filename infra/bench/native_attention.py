@@ -18,20 +18,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import onnxruntime
-from numpy.typing import NDArray
-from onnx import TensorProto, helper
+import onnx
 
-from qwonnx.runtime.cache.host_buffers import HostBinding
-from qwonnx.runtime.native.library import DOMAIN, NativeLibrary, native_library
-from tests.export.operators.attention_graph import OPERATORS, OUTPUTS, cpu_attention
-
-KINDS = tuple(OPERATORS)
-_DTYPES = {"float32": np.float32, "int8": np.int8, "int4": np.uint8}
-_CACHES = ("past_key", "past_value")
+from qwonnx.runtime.native.library import NativeLibrary, native_library
+from tests.export.operators.attention_graph import cpu_attention
+from tests.runtime.native.attention import CACHES, DTYPES, KINDS, Arrays, attention_model, bind_in_place, session_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +43,8 @@ class Case:
     def cache_bytes(self) -> int:
         """Of all rows, keys and values."""
         width = self.head_dim // 2 if self.kv == "int4" else self.head_dim
-        return 2 * self.rows * self.num_kv_heads * self.positions * width * np.dtype(_DTYPES[self.kv]).itemsize
+        item_bytes: int = np.dtype(DTYPES[self.kv]).itemsize
+        return 2 * self.rows * self.num_kv_heads * self.positions * width * item_bytes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -78,12 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measure(case: Case, library: NativeLibrary, threads: int, rounds: int) -> dict[str, str | int | float]:
     """Milliseconds of both, and of reading the cache once: the least of the rounds."""
     arrays = _arrays(case)
+    heads = {"num_heads": case.num_heads, "num_kv_heads": case.num_kv_heads, "head_dim": case.head_dim}
     steps: dict[str, Callable[[], object]] = {
-        "own": _step(_own(case), library, arrays, threads),
-        "theirs": _step(_theirs(case), None, arrays, threads),
+        "own": _step(attention_model(case.kv, case.num_heads), library, arrays, threads),
+        "theirs": _step(cpu_attention(case.kv, **heads), None, arrays, threads),
     }
     pool = ThreadPoolExecutor(threads)
-    parts = [part for name in _CACHES for part in np.array_split(arrays[name].reshape(-1).view(np.uint8), threads)]
+    parts = [part for name in CACHES for part in np.array_split(arrays[name].reshape(-1).view(np.uint8), threads)]
     steps["read"] = lambda: [part.max() for part in parts] if threads == 1 else list(pool.map(np.max, parts))
     clock = time.thread_time if threads == 1 else time.perf_counter
     best = dict.fromkeys(steps, float("inf"))
@@ -116,13 +111,13 @@ def measure(case: Case, library: NativeLibrary, threads: int, rounds: int) -> di
     return row
 
 
-def _arrays(case: Case) -> dict[str, NDArray[Any]]:
+def _arrays(case: Case) -> Arrays:
     """Inputs of both. Caches repeat one random position, because time does not depend on values."""
     random = np.random.default_rng(0)
     width, kv_width = case.num_heads * case.head_dim, case.num_kv_heads * case.head_dim
     stored = case.head_dim // 2 if case.kv == "int4" else case.head_dim
     shape = (1, case.num_kv_heads, 1, case.head_dim)
-    arrays: dict[str, NDArray[Any]] = {
+    arrays: Arrays = {
         "query": random.standard_normal((case.rows, case.tokens, width), np.float32),
         "key": random.standard_normal((case.rows, case.tokens, kv_width), np.float32),
         "value": random.standard_normal((case.rows, case.tokens, kv_width), np.float32),
@@ -132,61 +127,23 @@ def _arrays(case: Case) -> dict[str, NDArray[Any]]:
         "value_scale": np.full(shape, 0.02 if case.kv == "int8" else 0.3, np.float32),
         "input_ids": np.zeros((case.rows, case.tokens), np.int64),
     }
-    for name in _CACHES:
-        dtype = _DTYPES[case.kv]
+    for name in CACHES:
+        dtype = DTYPES[case.kv]
         arrays[name] = np.empty((case.rows, case.num_kv_heads, case.positions, stored), dtype)
         codes = random.integers(0, 256, stored, np.uint8)
         arrays[name][:] = random.standard_normal(stored, np.float32) if case.kv == "float32" else codes.view(dtype)
     return arrays
 
 
-def _theirs(case: Case) -> bytes:
-    heads = {"num_heads": case.num_heads, "num_kv_heads": case.num_kv_heads, "head_dim": case.head_dim}
-    serialized: bytes = cpu_attention(case.kv, **heads).SerializeToString()
-    return serialized
-
-
-def _own(case: Case) -> bytes:
-    cache = helper.np_dtype_to_tensor_dtype(np.dtype(_DTYPES[case.kv]))
-    types = dict.fromkeys(["query", "key", "value", "gate"], TensorProto.FLOAT)
-    types |= dict.fromkeys(_CACHES, cache) | {"past_lengths": TensorProto.INT64}
-    types |= {} if case.kv == "float32" else dict.fromkeys(["key_scale", "value_scale"], TensorProto.FLOAT)
-    graph = helper.make_graph(
-        [helper.make_node(OPERATORS[case.kv], list(types), OUTPUTS, domain=DOMAIN, num_heads=case.num_heads)],
-        "attention",
-        [helper.make_tensor_value_info(name, kind, None) for name, kind in types.items()],
-        [
-            helper.make_tensor_value_info(name, kind, None)
-            for name, kind in zip(OUTPUTS, (TensorProto.FLOAT, cache, cache), strict=True)
-        ],
-    )
-    opsets = [helper.make_opsetid("", 23), helper.make_opsetid(DOMAIN, 1)]
-    serialized: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
-    return serialized
-
-
-def _step(
-    model: bytes, library: NativeLibrary | None, arrays: dict[str, NDArray[Any]], threads: int
-) -> Callable[[], object]:
+def _step(model: onnx.ModelProto, library: NativeLibrary | None, arrays: Arrays, threads: int) -> Callable[[], object]:
     """A call that runs the step over the arrays' caches, in place."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if library:
-        library.register(options)
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    io = session.io_binding()
-    binding = HostBinding(io)
-    for value in session.get_inputs():
-        binding.bind_input(value.name, arrays[value.name])
+    session = session_of(model, library, threads)
     attended = np.empty_like(arrays["query"])
-    for name, array in zip(OUTPUTS, (attended, *(arrays[name] for name in _CACHES)), strict=True):
-        binding.bind_output(name, array)
+    io = bind_in_place(session, arrays, attended)
 
-    def run() -> NDArray[Any]:
+    def run() -> object:
         session.run_with_iobinding(io)
-        return attended
+        return attended  # which the binding does not keep alive
 
     return run
 

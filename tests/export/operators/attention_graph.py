@@ -12,10 +12,9 @@ from qwonnx.export.operators.ops import DOMAIN, VERSION
 from qwonnx.export.quantization.recipe import Recipe
 from qwonnx.export.targets.cpu import CpuTarget
 from qwonnx.export.targets.target import Activations
+from tests.runtime.native.attention import OPERATORS, OUTPUTS
 
-OPERATORS = {"float32": "GatedAttention", "int8": "GatedAttentionInt8", "int4": "GatedAttentionInt4"}
 TYPES = {"float32": ir.DataType.FLOAT, "int8": ir.DataType.INT8, "int4": ir.DataType.UINT8}
-OUTPUTS = ("attended", "present_key", "present_value")
 
 
 def cpu_attention(kv: str, *, num_heads: int, num_kv_heads: int, head_dim: int) -> onnx.ModelProto:

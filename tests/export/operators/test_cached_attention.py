@@ -19,7 +19,8 @@ from qwonnx.runtime.cache.host_buffers import HostBinding
 from qwonnx.runtime.errors import NativeKernelsError
 from qwonnx.runtime.native.library import native_library
 from tests.export.operators import single_op
-from tests.export.operators.attention_graph import OPERATORS, OUTPUTS, TYPES, cpu_attention, inlined_cpu_attention
+from tests.export.operators.attention_graph import TYPES, cpu_attention, inlined_cpu_attention
+from tests.runtime.native.attention import OPERATORS, OUTPUTS
 
 HEADS, KV_HEADS, DIM, CAPACITY = 6, 2, 16, 330
 ENGINES = (*single_op.ENGINES, "kernel", "native")

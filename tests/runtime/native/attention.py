@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import FunctionProto, TensorProto, helper
@@ -84,10 +85,8 @@ def bodies(kv: str) -> list[FunctionProto]:
     return [getattr(attention_bodies, name).to_function_proto() for name in names]
 
 
-def attention_session(
-    kv: str, num_heads: int, library: NativeLibrary | None, threads: int = 2
-) -> onnxruntime.InferenceSession:
-    """A graph with inputs of any shape. Without a library the operator is its function body."""
+def attention_model(kv: str, num_heads: int, functions: Sequence[FunctionProto] = ()) -> onnx.ModelProto:
+    """A graph with inputs of any shape."""
     cache = helper.np_dtype_to_tensor_dtype(np.dtype(DTYPES[kv]))
     special = {**dict.fromkeys(CACHES, cache), "past_lengths": TensorProto.INT64}
     names = input_names(kv)
@@ -102,8 +101,19 @@ def attention_session(
         ],
     )
     opsets = [helper.make_opsetid("", 23), helper.make_opsetid(DOMAIN, 1)]
-    functions = [] if library else bodies(kv)
-    model = helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=10)
+    model: onnx.ModelProto = helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=10)
+    return model
+
+
+def attention_session(
+    kv: str, num_heads: int, library: NativeLibrary | None, threads: int = 2
+) -> onnxruntime.InferenceSession:
+    """A session of that graph. Without a library the operator is its function body."""
+    return session_of(attention_model(kv, num_heads, [] if library else bodies(kv)), library, threads)
+
+
+def session_of(model: onnx.ModelProto, library: NativeLibrary | None, threads: int) -> onnxruntime.InferenceSession:
+    """A session whose threads sleep between runs, without the messages of errors that are raised."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
@@ -113,14 +123,19 @@ def attention_session(
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def run_in_place(session: onnxruntime.InferenceSession, arrays: Arrays) -> NDArray[Any]:
-    """The attention; the arrays of the caches are written, as the engine's buffers are."""
+def bind_in_place(session: onnxruntime.InferenceSession, arrays: Arrays, attended: NDArray[Any]) -> Any:
+    """A binding of a step, whose arrays the caller keeps alive; the caches are written, as the engine's buffers are."""
     io = session.io_binding()
     binding = HostBinding(io)
     for value in session.get_inputs():
         binding.bind_input(value.name, arrays[value.name])
-    attended = np.full_like(arrays["query"], np.nan)
     for name, array in zip(OUTPUTS, (attended, *(arrays[name] for name in CACHES)), strict=True):
         binding.bind_output(name, array)
-    session.run_with_iobinding(io)
+    return io
+
+
+def run_in_place(session: onnxruntime.InferenceSession, arrays: Arrays) -> NDArray[Any]:
+    """The attention of one step, in place."""
+    attended = np.full_like(arrays["query"], np.nan)
+    session.run_with_iobinding(bind_in_place(session, arrays, attended))
     return attended
