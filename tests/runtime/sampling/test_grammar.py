@@ -196,7 +196,7 @@ class TestHostileGuides:
         with pytest.raises(InvalidRequestError, match="cannot be followed") as refusal:
             guarded.compile(guide).result()
         assert refusal.value.code == "invalid_guide"
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 5
 
     def test_only_so_many_may_wait_and_one_asked_for_twice_is_compiled_once(
         self, guarded: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
