@@ -1,10 +1,11 @@
-"""Fuzz the native operators: build the library's sources and a driver with sanitizers, and run it.
+"""Fuzz the native operators: build the library with sanitizers, and call it in two ways at once.
 
     python -m infra.native_fuzz [--seconds 60] [--seed 1] [--jobs 2]
 
-The driver calls the operators as ONNX Runtime does, with tensors in memory of their exact sizes, valid ones and mutated
-ones: shapes, element types, attributes, lengths, values, states in place. A read or write out of bounds, undefined
-behaviour, a crash, or a valid call that is refused ends the run with an error. Needs a compiler with sanitizers.
+A driver calls the operators as ONNX Runtime does, with tensors in memory of their exact sizes, valid ones and mutated
+ones: shapes, element types, attributes, lengths, values, states in place. Beside it, ONNX Runtime itself loads and runs
+mutated artifacts with the library (infra/native_fuzz/files.py). A read or write out of bounds, undefined behaviour, a
+crash, or a valid call that is refused ends the run with an error. Needs a compiler with sanitizers.
 """
 
 from __future__ import annotations
@@ -16,16 +17,27 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
+from infra.native_fuzz import files
 from qwonnx.runtime.native.build import SOURCES, BuildError, find_compiler
 
 DRIVER = Path(__file__).with_name("driver.cpp")
 _FLAGS = [
     *("-std=c++17", "-O1", "-g1", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all"),
-    "-fsanitize=address,undefined",
+    *("-fsanitize=address,undefined", "-fPIC"),
 ]
 _INSTRUCTIONS = {"avx2": ["-mavx2", "-mfma"]}
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What the compiler made: the driver, the library, and the sanitizer's own library."""
+
+    driver: Path
+    library: Path
+    sanitizer: Path
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,15 +48,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="qwonnx-fuzz-") as folder:
         try:
-            program = build(Path(folder), options.jobs)
+            built = build(Path(folder), options.jobs)
         except BuildError as error:
             sys.exit(f"native_fuzz: {error}")
-        done = subprocess.run([str(program), str(options.seconds), str(options.seed)], check=False)
-    sys.exit(done.returncode)
+        with subprocess.Popen([str(built.driver), str(options.seconds), str(options.seed)]) as driver:
+            try:
+                outcome = files.fuzz(built.library, built.sanitizer, options.seconds, options.seed)
+            except BaseException:
+                driver.terminate()
+                raise
+    print(
+        f"files: {outcome.num_answered} answered, {outcome.num_refused} refused; "
+        f"ONNX Runtime itself failed {outcome.num_onnxruntime} times"
+    )
+    sys.exit(driver.returncode)
 
 
-def build(folder: Path, jobs: int) -> Path:
-    """The driver with the library in it.
+def build(folder: Path, jobs: int) -> Built:
+    """The driver with the library in it, and the library for ONNX Runtime.
 
     Raises:
         BuildError: there is no compiler with sanitizers.
@@ -64,10 +85,12 @@ def build(folder: Path, jobs: int) -> Path:
         return made
 
     with ThreadPoolExecutor(jobs) as pool:
-        objects = list(pool.map(compiled, [DRIVER, *sorted(SOURCES.glob("*.cpp"))]))
-    program = folder / "fuzz"
-    _run([*command, *_FLAGS, *objects, "-o", str(program)])
-    return program
+        driver, *objects = pool.map(compiled, [DRIVER, *sorted(SOURCES.glob("*.cpp"))])
+    program, library = folder / "fuzz", folder / "libqwonnx_native.so"
+    _run([*command, *_FLAGS, driver, *objects, "-o", str(program)])
+    _run([*command, *_FLAGS, "-shared", *objects, "-o", str(library)])
+    sanitizer = Path(_run([*command, "-print-file-name=libasan.so"]).strip())
+    return Built(program, library, sanitizer)
 
 
 def _run(command: list[str]) -> str:

@@ -21,6 +21,7 @@ constexpr float LOWEST = -3.402823466e38f, LOG2_E = 1.44269504f;
 
 typedef float Floats __attribute__((vector_size(4 * QWONNX_LANES)));
 typedef int32_t Integers __attribute__((vector_size(4 * QWONNX_LANES)));
+typedef uint32_t Unsigned __attribute__((vector_size(4 * QWONNX_LANES)));
 typedef uint8_t Bytes __attribute__((vector_size(QWONNX_LANES)));
 typedef int8_t SignedBytes __attribute__((vector_size(QWONNX_LANES)));
 
@@ -60,7 +61,7 @@ INLINE Floats power_of_two(Floats x) {
   p = p * r + 2.402264791e-1f;
   p = p * r + 6.931472029e-1f;
   p = p * r + 1.0f;
-  const Integers bits = reinterpret_cast<Integers>(p) + (reinterpret_cast<Integers>(shifted) << 23);
+  const Unsigned bits = reinterpret_cast<Unsigned>(p) + (reinterpret_cast<Unsigned>(shifted) << 23);  // NaN: may wrap
   return where(x < -125.0f, all(0.0f), reinterpret_cast<Floats>(bits));
 }
 

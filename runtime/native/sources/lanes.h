@@ -17,23 +17,23 @@ struct Vectors;
 template <>
 struct Vectors<4> {
   typedef float Floats __attribute__((vector_size(16)));
-  typedef int32_t Ints __attribute__((vector_size(16)));
+  typedef uint32_t Unsigned __attribute__((vector_size(16)));
 };
 template <>
 struct Vectors<8> {
   typedef float Floats __attribute__((vector_size(32)));
-  typedef int32_t Ints __attribute__((vector_size(32)));
+  typedef uint32_t Unsigned __attribute__((vector_size(32)));
 };
 template <>
 struct Vectors<16> {
   typedef float Floats __attribute__((vector_size(64)));
-  typedef int32_t Ints __attribute__((vector_size(64)));
+  typedef uint32_t Unsigned __attribute__((vector_size(64)));
 };
 
 template <int N>
 struct Lanes {
   using Floats = typename Vectors<N>::Floats;
-  using Ints = typename Vectors<N>::Ints;
+  using Unsigned = typename Vectors<N>::Unsigned;
 
   LANES_INLINE Floats load(const float* at) {
     Floats value;
@@ -63,9 +63,9 @@ struct Lanes {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + (r + 1.0f);
-    Ints bits;
+    Unsigned bits;  // NaN: may wrap
     memcpy(&bits, &shifted, sizeof bits);
-    bits = (bits - 0x4b400000 + 127) << 23;
+    bits = (bits - 0x4b400000u + 127u) << 23;
     Floats power;
     memcpy(&power, &bits, sizeof power);
     return p * power;

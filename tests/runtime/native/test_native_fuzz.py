@@ -1,0 +1,31 @@
+"""A minute of mutated calls and artifacts under sanitizers, as `make native-fuzz` runs them for longer."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from qwonnx.runtime.native.build import find_compiler
+
+SECONDS = os.environ.get("QWONNX_TEST_NATIVE_FUZZ_SECONDS", "60")
+
+
+def test_a_minute_of_mutated_calls_and_artifacts_has_no_finding() -> None:
+    if find_compiler() is None:
+        pytest.skip("there is no C++ compiler")
+    command = [sys.executable, "-m", "infra.native_fuzz", "--seconds", SECONDS]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "sanitize" in done.stderr or "cannot find -lasan" in done.stderr:
+        pytest.skip("the C++ compiler has no sanitizers")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-8000:]
+    cases = re.search(r"(\d+) cases, no finding", done.stdout)
+    files = re.search(r"files: (\d+) answered, (\d+) refused", done.stdout)
+    assert cases, done.stdout
+    assert int(cases[1]) > 100
+    assert files, done.stdout
+    assert int(files[1]) > 0
+    assert int(files[2]) > 0
