@@ -1,11 +1,11 @@
 """The start of `qwonnx serve`: seconds to the first streamed text, its phases, and memory, by kernels.
 
-    python -m infra.bench.cold_start ARTIFACT [--rounds 5] [--threads 2]
+    python -m infra.bench.cold_start ARTIFACT [--rounds 5] [--threads 2] [--llama-server PROGRAM --gguf FILE]
 
-Each round starts a server with native kernels and one with ONNX Runtime's, one after the other, asks a short question,
-and waits for the first piece of text. The weights are in the page cache. The clock starts before the process does. Then
-two servers of one kind run at once: their PSS counts shared pages by halves. Memory is read from /proc (Linux). The
-results are medians. The last line is JSON.
+Each round starts a server with native kernels and one with ONNX Runtime's (and llama.cpp's), one after the other, asks
+a short question, and waits for the first piece of text. The weights are in the page cache. The clock starts before the
+process does. Then two servers of one kind run at once: their PSS counts shared pages by halves. Memory is read from
+/proc (Linux). The results are medians. The last line is JSON; infra.bench.waterfall draws it.
 """
 
 from __future__ import annotations
@@ -15,26 +15,31 @@ import json
 import os
 import platform
 import re
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import onnxruntime
 
+from infra.bench.measured import ratio_summary
 from infra.bench.plan_memory import Measured, read_maps
 from qwonnx.runtime.artifact.folder import open_artifact
 from qwonnx.runtime.native.kernels import Kernels
 
-KINDS = (Kernels.NATIVE, Kernels.ONNXRUNTIME)
 _QUESTION = "What is Germany called in Swahili?"
 _PHASE = re.compile(r"([a-z-]+) (\d+\.\d+)")
+_PEER = "llama-server"
+_READY_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,27 +54,38 @@ class Start:
     memory: Measured
 
 
+Starting = Callable[[], AbstractContextManager[Start]]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--llama-server", type=Path, help="the program")
+    parser.add_argument("--gguf", type=Path, help="the same checkpoint for it")
     options = parser.parse_args(arguments)
+    if (options.llama_server is None) != (options.gguf is None):
+        parser.error("--llama-server and --gguf go together")
     artifact = open_artifact(options.artifact)
-    for path in sorted(artifact.folder.glob("*.bin")):
+    for path in [*sorted(artifact.folder.glob("*.bin")), *([options.gguf] if options.gguf else [])]:
         with path.open("rb") as file:
             while file.read(1 << 24):
                 pass
-    starts: dict[Kernels, list[Start]] = {kind: [] for kind in KINDS}
+    kinds: dict[str, Starting] = {
+        kind.value: partial(server, options.artifact, kind, options.threads)
+        for kind in (Kernels.NATIVE, Kernels.ONNXRUNTIME)
+    }
+    if options.llama_server:
+        kinds[_PEER] = partial(peer, options.llama_server, options.gguf, options.threads)
+    starts: dict[str, list[Start]] = {kind: [] for kind in kinds}
     for _ in range(options.rounds):
-        for kind in KINDS:
-            with server(options.artifact, kind, options.threads) as start:
+        for kind, starting in kinds.items():
+            with starting() as start:
                 starts[kind].append(start)
             print(kind, f"first text {start.first_text_s:.3f} s, anonymous {start.memory.anonymous / 1e6:,.0f} MB")
-    results = {kind.value: _summary(each) for kind, each in starts.items()}
-    for kind in KINDS:
-        results[kind.value] |= _two_servers(options.artifact, kind, options.threads)
-    ours, theirs = (results[kind.value]["first_text_s"] for kind in KINDS)
+    results = {kind: _summary(each) | _two_servers(kinds[kind]) for kind, each in starts.items()}
+    ours = [start.first_text_s for start in starts[Kernels.NATIVE.value]]
     print(
         json.dumps(
             {
@@ -80,7 +96,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "rounds": options.rounds,
                 "weight_bytes": sum(entry.size for entry in artifact.manifest.files if entry.path.endswith(".bin")),
                 "kernels": results,
-                "first_text_over_onnxruntime": round(ours / theirs, 3),
+                "first_text_over": {
+                    kind: ratio_summary(ours, [start.first_text_s for start in each])
+                    for kind, each in starts.items()
+                    if kind != Kernels.NATIVE.value
+                },
             }
         )
     )
@@ -113,6 +133,42 @@ def server(artifact: Path, kernels: Kernels, threads: int) -> Iterator[Start]:
                 process.kill()
 
 
+@contextmanager
+def peer(program: Path, gguf: Path, threads: int) -> Iterator[Start]:
+    """llama.cpp's server, after it has answered once."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(program), "-m", str(gguf), "--jinja", "-np", "1", "-c", "4096", "--port", str(port)]
+    command += ["-t", str(threads), "-tb", str(threads)]
+    url = f"http://127.0.0.1:{port}"
+    began = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            listening = _answering(url, process, began, ready=False)
+            ready = _answering(url, process, began, ready=True)
+            _first_text(f"{url}/v1")
+            first = time.perf_counter() - began
+            yield Start(process.pid, listening, ready, first, {}, read_maps(process.pid))
+        finally:
+            process.kill()
+
+
+def _answering(url: str, process: subprocess.Popen[bytes], began: float, *, ready: bool) -> float:
+    """Seconds until it answers at all, or until it says that it is ready."""
+    while time.perf_counter() - began < _READY_SECONDS and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=5):
+                return time.perf_counter() - began
+        except urllib.error.HTTPError:  # 503: it loads
+            if not ready:
+                return time.perf_counter() - began
+        except OSError:
+            pass
+        time.sleep(0.002)
+    raise SystemExit(f"llama-server does not start, or not within {_READY_SECONDS:.0f} s")
+
+
 def _first_text(url: str) -> None:
     body = {
         "model": "started",
@@ -135,7 +191,7 @@ def _first_text(url: str) -> None:
     raise SystemExit("the server sent no text")
 
 
-def _summary(starts: Sequence[Start]) -> dict[str, float]:
+def _summary(starts: Sequence[Start]) -> dict[str, object]:
     def median(values: Iterator[float]) -> float:
         return round(statistics.median(values), 4)
 
@@ -143,15 +199,15 @@ def _summary(starts: Sequence[Start]) -> dict[str, float]:
         "listening_s": median(start.listening_s for start in starts),
         "ready_s": median(start.ready_s for start in starts),
         "first_text_s": median(start.first_text_s for start in starts),
-        **{f"{name}_s": median(start.phases[name] for start in starts) for name in starts[0].phases},
+        "phases_s": {name: median(start.phases[name] for start in starts) for name in starts[0].phases},
         "anonymous_bytes": median(start.memory.anonymous for start in starts),
         "weight_pages_bytes": median(start.memory.weight_files for start in starts),
     }
 
 
-def _two_servers(artifact: Path, kernels: Kernels, threads: int) -> dict[str, float]:
+def _two_servers(starting: Starting) -> dict[str, object]:
     with ExitStack() as stack:
-        starts = [stack.enter_context(server(artifact, kernels, threads)) for _ in range(2)]
+        starts = [stack.enter_context(starting()) for _ in range(2)]
         return {"two_servers_pss_bytes": sum(read_maps(start.pid).proportional for start in starts)}
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher
 
 # A form of a few fields takes 0.1 MB and a large one 1 MB; a text of 200 bytes can make one of 30 MB.
-_MAX_BYTES = 16 << 20
+_MAX_BYTES = 8 << 20
 _MAX_NUMBER = 64
 # Whoever waited for a guide uses it at once. It must not be compiled a second time, in the engine's submit().
 _AWAITED_SECONDS = 1.0

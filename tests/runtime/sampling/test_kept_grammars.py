@@ -46,19 +46,19 @@ def test_large_guides_make_room_for_each_other() -> None:
     kept = KeptGrammars(clock)
     for number in range(20):
         clock.now += 2
-        _compiled(kept, str(number), 5 * _MEGABYTE)
-        assert kept.num_bytes <= 16 * _MEGABYTE
-    assert [kept.find(_key(str(number))) is not None for number in range(15, 20)] == [False, False, True, True, True]
+        _compiled(kept, str(number), 2 * _MEGABYTE)
+        assert kept.num_bytes <= 8 * _MEGABYTE
+    assert [kept.find(_key(str(number))) is not None for number in range(14, 20)] == [False, False, True, True, True, True]
 
 
 def test_the_least_recently_used_goes_first() -> None:
     clock = Clock()
     kept = KeptGrammars(clock)
-    _compiled(kept, "a", 6 * _MEGABYTE)
-    _compiled(kept, "b", 6 * _MEGABYTE)
+    _compiled(kept, "a", 3 * _MEGABYTE)
+    _compiled(kept, "b", 3 * _MEGABYTE)
     clock.now = 2
     assert kept.find(_key("a"))
-    _compiled(kept, "c", 6 * _MEGABYTE)
+    _compiled(kept, "c", 3 * _MEGABYTE)
     assert kept.find(_key("b")) is None
     assert kept.find(_key("a"))
 
