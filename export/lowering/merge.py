@@ -27,7 +27,8 @@ def _projections(graph: ir.Graph, weights: GraphWeights) -> Iterator[Projection[
     for node in own_nodes(graph, "Linear"):
         x, weight = required(node.inputs)
         if weights.is_weight(weight):
-            yield Projection(node, x, weights.storage(str(weight.name)), math.prod(sizes(weight)))
+            name = str(weight.name)
+            yield Projection(node, x, weights.storage(name), math.prod(sizes(weight)), name)
 
 
 def _merge(graph: ir.Graph, weights: GraphWeights, nodes: list[ir.Node]) -> None:

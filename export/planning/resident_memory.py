@@ -162,7 +162,7 @@ def held_values(config: ModelConfig) -> int:
     if config.num_experts:
         inner = hidden + 4 * config.shared_expert_intermediate_size + 2 * config.num_experts
     else:
-        joined = hidden * config.intermediate_size < LARGE
+        joined = hidden * config.intermediate_size <= LARGE
         inner = 2 * hidden + (5 if joined else 4) * config.intermediate_size
     kinds = config.layer_types
     if "full_attention" not in kinds:

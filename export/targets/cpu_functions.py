@@ -89,11 +89,13 @@ class FunctionBody:
 
 
 def add_kernel_functions(model: ir.Model) -> None:
-    """Add the function of every operator in the graph that has one here."""
-    for name in used_operators(model.graph):
+    """Add the function of every operator in the graph that has one here, and of those in these functions."""
+    names = used_operators(model.graph)
+    for name in names:
         if name in _BODIES:
             function = _BODIES[name]()
             model.functions[function.identifier()] = function
+            names += [inner for inner in used_operators(function) if inner not in names]
 
 
 def kernel_operators() -> Collection[str]:
@@ -114,8 +116,13 @@ def _experts(name: str, *weights: str) -> ir.Function:
     prefixed = [f"{matrix}_{part}" for matrix in ("gate_up", "down") for part in weights]
     body = FunctionBody(name, ["x", "logits", *prefixed], dict.fromkeys(attributes, _INT))
     x, logits, *matrices = body.inputs
-    gate_up, gate_up_scales, *gate_up_zero_points = matrices[: len(weights)]
-    down, down_scales, *down_zero_points = matrices[len(weights) :]
+    return body.function(_add_experts(body, x, logits, matrices))
+
+
+def _add_experts(body: FunctionBody, x: ir.Value, logits: ir.Value, matrices: Sequence[ir.Value]) -> list[ir.Value]:
+    """QMoE; matrices are codes, scales and perhaps zero points of gate and up, then of down."""
+    gate_up, gate_up_scales, *gate_up_zero_points = matrices[: len(matrices) // 2]
+    down, down_scales, *down_zero_points = matrices[len(matrices) // 2 :]
     inputs = [x, logits, gate_up, gate_up_scales, None, down, down_scales]
     if gate_up_zero_points:
         # After the biases and the third matrix, which fused gate and up rows do not have.
@@ -127,7 +134,74 @@ def _experts(name: str, *weights: str) -> ir.Function:
         "block_size": Reference("block_size"),
         "accuracy_level": Reference("accuracy_level"),
     }
-    return body.function(body.add("QMoE", inputs, {**SWIGLU, **references}))
+    return body.add("QMoE", inputs, {**SWIGLU, **references})
+
+
+# Of QuantizedMixture and AffineMixture, in the order of their inputs; cpu_fusion.py computes them.
+_MIXTURE = {
+    "top_k": _INT,
+    "epsilon": _FLOAT,
+    "accuracy_level": _INT,
+    "gate_up_bits": _INT,
+    "down_bits": _INT,
+    "block_size": _INT,  # of the routed experts
+    "shared_gate_up_bits": _INT,
+    "shared_gate_up_block_size": _INT,
+    "shared_down_bits": _INT,
+    "shared_down_block_size": _INT,
+    "hidden": _INT,
+    "shared_columns": _INT,  # of down
+    "shared_rows": _INT,  # of gate and up together
+    "shared_widths": _INTS,  # of gate and of up
+    "gate_widths": _INTS,  # num_experts, and 1
+    "logits_shape": _INTS,
+}
+
+
+def _mixture(name: str, *weights: str) -> ir.Function:
+    """residual and mixed [B, T, H] -> residual + mixed + experts, of which one is shared, of their norm.
+
+    norm is [H]; gates [num_experts + 1, H] are the router and the shared expert's gate; then come the weights of the
+    routed experts as QMoE takes them and those of the shared one as MatMulNBits does, gate rows before up rows.
+    """
+    matrices = ("gate_up", "down", "shared_gate_up", "shared_down")
+    names = [f"{matrix}_{part}" for matrix in matrices for part in weights]
+    body = FunctionBody(name, ["residual", "mixed", "norm", "gates", *names], _MIXTURE)
+    residual, mixed, norm, gates, *all_weights = body.inputs
+    routed, shared = all_weights[: len(names) // 2], all_weights[len(names) // 2 :]
+    (total,) = body.add("Add", [residual, mixed], domain="")
+    (x,) = body.add("RMSNormalization", [total, norm], {"axis": -1, "epsilon": Reference("epsilon")}, domain="")
+    (scores,) = body.add("FusedMatMul", [x, gates], {"transB": 1})
+    (gate_widths,) = body.add("Constant", [], {"value_ints": Reference("gate_widths")}, domain="")
+    logits, opening = body.add("Split", [scores, gate_widths], {"axis": -1}, domain="", num_outputs=2)
+    (shape,) = body.add("Constant", [], {"value_ints": Reference("logits_shape")}, domain="")
+    (flat,) = body.add("Reshape", [logits, shape], domain="")
+    (experts,) = _add_experts(body, x, flat, routed)
+    (opened,) = body.add("Sigmoid", [opening], domain="")
+    gate_up = _add_product(body, "shared_gate_up", x, shared[: len(weights)], "shared_rows", "hidden")
+    (widths,) = body.add("Constant", [], {"value_ints": Reference("shared_widths")}, domain="")
+    gate, up = body.add("Split", [gate_up, widths], {"axis": -1}, domain="", num_outputs=2)
+    (sigmoid,) = body.add("Sigmoid", [gate], domain="")
+    (silu,) = body.add("Mul", [gate, sigmoid], domain="")
+    (product,) = body.add("Mul", [silu, up], domain="")
+    down = _add_product(body, "shared_down", product, shared[len(weights) :], "hidden", "shared_columns")
+    (share,) = body.add("Mul", [opened, down], domain="")
+    (both,) = body.add("Add", [experts, share], domain="")
+    return body.function(body.add("Add", [total, both], domain=""))
+
+
+def _add_product(
+    body: FunctionBody, matrix: str, x: ir.Value, weights: Sequence[ir.Value], rows: str, columns: str
+) -> ir.Value:
+    """A linear layer; rows and columns are the names of attributes, as are those that begin with the matrix."""
+    attributes = {
+        "N": Reference(rows),
+        "K": Reference(columns),
+        "bits": Reference(f"{matrix}_bits"),
+        "block_size": Reference(f"{matrix}_block_size"),
+        "accuracy_level": Reference("accuracy_level"),
+    }
+    return body.add("MatMulNBits", [x, *weights], attributes)[0]
 
 
 def _causal_conv() -> ir.Function:
@@ -209,6 +283,49 @@ def _delta_rule() -> ir.Function:
     return body.function(body.add("LinearAttention", [q, k, v, past_state, decay, beta], attributes, num_outputs=2))
 
 
+# Of QuantizedDeltaNet and AffineDeltaNet; cpu_fusion.py computes them.
+_DELTA_NET = {
+    **_DELTA_RULE,
+    "epsilon": _FLOAT,
+    "norm_epsilon": _FLOAT,
+    "out_norm_epsilon": _FLOAT,
+    "accuracy_level": _INT,
+    "hidden": _INT,
+    "gate_widths": _INTS,  # of b and of a
+    **{f"{matrix}_{name}": _INT for matrix in ("qkv", "z") for name in ("rows", "bits", "block_size")},
+}
+
+
+def _delta_net(name: str, *weights: str) -> ir.Function:
+    """h [B, T, H] and both past states -> gated [B, T, value width], and both present states.
+
+    norm is [H]; gates [2 * num_value_heads, H] are the projections of b and of a; then come the weights of qkv and z as
+    MatMulNBits takes them, and the inputs of CausalConv, GatedDeltaRule and GatedRMSNorm.
+    """
+    matrices = [f"{matrix}_{part}" for matrix in ("qkv", "z") for part in weights]
+    states = ["conv_weight", "decay_scale", "dt_bias", "out_norm", "past_conv", "past_state"]
+    body = FunctionBody(name, ["h", "norm", "gates", *matrices, *states], _DELTA_NET)
+    h, norm, gates, *rest = body.inputs
+    conv_weight, decay_scale, dt_bias, out_norm, past_conv, past_state = rest[len(matrices) :]
+    (x,) = body.add("RMSNormalization", [h, norm], {"axis": -1, "epsilon": Reference("norm_epsilon")}, domain="")
+    qkv, z = (
+        _add_product(
+            body, matrix, x, rest[index * len(weights) : (index + 1) * len(weights)], f"{matrix}_rows", "hidden"
+        )
+        for index, matrix in enumerate(("qkv", "z"))
+    )
+    (scores,) = body.add("FusedMatMul", [x, gates], {"transB": 1})
+    (widths,) = body.add("Constant", [], {"value_ints": Reference("gate_widths")}, domain="")
+    b, a = body.add("Split", [scores, widths], {"axis": -1}, domain="", num_outputs=2)
+    convolved, present_conv = body.add("CausalConv", [qkv, conv_weight, past_conv], domain=DOMAIN, num_outputs=2)
+    attributes = {name: Reference(name) for name in (*_DELTA_RULE, "epsilon")}
+    inputs = [convolved, b, a, decay_scale, dt_bias, past_state]
+    read, present_state = body.add("GatedDeltaRule", inputs, attributes, domain=DOMAIN, num_outputs=2)
+    heads = {"num_heads": Reference("num_value_heads"), "epsilon": Reference("out_norm_epsilon")}
+    (gated,) = body.add("GatedRMSNorm", [read, z, out_norm], heads, domain=DOMAIN)
+    return body.function([gated, present_conv, present_state])
+
+
 # Of MoE and QMoE: SiLU of even rows times odd rows, and the weights of the chosen experts add up to 1.
 SWIGLU: dict[str, int | float | str] = {
     "activation_type": "swiglu",
@@ -223,6 +340,10 @@ _BODIES: dict[str, Callable[[], ir.Function]] = {
     "AffineLinear": lambda: _linear("AffineLinear", "codes", "scales", "zero_points"),
     "QuantizedExperts": lambda: _experts("QuantizedExperts", "codes", "scales"),
     "AffineExperts": lambda: _experts("AffineExperts", "codes", "scales", "zero_points"),
+    "QuantizedMixture": lambda: _mixture("QuantizedMixture", "codes", "scales"),
+    "AffineMixture": lambda: _mixture("AffineMixture", "codes", "scales", "zero_points"),
+    "QuantizedDeltaNet": lambda: _delta_net("QuantizedDeltaNet", "codes", "scales"),
+    "AffineDeltaNet": lambda: _delta_net("AffineDeltaNet", "codes", "scales", "zero_points"),
     "CausalConv": _causal_conv,
     "GatedDeltaRule": _delta_rule,
     "GatedRMSNorm": _gated_norm,

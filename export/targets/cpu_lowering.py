@@ -22,6 +22,7 @@ from qwonnx.export.lowering.rewrite import Attributes, attribute, call, own_node
 from qwonnx.export.operators.ops import DOMAIN
 from qwonnx.export.targets.cpu_attention import lower_attention
 from qwonnx.export.targets.cpu_functions import MICROSOFT, SWIGLU, add_kernel_functions, delta_rule_attributes
+from qwonnx.export.targets.cpu_fusion import fuse
 from qwonnx.export.targets.target import Activations
 
 
@@ -37,6 +38,7 @@ def lower_to_cpu(model: ir.Model, weights: GraphWeights, activations: Activation
     _lower_embedding(graph)
     _lower_linear_attention(graph)
     lower_attention(model)
+    fuse(graph)
     add_kernel_functions(model)
     add_function_bodies(model)
     model.opset_imports[MICROSOFT] = 1

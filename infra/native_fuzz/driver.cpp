@@ -268,6 +268,53 @@ Case causal_conv() {
   return made;
 }
 
+Case mixture(bool zero_points) {
+  Case made;
+  const int64_t count = pick(1, 6), block = one_of<int64_t>({16, 32, 64}), tokens = pick(0, 12), blocks = pick(1, 3);
+  const int64_t hidden = block * blocks;
+  made.inputs = {{FLOAT, {1, tokens, hidden}}, {FLOAT, {1, tokens, hidden}}, {FLOAT, {hidden}}, {FLOAT, {count + 1, hidden}}};
+  made.first_constant = 2;
+  for (const char* name : {"", "shared_"}) {
+    const int64_t stack = *name ? 0 : count;
+    const WeightCase up = {one_of<int64_t>({2, 4, 8}), block, 2 * block * pick(1, 2), blocks};
+    const WeightCase down = {one_of<int64_t>({2, 4, 8}), block, hidden, up.rows / 2 / block};
+    add_weight(made, up, stack, zero_points);
+    add_weight(made, down, stack, zero_points);
+    made.attributes[std::string(name) + "gate_up_bits"] = static_cast<double>(up.bits);
+    made.attributes[std::string(name) + "down_bits"] = static_cast<double>(down.bits);
+  }
+  made.attributes["top_k"] = static_cast<double>(pick(1, count));
+  made.attributes["epsilon"] = 1e-6;
+  made.attributes["accuracy_level"] = one_of<double>({4, 1});
+  return made;
+}
+
+Case delta_net(bool zero_points) {
+  const int64_t batch = pick(0, 3), tokens = one_of<int64_t>({0, 1, 1, 1, 2, 17}), keys = pick(1, 2), taps = pick(1, 16);
+  const int64_t heads = keys * pick(1, 3), key_dim = pick(1, 40), value_dim = pick(1, 40), values = heads * value_dim;
+  const int64_t channels = 2 * keys * key_dim + values;
+  const WeightCase qkv = {one_of<int64_t>({2, 4, 8}), one_of<int64_t>({16, 32, 64}), channels, pick(1, 3)};
+  const int64_t hidden = qkv.block * qkv.blocks, z_block = one_of<int64_t>({16, qkv.block});
+  const WeightCase z = {one_of<int64_t>({2, 4, 8}), z_block, values, hidden / z_block};
+  Case made;
+  made.inputs = {{FLOAT, {batch, tokens, hidden}}, {FLOAT, {hidden}}, {FLOAT, {2 * heads, hidden}}};
+  add_weight(made, qkv, 0, zero_points);
+  add_weight(made, z, 0, zero_points);
+  for (const std::vector<int64_t>& dims : std::vector<std::vector<int64_t>>{
+           {channels, 1, taps}, {heads}, {heads}, {value_dim}, {batch, channels, taps - 1}, {batch, heads, key_dim, value_dim}})
+    made.inputs.push_back({FLOAT, dims});
+  const size_t num_inputs = made.inputs.size();
+  made.states = {{1, num_inputs - 2}, {2, num_inputs - 1}};
+  made.attributes = {{"num_key_heads", static_cast<double>(keys)},
+                     {"epsilon", 1e-6},
+                     {"norm_epsilon", 1e-6},
+                     {"out_norm_epsilon", 1e-6},
+                     {"qkv_bits", static_cast<double>(qkv.bits)},
+                     {"z_bits", static_cast<double>(z.bits)},
+                     {"accuracy_level", one_of<double>({4, 1})}};
+  return made;
+}
+
 Case gated_norm() {
   const int64_t width = pick(1, 40), columns = width * pick(0, 4);
   Case made;
@@ -296,6 +343,8 @@ Case attention(int bits) {
 Case valid_case(const std::string& name) {
   if (name == "QuantizedLinear" || name == "AffineLinear") return linear(name[0] == 'A');
   if (name == "QuantizedExperts" || name == "AffineExperts") return experts(name[0] == 'A');
+  if (name == "QuantizedMixture" || name == "AffineMixture") return mixture(name[0] == 'A');
+  if (name == "QuantizedDeltaNet" || name == "AffineDeltaNet") return delta_net(name[0] == 'A');
   if (name == "GatedDeltaRule") return delta_rule();
   if (name == "CausalConv") return causal_conv();
   if (name == "GatedRMSNorm") return gated_norm();

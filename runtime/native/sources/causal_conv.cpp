@@ -39,13 +39,9 @@ void write_state(const Call& call, size_t row, size_t first, size_t count, const
   call.kernels.to_rows(inputs + 1, count, history, layer.present + (row * layer.channels + first) * history);
 }
 
-void convolve_tile(void* data, size_t index) {
-  const Call& call = *static_cast<Call*>(data);
+// At most CHANNELS channels, tokens start to end.
+void convolve_channels(const Call& call, size_t row, size_t first, size_t count, size_t start, size_t end) {
   const CausalConv& layer = call.layer;
-  const size_t first = index % call.channel_tiles * CHANNELS, rest = index / call.channel_tiles;
-  const size_t row = rest / call.token_tiles, start = rest % call.token_tiles * TOKENS;
-  const size_t count = layer.channels - first < CHANNELS ? layer.channels - first : CHANNELS;
-  const size_t end = layer.num_tokens - start < TOKENS ? layer.num_tokens : start + TOKENS;
   const size_t taps = layer.num_taps, history = taps - 1;
   alignas(64) float weights[MAX_TAPS * CHANNELS], before[MAX_TAPS * CHANNELS];
   call.kernels.to_columns(layer.weight + first * taps, count, taps, weights, CHANNELS);
@@ -60,6 +56,16 @@ void convolve_tile(void* data, size_t index) {
   if (call.token_tiles == 1) write_state(call, row, first, count, before);
 }
 
+void convolve_tile(void* data, size_t index) {
+  const Call& call = *static_cast<Call*>(data);
+  const CausalConv& layer = call.layer;
+  const size_t first = index % call.channel_tiles * CHANNELS, rest = index / call.channel_tiles;
+  const size_t row = rest / call.token_tiles, start = rest % call.token_tiles * TOKENS;
+  const size_t count = layer.channels - first < CHANNELS ? layer.channels - first : CHANNELS;
+  const size_t end = layer.num_tokens - start < TOKENS ? layer.num_tokens : start + TOKENS;
+  convolve_channels(call, row, first, count, start, end);
+}
+
 // Of rows with more tokens than taps.
 void write_states(void* data, size_t index) {
   const Call& call = *static_cast<Call*>(data);
@@ -69,6 +75,12 @@ void write_states(void* data, size_t index) {
 }
 
 }  // namespace
+
+void causal_conv_channels(const CausalConv& layer, size_t row, size_t first, size_t count) {
+  const Call call = {layer_kernels(), layer, 0, 1};
+  for (size_t end = first + count; first < end; first += CHANNELS)
+    convolve_channels(call, row, first, end - first < CHANNELS ? end - first : CHANNELS, 0, 1);
+}
 
 OrtStatus* causal_conv(const CausalConv& layer, const Parallel& parallel) {
   if (layer.num_tokens == 0) {

@@ -55,7 +55,7 @@ float softplus(float x) {
 }
 
 Gates gates_of(const DeltaRule& layer, size_t token, size_t head) {
-  const size_t at = token * layer.value_heads + head;
+  const size_t at = token * layer.gate_stride + head;
   const float x = layer.a[at] + layer.dt_bias[head];
   return {exponential(layer.decay_scale[head] * softplus(x)), 1 / (1 + exponential(-layer.b[at]))};
 }
@@ -165,6 +165,11 @@ void many_tokens(void* data, size_t index) {
 }
 
 }  // namespace
+
+void delta_rule_head(const DeltaRule& layer, size_t head_of_batch) {
+  Call call = {layer_kernels(), layer, 0, 0};
+  one_token(&call, head_of_batch);
+}
 
 OrtStatus* delta_rule(const DeltaRule& layer, const Parallel& parallel) {
   const size_t heads = layer.batch * layer.value_heads, key_heads = layer.batch * layer.key_heads;

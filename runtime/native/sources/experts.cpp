@@ -18,7 +18,9 @@ struct Call {
   const Experts& layer;
   const float* x;
   const float* logits;
+  size_t stride;  // of logits
   float* y;
+  const SharedDown* shared;
   size_t num_tokens, num_pairs;
   bool int8;
   Multiply multiply;
@@ -71,7 +73,7 @@ void choose(const float* logits, size_t num_experts, size_t top_k, uint32_t* cho
 void route_token(void* data, size_t t) {
   const Call& call = *static_cast<Call*>(data);
   const size_t k = call.layer.top_k;
-  choose(call.logits + t * call.layer.num_experts, call.layer.num_experts, k, call.chosen + t * k,
+  choose(call.logits + t * call.stride, call.layer.num_experts, k, call.chosen + t * k,
          call.chosen_weights + t * k);
   const Blocks& weights = call.layer.gate_up;
   const float* x = call.x + t * weights.columns;
@@ -132,7 +134,8 @@ void down_stripe(void* data, size_t index) {
   const Call& call = *static_cast<Call*>(data);
   const size_t width = call.layer.down.rows, first = index * STRIPE;
   const size_t last = width - first < STRIPE ? width : first + STRIPE;
-  for (size_t t = 0; t < call.num_tokens; t++) memset(call.y + t * width + first, 0, (last - first) * sizeof(float));
+  if (!call.shared)
+    for (size_t t = 0; t < call.num_tokens; t++) memset(call.y + t * width + first, 0, (last - first) * sizeof(float));
   alignas(64) float products[TILE * STRIPE];
   for (size_t u = 0; u < call.num_used; u++) {
     const size_t expert = call.used[u], end = call.first_pair[expert + 1];
@@ -148,6 +151,13 @@ void down_stripe(void* data, size_t index) {
                             call.weight_of[pair + i], last - first);
     }
   }
+  if (!call.shared) return;
+  for (size_t t = 0; t < call.num_tokens; t += TILE) {
+    const size_t count = call.num_tokens - t < TILE ? call.num_tokens - t : TILE;
+    call.multiply(call.shared->down, first, last, call.shared->hidden + t, count, products, STRIPE, 0);
+    for (size_t i = 0; i < count; i++)
+      call.set.add_scaled(call.y + (t + i) * width + first, products + i * STRIPE, call.shared->weights[t + i], last - first);
+  }
 }
 
 OrtStatus* for_each(void (*work)(void*, size_t), size_t count, Call& call, const Parallel& parallel) {
@@ -158,8 +168,8 @@ OrtStatus* for_each(void (*work)(void*, size_t), size_t count, Call& call, const
 
 }  // namespace
 
-OrtStatus* experts(const Experts& layer, const float* x, const float* logits, size_t num_tokens, bool int8, float* y,
-                   const Parallel& parallel) {
+OrtStatus* experts(const Experts& layer, const float* x, const float* logits, size_t stride, size_t num_tokens, bool int8,
+                   float* y, const Parallel& parallel, const SharedDown* shared) {
   if (num_tokens == 0) return nullptr;
   size_t pairs = 0;
   if (__builtin_mul_overflow(num_tokens, layer.top_k, &pairs)) return refuse("too many tokens");
@@ -186,7 +196,8 @@ OrtStatus* experts(const Experts& layer, const float* x, const float* logits, si
   scratch.reserve(pairs, down_blocks * sizeof(float));
   scratch.reserve(pairs, sizeof(Activations));
   if (!scratch.allocate()) return refuse("there is no memory for the experts of %zu tokens", num_tokens);
-  Call call = {set, layer, x, logits, y, num_tokens, pairs, int8, int8 ? set.multiply_int8 : set.multiply_float};
+  Call call = {set,        layer, x,    logits, stride, y, shared,
+               num_tokens, pairs, int8, int8 ? set.multiply_int8 : set.multiply_float};
   call.tokens = scratch.take<Activations>(num_tokens);
   call.codes = scratch.take<uint8_t>(num_tokens * up_bytes);
   call.scales = scratch.take<float>(num_tokens * up_blocks);

@@ -52,6 +52,12 @@ struct LayerKernels {
   void (*to_rows)(const float* const* columns, size_t count, size_t each, float* rows);
   // y[c] = silu(sum over j of inputs[j][c] * taps[j * stride + c])
   void (*convolve)(const float* const* inputs, const float* taps, size_t stride, size_t num_taps, size_t count, float* y);
+  // sum = x + skip; normed = sum / sqrt(mean square of sum + epsilon) * weight. Without skip and sum, both null, x is normed.
+  void (*add_norm)(const float* x, const float* skip, const float* weight, float epsilon, size_t count, float* sum,
+                   float* normed);
+  // y[t * stride + r] = weights[r] * x[t], of [rows, columns] and [tokens, columns]. What lies behind the weights is fetched.
+  void (*products)(const float* weights, size_t rows, size_t columns, const float* x, size_t tokens, float* y,
+                   size_t stride);
   // y = x * factor * weight * silu(gate)
   void (*gate)(const float* x, float factor, const float* weight, const float* gate, size_t count, float* y);
 };

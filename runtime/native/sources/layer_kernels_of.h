@@ -229,6 +229,86 @@ struct LayerKernelsOf {
     convolve_by<0>(inputs, taps, stride, num_taps, count, y);
   }
 
+  template <bool ADD>
+  LANES_INLINE void add_norm_by(const float* x, const float* skip, const float* weight, float epsilon, size_t count,
+                                float* sum, float* normed) {
+    F squares[2] = {};
+    size_t i = 0;
+    for (; i + 2 * N <= count; i += 2 * N)
+      for (int h = 0; h < 2; h++) {
+        F value = L::load(x + i + h * N);
+        if (ADD) {
+          value += L::load(skip + i + h * N);
+          L::store(sum + i + h * N, value);
+        }
+        squares[h] += value * value;
+      }
+    float total = L::sum(squares[0] + squares[1]);
+    for (; i < count; i++) {
+      const float value = ADD ? x[i] + skip[i] : x[i];
+      if (ADD) sum[i] = value;
+      total += value * value;
+    }
+    const float factor = 1 / __builtin_sqrtf(total / static_cast<float>(count) + epsilon);
+    const float* from = ADD ? sum : x;
+    for (i = 0; i + N <= count; i += N) L::store(normed + i, L::load(from + i) * factor * L::load(weight + i));
+    for (; i < count; i++) normed[i] = from[i] * factor * weight[i];
+  }
+
+  static void add_norm(const float* x, const float* skip, const float* weight, float epsilon, size_t count, float* sum,
+                       float* normed) {
+    if (skip) return add_norm_by<true>(x, skip, weight, epsilon, count, sum, normed);
+    add_norm_by<false>(x, skip, weight, epsilon, count, sum, normed);
+  }
+
+  // R rows times T tokens. One row is a stream of memory, and needs several chains of sums; more rows stay in the cache.
+  template <int R, int T>
+  LANES_INLINE void product_tile(const float* weights, size_t columns, const float* x, float* y, size_t stride) {
+    constexpr int CHAINS = R * T < 4 ? 4 : 1;
+    constexpr size_t AHEAD = 1024;  // floats
+    F sums[CHAINS][R][T] = {};
+    size_t c = 0;
+    for (; c + CHAINS * N <= columns; c += CHAINS * N) {
+      if (R == 1)
+        for (size_t line = 0; line < CHAINS * N; line += 16) __builtin_prefetch(weights + c + line + AHEAD, 0, 3);
+#pragma GCC unroll 4
+      for (int chain = 0; chain < CHAINS; chain++) {
+        F values[T];
+#pragma GCC unroll 4
+        for (int t = 0; t < T; t++) values[t] = L::load(x + t * columns + c + chain * N);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) {
+          const F weight = L::load(weights + r * columns + c + chain * N);
+#pragma GCC unroll 4
+          for (int t = 0; t < T; t++) sums[chain][r][t] += weight * values[t];
+        }
+      }
+    }
+    for (int t = 0; t < T; t++)
+      for (int r = 0; r < R; r++) {
+        F total = sums[0][r][t];
+        for (int chain = 1; chain < CHAINS; chain++) total += sums[chain][r][t];
+        float product = L::sum(total);
+        for (size_t i = c; i < columns; i++) product += weights[r * columns + i] * x[t * columns + i];
+        y[t * stride + r] = product;
+      }
+  }
+
+  static void products(const float* weights, size_t rows, size_t columns, const float* x, size_t tokens, float* y,
+                       size_t stride) {
+    size_t t = 0;
+    for (; t + 3 <= tokens; t += 3) {
+      size_t r = 0;
+      for (; r + 4 <= rows; r += 4)
+        product_tile<4, 3>(weights + r * columns, columns, x + t * columns, y + t * stride + r, stride);
+      for (; r < rows; r++)
+        product_tile<1, 3>(weights + r * columns, columns, x + t * columns, y + t * stride + r, stride);
+    }
+    for (; t < tokens; t++)
+      for (size_t r = 0; r < rows; r++)
+        product_tile<1, 1>(weights + r * columns, columns, x + t * columns, y + t * stride + r, stride);
+  }
+
   static void gate(const float* x, float factor, const float* weight, const float* gate, size_t count, float* y) {
     size_t i = 0;
     for (; i + N <= count; i += N)
@@ -238,7 +318,7 @@ struct LayerKernelsOf {
 
   static constexpr LayerKernels table() {
     return {delta_once, WIDTH, delta_first, delta_pair, delta_store, dot, scale, to_columns, to_rows, convolve,
-            gate};
+            add_norm, products, gate};
   }
 };
 

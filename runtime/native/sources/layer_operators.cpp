@@ -78,6 +78,7 @@ OrtStatus* run_delta_rule(const Kernel& kernel, const Tensor* in, OrtKernelConte
   layer.key_dim = static_cast<size_t>(key_dim);
   layer.value_dim = static_cast<size_t>(value_dim);
   layer.epsilon = kernel.epsilon;
+  layer.gate_stride = layer.value_heads;
   const float** const data[] = {&layer.qkv, &layer.b, &layer.a, &layer.decay_scale, &layer.dt_bias, &layer.past};
   for (size_t i = 0; i < 6; i++) *data[i] = static_cast<const float*>(in[i].data);
   Tensor y = qkv;
@@ -198,7 +199,8 @@ OrtStatus* add_layer_operators(OrtCustomOpDomain* domain) {
 bool layer_kernels_agree() {
   constexpr size_t ROWS = 12, COLUMNS = 16, TAPS = 4;
   struct Results {
-    float present[ROWS * COLUMNS], state[ROWS * COLUMNS], y[COLUMNS], convolved[COLUMNS], gated[COLUMNS];
+    float present[ROWS * COLUMNS], state[ROWS * COLUMNS], y[COLUMNS], convolved[COLUMNS], gated[COLUMNS],
+        sum[COLUMNS], normed[COLUMNS], products[5 * 5];
     PairSums sums;
   };
   uint32_t random = 1;
@@ -221,6 +223,8 @@ bool layer_kernels_agree() {
     const float* inputs[TAPS];
     for (size_t j = 0; j < TAPS; j++) inputs[j] = values + j * COLUMNS;
     kernels.convolve(inputs, keys, COLUMNS, TAPS, COLUMNS, to.convolved);
+    kernels.add_norm(values, keys, keys + COLUMNS, 1e-6f, COLUMNS, to.sum, to.normed);
+    kernels.products(values, 5, 2 * COLUMNS + 3, keys, 5, to.products, 5);
     kernels.gate(values, kernels.dot(values, values, COLUMNS), keys, keys + COLUMNS, COLUMNS, to.gated);
   }
   const float *first = reinterpret_cast<const float*>(&results[0]), *second = reinterpret_cast<const float*>(&results[1]);

@@ -13,8 +13,9 @@ struct DeltaRule {
   size_t batch, num_tokens, key_heads, value_heads, key_dim, value_dim;  // key_heads divides value_heads
   float epsilon;
   const float* qkv;          // [batch, num_tokens, 2 * key_heads * key_dim + value_heads * value_dim]
-  const float* b;            // [batch, num_tokens, value_heads]
+  const float* b;            // [batch, num_tokens, value_heads], with gate_stride floats between tokens
   const float* a;            // as b
+  size_t gate_stride;
   const float* decay_scale;  // [value_heads]
   const float* dt_bias;      // [value_heads]
   const float* past;         // [batch, value_heads, key_dim, value_dim]
@@ -25,6 +26,8 @@ struct DeltaRule {
   size_t width() const { return 2 * key_width() + value_heads * value_dim; }
 };
 OrtStatus* delta_rule(const DeltaRule& layer, const Parallel& parallel);
+// One head of one row, for num_tokens 1 and value_dim of at most MAX_ONCE; heads count on from row to row.
+void delta_rule_head(const DeltaRule& layer, size_t head_of_batch);
 
 struct CausalConv {
   size_t batch, num_tokens, channels, num_taps;
@@ -35,6 +38,8 @@ struct CausalConv {
   float* y;  // as x
 };
 OrtStatus* causal_conv(const CausalConv& layer, const Parallel& parallel);
+// `count` channels of one row, for num_tokens 1.
+void causal_conv_channels(const CausalConv& layer, size_t row, size_t first, size_t count);
 
 // y = x / sqrt(mean square + epsilon) * weight * silu(gate), by groups of `width`.
 struct GatedNorm {
@@ -46,5 +51,22 @@ struct GatedNorm {
   float* y;
 };
 OrtStatus* gated_norm(const GatedNorm& layer, const Parallel& parallel);
+void gated_norm_groups(const GatedNorm& layer, size_t first, size_t count);
+
+// The first half of a linear-attention layer up to its output projection: the RMS norm of h, its projections, the
+// convolution of qkv, the delta rule and the gated norm.
+struct DeltaNet {
+  Blocks qkv, z;             // as of `rule` and `out_norm`, from hidden columns
+  const float* gates;        // [2 * value_heads, hidden]: of b, then of a
+  const float* norm;         // [hidden]
+  float norm_epsilon;
+  const float* h;            // [batch, num_tokens, hidden]
+  CausalConv conv;           // without x and y
+  DeltaRule rule;            // without qkv, b, a and y
+  const float* out_norm;     // [value_dim]
+  float out_norm_epsilon;
+  float* y;                  // [batch, num_tokens, value_heads * value_dim]
+};
+OrtStatus* delta_net(const DeltaNet& layer, bool int8, const Parallel& parallel);
 
 }  // namespace qwonnx

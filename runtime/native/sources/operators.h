@@ -15,6 +15,13 @@ struct Parallel {
     if (count == 1) work(data, 0);
     return nullptr;
   }
+
+  // The same on this thread if there are fewer than `many`: threads take longer to start than small work.
+  OrtStatus* run_if_many(void (*work)(void*, size_t), size_t count, size_t many, void* data) const {
+    if (count >= many) return run(work, count, data);
+    for (size_t i = 0; i < count; i++) work(data, i);
+    return nullptr;
+  }
 };
 
 // y [num_tokens, weights.rows] = x [num_tokens, weights.columns] times the transpose of the weights.
@@ -27,7 +34,27 @@ struct Experts {
   Blocks down;     // [hidden, intermediate]
   size_t num_experts, top_k;
 };
-OrtStatus* experts(const Experts& layer, const float* x, const float* logits, size_t num_tokens, bool int8, float* y,
+
+// One more expert, which takes every token: what its down rows have to be multiplied with, and the weight of that.
+struct SharedDown {
+  const Blocks& down;
+  const Activations* hidden;  // [num_tokens]
+  const float* weights;       // [num_tokens]
+};
+// logits has `stride` floats between tokens. With a shared expert, its share and those of the others are added to y.
+OrtStatus* experts(const Experts& layer, const float* x, const float* logits, size_t stride, size_t num_tokens, bool int8,
+                   float* y, const Parallel& parallel, const SharedDown* shared = nullptr);
+
+// The second half of a layer: y = s + routed experts of x + shared expert of x, with s = residual + mixed and x its RMS norm.
+struct Mixture {
+  Experts routed;
+  Blocks shared_gate_up;  // [2 * shared intermediate, hidden]: gate rows, then up rows
+  Blocks shared_down;     // [hidden, shared intermediate]
+  const float* gates;     // [num_experts + 1, hidden]: the router, then the shared expert's gate
+  const float* norm;      // [hidden]
+  float epsilon;
+};
+OrtStatus* mixture(const Mixture& layer, const float* residual, const float* mixed, size_t num_tokens, bool int8, float* y,
                    const Parallel& parallel);
 
 }  // namespace qwonnx

@@ -60,7 +60,7 @@ def test_what_two_graphs_use_is_stored_once_and_both_run_on_it(
     np.testing.assert_array_equal(logits[0], logits[1])
     alone = sum(item.num_bytes for item in first.weights.items())
     stored = sum(path.stat().st_size for path in tmp_path.glob("weights-*.bin"))
-    assert alone <= stored < 1.1 * alone  # padded to pages
+    assert alone <= stored < 1.15 * alone  # padded to pages
 
 
 def test_a_graph_adds_the_weights_that_no_other_has(checkpoint: ResolvedCheckpoint, model: ir.Model) -> None:

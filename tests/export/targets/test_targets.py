@@ -49,8 +49,9 @@ def test_the_portable_graph_uses_no_domain_but_onnx_and_ours(export_tiny: Export
 
 
 def test_the_cpu_graph_uses_only_those_of_our_operators_that_native_kernels_run(export_tiny: Export) -> None:
-    layers = ("CausalConv", "GatedAttention", "GatedDeltaRule", "GatedRMSNorm")
-    for weights, operators in (("fp32", layers), ("int4", (*layers, "QuantizedExperts", "QuantizedLinear"))):
+    parts = ("CausalConv", "GatedDeltaRule", "GatedRMSNorm")  # of linear attention: nodes, or in the function of one
+    fused = ("GatedAttention", "QuantizedDeltaNet", "QuantizedLinear", "QuantizedMixture")
+    for weights, operators in (("fp32", ("CausalConv", "GatedAttention", *parts[1:])), ("int4", fused)):
         artifact = export_tiny(ExportOptions(weights=weights))
         path = artifact.file("decoder.onnx")
         onnx.checker.check_model(str(path), full_check=False)
@@ -58,8 +59,10 @@ def test_the_cpu_graph_uses_only_those_of_our_operators_that_native_kernels_run(
         assert {node.domain for node in model.graph.node} <= {"", "com.microsoft", "ai.qwonnx"}
         assert artifact.decoder.native_operators == operators
         assert {node.op_type for node in model.graph.node if node.domain == "ai.qwonnx"} == set(operators)
-        assert {function.name for function in model.functions} == set(operators)
-        assert {node.domain for function in model.functions for node in function.node} <= {"", "com.microsoft"}
+        assert {function.name for function in model.functions} == {*operators, *parts}
+        called = [node for function in model.functions for node in function.node]
+        assert {node.domain for node in called} <= {"", "com.microsoft", "ai.qwonnx"}
+        assert {node.op_type for node in called if node.domain == "ai.qwonnx"} <= {*parts}
 
 
 def test_no_trace_of_the_exporting_machine_is_left_in_the_graph(export_tiny: Export) -> None:

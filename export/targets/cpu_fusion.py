@@ -1,0 +1,231 @@
+"""Fuses nodes that surround our operators on the CPU into operators of their own.
+
+In a step of one token, a small node takes longer to start than to compute, and its threads wait for each other at both
+ends. A fused operator starts once. cpu_functions.py has the functions that run the same nodes without native kernels.
+
+A pattern is what the model's modules trace to. Nodes that do not match it stay as they are: right, and a little slower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from qwonnx.export.lowering.rewrite import Attributes, attribute, call, own_nodes, required, sizes
+
+
+@dataclass(frozen=True, slots=True)
+class _Linear:
+    """A linear layer on codes."""
+
+    node: ir.Node
+    x: ir.Value
+    weights: Sequence[ir.Value]  # codes, scales and perhaps zero points
+
+    @property
+    def y(self) -> ir.Value:
+        return self.node.outputs[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Mixture:
+    """The second half of a layer: the residual sum, its norm, routed experts and the shared one."""
+
+    nodes: Sequence[ir.Node]
+    residual: ir.Value
+    mixed: ir.Value
+    norm: ir.Node
+    gates: ir.Value  # [num_experts + 1, H]: the router, and the shared expert's gate
+    experts: ir.Node
+    gate_up: _Linear  # of the shared expert
+    down: _Linear
+    y: ir.Value
+
+
+@dataclass(frozen=True, slots=True)
+class _DeltaNet:
+    """The first half of a linear-attention layer, up to its output projection."""
+
+    nodes: Sequence[ir.Node]
+    norm: ir.Node
+    gates: ir.Value  # [2 * num_value_heads, H]: of b, then of a
+    qkv: _Linear
+    z: _Linear
+    conv: ir.Node
+    rule: ir.Node
+    gated: ir.Node
+    outputs: Sequence[ir.Value]
+
+
+def fuse(graph: ir.Graph) -> None:
+    """Replace every group of nodes that a fused operator computes, in place."""
+    for prefix in ("Quantized", "Affine"):
+        for gated in own_nodes(graph, "GatedRMSNorm"):
+            if delta_net := _match_delta_net(gated, f"{prefix}Linear"):
+                _replace_delta_net(graph, delta_net, f"{prefix}DeltaNet")
+        for experts in own_nodes(graph, f"{prefix}Experts"):
+            if found := _match_mixture(experts, f"{prefix}Linear"):
+                _replace_mixture(graph, found, f"{prefix}Mixture")
+
+
+def _match_mixture(experts: ir.Node, linear: str) -> _Mixture | None:
+    x, flat = required(experts.inputs)[:2]
+    reshape = _maker(flat, "Reshape")
+    split = reshape and _maker(reshape.inputs[0], "Split")
+    product = split and _maker(split.inputs[0], "FusedMatMul")
+    norm = _maker(x, "RMSNormalization")
+    total = norm and _maker(norm.inputs[0], "Add")
+    routed_and_shared = _only_user(experts.outputs[0], "Add")
+    end = routed_and_shared and _only_user(routed_and_shared.outputs[0], "Add")
+    if not (reshape and split and product and norm and total and routed_and_shared and end):
+        return None
+    shared = _maker(_other(routed_and_shared, experts.outputs[0]), "Mul")
+    opening = _only_user(split.outputs[1], "Sigmoid") if len(split.outputs) == 2 else None
+    if not (shared and opening) or required(product.inputs)[0] is not x:
+        return None
+    down = _linear(_other(shared, opening.outputs[0]), linear)
+    product_of_gates = down and _maker(down.x, "Mul")
+    silu = product_of_gates and _maker(product_of_gates.inputs[0], "Mul")
+    halves = silu and _maker(silu.inputs[0], "Split")
+    if not (down and product_of_gates and silu and halves):
+        return None
+    gate, up = halves.outputs[0], halves.outputs[-1]
+    sigmoid = _maker(_other(silu, gate), "Sigmoid")
+    gate_up = _linear(halves.inputs[0], linear)
+    same = (
+        sigmoid is not None
+        and sigmoid.inputs[0] is gate
+        and product_of_gates.inputs[1] is up
+        and gate_up is not None
+        and gate_up.x is x
+        and len(halves.outputs) == 2
+        and sizes_of_split(halves)[0] * 2 == sum(sizes_of_split(halves))
+        and _other(end, routed_and_shared.outputs[0]) is total.outputs[0]
+    )
+    if not same or gate_up is None or sigmoid is None:
+        return None
+    inner = [norm, product, split, reshape, experts, opening, gate_up.node, halves, sigmoid, silu, product_of_gates]
+    nodes = [total, *inner, down.node, shared, routed_and_shared, end]
+    if not _is_closed(nodes, end.outputs):
+        return None
+    residual, mixed = required(total.inputs)
+    gates = required(product.inputs)[1]
+    return _Mixture(nodes, residual, mixed, norm, gates, experts, gate_up, down, end.outputs[0])
+
+
+def _replace_mixture(graph: ir.Graph, found: _Mixture, op_type: str) -> None:
+    routed = required(found.experts.inputs)[2:]
+    num_experts = sizes(found.gates)[0] - 1
+    rows, columns = (int(attribute(found.down.node, name)) for name in ("N", "K"))
+    attributes: Attributes = {
+        "top_k": attribute(found.experts, "top_k"),
+        "epsilon": attribute(found.norm, "epsilon"),
+        "accuracy_level": attribute(found.experts, "accuracy_level"),
+        "gate_up_bits": attribute(found.experts, "gate_up_bits"),
+        "down_bits": attribute(found.experts, "down_bits"),
+        "block_size": attribute(found.experts, "block_size"),
+        "shared_gate_up_bits": attribute(found.gate_up.node, "bits"),
+        "shared_gate_up_block_size": attribute(found.gate_up.node, "block_size"),
+        "shared_down_bits": attribute(found.down.node, "bits"),
+        "shared_down_block_size": attribute(found.down.node, "block_size"),
+        "hidden": rows,
+        "shared_columns": columns,
+        "shared_rows": 2 * columns,
+        "shared_widths": [columns, columns],
+        "gate_widths": [num_experts, 1],
+        "logits_shape": [-1, num_experts],
+    }
+    norm = required(found.norm.inputs)[1]
+    inputs = [found.residual, found.mixed, norm, found.gates, *routed, *found.gate_up.weights, *found.down.weights]
+    _replace(graph, found.nodes, call(op_type, inputs, attributes), [found.y])
+
+
+def _match_delta_net(gated: ir.Node, linear: str) -> _DeltaNet | None:
+    read, z, _ = required(gated.inputs)
+    rule = _maker(read, "GatedDeltaRule")
+    conv = rule and _maker(rule.inputs[0], "CausalConv")
+    qkv = conv and _linear(conv.inputs[0], linear)
+    of_z = _linear(z, linear)
+    split = rule and _maker(rule.inputs[1], "Split")
+    product = split and _maker(split.inputs[0], "FusedMatMul")
+    norm = of_z and _maker(of_z.x, "RMSNormalization")
+    if not (rule and conv and qkv and of_z and split and product and norm):
+        return None
+    x = norm.outputs[0]
+    b_and_a = list(rule.inputs[1:3])
+    if qkv.x is not x or product.inputs[0] is not x or list(split.outputs) != b_and_a:
+        return None
+    nodes = [norm, qkv.node, conv, product, split, rule, of_z.node, gated]
+    outputs = [gated.outputs[0], conv.outputs[1], rule.outputs[1]]
+    if not _is_closed(nodes, outputs):
+        return None
+    return _DeltaNet(nodes, norm, required(product.inputs)[1], qkv, of_z, conv, rule, gated, outputs)
+
+
+def _replace_delta_net(graph: ir.Graph, found: _DeltaNet, op_type: str) -> None:
+    _, _, _, decay_scale, dt_bias, past_state = required(found.rule.inputs)
+    _, conv_weight, past_conv = required(found.conv.inputs)
+    h, norm = required(found.norm.inputs)
+    out_norm = required(found.gated.inputs)[2]
+    num_value_heads = sizes(past_state)[1]
+    attributes: Attributes = {
+        **{name: value.value for name, value in found.rule.attributes.items()},
+        "norm_epsilon": attribute(found.norm, "epsilon"),
+        "out_norm_epsilon": attribute(found.gated, "epsilon"),
+        "accuracy_level": attribute(found.qkv.node, "accuracy_level"),
+        "hidden": attribute(found.qkv.node, "K"),
+        "gate_widths": [num_value_heads, num_value_heads],
+        **{
+            f"{matrix}_{ours}": attribute(linear.node, name)
+            for matrix, linear in (("qkv", found.qkv), ("z", found.z))
+            for ours, name in (("rows", "N"), ("bits", "bits"), ("block_size", "block_size"))
+        },
+    }
+    inputs = [h, norm, found.gates, *found.qkv.weights, *found.z.weights]
+    inputs += [conv_weight, decay_scale, dt_bias, out_norm, past_conv, past_state]
+    _replace(graph, found.nodes, call(op_type, inputs, attributes, num_outputs=3), found.outputs)
+
+
+def _replace(graph: ir.Graph, old: Sequence[ir.Node], new: ir.Node, outputs: Sequence[ir.Value]) -> None:
+    """Put one node in the place of the last of several; its outputs replace the given ones."""
+    for before, after in zip(outputs, new.outputs, strict=True):
+        after.name, after.shape, after.type = before.name, before.shape, before.type
+    ir.convenience.replace_nodes_and_values(graph, old[-1], list(old), [new], list(outputs), list(new.outputs))
+
+
+def sizes_of_split(node: ir.Node) -> list[int]:
+    """The widths of a Split's outputs, along its last axis."""
+    return [sizes(output)[-1] for output in node.outputs]
+
+
+def _linear(value: ir.Value | None, op_type: str) -> _Linear | None:
+    node = _maker(value, op_type)
+    if node is None:
+        return None
+    x, *weights = required(node.inputs)
+    return _Linear(node, x, weights)
+
+
+def _maker(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    """The node that yields a value, if it is of this type."""
+    node = value.producer() if value is not None else None
+    return node if node is not None and node.op_type == op_type else None
+
+
+def _only_user(value: ir.Value, op_type: str) -> ir.Node | None:
+    users = [use.node for use in value.uses()]
+    return users[0] if len(users) == 1 and users[0].op_type == op_type else None
+
+
+def _other(node: ir.Node, value: ir.Value) -> ir.Value | None:
+    """The input of a node with two, one of which is `value`, that is the other one."""
+    first, second = node.inputs
+    return second if first is value else first if second is value else None
+
+
+def _is_closed(nodes: Sequence[ir.Node], outputs: Sequence[ir.Value]) -> bool:
+    """Whether no other node and no output of the graph needs a value of these nodes, but the given ones."""
+    inner = [value for node in nodes for value in node.outputs if not any(value is output for output in outputs)]
+    return not any(value.is_graph_output() or any(use.node not in nodes for use in value.uses()) for value in inner)

@@ -1,0 +1,43 @@
+// A product of rows of activations with a matrix, cut into tasks: stripes of rows, small enough that many threads share a
+// single token and large enough that fetching ahead stays inside a stripe; for chunks, tiles of tokens too.
+#pragma once
+
+#include "blocks.h"
+
+namespace qwonnx {
+
+class Product {
+ public:
+  // y [num_tokens, weights.rows]
+  Product(const Blocks& weights, const Activations* x, size_t num_tokens, Multiply multiply, float* y)
+      : weights_(weights), x_(x), num_tokens_(num_tokens), multiply_(multiply), y_(y) {
+    stripe_ = STRIPE_BYTES / weights.row_bytes() / ROWS * ROWS;
+    if (stripe_ > weights.rows / 8) stripe_ = weights.rows / 8 / ROWS * ROWS;
+    if (num_tokens > 1 && stripe_ > 4 * ROWS) stripe_ = 4 * ROWS;
+    if (stripe_ < ROWS) stripe_ = ROWS;
+    num_stripes_ = (weights.rows + stripe_ - 1) / stripe_;
+  }
+
+  size_t num_tasks() const { return num_stripes_ * ((num_tokens_ + TILE - 1) / TILE); }
+
+  void task(size_t index) const {
+    const size_t first = index % num_stripes_ * stripe_, token = index / num_stripes_ * TILE;
+    const size_t last = weights_.rows - first < stripe_ ? weights_.rows : first + stripe_;
+    const size_t count = num_tokens_ - token < TILE ? num_tokens_ - token : TILE;
+    multiply_(weights_, first, last, x_ + token, count, y_ + token * weights_.rows + first, weights_.rows, 0);
+  }
+
+ private:
+  static constexpr size_t STRIPE_BYTES = 128 << 10;
+  static constexpr size_t ROWS = 16;   // a stripe's rows are a multiple of an instruction set's panel
+  static constexpr size_t TILE = 128;  // tokens
+
+  const Blocks& weights_;
+  const Activations* x_;
+  size_t num_tokens_;
+  Multiply multiply_;
+  float* y_;
+  size_t stripe_, num_stripes_;
+};
+
+}  // namespace qwonnx

@@ -1,0 +1,67 @@
+"""One node of a fused operator, run by its native kernel or by its function on ONNX Runtime's kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from qwonnx.export.targets.cpu_functions import add_kernel_functions
+from qwonnx.runtime.native.library import DOMAIN, NativeLibrary
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class FusedNode:
+    """A node; what it reads besides `inputs` is constant."""
+
+    op_type: str
+    inputs: Arrays  # float32, in the order of the operator's inputs, of which constants are among them
+    constants: Arrays
+    order: Sequence[str]  # names of all inputs
+    attributes: Mapping[str, Any]
+    num_outputs: int = 1
+
+    def session(self, library: NativeLibrary | None) -> Any:
+        """With the native kernel, or without a library, which inlines the function."""
+        outputs = [f"y{i}" for i in range(self.num_outputs)]
+        node = helper.make_node(self.op_type, list(self.order), outputs, domain=DOMAIN, **self.attributes)
+        graph = helper.make_graph(
+            [node],
+            "graph",
+            [
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * x.ndim)
+                for name, x in self.inputs.items()
+            ],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+            [numpy_helper.from_array(value, name) for name, value in self.constants.items()],
+        )
+        opsets = [helper.make_opsetid("", 23), helper.make_opsetid("com.microsoft", 1), helper.make_opsetid(DOMAIN, 1)]
+        model = ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=10))
+        add_kernel_functions(model)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 2
+        options.log_severity_level = 4
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if library:
+            library.register(options)
+        serialized = ir.to_proto(model).SerializeToString()
+        return onnxruntime.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])
+
+    def run(self, library: NativeLibrary | None) -> list[NDArray[np.float32]]:
+        outputs: list[NDArray[np.float32]] = self.session(library).run(None, dict(self.inputs))
+        return outputs
+
+
+def assert_close(ours: NDArray[np.float32], theirs: NDArray[np.float32], relative: float) -> None:
+    """No element is off by more than a part of the largest."""
+    assert ours.shape == theirs.shape
+    most = np.abs(theirs).max(initial=1e-30)
+    assert np.abs(ours - theirs).max(initial=0) <= relative * most, np.abs(ours - theirs).max() / most
