@@ -83,6 +83,28 @@ def delta_inputs(
     return inputs
 
 
+def exact_delta_rule(inputs: dict[str, Array], heads: Heads) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The delta rule in float64, token by token: y and the present state."""
+    qkv, b, a, decay_scale, dt_bias, state = (value.astype(np.float64) for value in inputs.values())
+    keys = heads.key_heads * heads.key_dim
+    query, key = (
+        np.repeat(part.reshape(*part.shape[:2], heads.key_heads, -1), heads.value_heads // heads.key_heads, 2)
+        for part in (qkv[..., :keys], qkv[..., keys : 2 * keys])
+    )
+    query, key = (part / np.sqrt(np.square(part).sum(-1, keepdims=True) + DELTA["epsilon"]) for part in (query, key))
+    value = qkv[..., 2 * keys :].reshape(*qkv.shape[:2], heads.value_heads, -1)
+    decay = np.exp(decay_scale * np.logaddexp(a + dt_bias, 0))
+    beta = 1 / (1 + np.exp(-b))
+    outputs = []
+    for token in range(qkv.shape[1]):
+        state = state * decay[:, token, :, None, None]
+        remembered = np.einsum("bhk,bhkv->bhv", key[:, token], state)
+        change = (value[:, token] - remembered) * beta[:, token, :, None]
+        state = state + key[:, token, :, :, None] * change[:, :, None, :]
+        outputs.append(np.einsum("bhk,bhkv->bhv", query[:, token], state) / np.sqrt(heads.key_dim))
+    return np.stack(outputs, 1).reshape(*qkv.shape[:2], -1), state
+
+
 def conv_inputs(random: np.random.Generator, batch: int, num_tokens: int, channels: int, taps: int) -> dict[str, Array]:
     shapes = {
         "x": (batch, num_tokens, channels),
@@ -130,7 +152,11 @@ def test_the_delta_rule_is_its_body(library: NativeLibrary, instructions: str, d
         cases.append((int(random.integers(1, 4)), tokens, Heads(key_heads, key_heads * each, *dims)))
     for batch, num_tokens, heads in cases:
         inputs = delta_inputs(random, batch, num_tokens, heads, decay_scale)
-        assert_body(library, "GatedDeltaRule", inputs, 2e-5, num_key_heads=heads.key_heads, **DELTA)
+        attributes = {"num_key_heads": heads.key_heads, **DELTA}
+        assert_body(library, "GatedDeltaRule", inputs, 2e-5, **attributes)  # both sides round
+        results = session_of("GatedDeltaRule", list(inputs), attributes, library).run(None, inputs)
+        for output, exact in zip(results, exact_delta_rule(inputs, heads), strict=True):
+            assert np.abs(output - exact).max() <= 1e-5 * np.abs(exact).max()
 
 
 def test_the_delta_rule_keeps_a_state_that_does_not_decay_and_forgets_one_that_does(
