@@ -103,8 +103,8 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
             sequence.num_computed += 1
         return time.perf_counter() - began
 
+    read(min(length - 1, _CHUNK))  # maps the pages of all experts
     if options.prompt:
-        read(min(options.prompt, _CHUNK))
         began = time.perf_counter()
         read(options.prompt)
         rates["prompt"] = options.prompt / (time.perf_counter() - began)
