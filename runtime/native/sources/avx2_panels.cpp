@@ -50,12 +50,14 @@ void unpack_slab(const Blocks& weights, size_t first, size_t num_rows, Slab& sla
       const size_t row = half * 8 + r;  // rows past the end repeat the last one; their results are dropped
       rows[r] = weights.codes + (first + (row < num_rows ? row : num_rows - 1)) * row_bytes + 32 * slab.first_chunk;
     }
+    const size_t whole = row_bytes / 32 - slab.first_chunk < slab.chunks ? row_bytes / 32 - slab.first_chunk : slab.chunks;
     for (size_t c = 0; c < slab.chunks; c++) {
       __m256i dwords[8];
-      const bool whole = 32 * (slab.first_chunk + c + 1) <= row_bytes;
+      if (__builtin_expect(c < whole, 1)) {
 #pragma GCC unroll 8
-      for (size_t r = 0; r < 8; r++) {
-        dwords[r] = whole ? load(rows[r] + 32 * c) : load_part(rows[r] + 32 * c, row_bytes % 32);
+        for (size_t r = 0; r < 8; r++) dwords[r] = load(rows[r] + 32 * c);
+      } else {
+        for (size_t r = 0; r < 8; r++) dwords[r] = load_part(rows[r] + 32 * c, row_bytes % 32);
       }
       transpose(dwords);
       uint8_t* out = slab.planes + c * 8 * num_planes<BITS>() * 64 + half * 32;

@@ -49,8 +49,9 @@ struct Activations {
   const float* sums;
 };
 
-// Room for the codes of one row in any instruction set's order: at most two bytes each, padded to 128 columns.
-static inline size_t activation_bytes(size_t columns) { return (columns + 127) / 128 * 256; }
+// Room for the codes of one row in any instruction set's order: at most two bytes each, padded to 128 columns. Three lines
+// more: tokens that are a multiple of a page apart would share a few sets of the L1 cache.
+static inline size_t activation_bytes(size_t columns) { return (columns + 127) / 128 * 256 + 192; }
 
 // y[t, r - first] = sum over k of weights[r, k] * x[t, k], for rows first <= r < last and tokens t < num_tokens.
 // y has `stride` floats between tokens. `ahead` is how many rows further the processor should start to fetch; 0: the
