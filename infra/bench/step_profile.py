@@ -31,7 +31,7 @@ from qwonnx.runtime.native.kernels import Kernels
 
 _PRODUCTS = (
     *("MatMulNBits", "QMoE", "MatMul", "FusedMatMul", "MoE"),
-    *("QuantizedLinear", "AffineLinear", "QuantizedExperts", "AffineExperts"),
+    *("QuantizedLinear", "AffineLinear", "QuantizedExperts", "AffineExperts", "QuantizedMixture", "AffineMixture"),
 )
 _SHOWN = 8
 

@@ -41,7 +41,7 @@ def test_an_exported_artifact_is_inspected_and_verified_and_generates(artifact: 
 def test_kernels_are_chosen_by_an_option_and_a_missing_library_is_told(
     artifact: Path, tmp_path: Path, library: NativeLibrary
 ) -> None:
-    assert re.search(r"native kernels .*QuantizedExperts, QuantizedLinear", qwonnx("inspect", artifact).stdout)
+    assert re.search(r"native kernels .*QuantizedLinear, QuantizedMixture", qwonnx("inspect", artifact).stdout)
     ask = ("generate", artifact, "--prompt", "Hello", "--max-tokens", 3, "--temperature", 0)
     for kernels in (Kernels.NATIVE, Kernels.ONNXRUNTIME):
         answered = qwonnx(*ask, "--kernels", kernels)
