@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,14 +31,30 @@ _FLAGS = [
     *("-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-fno-math-errno"),
     *("-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics"),
 ]
-# By the beginning of files' names: what a compiler for their processors defines, and their flags there. For other
-# processors they compile to nothing.
-_INSTRUCTIONS = {"avx2": ("__x86_64__", "-mavx2", "-mfma"), "neon": ("__aarch64__",)}
 _SECONDS = 300.0  # for one file, on a machine that has much else to do
 
 
 class BuildError(Exception):
     """The library was not built; the message says why and what helps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instructions:
+    """The files of an instruction set, by the beginning of their names. They are empty for other processors."""
+
+    architecture: str  # what a compiler for their processors defines
+    flags: tuple[str, ...] = ()
+    defined: str = ""  # by these flags; a compiler that is too old for that leaves the files out
+    absent: str = ""  # what all files are then told
+
+
+_AVX512 = ("-mavx2", "-mfma", *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vnni")))
+INSTRUCTIONS = {
+    "avx2": Instructions("__x86_64__", ("-mavx2", "-mfma")),
+    "avx512": Instructions("__x86_64__", _AVX512, "__AVX512VNNI__", "-DQWONNX_WITHOUT_AVX512"),
+    "amx": Instructions("__x86_64__", (*_AVX512, "-mamx-tile", "-mamx-int8"), "__AMX_INT8__", "-DQWONNX_WITHOUT_AMX"),
+    "neon": Instructions("__aarch64__"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +124,13 @@ def ziglang(target: str | None) -> Compiler | None:
     return Compiler((*zig, "c++", *aim, *plain), (*zig, "ld.lld", "-shared"), dot_product="-mcpu=generic+dotprod")
 
 
-def build(out: Path, compiler: Compiler) -> None:
+def build(out: Path, compiler: Compiler, replaced: Mapping[str, Sequence[str]] | None = None) -> None:
     """Compile every source and link them into `out`, which is replaced whole.
+
+    Args:
+        out: the library's file.
+        compiler: what compiles and links.
+        replaced: by the beginning of files' names, flags instead of those of INSTRUCTIONS.
 
     Raises:
         BuildError: this platform is not supported, or the compiler refuses; the message has its first lines.
@@ -118,9 +139,9 @@ def build(out: Path, compiler: Compiler) -> None:
         raise BuildError(f"native kernels are for Linux and macOS, and this is {sys.platform}")
     with tempfile.TemporaryDirectory(prefix="qwonnx-native-") as name:
         work = Path(name)
-        files = sorted(SOURCES.glob("*.cpp"))
+        files = sources_with_flags(compiler, replaced)
         with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            objects = list(pool.map(lambda source: _compile(source, work, compiler), files))
+            objects = list(pool.map(lambda source: _compile(source, files[source], work, compiler), files))
         made = work / out.name
         _run([*compiler.link_command, "-o", str(made), *map(str, objects), *compiler.link_libraries])
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -130,19 +151,45 @@ def build(out: Path, compiler: Compiler) -> None:
         beside.replace(out)  # a process that has the old library mapped keeps it
 
 
-def _compile(source: Path, work: Path, compiler: Compiler) -> Path:
+def sources_with_flags(
+    compiler: Compiler, replaced: Mapping[str, Sequence[str]] | None = None
+) -> dict[Path, tuple[str, ...]]:
+    """The sources that this compiler can compile, each with the flags of its instruction set; see build()."""
+    replaced = replaced or {}
+    machine = _macros(compiler, ())
+    flags: dict[str, Sequence[str]] = {"": ()}
+    absent: list[str] = []
+    left_out: list[str] = []
+    for prefix, each in INSTRUCTIONS.items():
+        if each.architecture not in machine or prefix in replaced:
+            continue
+        flags[prefix] = (*each.flags, *([compiler.dot_product] if prefix == "neon" else []))
+        if each.defined and each.defined not in _macros(compiler, each.flags):
+            left_out.append(prefix)
+            absent.append(each.absent)
+    flags |= replaced
+    return {
+        source: (*flags[max((name for name in flags if source.name.startswith(name)), key=len)], *absent)
+        for source in sorted(SOURCES.glob("*.cpp"))
+        if not source.name.startswith(tuple(left_out))
+    }
+
+
+def _compile(source: Path, flags: Sequence[str], work: Path, compiler: Compiler) -> Path:
     made = work / f"{source.stem}.o"
-    flags = [*_FLAGS, f'-DQWONNX_SOURCES="{sources_digest()}"']
-    for prefix, (architecture, *extra) in _INSTRUCTIONS.items():
-        if source.name.startswith(prefix) and _defines(compiler, architecture):
-            flags += [*extra, *([compiler.dot_product] if prefix == "neon" else [])]
-    _run([*compiler.compile_command, *flags, "-c", str(source), "-o", str(made)])
+    digest = f'-DQWONNX_SOURCES="{sources_digest()}"'
+    _run([*compiler.compile_command, *_FLAGS, digest, *flags, "-c", str(source), "-o", str(made)])
     return made
 
 
-def _defines(compiler: Compiler, macro: str) -> bool:
-    """Whether the compiler makes code for the processor that a macro stands for."""
-    return macro in _run([*compiler.compile_command, "-dM", "-E", "-x", "c++", os.devnull])
+def _macros(compiler: Compiler, flags: Sequence[str]) -> str:
+    """What the compiler defines with these flags; nothing if it does not know them."""
+    try:
+        return _run([*compiler.compile_command, *flags, "-dM", "-E", "-x", "c++", os.devnull])
+    except BuildError:
+        if flags:
+            return ""
+        raise
 
 
 def _system_compiler(command: tuple[str, ...]) -> Compiler:

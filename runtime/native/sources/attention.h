@@ -65,6 +65,7 @@ struct AttentionKernels {
 extern const AttentionKernels scalar_attention;
 #if defined(__x86_64__)
 extern const AttentionKernels avx2_attention;
+extern const AttentionKernels avx512_attention;
 #elif defined(__aarch64__)
 extern const AttentionKernels neon_attention;
 #endif

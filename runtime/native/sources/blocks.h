@@ -77,6 +77,12 @@ struct InstructionSet {
 extern const InstructionSet scalar_set;
 #if defined(__x86_64__)
 extern const InstructionSet avx2_set;
+#if !defined(QWONNX_WITHOUT_AVX512)  // the compiler is too old; likewise for AMX
+extern const InstructionSet avx512_set;
+#endif
+#if !defined(QWONNX_WITHOUT_AMX)
+extern const InstructionSet amx_set;
+#endif
 #elif defined(__aarch64__)
 extern const InstructionSet neon_set;
 #endif

@@ -8,6 +8,12 @@ namespace {
 
 const InstructionSet* const sets[] = {
 #if defined(__x86_64__)
+#if !defined(QWONNX_WITHOUT_AMX)
+    &amx_set,
+#endif
+#if !defined(QWONNX_WITHOUT_AVX512)
+    &avx512_set,
+#endif
     &avx2_set,
 #elif defined(__aarch64__)
     &neon_set,

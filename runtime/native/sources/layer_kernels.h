@@ -65,6 +65,7 @@ struct LayerKernels {
 extern const LayerKernels plain_layer_kernels;
 #if defined(__x86_64__)
 extern const LayerKernels avx2_layer_kernels;
+extern const LayerKernels avx512_layer_kernels;
 #endif
 
 // Of the chosen instruction set.

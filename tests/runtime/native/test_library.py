@@ -17,7 +17,7 @@ pytestmark = pytest.mark.fast
 
 
 def test_the_library_says_which_kernels_it_uses(library: NativeLibrary) -> None:
-    assert library.instructions in ("avx2", "neon", "scalar")
+    assert library.instructions in ("amx", "avx512", "avx2", "neon", "scalar")
     assert select_instructions(library, "scalar")
     assert not select_instructions(library, "abacus")
     assert select_instructions(library, "")

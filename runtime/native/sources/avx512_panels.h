@@ -1,0 +1,126 @@
+// For more than a few tokens: 32 rows of weights (two panels of 16) and 512 columns at a time are unpacked into the L1
+// cache, with rows as lanes, for avx512_panels.cpp and amx.cpp.
+//
+// A block's codes are dwords of four columns, in the order (plane, dword of codes): all of its first plane, then all of
+// the second. A dword of 16 rows is a vector, so 16 dwords are the second operand of a tile product as they lie.
+#pragma once
+
+#include "avx512.h"
+
+namespace qwonnx {
+namespace {
+
+constexpr size_t PANEL = 16, ROWS = 2 * PANEL;
+constexpr size_t SLAB = 512;              // columns: a multiple of every block and every chunk
+constexpr size_t MAX_BLOCKS = SLAB / 16;  // of a slab
+constexpr size_t PANEL_BYTES = SLAB * PANEL + 64;  // no power of two, so that panels do not share a set of the cache
+
+struct Slab {
+  alignas(64) uint8_t codes[2][PANEL_BYTES];  // [panel][block, dword, row, 4 columns]
+  alignas(64) float scales[MAX_BLOCKS][ROWS];
+  alignas(64) float zeros[MAX_BLOCKS][ROWS];  // minus zero points; not set if the weights have none
+  size_t first_block, num_blocks;
+};
+
+// Where a block's activations lie, and how they are cut: `runs` runs of `dwords` dwords, 64 bytes apart.
+struct Runs {
+  size_t count, dwords;     // of a block
+  size_t in_chunk;          // blocks of a chunk, or 1
+  size_t bytes;             // of a chunk, or of a block that has several
+
+  explicit Runs(const Blocks& weights) {
+    const size_t chunk = 512 / weights.bits, planes = 8 / weights.bits;
+    in_chunk = weights.block < chunk ? chunk / weights.block : 1;
+    dwords = 16 / in_chunk;
+    count = weights.block / (4 * dwords);
+    bytes = in_chunk > 1 ? 64 * planes : weights.block;
+  }
+  size_t offset(size_t block) const { return block / in_chunk * bytes + block % in_chunk * dwords * 4; }
+};
+
+// One panel: rows past the end repeat the last one; their results are dropped.
+template <int BITS>
+void unpack_codes(const Blocks& weights, size_t first, size_t num_rows, const Slab& slab, uint8_t* out) {
+  constexpr size_t CHUNK = 512 / BITS;
+  const size_t row_bytes = weights.row_bytes(), from = slab.first_block * weights.block * BITS / 8;
+  const size_t bytes = slab.num_blocks * weights.block * BITS / 8;
+  const size_t dwords = weights.block < CHUNK ? weights.block * BITS / 32 : 16;  // of codes, of a block in a chunk
+  size_t places[16];  // of a chunk's dwords, in their first plane
+  for (size_t d = 0; d < 16; d++) places[d] = (d / dwords * PLANES<BITS> * dwords + d % dwords) * 64;
+  const uint8_t* rows[PANEL];
+  for (size_t r = 0; r < PANEL; r++) rows[r] = weights.codes + (first + (r < num_rows ? r : num_rows - 1)) * row_bytes + from;
+  for (size_t at = 0; at < bytes; at += 64, out += 16 * PLANES<BITS> * 64) {
+    __m512i chunk[16];
+#pragma GCC unroll 16
+    for (size_t r = 0; r < PANEL; r++) chunk[r] = load_part(rows[r] + at, bytes - at);
+    transpose(chunk);
+#pragma GCC unroll 16
+    for (size_t d = 0; d < 16; d++)
+#pragma GCC unroll 4
+      for (int p = 0; p < PLANES<BITS>; p++)
+        _mm512_store_si512(out + places[d] + static_cast<size_t>(p) * dwords * 64, plane<BITS>(chunk[d], p));
+  }
+}
+
+template <int BITS>
+void unpack_slab(const Blocks& weights, size_t first, size_t num_rows, Slab& slab) {
+  for (size_t half = 0; half < 2; half++) {
+    const size_t skipped = half * PANEL, row = first + (skipped < num_rows ? skipped : num_rows - 1);
+    const size_t count = skipped >= num_rows ? 1 : num_rows - skipped < PANEL ? num_rows - skipped : PANEL;
+    unpack_codes<BITS>(weights, row, count, slab, slab.codes[half]);
+    for (size_t b = 0; b < slab.num_blocks; b += 16) {
+      const size_t left = slab.num_blocks - b < 16 ? slab.num_blocks - b : 16, block = slab.first_block + b;
+      __m512i scales[16], zeros[16];
+      for (size_t r = 0; r < PANEL; r++) {
+        const size_t of = row + (r < count ? r : count - 1);
+        scales[r] = _mm512_castps_si512(_mm512_maskz_loadu_ps(first_lanes(left), weights.scales + of * weights.num_blocks() + block));
+        if (weights.zero_points) zeros[r] = _mm512_castps_si512(negative_zeros<BITS>(weights, of, block, left));
+      }
+      transpose(scales);
+      for (size_t i = 0; i < left; i++) _mm512_store_si512(slab.scales[b + i] + half * PANEL, scales[i]);
+      if (!weights.zero_points) continue;
+      transpose(zeros);
+      for (size_t i = 0; i < left; i++) _mm512_store_si512(slab.zeros[b + i] + half * PANEL, zeros[i]);
+    }
+  }
+}
+
+void unpack(const Blocks& weights, size_t first, size_t num_rows, Slab& slab) {
+  switch (weights.bits) {
+    case 2: return unpack_slab<2>(weights, first, num_rows, slab);
+    case 4: return unpack_slab<4>(weights, first, num_rows, slab);
+    default: return unpack_slab<8>(weights, first, num_rows, slab);
+  }
+}
+
+// What is fetched while a slab is multiplied: the same columns of 32 other rows, a row at a time, so that memory is busy
+// all the time and never has more to do than it can keep track of.
+struct Fetch {
+  const uint8_t* codes;
+  const float* scales;
+  ptrdiff_t code_stride, scale_stride;  // bytes
+  size_t lines;                         // of a row's codes
+  size_t steps, done, rows;             // calls of step() that a slab takes and that were; rows that were fetched
+
+  Fetch(const Blocks& weights, const Slab& slab, size_t next, size_t num_steps)
+      : codes(further(weights.codes, static_cast<ptrdiff_t>(next * weights.row_bytes() + slab.first_block * weights.block * weights.bits / 8))),
+        scales(further(weights.scales, static_cast<ptrdiff_t>(4 * (next * weights.num_blocks() + slab.first_block)))),
+        code_stride(static_cast<ptrdiff_t>(weights.row_bytes())),
+        scale_stride(static_cast<ptrdiff_t>(4 * weights.num_blocks())),
+        lines((slab.num_blocks * weights.block * weights.bits / 8 + 63) / 64),
+        steps(num_steps),
+        done(0),
+        rows(0) {}
+
+  __attribute__((always_inline)) void step() {
+    for (done += ROWS; rows * steps < done && rows < ROWS; rows++) {
+      for (size_t line = 0; line < lines; line++) prefetch(further(codes, static_cast<ptrdiff_t>(64 * line)));
+      prefetch(scales);
+      codes = further(codes, code_stride);
+      scales = further(scales, scale_stride);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace qwonnx
