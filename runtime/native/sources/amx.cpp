@@ -64,15 +64,15 @@ void pack(const Runs& runs, const Slab& slab, const Activations* x, size_t num_t
 
 // ---- products ----
 
-// Sums of one block of one or two groups with both panels: [group, panel, token, row].
+// Sums of one block: [panel, token, row].
 struct Sums {
-  alignas(64) int32_t of[2][2][GROUP][PANEL];
+  alignas(64) int32_t of[2][2 * GROUP][PANEL];
 };
 
 // What one group's block is scaled by.
 struct Factors {
   alignas(64) float scales[MAX_BLOCKS][2 * GROUP];
-  alignas(64) float sums[MAX_BLOCKS][2 * GROUP];
+  alignas(64) float sums[MAX_BLOCKS][2 * GROUP];  // without zero points: times minus the middle
 };
 
 // The scaling of one block, done a few tokens at a time.
@@ -80,7 +80,6 @@ template <bool ZERO_POINTS>
 struct Scaling {
   const Slab& slab;
   const Factors& factors;
-  const float middle;
   const size_t num_tokens;
   float* const floats;  // [num_tokens, 32]
   const Sums* sums = nullptr;
@@ -94,15 +93,17 @@ struct Scaling {
 
   __attribute__((always_inline)) void until(size_t token) {
     __asm__ volatile("" : : : "memory");  // compilers would lay all of it before or behind the products
+    const __m512 scales[2] = {_mm512_load_ps(slab.scales[block]), _mm512_load_ps(slab.scales[block] + PANEL)};
+    __m512 zeros[2];
+    for (size_t h = 0; h < 2 && ZERO_POINTS; h++) zeros[h] = _mm512_load_ps(slab.zeros[block] + h * PANEL);
     for (const size_t end = token < num_tokens ? token : num_tokens; next < end; next++) {
       const __m512 x_scale = _mm512_set1_ps(factors.scales[block][next]), x_sum = _mm512_set1_ps(factors.sums[block][next]);
       float* at = floats + next * ROWS;
 #pragma GCC unroll 2
       for (size_t h = 0; h < 2; h++) {
-        const __m512 dot = _mm512_cvtepi32_ps(_mm512_load_si512(sums->of[next / GROUP][h][next % GROUP]));
-        const __m512 zero = _mm512_mul_ps(ZERO_POINTS ? _mm512_load_ps(slab.zeros[block] + h * PANEL) : _mm512_set1_ps(-middle), x_sum);
-        const __m512 scale = _mm512_load_ps(slab.scales[block] + h * PANEL);
-        _mm512_store_ps(at + h * PANEL, _mm512_fmadd_ps(_mm512_fmadd_ps(dot, x_scale, zero), scale, _mm512_load_ps(at + h * PANEL)));
+        const __m512 dot = _mm512_cvtepi32_ps(_mm512_load_si512(sums->of[h][next]));
+        const __m512 zero = ZERO_POINTS ? _mm512_mul_ps(zeros[h], x_sum) : x_sum;
+        _mm512_store_ps(at + h * PANEL, _mm512_fmadd_ps(_mm512_fmadd_ps(dot, x_scale, zero), scales[h], _mm512_load_ps(at + h * PANEL)));
       }
     }
     __asm__ volatile("" : : : "memory");
@@ -136,19 +137,19 @@ INLINE void multiply_block(const uint8_t* low, const uint8_t* high, const int8_t
     before.until((2 * tile + 2) * EACH);
   }
   _tile_stored(0, sums.of[0][0], 64);
-  _tile_stored(1, sums.of[0][1], 64);
+  _tile_stored(1, sums.of[1][0], 64);
   if (GROUPS == 2) {
-    _tile_stored(2, sums.of[1][0], 64);
-    _tile_stored(3, sums.of[1][1], 64);
+    _tile_stored(2, sums.of[0][GROUP], 64);
+    _tile_stored(3, sums.of[1][GROUP], 64);
   }
 }
 
 // floats [num_tokens, 32] += one slab times one or two groups of tokens.
 template <int GROUPS, int TILES, bool ZERO_POINTS>
 void slab_by_groups(const Slab& slab, const int8_t* codes, size_t columns, size_t block_columns, const Factors& factors,
-                    float middle, size_t num_tokens, float* floats, Fetch& fetch) {
+                    size_t num_tokens, float* floats, Fetch& fetch) {
   Sums sums[2];
-  Scaling<ZERO_POINTS> before = {slab, factors, middle, num_tokens, floats};
+  Scaling<ZERO_POINTS> before = {slab, factors, num_tokens, floats};
   before.next = num_tokens;  // there is no block before the first one
   for (size_t b = 0; b < slab.num_blocks; b++) {
     const size_t weights_at = b * block_columns * PANEL, tokens_at = b * block_columns * GROUP;
@@ -161,7 +162,7 @@ void slab_by_groups(const Slab& slab, const int8_t* codes, size_t columns, size_
 }
 
 using SlabByGroups = void (*)(const Slab& slab, const int8_t* codes, size_t columns, size_t block_columns,
-                              const Factors& factors, float middle, size_t num_tokens, float* floats, Fetch& fetch);
+                              const Factors& factors, size_t num_tokens, float* floats, Fetch& fetch);
 
 template <int GROUPS, bool ZERO_POINTS>
 SlabByGroups by_tiles(size_t tiles) {
@@ -190,7 +191,7 @@ void rows_by_tokens(const Blocks& weights, size_t first, size_t last, const Acti
     for (size_t t = 0; t < num_tokens; t++)
       for (size_t b = 0; b < slab.num_blocks; b++) {
         factors[t / (2 * GROUP)].scales[b][t % (2 * GROUP)] = x[t].scales[block + b];
-        factors[t / (2 * GROUP)].sums[b][t % (2 * GROUP)] = x[t].sums[block + b];
+        factors[t / (2 * GROUP)].sums[b][t % (2 * GROUP)] = x[t].sums[block + b] * (weights.zero_points ? 1 : -weights.middle());
       }
     for (size_t row = first; row < last; row += ROWS) {
       unpack(weights, row, last - row < ROWS ? last - row : ROWS, slab);
@@ -200,8 +201,8 @@ void rows_by_tokens(const Blocks& weights, size_t first, size_t last, const Acti
         const size_t count = num_tokens - t < 2 * GROUP ? num_tokens - t : 2 * GROUP;
         if (count != configured) configure(count < GROUP ? count : GROUP, count > GROUP ? count - GROUP : 0, columns);
         configured = count;
-        (count > GROUP ? two : one)(slab, packed.codes[t / GROUP], columns, weights.block, factors[t / (2 * GROUP)],
-                                    weights.middle(), count, floats[(row - first) / ROWS][t], fetch);
+        (count > GROUP ? two : one)(slab, packed.codes[t / GROUP], columns, weights.block, factors[t / (2 * GROUP)], count,
+                                     floats[(row - first) / ROWS][t], fetch);
       }
     }
   }

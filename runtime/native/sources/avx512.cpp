@@ -88,7 +88,7 @@ struct RowsByFew {
         for (int c = 0; c < CHUNKS; c++)
 #pragma GCC unroll 4
           for (int p = 0; p < PLANES<BITS>; p++)
-            dots = _mm512_dpbusd_epi32(dots, planes[r][c][p], _mm512_loadu_si512(tokens + BYTES * c + 64 * p));
+            add_products(dots, planes[r][c][p], _mm512_loadu_si512(tokens + BYTES * c + 64 * p));
         const __m512 factor = IN_CHUNK == 1 ? _mm512_set1_ps(factors[r][t][s])
                                             : _mm512_permutexvar_ps(places, _mm512_load_ps(factors[r][t]));
         sums[r][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), factor, sums[r][t]);

@@ -12,13 +12,6 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-#if defined(QWONNX_EMULATED)  // infra/native_emulation: there are no such registers
-#define QWONNX_IN_REGISTER(vector)
-#else
-// Compilers may not guess what a vector holds from here on, and so neither reorder nor duplicate its computation.
-#define QWONNX_IN_REGISTER(vector) __asm__("" : "+v"(vector))
-#endif
-
 namespace qwonnx {
 namespace avx512 {
 
@@ -81,6 +74,17 @@ INLINE void transpose(__m512i* rows) {
     rows[j + 4] = _mm512_shuffle_i32x4(high, high2, 0x88);
     rows[j + 12] = _mm512_shuffle_i32x4(high, high2, 0xdd);
   }
+}
+
+// sums += four products of each 32 bits. In assembly, because gcc 12 copies the sums before and after the intrinsic.
+INLINE void add_products(__m512i& sums, __m512i codes, __m512i x) {
+#if defined(QWONNX_EMULATED)  // infra/native_emulation
+  sums = _mm512_dpbusd_epi32(sums, codes, x);
+#elif defined(__clang__)  // it would store a vector to use "vm"
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(codes), "v"(x));
+#else
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(codes), "vm"(x));
+#endif
 }
 
 template <int BITS>

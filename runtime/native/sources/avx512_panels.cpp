@@ -29,8 +29,8 @@ void slab_by_tokens(const Slab& slab, const Runs& runs, float middle, const Acti
           int32_t codes;
           memcpy(&codes, tokens[t] + at, sizeof codes);
           const __m512i value = _mm512_set1_epi32(codes);
-          dots[t][0] = _mm512_dpbusd_epi32(dots[t][0], first, value);
-          dots[t][1] = _mm512_dpbusd_epi32(dots[t][1], second, value);
+          add_products(dots[t][0], first, value);
+          add_products(dots[t][1], second, value);
         }
       }
     fetch.step();
