@@ -44,7 +44,7 @@ native: .venv/.dev  ## Compile the native kernels again, after a change of their
 	$(BIN)/python -m qwonnx.runtime.native.build
 
 native-fuzz: .venv/.dev  ## Mutated tensors for the native kernels, under sanitizers, for FUZZ_SECONDS
-	$(BIN)/python -m infra.native_fuzz --seconds $(FUZZ_SECONDS)
+	$(BIN)/python -m infra.native_fuzz --seconds $(FUZZ_SECONDS) --emulated
 
 format: .venv/.dev  ## Rewrite the sources as `check` wants them
 	$(BIN)/ruff check --fix .

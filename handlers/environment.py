@@ -40,6 +40,7 @@ _OF_NO_SETTINGS = (
         "folder of the artifact, for servers that are not started by `qwonnx serve`: functions, uvicorn.",
     ),
     Variable(f"{_PREFIX}NATIVE_LIBRARY", "", "file of the native kernels, if it is not the installed one."),
+    Variable(f"{_PREFIX}NATIVE_INSTRUCTIONS", "", "instruction set of the native kernels, if not the fastest."),
     Variable(f"{_PREFIX}NATIVE_BUILD", "true", "0 installs qwonnx without compiling its native kernels."),
 )
 

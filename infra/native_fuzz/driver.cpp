@@ -509,7 +509,8 @@ int main(int count, char** arguments) {
   const double end = now() + seconds;
   uint64_t cases = 0;
   do {
-    qwonnx_native_select(chance(75) ? "" : "scalar");
+    while (!qwonnx_native_select(one_of<const char*>({"", "", "amx", "avx512", "avx2", "neon", "scalar"}))) {
+    }
     const OrtCustomOp* op = domain.operators[static_cast<size_t>(pick(0, static_cast<int64_t>(domain.operators.size()) - 1))];
     run_case(op, counts[op->get_name(op)]);
     cases++;

@@ -1,7 +1,7 @@
 """Compile the native library: `python -m qwonnx.runtime.native.build`, or as a part of an installation.
 
 The compiler is $CXX, else the first of c++, g++ and clang++ that runs, else the one in the `ziglang` package. The
-result is one shared library beside this file, which links nothing but libc. A build takes some ten seconds of one
+result is one shared library beside this file, which links nothing but libc. A build takes about a minute of one
 core. Linux and macOS on x86-64 and 64-bit ARM.
 
 Standard library only, and no import of this project: setuptools loads this file alone (infra/native_package.py).

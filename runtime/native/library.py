@@ -18,6 +18,7 @@ from qwonnx.runtime.errors import NativeKernelsError
 from qwonnx.runtime.native.build import LIBRARY, SOURCES, sources_digest
 
 VARIABLE = "QWONNX_NATIVE_LIBRARY"  # names another library than the installed one
+INSTRUCTIONS_VARIABLE = "QWONNX_NATIVE_INSTRUCTIONS"  # names another instruction set than the fastest
 DOMAIN = "ai.qwonnx"
 _BUILD = "python -m qwonnx.runtime.native.build"
 
@@ -27,7 +28,7 @@ class NativeLibrary:
     """A library that passed its checks."""
 
     path: Path
-    instructions: str  # of the kernels that this processor gets: "avx2", "scalar", ...
+    instructions: str  # of its kernels: "amx", "avx512", "avx2", "neon" or "scalar"
 
     def register(self, options: Any) -> None:
         """Make its operators known to sessions with these onnxruntime.SessionOptions.
@@ -50,15 +51,19 @@ class NativeLibrary:
 def native_library() -> NativeLibrary:
     """The library that QWONNX_NATIVE_LIBRARY names, or the installed one.
 
+    It uses the instruction set that QWONNX_NATIVE_INSTRUCTIONS names, or the fastest of this processor.
+
     Raises:
-        NativeKernelsError: there is none, or it failed its checks. The message says what helps.
+        NativeKernelsError: there is none, it has no such instruction set, or it failed its checks. The message says
+            what helps.
     """
     named = os.environ.get(VARIABLE)
-    return _checked(Path(named).absolute() if named else SOURCES.parent / LIBRARY, bool(named))
+    path = Path(named).absolute() if named else SOURCES.parent / LIBRARY
+    return _checked(path, bool(named), os.environ.get(INSTRUCTIONS_VARIABLE, ""))
 
 
 @lru_cache(maxsize=8)
-def _checked(path: Path, named: bool) -> NativeLibrary:
+def _checked(path: Path, named: bool, instructions: str) -> NativeLibrary:
     if not path.is_file():
         remedy = f"{VARIABLE} names it" if named else f"build it: {_BUILD}"
         raise NativeKernelsError(f"there are no native kernels at {path}: {remedy}")
@@ -66,6 +71,12 @@ def _checked(path: Path, named: bool) -> NativeLibrary:
     built_from = functions.qwonnx_native_sources().decode()
     if not named and SOURCES.is_dir() and built_from != sources_digest():
         raise NativeKernelsError(f"{path} was built from other sources than those beside it: {_BUILD}")
+    # Before anything else asks: a process that never wants AMX does not ask the system for it.
+    if functions.qwonnx_native_select(instructions.encode()) != 1:
+        raise NativeKernelsError(
+            f"{INSTRUCTIONS_VARIABLE} is {instructions!r}, which {path} or this processor does not have: unset it, or"
+            " name amx, avx512, avx2, neon or scalar"
+        )
     if functions.qwonnx_native_self_test() != 1:
         raise NativeKernelsError(f"the kernels of {path} compute wrong products on this processor: {_BUILD}")
     return NativeLibrary(path, functions.qwonnx_native_instructions().decode())

@@ -11,7 +11,13 @@ import pytest
 
 from qwonnx.runtime.errors import NativeKernelsError
 from qwonnx.runtime.native.build import BuildError, Compiler, build, find_compiler, sources_digest
-from qwonnx.runtime.native.library import VARIABLE, NativeLibrary, native_library, select_instructions
+from qwonnx.runtime.native.library import (
+    INSTRUCTIONS_VARIABLE,
+    VARIABLE,
+    NativeLibrary,
+    native_library,
+    select_instructions,
+)
 
 pytestmark = pytest.mark.fast
 
@@ -35,6 +41,16 @@ def test_the_variable_names_another_library(
     shutil.copy(library.path, other)
     monkeypatch.setenv(VARIABLE, str(other))
     assert native_library().path == other
+
+
+def test_the_variable_names_another_instruction_set(library: NativeLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, str(library.path))
+    monkeypatch.setenv(INSTRUCTIONS_VARIABLE, "scalar")
+    assert native_library().instructions == "scalar"
+    monkeypatch.setenv(INSTRUCTIONS_VARIABLE, "abacus")
+    with pytest.raises(NativeKernelsError, match=r"QWONNX_NATIVE_INSTRUCTIONS is 'abacus', which .* does not have"):
+        native_library()
+    assert select_instructions(library, "")
 
 
 def test_a_missing_library_is_an_error_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
