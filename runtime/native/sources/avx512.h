@@ -94,7 +94,7 @@ template <int BITS>
 INLINE __m512i plane(__m512i codes, int p) {
   if (BITS == 8) return codes;
   const __m512i shifted = p ? _mm512_srli_epi16(codes, static_cast<unsigned>(BITS * p)) : codes;
-  return _mm512_and_si512(shifted, _mm512_set1_epi8((1 << BITS) - 1));
+  return _mm512_and_si512(shifted, _mm512_set1_epi8(static_cast<char>((1 << BITS) - 1)));
 }
 
 // Minus the zero points of blocks first to first + count (at most 16) of a row, then anything.
