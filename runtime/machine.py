@@ -26,13 +26,59 @@ def free_memory_bytes(cgroup: Path = _CGROUP, meminfo: Path = _MEMINFO) -> int |
     return min(found, default=None)
 
 
-def _of_machine(meminfo: Path) -> int | None:
+def memory_limit_bytes(
+    cgroup: Path = _CGROUP, meminfo: Path = _MEMINFO, membership: Path = Path("/proc/self/cgroup")
+) -> int | None:
+    """The most memory that this process may ever have: the machine's, or less if one of its control groups (version 1
+    or 2) has a limit. None if the system does not report it.
+
+    Args:
+        cgroup: where control groups are mounted.
+        meminfo: the kernel's account of the machine.
+        membership: the kernel's list of this process's groups.
+    """
+    found = [_field(meminfo, "MemTotal")]
     try:
-        lines = meminfo.read_text().splitlines()
-        fields = dict(line.split(":", 1) for line in lines if ":" in line)
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError, IndexError):
+        groups = [line.split(":", 2) for line in membership.read_text().splitlines()]
+    except OSError:
+        groups = []
+    for parts in groups:
+        if len(parts) != 3 or (parts[1] and "memory" not in parts[1].split(",")):
+            continue
+        root, name = (cgroup / "memory", "memory.limit_in_bytes") if parts[1] else (cgroup, "memory.max")
+        # In a container the list may name groups from outside: then only the mounted root is there.
+        within = [part for part in parts[2].split("/") if part]
+        for depth in range(len(within) + 1):
+            found.append(_number(root.joinpath(*within[:depth], name)))
+    return min((number for number in found if number is not None), default=None)
+
+
+def anonymous_bytes(status: Path = Path("/proc/self/status")) -> int | None:
+    """Bytes of this process in memory that no file stands behind; None if the system does not report them."""
+    parts = [_field(status, name) for name in ("RssAnon", "RssShmem")]
+    return None if parts[0] is None else sum(part or 0 for part in parts)
+
+
+def _field(account: Path, name: str) -> int | None:
+    """Bytes of a line such as "MemTotal:   16384 kB"."""
+    try:
+        for line in account.read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # no such group, or no limit ("max")
         return None
+
+
+def _of_machine(meminfo: Path) -> int | None:
+    return _field(meminfo, "MemAvailable")
 
 
 def _of_container(cgroup: Path) -> int | None:

@@ -31,6 +31,7 @@ _LOWEST = {
     "max_model_len": 2,  # one token of prompt and one of answer
     "max_queued_requests": 1,
     "cache_bytes": 1,
+    "memory_bytes": 0,
     "prefix_cache_bytes": 0,
     "log_severity": 0,
 }
@@ -59,6 +60,8 @@ class RuntimeSettings:
     max_queued_requests: requests that may wait for a row; further ones are refused.
     cache_bytes: memory for the states of running requests. Other requests wait; the newest running one gives its row
         back if the others need the memory. None is half of the memory that is free after the model is loaded.
+    memory_bytes: memory for the whole process. If the weights do not fit, experts are read when they are needed, and
+        the least used ones go. None is the container's or machine's memory if the weights do not fit it; 0 is no limit.
     prefix_cache_bytes: memory for snapshots of prompts, so that shared beginnings are not read again; 0 turns it off.
     spin: threads busy-wait between operators: faster, but cores are at 100 % during a step.
     log_severity: ONNX Runtime's, from 0 (verbose) to 4 (fatal only); errors that it logs are also raised.
@@ -77,6 +80,7 @@ class RuntimeSettings:
     max_model_len: int | None = None
     max_queued_requests: int = 256
     cache_bytes: int | None = None
+    memory_bytes: int | None = None
     prefix_cache_bytes: int = 1 << 30
     spin: bool = True
     log_severity: int = 4

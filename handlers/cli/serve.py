@@ -40,6 +40,13 @@ def serve(
             help="Memory to keep beginnings of prompts for reuse, such as 500MB; by default 1GiB, 0 turns it off."
         ),
     ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory for the whole process, such as 8GB. If the weights do not fit, experts are read when they are"
+            " needed. By default the container's or machine's, 0 is no limit."
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; by default all cores.")] = None,
     kernels: Annotated[Kernels | None, typer.Option(help=KERNELS_HELP)] = None,
     weights_residency: Annotated[
@@ -103,6 +110,7 @@ def serve(
         max_model_len=max_model_len,
         max_num_batched_tokens=max_num_batched_tokens,
         cache_bytes=_bytes(cache_bytes, "--cache-bytes"),
+        memory_bytes=_bytes(memory, "--memory"),
         prefix_cache_bytes=_bytes(prefix_cache_bytes, "--prefix-cache-bytes"),
         num_threads=threads,
         kernels=kernels,

@@ -37,11 +37,13 @@ from qwonnx.runtime.engine.prefix_reuse import PrefixReuse
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
 from qwonnx.runtime.engine.startup import StartUp
 from qwonnx.runtime.errors import CapsuleError, GuideError, SessionError
+from qwonnx.runtime.model import expert_uses
 from qwonnx.runtime.model import files as model_files
 from qwonnx.runtime.model.inputs import InputBuffers
 from qwonnx.runtime.model.runner import ModelRunner
 from qwonnx.runtime.model.session import Session
 from qwonnx.runtime.model.weight_files import WeightFiles
+from qwonnx.runtime.model.weight_memory import WeightMemory
 from qwonnx.runtime.native.choice import KernelChoice
 from qwonnx.runtime.sampling.grammar import GrammarCompiler
 from qwonnx.runtime.sampling.guide import Guide
@@ -49,7 +51,7 @@ from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.scheduling import row_budget
 from qwonnx.runtime.scheduling.scheduler import Scheduler, violations
 from qwonnx.runtime.scheduling.sequence import Sequence, StepPlan
-from qwonnx.runtime.settings import Residency, RuntimeSettings
+from qwonnx.runtime.settings import RuntimeSettings
 from qwonnx.runtime.text.chat_template import ChatTemplate
 from qwonnx.runtime.text.tokenizer import Tokenizer
 
@@ -88,8 +90,9 @@ class Engine:
             logger.warning("%s", self.kernels.missing)
         self._weights.check_mapped()
         with self.startup.phase("weights"):
-            self._weights.make_resident(Residency(settings.weights_residency))
-        budget, self.max_model_len = row_budget.settle(states, settings, max_model_len)
+            self._memory = WeightMemory(self._weights, session.experts, settings, expert_uses.load(self.artifact))
+            self._memory.start()
+        budget, self.max_model_len = row_budget.settle(states, settings, max_model_len, self._memory.free_bytes)
         num_tokens = min(facts.vocab_size, model.tokenizer.num_tokens)
         self._grammars = GrammarCompiler(model.tokenizer, model.eos_token_ids, num_tokens)
         self._admission = Admission(
@@ -170,6 +173,7 @@ class Engine:
             self._end_all(FinishReason.ABORT)
         elif thread is not threading.current_thread():
             thread.join()
+        self._memory.close()
         self._weights.close()
 
     def submit(
@@ -358,6 +362,7 @@ class Engine:
             num_running=self._scheduler.num_running,
             cache_bytes=rows.used_bytes,
             max_cache_bytes=rows.max_bytes,
+            experts=self._memory.account(),
         )
 
     def row_account(self) -> CacheSnapshot:
@@ -422,6 +427,7 @@ class Engine:
         generations = [self._generations[sequence.request_id] for sequence in plan.sequences]
         try:
             self._weights.check()
+            self._memory.adjust()
             logits = self._runner.run(plan)
         except SessionError as error:
             self._failures += 1

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from qwonnx.runtime.engine.generation import Generation
 from qwonnx.runtime.engine.request import FinishReason
+from qwonnx.runtime.native.expert_memory import ExpertAccount
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _SECONDS_PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
@@ -58,6 +59,7 @@ class MetricsSnapshot:
         generated_tokens: sampled.
         preemptions: rows taken from requests before their end.
         failed_steps: steps that raised.
+        experts: those of native kernels in memory, and how often they were read.
         queue_seconds: from submit() to the first chunk.
         first_token_seconds: from submit() to the first token.
         seconds_per_token: after the first token, the mean of each request that ended.
@@ -74,6 +76,7 @@ class MetricsSnapshot:
     generated_tokens: int
     preemptions: int
     failed_steps: int
+    experts: ExpertAccount
     queue_seconds: HistogramSnapshot
     first_token_seconds: HistogramSnapshot
     seconds_per_token: HistogramSnapshot
@@ -115,7 +118,7 @@ class EngineMetrics:
             self.seconds_per_token.observe((time.monotonic() - generation.first_token_at) / further)
 
     def snapshot(
-        self, *, num_waiting: int, num_running: int, cache_bytes: int, max_cache_bytes: int
+        self, *, num_waiting: int, num_running: int, cache_bytes: int, max_cache_bytes: int, experts: ExpertAccount
     ) -> MetricsSnapshot:
         """The totals, with the state that the caller gives."""
         return MetricsSnapshot(
@@ -129,6 +132,7 @@ class EngineMetrics:
             generated_tokens=self.generated_tokens,
             preemptions=self.preemptions,
             failed_steps=self.failed_steps,
+            experts=experts,
             queue_seconds=self.queue_seconds.snapshot(),
             first_token_seconds=self.first_token_seconds.snapshot(),
             seconds_per_token=self.seconds_per_token.snapshot(),

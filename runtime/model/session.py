@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from qwonnx.runtime.errors import SessionError, SettingsError
 from qwonnx.runtime.install import how_to_install
 from qwonnx.runtime.machine import cpu_quota
 from qwonnx.runtime.native.choice import choose_kernels
+from qwonnx.runtime.native.expert_memory import ExpertMemory
 from qwonnx.runtime.native.kernels import Kernels
 from qwonnx.runtime.settings import RuntimeSettings
 
@@ -37,6 +39,7 @@ class Session:
 
     Attributes:
         kernels: that run the native operators.
+        experts: of native kernels, which of them lie in memory; None: ONNX Runtime's kernels run.
 
     Raises:
         NativeKernelsError: the settings ask for native kernels, and this graph cannot have them here.
@@ -58,12 +61,17 @@ class Session:
             on_cpu=settings.providers[0] == _CPU,
         )
         options = _options(settings)
+        self.experts: ExpertMemory | None = None
+        collecting: AbstractContextManager[None] = nullcontext()
         if self.kernels.library:
             self.kernels.library.register(options)
+            self.experts = self.kernels.library.expert_memory()
+            collecting = self.experts.collect()
         try:
-            self._session: Any = onnxruntime.InferenceSession(
-                str(graph), sess_options=options, providers=list(settings.providers)
-            )
+            with collecting:
+                self._session: Any = onnxruntime.InferenceSession(
+                    str(graph), sess_options=options, providers=list(settings.providers)
+                )
         except Exception as error:
             raise SessionError(f"ONNX Runtime cannot load {graph}: {_one_line(error)}") from error
         wanted, used = settings.providers[0], self._session.get_providers()[0]

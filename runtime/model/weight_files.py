@@ -92,8 +92,28 @@ class WeightFiles:
             if not same:
                 raise SessionError(f"{path} was replaced while it was opened: start again")
 
-    def make_resident(self, residency: Residency) -> None:
+    @property
+    def num_bytes(self) -> int:
+        """Of all files."""
+        return sum(self._sizes.values())
+
+    @property
+    def are_writable(self) -> bool:
+        """Whether the process owns the files or may write them: only then does the system tell what lies in memory."""
+        try:
+            return all(
+                os.fstat(descriptor).st_uid == os.geteuid() or os.access(path, os.W_OK)
+                for descriptor, path in self._paths.items()
+            )
+        except (OSError, AttributeError):  # Windows has no user ids
+            return False
+
+    def make_resident(self, residency: Residency, parts: Sequence[MappedRange] | None = None) -> None:
         """Bring what the session maps into memory. willneed returns at once and goes on in a thread.
+
+        Args:
+            residency: how.
+            parts: of mapped_ranges(); None: all of them.
 
         Raises:
             SettingsError: the system or its limits do not allow it.
@@ -101,11 +121,11 @@ class WeightFiles:
         if residency is Residency.MAP or not self._paths:
             return
         if residency is Residency.WILLNEED:
-            threading.Thread(target=self._read_ahead, name="qwonnx-read-ahead", daemon=True).start()
+            threading.Thread(target=self._read_ahead, args=(parts,), name="qwonnx-read-ahead", daemon=True).start()
             return
         if not _MAPS.exists():
             raise SettingsError(f"weights_residency is {residency}, which needs Linux: choose map or willneed")
-        for mapped in self.mapped_ranges():
+        for mapped in self.mapped_ranges() if parts is None else parts:
             _bring_in(mapped, residency)
 
     def mapped_ranges(self) -> list[MappedRange]:
@@ -118,9 +138,9 @@ class WeightFiles:
         found = [(order[path], mapped) for path, mapped in _ranges(lines) if path in order]
         return [mapped for _, mapped in sorted(found, key=lambda each: (each[0], each[1].address))]
 
-    def _read_ahead(self) -> None:
+    def _read_ahead(self, parts: Sequence[MappedRange] | None) -> None:
         """As much as fits free memory, so that reading the end of the weights does not drop their beginning."""
-        ranges, room = self.mapped_ranges(), free_memory_bytes()
+        ranges, room = self.mapped_ranges() if parts is None else parts, free_memory_bytes()
         for mapped in ranges:
             if room is not None:
                 room -= mapped.num_bytes

@@ -16,6 +16,7 @@ from typing import Any
 
 from qwonnx.runtime.errors import NativeKernelsError
 from qwonnx.runtime.native.build import LIBRARY, SOURCES, sources_digest
+from qwonnx.runtime.native.expert_memory import ExpertMemory, declare
 
 VARIABLE = "QWONNX_NATIVE_LIBRARY"  # names another library than the installed one
 INSTRUCTIONS_VARIABLE = "QWONNX_NATIVE_INSTRUCTIONS"  # names another instruction set than the fastest
@@ -46,6 +47,14 @@ class NativeLibrary:
             raise NativeKernelsError(
                 f"{self.path} does not know this ONNX Runtime's interface: install a version that qwonnx supports"
             )
+
+    def expert_memory(self) -> ExpertMemory:
+        """A new account of experts, for one session.
+
+        Raises:
+            NativeKernelsError: there is no memory.
+        """
+        return ExpertMemory(_load(self.path))
 
 
 def native_library() -> NativeLibrary:
@@ -90,6 +99,7 @@ def _load(path: Path) -> Any:
         functions.qwonnx_native_instructions.restype = ctypes.c_char_p
         for name in ("qwonnx_native_self_test", "qwonnx_native_registrations", "RegisterCustomOps"):
             getattr(functions, name)
+        declare(functions)
     except (OSError, AttributeError) as error:
         raise NativeKernelsError(f"{path} is not a library of native kernels: {error}") from error
     return functions

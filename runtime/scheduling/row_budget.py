@@ -31,7 +31,9 @@ class RowBudget(RowCost):
 UNLIMITED = RowBudget(bytes_per_row=0, bytes_per_token=0, max_bytes=1 << 62)
 
 
-def settle(states: Sequence[StateSpec], settings: RuntimeSettings, max_model_len: int) -> tuple[RowBudget, int]:
+def settle(
+    states: Sequence[StateSpec], settings: RuntimeSettings, max_model_len: int, free_bytes: int | None = None
+) -> tuple[RowBudget, int]:
     """The budget of an engine, and the limit for the tokens of a sequence.
 
     Call this after the model is loaded. Without a setting, the budget is half of the free memory, and at least enough
@@ -41,13 +43,14 @@ def settle(states: Sequence[StateSpec], settings: RuntimeSettings, max_model_len
         states: the manifest's.
         settings: cache_bytes, and max_model_len: None means that it may be lowered to fit.
         max_model_len: limit by the settings and the model.
+        free_bytes: what a limit of the process leaves; None: no limit but the system's.
 
     Raises:
         SettingsError: cache_bytes has no room for one sequence.
     """
     cost = row_cost(states)
     if settings.cache_bytes is None:
-        free = free_memory_bytes()
+        free = min((each for each in (free_memory_bytes(), free_bytes) if each is not None), default=None)
         most = UNLIMITED.max_bytes if free is None else free // 2
         max_bytes = max(most, cost.bytes_of(max_model_len))
         return RowBudget(cost.bytes_per_row, cost.bytes_per_token, max_bytes), max_model_len

@@ -2,6 +2,7 @@
 // and up rows with SwiGLU, one task for a stripe of rows of an expert; quantise; down rows, one task for a stripe of
 // output columns over all experts in their order. No two tasks write one place, and sums have one order.
 #include "arithmetic.h"
+#include "expert_memory.h"
 #include "operators.h"
 #include "scratch.h"
 
@@ -217,6 +218,10 @@ OrtStatus* experts(const Experts& layer, const float* x, const float* logits, si
   call.up_stripes = (layer.gate_up.rows + STRIPE - 1) / STRIPE;
   QWONNX_RETURN_IF_ERROR(for_each(route_token, num_tokens, call, parallel));
   sort_pairs(call);
+  if (layer.memory) {
+    const ExpertNeed need = {call.used, call.num_used, call.first_pair, x, num_tokens, layer.gate_up.columns, layer.top_k};
+    QWONNX_RETURN_IF_ERROR(need_experts(*layer.memory, need, parallel));
+  }
   QWONNX_RETURN_IF_ERROR(parallel.run(gate_up_stripe, call.num_used * call.up_stripes, &call));
   if (int8) {
     QWONNX_RETURN_IF_ERROR(for_each(quantize_hidden, pairs, call, parallel));

@@ -29,10 +29,12 @@ OrtStatus* linear(const Blocks& weights, const float* x, size_t num_tokens, bool
 
 // What com.microsoft.QMoE computes for SwiGLU with alternating gate and up rows: each token goes to the top_k experts of
 // its logits [num_tokens, num_experts], whose softmax over the chosen ones weights them.
+struct ExpertLayer;  // expert_memory.h
 struct Experts {
   Blocks gate_up;  // of the first expert: [2 * intermediate, hidden]
   Blocks down;     // [hidden, intermediate]
   size_t num_experts, top_k;
+  ExpertLayer* memory;  // which of them lie in memory; null: nobody keeps account
 };
 
 // One more expert, which takes every token: what its down rows have to be multiplied with, and the weight of that.

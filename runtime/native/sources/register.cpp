@@ -10,6 +10,7 @@
 #include "attention_operator.h"
 #include "custom_op.h"
 #include "delta_net_operator.h"
+#include "expert_memory.h"
 #include "layer_operators.h"
 #include "mixture_operator.h"
 #include "operators.h"
@@ -99,9 +100,15 @@ OrtStatus* create(const OrtCustomOp* custom, const OrtApi*, const OrtKernelInfo*
       return status;
     }
     kernel->ready = true;
+    if (op.is_experts) kernel->layer.memory = join_experts(kernel->layer);
   }
   *out = kernel;
   return nullptr;
+}
+
+void destroy(void* data) {
+  leave_experts(static_cast<Kernel*>(data)->layer.memory);
+  free(data);
 }
 
 OrtStatus* compute(void* data, OrtKernelContext* context) {
@@ -118,7 +125,10 @@ OrtStatus* compute(void* data, OrtKernelContext* context) {
     same = at == made.checked[i];
   }
   Kernel kernel = made;
-  if (!same) QWONNX_RETURN_IF_ERROR(read_weights(kernel, values));
+  if (!same) {
+    kernel.layer.memory = nullptr;  // which knows other addresses
+    QWONNX_RETURN_IF_ERROR(read_weights(kernel, values));
+  }
   Tensor x, logits;
   QWONNX_RETURN_IF_ERROR(read_tensor(input_names[0], values[0], FLOAT, x));
   const size_t columns = op.is_experts ? kernel.layer.gate_up.columns : kernel.weights.columns;
@@ -159,6 +169,7 @@ Operator make(const char* name, size_t num_inputs, bool is_experts, bool has_zer
   op.is_experts = is_experts;
   op.has_zero_points = has_zero_points;
   finish(op, name, create, compute);
+  op.destroy = destroy;
   return op;
 }
 
