@@ -1,5 +1,7 @@
 """Baking: compute the states of system prompts once and store them in the artifact, for all processes that open it.
 
+Also: read typical texts once and store how often each expert was needed.
+
 A baked prefix is the beginning of a chat as an endpoint renders it, so both use the same code: text/chat_prompt.py
 finds the end of the system turn.
 """
@@ -17,12 +19,16 @@ from qwonnx.runtime.cache.baked_prefixes import prefix_files, prefix_path, write
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
 from qwonnx.runtime.errors import InvalidRequestError, SessionError
+from qwonnx.runtime.model import expert_uses
 from qwonnx.runtime.model import files as model_files
 from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.settings import DEFAULT_MAX_MODEL_LEN, RuntimeSettings
 from qwonnx.runtime.text.chat_prompt import SystemPrompt, system_beginning
 
 _ONE_TOKEN = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True)
+# Of a part of a text, and of its continuation. Of a prompt, the last layer computes only the last token: its experts
+# are counted in what the model writes.
+_TEXT_TOKENS, _WRITTEN_TOKENS = 512, 32
 _NO_LIMIT = 1 << 62  # bytes of snapshots: a prompt needs all of its snapshots to the end
 
 
@@ -34,6 +40,14 @@ class BakedPrefix:
     num_tokens: int
     num_bytes: int
     is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BakedUses:
+    """The file of expert uses, and the number of tokens that it is from."""
+
+    path: Path
+    num_tokens: int
 
 
 def bake(
@@ -87,6 +101,55 @@ def bake(
         BakedPrefix(path, len(tokens), path.stat().st_size, is_new=path in missing)
         for path, tokens in ((prefix_path(model.artifact, tokens), tokens) for tokens in beginnings)
     ]
+
+
+def bake_expert_uses(
+    folder: str | os.PathLike[str],
+    texts: Sequence[str],
+    settings: RuntimeSettings | None = None,
+    *,
+    on_tokens: Callable[[int, int], None] = lambda done, total: None,
+) -> BakedUses:
+    """Read texts, count how often each expert is needed, and write the counts into an artifact.
+
+    Args:
+        folder: the artifact.
+        texts: whole ones, such as conversations with their special tokens, from which parts are cut that fit a step.
+        settings: of the engine that reads them.
+        on_tokens: called with the number of tokens done and the total.
+
+    Raises:
+        ArtifactError, TokenizerError, SettingsError, NativeKernelsError: the artifact cannot be opened.
+        InvalidRequestError: the texts are empty, or the model has no experts on native kernels.
+        SessionError: the model fails.
+        OSError: the file cannot be written.
+    """
+    settings = dataclasses.replace(
+        settings or RuntimeSettings(), max_num_seqs=1, max_model_len=None, cache_bytes=None, prefix_cache_bytes=0
+    )
+    with Engine.open(folder, settings) as engine:
+        written = min(_WRITTEN_TOKENS, engine.max_model_len // 2)
+        params = dataclasses.replace(_ONE_TOKEN, max_tokens=written)
+        size = min(engine.max_model_len - written, _TEXT_TOKENS)
+        tokens = [engine.tokenizer.encode(text) for text in texts]
+        parts = [each[first : first + size] for each in tokens for first in range(0, len(each), size)]
+        done, total = 0, sum(map(len, parts))
+        if not total:
+            raise InvalidRequestError("the texts are empty: give texts like those that the model will read and write")
+        for part in parts:
+            on_tokens(done, total)
+            outputs: list[RequestOutput] = []
+            engine.submit(part, params, outputs.append)
+            while not outputs or outputs[-1].finish_reason is None:
+                engine.step()
+            if outputs[-1].finish_reason is FinishReason.ERROR:
+                raise SessionError(f"the model failed ({outputs[-1].error}): export the checkpoint again")
+            done += len(part)
+        on_tokens(done, total)
+        uses = engine.expert_uses()
+        if not uses:
+            raise InvalidRequestError("this model has no experts on native kernels, so there is nothing to count")
+        return BakedUses(expert_uses.save(engine.artifact, uses), total)
 
 
 def _report(on_tokens: Callable[[int, int], None], done_before: int, total: int, done: int) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,17 +39,9 @@ def read_prompt(path: Path) -> SystemPrompt:
         raise CommandError(f"{path}: {error}") from error
 
 
-def bake_prompts(artifact: Path, prompts: Mapping[Path, SystemPrompt], settings: RuntimeSettings) -> list[Path]:
-    """Bake prompts with a progress bar, print a line for each, and return the paths of the prefixes.
-
-    Raises:
-        CommandError: the artifact's folder cannot be written.
-        ArtifactError, QwonnxRuntimeError: see baking.bake.
-    """
-    from qwonnx.runtime.baking import bake
-
-    started = time.monotonic()
-    console = Console(stderr=True)
+@contextmanager
+def token_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A bar of the tokens that were read, on a terminal; give it the numbers of those done and of all."""
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -60,13 +53,23 @@ def bake_prompts(artifact: Path, prompts: Mapping[Path, SystemPrompt], settings:
         transient=True,
     ) as progress:
         task = progress.add_task("baking", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def bake_prompts(artifact: Path, prompts: Mapping[Path, SystemPrompt], settings: RuntimeSettings) -> list[Path]:
+    """Bake prompts with a progress bar, print a line for each, and return the paths of the prefixes.
+
+    Raises:
+        CommandError: the artifact's folder cannot be written.
+        ArtifactError, QwonnxRuntimeError: see baking.bake.
+    """
+    from qwonnx.runtime.baking import bake
+
+    started = time.monotonic()
+    console = Console(stderr=True)
+    with token_progress(console) as on_tokens:
         try:
-            baked = bake(
-                artifact,
-                list(prompts.values()),
-                settings,
-                on_tokens=lambda done, total: progress.update(task, completed=done, total=total),
-            )
+            baked = bake(artifact, list(prompts.values()), settings, on_tokens=on_tokens)
         except OSError as error:
             raise CommandError(
                 f"cannot write into {artifact} ({error.strerror or error}): free some space, or copy it"

@@ -19,6 +19,7 @@ the same group, with random tokens. The last line is JSON.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import random
@@ -45,7 +46,9 @@ from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.settings import RuntimeSettings
 
 MEMORY, LIMIT, GROUP, PLAIN = "memory", "limit", "group", "group, plain"
-_SETTINGS = {"max_num_seqs": 1, "max_model_len": 4096, "prefix_cache_bytes": 0, "cache_bytes": 300_000_000}
+_SETTINGS = RuntimeSettings(
+    max_num_seqs=1, max_model_len=4096, prefix_cache_bytes=0, cache_bytes=300_000_000, kernels="native"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,14 +166,15 @@ def _questions(options: argparse.Namespace, scratch: Path) -> list[Request]:
 def _run(options: argparse.Namespace) -> Measured:
     """All requests, one after the other, in this process."""
     requests = [Request(**each) for each in json.loads(options.task.read_text())]
-    settings = RuntimeSettings(num_threads=options.threads, kernels="native", memory_bytes=options.memory, **_SETTINGS)
+    settings = dataclasses.replace(_SETTINGS, num_threads=options.threads, memory_bytes=options.memory)
     answers, prompt_s, decode_s, decoded = [], 0.0, 0.0, 0
     with Engine.open(options.artifact, settings) as engine:
         engine.warm_up()
         before, usage = engine.metrics().experts, resource.getrusage(resource.RUSAGE_SELF)
         for request in requests:
             params = SamplingParams(temperature=0, max_tokens=request.max_tokens, ignore_eos=request.expected is None)
-            times, tokens = [time.perf_counter()], []
+            times = [time.perf_counter()]
+            tokens: list[int] = []
             for output in engine.generate(request.prompt, params):
                 times.append(time.perf_counter())
                 tokens += output.token_ids

@@ -365,6 +365,10 @@ class Engine:
             experts=self._memory.account(),
         )
 
+    def expert_uses(self) -> list[list[int]]:
+        """How many tokens went to each expert so far, by layer; empty without native kernels. From any thread."""
+        return self._memory.uses()
+
     def row_account(self) -> CacheSnapshot:
         """Accounting of the rows, between two steps."""
         return self._cache.snapshot()

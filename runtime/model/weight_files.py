@@ -138,7 +138,7 @@ class WeightFiles:
         found = [(order[path], mapped) for path, mapped in _ranges(lines) if path in order]
         return [mapped for _, mapped in sorted(found, key=lambda each: (each[0], each[1].address))]
 
-    def _read_ahead(self, parts: Sequence[MappedRange] | None) -> None:
+    def _read_ahead(self, parts: Sequence[MappedRange] | None = None) -> None:
         """As much as fits free memory, so that reading the end of the weights does not drop their beginning."""
         ranges, room = self.mapped_ranges() if parts is None else parts, free_memory_bytes()
         for mapped in ranges:

@@ -120,6 +120,10 @@ class WeightMemory:
         """Stop to read ahead."""
         self._stopping.set()
 
+    def uses(self) -> list[list[int]]:
+        """How many tokens went to each expert, by layer. From any thread."""
+        return self._experts.uses() if self._experts else []
+
     def account(self) -> ExpertAccount:
         """From any thread."""
         return self._experts.account() if self._experts else ExpertAccount()

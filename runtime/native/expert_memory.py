@@ -155,7 +155,6 @@ def declare(functions: Any) -> None:
         ("uses", None, [handle, size, numbers]),
         ("expect", None, [handle, size, ctypes.POINTER(ctypes.c_double)]),
         ("limit", ctypes.c_int, [handle, ctypes.c_uint64, ctypes.c_int]),
-        ("router", None, [handle, size, handle, size]),
         ("fill", ctypes.c_int, [handle]),
         ("account", None, [handle, numbers]),
     ):

@@ -34,10 +34,7 @@ struct ExpertLayer {
   Part parts[MAX_PARTS];
   size_t num_parts, num_experts, bytes;  // bytes of one expert
   Expert* experts;
-  const float* router;  // [num_experts, router_columns], in memory as long as the node; null: not known
-  size_t router_columns;
-  float* guesses;  // [num_experts]
-  bool is_left;    // the node was destroyed
+  bool is_left;  // the node was destroyed
 };
 
 struct Place {
@@ -81,7 +78,6 @@ void release(ExpertMemory* memory) {
   for (ExpertLayer* layer = memory->first; layer;) {
     ExpertLayer* next = layer->next;
     free(layer->experts);
-    free(layer->guesses);
     free(layer);
     layer = next;
   }
@@ -188,6 +184,9 @@ void count_in(ExpertMemory& memory, const Place& place) {
   place.layer->experts[place.expert].counted = true;
   memory.resident_bytes += place.layer->bytes;
   if (memory.resident_bytes > memory.most_resident_bytes) memory.most_resident_bytes = memory.resident_bytes;
+}
+
+void count_read(ExpertMemory& memory, const Place& place) {
   memory.read++;
   memory.read_bytes += place.layer->bytes;
 }
@@ -251,66 +250,20 @@ void exchange_for(ExpertLayer& layer, const size_t* experts, size_t count, Place
     if (counted && (!memory.can_ask || is_there(place))) continue;
     if (!counted) count_in(memory, place);
     if (!coming.add(place)) break;
+    count_read(memory, place);
   }
   make_room(memory, going);
 }
 
-OrtStatus* run(Exchange exchange, const Parallel& parallel) {
-  if (!exchange.num_coming && !exchange.num_going) return nullptr;
-  return parallel.run(exchange_one, exchange.num_coming ? exchange.num_coming : 1, &exchange);
-}
-
-constexpr size_t MAX_GUESSED_TOKENS = 4, MAX_GUESSES = 64, ROUTER_ROWS = 16;
-
-struct Guess {
-  const ExpertLayer& layer;
-  const float* x;
-};
-
-void guess_rows(void* data, size_t index) {
-  const Guess& guess = *static_cast<Guess*>(data);
-  const size_t columns = guess.layer.router_columns, first = index * ROUTER_ROWS;
-  for (size_t row = first; row < first + ROUTER_ROWS && row < guess.layer.num_experts; row++) {
-    const float* weights = guess.layer.router + row * columns;
-    float sums[16] = {};
-    for (size_t c = 0; c + 16 <= columns; c += 16)
-      for (size_t i = 0; i < 16; i++) sums[i] += weights[c + i] * guess.x[c + i];
-    float sum = 0;
-    for (size_t i = 0; i < 16; i++) sum += sums[i];
-    guess.layer.guesses[row] = sum;
-  }
-}
-
-// Asks for the experts that the next layer will probably need: its router, applied to what this layer's router read.
-OrtStatus* guess_next(ExpertLayer& layer, const ExpertNeed& need, const Parallel& parallel) {
+// From now on there is a limit: experts that were used before it lie in memory.
+void begin_to_count(ExpertLayer& layer) {
   ExpertMemory& memory = *layer.memory;
-  for (size_t t = 0; t < need.num_tokens; t++) {
-    Guess guess = {layer, need.x + t * need.columns};
-    QWONNX_RETURN_IF_ERROR(parallel.run(guess_rows, (layer.num_experts + ROUTER_ROWS - 1) / ROUTER_ROWS, &guess));
-    size_t chosen[MAX_GUESSES];
-    float values[MAX_GUESSES];
-    size_t count = 0;
-    const size_t most = need.top_k < MAX_GUESSES ? need.top_k : MAX_GUESSES;
-    for (size_t e = 0; e < layer.num_experts; e++) {
-      const float value = layer.guesses[e];
-      if (count == most && !(value > values[count - 1])) continue;
-      size_t at = count < most ? count++ : count - 1;
-      for (; at > 0 && value > values[at - 1]; at--) {
-        values[at] = values[at - 1];
-        chosen[at] = chosen[at - 1];
-      }
-      values[at] = value;
-      chosen[at] = e;
-    }
-    Places coming, going;
-    {
-      Lock lock(memory);
-      for (size_t i = 0; i < count; i++) layer.experts[chosen[i]].needed_in = memory.calls;
-      exchange_for(layer, chosen, count, coming, going);
-    }
-    QWONNX_RETURN_IF_ERROR(run({coming.places, coming.count, going.places, going.count}, parallel));
+  for (size_t i = 0; i < layer.num_parts; i++)
+    expect_no_order(layer.parts[i].first, layer.parts[i].bytes * layer.num_experts);
+  for (size_t e = 0; e < layer.num_experts; e++) {
+    if (!layer.experts[e].uses || layer.experts[e].counted || (memory.can_ask && !is_there({&layer, e}))) continue;
+    count_in(memory, {&layer, e});
   }
-  return nullptr;
 }
 
 }  // namespace
@@ -328,6 +281,9 @@ ExpertLayer* join_experts(const Experts& layer) {
   made->memory = memory;
   made->experts = experts;
   made->num_experts = layer.num_experts;
+  // Of experts that nobody used yet, some of each layer are worth a little more than the others of all layers.
+  for (size_t e = 0; e < layer.num_experts; e++)
+    experts[e].worth = 1e-12 * static_cast<double>(static_cast<uint32_t>(e) * 2654435761u);
   add_parts(*made, layer.gate_up);
   add_parts(*made, layer.down);
   Lock lock(*memory);
@@ -359,10 +315,9 @@ OrtStatus* need_experts(ExpertLayer& layer, const ExpertNeed& need, const Parall
     if (!memory.limit) return nullptr;
     exchange_for(layer, need.used, need.num_used, coming, going);
   }
-  QWONNX_RETURN_IF_ERROR(run({coming.places, coming.count, going.places, going.count}, parallel));
-  ExpertLayer* next = layer.next;
-  if (need.num_tokens > MAX_GUESSED_TOKENS || !next || !next->router || next->router_columns != need.columns) return nullptr;
-  return guess_next(*next, need, parallel);
+  if (!coming.count && !going.count) return nullptr;
+  Exchange exchange = {coming.places, coming.count, going.places, going.count};
+  return parallel.run(exchange_one, coming.count ? coming.count : 1, &exchange);
 }
 
 }  // namespace qwonnx
@@ -424,17 +379,6 @@ EXPORTED void qwonnx_experts_expect(void* data, size_t index, const double* shar
     layer->experts[e].worth = memory.now * shares[e] * qwonnx::HALF_LIFE / 0.6931471805599453;
 }
 
-// The router of a layer, float32 [experts, columns], which stays in memory as long as the session.
-EXPORTED void qwonnx_experts_router(void* memory, size_t index, const float* router, size_t columns) {
-  ExpertLayer* layer = layer_of(memory, index);
-  qwonnx::Lock lock(*static_cast<ExpertMemory*>(memory));
-  if (!layer) return;
-  if (!layer->guesses) layer->guesses = static_cast<float*>(calloc(layer->num_experts, sizeof(float)));
-  if (!layer->guesses) return;
-  layer->router_columns = columns;
-  layer->router = router;
-}
-
 // Keeps experts below so many bytes; 0: no limit. can_ask: the process owns the files or may write them, so the system
 // tells what lies in memory. 0: this system cannot do it.
 EXPORTED int qwonnx_experts_limit(void* data, uint64_t limit, int can_ask) {
@@ -443,12 +387,11 @@ EXPORTED int qwonnx_experts_limit(void* data, uint64_t limit, int can_ask) {
   qwonnx::Places going;
   {
     qwonnx::Lock lock(memory);
+    memory.can_ask = can_ask;
     if (limit && !memory.limit)
       for (ExpertLayer* layer = memory.first; layer; layer = layer->next)
-        for (size_t i = 0; i < layer->num_parts && !layer->is_left; i++)
-          qwonnx::expect_no_order(layer->parts[i].first, layer->parts[i].bytes * layer->num_experts);
+        if (!layer->is_left) qwonnx::begin_to_count(*layer);
     memory.limit = limit;
-    memory.can_ask = can_ask;
     memory.calls++;  // nothing counts as needed now
     if (limit) qwonnx::make_room(memory, going);
   }
@@ -465,6 +408,7 @@ EXPORTED int qwonnx_experts_fill(void* data) {
     place = qwonnx::most_outside(memory);
     if (!place.layer) return 0;
     qwonnx::count_in(memory, place);
+    qwonnx::count_read(memory, place);
   }
   // One at a time: a request that needs an expert meanwhile must not wait for a queue of others.
   qwonnx::ask_for(place);

@@ -20,8 +20,7 @@ struct ExpertNeed {
   const size_t* used;
   size_t num_used;
   const size_t* first_pair;
-  const float* x;  // [num_tokens, columns], what the router read
-  size_t num_tokens, columns, top_k;
+  size_t num_tokens;
 };
 
 // Call before the first of the experts is computed.

@@ -219,7 +219,7 @@ OrtStatus* experts(const Experts& layer, const float* x, const float* logits, si
   QWONNX_RETURN_IF_ERROR(for_each(route_token, num_tokens, call, parallel));
   sort_pairs(call);
   if (layer.memory) {
-    const ExpertNeed need = {call.used, call.num_used, call.first_pair, x, num_tokens, layer.gate_up.columns, layer.top_k};
+    const ExpertNeed need = {call.used, call.num_used, call.first_pair, num_tokens};
     QWONNX_RETURN_IF_ERROR(need_experts(*layer.memory, need, parallel));
   }
   QWONNX_RETURN_IF_ERROR(parallel.run(gate_up_stripe, call.num_used * call.up_stripes, &call));

@@ -59,3 +59,10 @@ def test_free_memory_is_the_containers_or_the_machines(tmp_path: Path, limit: st
 
 def test_a_system_that_does_not_say_has_no_number(tmp_path: Path) -> None:
     assert free_memory_bytes(tmp_path, tmp_path / "meminfo") is None
+
+
+def test_a_limit_of_the_process_bounds_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_budget, "free_memory_bytes", lambda: 1 << 40)
+    unlimited, _ = settle(STATES, RuntimeSettings(), 64)
+    limited, _ = settle(STATES, RuntimeSettings(), 64, 1 << 30)
+    assert (unlimited.max_bytes, limited.max_bytes) == (1 << 39, 1 << 29)
