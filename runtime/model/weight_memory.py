@@ -107,10 +107,10 @@ class WeightMemory:
         if self._limit is None or self._experts is None or now - self._adjusted_at < _ADJUST_SECONDS:
             return
         self._adjusted_at = now
-        room: int | None = max(self._room(self._limit), self._sizes.largest_layer)
-        if self._experts_limit is None and room is not None and room >= self._sizes.experts:
+        room = max(self._room(self._limit), self._sizes.largest_layer)
+        if self._experts_limit is None and room >= self._sizes.experts:
             return
-        room = min(room or 0, self._sizes.experts)
+        room = min(room, self._sizes.experts)
         # A small change is not worth a call: the reserve covers it.
         if self._experts_limit is None or abs(room - self._experts_limit) > _RESERVE_BYTES // 8:
             self._experts.limit(room, can_ask=self._files.are_writable)
@@ -134,7 +134,7 @@ class WeightMemory:
         Raises:
             SettingsError: memory_bytes is less than this model needs at least.
         """
-        if settings.memory_bytes == 0:  # also what an automatic limit is turned off by
+        if settings.memory_bytes == 0:
             return None
         asked = settings.memory_bytes
         limit = memory_limit_bytes() if asked is None else asked
@@ -162,6 +162,8 @@ class WeightMemory:
         parts = [part for layer in layers for part in _ranges(layer)]
         # Experts that ONNX Runtime copied cannot go: no file stands behind them.
         if not parts or without(parts, ranges):
+            mapped = sum(each.num_bytes for each in ranges) if ranges else self._files.num_bytes
+            self._sizes = _Sizes(experts=0, largest_layer=0, others=mapped)
             return False
         self._others = without(ranges, parts)
         self._sizes = _Sizes(

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "custom_op.h"
+#include "expert_memory.h"
 #include "operators.h"
 
 namespace qwonnx {
@@ -110,9 +111,15 @@ OrtStatus* create(const OrtCustomOp* custom, const OrtApi*, const OrtKernelInfo*
       return status;
     }
     kernel->ready = true;
+    kernel->layer.routed.memory = join_experts(kernel->layer.routed);
   }
   *out = kernel;
   return nullptr;
+}
+
+void destroy(void* data) {
+  leave_experts(static_cast<Kernel*>(data)->layer.routed.memory);
+  free(data);
 }
 
 OrtStatus* compute(void* data, OrtKernelContext* context) {
@@ -128,7 +135,10 @@ OrtStatus* compute(void* data, OrtKernelContext* context) {
     same = at == made.checked[i];
   }
   Kernel kernel = made;
-  if (!same) QWONNX_RETURN_IF_ERROR(read_weights(kernel, values));
+  if (!same) {
+    kernel.layer.routed.memory = nullptr;  // which knows other addresses
+    QWONNX_RETURN_IF_ERROR(read_weights(kernel, values));
+  }
   Tensor residual, mixed;
   QWONNX_RETURN_IF_ERROR(read_tensor("residual", values[RESIDUAL], FLOAT, residual));
   QWONNX_RETURN_IF_ERROR(read_tensor("mixed", values[MIXED], FLOAT, mixed));
@@ -157,6 +167,7 @@ MixtureOperator make(const char* name, bool has_zero_points) {
   op.get_output_count = [](const OrtCustomOp*) { return static_cast<size_t>(1); };
   op.has_zero_points = has_zero_points;
   finish(op, name, create, compute);
+  op.destroy = destroy;
   return op;
 }
 
