@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from qwonnx.export.targets.cpu_functions import delta_rule_attributes
 from qwonnx.runtime.native.library import NativeLibrary
@@ -49,7 +51,7 @@ def node(case: Case, seed: int = 0) -> FusedNode:
     random = np.random.default_rng(seed)
     value_width = case.value_heads * case.value_dim
     channels = 2 * case.key_heads * case.key_dim + value_width
-    constants = {
+    constants: dict[str, NDArray[Any]] = {
         "norm": random.uniform(0.5, 1.5, case.hidden).astype(np.float32),
         "gates": (random.standard_normal((2 * case.value_heads, case.hidden)) / 8).astype(np.float32),
     }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from qwonnx.runtime.native.library import NativeLibrary
 from tests.runtime.native.fused import FusedNode, assert_close
@@ -61,7 +63,7 @@ def node(case: Case, seed: int = 0) -> FusedNode:
         ),
     }
     x = {name: random.standard_normal((*case.tokens, case.hidden)).astype(np.float32) for name in ("residual", "mixed")}
-    constants = {
+    constants: dict[str, NDArray[Any]] = {
         "norm": random.uniform(0.5, 1.5, case.hidden).astype(np.float32),
         "gates": (random.standard_normal((case.experts + 1, case.hidden)) / 8).astype(np.float32),
     }
