@@ -207,9 +207,9 @@ def _child(options: argparse.Namespace, tasks: Path, memory: int | None, before:
 
 
 def _peer(options: argparse.Namespace, join: Callable[[], None]) -> float:
-    """Tokens a second of llama.cpp's own benchmark, decoding, with mapped weights."""
+    """Tokens a second of llama.cpp's own benchmark, decoding, with mapped weights that are not copied (repacked)."""
     command = [str(options.llama_bench), "-m", str(options.gguf), "-t", str(options.threads)]
-    command += ["-p", "0", "-n", str(options.new_tokens), "-r", "1", "--mmap", "1", "-o", "json"]
+    command += ["-p", "0", "-n", str(options.new_tokens), "-r", "1", "-lm", "mmap", "--repack", "0", "-o", "json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, preexec_fn=join)
     return float(json.loads(done.stdout)[-1]["avg_ts"])
 
