@@ -59,6 +59,11 @@ def anonymous_bytes(status: Path = Path("/proc/self/status")) -> int | None:
     return None if parts[0] is None else sum(part or 0 for part in parts)
 
 
+def file_bytes(status: Path = Path("/proc/self/status")) -> int | None:
+    """Bytes of files in this process's memory: code, and whatever else is mapped; None if it is not reported."""
+    return _field(status, "RssFile")
+
+
 def _field(account: Path, name: str) -> int | None:
     """Bytes of a line such as "MemTotal:   16384 kB"."""
     try:

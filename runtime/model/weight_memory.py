@@ -1,8 +1,8 @@
 """How the weights share the process's memory with everything else: residency, and a limit that experts give way to.
 
-    memory = anonymous memory + weights that every token needs + experts that are in memory now + a reserve
+    memory = anonymous memory + code + weights that every token needs + experts that are in memory now + a reserve
 
-Only the third part can shrink. It gets what the others leave, measured again every second. If all experts fit, there is
+Only the experts can shrink. They get what the others leave, measured again every second. If all experts fit, there is
 no limit, and nothing is done in a step.
 """
 
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from itertools import accumulate, islice
 
 from qwonnx.runtime.errors import SettingsError
-from qwonnx.runtime.machine import anonymous_bytes, memory_limit_bytes
+from qwonnx.runtime.machine import anonymous_bytes, file_bytes, memory_limit_bytes
 from qwonnx.runtime.model.weight_files import MappedRange, WeightFiles
 from qwonnx.runtime.native.expert_memory import ExpertAccount, ExpertLayer, ExpertMemory
 from qwonnx.runtime.settings import Residency, RuntimeSettings
@@ -27,8 +27,8 @@ from qwonnx.runtime.settings import Residency, RuntimeSettings
 logger = logging.getLogger(__name__)
 
 _ADJUST_SECONDS = 1.0
-# For code, page tables, and what a step needs for a moment: bytes, and a share of the limit.
-_RESERVE_BYTES, _RESERVE_SHARE = 64 << 20, 0.02
+# For page tables, and what a step needs for a moment: bytes, and a share of the limit.
+_RESERVE_BYTES, _RESERVE_SHARE = 32 << 20, 0.02
 _MIB = 1 << 20
 
 
@@ -63,6 +63,7 @@ class WeightMemory:
     ) -> None:
         self._files, self._experts = files, experts
         self._residency = Residency(settings.weights_residency)
+        self._code = file_bytes() or 0  # before the first step: no weights yet
         self._others: list[MappedRange] = []  # parts of the files that every token needs
         self._sizes = _Sizes(experts=0, largest_layer=0, others=files.num_bytes)
         self._limit = self._limit_of(settings)
@@ -176,7 +177,7 @@ class WeightMemory:
     def _room(self, limit: int) -> int:
         """Bytes that experts may take; below 0 if the rest takes more than the limit."""
         reserve = _RESERVE_BYTES + int(limit * _RESERVE_SHARE)
-        return limit - reserve - self._sizes.others - (anonymous_bytes() or 0)
+        return limit - reserve - self._code - self._sizes.others - (anonymous_bytes() or 0)
 
     def _fill(self, experts: ExpertMemory) -> None:
         """Read experts until the limit, the most used ones first."""

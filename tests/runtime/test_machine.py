@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qwonnx.runtime.machine import anonymous_bytes, memory_limit_bytes
+from qwonnx.runtime.machine import anonymous_bytes, file_bytes, memory_limit_bytes
 
 pytestmark = pytest.mark.fast
 on_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
@@ -116,10 +116,11 @@ def test_a_system_that_reports_no_memory_has_no_limit(tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere"
     assert memory_limit_bytes(nowhere, nowhere, nowhere) is None
     assert anonymous_bytes(nowhere) is None
+    assert file_bytes(nowhere) is None
 
 
 def test_anonymous_memory_is_what_no_file_stands_behind(tmp_path: Path) -> None:
-    (tmp_path / "status").write_text(
-        "Name:\tx\nVmRSS:\t 900 kB\nRssAnon:\t 300 kB\nRssFile:\t 500 kB\nRssShmem:\t 100 kB\n"
-    )
-    assert anonymous_bytes(tmp_path / "status") == 400 * 1024
+    status = tmp_path / "status"
+    status.write_text("Name:\tx\nVmRSS:\t 900 kB\nRssAnon:\t 300 kB\nRssFile:\t 500 kB\nRssShmem:\t 100 kB\n")
+    assert anonymous_bytes(status) == 400 * 1024
+    assert file_bytes(status) == 500 * 1024
