@@ -7,6 +7,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -71,7 +72,7 @@ def layers(library: NativeLibrary, tmp_path: Path) -> Layers:
         down: Weight = random_weight(random, (NUM_EXPERTS, HIDDEN, INNER), 4, BLOCK, False)
         tensors = {**gate_up.tensors(f"gate_up{layer}"), **down.tensors(f"down{layer}")}
         constants += [numpy_helper.from_array(value, name) for name, value in tensors.items()]
-        attributes = {"top_k": TOP_K, "gate_up_bits": 4, "down_bits": 4, "accuracy_level": 4}
+        attributes: dict[str, Any] = {"top_k": TOP_K, "gate_up_bits": 4, "down_bits": 4, "accuracy_level": 4}
         inputs = ["x", f"logits{layer}", *tensors]
         nodes.append(helper.make_node("QuantizedExperts", inputs, [f"y{layer}"], domain=DOMAIN, **attributes))
     names = ["x", *(f"logits{layer}" for layer in range(NUM_LAYERS))]
