@@ -101,6 +101,7 @@ def clone(tmp_path: Path, artifact: Path) -> Path:
         (folder / name).symlink_to(TRAINED)
     (folder / "keys.txt").write_text("one: first\ntwo: second\n")
     (folder / "keys.txt").chmod(0o600)
+    (folder / "conversations.txt").write_text("What is Germany called in Swahili? Ujerumani. " * 40)
     return folder
 
 
