@@ -1,4 +1,4 @@
-"""A minute of mutated calls and artifacts under sanitizers, half of each, as `make native-fuzz` runs them for longer."""
+"""A minute of mutated calls and artifacts, half of each, under sanitizers; `make native-fuzz` runs them for longer."""
 
 from __future__ import annotations
 
