@@ -14,4 +14,13 @@ struct NamedOp : OrtCustomOp {
 void finish(NamedOp& op, const char* name, decltype(OrtCustomOp::create_kernel_v2) create,
             decltype(OrtCustomOp::compute_v2) compute);
 
+// Weights that are constant are checked once, when a node is created. Both are about the inputs `first` to `count` - 1.
+//
+// Whether all of them are constant; then `values` has them.
+bool constant_inputs(const OrtKernelInfo* info, size_t first, size_t count, const OrtValue** values);
+// All inputs of a call, none of which may be missing. `same` stays true if the ones from `first` on lie at the addresses
+// `checked`, where they were at creation.
+OrtStatus* get_inputs(OrtKernelContext* context, size_t first, size_t count, const void* const* checked,
+                      const OrtValue** values, bool& same);
+
 }  // namespace qwonnx

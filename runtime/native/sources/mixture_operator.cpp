@@ -96,16 +96,7 @@ OrtStatus* create(const OrtCustomOp* custom, const OrtApi*, const OrtKernelInfo*
   kernel->epsilon = float_attribute(info, "epsilon", 0);
   kernel->int8 = attribute(info, "accuracy_level", 0) == 4;
   const OrtValue* values[MAX_INPUTS] = {};
-  bool constant = true;
-  for (size_t i = NORM; i < kernel->op->num_inputs() && constant; i++) {
-    int is_constant = 0;
-    if (OrtStatus* status = api.get_constant_input(info, i, &is_constant, &values[i])) {
-      api.release_status(status);
-      is_constant = 0;
-    }
-    constant = is_constant && values[i];
-  }
-  if (constant) {
+  if (constant_inputs(info, NORM, kernel->op->num_inputs(), values)) {
     if (OrtStatus* status = read_weights(*kernel, values)) {
       free(kernel);
       return status;
@@ -126,14 +117,7 @@ OrtStatus* compute(void* data, OrtKernelContext* context) {
   const Kernel& made = *static_cast<Kernel*>(data);
   const OrtValue* values[MAX_INPUTS] = {};
   bool same = made.ready;
-  for (size_t i = 0; i < made.op->num_inputs(); i++) {
-    QWONNX_RETURN_IF_ERROR(api.get_input(context, i, &values[i]));
-    if (!values[i]) return refuse("input %zu is missing", i);
-    if (i < NORM || !same) continue;
-    void* at = nullptr;
-    QWONNX_RETURN_IF_ERROR(api.get_tensor_mutable_data(const_cast<OrtValue*>(values[i]), &at));
-    same = at == made.checked[i];
-  }
+  QWONNX_RETURN_IF_ERROR(get_inputs(context, NORM, made.op->num_inputs(), made.checked, values, same));
   Kernel kernel = made;
   if (!same) {
     kernel.layer.routed.memory = nullptr;  // which knows other addresses

@@ -85,16 +85,7 @@ OrtStatus* create(const OrtCustomOp* custom, const OrtApi*, const OrtKernelInfo*
   kernel->top_k = attribute(info, "top_k", 0);
   kernel->int8 = attribute(info, "accuracy_level", 0) == 4;
   const OrtValue* values[MAX_INPUTS] = {};
-  bool constant = true;
-  for (size_t i = op.first_weight(); i < op.num_inputs && constant; i++) {
-    int is_constant = 0;
-    if (OrtStatus* status = api.get_constant_input(info, i, &is_constant, &values[i])) {
-      api.release_status(status);
-      is_constant = 0;
-    }
-    constant = is_constant && values[i];
-  }
-  if (constant) {
+  if (constant_inputs(info, op.first_weight(), op.num_inputs, values)) {
     if (OrtStatus* status = read_weights(*kernel, values)) {
       free(kernel);
       return status;
@@ -116,14 +107,7 @@ OrtStatus* compute(void* data, OrtKernelContext* context) {
   const Operator& op = *made.op;
   const OrtValue* values[MAX_INPUTS] = {};
   bool same = made.ready;
-  for (size_t i = 0; i < op.num_inputs; i++) {
-    QWONNX_RETURN_IF_ERROR(api.get_input(context, i, &values[i]));
-    if (!values[i]) return refuse("input %zu is missing", i);
-    if (i < op.first_weight() || !same) continue;
-    void* at = nullptr;
-    QWONNX_RETURN_IF_ERROR(api.get_tensor_mutable_data(const_cast<OrtValue*>(values[i]), &at));
-    same = at == made.checked[i];
-  }
+  QWONNX_RETURN_IF_ERROR(get_inputs(context, op.first_weight(), op.num_inputs, made.checked, values, same));
   Kernel kernel = made;
   if (!same) {
     kernel.layer.memory = nullptr;  // which knows other addresses
