@@ -96,24 +96,11 @@ void add_parts(ExpertLayer& layer, const Blocks& weights) {
 
 const uint8_t* begin_of(const Part& part, size_t expert) { return part.first + expert * part.bytes; }
 
-void ask_for(const Place& place) {
+// Tells the system something of every part of an expert.
+void tell(const Place& place, void (*call)(const void* begin, size_t bytes)) {
   for (size_t i = 0; i < place.layer->num_parts; i++) {
     const Part& part = place.layer->parts[i];
-    read_ahead(begin_of(part, place.expert), part.bytes);
-  }
-}
-
-void wait_for(const Place& place) {
-  for (size_t i = 0; i < place.layer->num_parts; i++) {
-    const Part& part = place.layer->parts[i];
-    map_now(begin_of(part, place.expert), part.bytes);
-  }
-}
-
-void drop(const Place& place) {
-  for (size_t i = 0; i < place.layer->num_parts; i++) {
-    const Part& part = place.layer->parts[i];
-    let_go(begin_of(part, place.expert), part.bytes);
+    call(begin_of(part, place.expert), part.bytes);
   }
 }
 
@@ -208,10 +195,10 @@ struct Exchange {
 
 void exchange_one(void* data, size_t index) {
   const Exchange& exchange = *static_cast<Exchange*>(data);
-  if (index < exchange.num_coming) ask_for(exchange.coming[index]);
+  if (index < exchange.num_coming) tell(exchange.coming[index], read_ahead);
   const size_t pieces = exchange.num_coming ? exchange.num_coming : 1;
   for (size_t i = index * exchange.num_going / pieces; i < (index + 1) * exchange.num_going / pieces; i++)
-    drop(exchange.going[i]);
+    tell(exchange.going[i], let_go);
 }
 
 struct Places {
@@ -395,7 +382,7 @@ EXPORTED int qwonnx_experts_limit(void* data, uint64_t limit, int can_ask) {
     memory.calls++;  // nothing counts as needed now
     if (limit) qwonnx::make_room(memory, going);
   }
-  for (size_t i = 0; i < going.count; i++) qwonnx::drop(going.places[i]);
+  for (size_t i = 0; i < going.count; i++) qwonnx::tell(going.places[i], qwonnx::let_go);
   return 1;
 }
 
@@ -411,8 +398,8 @@ EXPORTED int qwonnx_experts_fill(void* data) {
     qwonnx::count_read(memory, place);
   }
   // One at a time: a request that needs an expert meanwhile must not wait for a queue of others.
-  qwonnx::ask_for(place);
-  qwonnx::wait_for(place);
+  qwonnx::tell(place, qwonnx::read_ahead);
+  qwonnx::tell(place, qwonnx::map_now);
   return 1;
 }
 
