@@ -36,11 +36,7 @@ void dequantize(const Blocks& weights, size_t row, size_t first, size_t count, f
 }
 
 void dequantize_row(const Blocks& weights, size_t row, size_t first, size_t count, float* out) {
-  switch (weights.bits) {
-    case 2: return dequantize<2>(weights, row, first, count, out);
-    case 4: return dequantize<4>(weights, row, first, count, out);
-    default: return dequantize<8>(weights, row, first, count, out);
-  }
+  with_bits(weights, [&](auto bits) { dequantize<bits.value>(weights, row, first, count, out); });
 }
 
 template <int T>
@@ -180,11 +176,7 @@ void multiply_panels(const Blocks& weights, size_t first, size_t last, const Act
                      size_t stride) {
   for (size_t t = 0; t < num_tokens; t += TILE) {
     const size_t count = num_tokens - t < TILE ? num_tokens - t : TILE;
-    switch (weights.bits) {
-      case 2: by_panels<2>(weights, first, last, x + t, count, y + t * stride, stride); break;
-      case 4: by_panels<4>(weights, first, last, x + t, count, y + t * stride, stride); break;
-      default: by_panels<8>(weights, first, last, x + t, count, y + t * stride, stride);
-    }
+    with_bits(weights, [&](auto bits) { by_panels<bits.value>(weights, first, last, x + t, count, y + t * stride, stride); });
   }
 }
 

@@ -224,11 +224,7 @@ namespace avx2 {
 
 void multiply_panels(const Blocks& weights, size_t first, size_t last, const Activations* x, size_t num_tokens, float* y,
                      size_t stride, ptrdiff_t ahead) {
-  switch (weights.bits) {
-    case 2: return by_panels<2>(weights, first, last, x, num_tokens, y, stride, ahead);
-    case 4: return by_panels<4>(weights, first, last, x, num_tokens, y, stride, ahead);
-    default: return by_panels<8>(weights, first, last, x, num_tokens, y, stride, ahead);
-  }
+  with_bits(weights, [&](auto bits) { by_panels<bits.value>(weights, first, last, x, num_tokens, y, stride, ahead); });
 }
 
 }  // namespace avx2

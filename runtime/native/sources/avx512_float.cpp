@@ -37,11 +37,7 @@ void dequantize(const Blocks& weights, size_t row, size_t first, size_t count, f
 }
 
 void dequantize_row(const Blocks& weights, size_t row, size_t first, size_t count, float* out) {
-  switch (weights.bits) {
-    case 2: return dequantize<2>(weights, row, first, count, out);
-    case 4: return dequantize<4>(weights, row, first, count, out);
-    default: return dequantize<8>(weights, row, first, count, out);
-  }
+  with_bits(weights, [&](auto bits) { dequantize<bits.value>(weights, row, first, count, out); });
 }
 
 template <int T>

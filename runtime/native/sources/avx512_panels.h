@@ -86,11 +86,7 @@ void unpack_slab(const Blocks& weights, size_t first, size_t num_rows, Slab& sla
 }
 
 void unpack(const Blocks& weights, size_t first, size_t num_rows, Slab& slab) {
-  switch (weights.bits) {
-    case 2: return unpack_slab<2>(weights, first, num_rows, slab);
-    case 4: return unpack_slab<4>(weights, first, num_rows, slab);
-    default: return unpack_slab<8>(weights, first, num_rows, slab);
-  }
+  with_bits(weights, [&](auto bits) { unpack_slab<bits.value>(weights, first, num_rows, slab); });
 }
 
 // What is fetched while a slab is multiplied: the same columns of 32 other rows, a row at a time, so that memory is busy

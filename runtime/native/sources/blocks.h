@@ -41,6 +41,20 @@ static inline float zero_point(const Blocks& matrix, size_t row, size_t block) {
   return static_cast<float>((byte >> (bit % 8)) & ((1u << matrix.bits) - 1));
 }
 
+// Calls f with the width of the codes as a type, whose `value` is constant.
+template <int BITS>
+struct Bits {
+  static constexpr int value = BITS;
+};
+template <typename F>
+static inline void with_bits(const Blocks& matrix, const F& f) {
+  switch (matrix.bits) {
+    case 2: return f(Bits<2>{});
+    case 4: return f(Bits<4>{});
+    default: return f(Bits<8>{});
+  }
+}
+
 // One row of activations. For int8 kernels: codes in the order that its instruction set chose, one scale a block and
 // one sum a block, already multiplied by the scale (what a zero point multiplies). For float kernels: values alone.
 struct Activations {

@@ -141,11 +141,7 @@ void multiply(const Blocks& weights, size_t first, size_t last, const Activation
 
 void multiply_int8(const Blocks& weights, size_t first, size_t last, const Activations* x, size_t num_tokens, float* y,
                    size_t stride, ptrdiff_t ahead) {
-  switch (weights.bits) {
-    case 2: return multiply<2>(weights, first, last, x, num_tokens, y, stride, ahead);
-    case 4: return multiply<4>(weights, first, last, x, num_tokens, y, stride, ahead);
-    default: return multiply<8>(weights, first, last, x, num_tokens, y, stride, ahead);
-  }
+  with_bits(weights, [&](auto bits) { multiply<bits.value>(weights, first, last, x, num_tokens, y, stride, ahead); });
 }
 
 }  // namespace
