@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from qwonnx.export.targets.cpu_functions import add_kernel_functions
 from qwonnx.runtime.native.library import DOMAIN, NativeLibrary
+from tests.runtime.native.reference import Weight, open_session
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -46,18 +46,16 @@ class FusedNode:
         opsets = [helper.make_opsetid("", 23), helper.make_opsetid("com.microsoft", 1), helper.make_opsetid(DOMAIN, 1)]
         model = ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=10))
         add_kernel_functions(model)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 2
-        options.log_severity_level = 4
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if library:
-            library.register(options)
-        serialized = ir.to_proto(model).SerializeToString()
-        return onnxruntime.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])
+        return open_session(ir.to_proto(model).SerializeToString(), library)
 
     def run(self, library: NativeLibrary | None) -> list[NDArray[np.float32]]:
         outputs: list[NDArray[np.float32]] = self.session(library).run(None, dict(self.inputs))
         return outputs
+
+
+def in_blocks(weight: Weight) -> Weight:
+    """Codes as MatMulNBits takes them."""
+    return replace(weight, codes=weight.codes.reshape(*weight.scales.shape, -1))
 
 
 def assert_close(ours: NDArray[np.float32], theirs: NDArray[np.float32], relative: float) -> None:

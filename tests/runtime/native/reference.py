@@ -155,10 +155,15 @@ def session(
     )
     opsets = [helper.make_opsetid("", 23), helper.make_opsetid("com.microsoft", 1), helper.make_opsetid(DOMAIN, 1)]
     model = helper.make_model(graph, opset_imports=opsets, functions=list(functions), ir_version=10)
+    return open_session(model.SerializeToString(), library)
+
+
+def open_session(model: bytes, library: NativeLibrary | None) -> onnxruntime.InferenceSession:
+    """With the library's kernels or without; two threads, which sleep between runs."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 2
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if library:
         library.register(options)
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qwonnx.export.targets.cpu_functions import delta_rule_attributes
 from qwonnx.runtime.native.library import NativeLibrary
-from tests.runtime.native.fused import FusedNode, assert_close
+from tests.runtime.native.fused import FusedNode, assert_close, in_blocks
 from tests.runtime.native.reference import random_weight
 
 pytestmark = pytest.mark.fast
@@ -57,8 +57,7 @@ def node(case: Case, seed: int = 0) -> FusedNode:
     }
     for index, (name, rows) in enumerate((("qkv", channels), ("z", value_width))):
         weight = random_weight(random, (rows, case.hidden), case.bits[index], case.blocks[index], case.zero_points)
-        codes = weight.codes.reshape(*weight.scales.shape, -1)
-        constants |= replace(weight, codes=codes).tensors(name)
+        constants |= in_blocks(weight).tensors(name)
     constants |= {
         "conv_weight": random.standard_normal((channels, 1, case.taps)).astype(np.float32),
         "decay_scale": -random.uniform(0, 2, case.value_heads).astype(np.float32),

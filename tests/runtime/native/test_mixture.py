@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from qwonnx.runtime.native.library import NativeLibrary
-from tests.runtime.native.fused import FusedNode, assert_close
-from tests.runtime.native.reference import Weight, random_weight
+from tests.runtime.native.fused import FusedNode, assert_close, in_blocks
+from tests.runtime.native.reference import random_weight
 
 pytestmark = pytest.mark.fast
 
@@ -43,22 +43,17 @@ CASES = {
 }
 
 
-def _blocks(weight: Weight) -> Weight:
-    """Codes as MatMulNBits takes them."""
-    return replace(weight, codes=weight.codes.reshape(*weight.scales.shape, -1))
-
-
 def node(case: Case, seed: int = 0) -> FusedNode:
     random = np.random.default_rng(seed)
     weights = {
         "gate_up": random_weight(random, (case.experts, 2 * case.inner, case.hidden), 4, case.block, case.zero_points),
         "down": random_weight(random, (case.experts, case.hidden, case.inner), 4, case.block, case.zero_points),
-        "shared_gate_up": _blocks(
+        "shared_gate_up": in_blocks(
             random_weight(
                 random, (2 * case.shared, case.hidden), case.shared_bits[0], case.shared_block, case.zero_points
             )
         ),
-        "shared_down": _blocks(
+        "shared_down": in_blocks(
             random_weight(random, (case.hidden, case.shared), case.shared_bits[1], case.shared_block, case.zero_points)
         ),
     }
