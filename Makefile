@@ -10,12 +10,12 @@ PORT ?= 8000
 FUZZ_SECONDS ?= 60
 BIN := .venv/bin
 INSTALL := $(PYTHON) infra/install.py --venv .venv
-SOURCES := export runtime handlers tests infra/install.py infra/demo.py infra/configuration_table.py infra/bench infra/miniature infra/native_fuzz infra/native_emulation
+SOURCES := export runtime handlers tests infra/install.py infra/demo.py infra/configuration_table.py infra/bench infra/gpu infra/miniature infra/native_fuzz infra/native_emulation
 
 # A file's tests share what they make, so each file stays on one core.
 ALL_CORES := --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo demo-once test quick test-fast check bench native native-fuzz format clean
+.PHONY: help demo demo-once test quick test-fast check bench native native-fuzz cuda-standin format clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ native: .venv/.dev  ## Compile the native kernels again, after a change of their
 native-fuzz: .venv/.dev  ## Mutated tensors for the native kernels, under sanitizers, for FUZZ_SECONDS
 	$(BIN)/python -m infra.native_fuzz --seconds $(FUZZ_SECONDS) --emulated
 
+cuda-standin: .venv/.dev  ## The CUDA target's tests, on a CUDA runtime that computes nothing; fetches 250 MB once
+	$(BIN)/python -m tests.cuda_standin $(ALL_CORES)
+
 format: .venv/.dev  ## Rewrite the sources as `check` wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -55,7 +58,7 @@ bench: .venv/.bench  ## Measure exports, and the runtime beside its peer; makes 
 	$(BIN)/python -m infra.bench.export_speed .bench/geometry
 
 clean:  ## Remove everything that the other targets made
-	rm -rf .venv .bench .demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .cuda-standin .bench .demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
 .venv/.demo: pyproject.toml infra/constraints.txt infra/install.py
 	$(INSTALL) --extras cpu,export --with openai $(PIP_FLAGS)

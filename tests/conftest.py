@@ -16,6 +16,7 @@ from qwonnx.runtime.native.build import BuildError, build, find_compiler
 from qwonnx.runtime.native.library import VARIABLE, NativeLibrary, native_library
 from tests.checkpoints import write_tiny
 from tests.checkpoints.config_json import TINY_TEXT
+from tests.cuda_standin import stand_in
 
 if TYPE_CHECKING:
     from qwonnx.export import ExportOptions
@@ -33,6 +34,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if config.getoption("markexpr") != FAST or not collection_path.name.startswith("test_"):
         return None
     return f"pytestmark = pytest.mark.{FAST}" not in collection_path.read_text(encoding="utf-8") or None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was not tested."""
+    if not stand_in.is_present():
+        terminalreporter.write_line("not run: the CUDA target under a stand-in for its runtime (make cuda-standin)")
 
 
 @pytest.fixture(scope="session")

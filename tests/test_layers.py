@@ -28,6 +28,7 @@ ORDER: Mapping[str, tuple[str, ...]] = {
         "quantities",
         "machine",
         "native",
+        "cuda",
         "artifact",
         "settings",
         "text",

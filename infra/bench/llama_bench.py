@@ -26,7 +26,6 @@ from qwonnx.runtime.artifact.folder import open_artifact
 from qwonnx.runtime.artifact.manifest import StateSpec
 from qwonnx.runtime.cache.hybrid_cache import HybridCache
 from qwonnx.runtime.cache.rows import is_growing
-from qwonnx.runtime.model.inputs import InputBuffers
 from qwonnx.runtime.model.runner import ModelRunner
 from qwonnx.runtime.model.session import Session
 from qwonnx.runtime.scheduling.sequence import Sequence as TokenSequence
@@ -77,7 +76,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     session = Session(artifact.file(spec.file), settings, spec.native_operators)
     length = max(options.prompt, max(options.depths) + options.decode + _WARM_STEPS) + 1
     cache = HybridCache(spec.states, 1, length)
-    runner = ModelRunner(session, spec.states, cache, InputBuffers(1, _CHUNK), 1, vocab_size)
+    runner = ModelRunner(session, spec.states, cache, 1, _CHUNK, vocab_size)
     # A sequence with no computed tokens begins its row; a deeper one finds it filled.
     prompt = np.random.default_rng(1).integers(0, min(_SMALLEST_VOCABULARY, vocab_size), length).tolist()
     rates: dict[str, float] = {}

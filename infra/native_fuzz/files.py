@@ -28,7 +28,6 @@ from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from qwonnx.runtime.artifact.manifest import ArtifactError
 from qwonnx.runtime.cache.hybrid_cache import HybridCache
 from qwonnx.runtime.errors import QwonnxRuntimeError
-from qwonnx.runtime.model.inputs import InputBuffers
 from qwonnx.runtime.model.runner import ModelRunner
 from qwonnx.runtime.model.session import Session
 from qwonnx.runtime.native.library import DOMAIN, VARIABLE
@@ -217,7 +216,7 @@ def _run(folder: Path, artifact: Artifact) -> None:
     session = Session(folder / _GRAPH, RuntimeSettings(num_threads=1, kernels="native"), spec.native_operators)
     cache = HybridCache(spec.states, 1, _MAX_MODEL_LEN)
     vocab_size = artifact.manifest.model.vocab_size
-    runner = ModelRunner(session, spec.states, cache, InputBuffers(1, max(_CHUNKS)), 1, vocab_size)
+    runner = ModelRunner(session, spec.states, cache, 1, max(_CHUNKS), vocab_size)
     sequence = TokenSequence("fuzz", [7] * (sum(_CHUNKS) + 1), sum(_CHUNKS))
     for width in _CHUNKS:
         runner.run(StepPlan(0, (sequence,), width, wants_logits=True))

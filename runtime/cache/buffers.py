@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from qwonnx.runtime.artifact.manifest import StateSpec
 from qwonnx.runtime.cache.rows import RowMove
@@ -49,16 +50,17 @@ class Runnable(Protocol):
 class RowBinding(ABC):
     """Consecutive rows of every state, bound to one onnxruntime.IOBinding as inputs and, in place, as outputs.
 
-    The step's other inputs and outputs are host arrays. They must not move until others are bound under their names.
+    The step's other inputs and outputs are C-contiguous arrays of StateBuffers.new_host_array(), or views of these.
+    They must not move until others are bound under their names.
     """
 
     @abstractmethod
     def bind_input(self, name: str, array: HostArray) -> None:
-        """Bind an input to a C-contiguous array; every run reads its content at the start of the run."""
+        """Bind an input; every run reads its content at the start of the run."""
 
     @abstractmethod
     def bind_output(self, name: str, array: HostArray) -> None:
-        """Bind an output to a C-contiguous array of its shape; every run writes into it."""
+        """Bind an output to an array of its shape; every run writes into it."""
 
     @abstractmethod
     def run(self, session: Runnable) -> None:
@@ -82,6 +84,14 @@ class StateBuffers(ABC):
     @abstractmethod
     def clear(self, row: int) -> None:
         """Set a free row's fixed states to zero, for a new sequence."""
+
+    @abstractmethod
+    def new_host_array(self, shape: Sequence[int], dtype: npt.DTypeLike) -> HostArray:
+        """An array of zeros of the host, C-contiguous, for inputs or outputs of steps.
+
+        Raises:
+            MemoryError: there is no room for it.
+        """
 
     @abstractmethod
     def bind(self, io: Any, first_row: int, num_rows: int) -> RowBinding:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from qwonnx.runtime.artifact.manifest import StateSpec
 from qwonnx.runtime.cache.buffers import HostArray, RowBinding, Runnable, Segment, StateBuffers
@@ -71,6 +72,9 @@ class HostBuffers(StateBuffers):
     def clear(self, row: int) -> None:
         for pages in self._fixed.values():
             pages.array[row] = 0
+
+    def new_host_array(self, shape: Sequence[int], dtype: npt.DTypeLike) -> HostArray:
+        return np.zeros(tuple(shape), dtype)
 
     def bind(self, io: Any, first_row: int, num_rows: int) -> RowBinding:
         binding = HostBinding(io)

@@ -39,7 +39,6 @@ from qwonnx.runtime.engine.startup import StartUp
 from qwonnx.runtime.errors import CapsuleError, GuideError, SessionError
 from qwonnx.runtime.model import expert_uses
 from qwonnx.runtime.model import files as model_files
-from qwonnx.runtime.model.inputs import InputBuffers
 from qwonnx.runtime.model.runner import ModelRunner
 from qwonnx.runtime.model.session import Session
 from qwonnx.runtime.model.weight_files import WeightFiles
@@ -109,8 +108,8 @@ class Engine:
             session,
             states,
             self._cache,
-            InputBuffers(settings.max_num_seqs, chunk),
             settings.max_num_seqs,
+            chunk,
             facts.vocab_size,
         )
         self._generations: dict[str, Generation] = {}  # by request id, those that the scheduler knows

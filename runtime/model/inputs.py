@@ -5,11 +5,13 @@ The addresses never change, so a binding for one shape is valid for every later 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from qwonnx.runtime.cache.buffers import HostArray
 from qwonnx.runtime.scheduling.sequence import StepPlan
 
 IntArray = npt.NDArray[np.int64]
@@ -31,14 +33,17 @@ class InputBuffers:
     Args:
         max_num_seqs: rows of a decoding step.
         max_num_batched_tokens: columns of a prompt's chunk.
+        new_array: makes memory that steps read, StateBuffers.new_host_array.
     """
 
-    def __init__(self, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+    def __init__(
+        self, max_num_seqs: int, max_num_batched_tokens: int, new_array: Callable[[Sequence[int], str], HostArray]
+    ) -> None:
         size = max(max_num_seqs, max_num_batched_tokens)
-        self._input_ids = np.zeros(size, dtype=np.int64)
-        self._position_ids = np.zeros(3 * size, dtype=np.int64)
-        self._past_lengths = np.zeros(max_num_seqs, dtype=np.int64)
-        self._logit_positions = np.zeros(1, dtype=np.int64)
+        self._input_ids: IntArray = new_array([size], "int64")
+        self._position_ids: IntArray = new_array([3 * size], "int64")
+        self._past_lengths: IntArray = new_array([max_num_seqs], "int64")
+        self._logit_positions: IntArray = new_array([1], "int64")
 
     def fill(self, plan: StepPlan) -> StepInputs:
         """Write a plan's inputs. They are valid until the next call."""

@@ -61,8 +61,8 @@ class ModelRunner:
         session: the decoder's graph.
         states: the manifest's states.
         cache: holds the states.
-        inputs: buffers of the small inputs.
         max_num_seqs: rows of the largest decoding step.
+        max_num_batched_tokens: tokens of a prompt's largest chunk.
         vocab_size: columns of the logits.
 
     Raises:
@@ -74,15 +74,16 @@ class ModelRunner:
         session: Session,
         states: Sequence[StateSpec],
         cache: HybridCache,
-        inputs: InputBuffers,
         max_num_seqs: int,
+        max_num_batched_tokens: int,
         vocab_size: int,
     ) -> None:
         _check_signature(session, states, vocab_size)
         self._session = session
         self._cache = cache
-        self._inputs = inputs
-        self._logits = np.zeros(max_num_seqs * vocab_size, dtype=np.float32)
+        new_array = cache.buffers.new_host_array
+        self._inputs = InputBuffers(max_num_seqs, max_num_batched_tokens, new_array)
+        self._logits: FloatArray = new_array([max_num_seqs * vocab_size], "float32")
         self._vocab_size = vocab_size
         self._bindings: dict[tuple[int, int], _Binding] = {}
 

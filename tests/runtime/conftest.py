@@ -1,20 +1,39 @@
-"""Counting models that several test modules share; each is written once per session, for both kinds of buffers."""
+"""Counting models that several test modules share; each is written once per session, for all kinds of buffers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from qwonnx.runtime.artifact.manifest import StateSpec
 from qwonnx.runtime.cache.buffers import BuffersFactory
+from qwonnx.runtime.cache.device_buffers import DeviceBuffers
 from qwonnx.runtime.cache.host_buffers import HostBuffers
+from qwonnx.runtime.cuda.device import CudaDevice
+from tests.cuda_standin import stand_in
 from tests.runtime.counting_model import CountingModel, make
 from tests.runtime.strict_buffers import StrictBuffers
 
 
-@pytest.fixture(scope="session", params=[HostBuffers, StrictBuffers], ids=["host", "strict"])
+@cache
+def _device() -> CudaDevice:
+    return CudaDevice()
+
+
+def on_device(states: Sequence[StateSpec], num_rows: int, max_model_len: int) -> DeviceBuffers:
+    """Rows on the stand-in's device. Its memory is the host's, so a graph on the CPU computes with them."""
+    return DeviceBuffers(states, num_rows, max_model_len, device=_device(), bound_device="cpu")
+
+
+_KINDS = {"host": HostBuffers, "strict": StrictBuffers} | ({"device": on_device} if stand_in.is_present() else {})
+
+
+@pytest.fixture(scope="session", params=_KINDS.values(), ids=[*_KINDS])
 def make_buffers(request: pytest.FixtureRequest) -> BuffersFactory:
-    """The memory of rows: a test that uses this, or a model below, runs on both kinds."""
+    """The memory of rows: a test that uses this, or a model below, runs on each kind."""
     factory: BuffersFactory = request.param
     return factory
 

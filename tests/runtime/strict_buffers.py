@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import numpy as np
+import numpy.typing as npt
 
 from qwonnx.runtime.artifact.manifest import StateSpec
 from qwonnx.runtime.cache.buffers import HostArray, RowBinding, Runnable, Segment, StateBuffers
@@ -82,6 +83,9 @@ class StrictBuffers(StateBuffers):
         self._take(row, 0)
         for name in self._fixed:
             self._vault[row].arrays[name][...] = 0
+
+    def new_host_array(self, shape: Sequence[int], dtype: npt.DTypeLike) -> HostArray:
+        return np.zeros(tuple(shape), dtype)
 
     def bind(self, io: Any, first_row: int, num_rows: int) -> RowBinding:
         self._enter("bind")

@@ -18,7 +18,6 @@ from qwonnx.runtime.cache.baked_prefixes import load
 from qwonnx.runtime.cache.hybrid_cache import HybridCache
 from qwonnx.runtime.cache.rows import is_growing, row_bytes
 from qwonnx.runtime.engine.engine import Engine
-from qwonnx.runtime.model.inputs import InputBuffers
 from qwonnx.runtime.model.runner import ModelRunner
 from qwonnx.runtime.model.session import Session
 from qwonnx.runtime.sampling.params import SamplingParams
@@ -109,7 +108,7 @@ def test_states_from_the_file_give_the_logits_of_fresh_ones(exported: Path) -> N
     tokens = [*capsule.token_ids, *np.random.default_rng(0).integers(0, 400, 40).tolist()]
     cache = HybridCache(states, max_num_seqs=2, max_model_len=1024)
     session = Session(opened.file("decoder.onnx"), SETTINGS)
-    runner = ModelRunner(session, states, cache, InputBuffers(2, 1024), 2, opened.manifest.model.vocab_size)
+    runner = ModelRunner(session, states, cache, 2, 1024, opened.manifest.model.vocab_size)
     cache.restore(1, [cache.buffers.from_host(len(capsule.token_ids), capsule.parts)])
 
     def logits(row: int, start: int) -> np.ndarray:

@@ -57,8 +57,10 @@ def run_rows(
 ) -> None:
     """Run a graph on consecutive rows of these lengths, and add num_tokens to each."""
     binding = buffers.bind(graph, first_row, len(past_lengths))
-    binding.bind_input("past_lengths", np.array(past_lengths, np.int64))
-    binding.bind_input("input_ids", np.zeros((len(past_lengths), num_tokens), np.int64))
+    lengths = buffers.new_host_array([len(past_lengths)], np.int64)
+    lengths[:] = past_lengths
+    binding.bind_input("past_lengths", lengths)
+    binding.bind_input("input_ids", buffers.new_host_array([len(past_lengths), num_tokens], np.int64))
     binding.run(graph)
 
 

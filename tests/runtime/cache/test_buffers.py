@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from qwonnx.runtime.artifact.manifest import StateSpec
@@ -112,7 +111,8 @@ def test_a_binding_is_made_once_and_its_addresses_stay(buffers: StateBuffers) ->
     graph, again = PythonGraph(), PythonGraph()
     binding = buffers.bind(graph, 1, 2)
     bound = addresses(graph)
-    past_lengths, ids, logits = np.zeros(2, np.int64), np.zeros((2, 1), np.int64), np.zeros((2, 1), np.float32)
+    past_lengths, ids = buffers.new_host_array([2], "int64"), buffers.new_host_array([2, 1], "int64")
+    logits = buffers.new_host_array([2, 1], "float32")
     binding.bind_input("past_lengths", past_lengths)
     binding.bind_input("input_ids", ids)
     binding.bind_output("logits", logits)

@@ -60,7 +60,7 @@ def _runner(model: CountingModel) -> tuple[ModelRunner, Bindings, HybridCache]:
     states = artifact.decoder.states
     session = Bindings(Session(artifact.file("decoder.onnx"), RuntimeSettings(num_threads=1)))
     cache = HybridCache(states, max_num_seqs=3, max_model_len=64, make_buffers=model.make_buffers)
-    runner = ModelRunner(session, states, cache, InputBuffers(3, 16), 3, VOCAB_SIZE)  # type: ignore[arg-type]
+    runner = ModelRunner(session, states, cache, 3, 16, VOCAB_SIZE)  # type: ignore[arg-type]
     return runner, session, cache
 
 
@@ -119,7 +119,7 @@ def test_a_graph_that_is_not_the_manifests_is_refused_before_a_buffer_is_touched
     ):
         cache = HybridCache(states, max_num_seqs=1, max_model_len=64)
         with pytest.raises(SessionError, match=named):
-            ModelRunner(session, states, cache, InputBuffers(1, 16), 1, vocab_size)
+            ModelRunner(session, states, cache, 1, 16, vocab_size)
 
 
 def test_a_chunk_that_wants_no_logits_gives_none(counting_model: CountingModel) -> None:
@@ -128,7 +128,7 @@ def test_a_chunk_that_wants_no_logits_gives_none(counting_model: CountingModel) 
 
 
 def test_inputs_are_those_of_the_plan() -> None:
-    buffers = InputBuffers(max_num_seqs=3, max_num_batched_tokens=4)
+    buffers = InputBuffers(max_num_seqs=3, max_num_batched_tokens=4, new_array=np.zeros)
     first, second = Sequence("a", [5, 6, 7], 2, 2), Sequence("b", [8, 9], 1, 1)
     inputs = buffers.fill(StepPlan(0, (first, second), 1, wants_logits=True))
     np.testing.assert_array_equal(inputs.input_ids, [[7], [9]])

@@ -23,7 +23,6 @@ from qwonnx.runtime.cache.rows import row_bytes
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import FinishReason
 from qwonnx.runtime.errors import CapsuleError
-from qwonnx.runtime.model.inputs import InputBuffers
 from qwonnx.runtime.model.runner import ModelRunner
 from qwonnx.runtime.model.session import Session
 from qwonnx.runtime.sampling.params import SamplingParams
@@ -134,7 +133,7 @@ def test_restored_states_give_the_logits_of_fresh_ones(exported: Exported) -> No
     states = opened.decoder.states
     cache = HybridCache(states, max_num_seqs=2, max_model_len=400)
     session = Session(opened.file("decoder.onnx"), SETTINGS)
-    runner = ModelRunner(session, states, cache, InputBuffers(2, 400), 2, opened.manifest.model.vocab_size)
+    runner = ModelRunner(session, states, cache, 2, 400, opened.manifest.model.vocab_size)
 
     def logits(row: int, start: int, end: int) -> np.ndarray:
         sequence = Sequence("any", prompt, len(prompt), num_computed=start)

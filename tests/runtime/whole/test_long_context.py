@@ -15,7 +15,6 @@ from qwonnx.runtime.cache.buffers import HostArray
 from qwonnx.runtime.cache.hybrid_cache import HybridCache
 from qwonnx.runtime.cache.rows import RowMove, is_growing, item_bytes, row_bytes
 from qwonnx.runtime.errors import SettingsError
-from qwonnx.runtime.model.inputs import InputBuffers
 from qwonnx.runtime.model.runner import ModelRunner
 from qwonnx.runtime.model.session import Session
 from qwonnx.runtime.scheduling.sequence import Sequence, StepPlan
@@ -68,7 +67,7 @@ def _bound(cache: HybridCache, key: StateSpec, row: int) -> HostArray:
 def _runner(artifact: Artifact, cache: HybridCache) -> ModelRunner:
     session = Session(artifact.file("decoder.onnx"), RuntimeSettings(num_threads=1))
     num_rows, vocab_size = _num_rows(artifact), artifact.manifest.model.vocab_size
-    return ModelRunner(session, artifact.decoder.states, cache, InputBuffers(num_rows, 16), num_rows, vocab_size)
+    return ModelRunner(session, artifact.decoder.states, cache, num_rows, 16, vocab_size)
 
 
 def _prefill(runner: ModelRunner, row: int, prompt: list[int]) -> tuple[Sequence, np.ndarray]:

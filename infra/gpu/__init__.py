@@ -1,0 +1,1 @@
+"""Work for NVIDIA GPUs that is not part of the package: tables, checks on a device."""

@@ -1,0 +1,246 @@
+"""Rows in the memory of a CUDA device. Each state is one allocation, whose rows a step binds by address.
+
+Everything is queued on the device's one stream: copies of the rows, of a step's small inputs and of its logits, and the
+step itself. So the order of calls is the order of effects, and only results that the host reads are waited for.
+
+Segments are in host memory: a device has less of it, and a prefix is restored seldom. The device reserves memory when
+it is allocated, so a row's unused tokens cannot be given back.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qwonnx.runtime.artifact.manifest import StateSpec
+from qwonnx.runtime.cache.buffers import HostArray, RowBinding, Runnable, Segment, StateBuffers
+from qwonnx.runtime.cache.rows import RowMove, is_growing, item_bytes, row_bytes, row_shape
+from qwonnx.runtime.cuda.device import Block, CopyKind, CudaDevice, DeviceMemory
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """One state of all rows."""
+
+    spec: StateSpec
+    memory: DeviceMemory
+    row_bytes: int
+    head_bytes: int  # of one head with max_model_len tokens, if it grows
+    token_bytes: int  # of one token of one head
+    num_heads: int
+
+    def row(self, row: int) -> int:
+        """Address of a row."""
+        return self.memory.address + row * self.row_bytes
+
+    def tokens(self, row: int, start: int) -> Block:
+        """A row's heads, from token `start` on."""
+        return Block(self.row(row) + start * self.token_bytes, self.head_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSegment:
+    """Arrays of the host that are never written, by the states' names."""
+
+    num_tokens: int
+    arrays: Mapping[str, HostArray]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Twin:
+    """Pinned memory of the host, and as much memory of the device, which is copied to or from it."""
+
+    host: HostArray
+    device: DeviceMemory
+
+    @property
+    def start(self) -> int:
+        return self.host.ctypes.data
+
+    def address_of(self, array: HostArray) -> int:
+        """Where the device has a part of the host's memory."""
+        return self.device.address + array.ctypes.data - self.start
+
+
+class DeviceBuffers(StateBuffers):
+    """Rows on a device.
+
+    Args:
+        states, num_rows, max_model_len: as of HostBuffers.
+        device: of the session that runs on them.
+        host_inputs: names of inputs that the graph reads on the host.
+        bound_device: ONNX Runtime's name of the device, for bindings.
+
+    Raises:
+        MemoryError: the device has too little memory.
+    """
+
+    def __init__(
+        self,
+        states: Sequence[StateSpec],
+        num_rows: int,
+        max_model_len: int,
+        *,
+        device: CudaDevice,
+        host_inputs: Collection[str] = (),
+        bound_device: str = "cuda",
+    ) -> None:
+        self.device, self.bound_device, self.host_inputs = device, bound_device, frozenset(host_inputs)
+        self._states = tuple(_allocated(spec, num_rows, max_model_len, device) for spec in states)
+        self._growing = [state for state in self._states if is_growing(state.spec)]
+        self._fixed = [state for state in self._states if not is_growing(state.spec)]
+        self._twins: list[_Twin] = []  # sorted by their addresses
+        self.reserved_bytes = sum(state.memory.num_bytes for state in self._states)
+
+    def clear(self, row: int) -> None:
+        for state in self._fixed:
+            self.device.clear(Block(state.row(row), state.row_bytes), state.row_bytes)
+
+    def new_host_array(self, shape: Sequence[int], dtype: npt.DTypeLike) -> HostArray:
+        """Pinned memory, with its twin on the device; both stay as long as the buffers."""
+        host = self.device.pinned(shape, dtype)
+        twin = _Twin(host, self.device.allocate(host.nbytes))
+        self._twins.insert(bisect_right(self._twins, twin.start, key=lambda each: each.start), twin)
+        return host
+
+    def bind(self, io: Any, first_row: int, num_rows: int) -> RowBinding:
+        for state in self._states:
+            shape = (num_rows, *state.spec.shape[1:])
+            sizes = [state.head_bytes // state.token_bytes if size == "max_model_len" else size for size in shape]
+            where = (self.bound_device, self.device.index, np.dtype(state.spec.dtype), sizes, state.row(first_row))
+            io.bind_input(state.spec.past, *where)
+            io.bind_output(state.spec.present, *where)
+        return _DeviceBinding(self, io)
+
+    def copy_out(self, row: int, start: int, end: int) -> Segment:
+        arrays = {}
+        for state in self._growing:
+            width = (end - start) * state.token_bytes
+            array = np.empty(row_shape(state.spec, end - start), state.spec.dtype)
+            target = Block(array.ctypes.data, width)
+            self.device.copy(CopyKind.TO_HOST, target, state.tokens(row, start), width, state.num_heads)
+            arrays[state.spec.past] = array
+        for state in self._fixed:
+            array = np.empty(row_shape(state.spec, 0), state.spec.dtype)
+            self._copy(CopyKind.TO_HOST, array.ctypes.data, state.row(row), state.row_bytes)
+            arrays[state.spec.past] = array
+        self.device.synchronize()
+        return DeviceSegment(end - start, arrays)
+
+    def restore(self, row: int, segments: Sequence[Segment]) -> None:
+        start = 0
+        for segment in map(_own, segments):
+            for state in self._growing:
+                array = segment.arrays[state.spec.past]
+                width = segment.num_tokens * state.token_bytes
+                source = Block(array.ctypes.data, width)
+                self.device.copy(CopyKind.TO_DEVICE, state.tokens(row, start), source, width, state.num_heads)
+            start += segment.num_tokens
+        for state in self._fixed:
+            array = _own(segments[-1]).arrays[state.spec.past]
+            self._copy(CopyKind.TO_DEVICE, state.row(row), array.ctypes.data, state.row_bytes)
+        self.device.synchronize()  # the segments may go
+
+    def move(self, move: RowMove) -> None:
+        for state in self._growing:
+            width = move.num_tokens * state.token_bytes
+            if width:
+                target, source = state.tokens(move.target, 0), state.tokens(move.source, 0)
+                self.device.copy(CopyKind.ON_DEVICE, target, source, width, state.num_heads)
+        for state in self._fixed:
+            self._copy(CopyKind.ON_DEVICE, state.row(move.target), state.row(move.source), state.row_bytes)
+
+    def release(self, row: int) -> None:
+        """Do nothing: the next sequence clears the states that it reads."""
+
+    def discard(self, row: int, start: int, end: int) -> None:
+        """Do nothing: the device's memory is reserved."""
+
+    def discard_states(self, row: int) -> None:
+        """Do nothing: the device's memory is reserved."""
+
+    def to_host(self, segments: Sequence[Segment]) -> Iterator[memoryview]:
+        arrays = [_own(segment).arrays for segment in segments]
+        for state in self._states:
+            pieces = [each[state.spec.past] for each in (arrays if is_growing(state.spec) else arrays[-1:])]
+            whole = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
+            yield whole.reshape(-1).view(np.uint8).data
+
+    def from_host(self, num_tokens: int, parts: Sequence[memoryview]) -> Segment:
+        arrays = {}
+        for state, part in zip(self._states, parts, strict=True):
+            array = np.frombuffer(part, state.spec.dtype).reshape(row_shape(state.spec, num_tokens))
+            array.flags.writeable = False
+            arrays[state.spec.past] = array
+        return DeviceSegment(num_tokens, arrays)
+
+    def twin_address(self, array: HostArray) -> int:
+        """Where the device has an array of new_host_array(), or a view of one."""
+        place = bisect_right(self._twins, array.ctypes.data, key=lambda each: each.start)
+        assert place, "an array that new_host_array() did not make"
+        twin = self._twins[place - 1]
+        assert array.ctypes.data + array.nbytes <= twin.start + twin.host.nbytes, "an array of other memory"
+        return twin.address_of(array)
+
+    def _copy(self, kind: CopyKind, target: int, source: int, num_bytes: int) -> None:
+        self.device.copy(kind, Block(target, num_bytes), Block(source, num_bytes), num_bytes)
+
+
+class _DeviceBinding(RowBinding):
+    """Rows of a device, and further inputs and outputs, which are copied around every run."""
+
+    def __init__(self, buffers: DeviceBuffers, io: Any) -> None:
+        self._buffers, self._io = buffers, io
+        self._inputs: dict[str, HostArray] = {}
+        self._outputs: dict[str, HostArray] = {}
+
+    def bind_input(self, name: str, array: HostArray) -> None:
+        if name in self._buffers.host_inputs:
+            self._io.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            return
+        self._inputs[name] = array
+        address = self._buffers.twin_address(array)
+        device = self._buffers.bound_device, self._buffers.device.index
+        self._io.bind_input(name, *device, array.dtype, array.shape, address)
+
+    def bind_output(self, name: str, array: HostArray) -> None:
+        self._outputs[name] = array
+        address = self._buffers.twin_address(array)
+        device = self._buffers.bound_device, self._buffers.device.index
+        self._io.bind_output(name, *device, array.dtype, array.shape, address)
+
+    def run(self, session: Runnable) -> None:
+        device = self._buffers.device
+        for array in self._inputs.values():
+            self._copy(CopyKind.TO_DEVICE, self._buffers.twin_address(array), array.ctypes.data, array.nbytes)
+        session.run(self._io)
+        for array in self._outputs.values():
+            self._copy(CopyKind.TO_HOST, array.ctypes.data, self._buffers.twin_address(array), array.nbytes)
+        device.synchronize()
+
+    def _copy(self, kind: CopyKind, target: int, source: int, num_bytes: int) -> None:
+        if num_bytes:
+            self._buffers.device.copy(kind, Block(target, num_bytes), Block(source, num_bytes), num_bytes)
+
+
+def _allocated(spec: StateSpec, num_rows: int, max_model_len: int, device: CudaDevice) -> _State:
+    one_row = row_bytes(spec, max_model_len)
+    growing = is_growing(spec)
+    num_heads = int(spec.shape[1]) if growing else 1
+    token_bytes = math.prod(row_shape(spec, 1)[1:]) * item_bytes(spec) if growing else one_row
+    return _State(spec, device.allocate(num_rows * one_row), one_row, one_row // num_heads, token_bytes, num_heads)
+
+
+def _own(segment: Segment) -> DeviceSegment:
+    assert isinstance(segment, DeviceSegment), "a segment of other buffers"
+    return segment

@@ -1,0 +1,2 @@
+// The provider names this library and calls none of its functions.
+int standin_curand;
