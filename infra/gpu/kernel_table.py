@@ -2,8 +2,8 @@
 
     LD_LIBRARY_PATH=STANDIN python infra/gpu/kernel_table.py >export/targets/cuda_kernels.txt
 
-A line is a kernel that the newest version of its operator runs on: domain, operator, first and last version, and the
-types of each type parameter. STANDIN is the folder that tests/cuda_standin/build.py makes, with the libraries of
+A line is a kernel: domain, operator, first and last version of the operator (none: all later ones), and the types of
+each type parameter. STANDIN is the folder that tests/cuda_standin/build.py makes, with the libraries of
 TensorRT: ONNX Runtime lists no kernels before it can load the libraries of all its providers. Run it again for every
 release that is supported.
 """
@@ -19,6 +19,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as binding
 
 _PROVIDER = "CUDAExecutionProvider"
 _NO_LAST_VERSION = 2147483647
+# Graphs are of opset 21 or later: a kernel for older versions alone is never chosen.
+_OLDEST_OPSET = 21
 # Layouts that ONNX Runtime uses for convolutions, and classical machine learning: no decoder has them.
 _LEFT_OUT = ("com.ms.internal.nhwc", "ai.onnx.ml")
 
@@ -50,7 +52,9 @@ def load_providers() -> None:
 
 
 def is_wanted(kernel: Any) -> bool:
-    return kernel.version_range[1] == _NO_LAST_VERSION and kernel.domain not in _LEFT_OUT
+    # Contributed operators count their own versions.
+    is_old = not kernel.domain and kernel.version_range[1] < _OLDEST_OPSET
+    return kernel.domain not in _LEFT_OUT and not is_old
 
 
 def line(kernel: Any) -> str:
@@ -58,7 +62,9 @@ def line(kernel: Any) -> str:
         f"{parameter}={'|'.join(name.removeprefix('tensor(').removesuffix(')') for name in names)}"
         for parameter, names in sorted(kernel.type_constraints.items())
     )
-    return " ".join([kernel.domain or "ai.onnx", kernel.op_name, str(kernel.version_range[0]), *types])
+    first, last = kernel.version_range
+    versions = f"{first}-{'' if last == _NO_LAST_VERSION else last}"
+    return " ".join([kernel.domain or "ai.onnx", kernel.op_name, versions, *types])
 
 
 if __name__ == "__main__":
