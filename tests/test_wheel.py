@@ -118,7 +118,9 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
         f"qwonnx/{path.relative_to(ROOT).as_posix()}".replace(f"qwonnx/{REGISTER_FOLDER}", REGISTER)
         for folder in ("export", "runtime", "handlers")
         for path in (ROOT / folder).rglob("*")
-        if path.suffix == ".py" or path.name == "py.typed" or path.parent.name in ("recipes", "sources")
+        if path.suffix == ".py"
+        or path.name in ("py.typed", "cuda_kernels.txt")
+        or path.parent.name in ("recipes", "sources")
     }
     kernels = {f"qwonnx/runtime/native/{LIBRARY}"} if find_compiler() else set()
     assert packed == sources | kernels
