@@ -6,6 +6,7 @@ Settings do not depend on a model. The engine replaces None when it knows the ar
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -23,6 +24,8 @@ _Settings = TypeVar("_Settings", bound="DataclassInstance")
 
 # Longer sequences need max_model_len: buffers are reserved for max_num_seqs sequences of this length.
 DEFAULT_MAX_MODEL_LEN = 32_768
+
+AUTO = "auto"  # the device that the artifact was exported for
 
 _LOWEST = {
     "num_threads": 1,
@@ -51,8 +54,9 @@ class Residency(StrEnum):
 class RuntimeSettings:
     """Settings of one engine.
 
+    device: where the model runs: "cpu", "cuda", "cuda:1", or "auto", which is what the artifact was exported for.
     num_threads: threads inside an operator, the engine's own thread included; None is every physical core.
-    providers: ONNX Runtime's execution providers; the first one that supports a node runs it.
+    providers: ONNX Runtime's execution providers on the CPU; the first one that supports a node runs it.
     max_num_seqs: sequences that run at once, each owning one row of every state buffer.
     max_num_batched_tokens: tokens of a prompt's chunk, the largest step.
     max_model_len: tokens of prompt and answer together. None is the model's limit, at most 32,768, and at most what
@@ -73,6 +77,7 @@ class RuntimeSettings:
         "willneed" also reads ahead, "populate" reads all before the first answer, "lock" does and keeps them there.
     """
 
+    device: str = AUTO
     num_threads: int | None = None
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     max_num_seqs: int = 8
@@ -95,6 +100,8 @@ class RuntimeSettings:
                 raise SettingsError(f"{name} is {value}: give at least {lowest}")
             if value is not None and value > _HIGHEST.get(name, value):
                 raise SettingsError(f"{name} is {value}: give at most {_HIGHEST[name]}")
+        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", self.device):
+            raise SettingsError(f"device is {self.device!r}: give {AUTO}, cpu, cuda, or cuda:0, cuda:1, ...")
         if not self.providers:
             raise SettingsError("providers is empty: name at least CPUExecutionProvider")
         if self.kernels not in list(Kernels):

@@ -65,6 +65,10 @@ class HybridCache:
         self.buffers.clear(row)
         self._set_length(row, 0)
 
+    def is_free(self, row: int) -> bool:
+        """Whether no sequence has the row."""
+        return self._lengths[row] is None
+
     def copy_out(self, row: int, start: int) -> Segment:
         """Copy the content of a row in use, from position `start` on."""
         length = self._lengths[row]

@@ -10,6 +10,7 @@ Source: the CUDA Runtime API reference, 13.0 (docs.nvidia.com/cuda/cuda-runtime-
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -81,7 +82,7 @@ class _PinnedMemory:
 
 
 class CudaDevice:
-    """A device and its stream. For one thread at a time.
+    """A device and its stream. For one thread at a time, and from any thread.
 
     Args:
         index: of the device, as nvidia-smi counts them, unless CUDA_VISIBLE_DEVICES says otherwise.
@@ -98,6 +99,7 @@ class CudaDevice:
     def __init__(self, index: int = 0) -> None:
         self.index = index
         self._library = _load()
+        self._threads = threading.local()  # those whose current device this is
         self._check_device()
         stream = ctypes.c_void_p()
         self._open("cudaStreamCreateWithFlags", ctypes.byref(stream), ctypes.c_uint(_STREAM_NON_BLOCKING))
@@ -107,6 +109,12 @@ class CudaDevice:
             self._attribute(_COMPUTE_CAPABILITY_MAJOR),
             self._attribute(_COMPUTE_CAPABILITY_MINOR),
         )
+
+    def current(self) -> int:
+        """The device that this thread's calls go to: index, once this object was used here."""
+        device = ctypes.c_int()
+        self._call("cudaGetDevice", ctypes.byref(device))
+        return device.value
 
     def memory(self) -> MemoryInfo:
         """The device's memory now."""
@@ -190,6 +198,7 @@ class CudaDevice:
             known = "there is one, cuda:0" if count.value == 1 else f"there are {count.value}, cuda:0 and so on"
             raise SettingsError(f"device cuda:{self.index} does not exist: {known}")
         self._open("cudaSetDevice", ctypes.c_int(self.index))
+        self._threads.is_current = True
 
     def _attribute(self, attribute: int) -> int:
         value = ctypes.c_int()
@@ -197,6 +206,7 @@ class CudaDevice:
         return value.value
 
     def _allocated(self, function: str, num_bytes: int) -> int:
+        self._make_current()
         address = ctypes.c_void_p()
         status = getattr(self._library, function)(ctypes.byref(address), ctypes.c_size_t(max(num_bytes, 1)))
         if status == _OUT_OF_MEMORY:
@@ -211,7 +221,14 @@ class CudaDevice:
         if status:
             raise SettingsError(f"device cuda:{self.index} cannot be used: {self._text(status)}")
 
+    def _make_current(self) -> None:
+        """A thread begins with device 0."""
+        if not getattr(self._threads, "is_current", False):
+            self._check("cudaSetDevice", self._library.cudaSetDevice(ctypes.c_int(self.index)))
+            self._threads.is_current = True
+
     def _call(self, function: str, *arguments: object) -> None:
+        self._make_current()
         self._check(function, getattr(self._library, function)(*arguments))
 
     def _check(self, function: str, status: int) -> None:

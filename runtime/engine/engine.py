@@ -18,6 +18,7 @@ import threading
 import time
 from collections import abc
 from concurrent.futures import Future
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -25,6 +26,7 @@ from qwonnx.runtime.artifact.folder import Artifact
 from qwonnx.runtime.cache import baked_prefixes
 from qwonnx.runtime.cache.buffers import BuffersFactory
 from qwonnx.runtime.cache.capsule import decode, encode, is_finite
+from qwonnx.runtime.cache.device_buffers import DeviceBuffers
 from qwonnx.runtime.cache.host_buffers import HostBuffers
 from qwonnx.runtime.cache.hybrid_cache import HybridCache
 from qwonnx.runtime.cache.prefix_cache import PrefixCacheAccount
@@ -39,6 +41,8 @@ from qwonnx.runtime.engine.startup import StartUp
 from qwonnx.runtime.errors import CapsuleError, GuideError, SessionError
 from qwonnx.runtime.model import expert_uses
 from qwonnx.runtime.model import files as model_files
+from qwonnx.runtime.model.inputs import HOST_INPUTS
+from qwonnx.runtime.model.placement import place
 from qwonnx.runtime.model.runner import ModelRunner
 from qwonnx.runtime.model.session import Session
 from qwonnx.runtime.model.weight_files import WeightFiles
@@ -68,7 +72,7 @@ class Engine:
         model: model_files.ModelFiles,
         settings: RuntimeSettings,
         max_model_len: int,
-        make_buffers: BuffersFactory = HostBuffers,
+        make_buffers: BuffersFactory | None = None,
         startup: StartUp | None = None,
     ) -> None:
         facts = model.artifact.manifest.model
@@ -83,7 +87,8 @@ class Engine:
         states = decoder.states
         self._weights = WeightFiles(self.artifact)
         with self.startup.phase("session"):
-            session = Session(model.graph, settings, decoder.native_operators)
+            placement = place(self.artifact.manifest.target, settings)
+            session = Session(model.graph, settings, decoder.native_operators, placement)
         self.kernels: KernelChoice = session.kernels
         if self.kernels.missing:
             logger.warning("%s", self.kernels.missing)
@@ -91,14 +96,22 @@ class Engine:
         with self.startup.phase("weights"):
             self._memory = WeightMemory(self._weights, session.experts, settings, expert_uses.load(self.artifact))
             self._memory.start()
-        budget, self.max_model_len = row_budget.settle(states, settings, max_model_len, self._memory.free_bytes)
+        if placement.device is None:
+            make_buffers = make_buffers or HostBuffers
+            budget, self.max_model_len = row_budget.settle(states, settings, max_model_len, self._memory.free_bytes)
+        else:
+            make_buffers = make_buffers or partial(DeviceBuffers, device=placement.device, host_inputs=HOST_INPUTS)
+            free = placement.device.memory().free_bytes
+            budget, self.max_model_len = row_budget.settle_reserved(states, settings, max_model_len, free)
         num_tokens = min(facts.vocab_size, model.tokenizer.num_tokens)
         self._grammars = GrammarCompiler(model.tokenizer, model.eos_token_ids, num_tokens)
         self._admission = Admission(
             model.tokenizer, model.eos_token_ids, num_tokens, self.max_model_len, self._grammars
         )
         chunk = min(settings.max_num_batched_tokens, self.max_model_len)
-        self._scheduler = Scheduler(settings.max_num_seqs, chunk, self._begin, budget)
+        # CUDA's attention takes a chunk of several prompts only if none has a past.
+        joins_pasts = placement.device is None
+        self._scheduler = Scheduler(settings.max_num_seqs, chunk, self._begin, budget, joins_pasts=joins_pasts)
         with self.startup.phase("states"):
             self._cache = HybridCache(states, settings.max_num_seqs, self.max_model_len, budget.max_bytes, make_buffers)
             self._reuse = PrefixReuse(self._cache, settings.prefix_cache_bytes)
@@ -125,14 +138,15 @@ class Engine:
         folder: str | os.PathLike[str],
         settings: RuntimeSettings | None = None,
         *,
-        make_buffers: BuffersFactory = HostBuffers,
+        make_buffers: BuffersFactory | None = None,
     ) -> Engine:
         """Load an artifact: session, states, baked prefixes, tokenizer, template. Does not start a thread.
 
         Args:
             folder: the artifact.
             settings: the defaults if None.
-            make_buffers: makes the memory of the rows, which the settings' first provider must be able to read.
+            make_buffers: makes the memory of the rows, which the artifact's provider must be able to read. None: in the
+                host's memory, or on the device that the artifact is for.
 
         Raises:
             ArtifactError: the folder is not an artifact, or this version cannot read it.
@@ -266,6 +280,7 @@ class Engine:
         """
         params = SamplingParams(temperature=0, max_tokens=min(2, self.max_model_len - 1), ignore_eos=True)
         with self.startup.phase("warm-up"):
+            self._runner.capture()
             for output in self.generate(self.tokenizer.encode("Hello")[:1], params):
                 if output.finish_reason is FinishReason.ERROR:
                     raise SessionError(output.error or "the warm-up failed")

@@ -3,6 +3,11 @@
 A binding takes microseconds per state and a model has hundreds of states, so one binding is kept for each range of
 rows. Between two steps on the same rows, only inputs whose shape changed are bound again. The cache's buffers implement
 binding and running for their memory.
+
+On a device that captures, capture() makes a CUDA graph for decoding steps of 1, 2, 3, ... rows from row 0 on. A graph
+replays shapes and addresses, whatever is bound: so its number is the number of its rows, and a step that is not of its
+kind runs without a graph. The first run of a graph computes its step several times, so graphs are made before a row is
+in use, and only then.
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qwonnx.runtime.artifact.manifest import StateSpec
-from qwonnx.runtime.cache.buffers import RowBinding
+from qwonnx.runtime.cache.buffers import RowBinding, Runnable
 from qwonnx.runtime.cache.hybrid_cache import HybridCache
 from qwonnx.runtime.errors import SessionError
 from qwonnx.runtime.model.inputs import InputBuffers, StepInputs
@@ -24,7 +29,9 @@ from qwonnx.runtime.scheduling.sequence import StepPlan
 
 FloatArray = npt.NDArray[np.float32]
 
-_SMALL_INPUTS = tuple(field.name for field in fields(StepInputs))
+_KNOWN_INPUTS = frozenset(field.name for field in fields(StepInputs))
+# Up to so many rows each number has its graph. Above, every eighth has one, and free rows fill up a step.
+_GRAPH_FOR_EACH = 8
 
 
 @dataclass(slots=True)
@@ -40,9 +47,11 @@ def _check_signature(session: Session, states: Sequence[StateSpec], vocab_size: 
 
     Buffers are made from the manifest and written before ONNX Runtime compares them with the graph.
     """
-    expected_inputs = {*_SMALL_INPUTS, *(state.past for state in states)}
+    pasts = {state.past for state in states}
     expected_outputs = {"logits", *(state.present for state in states)}
-    odd = (expected_inputs ^ session.inputs.keys()) | (expected_outputs ^ session.outputs.keys())
+    odd = (pasts - session.inputs.keys()) | (session.inputs.keys() - pasts - _KNOWN_INPUTS)
+    odd |= {"input_ids", "logit_positions"} - session.inputs.keys()
+    odd |= expected_outputs ^ session.outputs.keys()
     for state in states:
         described = TensorType(state.dtype, tuple(size if isinstance(size, int) else None for size in state.shape))
         if state.past not in odd and session.inputs[state.past] != described:
@@ -82,7 +91,10 @@ class ModelRunner:
         self._session = session
         self._cache = cache
         new_array = cache.buffers.new_host_array
-        self._inputs = InputBuffers(max_num_seqs, max_num_batched_tokens, new_array)
+        self._inputs = InputBuffers(max_num_seqs, max_num_batched_tokens, cache.max_model_len, new_array)
+        self._input_names = tuple(sorted(_KNOWN_INPUTS & session.inputs.keys()))
+        self._max_num_seqs = max_num_seqs
+        self._graphs: dict[int, Runnable] = {}  # by number of rows
         self._logits: FloatArray = new_array([max_num_seqs * vocab_size], "float32")
         self._vocab_size = vocab_size
         self._bindings: dict[tuple[int, int], _Binding] = {}
@@ -101,19 +113,52 @@ class ModelRunner:
         for row, sequence in enumerate(plan.sequences, plan.first_row):
             if sequence.num_computed == 0:
                 self._cache.begin(row)
-        binding = self._bindings.get((plan.first_row, batch))
-        if binding is None:
-            bound = self._cache.buffers.bind(self._session.new_binding(), plan.first_row, batch)
-            binding = self._bindings[plan.first_row, batch] = _Binding(bound, {})
-        self._bind_inputs(binding, self._inputs.fill(plan), batch)
-        binding.rows.run(self._session)
+        num_rows = self._rows_of_graph(plan)
+        self._run(plan, num_rows or batch, self._graphs.get(num_rows, self._session))
         for row in range(plan.first_row, plan.first_row + batch):
             self._cache.advance(row, plan.num_tokens)
         rows = batch if plan.wants_logits else 0
         return self._logits[: rows * self._vocab_size].reshape(rows, self._vocab_size)
 
+    def capture(self) -> int:
+        """Make the graphs of decoding steps, if the session captures; all rows must be free.
+
+        Returns:
+            the number of graphs.
+
+        Raises:
+            SessionError: the device failed.
+        """
+        if not self._session.captures:
+            return 0
+        most = self._max_num_seqs
+        sizes = [size for size in range(1, most + 1) if size <= _GRAPH_FOR_EACH or not size % 8 or size == most]
+        for size in sizes:
+            assert all(self._cache.is_free(row) for row in range(size)), "a graph's first run would spoil rows in use"
+            graph = self._session.replaying(size)
+            self._run(StepPlan(0, (), 1, wants_logits=True), size, graph)
+            self._graphs[size] = graph
+        return len(sizes)
+
+    def _rows_of_graph(self, plan: StepPlan) -> int:
+        """The rows of the graph that runs a step; 0 if none does. Rows behind the step's must be free."""
+        if plan.first_row or plan.num_tokens != 1 or not plan.wants_logits:
+            return 0
+        batch = len(plan.sequences)
+        size = next((size for size in self._graphs if size >= batch), 0)
+        return size if all(self._cache.is_free(row) for row in range(batch, size)) else 0
+
+    def _run(self, plan: StepPlan, num_rows: int, session: Runnable) -> None:
+        key = plan.first_row, num_rows
+        binding = self._bindings.get(key)
+        if binding is None:
+            bound = self._cache.buffers.bind(self._session.new_binding(), *key)
+            binding = self._bindings[key] = _Binding(bound, {})
+        self._bind_inputs(binding, self._inputs.fill(plan, num_rows), num_rows)
+        binding.rows.run(session)
+
     def _bind_inputs(self, binding: _Binding, inputs: StepInputs, batch: int) -> None:
-        for name in _SMALL_INPUTS:
+        for name in self._input_names:
             array = getattr(inputs, name)
             if binding.shapes.get(name) != array.shape:
                 binding.rows.bind_input(name, array)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,13 @@ import onnxruntime
 from qwonnx.runtime.errors import SessionError, SettingsError
 from qwonnx.runtime.install import how_to_install
 from qwonnx.runtime.machine import cpu_quota
+from qwonnx.runtime.model.placement import CPU, Placement
 from qwonnx.runtime.native.choice import choose_kernels
 from qwonnx.runtime.native.expert_memory import ExpertMemory
 from qwonnx.runtime.native.kernels import Kernels
 from qwonnx.runtime.settings import RuntimeSettings
 
-_CPU = "CPUExecutionProvider"
+_NOT_CAPTURED = -1  # of ONNX Runtime's gpu_graph_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +35,12 @@ class Session:
 
     Args:
         graph: the ONNX file; its external data is in the same folder.
-        settings: threads, providers, kernels, spinning, log level.
+        settings: threads, kernels, spinning, log level; and providers, without a placement.
         native_operators: of the graph, from the manifest.
+        placement: where it runs; None: on the settings' providers.
 
     Attributes:
+        captures: steps can be captured as CUDA graphs: replaying() runs them.
         kernels: that run the native operators.
         experts: of native kernels, which of them lie in memory; None: ONNX Runtime's kernels run.
 
@@ -48,9 +51,16 @@ class Session:
             the next one, and at last to the CPU, without a word.
     """
 
-    def __init__(self, graph: Path, settings: RuntimeSettings, native_operators: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        graph: Path,
+        settings: RuntimeSettings,
+        native_operators: Sequence[str] = (),
+        placement: Placement | None = None,
+    ) -> None:
+        placement = placement or Placement({name: {} for name in settings.providers})
         available = onnxruntime.get_available_providers()
-        for provider in settings.providers:
+        for provider in placement.providers:
             if provider not in available:
                 names = ", ".join(available)
                 raise SettingsError(f"providers names {provider}, which this ONNX Runtime lacks: choose from {names}")
@@ -58,9 +68,9 @@ class Session:
             Kernels(settings.kernels),
             native_operators,
             onnxruntime.SessionOptions,
-            on_cpu=settings.providers[0] == _CPU,
+            on_cpu=placement.first == CPU,
         )
-        options = _options(settings)
+        options = _options(settings, placement)
         self.experts: ExpertMemory | None = None
         collecting: AbstractContextManager[None] = nullcontext()
         if self.kernels.library:
@@ -70,16 +80,21 @@ class Session:
         try:
             with collecting:
                 self._session: Any = onnxruntime.InferenceSession(
-                    str(graph), sess_options=options, providers=list(settings.providers)
+                    str(graph),
+                    sess_options=options,
+                    providers=[(name, dict(given)) for name, given in placement.providers.items()],
+                    enable_fallback=0,
                 )
         except Exception as error:
             raise SessionError(f"ONNX Runtime cannot load {graph}: {_one_line(error)}") from error
-        wanted, used = settings.providers[0], self._session.get_providers()[0]
+        wanted, used = placement.first, self._session.get_providers()[0]
         if used != wanted:
             raise SessionError(
                 f"providers names {wanted} first, and ONNX Runtime uses {used}: its log above says why (a driver, a "
                 "library or a device is missing); without this provider, name another one first"
             )
+        self.captures = placement.providers[wanted].get("enable_cuda_graph") == "1"
+        self._eager = _run_options(_NOT_CAPTURED) if self.captures else None
         self.inputs = {value.name: _tensor_type(value) for value in self._session.get_inputs()}
         self.outputs = {value.name: _tensor_type(value) for value in self._session.get_outputs()}
 
@@ -93,10 +108,40 @@ class Session:
         Raises:
             SessionError: a kernel failed. The states bound for output are undefined afterwards.
         """
+        self._run(binding, self._eager)
+
+    def replaying(self, graph: int) -> CapturedRun:
+        """Runs of one captured step, by a number from 1 on.
+
+        The first run computes the step several times, and captures it. Later ones replay it, with the shapes and
+        addresses of the first, whatever is bound.
+        """
+        assert self.captures, "this provider captures nothing"
+        return CapturedRun(self._run, _run_options(graph))
+
+    def _run(self, binding: Any, options: Any) -> None:
         try:
-            self._session.run_with_iobinding(binding)
+            self._session.run_with_iobinding(binding, options)
         except Exception as error:
             raise SessionError(f"ONNX Runtime failed to run a step: {_one_line(error)}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedRun:
+    """A Runnable that replays one CUDA graph: see Session.replaying()."""
+
+    _run: Callable[[Any, Any], None]
+    _options: Any
+
+    def run(self, binding: Any) -> None:
+        """As Session.run."""
+        self._run(binding, self._options)
+
+
+def _run_options(graph: int) -> Any:
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", str(graph))
+    return options
 
 
 def _tensor_type(value: Any) -> TensorType:
@@ -122,7 +167,7 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split("+")[0].split(".")[:3] if part.isdigit())
 
 
-def _options(settings: RuntimeSettings) -> Any:
+def _options(settings: RuntimeSettings, placement: Placement) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = settings.num_threads or cpu_quota() or 0  # 0: one thread per physical core
     options.inter_op_num_threads = 1
@@ -131,7 +176,7 @@ def _options(settings: RuntimeSettings) -> Any:
     # Pack weights for their kernels in parallel at load time; by default they are packed one after the other.
     options.add_session_config_entry("session.prepack.enable_parallel", "1")
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if settings.spin else "0")
-    if _CPU not in settings.providers:
+    if CPU not in placement.providers:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return options
 

@@ -28,7 +28,37 @@ class RowBudget(RowCost):
         return sum(map(self.bytes_of, lengths)) <= self.max_bytes
 
 
+# The rest is for what a step computes with.
+_SHARE_OF_DEVICE = 0.85
+
 UNLIMITED = RowBudget(bytes_per_row=0, bytes_per_token=0, max_bytes=1 << 62)
+
+
+def settle_reserved(
+    states: Sequence[StateSpec], settings: RuntimeSettings, max_model_len: int, free_bytes: int
+) -> tuple[RowBudget, int]:
+    """As settle(), for a device that reserves all rows when they are made, the spare one too.
+
+    Args:
+        states, settings, max_model_len: as of settle().
+        free_bytes: of the device, after the model is loaded.
+
+    Raises:
+        SettingsError: there is no room for the rows.
+    """
+    cost = row_cost(states)
+    limit = int(free_bytes * _SHARE_OF_DEVICE) if settings.cache_bytes is None else settings.cache_bytes
+    num_rows = settings.max_num_seqs + 1
+    room = max(0, limit // num_rows - cost.bytes_per_row) // max(1, cost.bytes_per_token)
+    needed = max_model_len if settings.max_model_len is not None else 2
+    if room < needed:
+        raise SettingsError(
+            f"{settings.max_num_seqs} sequences of {needed} tokens, and a spare row, take"
+            f" {num_rows * cost.bytes_of(needed)} bytes of the device, and {limit} may be used: lower max_num_seqs or"
+            " max_model_len"
+        )
+    length = min(max_model_len, room)
+    return RowBudget(cost.bytes_per_row, cost.bytes_per_token, num_rows * cost.bytes_of(length)), length
 
 
 def settle(

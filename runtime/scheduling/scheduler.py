@@ -45,6 +45,7 @@ class Scheduler:
         begin: called with a sequence and its row before its first chunk. It may fill the row with a known prefix and
             set num_computed to its length.
         budget: of the rows; one sequence alone must fit.
+        joins_pasts: whether prompts of which a part is read already may share a step.
     """
 
     def __init__(
@@ -53,7 +54,10 @@ class Scheduler:
         max_num_batched_tokens: int,
         begin: Callable[[Sequence, int], None] = lambda sequence, row: None,
         budget: RowBudget = UNLIMITED,
+        *,
+        joins_pasts: bool = True,
     ) -> None:
+        self._joins_pasts = joins_pasts
         self._budget = budget
         self._max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
@@ -187,6 +191,8 @@ class Scheduler:
         if other.num_known - other.num_computed < chunk:
             return False  # too short, with or without a known prefix, so begin() is not called
         rest = self._begin_chunk(other, row) - chunk
+        if not self._joins_pasts and (other.num_computed or reading[0].num_computed):
+            return False
         return rest == 0 or 2 * rest >= chunk
 
     def _exchange(self, row: int, target: int, moves: list[RowMove]) -> None:

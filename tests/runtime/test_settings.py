@@ -16,6 +16,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
 def test_every_field_can_come_from_the_environment() -> None:
     settings = RuntimeSettings.from_environment(
         {
+            "QWONNX_DEVICE": "cuda:1",
             "QWONNX_NUM_THREADS": "3",
             "QWONNX_PROVIDERS": "CUDAExecutionProvider, CPUExecutionProvider",
             "QWONNX_MAX_NUM_SEQS": "2",
@@ -33,6 +34,7 @@ def test_every_field_can_come_from_the_environment() -> None:
         }
     )
     assert settings == RuntimeSettings(
+        "cuda:1",
         3,
         ("CUDAExecutionProvider", "CPUExecutionProvider"),
         2,

@@ -29,7 +29,7 @@ class Bindings:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self.inputs, self.outputs = session.inputs, session.outputs
+        self.inputs, self.outputs, self.captures = session.inputs, session.outputs, session.captures
         self.num_bound = 0
         self.run_seconds = 0.0
 
@@ -128,7 +128,7 @@ def test_a_chunk_that_wants_no_logits_gives_none(counting_model: CountingModel) 
 
 
 def test_inputs_are_those_of_the_plan() -> None:
-    buffers = InputBuffers(max_num_seqs=3, max_num_batched_tokens=4, new_array=np.zeros)
+    buffers = InputBuffers(max_num_seqs=3, max_num_batched_tokens=4, max_model_len=64, new_array=np.zeros)
     first, second = Sequence("a", [5, 6, 7], 2, 2), Sequence("b", [8, 9], 1, 1)
     inputs = buffers.fill(StepPlan(0, (first, second), 1, wants_logits=True))
     np.testing.assert_array_equal(inputs.input_ids, [[7], [9]])
