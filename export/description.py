@@ -63,7 +63,7 @@ def describe_artifact(
 
 def _activations(groups: tuple[WeightGroup, ...], choice: TargetChoice) -> str:
     """The type that kernels use: only kernels of quantised weights quantise activations."""
-    quantized = any(group.storage != "float32" for group in groups)
+    quantized = any(group.storage.startswith("int") for group in groups)
     return (choice.activations if quantized else Activations.FLOAT32).value
 
 

@@ -134,7 +134,7 @@ def export_checkpoint(
     with unfinished_export(out, fingerprint, resume=options.resume, overwrite=options.overwrite) as unfinished:
         report(ExportProgress("trace", 0, 0))
         scales = None if choice.kv is KvType.FLOAT32 else cache_scales(source, config, choice.kv)
-        storages = StoragePlan(recipe, source.stored_codes)
+        storages = StoragePlan(recipe, source)
         graphs = {DECODER: lower_decoder(trace_decoder(config), storages, config, choice, scales)}
         weights = SharedWeights(graph.weights for graph in graphs.values())
         assert weights.names == shapes.keys() - tied_weights(config).keys(), "lowering lost weights"

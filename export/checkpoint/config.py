@@ -100,6 +100,7 @@ class ModelConfig:
     tie_word_embeddings: bool
     rope: RopeParameters
     quantization: SourceQuantization | None  # how the checkpoint stores quantised weights
+    dtype: str | None  # of most weights that are not quantised, "bfloat16"; tensors may differ. None: it is not said
 
 
 def load_config(folder: Path) -> ModelConfig:
@@ -205,6 +206,7 @@ def parse_config(document: Mapping[str, Any], where: str = CONFIG_NAME) -> Model
         tie_word_embeddings=_tied(document, text, where),
         rope=parameters,
         quantization=parse_quantization(document, text, where),
+        dtype=_dtype(document, text),
     )
     _check_divisions(config, where)
     _check_products(config, where)
@@ -228,6 +230,12 @@ def _tied(document: Mapping[str, Any], text: Mapping[str, Any], where: str) -> b
     if len(found) > 1:
         raise ConfigError(f"{where}: tie_word_embeddings differs between the model and its text_config: correct one")
     return found.pop() if found else False
+
+
+def _dtype(document: Mapping[str, Any], text: Mapping[str, Any]) -> str | None:
+    """The text model's, by its present or its older name. Only plans depend on it, so any value is accepted."""
+    named = (values.get(name) for values in (text, document) for name in ("dtype", "torch_dtype"))
+    return next((value.removeprefix("torch.") for value in named if isinstance(value, str)), None)
 
 
 def _layer_types(fields: Fields, num_layers: int) -> tuple[str, ...]:

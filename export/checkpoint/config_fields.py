@@ -28,6 +28,7 @@ MIN_NUMBER, MAX_NUMBER = 1e-12, 1e12
 READ = frozenset(
     {
         "architectures",
+        "dtype",
         "full_attention_interval",
         "head_dim",
         "hidden_size",
@@ -54,6 +55,7 @@ READ = frozenset(
         "rope_theta",
         "shared_expert_intermediate_size",
         "tie_word_embeddings",
+        "torch_dtype",
         "vocab_size",
     }
 )
@@ -82,7 +84,6 @@ IGNORED = frozenset(
         "auto_map",
         "bos_token_id",
         "chunk_size_feed_forward",
-        "dtype",
         "eos_token_id",
         "id2label",
         "initializer_range",
@@ -96,7 +97,6 @@ IGNORED = frozenset(
         "pad_token_id",
         "return_dict",
         "router_aux_loss_coef",
-        "torch_dtype",
         "transformers_version",
         "use_cache",
     }

@@ -38,6 +38,10 @@ class PlainWeight:
     num_bytes: int
     _checkpoint: Checkpoint
 
+    @property
+    def is_bfloat16(self) -> bool:
+        return self._checkpoint.info(self.name).dtype == "BF16"
+
     def read(self, start: int, count: int) -> torch.Tensor:
         """Rows [count, num_columns] in the stored dtype."""
         values = self._checkpoint.read_flat(self.name, start * self.num_columns, count * self.num_columns)
@@ -48,7 +52,7 @@ class PlainWeight:
         return self._checkpoint.read_flat(self.name, row * self.num_columns + first_column, num_columns).view(1, -1)
 
 
-# All have `codes` (None if there are no codes to keep), their size as a matrix, `num_bytes` of all their tensors, and
+# All have `codes` (None if there are no codes to keep), their size as a matrix, `num_bytes` of all their tensors,
 # `read` and `read_part`, which are thread-safe and raise CheckpointError if the checkpoint cannot be read.
 StoredWeight = PlainWeight | Float8Weight | GptqWeight
 

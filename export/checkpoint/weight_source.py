@@ -31,7 +31,7 @@ from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.checkpoint.foreign_formats import recognised_tensors
 from qwonnx.export.checkpoint.gptq import CodeRows, GptqWeight
 from qwonnx.export.checkpoint.source_quantization import StoredCodes
-from qwonnx.export.checkpoint.stored_weights import StoredWeight, StoredWeights
+from qwonnx.export.checkpoint.stored_weights import PlainWeight, StoredWeight, StoredWeights
 from qwonnx.export.checkpoint.weight_names import EMBEDDING, HEAD, ExpertTensor, tied_weights
 from qwonnx.export.errors import TensorFormatError, UnusedTensorError
 from qwonnx.runtime.artifact.strict_json import quoted
@@ -123,6 +123,14 @@ class RowReader:
     def codes(self) -> StoredCodes | None:
         """The format of all the weight's codes; None if it is stored as floats or in several formats."""
         return next(iter(self.stored_codes)) if len(self.stored_codes) == 1 else None
+
+    @property
+    def is_bfloat16(self) -> bool:
+        """Whether every value is a bfloat16, after its transform too."""
+        weights = (rows.weight for lanes in self._groups for rows in lanes)
+        return self._transform is Transform.NONE and all(
+            isinstance(weight, PlainWeight) and weight.is_bfloat16 for weight in weights
+        )
 
     @property
     def num_values(self) -> int:
@@ -265,6 +273,10 @@ class WeightSource:
     def stored_codes(self, name: str, shape: tuple[int, ...]) -> frozenset[StoredCodes | None]:
         """`stored_codes` of a weight's reader; raises as `rows` does."""
         return self.rows(name, shape).stored_codes
+
+    def is_bfloat16(self, name: str, shape: tuple[int, ...]) -> bool:
+        """`is_bfloat16` of a weight's reader; raises as `rows` does."""
+        return self.rows(name, shape).is_bfloat16
 
     @property
     def num_layers(self) -> int:

@@ -71,7 +71,8 @@ def _scores_of_fused(node: onnx.NodeProto, name: str) -> list[onnx.NodeProto]:
     return [
         helper.make_node("Add", [residual, mixed], [f"{name}.sum"]),
         helper.make_node("RMSNormalization", [f"{name}.sum", norm], [f"{name}.x"], axis=-1, epsilon=epsilon),
-        helper.make_node("Transpose", [gates], [f"{name}.weight"], perm=[1, 0]),
+        helper.make_node("Cast", [gates], [f"{name}.floats"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", [f"{name}.floats"], [f"{name}.weight"], perm=[1, 0]),
         helper.make_node("MatMul", [f"{name}.x", f"{name}.weight"], [f"{name}.all"]),
         helper.make_node("Constant", [], [f"{name}.widths"], value_ints=widths),
         helper.make_node("Split", [f"{name}.all", f"{name}.widths"], [name, f"{name}.shared"], axis=-1),

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from qwonnx.export.errors import RecipeError
 from qwonnx.export.lowering.rewrite import sizes
-from qwonnx.export.quantization.recipe import Storages, WeightStorage
+from qwonnx.export.quantization.recipe import BFLOAT16, Storages, WeightStorage
 from qwonnx.export.weight_files.layout import ExternalTensor
 from qwonnx.export.weight_files.weight_item import (
     CODES,
@@ -32,6 +32,8 @@ class GraphWeights:
     # initializer name -> the checkpoint weights joined in it along their rows: (name, shape), ...
     parts: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = field(default_factory=dict)
     quantized: dict[str, WeightStorage] = field(default_factory=dict)
+    # initializer name -> its type of floats, if that is not the one of the graph's arithmetic
+    floats: dict[str, WeightStorage] = field(default_factory=dict)
     # initializer name -> the one whose bytes it shares under another shape
     aliases: dict[str, str] = field(default_factory=dict)
 
@@ -57,6 +59,8 @@ class GraphWeights:
         Raises:
             RecipeError: joined weights have different storages; lowering joins only weights that agree.
         """
+        if name in self.floats:
+            return self.floats[name]
         found = {self.storages.storage(part, shape) for part, shape in self.parts[name]}
         if len(found) > 1:
             raise RecipeError(f"{name} joins weights that are stored differently: {sorted(found, key=str)}")
@@ -91,6 +95,16 @@ class GraphWeights:
             for suffix, (dtype, width) in tensors.items():
                 self._add(name + suffix, dtype, (*rows, width))
         return tuple(self.graph.initializers[name + suffix] for suffix in tensors)
+
+    def keep_bfloat16(self, value: ir.Value) -> None:
+        """Store a matrix of floats in bfloat16 if the checkpoint does so with all its parts.
+
+        Every node that reads it must take both types.
+        """
+        storages = {self.storages.floats(part, shape) for part, shape in self.parts[_name(value)]}
+        if storages == {BFLOAT16}:
+            self.floats[_name(value)] = BFLOAT16
+            value.type = ir.TensorType(ir.DataType.BFLOAT16)
 
     def alias(self, value: ir.Value, shape: tuple[int, ...]) -> ir.Value:
         """The same bytes with another shape: the value itself, reshaped, or a new one if other nodes use it."""

@@ -54,7 +54,7 @@ def planned_weights(config: ModelConfig, storages: Storages, choice: TargetChoic
             continue
         if is_quantized[name] != is_quantized[tensor.sibling]:  # the lowering refuses this, too
             raise RecipeError(f"{name} and {tensor.sibling} are stored as one: quantise both, or neither")
-    return tuple(choice.target.join(config, items, choice.activations))
+    return tuple(choice.target.join(config, items, storages, choice.activations))
 
 
 def _attention(config: ModelConfig, layer: str) -> Shapes:

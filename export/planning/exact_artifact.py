@@ -12,7 +12,6 @@ import torch
 
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
 from qwonnx.export.checkpoint.config import ModelConfig
-from qwonnx.export.checkpoint.source_quantization import GptqFormat
 from qwonnx.export.checkpoint.weight_source import WeightSource
 from qwonnx.export.description import describe_artifact
 from qwonnx.export.modeling.cache_spec import KvType
@@ -22,7 +21,7 @@ from qwonnx.export.planning.source import PlanSource
 from qwonnx.export.planning.stored_model import StoredModel
 from qwonnx.export.planning.weight_layout import PlannedFile
 from qwonnx.export.quantization.cache_scales import CacheScales
-from qwonnx.export.quantization.storage_plan import CodesOf
+from qwonnx.export.quantization.storage_plan import StoredFormats
 from qwonnx.export.targets.lowered_graph import lower_decoder
 from qwonnx.export.targets.target import TargetChoice
 from qwonnx.export.weight_files.weight_stage import weight_places
@@ -72,15 +71,15 @@ def with_exact_artifact(
     return replace(model, artifact=ArtifactSize((*files, manifest_file), model.layout.num_bytes, copied.is_exact))
 
 
-def codes_at_hand(source: PlanSource) -> CodesOf | None:
-    """The formats of a GPTQ checkpoint's codes, from its tensors; None for another format, or without tensors.
+def formats_at_hand(source: PlanSource) -> StoredFormats | None:
+    """The formats of a checkpoint's weights, from its tensors; None without tensors.
 
     Raises:
         CheckpointError: the folder's tensors cannot be read.
     """
-    if source.folder is None or not isinstance(source.config.quantization, GptqFormat):
+    if source.folder is None:
         return None
-    return WeightSource(Checkpoint.open(source.folder, source.weights_file), source.config).stored_codes
+    return WeightSource(Checkpoint.open(source.folder, source.weights_file), source.config)
 
 
 def _any_scales(config: ModelConfig) -> dict[int, CacheScales]:

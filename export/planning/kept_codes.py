@@ -1,5 +1,6 @@
-"""Foresees from config.json which weights a GPTQ checkpoint has as codes: an export keeps those in every recipe.
+"""Foresees from config.json how a checkpoint stores its weights, which an export keeps in every recipe.
 
+A config.json names the type of the floats. It also says which weights a GPTQ checkpoint has as codes.
 The rules are GPTQModel's (`dynamic`): every linear module of the decoder layers is quantised unless a rule excludes it.
 Callers do not ask for weights that recipes never quantise, such as the router. The real tensors may differ.
 """
@@ -7,12 +8,13 @@ Callers do not ask for weights that recipes never quantise, such as the router. 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.checkpoint.source_quantization import GptqFormat, StoredCodes
 from qwonnx.export.checkpoint.weight_names import DOWN, GATE_UP, ExpertTensor
 from qwonnx.export.errors import ConfigError
-from qwonnx.export.quantization.storage_plan import CodesOf
 
 _LAYER_WEIGHT = re.compile(r"(layers\..*)\.weight")
 # Each weight of each layer is matched with each rule, and a plan must be quick.
@@ -20,10 +22,25 @@ _MAX_FORESEEN_RULES = 1 << 12
 _MATRICES = {GATE_UP: ("gate_proj", "up_proj"), DOWN: ("down_proj",)}
 
 
-def foreseen_codes(config: ModelConfig) -> tuple[CodesOf | None, str]:
-    """The expected codes of a GPTQ checkpoint, None if its rules cannot be read, and a note about them."""
+@dataclass(frozen=True, slots=True)
+class ForeseenFormats:
+    """How a checkpoint of this configuration probably stores its weights."""
+
+    config: ModelConfig
+    codes: Callable[[str, tuple[int, ...]], frozenset[StoredCodes | None]] | None = None  # None: there are none
+
+    def stored_codes(self, name: str, shape: tuple[int, ...]) -> frozenset[StoredCodes | None]:
+        return frozenset((None,)) if self.codes is None else self.codes(name, shape)
+
+    def is_bfloat16(self, name: str, shape: tuple[int, ...]) -> bool:
+        return self.config.dtype == "bfloat16"
+
+
+def foreseen_formats(config: ModelConfig) -> tuple[ForeseenFormats, str | None]:
+    """What config.json says about the checkpoint's tensors, and a note if it has codes."""
     stored = config.quantization
-    assert isinstance(stored, GptqFormat)
+    if not isinstance(stored, GptqFormat):
+        return ForeseenFormats(config), None
     prefix = "model.language_model." if config.architecture.endswith("ForConditionalGeneration") else "model."
 
     def codes(name: str, shape: tuple[int, ...]) -> frozenset[StoredCodes | None]:
@@ -34,13 +51,15 @@ def foreseen_codes(config: ModelConfig) -> tuple[CodesOf | None, str]:
 
     not_foreseen = "planned as if no weight had codes already, because they cannot be foreseen"
     if len(stored.rules) > _MAX_FORESEEN_RULES:
-        return None, f"{not_foreseen}: config.json has {len(stored.rules)} rules"
+        return ForeseenFormats(config), f"{not_foreseen}: config.json has {len(stored.rules)} rules"
     try:
         for rule in stored.rules:
             rule.matches("")
     except ConfigError as error:
-        return None, f"{not_foreseen}: {error}"
-    return codes, f"weights that config.json calls {stored.name} keep their codes in every recipe"
+        return ForeseenFormats(config), f"{not_foreseen}: {error}"
+    return ForeseenFormats(
+        config, codes
+    ), f"weights that config.json calls {stored.name} keep their codes in every recipe"
 
 
 def _modules(name: str) -> tuple[str, ...]:

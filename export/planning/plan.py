@@ -13,17 +13,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from qwonnx.export.checkpoint.config import ModelConfig
-from qwonnx.export.checkpoint.source_quantization import GptqFormat
 from qwonnx.export.errors import RecipeError
 from qwonnx.export.planning.artifact_size import CopiedFiles
 from qwonnx.export.planning.deployment import Deployment, deployment
-from qwonnx.export.planning.kept_codes import foreseen_codes
+from qwonnx.export.planning.kept_codes import foreseen_formats
 from qwonnx.export.planning.machines import DEPLOYMENT_TARGETS
 from qwonnx.export.planning.resident_memory import MemoryUse, Serving, memory_use
 from qwonnx.export.planning.states import StateSizes, state_sizes
 from qwonnx.export.planning.stored_model import NamedRecipe, StoredModel, store_model
 from qwonnx.export.planning.traffic import DecodeTraffic, active_parameters, decode_traffic
-from qwonnx.export.quantization.storage_plan import CodesOf
+from qwonnx.export.quantization.storage_plan import StoredFormats
 from qwonnx.export.targets.target import TargetChoice
 from qwonnx.runtime.quantities import bytes_text, tokens_text
 
@@ -109,7 +108,7 @@ def store_models(
     recipes: Sequence[NamedRecipe],
     assumptions: Assumptions,
     copied: CopiedFiles,
-    stored_codes: CodesOf | None = None,
+    formats: StoredFormats | None = None,
 ) -> tuple[list[StoredModel], list[str]]:
     """The model under every recipe that can be applied to it, and a note on each that cannot.
 
@@ -118,15 +117,16 @@ def store_models(
         recipes: to apply.
         assumptions: only the target, its activations and the kernels are used.
         copied: files that an export would copy.
-        stored_codes: the formats of the checkpoint's own codes; by default foreseen from config.json.
+        formats: of the checkpoint's weights; by default foreseen from config.json.
 
     Raises:
         RecipeError: no recipe can be applied.
     """
     notes: list[str] = []
-    if stored_codes is None and isinstance(config.quantization, GptqFormat):
-        stored_codes, note = foreseen_codes(config)
-        notes.append(note)
+    if formats is None:
+        formats, note = foreseen_formats(config)
+        if note is not None:
+            notes.append(note)
     models = []
     refused: RecipeError | None = None
     for named in recipes:
@@ -137,7 +137,7 @@ def store_models(
                     named,
                     copied,
                     assumptions.choice,
-                    stored_codes,
+                    formats,
                     assumptions.serving.kernels,
                 )
             )

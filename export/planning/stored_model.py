@@ -10,11 +10,12 @@ from qwonnx.export.checkpoint.weight_names import tied_weights
 from qwonnx.export.errors import RecipeError
 from qwonnx.export.planning.artifact_size import ArtifactSize, CopiedFiles, estimate_artifact
 from qwonnx.export.planning.decoder_weights import planned_weights
+from qwonnx.export.planning.kept_codes import foreseen_formats
 from qwonnx.export.planning.resident_memory import load_weights
 from qwonnx.export.planning.weight_layout import WeightLayout, lay_out_weights
 from qwonnx.export.quantization.recipe import BLOCK_SIZES, NO_RECIPE, SHIPPED, Preset, Recipe, Storages
 from qwonnx.export.quantization.size_table import weight_groups
-from qwonnx.export.quantization.storage_plan import CodesOf, StoragePlan
+from qwonnx.export.quantization.storage_plan import StoragePlan, StoredFormats
 from qwonnx.export.targets.target import LoadedWeights, TargetChoice
 from qwonnx.export.weight_files.weight_item import WeightItem
 from qwonnx.runtime.artifact.manifest import WeightGroup
@@ -79,15 +80,23 @@ def store_model(
     named: NamedRecipe,
     copied: CopiedFiles,
     choice: TargetChoice,
-    stored_codes: CodesOf | None = None,
+    formats: StoredFormats | None = None,
     kernels: Kernels = Kernels.NATIVE,
 ) -> StoredModel:
     """A model under one recipe; codes that the checkpoint already has are kept.
 
+    Args:
+        config: the model.
+        named: the recipe.
+        copied: files that an export would copy.
+        choice: the target, and its types of activations and cache.
+        formats: of the checkpoint's weights; by default foreseen from the configuration.
+        kernels: that the session runs.
+
     Raises:
         RecipeError: the recipe cannot be applied to the model, or has a rule that matches nothing.
     """
-    storages = named.recipe if stored_codes is None else StoragePlan(named.recipe, stored_codes)
+    storages = StoragePlan(named.recipe, formats or foreseen_formats(config)[0])
     weights = planned_weights(config, storages, choice)
     named.recipe.check_rules_match((*(name for weight in weights for name, _ in weight.weights), *tied_weights(config)))
     layout = lay_out_weights(weights)

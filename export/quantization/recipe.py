@@ -52,7 +52,10 @@ class Preset(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WeightStorage:
-    """How a weight is stored: float32 (bits 32, block_size 0), or codes of 8 or 4 bits with a scale a block."""
+    """How a weight is stored: floats (bits 32 or 16, block_size 0), or codes of 8 or 4 bits with a scale a block.
+
+    16 bits are a bfloat16, the upper half of a float32.
+    """
 
     bits: int
     block_size: int = 0  # input features that share a scale
@@ -60,15 +63,15 @@ class WeightStorage:
 
     @property
     def is_quantized(self) -> bool:
-        return self.bits != 32
+        return self.bits < 16
 
     @property
     def name(self) -> str:
-        """ "float32", "int8" or "int4"."""
-        return f"int{self.bits}" if self.is_quantized else "float32"
+        """ "float32", "bfloat16", "int8" or "int4"."""
+        return f"int{self.bits}" if self.is_quantized else {32: "float32", 16: "bfloat16"}[self.bits]
 
     def num_code_bytes(self, num_parameters: int) -> int:
-        """Bytes of the codes, or of the float32 values."""
+        """Bytes of the codes, or of the floats."""
         return num_parameters * self.bits // 8
 
     def num_scale_bytes(self, num_parameters: int) -> int:
@@ -76,7 +79,7 @@ class WeightStorage:
         return 4 * num_parameters // self.block_size if self.is_quantized else 0
 
     def stream_bytes(self, num_rows: int, num_columns: int) -> tuple[int, ...]:
-        """Bytes of each tensor that stores a weight: codes or float32 values, then scales, then zero points."""
+        """Bytes of each tensor that stores a weight: codes or floats, then scales, then zero points."""
         num_parameters = num_rows * num_columns
         if not self.is_quantized:
             return (self.num_code_bytes(num_parameters),)
@@ -91,12 +94,17 @@ class WeightStorage:
 
 
 FLOAT32 = WeightStorage(bits=32)
+BFLOAT16 = WeightStorage(bits=16)
 
 
 class Storages(Protocol):
     """Decides how weights are stored: a recipe alone, or a plan that also knows the checkpoint."""
 
     def storage(self, name: str, shape: tuple[int, ...]) -> WeightStorage: ...
+
+    def floats(self, name: str, shape: tuple[int, ...]) -> WeightStorage:
+        """The storage of a weight that is not quantised, if its kernel takes every type of floats."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +255,10 @@ class Recipe:
         raise RecipeError(
             f"{name} of shape {list(shape)} cannot be divided into blocks of {BLOCK_SIZES[0]}: store it with 32 bits"
         )
+
+    def floats(self, name: str, shape: tuple[int, ...]) -> WeightStorage:
+        """float32: a recipe does not know the checkpoint."""
+        return FLOAT32
 
     def check_rules_match(self, names: Iterable[str]) -> None:
         """Refuse rules that match no weight.

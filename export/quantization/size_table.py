@@ -36,5 +36,5 @@ def weight_groups(items: Sequence[Stored]) -> tuple[WeightGroup, ...]:
 
 
 def stored_bytes(shape: tuple[int, ...], storage: WeightStorage) -> int:
-    """Bytes of a weight's codes, scales and zero points, or of its float32 values."""
+    """Bytes of a weight's codes, scales and zero points, or of its floats."""
     return sum(storage.stream_bytes(math.prod(shape[:-1]), shape[-1]))

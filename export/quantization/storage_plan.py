@@ -3,28 +3,40 @@
 If the recipe asks for codes and the checkpoint has codes, those are kept, with their bits, scales and zero points:
 another quantisation could only add error. If it asks for floats, they are dequantised. Blocks may become smaller than
 the checkpoint's groups, to divide the input features or to fit a kernel; they then repeat their group's scale.
+
+Floats that a kernel takes in every type keep the checkpoint's bfloat16. float16 becomes float32, as everywhere else:
+a processor without F16C converts it slowly, and published checkpoints are in bfloat16.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from typing import Protocol
 
 from qwonnx.export.checkpoint.source_quantization import StoredCodes
 from qwonnx.export.checkpoint.weight_names import ExpertTensor
 from qwonnx.export.errors import RecipeError
-from qwonnx.export.quantization.recipe import BLOCK_SIZES, Recipe, WeightStorage
+from qwonnx.export.quantization.recipe import BFLOAT16, BLOCK_SIZES, FLOAT32, Recipe, WeightStorage
 
-# Name and shape of a weight -> formats of its codes in the checkpoint: one, unless its parts differ; None is floats.
-CodesOf = Callable[[str, tuple[int, ...]], frozenset[StoredCodes | None]]
+
+class StoredFormats(Protocol):
+    """How a checkpoint stores its weights: read from its tensors, or foreseen from config.json."""
+
+    def stored_codes(self, name: str, shape: tuple[int, ...]) -> frozenset[StoredCodes | None]:
+        """The formats of a weight's codes: one, unless its parts differ; None is floats."""
+        ...
+
+    def is_bfloat16(self, name: str, shape: tuple[int, ...]) -> bool:
+        """Whether bfloat16 has every value of a weight exactly."""
+        ...
 
 
 class StoragePlan:
     """The storage of every weight of one checkpoint under one recipe."""
 
-    def __init__(self, recipe: Recipe, stored_codes: CodesOf) -> None:
+    def __init__(self, recipe: Recipe, formats: StoredFormats) -> None:
         self._recipe = recipe
-        self._stored_codes = stored_codes
+        self._formats = formats
         self._known: dict[str, WeightStorage] = {}
 
     def storage(self, name: str, shape: tuple[int, ...]) -> WeightStorage:
@@ -50,11 +62,19 @@ class StoragePlan:
             self._known[name] = storage
         return self._known[name]
 
+    def floats(self, name: str, shape: tuple[int, ...]) -> WeightStorage:
+        """bfloat16 if the checkpoint stores the weight in bfloat16, else float32.
+
+        Raises:
+            MissingTensorError, TensorFormatError: the checkpoint does not have the weight in this shape.
+        """
+        return BFLOAT16 if self._formats.is_bfloat16(name, shape) else FLOAT32
+
     def _alone(self, name: str, shape: tuple[int, ...]) -> WeightStorage:
         wanted = self._recipe.storage(name, shape)
         if not wanted.is_quantized:
             return wanted
-        found = self._stored_codes(name, shape)
+        found = self._formats.stored_codes(name, shape)
         if len(found) > 1:
             kinds = ", ".join(sorted("floats" if codes is None else f"int{codes.bits}" for codes in found))
             raise RecipeError(

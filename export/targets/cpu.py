@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.checkpoint.weight_names import DOWN, EXPERTS, GATE_UP, Role
 from qwonnx.export.lowering.siblings import join_items
 from qwonnx.export.modeling.cache_spec import KvType
+from qwonnx.export.quantization.recipe import BFLOAT16, Storages
+from qwonnx.export.targets.fused_gates import fused_gates
 from qwonnx.export.targets.target import Activations, LoadedWeights, Target
 from qwonnx.export.weight_files.weight_item import WeightItem
 
@@ -48,18 +51,22 @@ class CpuTarget(Target):
 
         return kernel_operators()
 
-    def join(self, config: ModelConfig, items: Sequence[WeightItem], activations: Activations) -> Sequence[WeightItem]:
+    def join(
+        self, config: ModelConfig, items: Sequence[WeightItem], storages: Storages, activations: Activations
+    ) -> Sequence[WeightItem]:
         joined = join_items(items, _siblings(config))
-        if not config.num_experts:
-            return joined
-        return join_items(joined, _routers(config, joined, activations))
+        if config.num_experts:
+            joined = join_items(joined, _routers(config, joined, activations))
+        gates = {item.name for item in fused_gates(config, joined, activations)}
+        return [_as_stored(item, storages) if item.name in gates else item for item in joined]
 
     def load(self, items: Sequence[WeightItem], activations: Activations, *, native: bool) -> LoadedWeights:
         has_int8_experts = any(item.storage.bits == 8 and item.role is Role.EXPERTS for item in items)
         in_their_body = has_int8_experts and activations is Activations.FLOAT32  # experts; see cpu_lowering.py
         total = LoadedWeights()
         for item in items:
-            if native and item.storage.is_quantized and not (in_their_body and item.role is Role.EXPERTS):
+            is_read_as_stored = item.storage.is_quantized or item.storage == BFLOAT16
+            if native and is_read_as_stored and not (in_their_body and item.role is Role.EXPERTS):
                 total += LoadedWeights(mapped=item.num_bytes)
             elif activations is Activations.INT8 and item.storage.is_quantized:
                 total += _packed_with_scales(item)
@@ -96,6 +103,12 @@ def _routers(config: ModelConfig, items: Sequence[WeightItem], activations: Acti
             gate = stored_in[f"{layer}.mlp.shared_expert_gate.weight"]
             pairs.append([f"{layer}.mlp.gate.weight", gate.name])
     return pairs
+
+
+def _as_stored(item: WeightItem, storages: Storages) -> WeightItem:
+    """In bfloat16 if the checkpoint has all its weights in bfloat16."""
+    is_bfloat16 = {storages.floats(*weight) for weight in item.weights} == {BFLOAT16}
+    return replace(item, storage=BFLOAT16) if is_bfloat16 else item
 
 
 def _packed_with_scales(item: WeightItem) -> LoadedWeights:

@@ -171,7 +171,7 @@ def _mixture(name: str, *weights: str) -> ir.Function:
     routed, shared = all_weights[: len(names) // 2], all_weights[len(names) // 2 :]
     (total,) = body.add("Add", [residual, mixed], domain="")
     (x,) = body.add("RMSNormalization", [total, norm], {"axis": -1, "epsilon": Reference("epsilon")}, domain="")
-    (scores,) = body.add("FusedMatMul", [x, gates], {"transB": 1})
+    scores = _add_gates(body, x, gates)
     (gate_widths,) = body.add("Constant", [], {"value_ints": Reference("gate_widths")}, domain="")
     logits, opening = body.add("Split", [scores, gate_widths], {"axis": -1}, domain="", num_outputs=2)
     (shape,) = body.add("Constant", [], {"value_ints": Reference("logits_shape")}, domain="")
@@ -188,6 +188,12 @@ def _mixture(name: str, *weights: str) -> ir.Function:
     (share,) = body.add("Mul", [opened, down], domain="")
     (both,) = body.add("Add", [experts, share], domain="")
     return body.function(body.add("Add", [total, both], domain=""))
+
+
+def _add_gates(body: FunctionBody, x: ir.Value, gates: ir.Value) -> ir.Value:
+    """The product with a matrix of float32 or bfloat16; sessions fold the Cast, which leaves float32 as it is."""
+    (floats,) = body.add("Cast", [gates], {"to": ir.DataType.FLOAT.value}, domain="")
+    return body.add("FusedMatMul", [x, floats], {"transB": 1})[0]
 
 
 def _add_product(
@@ -314,7 +320,7 @@ def _delta_net(name: str, *weights: str) -> ir.Function:
         )
         for index, matrix in enumerate(("qkv", "z"))
     )
-    (scores,) = body.add("FusedMatMul", [x, gates], {"transB": 1})
+    scores = _add_gates(body, x, gates)
     (widths,) = body.add("Constant", [], {"value_ints": Reference("gate_widths")}, domain="")
     b, a = body.add("Split", [scores, widths], {"axis": -1}, domain="", num_outputs=2)
     convolved, present_conv = body.add("CausalConv", [qkv, conv_weight, past_conv], domain=DOMAIN, num_outputs=2)

@@ -39,6 +39,7 @@ def lower_to_cpu(model: ir.Model, weights: GraphWeights, activations: Activation
     _lower_linear_attention(graph)
     lower_attention(model)
     fuse(graph)
+    _keep_bfloat16(graph, weights)
     add_kernel_functions(model)
     add_function_bodies(model)
     model.opset_imports[MICROSOFT] = 1
@@ -141,6 +142,16 @@ def _lower_linear_attention(graph: ir.Graph) -> None:
         x, _, weight = required(node.inputs)
         attributes = {"num_heads": sizes(x)[-1] // sizes(weight)[0], "epsilon": attribute(node, "epsilon")}
         replace(node, [call("GatedRMSNorm", node.inputs, attributes)])
+
+
+def _keep_bfloat16(graph: ir.Graph, weights: GraphWeights) -> None:
+    """The fused operators take the router and the other small projections as the checkpoint stores them."""
+    for op_type, index in (("Mixture", 3), ("DeltaNet", 2)):
+        for prefix in ("Quantized", "Affine"):
+            for node in own_nodes(graph, prefix + op_type):
+                gates = required(node.inputs)[index]
+                if len(gates.uses()) == 1:
+                    weights.keep_bfloat16(gates)
 
 
 def _block_size(codes: ir.Value, scales: ir.Value, bits: int) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.modeling.cache_spec import KvType
-from qwonnx.export.quantization.recipe import DEFAULT_RECIPE
+from qwonnx.export.quantization.recipe import DEFAULT_RECIPE, Storages
 from qwonnx.export.weight_files.weight_item import WeightItem
 
 if TYPE_CHECKING:  # pulls in torch
@@ -100,12 +100,15 @@ class Target(ABC):
         """
         return ()
 
-    def join(self, config: ModelConfig, items: Sequence[WeightItem], activations: Activations) -> Sequence[WeightItem]:
-        """A model's weights as lower() joins them, for a plan without a trace; by default none are joined.
+    def join(
+        self, config: ModelConfig, items: Sequence[WeightItem], storages: Storages, activations: Activations
+    ) -> Sequence[WeightItem]:
+        """A model's weights as lower() joins and stores them, for a plan without a trace; by default as they are.
 
         Args:
             config: the model.
             items: one for each weight, in the order in which the modules register them.
+            storages: that decided the items' storages.
             activations: as of lower().
         """
         return items

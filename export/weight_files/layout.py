@@ -1,6 +1,6 @@
 """The places of the bytes of weights, which depend only on their sizes.
 
-    weights-00001.bin                codes, and weights that stay float32
+    weights-00001.bin                codes, and weights that stay floats
     weights-00001.scales.bin         the scales of those codes, in the same order
     weights-00001.zero_points.bin    their zero points, if they have any
 
@@ -42,7 +42,7 @@ class ExternalTensor:
 
 @dataclass(frozen=True, slots=True)
 class StoredSize:
-    """Bytes of one stored weight in each of its streams: codes or float32 values, scales, zero points."""
+    """Bytes of one stored weight in each of its streams: codes or floats, scales, zero points."""
 
     stream_bytes: tuple[int, ...]
 

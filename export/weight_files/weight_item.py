@@ -45,12 +45,12 @@ class WeightItem:
 
     @property
     def stream_bytes(self) -> tuple[int, ...]:
-        """Bytes of the codes (or of the float32 values), scales and zero points."""
+        """Bytes of the codes (or of the floats), scales and zero points."""
         return self.storage.stream_bytes(self.num_rows, self.num_columns)
 
     @property
     def num_code_bytes(self) -> int:
-        """Bytes of the codes, or of the float32 values."""
+        """Bytes of the codes, or of the floats."""
         return self.stream_bytes[0]
 
     @property

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from qwonnx.export.checkpoint.weight_source import RowReader
-from qwonnx.export.quantization.recipe import WeightStorage
+from qwonnx.export.quantization.recipe import BFLOAT16, WeightStorage
 from qwonnx.export.weight_files.external_data import ShardPrefix
 from qwonnx.export.weight_files.layout import ShardLayout, StoredSize
 from qwonnx.export.weight_files.memory_budget import SLICE_ALIGNMENT
@@ -86,7 +86,8 @@ def making_bytes(reader: RowReader, storage: WeightStorage, num_rows: int, num_c
         return read + 2 * written  # each part is copied to its place
     if storage.is_quantized:
         return read + 4 * num_values + written
-    return read + 4 * num_values  # the values themselves are written
+    # float32 values are written themselves.
+    return read + 4 * num_values + (written if storage == BFLOAT16 else 0)
 
 
 def _needs_whole_rows(reader: RowReader, storage: WeightStorage) -> bool:

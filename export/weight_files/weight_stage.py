@@ -25,6 +25,7 @@ from qwonnx.export.checkpoint.weight_source import RowReader, WeightSource
 from qwonnx.export.errors import TensorFormatError
 from qwonnx.export.quantization.importance import Importance
 from qwonnx.export.quantization.quantize import NonFiniteWeightError, quantize_blocks
+from qwonnx.export.quantization.recipe import BFLOAT16
 from qwonnx.export.weight_files.external_data import ExternalDataWriter, Shard
 from qwonnx.export.weight_files.journal import Journal, Mark
 from qwonnx.export.weight_files.lanes import LaneRunner
@@ -41,7 +42,7 @@ _MARK_BYTES = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class EncodedSlice:
-    """A slice of each tensor of an item: float32 values, or codes, scales and optional zero points."""
+    """A slice of each tensor of an item: floats, or codes, scales and optional zero points."""
 
     tensors: tuple[torch.Tensor, ...]
 
@@ -70,7 +71,7 @@ def write_weights(
         on_progress: called from this thread, repeatedly.
 
     Returns:
-        The places of the bytes: float32 weights by the item's name, others by name + CODES, SCALES and ZERO_POINTS.
+        The places of the bytes: weights of floats by the item's name, others by name + CODES, SCALES and ZERO_POINTS.
 
     Raises:
         MissingTensorError, TensorFormatError: before anything is written; TensorFormatError also later, if a weight is
@@ -229,7 +230,7 @@ def encode(importance: Importance, part: WeightSlice) -> EncodedSlice:
         # NaN shows in both bounds; isfinite of every value would take twenty times as long.
         if not all(bool(bound.isfinite()) for bound in torch.aminmax(values)):
             raise _not_finite(reader)
-        return EncodedSlice((values,))
+        return EncodedSlice((values.bfloat16() if storage == BFLOAT16 else values,))
     codes = torch.empty((part.num_rows, storage.num_code_bytes(part.num_columns)), dtype=torch.uint8)
     scales = torch.empty((part.num_rows, part.num_columns // storage.block_size), dtype=torch.float32)
     try:
@@ -253,7 +254,7 @@ def _not_finite(reader: RowReader) -> TensorFormatError:
 
 
 def _bytes_of(values: torch.Tensor) -> memoryview:
-    return values.numpy().data.cast("B")
+    return values.view(torch.uint8).numpy().data.cast("B")
 
 
 def _usable_processors() -> int:

@@ -110,9 +110,9 @@ def plan(
         return
     recipes = _recipes(weights, recipe, weight_block_size)
     if exact:
-        from qwonnx.export.planning.exact_artifact import codes_at_hand
+        from qwonnx.export.planning.exact_artifact import formats_at_hand
 
-        models, notes = store_models(opened.config, recipes, assumptions, opened.copied, codes_at_hand(opened))
+        models, notes = store_models(opened.config, recipes, assumptions, opened.copied, formats_at_hand(opened))
         planned = plan_models(opened.config, _exact(opened, models, assumptions), assumptions, notes)
     else:
         planned = make_plan(opened.config, recipes, assumptions, opened.copied)

@@ -66,7 +66,7 @@ T one_of(std::initializer_list<T> values) {
   return values.begin()[pick(0, static_cast<int64_t>(values.size()) - 1)];
 }
 
-size_t size_of(int type) { return type == FLOAT ? 4 : type == INT64 ? 8 : 1; }
+size_t size_of(int type) { return type == FLOAT ? 4 : type == BFLOAT16 ? 2 : type == INT64 ? 8 : 1; }
 
 // -1: too large to be made.
 int64_t elements(const std::vector<int64_t>& dims) {
@@ -268,11 +268,13 @@ Case causal_conv() {
   return made;
 }
 
+int gates_type() { return one_of<int>({FLOAT, BFLOAT16}); }
+
 Case mixture(bool zero_points) {
   Case made;
   const int64_t count = pick(1, 6), block = one_of<int64_t>({16, 32, 64}), tokens = pick(0, 12), blocks = pick(1, 3);
   const int64_t hidden = block * blocks;
-  made.inputs = {{FLOAT, {1, tokens, hidden}}, {FLOAT, {1, tokens, hidden}}, {FLOAT, {hidden}}, {FLOAT, {count + 1, hidden}}};
+  made.inputs = {{FLOAT, {1, tokens, hidden}}, {FLOAT, {1, tokens, hidden}}, {FLOAT, {hidden}}, {gates_type(), {count + 1, hidden}}};
   made.first_constant = 2;
   for (const char* name : {"", "shared_"}) {
     const int64_t stack = *name ? 0 : count;
@@ -297,7 +299,7 @@ Case delta_net(bool zero_points) {
   const int64_t hidden = qkv.block * qkv.blocks, z_block = one_of<int64_t>({16, qkv.block});
   const WeightCase z = {one_of<int64_t>({2, 4, 8}), z_block, values, hidden / z_block};
   Case made;
-  made.inputs = {{FLOAT, {batch, tokens, hidden}}, {FLOAT, {hidden}}, {FLOAT, {2 * heads, hidden}}};
+  made.inputs = {{FLOAT, {batch, tokens, hidden}}, {FLOAT, {hidden}}, {gates_type(), {2 * heads, hidden}}};
   add_weight(made, qkv, 0, zero_points);
   add_weight(made, z, 0, zero_points);
   for (const std::vector<int64_t>& dims : std::vector<std::vector<int64_t>>{
@@ -371,7 +373,7 @@ void mutate(Case& made) {
     case 3: if (dim) dims.erase(dims.begin() + (dim - &dims[0])); break;
     case 4: dims.insert(dims.begin() + pick(0, static_cast<int64_t>(dims.size())), one_of<int64_t>({0, 1, 1, 2})); break;
     case 5: for (size_t i = dims.size(); i > 1; i--) std::swap(dims[i - 1], dims[static_cast<size_t>(pick(0, static_cast<int64_t>(i) - 1))]); break;
-    case 6: input.type = one_of<int>({FLOAT, UINT8, INT8, INT64}); break;
+    case 6: input.type = one_of<int>({FLOAT, BFLOAT16, UINT8, INT8, INT64}); break;
     case 7:
       if (!made.attributes.empty()) {
         auto at = made.attributes.begin();
@@ -386,7 +388,7 @@ void mutate(Case& made) {
       input.least = one_of<int64_t>({INT64_MIN, -1, 0});
       input.most = one_of<int64_t>({0, 1000, INT64_MAX - 1});
       break;
-    default: made.inputs.pop_back(); made.inputs.push_back({one_of<int>({FLOAT, UINT8}), {pick(0, 4), pick(0, 64)}});
+    default: made.inputs.pop_back(); made.inputs.push_back({one_of<int>({FLOAT, BFLOAT16, UINT8}), {pick(0, 4), pick(0, 64)}});
   }
 }
 
@@ -398,6 +400,11 @@ void fill(OrtValue& value, const Input& input, bool hostile) {
       static_cast<float*>(value.data)[i] =
           hostile && chance(5) ? one_of<float>({__builtin_nanf(""), __builtin_inff(), -__builtin_inff(), 3e38f, -3e38f, 1e-40f, 0})
                                : normal;
+    } else if (input.type == BFLOAT16) {
+      // Of ordinary size: a sign, an exponent from 2 ** -7 to 2, and any fraction; hostile ones are any.
+      const uint64_t bits = random_bits();
+      static_cast<uint16_t*>(value.data)[i] =
+          static_cast<uint16_t>(hostile && chance(5) ? bits : (bits & 0x807f) | static_cast<uint64_t>(pick(120, 127)) << 7);
     } else if (input.type == INT64) {
       const uint64_t span = static_cast<uint64_t>(input.most) - static_cast<uint64_t>(input.least) + 1;
       static_cast<int64_t*>(value.data)[i] = static_cast<int64_t>(static_cast<uint64_t>(input.least) + (span ? random_bits() % span : 0));

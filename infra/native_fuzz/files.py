@@ -153,7 +153,7 @@ def _change_weight(folder: Path, rng: random.Random) -> str:
     elif kind == "order":
         rng.shuffle(dims)
     elif kind == "type":
-        weight.data_type = rng.choice((1, 2, 3, 7, 10, 11))
+        weight.data_type = rng.choice((1, 2, 3, 7, 10, 11, 16))
     elif kind in place:
         place[kind].value = str(rng.choice((*_SIZES, int(place[kind].value) + rng.choice((-64, -1, 1, 64)))))
     elif place:  # a buffer of its own: the sanitizer sees each byte beyond its end

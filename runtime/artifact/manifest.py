@@ -135,7 +135,7 @@ class WeightGroup:
     """One line of the size table: the weights of one kind in one storage."""
 
     kind: str  # "experts", "linear_attention", "attention", "shared_expert", "embedding", "lm_head", "router", ...
-    storage: str  # "float32", "int8", "int4"
+    storage: str  # "float32", "bfloat16", "int8", "int4"
     num_tensors: int
     num_parameters: int
     num_bytes: int  # codes and scales

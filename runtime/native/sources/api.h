@@ -23,7 +23,7 @@ struct OrtApiBase {
 
 constexpr uint32_t API_VERSION = 18;
 constexpr int INVALID_ARGUMENT = 2;
-constexpr int FLOAT = 1, UINT8 = 2;  // ONNXTensorElementDataType
+constexpr int ANY_TYPE = 0, FLOAT = 1, UINT8 = 2, BFLOAT16 = 16;  // ONNXTensorElementDataType; any: of an input
 
 struct Api {
   OrtStatus* (*create_status)(int code, const char* message);                              // 0

@@ -41,6 +41,16 @@ static inline float zero_point(const Blocks& matrix, size_t row, size_t block) {
   return static_cast<float>((byte >> (bit % 8)) & ((1u << matrix.bits) - 1));
 }
 
+struct Bfloat16 {
+  uint16_t bits;
+};
+
+// [rows, columns] of floats as a checkpoint stores them.
+struct FloatMatrix {
+  const void* values;  // float, or Bfloat16
+  bool is_bfloat16;
+};
+
 // Calls f with the width of the codes as a type, whose `value` is constant.
 template <int BITS>
 struct Bits {

@@ -42,8 +42,8 @@ void project(void* data, size_t index) {
   const Call& call = *static_cast<Call*>(data);
   if (index < call.score_tasks()) {
     const size_t first = index * GATE_ROWS, left = call.num_scores() - first;
-    return call.kernels.products(call.layer.gates + first * call.hidden, left < GATE_ROWS ? left : GATE_ROWS, call.hidden,
-                                 call.x, call.num_rows, call.scores + first, call.num_scores());
+    return call.kernels.products(call.layer.gates, first, left < GATE_ROWS ? left : GATE_ROWS, call.hidden, call.x,
+                                 call.num_rows, call.scores + first, call.num_scores());
   }
   index -= call.score_tasks();
   if (index < call.qkv->num_tasks()) return call.qkv->task(index);

@@ -123,10 +123,13 @@ OrtStatus* compute(void* data, OrtKernelContext* context) {
   const DeltaNetOperator& op = *kernel.op;
   Tensor before[FIRST_WEIGHT], behind[NUM_BEHIND];
   WeightTensors weights[2];
+  DeltaNet layer = {};
   for (size_t i = 0; i < op.num_inputs(); i++) {
     const OrtValue* value = nullptr;
     QWONNX_RETURN_IF_ERROR(api.get_input(context, i, &value));
-    if (i < FIRST_WEIGHT) {
+    if (i == GATES) {
+      QWONNX_RETURN_IF_ERROR(read_floats(before_names[i], value, before[i], layer.gates));
+    } else if (i < FIRST_WEIGHT) {
       QWONNX_RETURN_IF_ERROR(read_tensor(before_names[i], value, FLOAT, before[i]));
     } else if (i >= op.behind()) {
       QWONNX_RETURN_IF_ERROR(read_tensor(behind_names[i - op.behind()], value, FLOAT, behind[i - op.behind()]));
@@ -138,14 +141,12 @@ OrtStatus* compute(void* data, OrtKernelContext* context) {
                                          *parts[(i - FIRST_WEIGHT) % op.parts()]));
     }
   }
-  DeltaNet layer = {};
   QWONNX_RETURN_IF_ERROR(read_blocks("qkv", weights[0], kernel.qkv_bits, 0, layer.qkv));
   QWONNX_RETURN_IF_ERROR(read_blocks("z", weights[1], kernel.z_bits, 0, layer.z));
   QWONNX_RETURN_IF_ERROR(read_sizes(kernel, before, behind, layer));
   const auto floats = [](const Tensor& tensor) { return static_cast<const float*>(tensor.data); };
   layer.h = floats(before[H]);
   layer.norm = floats(before[NORM]);
-  layer.gates = floats(before[GATES]);
   layer.norm_epsilon = kernel.norm_epsilon;
   layer.conv.weight = floats(behind[CONV_WEIGHT]);
   layer.conv.past = floats(behind[PAST_CONV]);
@@ -166,7 +167,9 @@ OrtStatus* compute(void* data, OrtKernelContext* context) {
 DeltaNetOperator make(const char* name, bool has_zero_points) {
   DeltaNetOperator op;
   memset(static_cast<void*>(&op), 0, sizeof op);
-  op.get_input_type = [](const OrtCustomOp* self, size_t index) { return of(self).is_float(index) ? FLOAT : UINT8; };
+  op.get_input_type = [](const OrtCustomOp* self, size_t index) {
+    return index == GATES ? ANY_TYPE : of(self).is_float(index) ? FLOAT : UINT8;
+  };
   op.get_input_count = [](const OrtCustomOp* self) { return of(self).num_inputs(); };
   op.get_output_type = [](const OrtCustomOp*, size_t) { return FLOAT; };
   op.get_output_count = [](const OrtCustomOp*) { return static_cast<size_t>(3); };

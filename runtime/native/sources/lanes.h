@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "arithmetic.h"
+#include "blocks.h"
 
 namespace qwonnx {
 
@@ -18,16 +19,19 @@ template <>
 struct Vectors<4> {
   typedef float Floats __attribute__((vector_size(16)));
   typedef uint32_t Unsigned __attribute__((vector_size(16)));
+  typedef uint16_t Halves __attribute__((vector_size(8)));
 };
 template <>
 struct Vectors<8> {
   typedef float Floats __attribute__((vector_size(32)));
   typedef uint32_t Unsigned __attribute__((vector_size(32)));
+  typedef uint16_t Halves __attribute__((vector_size(16)));
 };
 template <>
 struct Vectors<16> {
   typedef float Floats __attribute__((vector_size(64)));
   typedef uint32_t Unsigned __attribute__((vector_size(64)));
+  typedef uint16_t Halves __attribute__((vector_size(32)));
 };
 
 template <int N>
@@ -38,6 +42,15 @@ struct Lanes {
   LANES_INLINE Floats load(const float* at) {
     Floats value;
     memcpy(&value, at, sizeof value);
+    return value;
+  }
+  // A bfloat16 is the upper half of a float.
+  LANES_INLINE Floats load(const Bfloat16* at) {
+    typename Vectors<N>::Halves halves;
+    memcpy(&halves, at, sizeof halves);
+    const Unsigned bits = __builtin_convertvector(halves, Unsigned) << 16;
+    Floats value;
+    memcpy(&value, &bits, sizeof value);
     return value;
   }
   LANES_INLINE void store(float* at, Floats value) { memcpy(at, &value, sizeof value); }
@@ -74,6 +87,14 @@ struct Lanes {
   // x * sigmoid(x)
   LANES_INLINE Floats silu(Floats x) { return x / (1.0f + exponentials(-x)); }
 };
+
+static inline float as_float(float x) { return x; }
+static inline float as_float(Bfloat16 x) {
+  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
 
 static inline float silu(float x) { return x / (1 + exponential(-x)); }
 

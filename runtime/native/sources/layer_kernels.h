@@ -4,6 +4,8 @@
 
 #include <stddef.h>
 
+#include "blocks.h"
+
 namespace qwonnx {
 
 constexpr size_t MAX_WIDTH = 32;       // columns of a block
@@ -55,9 +57,10 @@ struct LayerKernels {
   // sum = x + skip; normed = sum / sqrt(mean square of sum + epsilon) * weight. Without skip and sum, both null, x is normed.
   void (*add_norm)(const float* x, const float* skip, const float* weight, float epsilon, size_t count, float* sum,
                    float* normed);
-  // y[t * stride + r] = weights[r] * x[t], of [rows, columns] and [tokens, columns]. What lies behind the weights is fetched.
-  void (*products)(const float* weights, size_t rows, size_t columns, const float* x, size_t tokens, float* y,
-                   size_t stride);
+  // y[t * stride + r] = weights[first + r] * x[t] for r < rows; weights have `columns`, and x is [tokens, columns]. What lies
+  // behind the rows is fetched. Equal values have equal products, whatever their type.
+  void (*products)(const FloatMatrix& weights, size_t first, size_t rows, size_t columns, const float* x, size_t tokens,
+                   float* y, size_t stride);
   // y = x * factor * weight * silu(gate)
   void (*gate)(const float* x, float factor, const float* weight, const float* gate, size_t count, float* y);
 };

@@ -261,16 +261,28 @@ struct LayerKernelsOf {
     add_norm_by<false>(x, skip, weight, epsilon, count, sum, normed);
   }
 
+  // The last columns, of both types by one code: compilers may round their products otherwise in another one.
+  __attribute__((noinline)) static float rest(const float* weights, const float* x, size_t count) {
+    float sum = 0;
+    for (size_t i = 0; i < count; i++) sum += weights[i] * x[i];
+    return sum;
+  }
+  LANES_INLINE float rest(const Bfloat16* weights, const float* x, size_t count) {
+    float values[4 * N];
+    for (size_t i = 0; i < count; i++) values[i] = as_float(weights[i]);
+    return rest(values, x, count);
+  }
+
   // R rows times T tokens. One row is a stream of memory, and needs several chains of sums; more rows stay in the cache.
-  template <int R, int T>
-  LANES_INLINE void product_tile(const float* weights, size_t columns, const float* x, float* y, size_t stride) {
+  template <int R, int T, typename W>
+  LANES_INLINE void product_tile(const W* weights, size_t columns, const float* x, float* y, size_t stride) {
     constexpr int CHAINS = R * T < 4 ? 4 : 1;
-    constexpr size_t AHEAD = 1024;  // floats
+    constexpr size_t AHEAD = 4096 / sizeof(W), LINE = 64 / sizeof(W);
     F sums[CHAINS][R][T] = {};
     size_t c = 0;
     for (; c + CHAINS * N <= columns; c += CHAINS * N) {
       if (R == 1)
-        for (size_t line = 0; line < CHAINS * N; line += 16) __builtin_prefetch(weights + c + line + AHEAD, 0, 3);
+        for (size_t line = 0; line < CHAINS * N; line += LINE) __builtin_prefetch(weights + c + line + AHEAD, 0, 3);
 #pragma GCC unroll 4
       for (int chain = 0; chain < CHAINS; chain++) {
         F values[T];
@@ -289,13 +301,14 @@ struct LayerKernelsOf {
         F total = sums[0][r][t];
         for (int chain = 1; chain < CHAINS; chain++) total += sums[chain][r][t];
         float product = L::sum(total);
-        for (size_t i = c; i < columns; i++) product += weights[r * columns + i] * x[t * columns + i];
+        if (c < columns) product += rest(weights + r * columns + c, x + t * columns + c, columns - c);
         y[t * stride + r] = product;
       }
   }
 
-  static void products(const float* weights, size_t rows, size_t columns, const float* x, size_t tokens, float* y,
-                       size_t stride) {
+  template <typename W>
+  LANES_INLINE void products_of(const W* weights, size_t rows, size_t columns, const float* x, size_t tokens, float* y,
+                                size_t stride) {
     size_t t = 0;
     for (; t + 3 <= tokens; t += 3) {
       size_t r = 0;
@@ -307,6 +320,13 @@ struct LayerKernelsOf {
     for (; t < tokens; t++)
       for (size_t r = 0; r < rows; r++)
         product_tile<1, 1>(weights + r * columns, columns, x + t * columns, y + t * stride + r, stride);
+  }
+
+  static void products(const FloatMatrix& weights, size_t first, size_t rows, size_t columns, const float* x, size_t tokens,
+                       float* y, size_t stride) {
+    if (weights.is_bfloat16)
+      return products_of(static_cast<const Bfloat16*>(weights.values) + first * columns, rows, columns, x, tokens, y, stride);
+    products_of(static_cast<const float*>(weights.values) + first * columns, rows, columns, x, tokens, y, stride);
   }
 
   static void gate(const float* x, float factor, const float* weight, const float* gate, size_t count, float* y) {

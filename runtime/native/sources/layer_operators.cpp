@@ -204,12 +204,18 @@ bool layer_kernels_agree() {
   constexpr size_t ROWS = 12, COLUMNS = 16, TAPS = 4;
   struct Results {
     float present[ROWS * COLUMNS], state[ROWS * COLUMNS], y[COLUMNS], convolved[COLUMNS], gated[COLUMNS],
-        sum[COLUMNS], normed[COLUMNS], products[5 * 5];
+        sum[COLUMNS], normed[COLUMNS], products[5 * 5], upper[5 * 5];
     PairSums sums;
   };
   uint32_t random = 1;
   float values[8 * ROWS * COLUMNS];
   for (float& value : values) value = static_cast<float>((random = random * 1664525u + 1013904223u) >> 16) / 65536 - 0.5f;
+  Bfloat16 halves[5 * (2 * COLUMNS + 3)];
+  for (size_t i = 0; i < sizeof halves / sizeof *halves; i++) {
+    uint32_t bits;
+    memcpy(&bits, values + i, sizeof bits);
+    halves[i].bits = static_cast<uint16_t>(bits >> 16);
+  }
   const LayerKernels* const tables[2] = {&layer_kernels(), &plain_layer_kernels};
   if (tables[0]->width < COLUMNS || tables[1]->width < COLUMNS) return false;
   static Results results[2];
@@ -228,7 +234,8 @@ bool layer_kernels_agree() {
     for (size_t j = 0; j < TAPS; j++) inputs[j] = values + j * COLUMNS;
     kernels.convolve(inputs, keys, COLUMNS, TAPS, COLUMNS, to.convolved);
     kernels.add_norm(values, keys, keys + COLUMNS, 1e-6f, COLUMNS, to.sum, to.normed);
-    kernels.products(values, 5, 2 * COLUMNS + 3, keys, 5, to.products, 5);
+    kernels.products({values, false}, 0, 5, 2 * COLUMNS + 3, keys, 5, to.products, 5);
+    kernels.products({halves, true}, 0, 5, 2 * COLUMNS + 3, keys, 5, to.upper, 5);
     kernels.gate(values, kernels.dot(values, values, COLUMNS), keys, keys + COLUMNS, COLUMNS, to.gated);
   }
   for (Results& result : results) {  // tables differ in their width

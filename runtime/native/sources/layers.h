@@ -57,7 +57,7 @@ void gated_norm_groups(const GatedNorm& layer, size_t first, size_t count);
 // convolution of qkv, the delta rule and the gated norm.
 struct DeltaNet {
   Blocks qkv, z;             // as of `rule` and `out_norm`, from hidden columns
-  const float* gates;        // [2 * value_heads, hidden]: of b, then of a
+  FloatMatrix gates;         // [2 * value_heads, hidden]: of b, then of a
   const float* norm;         // [hidden]
   float norm_epsilon;
   const float* h;            // [batch, num_tokens, hidden]

@@ -47,8 +47,8 @@ void norm_token(void* data, size_t t) {
 
 void score(const Call& call, size_t first) {
   const size_t left = call.num_scores() - first, rows = left < ROUTER_ROWS ? left : ROUTER_ROWS;
-  call.kernels.products(call.layer.gates + first * call.width(), rows, call.width(), call.x, call.num_tokens,
-                        call.scores + first, call.num_scores());
+  call.kernels.products(call.layer.gates, first, rows, call.width(), call.x, call.num_tokens, call.scores + first,
+                        call.num_scores());
 }
 
 void shared_stripe(const Call& call, size_t stripe, size_t token) {

@@ -44,14 +44,14 @@ struct Kernel {
 
 OrtStatus* read_weights(Kernel& kernel, const OrtValue* const* values) {
   const MixtureOperator& op = *kernel.op;
+  Mixture& layer = kernel.layer;
   Tensor norm, gates;
   QWONNX_RETURN_IF_ERROR(read_tensor("norm", values[NORM], FLOAT, norm));
-  QWONNX_RETURN_IF_ERROR(read_tensor("gates", values[GATES], FLOAT, gates));
+  QWONNX_RETURN_IF_ERROR(read_floats("gates", values[GATES], gates, layer.gates));
   kernel.checked[NORM] = norm.data;
   kernel.checked[GATES] = gates.data;
   if (gates.rank != 2 || gates.dims[0] < 2 || gates.dims[1] < 1) return refuse("gates are not [experts + 1, hidden]");
   const int64_t num_experts = gates.dims[0] - 1;
-  Mixture& layer = kernel.layer;
   Blocks* const matrices[NUM_MATRICES] = {&layer.routed.gate_up, &layer.routed.down, &layer.shared_gate_up,
                                           &layer.shared_down};
   size_t at = FIRST_WEIGHT;
@@ -79,7 +79,6 @@ OrtStatus* read_weights(Kernel& kernel, const OrtValue* const* values) {
                   static_cast<long long>(num_experts));
   layer.routed.num_experts = static_cast<size_t>(num_experts);
   layer.routed.top_k = static_cast<size_t>(kernel.top_k);
-  layer.gates = static_cast<const float*>(gates.data);
   layer.norm = static_cast<const float*>(norm.data);
   layer.epsilon = kernel.epsilon;
   return nullptr;
@@ -145,7 +144,9 @@ OrtStatus* compute(void* data, OrtKernelContext* context) {
 MixtureOperator make(const char* name, bool has_zero_points) {
   MixtureOperator op;
   memset(static_cast<void*>(&op), 0, sizeof op);
-  op.get_input_type = [](const OrtCustomOp* self, size_t index) { return of(self).is_float(index) ? FLOAT : UINT8; };
+  op.get_input_type = [](const OrtCustomOp* self, size_t index) {
+    return index == GATES ? ANY_TYPE : of(self).is_float(index) ? FLOAT : UINT8;
+  };
   op.get_input_count = [](const OrtCustomOp* self) { return of(self).num_inputs(); };
   op.get_output_type = [](const OrtCustomOp*, size_t) { return FLOAT; };
   op.get_output_count = [](const OrtCustomOp*) { return static_cast<size_t>(1); };

@@ -52,7 +52,7 @@ struct Mixture {
   Experts routed;
   Blocks shared_gate_up;  // [2 * shared intermediate, hidden]: gate rows, then up rows
   Blocks shared_down;     // [hidden, shared intermediate]
-  const float* gates;     // [num_experts + 1, hidden]: the router, then the shared expert's gate
+  FloatMatrix gates;      // [num_experts + 1, hidden]: the router, then the shared expert's gate
   const float* norm;      // [hidden]
   float epsilon;
 };

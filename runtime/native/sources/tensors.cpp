@@ -16,21 +16,38 @@ OrtStatus* refuse(const char* format, ...) {
   return api.create_status(INVALID_ARGUMENT, message);
 }
 
-OrtStatus* read_tensor(const char* name, const OrtValue* value, int element_type, Tensor& out) {
+// ANY_TYPE stands for FLOAT and BFLOAT16. `type` becomes the tensor's.
+static OrtStatus* read_typed(const char* name, const OrtValue* value, int element_type, Tensor& out, int& type) {
   if (!value) return refuse("%s is missing", name);
   OrtTensorTypeAndShapeInfo* info = nullptr;
   QWONNX_RETURN_IF_ERROR(api.get_tensor_type_and_shape(value, &info));
-  int type = 0;
   OrtStatus* status = api.get_tensor_element_type(info, &type);
   if (!status) status = api.get_dimensions_count(info, &out.rank);
   if (!status && (out.rank == 0 || out.rank > MAX_RANK)) status = refuse("%s has %zu dimensions", name, out.rank);
   if (!status) status = api.get_dimensions(info, out.dims, out.rank);
   api.release_tensor_type_and_shape(info);
-  if (!status && type != element_type) status = refuse("%s has element type %d instead of %d", name, type, element_type);
-  if (!status) status = api.get_tensor_mutable_data(const_cast<OrtValue*>(value), &out.data);
-  if (!status && element_type == FLOAT && reinterpret_cast<uintptr_t>(out.data) % alignof(float) != 0)
-    status = refuse("%s does not lie at a multiple of 4 bytes: its offset in the weight file is wrong", name);
-  return status;
+  if (status) return status;
+  if (element_type == ANY_TYPE && type != FLOAT && type != BFLOAT16)
+    return refuse("%s has element type %d; %d (float) and %d (bfloat16) are supported", name, type, FLOAT, BFLOAT16);
+  if (element_type != ANY_TYPE && type != element_type)
+    return refuse("%s has element type %d instead of %d", name, type, element_type);
+  QWONNX_RETURN_IF_ERROR(api.get_tensor_mutable_data(const_cast<OrtValue*>(value), &out.data));
+  const unsigned size = type == FLOAT ? 4 : type == BFLOAT16 ? 2 : 1;
+  if (reinterpret_cast<uintptr_t>(out.data) % size != 0)
+    return refuse("%s does not lie at a multiple of %u bytes: its offset in the weight file is wrong", name, size);
+  return nullptr;
+}
+
+OrtStatus* read_tensor(const char* name, const OrtValue* value, int element_type, Tensor& out) {
+  int type = 0;
+  return read_typed(name, value, element_type, out, type);
+}
+
+OrtStatus* read_floats(const char* name, const OrtValue* value, Tensor& out, FloatMatrix& matrix) {
+  int type = 0;
+  QWONNX_RETURN_IF_ERROR(read_typed(name, value, ANY_TYPE, out, type));
+  matrix = {out.data, type == BFLOAT16};
+  return nullptr;
 }
 
 static bool has_shape(const Tensor& tensor, const int64_t* dims, size_t rank) {

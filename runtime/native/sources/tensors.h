@@ -21,6 +21,9 @@ OrtStatus* refuse(const char* format, ...) __attribute__((format(printf, 1, 2)))
 // Fills `out`; an error names `name` if the element type is another one or the rank exceeds MAX_RANK.
 OrtStatus* read_tensor(const char* name, const OrtValue* value, int element_type, Tensor& out);
 
+// The same for a matrix whose element type is FLOAT or BFLOAT16, as `matrix` then says.
+OrtStatus* read_floats(const char* name, const OrtValue* value, Tensor& out, FloatMatrix& matrix);
+
 // A weight of one node: codes, scales and perhaps zero points, as they are in the graph's inputs from `first` on.
 struct WeightTensors {
   Tensor codes, scales, zero_points;

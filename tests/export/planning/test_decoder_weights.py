@@ -7,13 +7,15 @@ from collections.abc import Callable
 import pytest
 
 from qwonnx.export.checkpoint.config import parse_config
+from qwonnx.export.checkpoint.source_quantization import StoredCodes
 from qwonnx.export.checkpoint.weight_names import tied_weights
 from qwonnx.export.errors import RecipeError
 from qwonnx.export.lowering.graph_weights import GraphWeights
 from qwonnx.export.modeling.trace import decoder_weights
 from qwonnx.export.planning.decoder_weights import planned_shapes, planned_weights
 from qwonnx.export.planning.stored_model import named_recipes
-from qwonnx.export.quantization.recipe import Recipe, Rule
+from qwonnx.export.quantization.recipe import BFLOAT16, Recipe, Rule, Storages
+from qwonnx.export.quantization.storage_plan import StoragePlan
 from qwonnx.export.targets.lowered_graph import lower_decoder
 from qwonnx.export.targets.register import choose_target
 from qwonnx.export.weight_files.weight_item import WeightItem
@@ -53,9 +55,40 @@ def test_they_are_stored_and_joined_as_a_lowered_graph_stores_and_joins_them(
     for recipe in RECIPES:
         if recipe is MIXED and name.endswith("-tied"):
             continue
-        items = _items(made, recipe, target, activations)
-        planned = planned_weights(made.config, recipe, choose_target(target, activations))
+        storages = StoragePlan(recipe, _StoredAsFloats("A_log", ".mlp.gate."))
+        items = _items(made, storages, target, activations)
+        planned = planned_weights(made.config, storages, choose_target(target, activations))
         assert items == list(planned)
+
+
+@pytest.mark.parametrize("wide", [(), (".in_proj_a.",), (".shared_expert_gate.",), ("",)])
+def test_a_fused_operator_keeps_the_checkpoints_bfloat16_unless_a_part_is_wider(
+    traced: Callable[[str], Traced], wide: tuple[str, ...]
+) -> None:
+    made = traced("tiny-moe")
+    storages = StoragePlan(Recipe.preset("int4"), _StoredAsFloats(*wide))
+    items = _items(made, storages, "cpu", "int8")
+    assert items == list(planned_weights(made.config, storages, choose_target()))
+    kept = {name for item in items if item.storage == BFLOAT16 for name, _ in item.weights}
+    pairs = {
+        "layers.0.linear_attn.in_proj_": ("b.weight", "a.weight"),
+        **{f"layers.{layer}.mlp.": ("gate.weight", "shared_expert_gate.weight") for layer in range(2)},
+    }
+    names = [[prefix + name for name in parts] for prefix, parts in pairs.items()]
+    assert kept == {name for pair in names if not any(part in each for part in wide for each in pair) for name in pair}
+
+
+class _StoredAsFloats:
+    """A checkpoint without codes: in float32 are the weights whose names contain one of some texts."""
+
+    def __init__(self, *wide: str) -> None:
+        self._wide = wide
+
+    def stored_codes(self, name: str, shape: tuple[int, ...]) -> frozenset[StoredCodes | None]:
+        return frozenset((None,))
+
+    def is_bfloat16(self, name: str, shape: tuple[int, ...]) -> bool:
+        return not any(part in name for part in self._wide)
 
 
 def test_experts_of_which_half_is_quantised_are_refused_as_the_lowering_refuses_them(
@@ -70,6 +103,6 @@ def test_experts_of_which_half_is_quantised_are_refused_as_the_lowering_refuses_
     assert str(planned.value) == str(lowered.value)
 
 
-def _items(made: Traced, recipe: Recipe, target: str, activations: str) -> list[WeightItem]:
-    lowered = lower_decoder(made.model.clone(), recipe, made.config, choose_target(target, activations))
+def _items(made: Traced, storages: Storages, target: str, activations: str) -> list[WeightItem]:
+    lowered = lower_decoder(made.model.clone(), storages, made.config, choose_target(target, activations))
     return lowered.weights.items()

@@ -11,7 +11,7 @@ import pytest
 from qwonnx.export import ExportOptions, export_checkpoint
 from qwonnx.export.checkpoint.config import ModelConfig, parse_config
 from qwonnx.export.modeling.cache_spec import KvType
-from qwonnx.export.planning.exact_artifact import codes_at_hand, source_facts, with_exact_artifact
+from qwonnx.export.planning.exact_artifact import formats_at_hand, source_facts, with_exact_artifact
 from qwonnx.export.planning.plan import Assumptions, store_models
 from qwonnx.export.planning.resident_memory import Serving
 from qwonnx.export.planning.source import open_source
@@ -71,7 +71,7 @@ def test_rules_that_cannot_be_followed_are_noted_and_the_recipe_decides(
     copied = open_source(str(tmp_path)).copied
     odd = {**OFFICIAL, "dynamic": rules}
     (model,), (note,) = store_models(published(odd), [named_recipe("int8")], ASSUMPTIONS, copied)
-    assert {storage.bits for storage in stored_in(model).values()} == {8, 32}
+    assert {storage.bits for storage in stored_in(model).values()} == {8, 16, 32}
     assert "cannot be foreseen" in note
     assert named in note
 
@@ -97,7 +97,7 @@ def test_an_export_has_the_planned_size_to_the_byte(tmp_path: Path, group_size: 
     (foreseen,), _ = store_models(source.config, [named], ASSUMPTIONS, source.copied)
     for file in foreseen.layout.files:
         assert measured[file.path] == file.num_bytes
-    (model,), _ = store_models(source.config, [named], ASSUMPTIONS, source.copied, codes_at_hand(source))
+    (model,), _ = store_models(source.config, [named], ASSUMPTIONS, source.copied, formats_at_hand(source))
     made = with_exact_artifact(
         source.config,
         model,
@@ -113,6 +113,6 @@ def test_tensors_at_hand_tell_what_rules_conceal(tmp_path: Path) -> None:
     write_gptq(tmp_path / "float", tmp_path / "checkpoint", tmp_path / "exact", group_size=32, settings={"dynamic": {}})
     source, named = open_source(str(tmp_path / "checkpoint")), named_recipe("int8")
     (foreseen,), _ = store_models(source.config, [named], ASSUMPTIONS, source.copied)
-    (known,), _ = store_models(source.config, [named], ASSUMPTIONS, source.copied, codes_at_hand(source))
+    (known,), _ = store_models(source.config, [named], ASSUMPTIONS, source.copied, formats_at_hand(source))
     assert stored_in(foreseen)["layers.0.linear_attn.out_proj.weight"].bits == 4
     assert stored_in(known)["layers.0.linear_attn.out_proj.weight"].bits == 8

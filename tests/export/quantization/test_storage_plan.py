@@ -46,7 +46,7 @@ def _plan(tmp_path: Path, tiny_checkpoint: Path, recipe: Recipe, written: GptqFo
                 stored |= gptq_matrix(module, values, **options).stored
     write_tensors(tmp_path / "model.safetensors", stored)
     config = dataclasses.replace(load_config(tiny_checkpoint), quantization=written)
-    return StoragePlan(recipe, WeightSource(Checkpoint.open(tmp_path), config).stored_codes)
+    return StoragePlan(recipe, WeightSource(Checkpoint.open(tmp_path), config))
 
 
 def _storages(plan: StoragePlan) -> dict[str, WeightStorage]:

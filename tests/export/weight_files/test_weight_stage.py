@@ -210,7 +210,7 @@ def test_bytes_of_kept_codes_do_not_depend_on_threads_or_slices(
         monkeypatch.setattr(memory_budget, "_MANY_VALUES", slice_values)
         out.mkdir()
         source, writer = _source(folder), ExternalDataWriter(out)
-        plan, items = StoragePlan(Recipe.preset("int4"), source.stored_codes), []
+        plan, items = StoragePlan(Recipe.preset("int4"), source), []
         for name in stored.names:
             ours, shape = name.removeprefix(PREFIX).replace("A_log", "decay_scale"), stored.shape(name)
             items.append(WeightItem(ours, ((ours, shape),), plan.storage(ours, shape)))
@@ -231,7 +231,7 @@ def test_a_slice_of_kept_codes_takes_no_more_memory_than_the_account_says(tmp_pa
     source, name = _source(folder), "layers.0.mlp.up_proj.weight"
     shape = StoredWeights(Checkpoint.open(folder), load_config(folder).quantization).shape(PREFIX + name)
     storage, reader = (
-        StoragePlan(Recipe.preset("int4"), source.stored_codes).storage(name, shape),
+        StoragePlan(Recipe.preset("int4"), source).storage(name, shape),
         source.rows(name, shape),
     )
     part = WeightSlice(0, storage, reader, 0, reader.num_rows, 0, reader.num_columns)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -48,6 +49,10 @@ class FusedNode:
         add_kernel_functions(model)
         return open_session(ir.to_proto(model).SerializeToString(), library)
 
+    def with_gates(self, dtype: Any) -> FusedNode:
+        """The same node, whose gates are of another type."""
+        return replace(self, constants={**self.constants, "gates": self.constants["gates"].astype(dtype)})
+
     def run(self, library: NativeLibrary | None) -> list[NDArray[np.float32]]:
         outputs: list[NDArray[np.float32]] = self.session(library).run(None, dict(self.inputs))
         return outputs
@@ -56,6 +61,15 @@ class FusedNode:
 def in_blocks(weight: Weight) -> Weight:
     """Codes as MatMulNBits takes them."""
     return replace(weight, codes=weight.codes.reshape(*weight.scales.shape, -1))
+
+
+def assert_bfloat16_is_float32(made: FusedNode, library: NativeLibrary) -> None:
+    """Gates in bfloat16 give the bits of their values in float32, with the native kernel and without."""
+    narrow = made.with_gates(ml_dtypes.bfloat16)
+    wide = narrow.with_gates(np.float32)
+    for kernels in (library, None):
+        for ours, theirs in zip(narrow.run(kernels), wide.run(kernels), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
 
 
 def assert_close(ours: NDArray[np.float32], theirs: NDArray[np.float32], relative: float) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qwonnx.export.targets.cpu_functions import delta_rule_attributes
 from qwonnx.runtime.native.library import NativeLibrary
-from tests.runtime.native.fused import FusedNode, assert_close, in_blocks
+from tests.runtime.native.fused import FusedNode, assert_bfloat16_is_float32, assert_close, in_blocks
 from tests.runtime.native.reference import random_weight
 
 pytestmark = pytest.mark.fast
@@ -103,6 +103,31 @@ def test_quantised_activations_are_those_of_the_function(library: NativeLibrary,
     made = node(replace(CASES[name], level=4))
     for ours, theirs in zip(made.run(library), made.run(None), strict=True):
         assert_close(ours, theirs, 2e-3)
+
+
+@pytest.mark.parametrize("level", [1, 4])
+@pytest.mark.parametrize("name", CASES)
+def test_gates_may_be_bfloat16(library: NativeLibrary, instructions: str, name: str, level: int) -> None:
+    assert_bfloat16_is_float32(node(replace(CASES[name], level=level)), library)
+
+
+def test_gates_of_any_size_may_be_bfloat16(library: NativeLibrary, instructions: str) -> None:
+    random = np.random.default_rng(4)
+    for seed in range(12):
+        case = Case(
+            batch=int(random.integers(1, 4)),
+            tokens=int(random.choice([1, 1, 2, 3, 9])),
+            hidden=16 * int(random.integers(1, 20)),
+            value_heads=2 * int(random.integers(1, 12)),
+            blocks=(16, 16),
+        )
+        assert_bfloat16_is_float32(node(case, seed), library)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int8, np.uint8, np.int16])
+def test_gates_of_another_type_are_refused(library: NativeLibrary, dtype: type) -> None:
+    with pytest.raises(Exception, match="gates has element type"):
+        node(Case()).with_gates(dtype).run(library)
 
 
 @pytest.mark.parametrize("tokens", [1, 6])

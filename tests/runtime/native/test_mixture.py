@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from qwonnx.runtime.native.library import NativeLibrary
-from tests.runtime.native.fused import FusedNode, assert_close, in_blocks
+from tests.runtime.native.fused import FusedNode, assert_bfloat16_is_float32, assert_close, in_blocks
 from tests.runtime.native.reference import random_weight
 
 pytestmark = pytest.mark.fast
@@ -98,6 +98,31 @@ def test_quantised_activations_are_those_of_the_function(library: NativeLibrary,
     """Both quantise by block, but a value between two codes may go either way."""
     made = node(replace(CASES[name], level=4))
     assert_close(made.run(library)[0], made.run(None)[0], 5e-3)
+
+
+@pytest.mark.parametrize("level", [1, 4])
+@pytest.mark.parametrize("name", CASES)
+def test_gates_may_be_bfloat16(library: NativeLibrary, instructions: str, name: str, level: int) -> None:
+    assert_bfloat16_is_float32(node(replace(CASES[name], level=level)), library)
+
+
+def test_gates_of_any_size_may_be_bfloat16(library: NativeLibrary, instructions: str) -> None:
+    random = np.random.default_rng(3)
+    for seed in range(12):
+        case = Case(
+            tokens=(1, int(random.choice([1, 2, 3, 4, 7, 20]))),
+            experts=int(random.integers(2, 40)),
+            hidden=16 * int(random.integers(1, 20)),
+            block=16,
+            shared_block=16,
+        )
+        assert_bfloat16_is_float32(node(case, seed), library)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int8, np.uint8, np.int16])
+def test_gates_of_another_type_are_refused(library: NativeLibrary, dtype: type) -> None:
+    with pytest.raises(Exception, match="gates has element type"):
+        node(Case()).with_gates(dtype).session(library)
 
 
 def test_no_tokens_give_no_output(library: NativeLibrary, instructions: str) -> None:
