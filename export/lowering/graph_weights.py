@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from qwonnx.export.errors import RecipeError
 from qwonnx.export.lowering.rewrite import sizes
-from qwonnx.export.quantization.recipe import BFLOAT16, Storages, WeightStorage
+from qwonnx.export.quantization.recipe import BFLOAT16, FloatType, Storages, WeightStorage
 from qwonnx.export.weight_files.layout import ExternalTensor
 from qwonnx.export.weight_files.weight_item import (
     CODES,
@@ -21,6 +21,12 @@ from qwonnx.export.weight_files.weight_item import (
     ZERO_POINTS,
     WeightItem,
 )
+
+_TYPES = {
+    FloatType.FLOAT32: ir.DataType.FLOAT,
+    FloatType.FLOAT16: ir.DataType.FLOAT16,
+    FloatType.BFLOAT16: ir.DataType.BFLOAT16,
+}
 
 
 @dataclass(slots=True)
@@ -69,7 +75,8 @@ class GraphWeights:
     def join(self, values: list[ir.Value], name: str) -> ir.Value:
         """One initializer with the rows of several, which no node may use afterwards."""
         rows = sum(sizes(value)[0] for value in values)
-        joined = self._add(name, ir.DataType.FLOAT, (rows, *sizes(values[0])[1:]))
+        assert values[0].dtype is not None
+        joined = self._add(name, values[0].dtype, (rows, *sizes(values[0])[1:]))
         self.parts[name] = tuple(part for value in values for part in self.parts[_name(value)])
         for value in values:
             del self.parts[_name(value)]
@@ -78,15 +85,15 @@ class GraphWeights:
     def quantize(self, value: ir.Value) -> tuple[ir.Value, ...]:
         """Codes, scales and, if its storage has them, zero points that replace a float initializer.
 
-        Codes are uint8 [..., in_features * bits / 8], scales float32 [..., in_features / weight_block_size], zero
-        points uint8 [..., ceil(in_features / weight_block_size * bits / 8)]. The float initializer leaves the graph
-        when no node uses it.
+        Codes are uint8 [..., in_features * bits / 8], scales are floats [..., in_features / weight_block_size] of the
+        storage's type, zero points uint8 [..., ceil(in_features / weight_block_size * bits / 8)]. The float initializer
+        leaves the graph when no node uses it.
         """
         name, storage = _name(value), self.storage(_name(value))
         *rows, columns = sizes(value)
         tensors = {
             CODES: (ir.DataType.UINT8, storage.num_code_bytes(columns)),
-            SCALES: (ir.DataType.FLOAT, columns // storage.block_size),
+            SCALES: (_TYPES[storage.floats], columns // storage.block_size),
         }
         if storage.has_zero_points:
             tensors[ZERO_POINTS] = (ir.DataType.UINT8, storage.num_zero_point_bytes(1, columns))

@@ -50,16 +50,34 @@ class Preset(StrEnum):
         return {"fp32": 32, "int8": 8, "int4": 4}[self.value]
 
 
+class FloatType(StrEnum):
+    """A type of floats in a weight file."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+    @property
+    def bits(self) -> int:
+        return 32 if self is FloatType.FLOAT32 else 16
+
+
 @dataclass(frozen=True, slots=True)
 class WeightStorage:
     """How a weight is stored: floats (bits 32 or 16, block_size 0), or codes of 8 or 4 bits with a scale a block.
 
-    16 bits are a bfloat16, the upper half of a float32.
+    floats is the type of the floats, or of the scales.
     """
 
     bits: int
     block_size: int = 0  # input features that share a scale
     has_zero_points: bool = False  # a zero point a block, packed as codes are; else all are 2 ** (bits - 1)
+    floats: FloatType = FloatType.FLOAT32
+
+    @classmethod
+    def of_floats(cls, floats: FloatType) -> WeightStorage:
+        """A weight that is not quantised."""
+        return cls(floats.bits, floats=floats)
 
     @property
     def is_quantized(self) -> bool:
@@ -67,16 +85,16 @@ class WeightStorage:
 
     @property
     def name(self) -> str:
-        """ "float32", "bfloat16", "int8" or "int4"."""
-        return f"int{self.bits}" if self.is_quantized else {32: "float32", 16: "bfloat16"}[self.bits]
+        """ "float32", "float16", "bfloat16", "int8" or "int4"."""
+        return f"int{self.bits}" if self.is_quantized else self.floats.value
 
     def num_code_bytes(self, num_parameters: int) -> int:
         """Bytes of the codes, or of the floats."""
         return num_parameters * self.bits // 8
 
     def num_scale_bytes(self, num_parameters: int) -> int:
-        """Bytes of the float32 scales."""
-        return 4 * num_parameters // self.block_size if self.is_quantized else 0
+        """Bytes of the scales."""
+        return num_parameters // self.block_size * self.floats.bits // 8 if self.is_quantized else 0
 
     def stream_bytes(self, num_rows: int, num_columns: int) -> tuple[int, ...]:
         """Bytes of each tensor that stores a weight: codes or floats, then scales, then zero points."""
@@ -93,8 +111,8 @@ class WeightStorage:
         return num_rows * -(-num_columns // self.block_size * self.bits // 8) if self.has_zero_points else 0
 
 
-FLOAT32 = WeightStorage(bits=32)
-BFLOAT16 = WeightStorage(bits=16)
+FLOAT32 = WeightStorage.of_floats(FloatType.FLOAT32)
+BFLOAT16 = WeightStorage.of_floats(FloatType.BFLOAT16)
 
 
 class Storages(Protocol):

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from qwonnx.export.checkpoint.weight_source import RowReader
-from qwonnx.export.quantization.recipe import BFLOAT16, WeightStorage
+from qwonnx.export.quantization.recipe import FLOAT32, WeightStorage
 from qwonnx.export.weight_files.external_data import ShardPrefix
 from qwonnx.export.weight_files.layout import ShardLayout, StoredSize
 from qwonnx.export.weight_files.memory_budget import SLICE_ALIGNMENT
@@ -87,7 +87,7 @@ def making_bytes(reader: RowReader, storage: WeightStorage, num_rows: int, num_c
     if storage.is_quantized:
         return read + 4 * num_values + written
     # float32 values are written themselves.
-    return read + 4 * num_values + (written if storage == BFLOAT16 else 0)
+    return read + 4 * num_values + (written if storage != FLOAT32 else 0)
 
 
 def _needs_whole_rows(reader: RowReader, storage: WeightStorage) -> bool:

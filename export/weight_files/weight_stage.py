@@ -25,7 +25,7 @@ from qwonnx.export.checkpoint.weight_source import RowReader, WeightSource
 from qwonnx.export.errors import TensorFormatError
 from qwonnx.export.quantization.importance import Importance
 from qwonnx.export.quantization.quantize import NonFiniteWeightError, quantize_blocks
-from qwonnx.export.quantization.recipe import BFLOAT16
+from qwonnx.export.quantization.recipe import FloatType
 from qwonnx.export.weight_files.external_data import ExternalDataWriter, Shard
 from qwonnx.export.weight_files.journal import Journal, Mark
 from qwonnx.export.weight_files.lanes import LaneRunner
@@ -38,6 +38,8 @@ from qwonnx.export.weight_files.weight_slices import ShardSlices, WeightPlan, We
 
 # The journal marks a shard after every weight, and after so many bytes of one: a few seconds of work.
 _MARK_BYTES = 256 << 20
+
+_TYPES = {FloatType.FLOAT16: torch.float16, FloatType.BFLOAT16: torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,13 +226,14 @@ def encode(importance: Importance, part: WeightSlice) -> EncodedSlice:
         kept = reader.read_codes(part.start, part.num_rows, storage.block_size)
         if not bool(kept.scales.isfinite().all()):
             raise _not_finite(reader)
-        return EncodedSlice((kept.codes, kept.scales, kept.zero_points)[: 2 + storage.has_zero_points])
+        scales = _narrowed(reader, kept.scales, storage.floats)
+        return EncodedSlice((kept.codes, scales, kept.zero_points)[: 2 + storage.has_zero_points])
     values = reader.read(part.start, part.num_rows, part.first_column, part.num_columns)
     if not storage.is_quantized:
         # NaN shows in both bounds; isfinite of every value would take twenty times as long.
         if not all(bool(bound.isfinite()) for bound in torch.aminmax(values)):
             raise _not_finite(reader)
-        return EncodedSlice((values.bfloat16() if storage == BFLOAT16 else values,))
+        return EncodedSlice((_narrowed(reader, values, storage.floats),))
     codes = torch.empty((part.num_rows, storage.num_code_bytes(part.num_columns)), dtype=torch.uint8)
     scales = torch.empty((part.num_rows, part.num_columns // storage.block_size), dtype=torch.float32)
     try:
@@ -240,11 +243,28 @@ def encode(importance: Importance, part: WeightSlice) -> EncodedSlice:
             quantize_blocks(values[rows], storage.bits, codes[rows], scales[rows], counts)
     except NonFiniteWeightError as error:
         raise _not_finite(reader) from error
+    scales = _narrowed(reader, scales, storage.floats)
     if not storage.has_zero_points:
         return EncodedSlice((codes, scales))
     # The sibling has zero points, so this one gets them too: all in the middle of the codes.
     middle, width = 0x88 if storage.bits == 4 else 0x80, storage.num_zero_point_bytes(1, part.num_columns)
     return EncodedSlice((codes, scales, torch.full((part.num_rows, width), middle, dtype=torch.uint8)))
+
+
+def _narrowed(reader: RowReader, values: torch.Tensor, floats: FloatType) -> torch.Tensor:
+    """Finite float32 values in the type of floats.
+
+    Raises:
+        TensorFormatError: a value lies outside of the type's range.
+    """
+    if floats is FloatType.FLOAT32:
+        return values
+    narrow = values.to(_TYPES[floats])
+    if not all(bool(bound.isfinite()) for bound in torch.aminmax(narrow)):
+        raise TensorFormatError(
+            f"{reader.name} has values beyond {floats.value}'s range: choose other activations for this target"
+        )
+    return narrow
 
 
 def _not_finite(reader: RowReader) -> TensorFormatError:
