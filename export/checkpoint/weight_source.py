@@ -33,6 +33,7 @@ from qwonnx.export.checkpoint.gptq import CodeRows, GptqWeight
 from qwonnx.export.checkpoint.source_quantization import StoredCodes
 from qwonnx.export.checkpoint.stored_weights import PlainWeight, StoredWeight, StoredWeights
 from qwonnx.export.checkpoint.weight_names import EMBEDDING, HEAD, ExpertTensor, tied_weights
+from qwonnx.export.checkpoint.weight_part import Form, WeightPart
 from qwonnx.export.errors import TensorFormatError, UnusedTensorError
 from qwonnx.runtime.artifact.strict_json import quoted
 
@@ -118,6 +119,7 @@ class RowReader:
     stored_codes: frozenset[StoredCodes | None]
     _groups: tuple[tuple[_Rows, ...], ...]
     _transform: Transform
+    _unfilled: tuple[int, int] | None = None  # rows of a lane, and columns, that are not zeros; None: all
 
     @property
     def codes(self) -> StoredCodes | None:
@@ -168,19 +170,44 @@ class RowReader:
         """
         columns = self.num_columns - first_column if num_columns is None else num_columns
         assert columns == self.num_columns or (count == 1 and 0 <= first_column <= self.num_columns - columns)
-        values = torch.empty((count, columns), dtype=torch.float32)
+        make = torch.empty if self._unfilled is None else torch.zeros
+        values = make((count, columns), dtype=torch.float32)
         for piece in self._pieces(start, count):
             if columns == self.num_columns:
                 stored = piece.weight.read(piece.start, piece.num_rows)
             else:
+                assert self._unfilled is None, "columns of a row with zeros"
                 stored = piece.weight.read_part(piece.start, first_column, columns)
-            values[piece.target].copy_(stored)
+            values[piece.target, : stored.shape[1]].copy_(stored)
         self._transform.apply(values)
         return values
 
     def as_stored(self) -> RowReader:
         """The same weight before its transform."""
         return dataclasses.replace(self, _transform=Transform.NONE)
+
+    def blocks(self, num_rows: int, *, odd: bool) -> RowReader:
+        """Every other block of so many rows, from the first or from the second on."""
+        ((rows,),) = self._groups
+        starts = range(rows.start + (num_rows if odd else 0), rows.start + self.num_rows, 2 * num_rows)
+        groups = tuple((_Rows(rows.weight, start),) for start in starts)
+        return dataclasses.replace(
+            self, num_rows=len(groups) * num_rows, num_source_bytes=self.num_source_bytes // 2, _groups=groups
+        )
+
+    def filled(self, num_rows: int, num_columns: int) -> RowReader:
+        """The same weight with zeros: at the end of each lane, to num_rows in all, and of each row, to num_columns.
+
+        Codes of the checkpoint are read as floats.
+        """
+        lane_rows = self._group_rows // len(self._groups[0])
+        return dataclasses.replace(
+            self,
+            num_rows=num_rows,
+            num_columns=num_columns,
+            stored_codes=frozenset({None}),
+            _unfilled=(lane_rows, self.num_columns),
+        )
 
     def read_codes(self, start: int, count: int, block_size: int) -> CodeRows:
         """Rows of the checkpoint's own codes; only if `codes` is not None. Thread-safe.
@@ -218,8 +245,11 @@ class RowReader:
             for lane, rows in enumerate(lanes):
                 # The lane's rows r with first <= r * len(lanes) + lane < first + num_rows.
                 begin, end = (-(-(bound - lane) // len(lanes)) for bound in (first, first + num_rows))
+                if self._unfilled is not None:
+                    end = min(end, self._unfilled[0])
                 if begin < end:
-                    target = slice(done + begin * len(lanes) + lane - first, done + num_rows, len(lanes))
+                    place = done + begin * len(lanes) + lane - first
+                    target = slice(place, place + (end - begin - 1) * len(lanes) + 1, len(lanes))
                     yield _Piece(rows.weight, rows.start + begin, end - begin, target)
             done += num_rows
 
@@ -230,6 +260,7 @@ class WeightSource:
     def __init__(self, checkpoint: Checkpoint, config: ModelConfig) -> None:
         self._stored = StoredWeights(checkpoint, config.quantization)
         self._tied = tied_weights(config)
+        self._head_dim = config.head_dim
         self._opened: dict[tuple[str, tuple[int, ...]], StoredWeight] = {}  # by stored name and shape
         names = self._stored.names
         self._prefix = next((prefix for prefix in _PREFIXES if prefix + EMBEDDING in names), _PREFIXES[0])
@@ -269,6 +300,18 @@ class WeightSource:
             _groups=groups,
             _transform=transform,
         )
+
+    def part(self, part: WeightPart) -> RowReader:
+        """A reader of what a target stores of a weight; raises as rows() does."""
+        whole = self.rows(part.name, part.shape)
+        if part.form is Form.LOGARITHM:
+            return whole.as_stored()
+        if part.form in (Form.QUERIES, Form.GATES):
+            return whole.blocks(self._head_dim, odd=part.form is Form.GATES)
+        if part.stored_shape == part.shape:
+            return whole
+        *rows, columns = part.stored_shape
+        return whole.filled(math.prod(rows), columns)
 
     def stored_codes(self, name: str, shape: tuple[int, ...]) -> frozenset[StoredCodes | None]:
         """`stored_codes` of a weight's reader; raises as `rows` does."""

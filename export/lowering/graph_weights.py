@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from qwonnx.export.checkpoint.weight_part import WeightPart
 from qwonnx.export.errors import RecipeError
 from qwonnx.export.lowering.rewrite import sizes
 from qwonnx.export.quantization.recipe import BFLOAT16, FloatType, Storages, WeightStorage
@@ -35,8 +36,8 @@ class GraphWeights:
 
     graph: ir.Graph
     storages: Storages
-    # initializer name -> the checkpoint weights joined in it along their rows: (name, shape), ...
-    parts: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = field(default_factory=dict)
+    # initializer name -> the checkpoint's weights that are joined in it along their rows
+    parts: dict[str, tuple[WeightPart, ...]] = field(default_factory=dict)
     quantized: dict[str, WeightStorage] = field(default_factory=dict)
     # initializer name -> its type of floats, if that is not the one of the graph's arithmetic
     floats: dict[str, WeightStorage] = field(default_factory=dict)
@@ -49,7 +50,7 @@ class GraphWeights:
         weights = cls(graph, storages)
         for name, value in graph.initializers.items():
             if value.const_value is None or not _has_values(value):
-                weights.parts[name] = ((name, sizes(value)),)
+                weights.parts[name] = (WeightPart(name, sizes(value)),)
                 value.const_value = None
         for name, other in tied.items():
             ir.convenience.replace_all_uses_with(graph.initializers[name], graph.initializers[other])
@@ -67,7 +68,7 @@ class GraphWeights:
         """
         if name in self.floats:
             return self.floats[name]
-        found = {self.storages.storage(part, shape) for part, shape in self.parts[name]}
+        found = {self.storages.storage(part.name, part.shape) for part in self.parts[name]}
         if len(found) > 1:
             raise RecipeError(f"{name} joins weights that are stored differently: {sorted(found, key=str)}")
         return found.pop()
@@ -108,7 +109,7 @@ class GraphWeights:
 
         Every node that reads it must take both types.
         """
-        storages = {self.storages.floats(part, shape) for part, shape in self.parts[_name(value)]}
+        storages = {self.storages.floats(part.name, part.shape) for part in self.parts[_name(value)]}
         if storages == {BFLOAT16}:
             self.floats[_name(value)] = BFLOAT16
             value.type = ir.TensorType(ir.DataType.BFLOAT16)

@@ -31,7 +31,7 @@ class SharedWeights:
     @property
     def names(self) -> frozenset[str]:
         """The logical weights that are stored, by name."""
-        return frozenset(name for item in self.items for name, _ in item.weights)
+        return frozenset(name for item in self.items for name in item.weight_names)
 
     def attach(self, written: dict[str, ExternalTensor]) -> None:
         """Point every graph's initializers at the bytes that the weight stage wrote."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.checkpoint.weight_names import DOWN, EMBEDDING, GATE_UP, HEAD, ExpertTensor, tied_weights
+from qwonnx.export.checkpoint.weight_part import WeightPart
 from qwonnx.export.errors import RecipeError
 from qwonnx.export.quantization.recipe import Storages
 from qwonnx.export.targets.target import TargetChoice
@@ -46,7 +47,9 @@ def planned_weights(config: ModelConfig, storages: Storages, choice: TargetChoic
         RecipeError: the recipe cannot be applied to a weight.
     """
     shapes = planned_shapes(config)
-    items = [WeightItem(name, ((name, shape),), storages.storage(name, shape)) for name, shape in shapes.items()]
+    items = [
+        WeightItem(name, (WeightPart(name, shape),), storages.storage(name, shape)) for name, shape in shapes.items()
+    ]
     is_quantized = {item.name: item.storage.is_quantized for item in items}
     for name in is_quantized:
         tensor = ExpertTensor.of(name)

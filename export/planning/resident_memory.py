@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.checkpoint.weight_names import Role, tied_weights
+from qwonnx.export.checkpoint.weight_part import WeightPart
 from qwonnx.export.lowering.siblings import LARGE
 from qwonnx.export.modeling.cache_spec import KvType
 from qwonnx.export.planning.states import StateSizes
@@ -98,8 +99,8 @@ def load_weights(
     """Memory of weights when a session loads them."""
     loaded = list(items)
     for name, other in tied_weights(config).items():  # each is loaded separately
-        item = next(item for item in items if item.weights[0][0] == other)
-        loaded.append(WeightItem(name, ((name, item.weights[0][1]),), item.storage))
+        item = next(item for item in items if item.weights[0].name == other)
+        loaded.append(WeightItem(name, (WeightPart(name, item.weights[0].shape),), item.storage))
     total = LoadedWeights()
     multiplied = []
     for item in loaded:

@@ -98,7 +98,9 @@ def store_model(
     """
     storages = StoragePlan(named.recipe, formats or foreseen_formats(config)[0])
     weights = planned_weights(config, storages, choice)
-    named.recipe.check_rules_match((*(name for weight in weights for name, _ in weight.weights), *tied_weights(config)))
+    named.recipe.check_rules_match(
+        (*(name for weight in weights for name in weight.weight_names), *tied_weights(config))
+    )
     layout = lay_out_weights(weights)
     return StoredModel(
         named=named,

@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from qwonnx.export.checkpoint.weight_names import kind_of
+from qwonnx.export.checkpoint.weight_part import WeightPart
 from qwonnx.export.quantization.recipe import WeightStorage
 from qwonnx.runtime.artifact.manifest import WeightGroup
 
 
 class Stored(Protocol):
-    """Logical weights, (name, shape), that are stored as one."""
+    """Weights that are stored as one."""
 
     @property
-    def weights(self) -> tuple[tuple[str, tuple[int, ...]], ...]: ...
+    def weights(self) -> tuple[WeightPart, ...]: ...
 
     @property
     def storage(self) -> WeightStorage: ...
@@ -26,11 +27,11 @@ def weight_groups(items: Sequence[Stored]) -> tuple[WeightGroup, ...]:
     """One group for every kind of weight and every storage, the largest first."""
     totals: defaultdict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
     for item in items:
-        for name, shape in item.weights:
-            total = totals[kind_of(name), item.storage.name]
+        for part in item.weights:
+            total = totals[kind_of(part.name), item.storage.name]
             total[0] += 1
-            total[1] += math.prod(shape)
-            total[2] += stored_bytes(shape, item.storage)
+            total[1] += math.prod(part.stored_shape)
+            total[2] += stored_bytes(part.stored_shape, item.storage)
     groups = (WeightGroup(kind, storage, *total) for (kind, storage), total in totals.items())
     return tuple(sorted(groups, key=lambda group: (-group.num_bytes, group.kind)))
 

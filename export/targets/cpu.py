@@ -93,7 +93,7 @@ def _routers(config: ModelConfig, items: Sequence[WeightItem], activations: Acti
 
     If no kernel runs a layer's experts, their router stays in the operator's body.
     """
-    stored_in = {name: item for item in items for name, _ in item.weights}
+    stored_in = {name: item for item in items for name in item.weight_names}
     pairs = []
     for index in range(config.num_hidden_layers):
         layer = f"layers.{index}"
@@ -107,7 +107,7 @@ def _routers(config: ModelConfig, items: Sequence[WeightItem], activations: Acti
 
 def _as_stored(item: WeightItem, storages: Storages) -> WeightItem:
     """In bfloat16 if the checkpoint has all its weights in bfloat16."""
-    is_bfloat16 = {storages.floats(*weight) for weight in item.weights} == {BFLOAT16}
+    is_bfloat16 = {storages.floats(part.name, part.shape) for part in item.weights} == {BFLOAT16}
     return replace(item, storage=BFLOAT16) if is_bfloat16 else item
 
 

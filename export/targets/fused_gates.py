@@ -18,7 +18,7 @@ _StoredIn = Mapping[str, WeightItem]
 
 def fused_gates(config: ModelConfig, items: Sequence[WeightItem], activations: Activations) -> Iterator[WeightItem]:
     """The items, joined as a lowering joins them, that are an operator's input `gates`."""
-    stored_in = {name: item for item in items for name, _ in item.weights}
+    stored_in = {name: item for item in items for name in item.weight_names}
     for index, layer_type in enumerate(config.layer_types):
         layer = f"layers.{index}"
         if layer_type == "linear_attention":
@@ -42,7 +42,7 @@ def fused_gates(config: ModelConfig, items: Sequence[WeightItem], activations: A
 def _joined(stored_in: _StoredIn, *names: str) -> WeightItem | None:
     """The item that stores exactly these weights, in this order."""
     item = stored_in[names[0]]
-    return item if tuple(name for name, _ in item.weights) == names else None
+    return item if item.weight_names == names else None
 
 
 def _run_in_one_kernel(items: Sequence[WeightItem]) -> bool:

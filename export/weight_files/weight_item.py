@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from qwonnx.export.checkpoint.weight_names import Role, role_of
+from qwonnx.export.checkpoint.weight_part import WeightPart
 from qwonnx.export.quantization.recipe import WeightStorage
 
 # Suffixes of an item's name for its tensors, if it is quantised.
@@ -14,24 +15,28 @@ CODES, SCALES, ZERO_POINTS = SUFFIXES = (".codes", ".scales", ".zero_points")
 
 @dataclass(frozen=True, slots=True)
 class WeightItem:
-    """One stored weight: (name, shape) of the logical weights that it joins along their rows, and how it is stored."""
+    """One stored weight: the weights that it joins along their rows, and how it is stored."""
 
     name: str
-    weights: tuple[tuple[str, tuple[int, ...]], ...]
+    weights: tuple[WeightPart, ...]
     storage: WeightStorage
 
     @property
     def role(self) -> Role:
-        return role_of(*self.weights[0])
+        return role_of(self.weights[0].name, self.weights[0].shape)
+
+    @property
+    def weight_names(self) -> tuple[str, ...]:
+        return tuple(part.name for part in self.weights)
 
     @property
     def num_parameters(self) -> int:
-        return sum(math.prod(shape) for _, shape in self.weights)
+        return sum(math.prod(part.stored_shape) for part in self.weights)
 
     @property
     def num_columns(self) -> int:
         """Input features."""
-        return self.weights[0][1][-1]
+        return self.weights[0].stored_shape[-1]
 
     @property
     def num_rows(self) -> int:
@@ -41,7 +46,7 @@ class WeightItem:
     @property
     def num_matrices(self) -> int:
         """Experts, or 1."""
-        return self.weights[0][1][0] if self.role is Role.EXPERTS else 1
+        return self.weights[0].shape[0] if self.role is Role.EXPERTS else 1
 
     @property
     def stream_bytes(self) -> tuple[int, ...]:

@@ -83,9 +83,7 @@ def write_weights(
     report = on_progress or (lambda progress: None)
     importance = importance or Importance({})
     num_threads = num_threads or _usable_processors()
-    plans = [
-        WeightPlan(item.storage, tuple(source.rows(name, shape) for name, shape in item.weights)) for item in items
-    ]
+    plans = [WeightPlan(item.storage, tuple(map(source.part, item.weights))) for item in items]
     layouts = writer.lay_out([plan.size for plan in plans])
     prefixes = None
     if journal is not None:

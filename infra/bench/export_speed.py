@@ -167,9 +167,7 @@ def _arithmetic(options: argparse.Namespace) -> dict[str, float]:
     items = decoder.weights.items()
     began = time.perf_counter()
     source = WeightSource(Checkpoint.open(options.checkpoint), config)
-    plans = [
-        WeightPlan(item.storage, tuple(source.rows(name, shape) for name, shape in item.weights)) for item in items
-    ]
+    plans = [WeightPlan(item.storage, tuple(map(source.part, item.weights))) for item in items]
     cut = cut_for(export.memory_bytes, options.threads, lambda values: max(plan.making_bytes(values) for plan in plans))
     slices = [
         part

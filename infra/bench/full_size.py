@@ -121,7 +121,7 @@ def _graph(options: argparse.Namespace) -> None:
     items = built.weights.items()
     end = time.perf_counter()
     source = WeightSource(resolved.tensors, config)
-    text_bytes = sum(source.rows(name, shape).num_source_bytes for item in items for name, shape in item.weights)
+    text_bytes = sum(source.part(part).num_source_bytes for item in items for part in item.weights)
     facts = {"num_nodes": len(built.model.graph), "num_weights": len(items), "text_bytes": text_bytes}
     report({"open": opened - began, "graph": end - opened}, facts)
 
@@ -130,6 +130,7 @@ def _weights(options: argparse.Namespace) -> None:
     """The weight stage on some layers: every weight is a separate item, as in the portable target."""
     from qwonnx.export.checkpoint.checkpoint import Checkpoint
     from qwonnx.export.checkpoint.config import load_config
+    from qwonnx.export.checkpoint.weight_part import WeightPart
     from qwonnx.export.checkpoint.weight_source import WeightSource
     from qwonnx.export.modeling.trace import decoder_weights
     from qwonnx.export.quantization.recipe import Recipe
@@ -142,7 +143,7 @@ def _weights(options: argparse.Namespace) -> None:
     config, recipe = load_config(options.checkpoint), Recipe.preset(options.weights)
     prefixes = tuple(f"layers.{layer}." for layer in options.layers)
     items = [
-        WeightItem(name, ((name, shape),), recipe.storage(name, shape))
+        WeightItem(name, (WeightPart(name, shape),), recipe.storage(name, shape))
         for name, shape in decoder_weights(config).items()
         if name.startswith(prefixes)
     ]

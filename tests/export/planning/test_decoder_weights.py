@@ -9,6 +9,7 @@ import pytest
 from qwonnx.export.checkpoint.config import parse_config
 from qwonnx.export.checkpoint.source_quantization import StoredCodes
 from qwonnx.export.checkpoint.weight_names import tied_weights
+from qwonnx.export.checkpoint.weight_part import WeightPart
 from qwonnx.export.errors import RecipeError
 from qwonnx.export.lowering.graph_weights import GraphWeights
 from qwonnx.export.modeling.trace import decoder_weights
@@ -35,7 +36,7 @@ RECIPES = [*(named.recipe for named in named_recipes()), MIXED]
 def test_the_weights_are_those_that_the_modules_register(traced: Callable[[str], Traced], name: str) -> None:
     made = traced(name)
     registered = GraphWeights.of_traced(made.model.clone().graph, MIXED, tied_weights(made.config))
-    listed = {name: ((name, shape),) for name, shape in planned_shapes(made.config).items()}
+    listed = {name: (WeightPart(name, shape),) for name, shape in planned_shapes(made.config).items()}
     assert list(registered.parts.items()) == list(listed.items())
 
 
@@ -69,7 +70,7 @@ def test_a_fused_operator_keeps_the_checkpoints_bfloat16_unless_a_part_is_wider(
     storages = StoragePlan(Recipe.preset("int4"), _StoredAsFloats(*wide))
     items = _items(made, storages, "cpu", "int8")
     assert items == list(planned_weights(made.config, storages, choose_target()))
-    kept = {name for item in items if item.storage == BFLOAT16 for name, _ in item.weights}
+    kept = {name for item in items if item.storage == BFLOAT16 for name in item.weight_names}
     pairs = {
         "layers.0.linear_attn.in_proj_": ("b.weight", "a.weight"),
         **{f"layers.{layer}.mlp.": ("gate.weight", "shared_expert_gate.weight") for layer in range(2)},

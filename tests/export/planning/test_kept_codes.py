@@ -34,7 +34,7 @@ OFFICIAL: dict[str, Any] = {
 
 
 def stored_in(model: StoredModel) -> dict[str, WeightStorage]:
-    return {name: item.storage for item in model.weights for name, _ in item.weights}
+    return {name: item.storage for item in model.weights for name in item.weight_names}
 
 
 def published(quantization: dict[str, Any]) -> ModelConfig:

@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from qwonnx.export.checkpoint.config import ModelConfig, parse_config
+from qwonnx.export.checkpoint.weight_part import WeightPart
 from qwonnx.export.modeling.cache_spec import KvType
 from qwonnx.export.planning.decoder_weights import planned_weights
 from qwonnx.export.planning.resident_memory import (
@@ -93,7 +94,7 @@ def test_a_session_packs_and_maps_what_the_plan_says(
     measured = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
     name = "layers.0.mlp.up_proj.weight"
-    weight = WeightItem(name, ((name, (ROWS, COLUMNS)),), storage)
+    weight = WeightItem(name, (WeightPart(name, (ROWS, COLUMNS)),), storage)
     planned = load_weights(config_of("9B"), [weight], choose_target("cpu", activations), kernels)
     # A session itself takes a little memory, and the allocator keeps that of packing for a while: some scales.
     assert -1e6 < measured["anonymous"] - planned.packed < 1.5e6 + weight.num_scale_bytes

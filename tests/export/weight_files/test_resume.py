@@ -12,6 +12,7 @@ import pytest
 
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
 from qwonnx.export.checkpoint.config import load_config
+from qwonnx.export.checkpoint.weight_part import WeightPart
 from qwonnx.export.checkpoint.weight_source import WeightSource
 from qwonnx.export.errors import OutputError
 from qwonnx.export.quantization.recipe import Recipe
@@ -40,7 +41,7 @@ class _Stage:
         self._items = []
         for stored in names:
             name, shape = stored.removeprefix(PREFIX).replace("A_log", "decay_scale"), opened.info(stored).shape
-            self._items.append(WeightItem(name, ((name, shape),), recipe.storage(name, shape)))
+            self._items.append(WeightItem(name, (WeightPart(name, shape),), recipe.storage(name, shape)))
         folder.mkdir()
 
     def run(

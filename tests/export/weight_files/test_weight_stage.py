@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
 from qwonnx.export.checkpoint.config import load_config
 from qwonnx.export.checkpoint.stored_weights import StoredWeights
+from qwonnx.export.checkpoint.weight_part import WeightPart
 from qwonnx.export.checkpoint.weight_source import WeightSource
 from qwonnx.export.errors import OutputError, TensorFormatError
 from qwonnx.export.quantization.importance import Importance
@@ -46,9 +47,9 @@ def _items(checkpoint: Path, weights: str) -> list[WeightItem]:
         if stored.startswith(("model.visual.", "mtp.")) or "shared_expert.up_proj" in stored:
             continue
         shape, name = opened.info(stored).shape, stored.removeprefix(PREFIX).replace("A_log", "decay_scale")
-        parts = [(name, shape)]
+        parts = [WeightPart(name, shape)]
         if "shared_expert.gate_proj" in name:
-            parts.append((name.replace("gate_proj", "up_proj"), shape))
+            parts.append(WeightPart(name.replace("gate_proj", "up_proj"), shape))
         items.append(WeightItem(name, tuple(parts), recipe.storage(name, shape)))
     return items
 
@@ -101,7 +102,7 @@ def test_what_is_written_is_what_the_source_gives(tiny_checkpoint: Path, tmp_pat
         return torch.frombuffer(bytearray(content), dtype=dtype)
 
     for item in _items(tiny_checkpoint, weights):
-        readers = [source.rows(name, shape) for name, shape in item.weights]
+        readers = [source.part(part) for part in item.weights]
         expected = torch.cat([reader.read(0, reader.num_rows) for reader in readers])
         if not item.storage.is_quantized:
             assert torch.equal(stored(item.name, torch.float32).view(expected.shape), expected)
@@ -213,7 +214,7 @@ def test_bytes_of_kept_codes_do_not_depend_on_threads_or_slices(
         plan, items = StoragePlan(Recipe.preset("int4"), source), []
         for name in stored.names:
             ours, shape = name.removeprefix(PREFIX).replace("A_log", "decay_scale"), stored.shape(name)
-            items.append(WeightItem(ours, ((ours, shape),), plan.storage(ours, shape)))
+            items.append(WeightItem(ours, (WeightPart(ours, shape),), plan.storage(ours, shape)))
         return write_weights(source, items, writer, num_threads=num_threads), writer
 
     whole, writer = write(tmp_path / "whole", 1 << 20, 1)
