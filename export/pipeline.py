@@ -20,7 +20,6 @@ from qwonnx.export.checkpoint.weight_source import SkippedPart, WeightSource
 from qwonnx.export.description import describe_artifact
 from qwonnx.export.errors import ExportError, OutputError
 from qwonnx.export.lowering.shared_weights import SharedWeights
-from qwonnx.export.modeling.cache_spec import KvType
 from qwonnx.export.modeling.trace import trace_decoder
 from qwonnx.export.modeling.weight_fit import fitting_weights
 from qwonnx.export.quantization.cache_scales import cache_scales
@@ -56,7 +55,8 @@ class ExportOptions:
     weight_block_size: input features that share a scale; None: the recipe's.
     activations: "int8" lets kernels quantise activations on the fly, faster at a small loss that `qwonnx verify` shows;
         or "float32". None is the target's default; a target without such kernels computes its own way.
-    kv: how the cache stores keys and values: "float32", or "int8" and "int4", which take a quarter and an eighth.
+    kv: how the cache stores keys and values: as the target computes (None), or "int8" and "int4", which take a quarter
+        and an eighth of float32.
     recipe: overrides weights and weight_block_size.
     calibration: a text that the model reads, to weight input features in the choice of scales.
     overwrite: replace an artifact that exists.
@@ -71,7 +71,7 @@ class ExportOptions:
     weights: str = "int4"
     weight_block_size: int | None = None
     activations: str | None = None
-    kv: str = "float32"
+    kv: str | None = None
     recipe: Recipe | None = None
     calibration: str | None = None
     overwrite: bool = False
@@ -133,7 +133,7 @@ def export_checkpoint(
     )
     with unfinished_export(out, fingerprint, resume=options.resume, overwrite=options.overwrite) as unfinished:
         report(ExportProgress("trace", 0, 0))
-        scales = None if choice.kv is KvType.FLOAT32 else cache_scales(source, config, choice.kv)
+        scales = cache_scales(source, config, choice.kv) if choice.kv.is_quantized else None
         storages = StoragePlan(recipe, source)
         graphs = {DECODER: lower_decoder(trace_decoder(config), storages, config, choice, scales)}
         weights = SharedWeights(graph.weights for graph in graphs.values())

@@ -109,9 +109,13 @@ class DecoderSession:
             feeds: dict[str, Any] = {
                 "input_ids": chunk[None],
                 "position_ids": np.broadcast_to(np.arange(start, start + len(chunk)), (3, 1, len(chunk))),
+                "positions": np.arange(start, start + len(chunk))[None],
                 "past_lengths": np.array([start]),
+                "last_positions": np.array([start + len(chunk) - 1], np.int32),
+                "total_sequence_length": np.array(start + len(chunk), np.int32),
                 "logit_positions": places,
             }
+            feeds = {spec.name: feeds[spec.name] for spec in self._artifact.decoder.inputs}
             with self._errors():
                 logits, *arrays = self._session.run(names, {**feeds, **states})
             others = dict(zip(self._outputs, arrays, strict=False))

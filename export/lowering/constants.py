@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy.typing as npt
 import onnx_ir as ir
 
 
@@ -9,6 +12,11 @@ def integers(graph: ir.Graph, values: list[int]) -> ir.Value:
     """An int64 vector."""
     name = "integers_" + "_".join(str(value) for value in values)
     return _initializer(graph, ir.tensor(values, dtype=ir.DataType.INT64, name=name))
+
+
+def constant(graph: ir.Graph, name: str, values: npt.NDArray[Any]) -> ir.Value:
+    """An array, under a name of its own."""
+    return _initializer(graph, ir.tensor(values, name=name))
 
 
 def _initializer(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:

@@ -7,14 +7,14 @@ replace floats by codes and scales. This table records the changes, so that the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
-from qwonnx.export.checkpoint.weight_part import WeightPart
+from qwonnx.export.checkpoint.weight_part import Form, WeightPart
 from qwonnx.export.errors import RecipeError
 from qwonnx.export.lowering.rewrite import sizes
-from qwonnx.export.quantization.recipe import BFLOAT16, FloatType, Storages, WeightStorage
+from qwonnx.export.quantization.recipe import BFLOAT16, FLOAT32, FloatType, Storages, WeightStorage
 from qwonnx.export.weight_files.layout import ExternalTensor
 from qwonnx.export.weight_files.weight_item import (
     CODES,
@@ -44,10 +44,19 @@ class GraphWeights:
     # initializer name -> the one whose bytes it shares under another shape
     aliases: dict[str, str] = field(default_factory=dict)
 
+    # the type of the graph's arithmetic, and so of all floats but those of `floats`
+    type: FloatType = FloatType.FLOAT32
+
     @classmethod
-    def of_traced(cls, graph: ir.Graph, storages: Storages, tied: Mapping[str, str]) -> GraphWeights:
+    def of_traced(
+        cls,
+        graph: ir.Graph,
+        storages: Storages,
+        tied: Mapping[str, str],
+        type: FloatType = FloatType.FLOAT32,
+    ) -> GraphWeights:
         """The table of a traced graph: one weight for each initializer, except tied ones."""
-        weights = cls(graph, storages)
+        weights = cls(graph, storages, type=type)
         for name, value in graph.initializers.items():
             if value.const_value is None or not _has_values(value):
                 weights.parts[name] = (WeightPart(name, sizes(value)),)
@@ -71,7 +80,8 @@ class GraphWeights:
         found = {self.storages.storage(part.name, part.shape) for part in self.parts[name]}
         if len(found) > 1:
             raise RecipeError(f"{name} joins weights that are stored differently: {sorted(found, key=str)}")
-        return found.pop()
+        storage = found.pop()
+        return replace(storage, floats=self.type) if storage.is_quantized else WeightStorage.of_floats(self.type)
 
     def join(self, values: list[ir.Value], name: str) -> ir.Value:
         """One initializer with the rows of several, which no node may use afterwards."""
@@ -82,6 +92,37 @@ class GraphWeights:
         for value in values:
             del self.parts[_name(value)]
         return joined
+
+    def select(self, value: ir.Value, form: Form) -> ir.Value:
+        """A new initializer with a part of a weight, or another form of it."""
+        ((part,),) = (self.parts[_name(value)],)
+        selected = replace(part, form=form)
+        name = f"{_name(value).removesuffix('.weight')}.{form.name.lower()}.weight"
+        assert value.dtype is not None
+        made = self._add(name, value.dtype, selected.stored_shape)
+        self.parts[name] = (selected,)
+        return made
+
+    def drop(self, value: ir.Value) -> None:
+        """Remove an initializer that only nodes use that will be replaced."""
+        del self.parts[_name(value)]
+
+    def fill(self, value: ir.Value, multiple: int) -> None:
+        """Fill experts up with zeros (WeightPart.multiple)."""
+        ((part,),) = (self.parts[_name(value)],)
+        filled = replace(part, multiple=multiple)
+        self.parts[_name(value)] = (filled,)
+        value.shape = ir.Shape(filled.stored_shape)
+
+    def keep_float32(self, value: ir.Value) -> None:
+        """Store a weight in float32 whatever the type of the graph's arithmetic."""
+        self.floats[_name(value)] = FLOAT32
+
+    def retype(self) -> None:
+        """Give every initializer of floats its stored type."""
+        for name in self.parts:
+            if name in self.graph.initializers:
+                self.graph.initializers[name].type = ir.TensorType(_TYPES[self.storage(name).floats])
 
     def quantize(self, value: ir.Value) -> tuple[ir.Value, ...]:
         """Codes, scales and, if its storage has them, zero points that replace a float initializer.

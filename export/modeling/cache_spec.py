@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 from qwonnx.export.checkpoint.config import ModelConfig
@@ -12,15 +13,39 @@ class KvType(StrEnum):
     """How keys and values are stored, the most exact first: unchanged, one byte a channel, two channels a byte."""
 
     FLOAT32 = "float32"
+    FLOAT16 = "float16"
     INT8 = "int8"
     INT4 = "int4"
 
     @property
     def bits(self) -> int:
-        return {"float32": 32, "int8": 8, "int4": 4}[self.value]
+        return {"float32": 32, "float16": 16, "int8": 8, "int4": 4}[self.value]
+
+    @property
+    def is_quantized(self) -> bool:
+        return self.bits < 16
 
 
-def state_specs(config: ModelConfig, kv: KvType = KvType.FLOAT32) -> tuple[StateSpec, ...]:
+@dataclass(frozen=True, slots=True)
+class StateLayout:
+    """The states of linear attention as a target's kernels take them.
+
+    convolution: dtype of the last inputs of the convolution.
+    channels_last: they are [batch, K-1, channels], and not [batch, channels, K-1].
+    value_major: a recurrent state is [batch, heads, value_head_dim, key_head_dim], and not its transpose.
+    """
+
+    convolution: str = "float32"
+    channels_last: bool = False
+    value_major: bool = False
+
+
+AS_TRACED = StateLayout()
+
+
+def state_specs(
+    config: ModelConfig, kv: KvType = KvType.FLOAT32, layout: StateLayout = AS_TRACED
+) -> tuple[StateSpec, ...]:
     """Two states a layer, in the order in which the decoder takes and yields them.
 
     Full attention: key (normed and rotated) and value, in a buffer of max_model_len positions, stored as `kv` says.
@@ -29,14 +54,17 @@ def state_specs(config: ModelConfig, kv: KvType = KvType.FLOAT32) -> tuple[State
     state, always float32, because a narrower one drifts.
     """
     return tuple(
-        spec for layer, kind in enumerate(config.layer_types) for spec in _layer_states(config, layer, kind, kv)
+        spec for layer, kind in enumerate(config.layer_types) for spec in _layer_states(config, layer, kind, kv, layout)
     )
 
 
-def _layer_states(config: ModelConfig, layer: int, layer_type: str, kv: KvType) -> tuple[StateSpec, StateSpec]:
+def _layer_states(
+    config: ModelConfig, layer: int, layer_type: str, kv: KvType, layout: StateLayout
+) -> tuple[StateSpec, StateSpec]:
     if layer_type == "full_attention":
         dtype, width = {
             KvType.FLOAT32: ("float32", config.head_dim),
+            KvType.FLOAT16: ("float16", config.head_dim),
             KvType.INT8: ("int8", config.head_dim),
             KvType.INT4: ("uint8", config.head_dim // 2),
         }[kv]
@@ -44,10 +72,13 @@ def _layer_states(config: ModelConfig, layer: int, layer_type: str, kv: KvType) 
         return _state(layer, "key", buffer, dtype), _state(layer, "value", buffer, dtype)
     key_width = config.linear_num_key_heads * config.linear_key_head_dim
     channels = 2 * key_width + config.linear_num_value_heads * config.linear_value_head_dim
-    matrix = ("batch", config.linear_num_value_heads, config.linear_key_head_dim, config.linear_value_head_dim)
+    taps = config.linear_conv_kernel_dim - 1
+    window = (taps, channels) if layout.channels_last else (channels, taps)
+    key, value = config.linear_key_head_dim, config.linear_value_head_dim
+    matrix = (value, key) if layout.value_major else (key, value)
     return (
-        _state(layer, "conv_state", ("batch", channels, config.linear_conv_kernel_dim - 1), "float32"),
-        _state(layer, "recurrent_state", matrix, "float32"),
+        _state(layer, "conv_state", ("batch", *window), layout.convolution),
+        _state(layer, "recurrent_state", ("batch", config.linear_num_value_heads, *matrix), "float32"),
     )
 
 

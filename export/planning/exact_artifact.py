@@ -14,7 +14,6 @@ from qwonnx.export.checkpoint.checkpoint import Checkpoint
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.checkpoint.weight_source import WeightSource
 from qwonnx.export.description import describe_artifact
-from qwonnx.export.modeling.cache_spec import KvType
 from qwonnx.export.modeling.trace import trace_decoder
 from qwonnx.export.planning.artifact_size import ArtifactSize, CopiedFiles
 from qwonnx.export.planning.source import PlanSource
@@ -52,7 +51,7 @@ def with_exact_artifact(
         model.storages,
         config,
         choice,
-        None if choice.kv is KvType.FLOAT32 else _any_scales(config),
+        _any_scales(config) if choice.kv.is_quantized else None,
     )
     items = decoder.weights.items()
     assert [item.weights for item in items] == [weight.weights for weight in model.weights], "weights differ"

@@ -12,7 +12,7 @@ from qwonnx.export.lowering.siblings import join_items
 from qwonnx.export.modeling.cache_spec import KvType
 from qwonnx.export.quantization.recipe import BFLOAT16, Storages
 from qwonnx.export.targets.fused_gates import fused_gates
-from qwonnx.export.targets.target import Activations, LoadedWeights, Target
+from qwonnx.export.targets.target import Activations, LoadedWeights, LoweringFacts, Target
 from qwonnx.export.weight_files.weight_item import WeightItem
 
 if TYPE_CHECKING:  # pulls in torch
@@ -36,12 +36,12 @@ class CpuTarget(Target):
     name = "cpu"
     summary = "native kernels, or ONNX Runtime's"
     activations = (Activations.INT8, Activations.FLOAT32)
-    kv_types = tuple(KvType)
+    kv_types = (KvType.FLOAT32, KvType.INT8, KvType.INT4)
     minimum_onnxruntime = "1.32"
     providers = ("CPUExecutionProvider",)
     graph_bytes = 5_000
 
-    def lower(self, model: ir.Model, weights: GraphWeights, activations: Activations) -> None:
+    def lower(self, model: ir.Model, weights: GraphWeights, activations: Activations, facts: LoweringFacts) -> None:
         from qwonnx.export.targets.cpu_lowering import lower_to_cpu
 
         lower_to_cpu(model, weights, activations)

@@ -56,12 +56,21 @@ def without_kernel(model: ir.Model) -> list[str]:
     Args:
         model: whose inputs and initializers have types.
     """
-    types = {
-        value: _type_name(value.dtype)
-        for value in (*model.graph.inputs, *model.graph.initializers.values())
-        if value.dtype is not None
-    }
+    types = _given_types(model)
     return [line for node in model.graph for line in _check(node, model.opset_imports, types)]
+
+
+def types_of(model: ir.Model) -> Mapping[str, str]:
+    """The types of all values of a graph whose nodes have CUDA kernels, by their names."""
+    types = _given_types(model)
+    for node in model.graph:
+        assert not list(_check(node, model.opset_imports, types)), f"{node.op_type} has no kernel"
+    return {str(value.name): kind for value, kind in types.items()}
+
+
+def _given_types(model: ir.Model) -> dict[ir.Value, str]:
+    values = (*model.graph.inputs, *model.graph.initializers.values())
+    return {value: _type_name(value.dtype) for value in values if value.dtype is not None}
 
 
 def _check(node: ir.Node, opsets: Mapping[str, int], types: dict[ir.Value, str]) -> Iterator[str]:

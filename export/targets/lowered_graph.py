@@ -18,7 +18,7 @@ from qwonnx.export.modeling.cache_spec import state_specs
 from qwonnx.export.modeling.trace import decoder_inputs, decoder_outputs
 from qwonnx.export.quantization.cache_scales import CacheScales
 from qwonnx.export.quantization.recipe import Storages
-from qwonnx.export.targets.target import Target, TargetChoice
+from qwonnx.export.targets.target import LoweringFacts, Target, TargetChoice
 from qwonnx.runtime.artifact.file_names import DECODER, graph_file
 from qwonnx.runtime.artifact.manifest import GraphSpec
 
@@ -56,15 +56,15 @@ def lower_decoder(
     Raises:
         RecipeError: the recipe cannot be applied.
     """
-    weights = GraphWeights.of_traced(traced.graph, storages, tied_weights(config))
-    states = state_specs(config, choice.kv)
+    floats = choice.activations.floats
+    weights = GraphWeights.of_traced(traced.graph, storages, tied_weights(config), floats)
+    states = state_specs(config, choice.kv, choice.target.state_layout)
     if cache_scales is not None:
         quantize_cache(traced.graph, choice.kv, states, cache_scales)
-    choice.target.lower(traced, weights, choice.activations)
+    choice.target.lower(traced, weights, choice.activations, LoweringFacts(config, states))
     _tidy(traced, DECODER)
-    spec = GraphSpec(
-        graph_file(DECODER), decoder_inputs(), decoder_outputs(config), states, _native_operators(traced, choice.target)
-    )
+    inputs, operators = choice.target.inputs(decoder_inputs()), _native_operators(traced, choice.target)
+    spec = GraphSpec(graph_file(DECODER), inputs, decoder_outputs(config), states, operators)
     return LoweredGraph(traced, weights, spec)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from qwonnx.export.checkpoint.weight_names import Role
 from qwonnx.export.modeling.cache_spec import KvType
-from qwonnx.export.targets.target import Activations, LoadedWeights, Target
+from qwonnx.export.targets.target import Activations, LoadedWeights, LoweringFacts, Target
 from qwonnx.export.weight_files.weight_item import WeightItem
 
 if TYPE_CHECKING:  # pulls in torch
@@ -27,13 +27,13 @@ class PortableTarget(Target):
     name = "portable"
     summary = "standard operators only"
     activations = (Activations.FLOAT32,)
-    kv_types = tuple(KvType)
+    kv_types = (KvType.FLOAT32, KvType.INT8, KvType.INT4)
     minimum_onnxruntime = "1.32"
     providers = ("CPUExecutionProvider",)
     graph_bytes = 24_000  # with the bodies of the operators
     note = "memory of the portable target is an upper bound, for ONNX Runtime's CPU provider"
 
-    def lower(self, model: ir.Model, weights: GraphWeights, activations: Activations) -> None:
+    def lower(self, model: ir.Model, weights: GraphWeights, activations: Activations, facts: LoweringFacts) -> None:
         from qwonnx.export.lowering.functions import add_function_bodies
         from qwonnx.export.lowering.quantized_ops import quantize_weights
 

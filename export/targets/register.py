@@ -5,11 +5,12 @@ from __future__ import annotations
 from qwonnx.export.errors import ExportError
 from qwonnx.export.modeling.cache_spec import KvType
 from qwonnx.export.targets.cpu import CpuTarget
+from qwonnx.export.targets.cuda import CudaTarget
 from qwonnx.export.targets.portable import PortableTarget
 from qwonnx.export.targets.target import Activations, Target, TargetChoice
 
 # The default first.
-TARGETS: dict[str, Target] = {target.name: target for target in (CpuTarget(), PortableTarget())}
+TARGETS: dict[str, Target] = {target.name: target for target in (CpuTarget(), PortableTarget(), CudaTarget())}
 DEFAULT_TARGET = next(iter(TARGETS))
 
 

@@ -13,9 +13,10 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from qwonnx.export.checkpoint.config import ModelConfig
-from qwonnx.export.modeling.cache_spec import KvType
-from qwonnx.export.quantization.recipe import DEFAULT_RECIPE, Storages
+from qwonnx.export.modeling.cache_spec import AS_TRACED, KvType, StateLayout
+from qwonnx.export.quantization.recipe import DEFAULT_RECIPE, FloatType, Storages
 from qwonnx.export.weight_files.weight_item import WeightItem
+from qwonnx.runtime.artifact.manifest import StateSpec, TensorSpec
 
 if TYPE_CHECKING:  # pulls in torch
     import onnx_ir as ir
@@ -28,6 +29,12 @@ class Activations(StrEnum):
 
     INT8 = "int8"
     FLOAT32 = "float32"
+    FLOAT16 = "float16"
+
+    @property
+    def floats(self) -> FloatType:
+        """The type of a graph's floats, and so of its weights and scales."""
+        return FloatType.FLOAT16 if self is Activations.FLOAT16 else FloatType.FLOAT32
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,14 @@ class LoadedWeights:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class LoweringFacts:
+    """What a lowering may need beside the graph: the model, and the states that the target wants."""
+
+    config: ModelConfig
+    states: tuple[StateSpec, ...]
+
+
 class Target(ABC):
     """One target. A subclass sets all attributes; register.py lists it.
 
@@ -66,6 +81,7 @@ class Target(ABC):
         default_recipe: the recipe of int4 if no recipe is named.
         minimum_onnxruntime: the first release with all its kernels.
         providers: ONNX Runtime's execution providers that its graphs run on, the usual one first.
+        state_layout: of the states of linear attention.
         graph_bytes: of a graph without layers, measured, for plans without a trace.
         note: a note of plans about its estimates, if any.
     """
@@ -77,21 +93,27 @@ class Target(ABC):
     default_recipe: str = DEFAULT_RECIPE
     minimum_onnxruntime: str
     providers: tuple[str, ...]
+    state_layout: StateLayout = AS_TRACED
     graph_bytes: int
     note: str | None = None
 
     @abstractmethod
-    def lower(self, model: ir.Model, weights: GraphWeights, activations: Activations) -> None:
+    def lower(self, model: ir.Model, weights: GraphWeights, activations: Activations, facts: LoweringFacts) -> None:
         """Lower a traced model in place.
 
         Args:
             model: as traced; its cache is lowered already.
             weights: the table of its weights; lower() keeps it up to date.
             activations: one of those that the target offers.
+            facts: of the model.
 
         Raises:
             RecipeError: the target cannot use weights that are stored so.
         """
+
+    def inputs(self, traced: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+        """The inputs of a lowered graph other than the states, from those of the traced one."""
+        return tuple(traced)
 
     def native_operators(self) -> Collection[str]:
         """The operators of `ai.qwonnx` that native kernels may run in its graphs; by default none.

@@ -45,8 +45,12 @@ def export(
         ),
     ] = None,
     kv: Annotated[
-        KvType, typer.Option(help="Storage of keys and values: int8 takes a quarter of the memory, int4 an eighth.")
-    ] = KvType.FLOAT32,
+        KvType | None,
+        typer.Option(
+            help="Storage of keys and values: int8 takes a quarter of float32's memory, int4 an eighth. By default as"
+            " the target computes."
+        ),
+    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -116,7 +120,7 @@ def export(
     options = ExportOptions(
         target=target.value,
         activations=activations and activations.value,
-        kv=kv.value,
+        kv=kv and kv.value,
         recipe=Recipe.choose(
             recipe, weights and weights.value, weight_block_size, TARGETS[target.value].default_recipe
         ),

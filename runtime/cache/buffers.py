@@ -63,8 +63,8 @@ class RowBinding(ABC):
         """Bind an output to an array of its shape; every run writes into it."""
 
     @abstractmethod
-    def run(self, session: Runnable) -> None:
-        """Run; outputs are in their arrays on return.
+    def run(self, session: Runnable, *, reads_outputs: bool = True) -> None:
+        """Run; outputs are in their arrays on return, if reads_outputs.
 
         Raises:
             the errors of the session. The states of the rows are then undefined; the caller moves or releases these

@@ -219,12 +219,12 @@ class _DeviceBinding(RowBinding):
         device = self._buffers.bound_device, self._buffers.device.index
         self._io.bind_output(name, *device, array.dtype, array.shape, address)
 
-    def run(self, session: Runnable) -> None:
+    def run(self, session: Runnable, *, reads_outputs: bool = True) -> None:
         device = self._buffers.device
         for array in self._inputs.values():
             self._copy(CopyKind.TO_DEVICE, self._buffers.twin_address(array), array.ctypes.data, array.nbytes)
         session.run(self._io)
-        for array in self._outputs.values():
+        for array in self._outputs.values() if reads_outputs else ():
             self._copy(CopyKind.TO_HOST, array.ctypes.data, self._buffers.twin_address(array), array.nbytes)
         device.synchronize()
 

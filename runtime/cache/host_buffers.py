@@ -46,7 +46,7 @@ class HostBinding(RowBinding):
     def bind_output(self, name: str, array: HostArray) -> None:
         self._io.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
-    def run(self, session: Runnable) -> None:
+    def run(self, session: Runnable, *, reads_outputs: bool = True) -> None:
         session.run(self._io)
 
 

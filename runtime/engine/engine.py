@@ -42,7 +42,7 @@ from qwonnx.runtime.errors import CapsuleError, GuideError, SessionError
 from qwonnx.runtime.model import expert_uses
 from qwonnx.runtime.model import files as model_files
 from qwonnx.runtime.model.inputs import HOST_INPUTS
-from qwonnx.runtime.model.placement import place
+from qwonnx.runtime.model.placement import check_room, place
 from qwonnx.runtime.model.runner import ModelRunner
 from qwonnx.runtime.model.session import Session
 from qwonnx.runtime.model.weight_files import WeightFiles
@@ -88,6 +88,7 @@ class Engine:
         self._weights = WeightFiles(self.artifact)
         with self.startup.phase("session"):
             placement = place(self.artifact.manifest.target, settings)
+            check_room(placement, sum(entry.size for entry in self.artifact.manifest.files))
             session = Session(model.graph, settings, decoder.native_operators, placement)
         self.kernels: KernelChoice = session.kernels
         if self.kernels.missing:
@@ -272,6 +273,17 @@ class Engine:
         finally:
             self.abort(request_id)
 
+    def capture(self) -> int:
+        """On a device that captures, record its decoding steps for replay; warm_up() does it. No request may run yet.
+
+        Returns:
+            the number of recorded steps.
+
+        Raises:
+            SessionError: the device failed.
+        """
+        return self._runner.capture()
+
     def warm_up(self) -> None:
         """Run a request with a prompt of one token through the whole path; is_ready is true afterwards.
 
@@ -280,7 +292,7 @@ class Engine:
         """
         params = SamplingParams(temperature=0, max_tokens=min(2, self.max_model_len - 1), ignore_eos=True)
         with self.startup.phase("warm-up"):
-            self._runner.capture()
+            self.capture()
             for output in self.generate(self.tokenizer.encode("Hello")[:1], params):
                 if output.finish_reason is FinishReason.ERROR:
                     raise SessionError(output.error or "the warm-up failed")

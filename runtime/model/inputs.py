@@ -42,6 +42,7 @@ class InputBuffers:
         max_num_seqs: rows of a decoding step.
         max_num_batched_tokens: columns of a prompt's chunk.
         max_model_len: tokens that a row has room for.
+        least_logits: positions of a step that wants no logits. CUDA's experts take no empty steps.
         new_array: makes memory that steps read, StateBuffers.new_host_array.
     """
 
@@ -51,8 +52,10 @@ class InputBuffers:
         max_num_batched_tokens: int,
         max_model_len: int,
         new_array: Callable[[Sequence[int], str], HostArray],
+        least_logits: int = 0,
     ) -> None:
         self._max_model_len = max_model_len
+        self._least_logits = least_logits
         size = max(max_num_seqs, max_num_batched_tokens)
         self._input_ids: IntArray = new_array([size], "int64")
         self._position_ids: IntArray = new_array([3 * size], "int64")
@@ -77,7 +80,7 @@ class InputBuffers:
             positions=position_ids[0],
             last_positions=self._last_positions[:batch],
             total_sequence_length=self._total_sequence_length,
-            logit_positions=self._logit_positions[: int(plan.wants_logits)],
+            logit_positions=self._logit_positions[: max(int(plan.wants_logits), self._least_logits)],
         )
         for padded in (inputs.input_ids, inputs.past_lengths):
             padded[len(plan.sequences) :] = 0

@@ -17,6 +17,7 @@ import onnxruntime
 from qwonnx.runtime.cuda.device import CudaDevice
 from qwonnx.runtime.errors import SettingsError
 from qwonnx.runtime.install import how_to_install
+from qwonnx.runtime.quantities import bytes_text
 from qwonnx.runtime.settings import AUTO, RuntimeSettings
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -79,6 +80,22 @@ def place(target: str, settings: RuntimeSettings) -> Placement:
     device = _device(int(index or 0))
     options = {"device_id": str(device.index), "user_compute_stream": str(device.stream)} | _CUDA_OPTIONS
     return Placement({CUDA: options}, device)
+
+
+def check_room(placement: Placement, num_bytes: int) -> None:
+    """Refuse weights that the device has no room for; ONNX Runtime would fail in the middle of loading them.
+
+    Raises:
+        SettingsError: fewer bytes are free.
+    """
+    if placement.device is None:
+        return
+    free = placement.device.memory().free_bytes
+    if free < num_bytes:
+        raise SettingsError(
+            f"cuda:{placement.device.index} has {bytes_text(free)} of memory free and the weights take"
+            f" {bytes_text(num_bytes)}: choose another device, end what uses this one, or export with fewer bits"
+        )
 
 
 def _device(index: int) -> CudaDevice:

@@ -91,7 +91,8 @@ class ModelRunner:
         self._session = session
         self._cache = cache
         new_array = cache.buffers.new_host_array
-        self._inputs = InputBuffers(max_num_seqs, max_num_batched_tokens, cache.max_model_len, new_array)
+        least_logits = int(session.captures)
+        self._inputs = InputBuffers(max_num_seqs, max_num_batched_tokens, cache.max_model_len, new_array, least_logits)
         self._input_names = tuple(sorted(_KNOWN_INPUTS & session.inputs.keys()))
         self._max_num_seqs = max_num_seqs
         self._graphs: dict[int, Runnable] = {}  # by number of rows
@@ -155,7 +156,7 @@ class ModelRunner:
             bound = self._cache.buffers.bind(self._session.new_binding(), *key)
             binding = self._bindings[key] = _Binding(bound, {})
         self._bind_inputs(binding, self._inputs.fill(plan, num_rows), num_rows)
-        binding.rows.run(session)
+        binding.rows.run(session, reads_outputs=plan.wants_logits)
 
     def _bind_inputs(self, binding: _Binding, inputs: StepInputs, batch: int) -> None:
         for name in self._input_names:

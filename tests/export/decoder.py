@@ -32,6 +32,7 @@ class Decoder:
     def __init__(self, artifact: Any, batch: int = 1, max_model_len: int = 512, session: Any = None) -> None:
         self.session = session or onnxruntime_session(artifact)
         self._specs = artifact.decoder.states
+        self._inputs = [spec.name for spec in artifact.decoder.inputs]
         sizes = {"batch": batch, "max_model_len": max_model_len}
         self.states = {
             spec.past: np.zeros([size if isinstance(size, int) else sizes[size] for size in spec.shape], spec.dtype)
@@ -55,9 +56,13 @@ class Decoder:
         feeds = {
             "input_ids": ids,
             "position_ids": np.ascontiguousarray(position_ids, np.int64),
+            "positions": np.ascontiguousarray(position_ids[0], np.int64),
             "past_lengths": self.lengths,
+            "last_positions": (self.lengths + num_tokens - 1).astype(np.int32),
+            "total_sequence_length": np.array(self.lengths.max() + num_tokens, np.int32),
             "logit_positions": np.array(list(wanted), np.int64),
         }
+        feeds = {name: feeds[name] for name in self._inputs}
         outputs = ["logits", *(spec.present for spec in self._specs)]
         logits, *present = self.session.run(outputs, {**feeds, **self.states})
         self.states = {spec.past: np.asarray(array) for spec, array in zip(self._specs, present, strict=True)}

@@ -232,7 +232,7 @@ class _StrictBinding(RowBinding):
         self.outputs[name] = array, _poison(array.shape, array.dtype)
         self.bound.bind_output(name, self.outputs[name][1])
 
-    def run(self, session: Runnable) -> None:
+    def run(self, session: Runnable, *, reads_outputs: bool = True) -> None:
         num_tokens, past_lengths = self.inputs["input_ids"][0].shape[1], self.inputs["past_lengths"][0].tolist()
         self.buffers.load(self.rows, past_lengths, num_tokens)
         try:

@@ -22,7 +22,7 @@ from qwonnx.export.planning.report import plan_report
 from qwonnx.export.planning.resident_memory import Serving
 from qwonnx.export.planning.stored_model import named_recipe
 from qwonnx.export.targets.register import DEFAULT_TARGET, TARGETS, choose_target
-from qwonnx.export.targets.target import Activations, LoadedWeights, Target
+from qwonnx.export.targets.target import Activations, LoadedWeights, LoweringFacts, Target
 from qwonnx.export.weight_files.weight_item import WeightItem
 from qwonnx.runtime.artifact.folder import open_artifact
 
@@ -45,8 +45,8 @@ class ToyTarget(Target):
     graph_bytes = 1_000_000
     note = "nobody has measured the toy target"
 
-    def lower(self, model: ir.Model, weights: GraphWeights, activations: Activations) -> None:
-        TARGETS["portable"].lower(model, weights, activations)
+    def lower(self, model: ir.Model, weights: GraphWeights, activations: Activations, facts: LoweringFacts) -> None:
+        TARGETS["portable"].lower(model, weights, activations, facts)
 
     def load(self, items: Sequence[WeightItem], activations: Activations, *, native: bool) -> LoadedWeights:
         return LoadedWeights(mapped=1)

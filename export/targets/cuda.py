@@ -1,0 +1,53 @@
+"""The record of the CUDA target; cuda_lowering.py lowers a graph to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from qwonnx.export.modeling.cache_spec import KvType, StateLayout
+from qwonnx.export.targets.target import Activations, LoadedWeights, LoweringFacts, Target
+from qwonnx.export.weight_files.weight_item import WeightItem
+from qwonnx.runtime.artifact.manifest import TensorSpec
+
+if TYPE_CHECKING:  # pulls in torch
+    import onnx_ir as ir
+
+    from qwonnx.export.lowering.graph_weights import GraphWeights
+
+
+class CudaTarget(Target):
+    """ONNX Runtime's contributed kernels for NVIDIA GPUs, in float16.
+
+    Recurrent states are float32 with values first, as the kernel of the gated delta rule takes them. Decays are
+    float32.
+    """
+
+    name = "cuda"
+    summary = "NVIDIA GPUs, float16"
+    activations = (Activations.FLOAT16,)
+    kv_types = (KvType.FLOAT16, KvType.INT8, KvType.INT4)
+    minimum_onnxruntime = "1.31.1"
+    providers = ("CUDAExecutionProvider",)
+    state_layout = StateLayout(convolution="float16", channels_last=True, value_major=True)
+    graph_bytes = 5_000
+
+    def lower(self, model: ir.Model, weights: GraphWeights, activations: Activations, facts: LoweringFacts) -> None:
+        from qwonnx.export.targets.cuda_lowering import lower_to_cuda
+
+        lower_to_cuda(model, weights, facts)
+
+    def inputs(self, traced: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+        """The kernels take positions of one axis, and lengths as int32; the last one lies on the host."""
+        own = {
+            "position_ids": (TensorSpec("positions", "int64", ("batch", "sequence")),),
+            "past_lengths": (
+                TensorSpec("last_positions", "int32", ("batch",)),
+                TensorSpec("total_sequence_length", "int32", ()),
+            ),
+        }
+        return tuple(spec for each in traced for spec in own.get(each.name, (each,)))
+
+    def load(self, items: Sequence[WeightItem], activations: Activations, *, native: bool) -> LoadedWeights:
+        """Everything lies in the device's memory."""
+        return LoadedWeights(packed=sum(item.num_bytes for item in items))

@@ -1,0 +1,148 @@
+"""The engine on a device: where everything lies, what is copied, and which steps are replayed. Values are rubbish."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from qwonnx.export import ExportOptions, export_checkpoint
+from qwonnx.export.quantization.recipe import Recipe
+from qwonnx.runtime.cuda.device import CopyKind
+from qwonnx.runtime.engine.engine import Engine
+from qwonnx.runtime.engine.request import FinishReason
+from qwonnx.runtime.errors import SettingsError
+from qwonnx.runtime.model.placement import place
+from qwonnx.runtime.sampling.params import SamplingParams
+from qwonnx.runtime.settings import RuntimeSettings
+from tests.cuda_standin.stand_in import EventKind, StandIn
+from tests.runtime.engine.engine_driver import Received, drive
+
+CHECKPOINT = Path(__file__).parent.parent / "miniature" / "checkpoint"
+SETTINGS = RuntimeSettings(max_num_seqs=3, max_num_batched_tokens=4, max_model_len=64)
+PARAMS = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
+LOGITS_BYTES = 4 * 6144
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained miniature, exported for CUDA."""
+    folder = tmp_path_factory.mktemp("cuda") / "artifact"
+    export_checkpoint(CHECKPOINT, folder, ExportOptions(target="cuda", recipe=Recipe.preset("int4", 32)))
+    return folder
+
+
+def test_steps_of_one_token_are_replayed_and_prompts_are_not(artifact: Path, standin: StandIn) -> None:
+    with Engine.open(artifact, SETTINGS) as engine:
+        with standin.recording() as recording:
+            engine.capture()
+        assert len(recording.of(EventKind.CAPTURE_END)) == SETTINGS.max_num_seqs
+        assert not [event for event in recording.captured() if event.kind is EventKind.COPY]
+        received = [Received() for _ in range(3)]
+        for each in received:
+            engine.submit([70, 71, 72, 73, 74], PARAMS, each)
+        replays = eager = 0
+        while engine.num_live_requests:
+            before = [len(each.tokens) for each in received]
+            with standin.recording() as recording:
+                engine.step()
+            assert engine.check() == []
+            assert not recording.of(EventKind.REFUSAL)
+            assert not recording.of(EventKind.CAPTURE_BEGIN)
+            graphs = recording.of(EventKind.GRAPH_LAUNCH)
+            replays += len(graphs)
+            eager += bool(recording.launches())
+            assert len(graphs) + bool(recording.launches()) == 1
+            back = [event for event in recording.of(EventKind.COPY) if event.copy_kind == CopyKind.TO_HOST]
+            sampled = sum(len(each.tokens) - old for each, old in zip(received, before, strict=True))
+            if sampled and not any(len(each.outputs) == 1 for each in received):
+                assert sum(event.num_bytes for event in back) == sampled * LOGITS_BYTES
+        assert [each.outputs[-1].error for each in received] == [None] * 3
+        assert [each.reason for each in received] == [FinishReason.LENGTH] * 3
+        assert replays >= 5
+        assert eager >= 2
+
+
+def test_a_step_between_two_graphs_fills_up_with_free_rows_alone(artifact: Path, standin: StandIn) -> None:
+    settings = replace(SETTINGS, max_num_seqs=17, max_num_batched_tokens=64)
+    with Engine.open(artifact, settings) as engine:
+        with standin.recording() as recording:
+            engine.capture()
+        assert len(recording.of(EventKind.CAPTURE_END)) == 8 + 2  # 1 to 8, 16, 17
+        received = [Received() for _ in range(11)]
+        for index, each in enumerate(received):
+            engine.submit([70 + index, 71], replace(PARAMS, max_tokens=8), each)
+        while not all(len(each.tokens) > 1 for each in received):
+            engine.step()
+        with standin.recording() as recording:
+            engine.step()
+        assert len(recording.of(EventKind.GRAPH_LAUNCH)) == 1
+        assert [e.num_bytes for e in recording.of(EventKind.COPY) if e.copy_kind == 2] == [16 * LOGITS_BYTES]
+        drive(engine)
+
+
+def test_a_snapshot_comes_back_and_a_request_goes_on_from_it(artifact: Path) -> None:
+    with Engine.open(artifact, SETTINGS) as engine:
+        engine.capture()
+        prompt = [70, 71, 72, 73, 74, 75, 76, 77]
+        engine.submit(prompt, PARAMS, Received(), snapshot_at=[5])
+        drive(engine)
+        assert engine.save_capsule(prompt) is not None
+        engine.submit(prompt, PARAMS, Received())
+        drive(engine)
+        assert engine.metrics().cached_tokens == 5
+
+
+def test_too_little_memory_is_said_before_anything_runs(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_STANDIN_MEMORY_BYTES", "5000000")
+    with pytest.raises(SettingsError, match=r"cuda:0 has 5\.00 MB of memory free and the weights take 9\.\d+ MB"):
+        Engine.open(artifact, SETTINGS)
+    monkeypatch.setenv("CUDA_STANDIN_MEMORY_BYTES", str(20 << 20))
+    with pytest.raises(
+        SettingsError, match=r"64 sequences of 64 tokens, and a spare row, take \d+ bytes of the device"
+    ):
+        Engine.open(artifact, replace(SETTINGS, max_num_seqs=64))
+    monkeypatch.setenv("CUDA_STANDIN_MEMORY_BYTES", str(32 << 20))
+    with Engine.open(artifact, replace(SETTINGS, max_model_len=None)) as engine:
+        assert 2 <= engine.max_model_len < 32_768
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda", "cuda:0"])
+def test_a_device_is_found_by_its_name(artifact: Path, device: str) -> None:
+    placement = place("cuda", replace(SETTINGS, device=device))
+    assert placement.device is not None
+    assert placement.device.index == 0
+    assert placement.first == "CUDAExecutionProvider"
+
+
+@pytest.mark.parametrize(
+    ("target", "device", "message"),
+    [
+        ("cuda", "cpu", r"device is cpu and this artifact is for the target cuda: give device cuda"),
+        ("cpu", "cuda", r"device is cuda and this artifact is for the target cpu: export .* --target cuda"),
+        ("cuda", "cuda:3", r"device cuda:3 does not exist: there is one, cuda:0"),
+    ],
+)
+def test_a_device_that_does_not_fit_the_artifact_is_one_line(target: str, device: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message) as raised:
+        place(target, replace(SETTINGS, device=device))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_thread_of_its_own_uses_the_same_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_STANDIN_DEVICES", "2")
+    device = place("cuda", replace(SETTINGS, device="cuda:1")).device
+    assert device is not None
+    found: list[int] = []
+
+    def use() -> None:
+        memory = device.allocate(16)
+        found.append(device.current())
+        del memory
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert found == [1]
