@@ -16,6 +16,9 @@ from qwonnx.export.weight_files.weight_item import WeightItem
 # A matrix with more elements is not joined: measured on two cores, where its product takes about 0.1 ms.
 LARGE = 4 << 20
 
+# They take a quantised row in turn, so that joined matrices would only need a Split.
+_FUSED = (".in_proj_z.weight", *(f".self_attn.{name}_proj.weight" for name in "qkv"))
+
 _Item = TypeVar("_Item")
 
 
@@ -31,8 +34,8 @@ class Projection(Generic[_Item]):
 
     @property
     def can_be_joined(self) -> bool:
-        """False for large matrices, and for codes of in_proj_z, which a fused operator takes beside in_proj_qkv."""
-        is_part = self.storage.is_quantized and self.name.endswith(".in_proj_z.weight")
+        """False for large matrices, and for codes of projections that a fused operator takes beside each other."""
+        is_part = self.storage.is_quantized and self.name.endswith(_FUSED)
         return self.num_elements <= LARGE and not is_part
 
 

@@ -12,80 +12,19 @@ that a graph uses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 
 import onnx_ir as ir
 
 from qwonnx.export.lowering.functions import used_operators
 from qwonnx.export.lowering.rewrite import Attributes
-from qwonnx.export.operators.ops import DOMAIN, VERSION
+from qwonnx.export.operators.ops import DOMAIN
+from qwonnx.export.targets.function_body import FunctionBody, Reference
 
-MICROSOFT = "com.microsoft"
 # Operators of attention over a cache, and the bits of a cached value: 0 is a float. The heads of a model are built into
 # their bodies, which cpu_attention.py has.
 CACHE_BITS = {"GatedAttention": 0, "GatedAttentionInt8": 8, "GatedAttentionInt4": 4}
-_OPSETS = {"": 23, MICROSOFT: 1}
 _INT, _INTS, _FLOAT = ir.AttributeType.INT, ir.AttributeType.INTS, ir.AttributeType.FLOAT
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """The value of a function's attribute, for an attribute of a node in its body."""
-
-    name: str
-
-
-class FunctionBody:
-    """Builds a function of the domain ai.qwonnx.
-
-    Args:
-        name: of the operator.
-        inputs: their names, all required.
-        attributes: their types by name, all required. Nodes may have more; ONNX Runtime passes those to kernels only.
-    """
-
-    def __init__(self, name: str, inputs: Sequence[str], attributes: Mapping[str, ir.AttributeType]) -> None:
-        self._name = name
-        self._attributes = attributes
-        self._nodes: list[ir.Node] = []
-        self._integers: dict[tuple[int, ...], ir.Value] = {}
-        self.inputs = [ir.Value(name=each) for each in inputs]
-
-    def add(
-        self,
-        op_type: str,
-        inputs: Sequence[ir.Value | None],
-        attributes: Mapping[str, int | float | str | ir.Graph | Sequence[int] | Reference] | None = None,
-        *,
-        domain: str = MICROSOFT,
-        num_outputs: int = 1,
-    ) -> list[ir.Value]:
-        """Add a node, and return its outputs."""
-        given = dict(attributes or {})
-        plain = {name: value for name, value in given.items() if not isinstance(value, Reference)}
-        node = ir.node(op_type, inputs, plain, domain=domain, num_outputs=num_outputs)
-        for name, value in given.items():
-            if isinstance(value, Reference):
-                node.attributes[name] = ir.RefAttr(name, value.name, self._attributes[value.name])
-        for index, output in enumerate(node.outputs):
-            output.name = f"{op_type}.{len(self._nodes)}.{index}"
-        self._nodes.append(node)
-        return list(node.outputs)
-
-    def integers(self, *values: int) -> ir.Value:
-        """An int64 vector, one node for each that is used."""
-        if values not in self._integers:
-            (self._integers[values],) = self.add("Constant", [], {"value_ints": values}, domain="")
-        return self._integers[values]
-
-    def function(self, outputs: Sequence[ir.Value]) -> ir.Function:
-        """The function that yields these values."""
-        graph = ir.Graph(self.inputs, outputs, nodes=self._nodes, opset_imports=dict(_OPSETS), name=self._name)
-        if used_operators(graph):
-            graph.opset_imports[DOMAIN] = VERSION
-        declared = [ir.Attr(name, kind, None) for name, kind in self._attributes.items()]
-        return ir.Function(DOMAIN, self._name, graph=graph, attributes=declared)
 
 
 def add_kernel_functions(model: ir.Model) -> None:
@@ -332,6 +271,62 @@ def _delta_net(name: str, *weights: str) -> ir.Function:
     return body.function([gated, present_conv, present_state])
 
 
+# Of QuantizedAttentionInputs and AffineAttentionInputs; cpu_fusion.py computes them.
+_ATTENTION_INPUTS = {
+    "norm_epsilon": _FLOAT,
+    "q_norm_epsilon": _FLOAT,
+    "k_norm_epsilon": _FLOAT,
+    "accuracy_level": _INT,
+    "hidden": _INT,
+    "num_heads": _INT,
+    "num_kv_heads": _INT,
+    "rotary_dim": _INT,
+    "query_shape": _INTS,  # [0, 0, num_heads, -1]
+    "key_shape": _INTS,
+    **{f"{matrix}_{name}": _INT for matrix in "qkv" for name in ("rows", "bits", "block_size")},
+}
+
+
+def _attention_inputs(name: str, *weights: str) -> ir.Function:
+    """h [B, T, H], cos and sin [B, T, rotary_dim / 2] -> query, key, value and gate as GatedAttention takes them.
+
+    norm is [H], q_norm and k_norm [D]; q has 2 * num_heads * D rows, of each head the query and then the gate; k and v
+    have num_kv_heads * D.
+    """
+    matrices = [f"{matrix}_{part}" for matrix in "qkv" for part in weights]
+    names = ["h", "cos", "sin", "norm", *matrices, "q_norm", "k_norm"]
+    body = FunctionBody(name, names, _ATTENTION_INPUTS)
+    h, cos, sin, norm, *all_weights, q_norm, k_norm = body.inputs
+    (x,) = body.add("RMSNormalization", [h, norm], {"axis": -1, "epsilon": Reference("norm_epsilon")}, domain="")
+    q, k, v = (
+        _add_product(
+            body, matrix, x, all_weights[index * len(weights) : (index + 1) * len(weights)], f"{matrix}_rows", "hidden"
+        )
+        for index, matrix in enumerate("qkv")
+    )
+
+    def heads(projected: ir.Value, kind: str) -> ir.Value:
+        (shape,) = body.add("Constant", [], {"value_ints": Reference(f"{kind}_shape")}, domain="")
+        return body.add("Reshape", [projected, shape], domain="")[0]
+
+    def merged(by_head: ir.Value) -> ir.Value:
+        return body.add("Reshape", [by_head, body.integers(0, 0, -1)], domain="")[0]
+
+    def rotated(by_head: ir.Value, weight: ir.Value, epsilon: str, num_heads: str) -> ir.Value:
+        attributes: dict[str, int | Reference] = {"axis": -1, "epsilon": Reference(epsilon)}
+        (normed,) = body.add("RMSNormalization", [by_head, weight], attributes, domain="")
+        rotary: dict[str, int | Reference] = {"num_heads": Reference(num_heads), "interleaved": 0}
+        rotary["rotary_embedding_dim"] = Reference("rotary_dim")
+        return body.add("RotaryEmbedding", [merged(normed), cos, sin], rotary, domain="")[0]
+
+    query, gate = body.add("Split", [heads(q, "query")], {"axis": -1, "num_outputs": 2}, domain="", num_outputs=2)
+    outputs = [
+        rotated(query, q_norm, "q_norm_epsilon", "num_heads"),
+        rotated(heads(k, "key"), k_norm, "k_norm_epsilon", "num_kv_heads"),
+    ]
+    return body.function([*outputs, v, merged(gate)])
+
+
 # Of MoE and QMoE: SiLU of even rows times odd rows, and the weights of the chosen experts add up to 1.
 SWIGLU: dict[str, int | float | str] = {
     "activation_type": "swiglu",
@@ -350,6 +345,8 @@ _BODIES: dict[str, Callable[[], ir.Function]] = {
     "AffineMixture": lambda: _mixture("AffineMixture", "codes", "scales", "zero_points"),
     "QuantizedDeltaNet": lambda: _delta_net("QuantizedDeltaNet", "codes", "scales"),
     "AffineDeltaNet": lambda: _delta_net("AffineDeltaNet", "codes", "scales", "zero_points"),
+    "QuantizedAttentionInputs": lambda: _attention_inputs("QuantizedAttentionInputs", "codes", "scales"),
+    "AffineAttentionInputs": lambda: _attention_inputs("AffineAttentionInputs", "codes", "scales", "zero_points"),
     "CausalConv": _causal_conv,
     "GatedDeltaRule": _delta_rule,
     "GatedRMSNorm": _gated_norm,

@@ -8,12 +8,13 @@ A pattern is what the model's modules trace to. Nodes that do not match it stay 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from qwonnx.export.lowering.rewrite import Attributes, attribute, call, own_nodes, required, sizes
+from qwonnx.export.targets.cpu_functions import CACHE_BITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +60,31 @@ class _DeltaNet:
     outputs: Sequence[ir.Value]
 
 
+@dataclass(frozen=True, slots=True)
+class _AttentionInputs:
+    """A full-attention layer up to its attention: norm, projections, norms of heads and rotations."""
+
+    nodes: Sequence[ir.Node]
+    norm: ir.Node
+    q: _Linear  # of each head the query and the gate
+    k: _Linear
+    v: _Linear
+    q_norm: ir.Node
+    k_norm: ir.Node
+    q_rotary: ir.Node
+    k_rotary: ir.Node
+    outputs: Sequence[ir.Value]
+
+
 def fuse(graph: ir.Graph) -> None:
     """Replace every group of nodes that a fused operator computes, in place."""
     for prefix in ("Quantized", "Affine"):
         for gated in own_nodes(graph, "GatedRMSNorm"):
             if delta_net := _match_delta_net(gated, f"{prefix}Linear"):
                 _replace_delta_net(graph, delta_net, f"{prefix}DeltaNet")
+        for attention in (node for op_type in CACHE_BITS for node in own_nodes(graph, op_type)):
+            if inputs := _match_attention_inputs(attention, f"{prefix}Linear"):
+                _replace_attention_inputs(graph, inputs, f"{prefix}AttentionInputs")
         for experts in own_nodes(graph, f"{prefix}Experts"):
             if found := _match_mixture(experts, f"{prefix}Linear"):
                 _replace_mixture(graph, found, f"{prefix}Mixture")
@@ -177,15 +197,78 @@ def _replace_delta_net(graph: ir.Graph, found: _DeltaNet, op_type: str) -> None:
         "accuracy_level": attribute(found.qkv.node, "accuracy_level"),
         "hidden": attribute(found.qkv.node, "K"),
         "gate_widths": [num_value_heads, num_value_heads],
-        **{
-            f"{matrix}_{ours}": attribute(linear.node, name)
-            for matrix, linear in (("qkv", found.qkv), ("z", found.z))
-            for ours, name in (("rows", "N"), ("bits", "bits"), ("block_size", "block_size"))
-        },
+        **_sizes_of_weights({"qkv": found.qkv, "z": found.z}),
     }
     inputs = [h, norm, found.gates, *found.qkv.weights, *found.z.weights]
     inputs += [conv_weight, decay_scale, dt_bias, out_norm, past_conv, past_state]
     _replace(graph, found.nodes, call(op_type, inputs, attributes, num_outputs=3), found.outputs)
+
+
+def _match_attention_inputs(attention: ir.Node, linear: str) -> _AttentionInputs | None:
+    query, key, value, gate = required(attention.inputs)[:4]
+    q_rotary, k_rotary = _maker(query, "RotaryEmbedding"), _maker(key, "RotaryEmbedding")
+    q_merge, k_merge = (rotary and _maker(rotary.inputs[0], "Reshape") for rotary in (q_rotary, k_rotary))
+    q_norm, k_norm = (merge and _maker(merge.inputs[0], "RMSNormalization") for merge in (q_merge, k_merge))
+    halves = q_norm and _maker(q_norm.inputs[0], "Split")
+    q_heads, k_heads = (node and _maker(node.inputs[0], "Reshape") for node in (halves, k_norm))
+    q, k = (heads and _linear(heads.inputs[0], linear) for heads in (q_heads, k_heads))
+    v, gate_merge = _linear(value, linear), _maker(gate, "Reshape")
+    norm = v and _maker(v.x, "RMSNormalization")
+    if not (q_rotary and k_rotary and q_merge and k_merge and q_norm and k_norm and halves and q_heads and k_heads):
+        return None
+    if not (q and k and v and gate_merge and norm):
+        return None
+    dim = sizes(required(q_norm.inputs)[1])[0]
+    same = (
+        q.x is v.x
+        and k.x is v.x
+        and list(halves.outputs) == [q_norm.inputs[0], gate_merge.inputs[0]]
+        and sizes_of_split(halves) == [dim, dim]
+        and list(q_rotary.inputs[1:]) == list(k_rotary.inputs[1:])
+        and len(q_rotary.inputs) == 3
+        and all(attribute(rotary, "interleaved") == 0 for rotary in (q_rotary, k_rotary))
+        and attribute(q_rotary, "rotary_embedding_dim") == attribute(k_rotary, "rotary_embedding_dim")
+        and attribute(q.node, "N") == 2 * dim * attribute(q_rotary, "num_heads")
+        and attribute(k.node, "N") == attribute(v.node, "N") == dim * attribute(k_rotary, "num_heads")
+    )
+    of_query = [q.node, q_heads, halves, q_norm, q_merge, q_rotary, gate_merge]
+    nodes = [norm, *of_query, k.node, v.node, k_heads, k_norm, k_merge, k_rotary]
+    outputs = [query, key, value, gate]
+    if not same or not _is_closed(nodes, outputs):
+        return None
+    return _AttentionInputs(nodes, norm, q, k, v, q_norm, k_norm, q_rotary, k_rotary, outputs)
+
+
+def _replace_attention_inputs(graph: ir.Graph, found: _AttentionInputs, op_type: str) -> None:
+    h, norm = required(found.norm.inputs)
+    _, cos, sin = required(found.q_rotary.inputs)
+    num_heads, num_kv_heads = (int(attribute(node, "num_heads")) for node in (found.q_rotary, found.k_rotary))
+    linears = {"q": found.q, "k": found.k, "v": found.v}
+    attributes: Attributes = {
+        "norm_epsilon": attribute(found.norm, "epsilon"),
+        "q_norm_epsilon": attribute(found.q_norm, "epsilon"),
+        "k_norm_epsilon": attribute(found.k_norm, "epsilon"),
+        "accuracy_level": attribute(found.q.node, "accuracy_level"),
+        "hidden": attribute(found.q.node, "K"),
+        "num_heads": num_heads,
+        "num_kv_heads": num_kv_heads,
+        "rotary_dim": attribute(found.q_rotary, "rotary_embedding_dim"),
+        "query_shape": [0, 0, num_heads, -1],
+        "key_shape": [0, 0, num_kv_heads, -1],
+        **_sizes_of_weights(linears),
+    }
+    weights = [weight for linear in linears.values() for weight in linear.weights]
+    inputs = [h, cos, sin, norm, *weights, required(found.q_norm.inputs)[1], required(found.k_norm.inputs)[1]]
+    _replace(graph, found.nodes, call(op_type, inputs, attributes, num_outputs=4), found.outputs)
+
+
+def _sizes_of_weights(linears: Mapping[str, _Linear]) -> Attributes:
+    """Rows, bits and block size of each linear layer, by the names of a fused operator's attributes."""
+    return {
+        f"{matrix}_{ours}": attribute(linear.node, name)
+        for matrix, linear in linears.items()
+        for ours, name in (("rows", "N"), ("bits", "bits"), ("block_size", "block_size"))
+    }
 
 
 def _replace(graph: ir.Graph, old: Sequence[ir.Node], new: ir.Node, outputs: Sequence[ir.Value]) -> None:

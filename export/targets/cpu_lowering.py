@@ -21,8 +21,9 @@ from qwonnx.export.lowering.quantized_ops import quantize_weights
 from qwonnx.export.lowering.rewrite import Attributes, attribute, call, own_nodes, replace, required, sizes
 from qwonnx.export.operators.ops import DOMAIN
 from qwonnx.export.targets.cpu_attention import lower_attention
-from qwonnx.export.targets.cpu_functions import MICROSOFT, SWIGLU, add_kernel_functions, delta_rule_attributes
+from qwonnx.export.targets.cpu_functions import SWIGLU, add_kernel_functions, delta_rule_attributes
 from qwonnx.export.targets.cpu_fusion import fuse
+from qwonnx.export.targets.function_body import MICROSOFT
 from qwonnx.export.targets.target import Activations
 
 

@@ -317,6 +317,25 @@ Case delta_net(bool zero_points) {
   return made;
 }
 
+Case attention_inputs(bool zero_points) {
+  const int64_t batch = pick(0, 3), tokens = one_of<int64_t>({0, 1, 1, 1, 2, 17, 70}), kv_heads = pick(1, 2);
+  const int64_t heads = kv_heads * pick(1, 3), dim = pick(2, 40), half = pick(1, dim / 2);
+  const int64_t block = one_of<int64_t>({16, 32, 64}), hidden = block * pick(1, 3);
+  Case made;
+  made.inputs = {{FLOAT, {batch, tokens, hidden}}, {FLOAT, {batch, tokens, half}}, {FLOAT, {batch, tokens, half}}, {FLOAT, {hidden}}};
+  made.first_constant = 3;
+  for (const char* name : {"q", "k", "v"}) {
+    const int64_t own = one_of<int64_t>({16, block});
+    const WeightCase w = {one_of<int64_t>({2, 4, 8}), own, (*name == 'q' ? 2 * heads : kv_heads) * dim, hidden / own};
+    add_weight(made, w, 0, zero_points);
+    made.attributes[std::string(name) + "_bits"] = static_cast<double>(w.bits);
+  }
+  for (int i = 0; i < 2; i++) made.inputs.push_back({FLOAT, {dim}});
+  for (const char* name : {"norm_epsilon", "q_norm_epsilon", "k_norm_epsilon"}) made.attributes[name] = 1e-6;
+  made.attributes["accuracy_level"] = one_of<double>({4, 1});
+  return made;
+}
+
 Case gated_norm() {
   const int64_t width = pick(1, 40), columns = width * pick(0, 4);
   Case made;
@@ -347,6 +366,7 @@ Case valid_case(const std::string& name) {
   if (name == "QuantizedExperts" || name == "AffineExperts") return experts(name[0] == 'A');
   if (name == "QuantizedMixture" || name == "AffineMixture") return mixture(name[0] == 'A');
   if (name == "QuantizedDeltaNet" || name == "AffineDeltaNet") return delta_net(name[0] == 'A');
+  if (name == "QuantizedAttentionInputs" || name == "AffineAttentionInputs") return attention_inputs(name[0] == 'A');
   if (name == "GatedDeltaRule") return delta_rule();
   if (name == "CausalConv") return causal_conv();
   if (name == "GatedRMSNorm") return gated_norm();
@@ -523,7 +543,7 @@ int main(int count, char** arguments) {
     cases++;
   } while (now() < end);
   for (const auto& [name, each] : counts)
-    printf("%-20s %9llu accepted %9llu refused\n", name.c_str(), static_cast<unsigned long long>(each.accepted),
+    printf("%-24s %9llu accepted %9llu refused\n", name.c_str(), static_cast<unsigned long long>(each.accepted),
            static_cast<unsigned long long>(each.refused));
   printf("%llu cases, no finding\n", static_cast<unsigned long long>(cases));
   return 0;

@@ -62,8 +62,6 @@ void key_head(void* data, size_t index) {
   gated_norm_groups(*call.norm, index * each, each);
 }
 
-bool alike(const Blocks& a, const Blocks& b) { return a.bits == b.bits && a.block == b.block && a.columns == b.columns; }
-
 }  // namespace
 
 OrtStatus* delta_net(const DeltaNet& layer, bool int8, const Parallel& parallel) {

@@ -57,6 +57,10 @@ struct LayerKernels {
   // sum = x + skip; normed = sum / sqrt(mean square of sum + epsilon) * weight. Without skip and sum, both null, x is normed.
   void (*add_norm)(const float* x, const float* skip, const float* weight, float epsilon, size_t count, float* sum,
                    float* normed);
+  // y = x / sqrt(mean square + epsilon) * weight, of which the first `half` values and as many behind them are then rotated:
+  // (a, b) becomes (a * cos - b * sin, b * cos + a * sin). y may be x.
+  void (*norm_rotate)(const float* x, const float* weight, float epsilon, size_t count, const float* cos, const float* sin,
+                      size_t half, float* y);
   // y[t * stride + r] = weights[first + r] * x[t] for r < rows; weights have `columns`, and x is [tokens, columns]. What lies
   // behind the rows is fetched. Equal values have equal products, whatever their type.
   void (*products)(const FloatMatrix& weights, size_t first, size_t rows, size_t columns, const float* x, size_t tokens,

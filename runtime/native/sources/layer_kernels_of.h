@@ -261,6 +261,25 @@ struct LayerKernelsOf {
     add_norm_by<false>(x, skip, weight, epsilon, count, sum, normed);
   }
 
+  static void norm_rotate(const float* x, const float* weight, float epsilon, size_t count, const float* cos,
+                          const float* sin, size_t half, float* y) {
+    const float factor = 1 / __builtin_sqrtf(dot(x, x, count) / static_cast<float>(count) + epsilon);
+    size_t i = 0;
+    for (; i + N <= half; i += N) {
+      const F a = L::load(x + i) * factor * L::load(weight + i), c = L::load(cos + i), s = L::load(sin + i);
+      const F b = L::load(x + half + i) * factor * L::load(weight + half + i);
+      L::store(y + i, a * c - b * s);
+      L::store(y + half + i, b * c + a * s);
+    }
+    for (; i < half; i++) {
+      const float a = x[i] * factor * weight[i], b = x[half + i] * factor * weight[half + i];
+      y[i] = a * cos[i] - b * sin[i];
+      y[half + i] = b * cos[i] + a * sin[i];
+    }
+    for (i = 2 * half; i + N <= count; i += N) L::store(y + i, L::load(x + i) * factor * L::load(weight + i));
+    for (; i < count; i++) y[i] = x[i] * factor * weight[i];
+  }
+
   // The last columns, of both types by one code: compilers may round their products otherwise in another one.
   __attribute__((noinline)) static float rest(const float* weights, const float* x, size_t count) {
     float sum = 0;
@@ -338,7 +357,7 @@ struct LayerKernelsOf {
 
   static constexpr LayerKernels table() {
     return {delta_once, WIDTH, delta_first, delta_pair, delta_store, dot, scale, to_columns, to_rows, convolve,
-            add_norm, products, gate};
+            add_norm, norm_rotate, products, gate};
   }
 };
 

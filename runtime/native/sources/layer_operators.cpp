@@ -204,7 +204,7 @@ bool layer_kernels_agree() {
   constexpr size_t ROWS = 12, COLUMNS = 16, TAPS = 4;
   struct Results {
     float present[ROWS * COLUMNS], state[ROWS * COLUMNS], y[COLUMNS], convolved[COLUMNS], gated[COLUMNS],
-        sum[COLUMNS], normed[COLUMNS], products[5 * 5], upper[5 * 5];
+        sum[COLUMNS], normed[COLUMNS], rotated[2 * COLUMNS], products[5 * 5], upper[5 * 5];
     PairSums sums;
   };
   uint32_t random = 1;
@@ -234,6 +234,7 @@ bool layer_kernels_agree() {
     for (size_t j = 0; j < TAPS; j++) inputs[j] = values + j * COLUMNS;
     kernels.convolve(inputs, keys, COLUMNS, TAPS, COLUMNS, to.convolved);
     kernels.add_norm(values, keys, keys + COLUMNS, 1e-6f, COLUMNS, to.sum, to.normed);
+    kernels.norm_rotate(values, keys, 1e-6f, 2 * COLUMNS - 1, keys, values + COLUMNS, COLUMNS - 6, to.rotated);
     kernels.products({values, false}, 0, 5, 2 * COLUMNS + 3, keys, 5, to.products, 5);
     kernels.products({halves, true}, 0, 5, 2 * COLUMNS + 3, keys, 5, to.upper, 5);
     kernels.gate(values, kernels.dot(values, values, COLUMNS), keys, keys + COLUMNS, COLUMNS, to.gated);

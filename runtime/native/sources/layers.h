@@ -1,5 +1,5 @@
-// The operators of a linear-attention layer as functions of checked sizes. Every tensor is float32 and dense. A past state
-// may be the same memory as its present state, and must not overlap it in another way.
+// The operators of linear attention, and what attention takes, as functions of checked sizes. Every tensor is float32 and dense. A
+// past state may be the same memory as its present state, and must not overlap it in another way.
 #pragma once
 
 #include "operators.h"
@@ -68,5 +68,26 @@ struct DeltaNet {
   float* y;                  // [batch, num_tokens, value_heads * value_dim]
 };
 OrtStatus* delta_net(const DeltaNet& layer, bool int8, const Parallel& parallel);
+
+// What attention takes, from the input of its layer: the RMS norm of h, its projections, and for each head of query and key
+// a norm and a rotation. Tokens are those of all rows.
+struct AttentionInputs {
+  size_t num_tokens, num_heads, num_kv_heads, head_dim;
+  size_t half;          // of the rotated values of a head
+  Blocks q;             // [num_heads * 2 * head_dim, hidden]: the query of a head, then its gate
+  Blocks k, v;          // [num_kv_heads * head_dim, hidden]
+  const float* norm;    // [hidden]
+  const float* q_norm;  // [head_dim]
+  const float* k_norm;
+  float norm_epsilon, q_epsilon, k_epsilon;
+  const float* h;    // [num_tokens, hidden]
+  const float* cos;  // [num_tokens, half]
+  const float* sin;
+  float* query;  // [num_tokens, num_heads * head_dim]
+  float* key;    // [num_tokens, num_kv_heads * head_dim]
+  float* value;
+  float* gate;  // as query
+};
+OrtStatus* attention_inputs(const AttentionInputs& layer, bool int8, const Parallel& parallel);
 
 }  // namespace qwonnx

@@ -6,15 +6,24 @@
 
 namespace qwonnx {
 
+// Rows of a task's stripe, at most `most` of them.
+static inline size_t stripe_rows(const Blocks& weights, size_t most, size_t num_tokens) {
+  constexpr size_t BYTES = 128 << 10;
+  constexpr size_t ROWS = 16;  // a stripe's rows are a multiple of an instruction set's panel
+  size_t stripe = BYTES / weights.row_bytes() / ROWS * ROWS;
+  if (stripe > most) stripe = most / ROWS * ROWS;
+  if (num_tokens > 1 && stripe > 4 * ROWS) stripe = 4 * ROWS;
+  return stripe < ROWS ? ROWS : stripe;
+}
+
 class Product {
  public:
+  static constexpr size_t TILE = 128;  // tokens
+
   // y [num_tokens, weights.rows]
   Product(const Blocks& weights, const Activations* x, size_t num_tokens, Multiply multiply, float* y)
       : weights_(weights), x_(x), num_tokens_(num_tokens), multiply_(multiply), y_(y) {
-    stripe_ = STRIPE_BYTES / weights.row_bytes() / ROWS * ROWS;
-    if (stripe_ > weights.rows / 8) stripe_ = weights.rows / 8 / ROWS * ROWS;
-    if (num_tokens > 1 && stripe_ > 4 * ROWS) stripe_ = 4 * ROWS;
-    if (stripe_ < ROWS) stripe_ = ROWS;
+    stripe_ = stripe_rows(weights, weights.rows / 8, num_tokens);
     num_stripes_ = (weights.rows + stripe_ - 1) / stripe_;
   }
 
@@ -28,10 +37,6 @@ class Product {
   }
 
  private:
-  static constexpr size_t STRIPE_BYTES = 128 << 10;
-  static constexpr size_t ROWS = 16;   // a stripe's rows are a multiple of an instruction set's panel
-  static constexpr size_t TILE = 128;  // tokens
-
   const Blocks& weights_;
   const Activations* x_;
   size_t num_tokens_;

@@ -3,10 +3,12 @@
 //   QuantizedLinear(x, codes, scales), AffineLinear(x, codes, scales, zero_points): bits
 //   QuantizedExperts(x, logits, gate_up codes, scales, down codes, scales): top_k, gate_up_bits, down_bits
 //   AffineExperts: the same with zero points behind each scales
-//   and those of delta_net_operator.cpp, mixture_operator.cpp, layer_operators.cpp and attention_operator.cpp
+//   and those of attention_inputs_operator.cpp, delta_net_operator.cpp, mixture_operator.cpp, layer_operators.cpp and
+//   attention_operator.cpp
 //
 // accuracy_level 4 quantises activations to int8 by block, as com.microsoft.MatMulNBits does; every other value keeps
 // them float. Attributes that the graph's own function bodies need are allowed and not read.
+#include "attention_inputs_operator.h"
 #include "attention_operator.h"
 #include "custom_op.h"
 #include "delta_net_operator.h"
@@ -247,6 +249,7 @@ EXPORTED qwonnx::OrtStatus* RegisterCustomOps(qwonnx::OrtSessionOptions* options
   OrtCustomOpDomain* domain = nullptr;
   QWONNX_RETURN_IF_ERROR(api.create_custom_op_domain("ai.qwonnx", &domain));
   for (const Operator& op : operators) QWONNX_RETURN_IF_ERROR(api.custom_op_domain_add(domain, &op));
+  QWONNX_RETURN_IF_ERROR(add_attention_inputs_operators(domain));
   QWONNX_RETURN_IF_ERROR(add_delta_net_operators(domain));
   QWONNX_RETURN_IF_ERROR(add_mixture_operators(domain));
   QWONNX_RETURN_IF_ERROR(add_layer_operators(domain));

@@ -6,6 +6,11 @@
 
 namespace qwonnx {
 
+// Whether rows of activations for one matrix serve the other one too.
+static inline bool alike(const Blocks& a, const Blocks& b) {
+  return a.bits == b.bits && a.block == b.block && a.columns == b.columns;
+}
+
 class Rows {
  public:
   // For products with matrices of the width, bits and blocks of `weights`.

@@ -37,7 +37,7 @@ RECIPES = {
     "int8": ExportOptions(weights="int8"),
     "int8, float activations": ExportOptions(weights="int8", activations="float32"),
     "mixed": ExportOptions(recipe=MIXED),
-    "int8 cache": ExportOptions(weights="int4", kv="int8"),
+    "int8 cache, values of 8 bits": ExportOptions(recipe=Recipe("int4", 64, (Rule("*.v_proj.weight", 8),)), kv="int8"),
 }
 
 
@@ -95,7 +95,7 @@ def _with_graph(artifact: Artifact, graph: Path, tmp_path: Path) -> Artifact:
     return Artifact(folder, artifact.manifest)
 
 
-@pytest.mark.parametrize("name", ["int4", "int8", "mixed", "int8 cache"])
+@pytest.mark.parametrize("name", ["int4", "int8", "mixed", "int8 cache, values of 8 bits"])
 def test_with_the_library_native_kernels_run(
     export_tiny: Export, library: NativeLibrary, tmp_path: Path, name: str
 ) -> None:
@@ -105,6 +105,7 @@ def test_with_the_library_native_kernels_run(
         *artifact.decoder.native_operators
     }
     assert not nodes.keys() & {"com.microsoft.MatMulNBits", "com.microsoft.QMoE"}
+    assert (f"{DOMAIN}.QuantizedAttentionInputs" in nodes) == (name != "mixed")  # whose projections are floats
 
 
 def test_float_activations_give_the_same_logits_on_both(export_tiny: Export, library: NativeLibrary) -> None:
@@ -122,7 +123,7 @@ def test_weights_with_zero_points_run_on_both(library: NativeLibrary, tmp_path: 
     recipe = Recipe("fp32", 0, (Rule("layers.*_proj*", 4),))
     export_checkpoint(checkpoint, tmp_path / "artifact", ExportOptions(recipe=recipe))
     artifact = open_artifact(tmp_path / "artifact")
-    assert {"AffineMixture", "AffineLinear"} <= set(artifact.decoder.native_operators)
+    assert {"AffineMixture", "AffineAttentionInputs", "AffineLinear"} <= set(artifact.decoder.native_operators)
     _check_fallback(artifact, tmp_path)
     nodes = _optimised(artifact.file(artifact.decoder.file), artifact.folder, tmp_path, library)
-    assert {f"{DOMAIN}.AffineMixture", f"{DOMAIN}.AffineLinear"} <= nodes.keys()
+    assert {f"{DOMAIN}.{name}" for name in ("AffineMixture", "AffineAttentionInputs", "AffineLinear")} <= nodes.keys()

@@ -21,7 +21,10 @@ from qwonnx.runtime.native.library import VARIABLE
 
 TESTS = Path(__file__).parent
 LINEAR = ["test_linear.py"]
-OTHERS = ["test_experts.py", "test_mixture.py", "test_attention.py", "test_linear_attention.py", "test_delta_net.py"]
+OTHERS = [
+    *("test_experts.py", "test_mixture.py", "test_attention.py"),
+    *("test_attention_inputs.py", "test_linear_attention.py", "test_delta_net.py"),
+]
 
 
 @pytest.fixture(scope="module")
