@@ -49,6 +49,30 @@ def _linear(name: str, *weights: str) -> ir.Function:
     return body.function(body.add("MatMulNBits", body.inputs, {each: Reference(each) for each in attributes}))
 
 
+def _norm_linear(name: str, *weights: str) -> ir.Function:
+    """x [..., K], its norm [K], and weights as of _linear() -> [..., N]."""
+    numbers = ("N", "K", "bits", "block_size", "accuracy_level")
+    body = FunctionBody(name, ["x", "norm", *weights], {"epsilon": _FLOAT, **dict.fromkeys(numbers, _INT)})
+    x, norm, *matrix = body.inputs
+    (normed,) = body.add("RMSNormalization", [x, norm], {"axis": -1, "epsilon": Reference("epsilon")}, domain="")
+    return body.function(body.add("MatMulNBits", [normed, *matrix], {each: Reference(each) for each in numbers}))
+
+
+def _rotary_angles() -> ir.Function:
+    """position_ids [3, B, T], frequencies [D], axes [3, 1, 1, D] -> cos and sin [B, T, D]."""
+    body = FunctionBody("RotaryAngles", ["position_ids", "frequencies", "axes"], {"factor": _FLOAT})
+    position_ids, frequencies, axes = body.inputs
+
+    def add(op_type: str, *inputs: ir.Value, **attributes: int | Reference) -> ir.Value:
+        return body.add(op_type, inputs, attributes, domain="")[0]
+
+    positions = add("Unsqueeze", add("Cast", position_ids, to=ir.DataType.FLOAT.value), body.integers(3))
+    by_axis = add("Mul", add("Mul", positions, frequencies), axes)
+    angles = add("ReduceSum", by_axis, body.integers(0), keepdims=0)
+    factor = add("Constant", value_float=Reference("factor"))
+    return body.function([add("Mul", add("Cos", angles), factor), add("Mul", add("Sin", angles), factor)])
+
+
 def _experts(name: str, *weights: str) -> ir.Function:
     """x [..., H], the router's logits [tokens, experts], and weights as QMoE takes them -> [..., H]."""
     attributes = ("top_k", "gate_up_bits", "down_bits", "block_size", "accuracy_level")
@@ -347,6 +371,9 @@ _BODIES: dict[str, Callable[[], ir.Function]] = {
     "AffineDeltaNet": lambda: _delta_net("AffineDeltaNet", "codes", "scales", "zero_points"),
     "QuantizedAttentionInputs": lambda: _attention_inputs("QuantizedAttentionInputs", "codes", "scales"),
     "AffineAttentionInputs": lambda: _attention_inputs("AffineAttentionInputs", "codes", "scales", "zero_points"),
+    "QuantizedNormLinear": lambda: _norm_linear("QuantizedNormLinear", "codes", "scales"),
+    "AffineNormLinear": lambda: _norm_linear("AffineNormLinear", "codes", "scales", "zero_points"),
+    "RotaryAngles": _rotary_angles,
     "CausalConv": _causal_conv,
     "GatedDeltaRule": _delta_rule,
     "GatedRMSNorm": _gated_norm,

@@ -76,6 +76,18 @@ class _AttentionInputs:
     outputs: Sequence[ir.Value]
 
 
+@dataclass(frozen=True, slots=True)
+class _Angles:
+    """From positions to the cosines and sines of rotary embedding."""
+
+    nodes: Sequence[ir.Node]
+    position_ids: ir.Value  # [3, B, T]
+    frequencies: ir.Value  # [D]
+    axes: ir.Value  # [3, 1, 1, D]
+    factor: float
+    outputs: Sequence[ir.Value]
+
+
 def fuse(graph: ir.Graph) -> None:
     """Replace every group of nodes that a fused operator computes, in place."""
     for prefix in ("Quantized", "Affine"):
@@ -88,6 +100,11 @@ def fuse(graph: ir.Graph) -> None:
         for experts in own_nodes(graph, f"{prefix}Experts"):
             if found := _match_mixture(experts, f"{prefix}Linear"):
                 _replace_mixture(graph, found, f"{prefix}Mixture")
+        for linear in own_nodes(graph, f"{prefix}Linear"):
+            _fuse_norm(graph, linear, f"{prefix}NormLinear")
+    for cos in tuple(node for node in graph if node.op_type == "Cos"):
+        if angles := _match_angles(cos):
+            _replace_angles(graph, angles)
 
 
 def _match_mixture(experts: ir.Node, linear: str) -> _Mixture | None:
@@ -260,6 +277,63 @@ def _replace_attention_inputs(graph: ir.Graph, found: _AttentionInputs, op_type:
     weights = [weight for linear in linears.values() for weight in linear.weights]
     inputs = [h, cos, sin, norm, *weights, required(found.q_norm.inputs)[1], required(found.k_norm.inputs)[1]]
     _replace(graph, found.nodes, call(op_type, inputs, attributes, num_outputs=4), found.outputs)
+
+
+def _fuse_norm(graph: ir.Graph, linear: ir.Node, op_type: str) -> None:
+    """Put a norm that only this linear layer reads into it."""
+    x, *weights = required(linear.inputs)
+    norm = _maker(x, "RMSNormalization")
+    if norm and _is_closed([norm, linear], linear.outputs) and attribute(norm, "axis") == -1:
+        attributes: Attributes = {name: attribute(linear, name) for name in linear.attributes}
+        inputs = [*required(norm.inputs), *weights]
+        fused = call(op_type, inputs, {**attributes, "epsilon": attribute(norm, "epsilon")})
+        _replace(graph, [norm, linear], fused, linear.outputs)
+
+
+def _match_angles(cos: ir.Node) -> _Angles | None:
+    total = _maker(cos.inputs[0], "ReduceSum")
+    by_axis = total and _maker(total.inputs[0], "Mul")
+    by_frequency = by_axis and _maker(by_axis.inputs[0], "Mul")
+    unsqueeze = by_frequency and _maker(by_frequency.inputs[0], "Unsqueeze")
+    cast = unsqueeze and _maker(unsqueeze.inputs[0], "Cast")
+    if not (total and by_axis and by_frequency and unsqueeze and cast):
+        return None
+    sines = [use.node for use in total.outputs[0].uses() if use.node.op_type == "Sin"]
+    sin = sines[0] if sines else None
+    products = [node and _only_user(node.outputs[0], "Mul") for node in (cos, sin)]
+    if not (sin and products[0] and products[1]):
+        return None
+    nodes = [cast, unsqueeze, by_frequency, by_axis, total, cos, products[0], sin, products[1]]
+    outputs = [products[0].outputs[0], products[1].outputs[0]]
+    factors = [_constant(node.inputs[1]) for node in (products[0], products[1])]
+    (position_ids,), frequencies, axes = required(cast.inputs), *(node.inputs[1] for node in (by_frequency, by_axis))
+    same = (
+        frequencies is not None
+        and axes is not None
+        and len(sizes(frequencies)) == 1
+        and sizes(axes) == (3, 1, 1, *sizes(frequencies))
+        and position_ids.dtype == ir.DataType.INT64
+        and len(sizes(position_ids)) == 3
+        and sizes(position_ids)[0] == 3
+        and _constant(unsqueeze.inputs[1]) == [3]
+        and _constant(total.inputs[1]) == [0]
+        and attribute(total, "keepdims") == 0
+        and factors[0] == factors[1]
+    )
+    if not same or frequencies is None or axes is None or not isinstance(factors[0], float):
+        return None
+    return _Angles(nodes, position_ids, frequencies, axes, factors[0], outputs) if _is_closed(nodes, outputs) else None
+
+
+def _replace_angles(graph: ir.Graph, found: _Angles) -> None:
+    inputs = [found.position_ids, found.frequencies, found.axes]
+    _replace(graph, found.nodes, call("RotaryAngles", inputs, {"factor": found.factor}, num_outputs=2), found.outputs)
+
+
+def _constant(value: ir.Value | None) -> object:
+    """The value of a small constant as Python's own type; None if it is not constant."""
+    tensor = ir.convenience.get_const_tensor(value) if value is not None else None
+    return None if tensor is None else tensor.numpy().tolist()
 
 
 def _sizes_of_weights(linears: Mapping[str, _Linear]) -> Attributes:

@@ -38,6 +38,7 @@ def lower_to_cpu(model: ir.Model, weights: GraphWeights, activations: Activation
     _lower_linear(graph, weights, accuracy_level)
     _lower_embedding(graph)
     _lower_linear_attention(graph)
+    _drop_flattening(graph)
     lower_attention(model)
     fuse(graph)
     _keep_bfloat16(graph, weights)
@@ -153,6 +154,17 @@ def _keep_bfloat16(graph: ir.Graph, weights: GraphWeights) -> None:
                 gates = required(node.inputs)[index]
                 if len(gates.uses()) == 1:
                     weights.keep_bfloat16(gates)
+
+
+def _drop_flattening(graph: ir.Graph) -> None:
+    """Drop every Reshape of a vector to a vector, as torch puts one in front of index_select."""
+    for node in tuple(graph):
+        if node.op_type == "Reshape" and node.domain == "":
+            x, shape = required(node.inputs)
+            tensor = ir.convenience.get_const_tensor(shape)
+            if x.shape is not None and len(x.shape) == 1 and tensor is not None and tensor.numpy().tolist() == [-1]:
+                node.outputs[0].replace_all_uses_with(x)
+                graph.remove(node, safe=True)
 
 
 def _block_size(codes: ir.Value, scales: ir.Value, bits: int) -> int:

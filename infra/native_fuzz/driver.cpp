@@ -228,6 +228,21 @@ Case linear(bool zero_points) {
   return made;
 }
 
+Case norm_linear(bool zero_points) {
+  Case made = linear(zero_points);
+  made.inputs.insert(made.inputs.begin() + 1, {FLOAT, {made.inputs[0].dims.back()}});
+  made.attributes["epsilon"] = 1e-6;
+  return made;
+}
+
+Case rotary_angles() {
+  const int64_t half = pick(1, 20);
+  Case made;
+  made.inputs = {{INT64, {3, pick(0, 3), one_of<int64_t>({0, 1, 1, 5, 200})}, 0, 1 << 20}, {FLOAT, {half}}, {FLOAT, {3, 1, 1, half}}};
+  made.attributes = {{"factor", 1}};
+  return made;
+}
+
 Case experts(bool zero_points) {
   Case made;
   const int64_t count = pick(1, 6), block = one_of<int64_t>({16, 32, 64}), tokens = pick(0, 12);
@@ -363,6 +378,8 @@ Case attention(int bits) {
 
 Case valid_case(const std::string& name) {
   if (name == "QuantizedLinear" || name == "AffineLinear") return linear(name[0] == 'A');
+  if (name == "QuantizedNormLinear" || name == "AffineNormLinear") return norm_linear(name[0] == 'A');
+  if (name == "RotaryAngles") return rotary_angles();
   if (name == "QuantizedExperts" || name == "AffineExperts") return experts(name[0] == 'A');
   if (name == "QuantizedMixture" || name == "AffineMixture") return mixture(name[0] == 'A');
   if (name == "QuantizedDeltaNet" || name == "AffineDeltaNet") return delta_net(name[0] == 'A');

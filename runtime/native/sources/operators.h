@@ -24,8 +24,14 @@ struct Parallel {
   }
 };
 
-// y [num_tokens, weights.rows] = x [num_tokens, weights.columns] times the transpose of the weights.
-OrtStatus* linear(const Blocks& weights, const float* x, size_t num_tokens, bool int8, float* y, const Parallel& parallel);
+// An RMS norm before a layer; without a weight there is none.
+struct Norm {
+  const float* weight;
+  float epsilon;
+};
+// y [num_tokens, weights.rows] = x [num_tokens, weights.columns], or its norm, times the transpose of the weights.
+OrtStatus* linear(const Blocks& weights, const float* x, const Norm& norm, size_t num_tokens, bool int8, float* y,
+                  const Parallel& parallel);
 
 // What com.microsoft.QMoE computes for SwiGLU with alternating gate and up rows: each token goes to the top_k experts of
 // its logits [num_tokens, num_experts], whose softmax over the chosen ones weights them.

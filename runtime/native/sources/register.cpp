@@ -1,10 +1,11 @@
 // The library's door: the operators of the domain ai.qwonnx as ONNX Runtime sees them, and a self-test.
 //
 //   QuantizedLinear(x, codes, scales), AffineLinear(x, codes, scales, zero_points): bits
+//   QuantizedNormLinear(x, norm, codes, scales), AffineNormLinear: the same of the RMS norm of x: epsilon, bits
 //   QuantizedExperts(x, logits, gate_up codes, scales, down codes, scales): top_k, gate_up_bits, down_bits
 //   AffineExperts: the same with zero points behind each scales
-//   and those of attention_inputs_operator.cpp, delta_net_operator.cpp, mixture_operator.cpp, layer_operators.cpp and
-//   attention_operator.cpp
+//   and those of attention_inputs_operator.cpp, delta_net_operator.cpp, mixture_operator.cpp, layer_operators.cpp,
+//   rotary_angles_operator.cpp and attention_operator.cpp
 //
 // accuracy_level 4 quantises activations to int8 by block, as com.microsoft.MatMulNBits does; every other value keeps
 // them float. Attributes that the graph's own function bodies need are allowed and not read.
@@ -16,6 +17,7 @@
 #include "layer_operators.h"
 #include "mixture_operator.h"
 #include "operators.h"
+#include "rotary_angles.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -25,12 +27,18 @@ namespace {
 
 constexpr size_t MAX_INPUTS = 8;
 
+enum class Kind { LINEAR, NORM_LINEAR, EXPERTS };
+
 struct Operator : NamedOp {
   size_t num_inputs;
-  bool is_experts, has_zero_points;
+  Kind kind;
+  bool has_zero_points;
 
-  size_t first_weight() const { return is_experts ? 2 : 1; }
-  bool is_float(size_t index) const {  // x, logits and scales
+  bool is_experts() const { return kind == Kind::EXPERTS; }
+  size_t first_weight() const { return kind == Kind::LINEAR ? 1 : 2; }
+  // Weights and the norm.
+  size_t first_constant() const { return is_experts() ? 2 : 1; }
+  bool is_float(size_t index) const {  // x, norm, logits and scales
     return index < first_weight() || (index - first_weight()) % (has_zero_points ? 3 : 2) == 1;
   }
 };
@@ -38,10 +46,12 @@ struct Operator : NamedOp {
 struct Kernel {
   const Operator* op;
   int64_t bits, down_bits, top_k;
+  float epsilon;
   bool int8;
   bool ready;                      // the weights are constant and were checked at creation
   const void* checked[MAX_INPUTS];  // their addresses at that time
   Blocks weights;
+  const float* norm;  // [weights.columns]; null: x is not normed
   Experts layer;
 };
 
@@ -60,7 +70,17 @@ OrtStatus* read_weights(Kernel& kernel, const OrtValue* const* values) {
     QWONNX_RETURN_IF_ERROR(read_tensor(name, values[i], part == 1 ? FLOAT : UINT8, tensor));
     kernel.checked[i] = tensor.data;
   }
-  if (!op.is_experts) return read_blocks("weight", tensors[0], kernel.bits, 0, kernel.weights);
+  if (!op.is_experts()) {
+    QWONNX_RETURN_IF_ERROR(read_blocks("weight", tensors[0], kernel.bits, 0, kernel.weights));
+    if (op.kind == Kind::LINEAR) return nullptr;
+    Tensor norm;
+    QWONNX_RETURN_IF_ERROR(read_tensor("norm", values[1], FLOAT, norm));
+    if (norm.rank != 1 || norm.dims[0] != static_cast<int64_t>(kernel.weights.columns))
+      return refuse("norm is not [%zu], as the weight has columns", kernel.weights.columns);
+    kernel.checked[1] = norm.data;
+    kernel.norm = static_cast<const float*>(norm.data);
+    return nullptr;
+  }
   Experts& layer = kernel.layer;
   const int64_t num_experts = tensors[0].codes.dims[0];
   if (num_experts <= 0) return refuse("there are no experts");
@@ -82,18 +102,19 @@ OrtStatus* create(const OrtCustomOp* custom, const OrtApi*, const OrtKernelInfo*
   Kernel* kernel = static_cast<Kernel*>(calloc(1, sizeof(Kernel)));
   if (!kernel) return refuse("there is no memory");
   kernel->op = &op;
-  kernel->bits = attribute(info, op.is_experts ? "gate_up_bits" : "bits", 4);
+  kernel->bits = attribute(info, op.is_experts() ? "gate_up_bits" : "bits", 4);
   kernel->down_bits = attribute(info, "down_bits", 4);
   kernel->top_k = attribute(info, "top_k", 0);
+  kernel->epsilon = float_attribute(info, "epsilon", 0);
   kernel->int8 = attribute(info, "accuracy_level", 0) == 4;
   const OrtValue* values[MAX_INPUTS] = {};
-  if (constant_inputs(info, op.first_weight(), op.num_inputs, values)) {
+  if (constant_inputs(info, op.first_constant(), op.num_inputs, values)) {
     if (OrtStatus* status = read_weights(*kernel, values)) {
       free(kernel);
       return status;
     }
     kernel->ready = true;
-    if (op.is_experts) kernel->layer.memory = join_experts(kernel->layer);
+    if (op.is_experts()) kernel->layer.memory = join_experts(kernel->layer);
   }
   *out = kernel;
   return nullptr;
@@ -109,7 +130,7 @@ OrtStatus* compute(void* data, OrtKernelContext* context) {
   const Operator& op = *made.op;
   const OrtValue* values[MAX_INPUTS] = {};
   bool same = made.ready;
-  QWONNX_RETURN_IF_ERROR(get_inputs(context, op.first_weight(), op.num_inputs, made.checked, values, same));
+  QWONNX_RETURN_IF_ERROR(get_inputs(context, op.first_constant(), op.num_inputs, made.checked, values, same));
   Kernel kernel = made;
   if (!same) {
     kernel.layer.memory = nullptr;  // which knows other addresses
@@ -117,12 +138,12 @@ OrtStatus* compute(void* data, OrtKernelContext* context) {
   }
   Tensor x, logits;
   QWONNX_RETURN_IF_ERROR(read_tensor(input_names[0], values[0], FLOAT, x));
-  const size_t columns = op.is_experts ? kernel.layer.gate_up.columns : kernel.weights.columns;
+  const size_t columns = op.is_experts() ? kernel.layer.gate_up.columns : kernel.weights.columns;
   if (x.dims[x.rank - 1] != static_cast<int64_t>(columns))
     return refuse("x has %lld columns and the weight %zu", static_cast<long long>(x.dims[x.rank - 1]), columns);
   size_t num_tokens = 1;
   for (size_t i = 0; i + 1 < x.rank; i++) num_tokens *= static_cast<size_t>(x.dims[i]);
-  if (op.is_experts) {
+  if (op.is_experts()) {
     QWONNX_RETURN_IF_ERROR(read_tensor(input_names[1], values[1], FLOAT, logits));
     size_t rows = 1;
     for (size_t i = 0; i + 1 < logits.rank; i++) rows *= static_cast<size_t>(logits.dims[i]);
@@ -136,15 +157,16 @@ OrtStatus* compute(void* data, OrtKernelContext* context) {
   void* y = nullptr;
   QWONNX_RETURN_IF_ERROR(api.get_tensor_mutable_data(output, &y));
   const Parallel parallel = {context};
-  if (op.is_experts)
+  if (op.is_experts())
     return experts(kernel.layer, static_cast<float*>(x.data), static_cast<float*>(logits.data), kernel.layer.num_experts,
                    num_tokens, kernel.int8, static_cast<float*>(y), parallel);
-  return linear(kernel.weights, static_cast<float*>(x.data), num_tokens, kernel.int8, static_cast<float*>(y), parallel);
+  return linear(kernel.weights, static_cast<float*>(x.data), {kernel.norm, kernel.epsilon}, num_tokens, kernel.int8,
+                static_cast<float*>(y), parallel);
 }
 
 const Operator& of(const OrtCustomOp* op) { return *static_cast<const Operator*>(op); }
 
-Operator make(const char* name, size_t num_inputs, bool is_experts, bool has_zero_points) {
+Operator make(const char* name, size_t num_inputs, Kind kind, bool has_zero_points) {
   Operator op;
   memset(static_cast<void*>(&op), 0, sizeof op);
   op.get_input_type = [](const OrtCustomOp* self, size_t index) { return of(self).is_float(index) ? FLOAT : UINT8; };
@@ -152,14 +174,14 @@ Operator make(const char* name, size_t num_inputs, bool is_experts, bool has_zer
   op.get_output_type = [](const OrtCustomOp*, size_t) { return FLOAT; };
   op.get_output_count = [](const OrtCustomOp*) { return static_cast<size_t>(1); };
   op.num_inputs = num_inputs;
-  op.is_experts = is_experts;
+  op.kind = kind;
   op.has_zero_points = has_zero_points;
   finish(op, name, create, compute);
   op.destroy = destroy;
   return op;
 }
 
-Operator operators[4];
+Operator operators[6];
 int registrations = 0;
 
 // ONNX Runtime's slots are where they should be, as far as a status can tell.
@@ -241,10 +263,12 @@ EXPORTED qwonnx::OrtStatus* RegisterCustomOps(qwonnx::OrtSessionOptions* options
   api.fill(table);
   if (!slots_answer()) return nullptr;
   if (!operators[0].version) {
-    operators[3] = make("AffineExperts", 8, true, true);
-    operators[2] = make("QuantizedExperts", 6, true, false);
-    operators[1] = make("AffineLinear", 4, false, true);
-    operators[0] = make("QuantizedLinear", 3, false, false);
+    operators[5] = make("AffineExperts", 8, Kind::EXPERTS, true);
+    operators[4] = make("QuantizedExperts", 6, Kind::EXPERTS, false);
+    operators[3] = make("AffineNormLinear", 5, Kind::NORM_LINEAR, true);
+    operators[2] = make("QuantizedNormLinear", 4, Kind::NORM_LINEAR, false);
+    operators[1] = make("AffineLinear", 4, Kind::LINEAR, true);
+    operators[0] = make("QuantizedLinear", 3, Kind::LINEAR, false);
   }
   OrtCustomOpDomain* domain = nullptr;
   QWONNX_RETURN_IF_ERROR(api.create_custom_op_domain("ai.qwonnx", &domain));
@@ -253,6 +277,7 @@ EXPORTED qwonnx::OrtStatus* RegisterCustomOps(qwonnx::OrtSessionOptions* options
   QWONNX_RETURN_IF_ERROR(add_delta_net_operators(domain));
   QWONNX_RETURN_IF_ERROR(add_mixture_operators(domain));
   QWONNX_RETURN_IF_ERROR(add_layer_operators(domain));
+  QWONNX_RETURN_IF_ERROR(add_rotary_angles_operator(domain));
   QWONNX_RETURN_IF_ERROR(add_attention_operators(domain));
   QWONNX_RETURN_IF_ERROR(api.add_custom_op_domain(options, domain));
   __atomic_add_fetch(&registrations, 1, __ATOMIC_RELAXED);

@@ -50,8 +50,10 @@ def test_the_portable_graph_uses_no_domain_but_onnx_and_ours(export_tiny: Export
 
 def test_the_cpu_graph_uses_only_those_of_our_operators_that_native_kernels_run(export_tiny: Export) -> None:
     parts = ("CausalConv", "GatedDeltaRule", "GatedRMSNorm")  # of linear attention: nodes, or in the function of one
-    fused = ("GatedAttention", *(f"Quantized{name}" for name in ("AttentionInputs", "DeltaNet", "Linear", "Mixture")))
-    for weights, operators in (("fp32", ("CausalConv", "GatedAttention", *parts[1:])), ("int4", fused)):
+    names = ("AttentionInputs", "DeltaNet", "Linear", "Mixture", "NormLinear")
+    fused = ("GatedAttention", *(f"Quantized{name}" for name in names), "RotaryAngles")
+    apart = ("CausalConv", "GatedAttention", *parts[1:], "RotaryAngles")
+    for weights, operators in (("fp32", apart), ("int4", fused)):
         artifact = export_tiny(ExportOptions(weights=weights))
         path = artifact.file("decoder.onnx")
         onnx.checker.check_model(str(path), full_check=False)

@@ -24,7 +24,7 @@ class FusedNode:
     """A node; what it reads besides `inputs` is constant."""
 
     op_type: str
-    inputs: Arrays  # float32, in the order of the operator's inputs, of which constants are among them
+    inputs: Arrays  # in the order of the operator's inputs, of which constants are among them
     constants: Arrays
     order: Sequence[str]  # names of all inputs
     attributes: Mapping[str, Any]
@@ -38,7 +38,7 @@ class FusedNode:
             [node],
             "graph",
             [
-                helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * x.ndim)
+                helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(x.dtype), [None] * x.ndim)
                 for name, x in self.inputs.items()
             ],
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],

@@ -23,7 +23,7 @@ TESTS = Path(__file__).parent
 LINEAR = ["test_linear.py"]
 OTHERS = [
     *("test_experts.py", "test_mixture.py", "test_attention.py"),
-    *("test_attention_inputs.py", "test_linear_attention.py", "test_delta_net.py"),
+    *("test_attention_inputs.py", "test_linear_attention.py", "test_delta_net.py", "test_norm_linear.py"),
 ]
 
 
