@@ -6,6 +6,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #include "arithmetic.h"
 #include "blocks.h"
 
@@ -34,6 +38,19 @@ struct Vectors<16> {
   typedef uint16_t Halves __attribute__((vector_size(32)));
 };
 
+// gcc 12 makes four instructions of __builtin_convertvector where processors have one.
+template <int N>
+LANES_INLINE typename Vectors<N>::Unsigned widened(typename Vectors<N>::Halves halves) {
+  using Unsigned = typename Vectors<N>::Unsigned;
+#if defined(__AVX512F__)
+  if constexpr (N == 16) return (Unsigned)_mm512_cvtepu16_epi32((__m256i)halves);
+#endif
+#if defined(__AVX2__)
+  if constexpr (N == 8) return (Unsigned)_mm256_cvtepu16_epi32((__m128i)halves);
+#endif
+  return __builtin_convertvector(halves, Unsigned);
+}
+
 template <int N>
 struct Lanes {
   using Floats = typename Vectors<N>::Floats;
@@ -48,7 +65,7 @@ struct Lanes {
   LANES_INLINE Floats load(const Bfloat16* at) {
     typename Vectors<N>::Halves halves;
     memcpy(&halves, at, sizeof halves);
-    const Unsigned bits = __builtin_convertvector(halves, Unsigned) << 16;
+    const Unsigned bits = widened<N>(halves) << 16;
     Floats value;
     memcpy(&value, &bits, sizeof value);
     return value;
