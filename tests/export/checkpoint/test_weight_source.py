@@ -239,6 +239,25 @@ def test_one_missing_expert_is_named(open_source: Open, missing: str) -> None:
     assert f"experts.{missing}.weight of shape" in _refusal(MissingTensorError, source, name, shape)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_weight_is_bfloat16_if_all_its_values_are_stored_so(open_source: Open, dtype: torch.dtype) -> None:
+    router, norm, decay = "layers.0.mlp.gate.weight", "layers.0.input_layernorm.weight", "layers.0.linear_attn."
+    experts = _experts(False, _values(2, 5, 8), _values(2, 5, 8, dtype=dtype), _values(2, 8, 5))
+    source = open_source(
+        {
+            NESTED + router: _values(6, 4, dtype=dtype),
+            NESTED + norm: _values(4, dtype=dtype),
+            f"{NESTED}{decay}A_log": _values(4, dtype=dtype),
+            **experts,
+        }
+    )
+    assert source.is_bfloat16(router, (6, 4)) == (dtype is torch.bfloat16)
+    assert source.is_bfloat16(GATE_UP, (2, 10, 8)) == (dtype is torch.bfloat16)
+    assert source.is_bfloat16(DOWN, (2, 8, 5))
+    assert not source.is_bfloat16(norm, (4,))  # its 1 is added
+    assert not source.is_bfloat16(f"{decay}decay_scale", (4,))
+
+
 def test_a_tensor_of_another_shape_is_named_with_both(open_source: Open) -> None:
     source = open_source({f"{NESTED}layers.0.linear_attn.conv1d.weight": _values(8, 4)})
     message = _refusal(TensorFormatError, source, "layers.0.linear_attn.conv1d.weight", (8, 1, 4))

@@ -22,7 +22,7 @@ from qwonnx.export.checkpoint.weight_source import WeightSource
 from qwonnx.export.errors import OutputError, TensorFormatError
 from qwonnx.export.quantization.importance import Importance
 from qwonnx.export.quantization.quantize import quantize_blocks
-from qwonnx.export.quantization.recipe import Recipe, WeightStorage
+from qwonnx.export.quantization.recipe import BFLOAT16, Recipe, WeightStorage
 from qwonnx.export.quantization.storage_plan import StoragePlan
 from qwonnx.export.weight_files import memory_budget, weight_stage
 from qwonnx.export.weight_files.external_data import ExternalDataWriter, HashedPrefix, ShardPrefix
@@ -160,6 +160,16 @@ def test_a_slice_takes_no_more_memory_than_the_account_says(tiny_checkpoint: Pat
         assert 0.6 * part.making_bytes < taken <= part.making_bytes
         encoded = weight_stage.encode(Importance({}), part)
         assert sum(tensor.nbytes for tensor in encoded.tensors) == part.waiting_bytes
+
+
+def test_bfloat16_is_the_upper_half_of_each_value(tiny_checkpoint: Path) -> None:
+    source, name = _source(tiny_checkpoint), "layers.0.mlp.gate.weight"
+    reader = source.rows(name, _shape(tiny_checkpoint, name))
+    part = WeightSlice(0, BFLOAT16, reader, 0, reader.num_rows, 0, reader.num_columns)
+    (made,) = weight_stage.encode(Importance({}), part).tensors
+    assert made.nbytes == part.waiting_bytes == 2 * reader.num_values
+    assert part.making_bytes >= reader.read_bytes(reader.num_values) + 6 * reader.num_values
+    assert torch.equal(made.float(), reader.read(0, reader.num_rows))
 
 
 def _shape(checkpoint: Path, name: str) -> tuple[int, ...]:
