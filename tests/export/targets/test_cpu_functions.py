@@ -106,6 +106,15 @@ def test_with_the_library_native_kernels_run(
     }
     assert not nodes.keys() & {"com.microsoft.MatMulNBits", "com.microsoft.QMoE"}
     assert (f"{DOMAIN}.QuantizedAttentionInputs" in nodes) == (name != "mixed")  # whose projections are floats
+    assert _types_of_gates(artifact) == {onnx.TensorProto.BFLOAT16}  # as the checkpoint has them
+
+
+def _types_of_gates(artifact: Artifact) -> set[int]:
+    graph = onnx.load(artifact.file(artifact.decoder.file), load_external_data=False).graph
+    places = {"QuantizedMixture": 3, "QuantizedDeltaNet": 2}
+    gates = {node.input[places[node.op_type]] for node in graph.node if node.op_type in places}
+    assert len(gates) == 7  # of four layers, of which three have linear attention
+    return {tensor.data_type for tensor in graph.initializer if tensor.name in gates}
 
 
 def test_float_activations_give_the_same_logits_on_both(export_tiny: Export, library: NativeLibrary) -> None:
