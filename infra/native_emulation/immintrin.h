@@ -199,6 +199,16 @@ EMULATED __m512i _mm512_dpbusd_epi32(__m512i sums, __m512i a, __m512i b) {
   }
   return emulated::loaded<__m512i>(out);
 }
+// Two products of signed words, added to each sum, which wraps around.
+EMULATED __m512i _mm512_dpwssd_epi32(__m512i sums, __m512i a, __m512i b) {
+  int16_t x[32], y[32];
+  uint32_t out[16];
+  memcpy(x, &a, 64);
+  memcpy(y, &b, 64);
+  memcpy(out, &sums, 64);
+  EACH(i, 32) out[i / 2] += static_cast<uint32_t>(x[i] * y[i]);
+  return emulated::loaded<__m512i>(out);
+}
 
 // ---- conversions ----
 
@@ -221,6 +231,16 @@ EMULATED __m512i _mm512_cvtepi8_epi32(__m128i a) {
 EMULATED __m512i _mm512_cvtepu8_epi32(__m128i a) {
   emulated::I32 out;
   EACH(i, 16) out[i] = reinterpret_cast<const uint8_t*>(&a)[i];
+  return emulated::as<__m512i>(out);
+}
+EMULATED __m512i _mm512_cvtepi8_epi16(__m256i a) {
+  emulated::U16 out;
+  EACH(i, 32) out[i] = static_cast<uint16_t>(reinterpret_cast<const int8_t*>(&a)[i]);
+  return emulated::as<__m512i>(out);
+}
+EMULATED __m512i _mm512_cvtepu8_epi16(__m256i a) {
+  emulated::U16 out;
+  EACH(i, 32) out[i] = reinterpret_cast<const uint8_t*>(&a)[i];
   return emulated::as<__m512i>(out);
 }
 EMULATED __m512i _mm512_cvtepu8_epi64(__m128i a) {
@@ -263,6 +283,18 @@ EMULATED __m512i _mm512_unpackhi_epi32(__m512i a, __m512i b) {
   const emulated::U32 x = emulated::as<emulated::U32>(a), y = emulated::as<emulated::U32>(b);
   emulated::U32 out;
   EACH(i, 16) out[i] = i % 2 ? y[i / 4 * 4 + 2 + i % 4 / 2] : x[i / 4 * 4 + 2 + i % 4 / 2];
+  return emulated::as<__m512i>(out);
+}
+EMULATED __m512i _mm512_unpacklo_epi16(__m512i a, __m512i b) {
+  const emulated::U16 x = emulated::as<emulated::U16>(a), y = emulated::as<emulated::U16>(b);
+  emulated::U16 out;
+  EACH(i, 32) out[i] = i % 2 ? y[i / 8 * 8 + i % 8 / 2] : x[i / 8 * 8 + i % 8 / 2];
+  return emulated::as<__m512i>(out);
+}
+EMULATED __m512i _mm512_unpackhi_epi16(__m512i a, __m512i b) {
+  const emulated::U16 x = emulated::as<emulated::U16>(a), y = emulated::as<emulated::U16>(b);
+  emulated::U16 out;
+  EACH(i, 32) out[i] = i % 2 ? y[i / 8 * 8 + 4 + i % 8 / 2] : x[i / 8 * 8 + 4 + i % 8 / 2];
   return emulated::as<__m512i>(out);
 }
 EMULATED __m512i _mm512_unpacklo_epi64(__m512i a, __m512i b) {

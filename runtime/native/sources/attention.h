@@ -46,9 +46,11 @@ static constexpr size_t state_floats(size_t head_dim, size_t num_rows) { return 
 // Floats of one position in scratch memory: no power of two, so that positions do not share a set of the cache.
 static constexpr size_t padded_dim(size_t head_dim) { return (head_dim + 31) / 32 * 32 + 16; }
 
+constexpr size_t CODE_FLOATS = 16384;  // what products of codes need beside queries and sums
+
 // Scratch memory of one call of attend(): queries, sums, keys and values of a block, scores, maxima, totals.
 static constexpr size_t workspace_floats(size_t head_dim) {
-  return 2 * padded_dim(head_dim) * (MAX_ROWS + POSITIONS) + POSITIONS * MAX_ROWS + 2 * MAX_ROWS;
+  return 2 * padded_dim(head_dim) * (MAX_ROWS + POSITIONS) + POSITIONS * MAX_ROWS + 2 * MAX_ROWS + CODE_FLOATS;
 }
 
 struct AttentionKernels {

@@ -22,6 +22,7 @@ constexpr float LOWEST = -3.402823466e38f, LOG2_E = 1.44269504f;
 typedef float Floats __attribute__((vector_size(4 * QWONNX_LANES)));
 typedef int32_t Integers __attribute__((vector_size(4 * QWONNX_LANES)));
 typedef uint32_t Unsigned __attribute__((vector_size(4 * QWONNX_LANES)));
+typedef int16_t Shorts __attribute__((vector_size(4 * QWONNX_LANES)));  // twice as many
 typedef uint8_t Bytes __attribute__((vector_size(QWONNX_LANES)));
 typedef int8_t SignedBytes __attribute__((vector_size(QWONNX_LANES)));
 

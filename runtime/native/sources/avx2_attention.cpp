@@ -5,7 +5,9 @@
 #define QWONNX_LANES 8
 #define QWONNX_ACCUMULATORS 12
 #define QWONNX_OWN_VECTORS
+#define QWONNX_CODE_PRODUCTS
 #include "attention_vectors.h"
+#include "x86_lane_sums.h"
 
 namespace qwonnx {
 namespace {
@@ -19,6 +21,31 @@ INLINE void sum_four(const Floats* vectors, float* sums) {
 INLINE __m128i eight_bytes(const void* codes) { return _mm_loadl_epi64(static_cast<const __m128i*>(codes)); }
 INLINE Integers widen(SignedBytes codes) { return reinterpret_cast<Integers>(_mm256_cvtepi8_epi32(eight_bytes(&codes))); }
 INLINE Integers widen(Bytes codes) { return reinterpret_cast<Integers>(_mm256_cvtepu8_epi32(eight_bytes(&codes))); }
+
+constexpr size_t VALUE_ROWS = 4;  // whose sums of values the registers hold
+
+INLINE __m256i sixteen(Shorts shorts) { return reinterpret_cast<__m256i>(shorts); }
+INLINE Shorts widen_signed(const uint8_t* at) {
+  return reinterpret_cast<Shorts>(_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at))));
+}
+INLINE Shorts widen_unsigned(const uint8_t* at) {
+  return reinterpret_cast<Shorts>(_mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at))));
+}
+INLINE Shorts interleave_low(Shorts a, Shorts b) {
+  return reinterpret_cast<Shorts>(_mm256_unpacklo_epi16(sixteen(a), sixteen(b)));
+}
+INLINE Shorts interleave_high(Shorts a, Shorts b) {
+  return reinterpret_cast<Shorts>(_mm256_unpackhi_epi16(sixteen(a), sixteen(b)));
+}
+INLINE Integers add_products(Integers sums, Shorts a, Shorts b) {
+  const __m256i products = _mm256_madd_epi16(sixteen(a), sixteen(b));
+  asm("vpaddd %1, %0, %0" : "+x"(sums) : "x"(products));  // GCC would copy every sum into another register
+  return sums;
+}
+template <size_t R>
+INLINE void sum_lanes(const Integers* sums, int32_t* out) {
+  sum_whole_lanes<R>(reinterpret_cast<const __m256i*>(sums), out);
+}
 
 }  // namespace
 }  // namespace qwonnx

@@ -21,10 +21,9 @@ from qwonnx.runtime.native.library import VARIABLE
 
 TESTS = Path(__file__).parent
 LINEAR = ["test_linear.py"]
-OTHERS = [
-    *("test_experts.py", "test_mixture.py", "test_attention.py"),
-    *("test_attention_inputs.py", "test_linear_attention.py", "test_delta_net.py", "test_norm_linear.py"),
-]
+ATTENTION = ["test_attention.py", "test_attention_codes.py", "test_attention_inputs.py"]
+LAYERS = ["test_linear_attention.py", "test_delta_net.py", "test_norm_linear.py"]
+OTHERS = ["test_experts.py", "test_mixture.py", *ATTENTION, *LAYERS]
 
 
 @pytest.fixture(scope="module")
