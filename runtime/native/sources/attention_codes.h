@@ -11,7 +11,8 @@
 //    rounded by up to 1/2, uniformly: as root mean squares, this error is (most / rms of the query) * (rms of codes) /
 //    32767 of theirs, which is below 16 * 127 / 32767 = 1/16 for 256 dimensions, and 1/160 for a normal query.
 //  - A weight is off by at most 1 / 65534 of the largest of its block, and totals are those of the rounded weights. So the
-//    output stays a mean of values. As root mean squares, this is below 1/60 of what rounding a value's codes does.
+//    output stays a mean of values. As root mean squares, this error is below 127 / 32767 * sqrt(48) = 1/37 of what
+//    rounding values to codes does.
 #pragma once
 
 #include "attention_softmax.h"
@@ -19,7 +20,7 @@
 namespace qwonnx {
 namespace {
 
-#if !defined(QWONNX_CODE_PRODUCTS)
+#if !defined(QWONNX_CODE_PRODUCTS)  // without instructions that are faster than products of floats
 
 constexpr bool takes_codes(CacheType, size_t) { return false; }
 template <CacheType TYPE>
@@ -27,14 +28,13 @@ void attend_codes(const AttentionHead&, const AttentionPart&, float*, float*) {}
 
 #else
 
-constexpr size_t EIGHT = 8;                      // rows that are computed at once
-constexpr size_t PAIRED = POSITIONS / 2;    // pairs of positions of a block
-constexpr size_t SHORTS = 2 * LANES;             // of a vector
-constexpr size_t STRIDE = LANES > EIGHT ? LANES : EIGHT;  // rows of a vector of scores, and lanes without a row
-constexpr size_t CODE_LINE = 64;                 // bytes that are fetched at once
-constexpr float ROUNDER = 12582912.0f;           // added to a small number, it leaves a whole number in the low bits
+constexpr size_t EIGHT = 8;             // rows that are computed at once
+constexpr size_t SHORTS = 2 * LANES;    // of a vector
+constexpr size_t STRIDE = LANES;        // of scores: a vector for each position, whose lanes are rows or nothing
+constexpr size_t CODE_LINE = 64;        // bytes that are fetched at once
+constexpr float ROUNDER = 12582912.0f;  // added to a small number, it leaves a whole number in the low bits
 constexpr float MOST_SHORT = 32767;
-static_assert(STRIDE == LANES, "a vector holds the scores of a position");
+static_assert(LANES >= EIGHT && POSITIONS % 2 == 0, "a vector holds eight rows, and positions are paired");
 
 // Codes are taken in groups of SHORTS bytes: of int8 one vector, of int4 two, the even dimensions and the odd ones.
 template <CacheType TYPE>
@@ -93,15 +93,15 @@ INLINE void load_group(const uint8_t* at, Shorts* out) {
 
 // Eight rows over a block of positions.
 struct Eight {
-  alignas(64) float factors[STRIDE];      // of a score
-  alignas(64) int32_t biases[STRIDE];     // of a score
-  alignas(64) float maxima[STRIDE];       // the running softmax
+  alignas(64) float factors[STRIDE];   // a score is (its whole number - bias) * factor
+  alignas(64) int32_t biases[STRIDE];
+  alignas(64) float maxima[STRIDE];    // of the running softmax
   alignas(64) float totals[STRIDE];
-  alignas(64) float before[STRIDE];       // what to multiply older sums by
-  alignas(64) float units[STRIDE];        // what a weight of this block is in units of
-  alignas(64) int32_t whole_totals[STRIDE];  // sums of weights of this block
-  alignas(64) int32_t weights[PAIRED * STRIDE];  // of two positions each, the first one in the low half
-  size_t num_positions;  // of this block that any row sees
+  alignas(64) float before[STRIDE];    // what sums of earlier blocks are multiplied by
+  alignas(64) float units[STRIDE];     // what the whole weights of this block are multiplied by
+  alignas(64) int32_t whole_totals[STRIDE];             // sums of whole weights of this block
+  alignas(64) int32_t weights[POSITIONS / 2 * STRIDE];  // of two positions each, the first one in the low half
+  size_t num_positions;                                 // of this block that any row sees
 };
 
 // ---- queries ----
@@ -297,8 +297,8 @@ struct CodeRoom {
   }
 };
 
-static_assert(MAX_ROWS / EIGHT * sizeof(Eight) + POSITIONS * (2 * STRIDE * 4 + 2 * SHORTS * 2) <=
-                  4 * CODE_FLOATS, "a workspace has room for codes");
+static_assert(MAX_ROWS / EIGHT * sizeof(Eight) + POSITIONS * (2 * STRIDE * 4 + 2 * SHORTS * 2) <= 4 * CODE_FLOATS,
+              "a workspace has room for codes");
 
 template <CacheType TYPE>
 void attend_codes(const AttentionHead& head, const AttentionPart& part, float* workspace, float* state) {

@@ -2,7 +2,7 @@
 //
 // Block of positions after block: scores, the running softmax that scales what was summed before, values by weights. In
 // the softmax rows are lanes. Scales of keys are multiplied into the queries and those of values into the result, so
-// that codes need none.
+// that codes need none. Where an instruction set has products of codes, those are used for them (attention_codes.h).
 #pragma once
 
 #include "attention_codes.h"

@@ -4,6 +4,7 @@
 //
 //   QWONNX_LANES         floats of a vector: 4, 8 or 16
 //   QWONNX_ACCUMULATORS  vectors of sums that the registers hold beside their factors: 12 of 16, 24 of 32
+//   QWONNX_CODE_PRODUCTS  if it has products of 16 bits, whose functions the file defines too: see attention_codes.h
 #pragma once
 
 #include <string.h>
