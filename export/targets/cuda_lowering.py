@@ -33,8 +33,9 @@ from qwonnx.export.lowering.quantized_ops import quantize_weights
 from qwonnx.export.lowering.rewrite import Attributes, attribute, call, own_nodes, replace, required, sizes
 from qwonnx.export.lowering.siblings import joined_name
 from qwonnx.export.modeling.rotary import rope_frequencies
-from qwonnx.export.targets.cpu_functions import CACHE_BITS, MICROSOFT, SWIGLU
+from qwonnx.export.targets.cpu_functions import CACHE_BITS, SWIGLU
 from qwonnx.export.targets.cuda_kernels import without_kernel
+from qwonnx.export.targets.function_body import MICROSOFT
 from qwonnx.export.targets.target import LoweringFacts
 from qwonnx.runtime.artifact.manifest import StateSpec
 

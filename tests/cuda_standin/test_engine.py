@@ -100,9 +100,7 @@ def test_too_little_memory_is_said_before_anything_runs(artifact: Path, monkeypa
     with pytest.raises(SettingsError, match=r"cuda:0 has 5\.00 MB of memory free and the weights take 9\.\d+ MB"):
         Engine.open(artifact, SETTINGS)
     monkeypatch.setenv("CUDA_STANDIN_MEMORY_BYTES", str(20 << 20))
-    with pytest.raises(
-        SettingsError, match=r"64 sequences of 64 tokens, and a spare row, take \d+ bytes of"
-    ):
+    with pytest.raises(SettingsError, match=r"64 sequences of 64 tokens, and a spare row, take \d+ bytes of"):
         Engine.open(artifact, replace(SETTINGS, max_num_seqs=64))
     monkeypatch.setenv("CUDA_STANDIN_MEMORY_BYTES", str(32 << 20))
     with Engine.open(artifact, replace(SETTINGS, max_model_len=None)) as engine:

@@ -23,11 +23,12 @@ from transformers.models.qwen3_5_moe.configuration_qwen3_5_moe import Qwen3_5Moe
 
 from qwonnx.export.checkpoint.config import ModelConfig, RopeParameters, parse_config
 from qwonnx.export.lowering.graph_weights import GraphWeights
+from qwonnx.export.modeling.cache_spec import state_specs
 from qwonnx.export.modeling.rotary import rope_frequencies
 from qwonnx.export.modeling.trace import trace_decoder
 from qwonnx.export.quantization.recipe import Recipe
 from qwonnx.export.targets.register import TARGETS
-from qwonnx.export.targets.target import Activations
+from qwonnx.export.targets.target import Activations, LoweringFacts
 from tests.checkpoints.config_json import TINY_DENSE, TINY_TEXT, config_json, text_config
 
 LONGEST = 1_010_000
@@ -94,7 +95,8 @@ def rotary_part() -> Callable[[float, str], Target]:
             traced[factor] = trace_decoder(_config(factor))
         model = traced[factor].clone()
         weights = GraphWeights.of_traced(model.graph, Recipe.preset("fp32"), {})
-        TARGETS[target].lower(model, weights, Activations.FLOAT32)
+        facts = LoweringFacts(_config(factor), state_specs(_config(factor)))
+        TARGETS[target].lower(model, weights, Activations.FLOAT32, facts)
         rotations = [node for node in model.graph if node.op_type == "RotaryEmbedding"]
         assert len(rotations) == 2, "the query's and the key's"
         names = {tuple(str(value.name) for value in node.inputs[1:] if value is not None) for node in rotations}

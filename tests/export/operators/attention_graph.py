@@ -10,7 +10,7 @@ from qwonnx.export.lowering.graph_weights import GraphWeights
 from qwonnx.export.operators.op_bodies import OPSET
 from qwonnx.export.operators.ops import DOMAIN, VERSION
 from qwonnx.export.quantization.recipe import Recipe
-from qwonnx.export.targets.cpu import CpuTarget
+from qwonnx.export.targets.cpu_lowering import lower_to_cpu
 from qwonnx.export.targets.target import Activations
 from tests.runtime.native.attention import OPERATORS, OUTPUTS
 
@@ -45,7 +45,7 @@ def cpu_attention(kv: str, *, num_heads: int, num_kv_heads: int, head_dim: int) 
     graph = ir.Graph([*values, input_ids], node.outputs, nodes=[node], opset_imports=opsets, name="attention")
     model = ir.Model(graph, ir_version=10)
     weights = GraphWeights.of_traced(graph, Recipe.preset("fp32"), {})
-    CpuTarget().lower(model, weights, Activations.FLOAT32)
+    lower_to_cpu(model, weights, Activations.FLOAT32)
     proto: onnx.ModelProto = ir.to_proto(model)
     return proto
 
