@@ -134,7 +134,7 @@ def _run_lowered(kv: str, inputs: Arrays, *, native: bool) -> list[np.ndarray]:
     return [attended, buffers["past_key"], buffers["past_value"]]
 
 
-def _check(step: Step, inputs: Arrays, kv: str) -> None:
+def _check(step: Step, inputs: Arrays, kv: str, engine: str) -> None:
     """Compare codes to the last bit, and the output with float attention over the dequantised codes."""
     num_tokens = inputs["query"].shape[1]
     for row, length in enumerate(inputs["past_lengths"]):
@@ -157,7 +157,9 @@ def _check(step: Step, inputs: Arrays, kv: str) -> None:
             attn_mask=torch.ones(num_tokens, total).tril(int(length)).bool(),
         )
         gated = expected.transpose(0, 1).flatten(1) * torch.tensor(inputs["gate"][row]).sigmoid()
-        np.testing.assert_allclose(step.attended[row], gated.numpy(), atol=1e-5, rtol=1e-4)
+        # Native kernels round queries and weights to 16 bits where the cache is codes (test_attention_codes.py).
+        atol = 3e-4 if engine == "native" and kv != "float32" else 1e-5
+        np.testing.assert_allclose(step.attended[row], gated.numpy(), atol=atol, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kv", TYPES)
@@ -167,7 +169,7 @@ def test_caches_and_outputs_are_those_of_plain_arithmetic(
     engine: str, kv: str, lengths: list[int], num_tokens: int
 ) -> None:
     inputs = _inputs(kv, lengths, num_tokens)
-    _check(_run(engine, kv, inputs), inputs, kv)
+    _check(_run(engine, kv, inputs), inputs, kv, engine)
 
 
 @pytest.mark.parametrize("kv", TYPES)
@@ -205,7 +207,7 @@ def test_a_value_beyond_the_range_saturates_and_never_wraps(engine: str, kv: str
         assert (codes[0, :, 3] == high).all()
         assert (codes[0, :, 4] == low).all()
     assert np.isfinite(after.attended).all()
-    _check(after, inputs, kv)
+    _check(after, inputs, kv, engine)
 
 
 @pytest.mark.parametrize("kv", ["int8", "int4"])
