@@ -68,6 +68,10 @@ class DecoderSession:
     ) -> None:
         import onnxruntime
 
+        if artifact.manifest.target == "cuda":
+            raise VerificationError(
+                f"{artifact.folder} is for CUDA and this command reads graphs on the CPU: give an artifact for the CPU"
+            )
         self._artifact = artifact
         self._outputs = tuple(outputs)
         file = artifact.file(artifact.decoder.file)

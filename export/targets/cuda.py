@@ -30,6 +30,7 @@ class CudaTarget(Target):
     minimum_onnxruntime = "1.31.1"
     providers = ("CUDAExecutionProvider",)
     state_layout = StateLayout(convolution="float16", channels_last=True, value_major=True)
+    is_planned = False
     graph_bytes = 5_000
 
     def lower(self, model: ir.Model, weights: GraphWeights, activations: Activations, facts: LoweringFacts) -> None:

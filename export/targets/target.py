@@ -82,6 +82,7 @@ class Target(ABC):
         minimum_onnxruntime: the first release with all its kernels.
         providers: ONNX Runtime's execution providers that its graphs run on, the usual one first.
         state_layout: of the states of linear attention.
+        is_planned: whether a plan knows what lower() joins and stores.
         graph_bytes: of a graph without layers, measured, for plans without a trace.
         note: a note of plans about its estimates, if any.
     """
@@ -94,6 +95,7 @@ class Target(ABC):
     minimum_onnxruntime: str
     providers: tuple[str, ...]
     state_layout: StateLayout = AS_TRACED
+    is_planned: bool = True
     graph_bytes: int
     note: str | None = None
 

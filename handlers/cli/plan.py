@@ -90,6 +90,8 @@ def plan(
 
     if kv is not None and kv not in list(KvType):
         raise CommandError(f"--kv is {kv[:40]!r}: use one of {', '.join(KvType)}")
+    if not choose_target(target.value).target.is_planned:
+        raise CommandError(f"there are no plans for the target {target.value} yet: plan for another one, such as cpu")
     assumptions = Assumptions(
         choice=choose_target(target.value, activations, kv),
         serving=Serving(

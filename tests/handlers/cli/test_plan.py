@@ -229,3 +229,7 @@ def test_planning_needs_nothing_of_the_exporters_packages(config_file: Path) -> 
         command = [sys.executable, "-c", program, "plan", str(config_file), *options]
         result = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert result.returncode == 0, result.stderr
+
+
+def test_a_target_without_plans_is_refused_in_a_line(config_file: Path) -> None:
+    assert "there are no plans for the target cuda yet" in error_line(qwonnx("plan", config_file, "--target", "cuda"))
