@@ -27,8 +27,9 @@ import onnx_ir as ir
 
 from qwonnx.export.lowering.rewrite import Attributes, attribute, call, own_nodes, replace, required, sizes
 from qwonnx.export.operators.ops import DOMAIN
+from qwonnx.export.targets.contributed import MICROSOFT
 from qwonnx.export.targets.cpu_functions import CACHE_BITS
-from qwonnx.export.targets.function_body import MICROSOFT, FunctionBody
+from qwonnx.export.targets.function_body import FunctionBody
 
 # From so many positions, folding saves more than its dozen small nodes cost.
 _LEAST_POSITIONS_TO_FOLD = 256

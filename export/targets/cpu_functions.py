@@ -19,6 +19,7 @@ import onnx_ir as ir
 from qwonnx.export.lowering.functions import used_operators
 from qwonnx.export.lowering.rewrite import Attributes
 from qwonnx.export.operators.ops import DOMAIN
+from qwonnx.export.targets.contributed import SWIGLU
 from qwonnx.export.targets.function_body import FunctionBody, Reference
 
 # Operators of attention over a cache, and the bits of a cached value: 0 is a float. The heads of a model are built into
@@ -350,15 +351,6 @@ def _attention_inputs(name: str, *weights: str) -> ir.Function:
     ]
     return body.function([*outputs, v, merged(gate)])
 
-
-# Of MoE and QMoE: SiLU of even rows times odd rows, and the weights of the chosen experts add up to 1.
-SWIGLU: dict[str, int | float | str] = {
-    "activation_type": "swiglu",
-    "swiglu_fusion": 1,
-    "activation_alpha": 1.0,
-    "activation_beta": 0.0,
-    "normalize_routing_weights": 1,
-}
 
 _BODIES: dict[str, Callable[[], ir.Function]] = {
     "QuantizedLinear": lambda: _linear("QuantizedLinear", "codes", "scales"),

@@ -8,22 +8,26 @@ body, which is right but slow.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import onnx_ir as ir
 
 from qwonnx.export.errors import RecipeError
-from qwonnx.export.lowering.constants import integers
 from qwonnx.export.lowering.functions import add_function_bodies
 from qwonnx.export.lowering.graph_weights import GraphWeights
 from qwonnx.export.lowering.merge import merge_projections
 from qwonnx.export.lowering.quantized_ops import quantize_weights
-from qwonnx.export.lowering.rewrite import Attributes, attribute, call, own_nodes, replace, required, sizes
+from qwonnx.export.lowering.rewrite import attribute, call, own_nodes, replace, required, sizes
 from qwonnx.export.operators.ops import DOMAIN
+from qwonnx.export.targets.contributed import (
+    MICROSOFT,
+    SWIGLU,
+    block_size,
+    lower_embedding,
+    lower_float_linear,
+    replace_experts,
+)
 from qwonnx.export.targets.cpu_attention import lower_attention
-from qwonnx.export.targets.cpu_functions import SWIGLU, add_kernel_functions, delta_rule_attributes
+from qwonnx.export.targets.cpu_functions import add_kernel_functions, delta_rule_attributes
 from qwonnx.export.targets.cpu_fusion import fuse
-from qwonnx.export.targets.function_body import MICROSOFT
 from qwonnx.export.targets.target import Activations
 
 
@@ -36,7 +40,7 @@ def lower_to_cpu(model: ir.Model, weights: GraphWeights, activations: Activation
     _lower_routed_experts(graph, accuracy_level)
     merge_projections(graph, weights)  # the router became a projection, and has a sibling
     _lower_linear(graph, weights, accuracy_level)
-    _lower_embedding(graph)
+    lower_embedding(graph)
     _lower_linear_attention(graph)
     _drop_flattening(graph)
     lower_attention(model)
@@ -56,7 +60,7 @@ def _lower_routed_experts(graph: ir.Graph, accuracy_level: int) -> None:
     for node in own_nodes(graph, "RoutedExperts"):
         _, _, gate_up, down = required(node.inputs)
         attributes = SWIGLU | {"k": attribute(node, "top_k")}
-        _replace_experts(graph, node, "MoE", [gate_up, None, down], attributes, MICROSOFT)
+        replace_experts(graph, node, "MoE", [gate_up, None, down], attributes, MICROSOFT)
     for prefix in ("Quantized", "Affine"):
         for node in own_nodes(graph, f"{prefix}RoutedExperts"):
             _, _, *experts = required(node.inputs)
@@ -65,72 +69,37 @@ def _lower_routed_experts(graph: ir.Graph, accuracy_level: int) -> None:
             gate_up_bits, down_bits = int(attribute(node, "gate_up_bits")), int(attribute(node, "down_bits"))
             if accuracy_level == 1 and 8 in (gate_up_bits, down_bits):
                 continue  # the 8-bit kernel of ONNX Runtime quantises activations at every accuracy level
-            block_size = _block_size(gate_up, gate_up_scales, gate_up_bits)
-            if block_size != _block_size(down, down_scales, down_bits):
+            size = block_size(gate_up, gate_up_scales, gate_up_bits)
+            if size != block_size(down, down_scales, down_bits):
                 name = str(gate_up.name).removesuffix(".gate_up_proj.codes")
                 raise RecipeError(f"{name} has blocks of two sizes, and the CPU kernel takes one: give one to both")
             attributes = {
                 "top_k": attribute(node, "top_k"),
                 "gate_up_bits": gate_up_bits,
                 "down_bits": down_bits,
-                "block_size": block_size,
+                "block_size": size,
                 "accuracy_level": accuracy_level,
             }
-            _replace_experts(graph, node, f"{prefix}Experts", experts, attributes, DOMAIN)
-
-
-def _replace_experts(
-    graph: ir.Graph,
-    node: ir.Node,
-    op_type: str,
-    weights: Sequence[ir.Value | None],
-    attributes: Attributes,
-    domain: str,
-) -> None:
-    x, router = required(node.inputs)[:2]
-    logits = call("Linear", [x, router])
-    flat = call("Reshape", [logits.outputs[0], integers(graph, [-1, sizes(router)[0]])], domain="")
-    routed = call(op_type, [x, flat.outputs[0], *weights], attributes, domain=domain)
-    replace(node, [logits, flat, routed])
+            replace_experts(graph, node, f"{prefix}Experts", experts, attributes, DOMAIN)
 
 
 def _lower_linear(graph: ir.Graph, weights: GraphWeights, accuracy_level: int) -> None:
-    for node in own_nodes(graph, "Linear"):
-        # FusedMatMul multiplies by the transpose as stored; a Transpose before MatMul would store the weight twice.
-        replace(node, [call("FusedMatMul", node.inputs, {"transB": 1}, domain=MICROSOFT)])
+    lower_float_linear(graph)
     for op_type in ("QuantizedLinear", "AffineLinear"):
         for node in own_nodes(graph, op_type):
             x, codes, scales, *zero_points = required(node.inputs)
             bits = int(attribute(node, "bits"))
-            block_size = _block_size(codes, scales, bits)
+            size = block_size(codes, scales, bits)
             rows, blocks = sizes(scales)
             attributes = {
                 "N": rows,
-                "K": blocks * block_size,
+                "K": blocks * size,
                 "bits": bits,
-                "block_size": block_size,
+                "block_size": size,
                 "accuracy_level": accuracy_level,
             }
-            by_block = weights.alias(codes, (rows, blocks, block_size * bits // 8))
+            by_block = weights.alias(codes, (rows, blocks, size * bits // 8))
             replace(node, [call(op_type, [x, by_block, scales, *zero_points], attributes)])
-
-
-def _lower_embedding(graph: ir.Graph) -> None:
-    for node in own_nodes(graph, "Embedding"):
-        input_ids, weight = required(node.inputs)
-        replace(node, [call("Gather", [weight, input_ids], {"axis": 0}, domain="")])
-    for op_type in ("QuantizedEmbedding", "AffineEmbedding"):
-        for node in own_nodes(graph, op_type):
-            input_ids, codes, scales, *zero_points = required(node.inputs)
-            bits = int(attribute(node, "bits"))
-            attributes = {
-                "bits": bits,
-                "block_size": _block_size(codes, scales, bits),
-                "gather_axis": 0,
-                "quantize_axis": 1,
-            }
-            inputs = [codes, input_ids, scales, *zero_points]
-            replace(node, [call("GatherBlockQuantized", inputs, attributes, domain=MICROSOFT)])
 
 
 def _lower_linear_attention(graph: ir.Graph) -> None:
@@ -165,7 +134,3 @@ def _drop_flattening(graph: ir.Graph) -> None:
             if x.shape is not None and len(x.shape) == 1 and tensor is not None and tensor.numpy().tolist() == [-1]:
                 node.outputs[0].replace_all_uses_with(x)
                 graph.remove(node, safe=True)
-
-
-def _block_size(codes: ir.Value, scales: ir.Value, bits: int) -> int:
-    return sizes(codes)[-1] * 8 // bits // sizes(scales)[-1]

@@ -15,8 +15,7 @@ no reduction of integers (cuDNN's), and lengths come from the runtime.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -24,18 +23,23 @@ from onnx_ir.passes import common as passes
 
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.checkpoint.weight_names import GATE_UP
-from qwonnx.export.checkpoint.weight_part import Form
 from qwonnx.export.errors import RecipeError
-from qwonnx.export.lowering.constants import constant, integers
+from qwonnx.export.lowering.constants import constant
 from qwonnx.export.lowering.graph_weights import GraphWeights
 from qwonnx.export.lowering.merge import merge_projections
 from qwonnx.export.lowering.quantized_ops import quantize_weights
-from qwonnx.export.lowering.rewrite import Attributes, attribute, call, own_nodes, replace, required, sizes
-from qwonnx.export.lowering.siblings import joined_name
+from qwonnx.export.lowering.rewrite import attribute, call, own_nodes, replace, required, sizes
 from qwonnx.export.modeling.rotary import rope_frequencies
-from qwonnx.export.targets.cpu_functions import CACHE_BITS, SWIGLU
+from qwonnx.export.targets.contributed import (
+    MICROSOFT,
+    SWIGLU,
+    block_size,
+    lower_embedding,
+    lower_float_linear,
+    replace_experts,
+)
 from qwonnx.export.targets.cuda_kernels import without_kernel
-from qwonnx.export.targets.function_body import MICROSOFT
+from qwonnx.export.targets.cuda_mixers import StepInputs, lower_attention, lower_delta_net
 from qwonnx.export.targets.target import LoweringFacts
 from qwonnx.runtime.artifact.manifest import StateSpec
 
@@ -46,17 +50,6 @@ _ROTARY_MULTIPLE = 16  # of GroupQueryAttention
 _LARGEST_BLOCK = 128  # that MatMulNBits computes one row with
 _FULL, _INT32, _INT64 = ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT64
 _STATE_TYPES = {"float32": "FLOAT", "float16": "FLOAT16", "int8": "INT8", "uint8": "UINT8"}
-
-
-@dataclass(frozen=True, slots=True)
-class StepInputs:
-    """Inputs of a step that the kernels take where the traced graph has others."""
-
-    positions: ir.Value  # int64 [B, T]
-    last_positions: ir.Value  # int32 [B]: the place of each row's last token in the cache
-    total_sequence_length: ir.Value  # int32 []: on the host
-    cos: ir.Value  # [max_position_embeddings, rotary_dim / 2]
-    sin: ir.Value
 
 
 def lower_to_cuda(model: ir.Model, weights: GraphWeights, facts: LoweringFacts) -> None:
@@ -73,8 +66,8 @@ def lower_to_cuda(model: ir.Model, weights: GraphWeights, facts: LoweringFacts) 
     graph = model.graph
     _check_sizes(facts.config)
     step = _step_inputs(graph, facts.config)
-    _lower_attention(graph, weights, step)
-    _lower_delta_net(graph, weights)
+    lower_attention(graph, weights, step)
+    lower_delta_net(graph, weights)
     _fill_experts(graph, weights)
     _fuse_gates(graph)
     merge_projections(graph, weights)
@@ -82,7 +75,7 @@ def lower_to_cuda(model: ir.Model, weights: GraphWeights, facts: LoweringFacts) 
     _lower_experts(graph)
     merge_projections(graph, weights)
     _lower_linear(graph, weights)
-    _lower_embedding(graph)
+    lower_embedding(graph)
     _fuse_norms(graph)
     _give_float_logits(graph)
     _retype(graph, weights, facts.states)
@@ -132,131 +125,6 @@ def _rotary_tables(graph: ir.Graph, config: ModelConfig) -> dict[str, ir.Value]:
     }
 
 
-def _lower_attention(graph: ir.Graph, weights: GraphWeights, step: StepInputs) -> None:
-    """One projection of queries, keys, values and gates, and the kernel, which norms, rotates, appends and attends."""
-    for op_type, bits in CACHE_BITS.items():
-        for node in own_nodes(graph, op_type):
-            query, key, value, _gate, past_key, past_value, _lengths, *scales = required(node.inputs)
-            q_norm, q_proj = _projection(query)
-            k_norm, k_proj = _projection(key)
-            v_proj = _producer(value, "Linear")
-            x, queries = required(q_proj.inputs)
-            matrices = [weights.select(queries, Form.QUERIES)]
-            matrices += [required(each.inputs)[1] for each in (k_proj, v_proj)]
-            matrices.append(weights.select(queries, Form.GATES))
-            weights.drop(queries)
-            rows = [sizes(matrix)[0] for matrix in matrices]
-            new, parts = _products(graph, weights, x, matrices, [sum(rows[:3]), rows[3]] if not bits else rows)
-            heads, width = int(attribute(node, "num_heads")), sizes(past_key)[1]
-            norms = [required(each.inputs)[1] for each in (q_norm, k_norm)]
-            attributes: dict[str, int | float | str] = {"num_heads": heads, "kv_num_heads": width, "do_rotary": 1}
-            states: list[ir.Value | None] = [past_key, past_value, step.last_positions, step.total_sequence_length]
-            states += [step.cos, step.sin, step.positions, None, None]
-            if bits:
-                for index, (norm, count) in enumerate(((norms[0], heads), (norms[1], width))):
-                    epsilon = attribute((q_norm, k_norm)[index], "epsilon")
-                    made = {"num_branches": count, "epsilon": epsilon}
-                    normed = call("BranchwiseRMSNorm", [parts[index], norm], made, domain=MICROSOFT)
-                    new.append(normed)
-                    parts[index] = normed.outputs[0]
-                attributes |= {
-                    "k_quant_type": "PER_CHANNEL",
-                    "v_quant_type": "PER_CHANNEL",
-                    "kv_cache_bit_width": bits,
-                }
-                inputs = [*parts[:3], *states, *scales]
-            else:
-                attributes["qk_norm_epsilon"] = attribute(q_norm, "epsilon")
-                inputs = [parts[0], None, None, *states, None, None, *norms]
-            attended = call("GroupQueryAttention", inputs, attributes, domain=MICROSOFT, num_outputs=3)
-            opened = call("Sigmoid", [parts[-1]], domain="")
-            gated = call("Mul", [attended.outputs[0], opened.outputs[0]], domain="")
-            replace(node, [*new, attended, opened, gated], [gated.outputs[0], *attended.outputs[1:]])
-
-
-def _projection(rotated: ir.Value) -> tuple[ir.Node, ir.Node]:
-    """The norm and the projection behind rotated queries or keys."""
-    norm = _producer(_input(_producer(rotated, "RotaryEmbedding")), "RMSNormalization")
-    return norm, _producer(_input(norm), "Linear")
-
-
-def _producer(value: ir.Value, op_type: str) -> ir.Node:
-    """The node of this type that makes a value, behind nodes that only change shapes."""
-    node = value.producer()
-    while node is not None and node.op_type in ("Reshape", "Split", "Identity"):
-        node = _input(node).producer()
-    assert node is not None
-    assert node.op_type == op_type, f"{value.name} comes from {node.op_type}, not from {op_type}"
-    return node
-
-
-def _input(node: ir.Node) -> ir.Value:
-    return required(node.inputs)[0]
-
-
-def _products(
-    graph: ir.Graph, weights: GraphWeights, x: ir.Value, matrices: Sequence[ir.Value], widths: Sequence[int]
-) -> tuple[list[ir.Node], list[ir.Value]]:
-    """Products of x with matrices, side by side and then cut into widths: one product if all are stored alike."""
-    if len({weights.storage(str(matrix.name)) for matrix in matrices}) == 1:
-        joined = weights.join(list(matrices), joined_name([str(matrix.name) for matrix in matrices]))
-        linear = call("Linear", [x, joined])
-        nodes, whole = [linear], linear.outputs[0]
-    else:
-        nodes = [call("Linear", [x, matrix]) for matrix in matrices]
-        side_by_side = call("Concat", [each.outputs[0] for each in nodes], {"axis": -1}, domain="")
-        nodes.append(side_by_side)
-        whole = side_by_side.outputs[0]
-    split = call("Split", [whole, integers(graph, list(widths))], {"axis": -1}, domain="", num_outputs=len(widths))
-    return [*nodes, split], list(split.outputs)
-
-
-def _lower_delta_net(graph: ir.Graph, weights: GraphWeights) -> None:
-    for node in own_nodes(graph, "CausalConv"):
-        x, taps, past = required(node.inputs)
-        convolution: Attributes = {"activation": "silu", "channels_last": 1}
-        inputs = [x, taps, None, past]
-        replace(node, [call("CausalConvWithState", inputs, convolution, domain=MICROSOFT, num_outputs=2)])
-    for node in own_nodes(graph, "GatedDeltaRule"):
-        qkv, b, a, decay_scale, dt_bias, past = required(node.inputs)
-        projections = [_producer(value, "Linear") for value in (b, a)]
-        x, matrices = _input(projections[0]), [required(each.inputs)[1] for each in projections]
-        joined = weights.join(matrices, joined_name([str(matrix.name) for matrix in matrices]))
-        product = call("Linear", [x, joined])
-        exact = call("Cast", [product.outputs[0]], {"to": _FULL.value}, domain="")
-        halves = call("Split", [exact.outputs[0]], {"axis": -1, "num_outputs": 2}, domain="", num_outputs=2)
-        logarithm = weights.select(decay_scale, Form.LOGARITHM)
-        weights.drop(decay_scale)
-        weights.keep_float32(logarithm)
-        weights.keep_float32(dt_bias)
-        _, num_heads, key_dim, value_dim = sizes(past)
-        key_width = int(attribute(node, "num_key_heads")) * key_dim
-        # The kernel takes them side by side too, and then copies each of them.
-        widths = integers(graph, [key_width, key_width, num_heads * value_dim])
-        apart = call("Split", [qkv, widths], {"axis": -1}, domain="", num_outputs=3)
-        heads = [[0, 0, -1, key_dim], [0, 0, -1, key_dim], [0, 0, -1, value_dim]]
-        by_head = [
-            call("Reshape", [part, integers(graph, shape)], domain="")
-            for part, shape in zip(apart.outputs, heads, strict=True)
-        ]
-        attributes: Attributes = {
-            "update_rule": "gated_delta",
-            "gate_activation": "qwen",
-            "beta_activation": "sigmoid",
-            "qk_l2_norm": 1,
-            "scale": key_dim**-0.5,
-        }
-        b_exact, a_exact = halves.outputs
-        inputs = [*(each.outputs[0] for each in by_head), None, a_exact, b_exact, past, logarithm, dt_bias]
-        rule = call("GatedDeltaNet", inputs, attributes, domain=MICROSOFT, num_outputs=2)
-        flat = call("Reshape", [rule.outputs[0], integers(graph, [0, 0, num_heads * value_dim])], domain="")
-        replace(node, [product, exact, halves, apart, *by_head, rule, flat], [flat.outputs[0], rule.outputs[1]])
-    for node in own_nodes(graph, "GatedRMSNorm"):
-        x, gate, weight = required(node.inputs)
-        epsilon: Attributes = {"epsilon": attribute(node, "epsilon")}
-        replace(node, [call("GatedRMSNorm", [x, weight, gate], epsilon, domain=MICROSOFT)])
-
-
 def _fill_experts(graph: ir.Graph, weights: GraphWeights) -> None:
     for node in own_nodes(graph, "RoutedExperts"):
         for matrix in required(node.inputs)[2:]:
@@ -271,7 +139,8 @@ def _lower_experts(graph: ir.Graph) -> None:
     """
     for node in own_nodes(graph, "RoutedExperts"):
         _, _, gate_up, down = required(node.inputs)
-        _replace_experts(graph, node, "MoE", [gate_up, None, down], {})
+        attributes = SWIGLU | {"k": attribute(node, "top_k")}
+        replace_experts(graph, node, "MoE", [gate_up, None, down], attributes, MICROSOFT)
     for prefix in ("Quantized", "Affine"):
         for node in own_nodes(graph, f"{prefix}RoutedExperts"):
             _, _, *tensors = required(node.inputs)
@@ -281,24 +150,15 @@ def _lower_experts(graph: ir.Graph) -> None:
             if len(bits) > 1:
                 raise RecipeError(f"{name} has matrices of {min(bits)} and {max(bits)} bits: CUDA wants one for both")
             (width,) = bits
-            blocks = {_block_size(codes, scales, width) for codes, scales, *_ in (first, second)}
+            blocks = {block_size(codes, scales, width) for codes, scales, *_ in (first, second)}
             if len(blocks) > 1 or blocks - set(EXPERT_BLOCKS):
                 found = " and ".join(map(str, sorted(blocks)))
                 raise RecipeError(f"{name} has blocks of {found}: CUDA wants one size of 32, 64 or 128 for both")
-            kernel = {"expert_weight_bits": width, "block_size": blocks.pop(), "weights_prepacked": 0}
+            kernel = SWIGLU | {"k": attribute(node, "top_k"), "expert_weight_bits": width}
+            kernel |= {"block_size": blocks.pop(), "weights_prepacked": 0}  # the default means packed ones
             inputs = [*first[:2], None, *second[:2], *[None] * 4, *first[2:], *second[2:]]
-            _replace_experts(graph, node, "QMoE", inputs if prefix == "Affine" else inputs[:5], kernel)
-
-
-def _replace_experts(
-    graph: ir.Graph, node: ir.Node, op_type: str, matrices: Sequence[ir.Value | None], attributes: Mapping[str, int]
-) -> None:
-    x, router = required(node.inputs)[:2]
-    logits = call("Linear", [x, router])
-    flat = call("Reshape", [logits.outputs[0], integers(graph, [-1, sizes(router)[0]])], domain="")
-    given = SWIGLU | {"k": int(attribute(node, "top_k"))} | dict(attributes)
-    routed = call(op_type, [x, flat.outputs[0], *matrices], given, domain=MICROSOFT)
-    replace(node, [logits, flat, routed])
+            inputs = inputs if prefix == "Affine" else inputs[:5]
+            replace_experts(graph, node, "QMoE", inputs, kernel, MICROSOFT)
 
 
 def _fuse_gates(graph: ir.Graph) -> None:
@@ -307,7 +167,7 @@ def _fuse_gates(graph: ir.Graph) -> None:
         if node.op_type == "Mul" and not node.domain:
             x, sigmoid = required(node.inputs)
             opened = sigmoid.producer()
-            if opened is not None and opened.op_type == "Sigmoid" and _input(opened) is x:
+            if opened is not None and opened.op_type == "Sigmoid" and required(opened.inputs)[0] is x:
                 replace(node, [call("QuickGelu", [x], {"alpha": 1.0}, domain=MICROSOFT)])
     for node in tuple(graph):
         if node.op_type == "Add" and not node.domain:
@@ -321,39 +181,20 @@ def _fuse_gates(graph: ir.Graph) -> None:
 
 
 def _lower_linear(graph: ir.Graph, weights: GraphWeights) -> None:
-    for node in own_nodes(graph, "Linear"):
-        replace(node, [call("FusedMatMul", node.inputs, {"transB": 1}, domain=MICROSOFT)])
+    lower_float_linear(graph)
     for op_type in ("QuantizedLinear", "AffineLinear"):
         for node in own_nodes(graph, op_type):
             x, codes, scales, *zero_points = required(node.inputs)
             bits = int(attribute(node, "bits"))
-            block_size = _block_size(codes, scales, bits)
+            size = block_size(codes, scales, bits)
             rows, blocks = sizes(scales)
-            if block_size > _LARGEST_BLOCK:
+            if size > _LARGEST_BLOCK:
                 name = str(codes.name).removesuffix(".codes")
-                raise RecipeError(f"{name} has blocks of {block_size}: CUDA wants at most {_LARGEST_BLOCK}")
-            attributes = {"N": rows, "K": blocks * block_size, "bits": bits, "block_size": block_size}
-            by_block = weights.alias(codes, (rows, blocks, block_size * bits // 8))
+                raise RecipeError(f"{name} has blocks of {size}: CUDA wants at most {_LARGEST_BLOCK}")
+            attributes = {"N": rows, "K": blocks * size, "bits": bits, "block_size": size}
+            by_block = weights.alias(codes, (rows, blocks, size * bits // 8))
             inputs = [x, by_block, scales, *zero_points]
             replace(node, [call("MatMulNBits", inputs, attributes, domain=MICROSOFT)])
-
-
-def _lower_embedding(graph: ir.Graph) -> None:
-    for node in own_nodes(graph, "Embedding"):
-        input_ids, weight = required(node.inputs)
-        replace(node, [call("Gather", [weight, input_ids], {"axis": 0}, domain="")])
-    for op_type in ("QuantizedEmbedding", "AffineEmbedding"):
-        for node in own_nodes(graph, op_type):
-            input_ids, codes, scales, *zero_points = required(node.inputs)
-            bits = int(attribute(node, "bits"))
-            attributes = {
-                "bits": bits,
-                "block_size": _block_size(codes, scales, bits),
-                "gather_axis": 0,
-                "quantize_axis": 1,
-            }
-            inputs = [codes, input_ids, scales, *zero_points]
-            replace(node, [call("GatherBlockQuantized", inputs, attributes, domain=MICROSOFT)])
 
 
 def _fuse_norms(graph: ir.Graph) -> None:
@@ -405,7 +246,3 @@ def _retype(graph: ir.Graph, weights: GraphWeights, states: Sequence[StateSpec])
             values[name].type = ir.TensorType(ir.DataType[_STATE_TYPES[state.dtype]])
             sizes_of = [batch if size == "batch" else size for size in state.shape]
             values[name].shape = ir.Shape(sizes_of)
-
-
-def _block_size(codes: ir.Value, scales: ir.Value, bits: int) -> int:
-    return sizes(codes)[-1] * 8 // bits // sizes(scales)[-1]

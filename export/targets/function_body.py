@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from qwonnx.export.lowering.functions import used_operators
 from qwonnx.export.operators.ops import DOMAIN, VERSION
+from qwonnx.export.targets.contributed import MICROSOFT
 
-MICROSOFT = "com.microsoft"
 _OPSETS = {"": 23, MICROSOFT: 1}
 
 
