@@ -1,0 +1,30 @@
+"""The published geometries, cut to four layers, in CUDA's kernels: shapes and types, without weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from qwonnx.export.checkpoint.config import parse_config
+from qwonnx.export.modeling.trace import trace_decoder
+from qwonnx.export.quantization.cache_scales import CacheScales
+from qwonnx.export.quantization.recipe import Recipe
+from qwonnx.export.targets.lowered_graph import lower_decoder
+from qwonnx.export.targets.register import choose_target
+from tests.checkpoints.published import PUBLISHED
+
+FOUR_LAYERS = {"num_hidden_layers": 4, "layer_types": [*["linear_attention"] * 3, "full_attention"]}
+
+
+@pytest.mark.parametrize("name", ["35B-A3B", "122B-A10B", "397B-A17B", "9B", "27B"])
+def test_every_node_has_a_kernel_whatever_the_cache(name: str) -> None:
+    document = PUBLISHED[name].config()
+    document["text_config"].update(FOUR_LAYERS)
+    config = parse_config(document)
+    traced = trace_decoder(config)
+    for kv in ("float16", "int8", "int4"):
+        choice = choose_target("cuda", kv=kv)
+        ones = torch.ones(config.num_key_value_heads, config.head_dim)
+        scales = {3: CacheScales(ones, ones)} if choice.kv.is_quantized else None
+        lowered = lower_decoder(traced.clone(), Recipe.preset("int4", 32), config, choice, scales)
+        assert {node.domain for node in lowered.model.graph} == {"", "com.microsoft"}
