@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -29,6 +30,7 @@ from qwonnx.runtime.artifact.manifest import StateSpec, TensorSpec
 
 # Sizes of the symbolic dimensions while tracing: all different, and not 0 or 1, which torch.export would specialise.
 _EXAMPLE_SIZES = {"batch": 2, "sequence": 5, "num_logits": 3, "max_model_len": 17}
+_SYMBOL = re.compile(r"\bs\d+\b")  # as torch names a variable axis
 _CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 _USERS_CACHE = os.environ.get(_CACHE_VARIABLE)  # torch sets it, too, when it first looks
 
@@ -108,7 +110,28 @@ def trace_decoder(config: ModelConfig) -> ir.Model:
     assert onnx_program is not None
     model = onnx_program.model
     model.opset_imports[DOMAIN] = VERSION
+    _name_axes(model.graph, (*inputs, *_as_inputs(states)))
     return model
+
+
+def _name_axes(graph: ir.Graph, inputs: Sequence[TensorSpec]) -> None:
+    """Call variable axes what the manifest calls them; torch chooses one of several names, not always the same."""
+    names: dict[str, str] = {}
+    for value, spec in zip(graph.inputs, inputs, strict=True):
+        assert value.shape is not None
+        for axis, size in zip(value.shape, spec.shape, strict=True):
+            if isinstance(axis, ir.SymbolicDim) and isinstance(size, str):
+                names[str(axis.value)] = size
+    outputs = (output for node in graph for output in node.outputs)
+    for value in (*graph.inputs, *graph.outputs, *outputs):
+        if value.shape is not None:
+            value.shape = ir.Shape([_renamed(axis, names) for axis in value.shape])
+
+
+def _renamed(axis: int | ir.SymbolicDim, names: Mapping[str, str]) -> int | str:
+    if isinstance(axis, int):
+        return axis
+    return _SYMBOL.sub(lambda found: names.get(found[0], found[0]), str(axis.value))
 
 
 def _example(spec: TensorSpec | StateSpec) -> Tensor:

@@ -97,7 +97,7 @@ def plan(
         serving=Serving(
             context=parse_tokens(context, "--context"),
             sequences=sequences,
-            kv=KvType(kv or KvType.FLOAT32),
+            kv=choose_target(target.value, kv=kv).kv,
             chunk_tokens=max_num_batched_tokens or RuntimeSettings().max_num_batched_tokens,
             num_threads=threads,
             kernels=kernels,
@@ -107,7 +107,8 @@ def plan(
     opened = open_source(source, revision, weights_file)
     if fit is not None:
         checkpoint = Path(source).parent if Path(source).is_file() else source
-        kv_types = list(KvType) if kv is None else [KvType(kv)]
+        offered = assumptions.choice.target.kv_types
+        kv_types = list(offered) if kv is None else [KvType(kv)]
         _fit(opened, str(checkpoint), weights, recipe, fit, kv_types, assumptions, as_json=as_json)
         return
     recipes = _recipes(weights, recipe, weight_block_size)

@@ -30,7 +30,8 @@ def config_of(size: str) -> ModelConfig:
 
 def fit(size: str, limits: Limits) -> Fit:
     config = config_of(size)
-    return find_fit(config, RECIPES, list(KvType), limits, ASSUMPTIONS, CopiedFiles.estimated(config))
+    kv_types = ASSUMPTIONS.choice.target.kv_types
+    return find_fit(config, RECIPES, kv_types, limits, ASSUMPTIONS, CopiedFiles.estimated(config))
 
 
 def test_limits_are_read_whole() -> None:

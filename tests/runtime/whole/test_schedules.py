@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from infra.miniature.checkpoint import TRAINED
 from qwonnx.export import ExportOptions, export_checkpoint
 from qwonnx.export.modeling.cache_spec import KvType
+from qwonnx.export.targets.register import choose_target
 from qwonnx.runtime.cache.buffers import BuffersFactory
 from qwonnx.runtime.cache.host_buffers import HostBuffers
 from qwonnx.runtime.engine.engine import Engine
@@ -271,7 +272,7 @@ def test_no_schedule_reads_what_a_strict_row_does_not_hold(
     run(strict, arrivals, limits)
 
 
-@pytest.mark.parametrize("kv", KvType)
+@pytest.mark.parametrize("kv", choose_target().target.kv_types)
 def test_prompts_behind_one_kept_prefix_are_read_together(
     kv: KvType, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
