@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -90,10 +91,10 @@ def test_the_inputs_are_those_of_the_function(library: NativeLibrary, instructio
 
 @pytest.mark.parametrize("name", CASES)
 def test_quantised_activations_are_those_of_the_function(library: NativeLibrary, instructions: str, name: str) -> None:
-    """Both quantise by block, but a value between two codes may go either way."""
+    """Both quantise by block, but a value between two codes may go either way. On ARM ONNX Runtime quantises by row."""
     made = node(replace(CASES[name], level=4))
     for ours, theirs in zip(made.run(library), made.run(None), strict=True):
-        assert_close(ours, theirs, 5e-3)
+        assert_close(ours, theirs, 5e-3 if platform.machine() in ("x86_64", "AMD64") else 2e-2)
 
 
 def test_random_sizes_give_what_the_function_gives(library: NativeLibrary, instructions: str) -> None:
