@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -70,6 +71,11 @@ def assert_bfloat16_is_float32(made: FusedNode, library: NativeLibrary) -> None:
     for kernels in (library, None):
         for ours, theirs in zip(narrow.run(kernels), wide.run(kernels), strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+def tolerance_of_codes(relative: float) -> float:
+    """Of outputs of quantised activations: ONNX Runtime quantises by block on x86-64, as we do, and by row on ARM."""
+    return relative if platform.machine() in ("x86_64", "AMD64") else 2e-2
 
 
 def assert_close(ours: NDArray[np.float32], theirs: NDArray[np.float32], relative: float) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qwonnx.runtime.native.library import NativeLibrary
-from tests.runtime.native.fused import FusedNode, assert_close, in_blocks
+from tests.runtime.native.fused import FusedNode, assert_close, in_blocks, tolerance_of_codes
 from tests.runtime.native.reference import random_weight
 
 pytestmark = pytest.mark.fast
@@ -39,7 +39,7 @@ def node(tokens: tuple[int, ...] = (1, 1), bits: int = 4, *, zero_points: bool =
 def test_the_layer_is_its_function(
     library: NativeLibrary, instructions: str, tokens: tuple[int, ...], bits: int, zero_points: bool
 ) -> None:
-    for level, relative in ((1, 1e-5), (4, 3e-3)):
+    for level, relative in ((1, 1e-5), (4, tolerance_of_codes(3e-3))):
         made = node(tokens, bits, zero_points=zero_points, level=level)
         assert_close(made.run(library)[0], made.run(None)[0], relative)
 
