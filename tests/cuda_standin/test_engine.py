@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from qwonnx.export import ExportOptions, export_checkpoint
 from qwonnx.export.quantization.recipe import Recipe
-from qwonnx.runtime.cuda.device import CopyKind
+from qwonnx.runtime.cuda.device import CopyKind, CudaDevice
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import FinishReason
 from qwonnx.runtime.errors import SettingsError
@@ -96,13 +97,20 @@ def test_a_snapshot_comes_back_and_a_request_goes_on_from_it(artifact: Path) -> 
 
 
 def test_too_little_memory_is_said_before_anything_runs(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_STANDIN_MEMORY_BYTES", "5000000")
+    def leave(num_bytes: int) -> None:
+        """So much beside what other tests hold."""
+        memory = CudaDevice().memory()
+        total = memory.total_bytes - memory.free_bytes + num_bytes
+        monkeypatch.setenv("CUDA_STANDIN_MEMORY_BYTES", str(total))
+
+    gc.collect()
+    leave(5_000_000)
     with pytest.raises(SettingsError, match=r"cuda:0 has 5\.00 MB of memory free and the weights take 9\.\d+ MB"):
         Engine.open(artifact, SETTINGS)
-    monkeypatch.setenv("CUDA_STANDIN_MEMORY_BYTES", str(20 << 20))
+    leave(20 << 20)
     with pytest.raises(SettingsError, match=r"64 sequences of 64 tokens, and a spare row, take \d+ bytes of"):
         Engine.open(artifact, replace(SETTINGS, max_num_seqs=64))
-    monkeypatch.setenv("CUDA_STANDIN_MEMORY_BYTES", str(32 << 20))
+    leave(32 << 20)
     with Engine.open(artifact, replace(SETTINGS, max_model_len=None)) as engine:
         assert 2 <= engine.max_model_len < 32_768
 
