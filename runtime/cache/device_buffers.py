@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from qwonnx.runtime.artifact.manifest import StateSpec
 from qwonnx.runtime.cache.buffers import HostArray, RowBinding, Runnable, Segment, StateBuffers
+from qwonnx.runtime.cache.host_segments import HostSegment, own_segment, segment_bytes, segment_of
 from qwonnx.runtime.cache.rows import RowMove, is_growing, item_bytes, row_bytes, row_shape
 from qwonnx.runtime.cuda.device import Block, CopyKind, CudaDevice, DeviceMemory
 
@@ -42,18 +43,6 @@ class _State:
     def tokens(self, row: int, start: int) -> Block:
         """A row's heads, from token `start` on."""
         return Block(self.row(row) + start * self.token_bytes, self.head_bytes)
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceSegment:
-    """Arrays of the host that are never written, by the states' names."""
-
-    num_tokens: int
-    arrays: Mapping[str, HostArray]
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(array.nbytes for array in self.arrays.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +124,11 @@ class DeviceBuffers(StateBuffers):
             self._copy(CopyKind.TO_HOST, array.ctypes.data, state.row(row), state.row_bytes)
             arrays[state.spec.past] = array
         self.device.synchronize()
-        return DeviceSegment(end - start, arrays)
+        return HostSegment(end - start, arrays)
 
     def restore(self, row: int, segments: Sequence[Segment]) -> None:
         start = 0
-        for segment in map(_own, segments):
+        for segment in map(own_segment, segments):
             for state in self._growing:
                 array = segment.arrays[state.spec.past]
                 width = segment.num_tokens * state.token_bytes
@@ -147,7 +136,7 @@ class DeviceBuffers(StateBuffers):
                 self.device.copy(CopyKind.TO_DEVICE, state.tokens(row, start), source, width, state.num_heads)
             start += segment.num_tokens
         for state in self._fixed:
-            array = _own(segments[-1]).arrays[state.spec.past]
+            array = own_segment(segments[-1]).arrays[state.spec.past]
             self._copy(CopyKind.TO_DEVICE, state.row(row), array.ctypes.data, state.row_bytes)
         self.device.synchronize()  # the segments may go
 
@@ -170,19 +159,10 @@ class DeviceBuffers(StateBuffers):
         """Do nothing: the device's memory is reserved."""
 
     def to_host(self, segments: Sequence[Segment]) -> Iterator[memoryview]:
-        arrays = [_own(segment).arrays for segment in segments]
-        for state in self._states:
-            pieces = [each[state.spec.past] for each in (arrays if is_growing(state.spec) else arrays[-1:])]
-            whole = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
-            yield whole.reshape(-1).view(np.uint8).data
+        return segment_bytes([state.spec for state in self._states], segments)
 
     def from_host(self, num_tokens: int, parts: Sequence[memoryview]) -> Segment:
-        arrays = {}
-        for state, part in zip(self._states, parts, strict=True):
-            array = np.frombuffer(part, state.spec.dtype).reshape(row_shape(state.spec, num_tokens))
-            array.flags.writeable = False
-            arrays[state.spec.past] = array
-        return DeviceSegment(num_tokens, arrays)
+        return segment_of([state.spec for state in self._states], num_tokens, parts)
 
     def twin_address(self, array: HostArray) -> int:
         """Where the device has an array of new_host_array(), or a view of one."""
@@ -239,8 +219,3 @@ def _allocated(spec: StateSpec, num_rows: int, max_model_len: int, device: CudaD
     num_heads = int(spec.shape[1]) if growing else 1
     token_bytes = math.prod(row_shape(spec, 1)[1:]) * item_bytes(spec) if growing else one_row
     return _State(spec, device.allocate(num_rows * one_row), one_row, one_row // num_heads, token_bytes, num_heads)
-
-
-def _own(segment: Segment) -> DeviceSegment:
-    assert isinstance(segment, DeviceSegment), "a segment of other buffers"
-    return segment

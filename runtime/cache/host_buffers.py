@@ -5,8 +5,7 @@ Only this module slices states and binds host memory to a graph.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,20 +13,9 @@ import numpy.typing as npt
 
 from qwonnx.runtime.artifact.manifest import StateSpec
 from qwonnx.runtime.cache.buffers import HostArray, RowBinding, Runnable, Segment, StateBuffers
+from qwonnx.runtime.cache.host_segments import HostSegment, own_segment, segment_bytes, segment_of
 from qwonnx.runtime.cache.pages import PagedArray
 from qwonnx.runtime.cache.rows import RowMove, is_growing, row_shape
-
-
-@dataclass(frozen=True, slots=True)
-class HostSegment:
-    """Arrays that are never written: copies of a row's arrays, or views of bytes from outside."""
-
-    num_tokens: int
-    arrays: Mapping[str, HostArray]  # rows.row_shape() each, by the state's name
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(array.nbytes for array in self.arrays.values())
 
 
 class HostBinding(RowBinding):
@@ -92,13 +80,13 @@ class HostBuffers(StateBuffers):
 
     def restore(self, row: int, segments: Sequence[Segment]) -> None:
         start = 0
-        for segment in map(_own, segments):
+        for segment in map(own_segment, segments):
             end = start + segment.num_tokens
             for name, pages in self._growing.items():
                 pages.array[row, :, start:end] = segment.arrays[name]
             start = end
         for name, pages in self._fixed.items():
-            pages.array[row] = _own(segments[-1]).arrays[name]
+            pages.array[row] = own_segment(segments[-1]).arrays[name]
 
     def move(self, move: RowMove) -> None:
         for pages in self._growing.values():
@@ -122,21 +110,7 @@ class HostBuffers(StateBuffers):
             pages.discard(row * row_bytes, (row + 1) * row_bytes, (row + 1) * row_bytes)
 
     def to_host(self, segments: Sequence[Segment]) -> Iterator[memoryview]:
-        arrays = [_own(segment).arrays for segment in segments]
-        for spec in self._states:
-            pieces = [each[spec.past] for each in (arrays if is_growing(spec) else arrays[-1:])]
-            whole = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
-            yield whole.reshape(-1).view(np.uint8).data
+        return segment_bytes(self._states, segments)
 
     def from_host(self, num_tokens: int, parts: Sequence[memoryview]) -> Segment:
-        arrays = {}
-        for spec, part in zip(self._states, parts, strict=True):
-            array = np.frombuffer(part, spec.dtype).reshape(row_shape(spec, num_tokens))
-            array.flags.writeable = False
-            arrays[spec.past] = array
-        return HostSegment(num_tokens, arrays)
-
-
-def _own(segment: Segment) -> HostSegment:
-    assert isinstance(segment, HostSegment), "a segment of other buffers"
-    return segment
+        return segment_of(self._states, num_tokens, parts)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from qwonnx.runtime.artifact.manifest import StateSpec
-from qwonnx.runtime.cache.host_buffers import HostBuffers, HostSegment
+from qwonnx.runtime.cache.host_buffers import HostBuffers
+from qwonnx.runtime.cache.host_segments import HostSegment
 from tests.runtime.cache.row_content import PythonGraph, addresses, in_bytes, random_parts
 
 pytestmark = pytest.mark.fast

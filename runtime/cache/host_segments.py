@@ -1,0 +1,49 @@
+"""Segments in host memory: of rows that are in host memory too, or on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qwonnx.runtime.artifact.manifest import StateSpec
+from qwonnx.runtime.cache.buffers import HostArray, Segment
+from qwonnx.runtime.cache.rows import is_growing, row_shape
+
+
+@dataclass(frozen=True, slots=True)
+class HostSegment:
+    """Arrays that are never written: copies of a row's arrays, or views of bytes from outside."""
+
+    num_tokens: int
+    arrays: Mapping[str, HostArray]  # rows.row_shape() each, by the state's name
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays.values())
+
+
+def own_segment(segment: Segment) -> HostSegment:
+    """A segment that buffers get back."""
+    assert isinstance(segment, HostSegment), "a segment of other buffers"
+    return segment
+
+
+def segment_bytes(states: Sequence[StateSpec], segments: Sequence[Segment]) -> Iterator[memoryview]:
+    """The content of consecutive segments: StateBuffers.to_host()."""
+    arrays = [own_segment(segment).arrays for segment in segments]
+    for spec in states:
+        pieces = [each[spec.past] for each in (arrays if is_growing(spec) else arrays[-1:])]
+        whole = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
+        yield whole.reshape(-1).view(np.uint8).data
+
+
+def segment_of(states: Sequence[StateSpec], num_tokens: int, parts: Sequence[memoryview]) -> HostSegment:
+    """A segment of bytes from outside, which are used in place: StateBuffers.from_host()."""
+    arrays = {}
+    for spec, part in zip(states, parts, strict=True):
+        array = np.frombuffer(part, spec.dtype).reshape(row_shape(spec, num_tokens))
+        array.flags.writeable = False
+        arrays[spec.past] = array
+    return HostSegment(num_tokens, arrays)
