@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.checkpoint.row_reader import RowReader
 from qwonnx.export.checkpoint.transformers_config import transformers_config
 from qwonnx.export.checkpoint.weight_names import DOWN, EXPERTS, GATE_UP
-from qwonnx.export.checkpoint.weight_source import RowReader, WeightSource
+from qwonnx.export.checkpoint.weight_source import WeightSource
 
 # Values of a matrix in memory at a time: 16 MB in float32, long enough for a matrix product to run at full speed.
 _SLICE_VALUES = 4 << 20

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from qwonnx.export.checkpoint.weight_source import RowReader
+from qwonnx.export.checkpoint.row_reader import RowReader
 from qwonnx.export.quantization.recipe import FLOAT32, WeightStorage
 from qwonnx.export.weight_files.external_data import ShardPrefix
 from qwonnx.export.weight_files.layout import ShardLayout, StoredSize

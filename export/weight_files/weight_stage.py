@@ -21,7 +21,8 @@ from functools import partial
 
 import torch
 
-from qwonnx.export.checkpoint.weight_source import RowReader, WeightSource
+from qwonnx.export.checkpoint.row_reader import RowReader
+from qwonnx.export.checkpoint.weight_source import WeightSource
 from qwonnx.export.errors import TensorFormatError
 from qwonnx.export.quantization.importance import Importance
 from qwonnx.export.quantization.quantize import NonFiniteWeightError, quantize_blocks

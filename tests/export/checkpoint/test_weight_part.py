@@ -9,8 +9,9 @@ import torch
 
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
 from qwonnx.export.checkpoint.config import ModelConfig, load_config
+from qwonnx.export.checkpoint.row_reader import RowReader
 from qwonnx.export.checkpoint.weight_part import Form, WeightPart
-from qwonnx.export.checkpoint.weight_source import RowReader, WeightSource
+from qwonnx.export.checkpoint.weight_source import WeightSource
 
 
 @pytest.fixture(scope="module")
