@@ -95,7 +95,7 @@ class GraphWeights:
 
     def select(self, value: ir.Value, form: Form) -> ir.Value:
         """A new initializer with a part of a weight, or another form of it."""
-        ((part,),) = (self.parts[_name(value)],)
+        (part,) = self.parts[_name(value)]
         selected = replace(part, form=form)
         name = f"{_name(value).removesuffix('.weight')}.{form.name.lower()}.weight"
         assert value.dtype is not None
@@ -109,7 +109,7 @@ class GraphWeights:
 
     def fill(self, value: ir.Value, multiple: int) -> None:
         """Fill experts up with zeros (WeightPart.multiple)."""
-        ((part,),) = (self.parts[_name(value)],)
+        (part,) = self.parts[_name(value)]
         filled = replace(part, multiple=multiple)
         self.parts[_name(value)] = (filled,)
         value.shape = ir.Shape(filled.stored_shape)

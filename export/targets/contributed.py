@@ -45,6 +45,14 @@ def lower_embedding(graph: ir.Graph) -> None:
             replace(node, [call("GatherBlockQuantized", inputs, attributes, domain=MICROSOFT)])
 
 
+def lower_float_experts(graph: ir.Graph) -> None:
+    """MoE takes experts that are not quantised."""
+    for node in own_nodes(graph, "RoutedExperts"):
+        _, _, gate_up, down = required(node.inputs)
+        attributes = SWIGLU | {"k": attribute(node, "top_k")}
+        replace_experts(graph, node, "MoE", [gate_up, None, down], attributes, MICROSOFT)
+
+
 def replace_experts(
     graph: ir.Graph,
     node: ir.Node,

@@ -19,9 +19,9 @@ from qwonnx.export.lowering.rewrite import attribute, call, own_nodes, replace, 
 from qwonnx.export.operators.ops import DOMAIN
 from qwonnx.export.targets.contributed import (
     MICROSOFT,
-    SWIGLU,
     block_size,
     lower_embedding,
+    lower_float_experts,
     lower_float_linear,
     replace_experts,
 )
@@ -57,10 +57,7 @@ def _lower_routed_experts(graph: ir.Graph, accuracy_level: int) -> None:
     Raises:
         RecipeError: the two matrices of the experts have blocks of different sizes, and QMoE takes one size.
     """
-    for node in own_nodes(graph, "RoutedExperts"):
-        _, _, gate_up, down = required(node.inputs)
-        attributes = SWIGLU | {"k": attribute(node, "top_k")}
-        replace_experts(graph, node, "MoE", [gate_up, None, down], attributes, MICROSOFT)
+    lower_float_experts(graph)
     for prefix in ("Quantized", "Affine"):
         for node in own_nodes(graph, f"{prefix}RoutedExperts"):
             _, _, *experts = required(node.inputs)

@@ -35,6 +35,7 @@ from qwonnx.export.targets.contributed import (
     SWIGLU,
     block_size,
     lower_embedding,
+    lower_float_experts,
     lower_float_linear,
     replace_experts,
 )
@@ -137,10 +138,7 @@ def _lower_experts(graph: ir.Graph) -> None:
     Raises:
         RecipeError: the two matrices have other blocks or bits than the kernel takes.
     """
-    for node in own_nodes(graph, "RoutedExperts"):
-        _, _, gate_up, down = required(node.inputs)
-        attributes = SWIGLU | {"k": attribute(node, "top_k")}
-        replace_experts(graph, node, "MoE", [gate_up, None, down], attributes, MICROSOFT)
+    lower_float_experts(graph)
     for prefix in ("Quantized", "Affine"):
         for node in own_nodes(graph, f"{prefix}RoutedExperts"):
             _, _, *tensors = required(node.inputs)
