@@ -42,6 +42,7 @@ class InputBuffers:
         max_num_seqs: rows of a decoding step.
         max_num_batched_tokens: columns of a prompt's chunk.
         max_model_len: tokens that a row has room for.
+        counts_lengths: whether last_positions and total_sequence_length are filled: for graphs that read them.
         least_logits: positions of a step that wants no logits. CUDA's experts take no empty steps.
         new_array: makes memory that steps read, StateBuffers.new_host_array.
     """
@@ -52,8 +53,11 @@ class InputBuffers:
         max_num_batched_tokens: int,
         max_model_len: int,
         new_array: Callable[[Sequence[int], str], HostArray],
+        *,
+        counts_lengths: bool = False,
         least_logits: int = 0,
     ) -> None:
+        self._counts_lengths = counts_lengths
         self._max_model_len = max_model_len
         self._least_logits = least_logits
         size = max(max_num_seqs, max_num_batched_tokens)
@@ -82,16 +86,18 @@ class InputBuffers:
             total_sequence_length=self._total_sequence_length,
             logit_positions=self._logit_positions[: max(int(plan.wants_logits), self._least_logits)],
         )
-        for padded in (inputs.input_ids, inputs.past_lengths):
-            padded[len(plan.sequences) :] = 0
-        inputs.position_ids[:, len(plan.sequences) :] = np.arange(width)
+        if batch > len(plan.sequences):
+            inputs.input_ids[len(plan.sequences) :] = inputs.past_lengths[len(plan.sequences) :] = 0
+            inputs.position_ids[:, len(plan.sequences) :] = np.arange(width)
         for row, sequence in enumerate(plan.sequences):
             start = sequence.num_computed
             inputs.past_lengths[row] = start
             inputs.input_ids[row] = sequence.token_ids[start : start + width]
             inputs.position_ids[:, row] = np.arange(start, start + width)
-        np.add(inputs.past_lengths, width - 1, out=inputs.last_positions, casting="unsafe")
-        # A captured step keeps this number, so that of one token is the limit. Kernels then read last_positions.
-        inputs.total_sequence_length[...] = self._max_model_len if width == 1 else inputs.past_lengths.max() + width
+        if self._counts_lengths:
+            inputs.last_positions[:] = inputs.past_lengths + (width - 1)
+            # A captured step keeps this number, so that of one token is the limit. Kernels then read last_positions.
+            longest = self._max_model_len if width == 1 else inputs.past_lengths.max() + width
+            inputs.total_sequence_length[...] = longest
         inputs.logit_positions[:] = width - 1
         return inputs

@@ -91,8 +91,14 @@ class ModelRunner:
         self._session = session
         self._cache = cache
         new_array = cache.buffers.new_host_array
-        least_logits = int(session.captures)
-        self._inputs = InputBuffers(max_num_seqs, max_num_batched_tokens, cache.max_model_len, new_array, least_logits)
+        self._inputs = InputBuffers(
+            max_num_seqs,
+            max_num_batched_tokens,
+            cache.max_model_len,
+            new_array,
+            counts_lengths="last_positions" in session.inputs,
+            least_logits=int(session.captures),
+        )
         self._input_names = tuple(sorted(_KNOWN_INPUTS & session.inputs.keys()))
         self._max_num_seqs = max_num_seqs
         self._graphs: dict[int, Runnable] = {}  # by number of rows
