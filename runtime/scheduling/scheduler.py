@@ -186,13 +186,15 @@ class Scheduler:
         """Whether another prompt is read in the same step: it has a whole chunk and does not leave a small rest."""
         if other.reads_alone or reading[0].reads_alone:
             return False
+        if not self._joins_pasts and (other.num_computed or reading[0].num_computed):
+            return False
         if other.num_computed == 0 and any(_has_ahead(each, other) for each in reading):
             return False  # it can restore a prefix that they are about to read
         if other.num_known - other.num_computed < chunk:
             return False  # too short, with or without a known prefix, so begin() is not called
         rest = self._begin_chunk(other, row) - chunk
-        if not self._joins_pasts and (other.num_computed or reading[0].num_computed):
-            return False
+        if not self._joins_pasts and other.num_computed:
+            return False  # it began with a known prefix
         return rest == 0 or 2 * rest >= chunk
 
     def _exchange(self, row: int, target: int, moves: list[RowMove]) -> None:
