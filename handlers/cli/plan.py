@@ -12,7 +12,7 @@ from rich.console import Console
 
 from qwonnx.export.modeling.cache_spec import KvType
 from qwonnx.export.quantization.recipe import NO_RECIPE, SHIPPED, Preset
-from qwonnx.export.targets.register import choose_target
+from qwonnx.export.targets.register import TARGETS, choose_target
 from qwonnx.export.targets.target import Activations
 from qwonnx.handlers.cli.choices import FIRST_TARGET, TargetName
 from qwonnx.handlers.cli.failures import CommandError
@@ -90,14 +90,15 @@ def plan(
 
     if kv is not None and kv not in list(KvType):
         raise CommandError(f"--kv is {kv[:40]!r}: use one of {', '.join(KvType)}")
-    if not choose_target(target.value).target.is_planned:
+    if not TARGETS[target.value].is_planned:
         raise CommandError(f"there are no plans for the target {target.value} yet: plan for another one, such as cpu")
+    choice = choose_target(target.value, activations, kv)
     assumptions = Assumptions(
-        choice=choose_target(target.value, activations, kv),
+        choice=choice,
         serving=Serving(
             context=parse_tokens(context, "--context"),
             sequences=sequences,
-            kv=choose_target(target.value, kv=kv).kv,
+            kv=choice.kv,
             chunk_tokens=max_num_batched_tokens or RuntimeSettings().max_num_batched_tokens,
             num_threads=threads,
             kernels=kernels,
@@ -107,8 +108,7 @@ def plan(
     opened = open_source(source, revision, weights_file)
     if fit is not None:
         checkpoint = Path(source).parent if Path(source).is_file() else source
-        offered = assumptions.choice.target.kv_types
-        kv_types = list(offered) if kv is None else [KvType(kv)]
+        kv_types = list(choice.target.kv_types) if kv is None else [choice.kv]
         _fit(opened, str(checkpoint), weights, recipe, fit, kv_types, assumptions, as_json=as_json)
         return
     recipes = _recipes(weights, recipe, weight_block_size)

@@ -10,7 +10,7 @@ import contextlib
 import io
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import onnxruntime
 
@@ -40,8 +40,13 @@ class Placement:
     device is None if the states are in the host's memory.
     """
 
-    providers: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: {CPU: {}})
+    providers: Mapping[str, Mapping[str, str]]
     device: CudaDevice | None = None
+
+    @classmethod
+    def on_host(cls, settings: RuntimeSettings) -> Placement:
+        """States in the host's memory, and the settings' providers."""
+        return cls({name: {} for name in settings.providers})
 
     @property
     def first(self) -> str:
@@ -66,7 +71,7 @@ def place(target: str, settings: RuntimeSettings) -> Placement:
                 f"device is {settings.device} and this artifact is for the target {target}: export the checkpoint with"
                 " --target cuda, or leave the device out"
             )
-        return Placement({name: {} for name in settings.providers})
+        return Placement.on_host(settings)
     if kind not in (AUTO, "cuda"):
         raise SettingsError(
             f"device is {settings.device} and this artifact is for the target cuda: give device cuda, or export the"

@@ -58,7 +58,7 @@ class Session:
         native_operators: Sequence[str] = (),
         placement: Placement | None = None,
     ) -> None:
-        placement = placement or Placement({name: {} for name in settings.providers})
+        placement = placement or Placement.on_host(settings)
         available = onnxruntime.get_available_providers()
         for provider in placement.providers:
             if provider not in available:
