@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 
 from qwonnx.export.targets.cpu_functions import delta_rule_attributes
 from qwonnx.runtime.native.library import NativeLibrary
-from tests.runtime.native.fused import FusedNode, assert_bfloat16_is_float32, assert_close, in_blocks
+from tests.runtime.native.fused import (
+    FusedNode,
+    assert_bfloat16_is_float32,
+    assert_close,
+    in_blocks,
+    tolerance_of_codes,
+)
 from tests.runtime.native.reference import random_weight
 
 pytestmark = pytest.mark.fast
@@ -102,7 +108,7 @@ def test_the_layer_is_its_function(library: NativeLibrary, instructions: str, na
 def test_quantised_activations_are_those_of_the_function(library: NativeLibrary, instructions: str, name: str) -> None:
     made = node(replace(CASES[name], level=4))
     for ours, theirs in zip(made.run(library), made.run(None), strict=True):
-        assert_close(ours, theirs, 2e-3)
+        assert_close(ours, theirs, tolerance_of_codes(2e-3))
 
 
 @pytest.mark.parametrize("level", [1, 4])
