@@ -8,13 +8,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from qwonnx.handlers.cli.engine_options import KERNELS_HELP, runtime_settings
+from qwonnx.handlers.cli.engine_options import DeviceOption, KernelsOption, runtime_settings
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.system_prompts import bake_prompts, read_prompt, token_progress
 from qwonnx.handlers.cli.text_file import read_text
 from qwonnx.runtime.artifact.folder import open_artifact
 from qwonnx.runtime.cache.baked_prefixes import remove_others
-from qwonnx.runtime.native.kernels import Kernels
 from qwonnx.runtime.settings import RuntimeSettings
 
 
@@ -42,7 +41,8 @@ def bake(
         ),
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; by default all cores.")] = None,
-    kernels: Annotated[Kernels | None, typer.Option(help=KERNELS_HELP)] = None,
+    kernels: KernelsOption = None,
+    device: DeviceOption = None,
 ) -> None:
     """Compute system prompts once and store their states in the artifact, for all processes that open it.
 
@@ -62,7 +62,7 @@ def bake(
             "give a FILE with a system prompt, or --replace alone to remove all baked prompts, or --experts FILE"
         )
     read = {path: read_prompt(path) for path in prompts or ()}
-    settings = runtime_settings(num_threads=threads, kernels=kernels)
+    settings = runtime_settings(num_threads=threads, kernels=kernels, device=device)
     kept = bake_prompts(artifact, read, settings) if read else []
     if replace:
         try:

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from qwonnx.runtime.native.kernels import Kernels
 from qwonnx.runtime.settings import RuntimeSettings
 
-KERNELS_HELP = "Kernels of the graph's own operators; by default native ones if they can be loaded."
+KernelsOption = Annotated[
+    Kernels | None,
+    typer.Option(help="Kernels of the graph's own operators; by default native ones if they can be loaded."),
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(help="Where it runs: cpu, cuda, or cuda:1, ...; by default the first that the artifact is for."),
+]
 
 
 def runtime_settings(**options: int | str | bool | None) -> RuntimeSettings:

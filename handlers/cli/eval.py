@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from qwonnx.handlers.cli.engine_options import KERNELS_HELP, runtime_settings
+from qwonnx.handlers.cli.engine_options import KernelsOption, runtime_settings
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.text_file import read_text
 from qwonnx.runtime.artifact.manifest import MANIFEST_NAME
@@ -41,7 +41,7 @@ def evaluate(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of ONNX Runtime or torch; by default all cores.")
     ] = None,
-    kernels: Annotated[Kernels | None, typer.Option(help=KERNELS_HELP)] = None,
+    kernels: KernelsOption = None,
     answers: Annotated[
         Path | None, typer.Option(help="Write all answers and verdicts to this file, one JSON object per line.")
     ] = None,

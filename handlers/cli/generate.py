@@ -14,11 +14,10 @@ from rich.console import Console
 
 from qwonnx.handlers.chat.parts import End, Part, PartReader
 from qwonnx.handlers.chat.request import ChatRequest
-from qwonnx.handlers.cli.engine_options import KERNELS_HELP, runtime_settings
+from qwonnx.handlers.cli.engine_options import DeviceOption, KernelsOption, runtime_settings
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.text_file import read_text
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
-from qwonnx.runtime.native.kernels import Kernels
 from qwonnx.runtime.sampling.guide import Guide
 from qwonnx.runtime.text.output_parser import ContentDelta, ReasoningDelta
 
@@ -50,7 +49,8 @@ def generate(
         bool | None, typer.Option("--thinking/--no-thinking", help="Think before answering, with --chat.")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; by default all cores.")] = None,
-    kernels: Annotated[Kernels | None, typer.Option(help=KERNELS_HELP)] = None,
+    kernels: KernelsOption = None,
+    device: DeviceOption = None,
     max_model_len: Annotated[int | None, typer.Option(help="Tokens of prompt and answer together.")] = None,
     stats: Annotated[bool, typer.Option("--stats", help="Print token counts and speed to stderr.")] = False,
 ) -> None:
@@ -86,7 +86,12 @@ def generate(
     given = {name: value for name, value in given.items() if value is not None}
     sampling = {**given, "max_tokens": max_tokens, "stop": tuple(stop or ())}
     settings = runtime_settings(
-        max_num_seqs=1, num_threads=threads, kernels=kernels, max_model_len=max_model_len, prefix_cache_bytes=0
+        max_num_seqs=1,
+        num_threads=threads,
+        kernels=kernels,
+        device=device,
+        max_model_len=max_model_len,
+        prefix_cache_bytes=0,
     )
     with Engine.open(artifact, settings) as engine:
         request = ChatRequest(messages_of(text, system), sampling=sampling, guide=lambda: form, thinking=thinking)

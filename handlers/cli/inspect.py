@@ -7,19 +7,24 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from qwonnx.handlers.cli.engine_options import DeviceOption, runtime_settings
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.tables import add_row, facts_table, weights_table
 from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from qwonnx.runtime.artifact.manifest import Manifest
 from qwonnx.runtime.cache.baked_prefixes import FOLDER, PrefixFile, prefix_files
 from qwonnx.runtime.quantities import bytes_text
+from qwonnx.runtime.settings import RuntimeSettings
+
+if TYPE_CHECKING:
+    from qwonnx.runtime.model.session import PlacedNode
 
 _EXCERPT = 40  # characters
 
@@ -28,6 +33,10 @@ def inspect(
     artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Also compare the hashes of the weights.")] = False,
+    nodes: Annotated[
+        bool, typer.Option("--nodes", help="Load the graphs as a server would, and show what runs each node.")
+    ] = False,
+    device: DeviceOption = None,
 ) -> None:
     """Show an artifact's model, weights, graphs, states, files and baked prefixes.
 
@@ -39,8 +48,18 @@ def inspect(
         qwonnx inspect ./qwen-int4
 
         qwonnx inspect ./qwen-int4 --json --verify
+
+        qwonnx inspect ./qwen-cuda --nodes --device cuda:1
     """
     opened = open_artifact(artifact, verify=verify)
+    if nodes:
+        placed = _placed_nodes(opened, runtime_settings(device=device))
+        if as_json:
+            listed = {name: [dataclasses.asdict(node) for node in graph] for name, graph in placed.items()}
+            typer.echo(json.dumps(listed, indent=1))
+        else:
+            Console().print(_nodes_table(placed))
+        return
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(opened.manifest), indent=1, ensure_ascii=False))
         return
@@ -130,6 +149,37 @@ def _states_table(manifest: Manifest) -> Table:
         counts = Counter((state.kind, state.dtype, state.shape) for state in graph.states)
         for (kind, dtype, shape), count in counts.items():
             add_row(table, name, kind, count, dtype, _shape(shape))
+    return table
+
+
+def _placed_nodes(artifact: Artifact, settings: RuntimeSettings) -> dict[str, tuple[PlacedNode, ...]]:
+    from qwonnx.runtime.model.placement import check_room, place  # ONNX Runtime, which the other tables do not need
+    from qwonnx.runtime.model.session import Session, check_version
+
+    manifest = artifact.manifest
+    check_version(manifest.minimum_onnxruntime)
+    placement = place(manifest.target, settings)
+    check_room(placement, sum(entry.size for entry in manifest.files))
+    placed = {}
+    for name, graph in manifest.graphs.items():
+        file = artifact.file(graph.file)
+        session = Session(file, settings, graph.native_operators, placement, records_nodes=True)
+        placed[name] = session.placed_nodes()
+    return placed
+
+
+def _nodes_table(placed: dict[str, tuple[PlacedNode, ...]]) -> Table:
+    """One row for each graph, provider and operator, with the number of its nodes."""
+    total = sum(len(nodes) for nodes in placed.values())
+    table = Table(title="Nodes, as ONNX Runtime runs them here", title_justify="left", show_footer=True)
+    table.add_column("graph", "total")
+    table.add_column("provider")
+    table.add_column("operator", overflow="fold")
+    table.add_column("nodes", str(total), justify="right")
+    for name, nodes in placed.items():
+        counts = Counter((node.provider, ".".join(filter(None, (node.domain, node.op_type)))) for node in nodes)
+        for (provider, operator), count in counts.items():
+            add_row(table, name, provider, operator, count)
     return table
 
 

@@ -12,11 +12,10 @@ from typing import Annotated
 
 import typer
 
-from qwonnx.handlers.cli.engine_options import KERNELS_HELP, runtime_settings
+from qwonnx.handlers.cli.engine_options import DeviceOption, KernelsOption, runtime_settings
 from qwonnx.handlers.settings import CapsuleCompression, ServerSettings
 from qwonnx.runtime.artifact.folder import open_artifact
 from qwonnx.runtime.machine import bound_heaps
-from qwonnx.runtime.native.kernels import Kernels
 from qwonnx.runtime.quantities import parse_bytes
 from qwonnx.runtime.settings import Residency
 
@@ -48,7 +47,8 @@ def serve(
         ),
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; by default all cores.")] = None,
-    kernels: Annotated[Kernels | None, typer.Option(help=KERNELS_HELP)] = None,
+    kernels: KernelsOption = None,
+    device: DeviceOption = None,
     weights_residency: Annotated[
         Residency | None,
         typer.Option(
@@ -114,6 +114,7 @@ def serve(
         prefix_cache_bytes=_bytes(prefix_cache_bytes, "--prefix-cache-bytes"),
         num_threads=threads,
         kernels=kernels,
+        device=device,
         weights_residency=weights_residency,
         allow_special_tokens=allow_special_tokens or None,
     )

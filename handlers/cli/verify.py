@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from qwonnx.handlers.cli.engine_options import KERNELS_HELP, runtime_settings
+from qwonnx.handlers.cli.engine_options import KernelsOption, runtime_settings
 from qwonnx.handlers.cli.tables import facts_table
 from qwonnx.handlers.cli.text_file import read_text
 from qwonnx.runtime.native.kernels import Kernels
@@ -26,7 +26,7 @@ def verify(
     weights_file: Annotated[
         str | None, typer.Option(help="The one that `qwonnx export` was given, if any.", metavar="FILE")
     ] = None,
-    kernels: Annotated[Kernels | None, typer.Option(help=KERNELS_HELP)] = None,
+    kernels: KernelsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Run transformers and the artifact on the same tokens, and compare their predictions.

@@ -30,6 +30,16 @@ class TensorType:
     shape: tuple[int | None, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class PlacedNode:
+    """A node of an optimised graph, and the provider that runs it. The domain of standard operators is empty."""
+
+    name: str
+    domain: str
+    op_type: str
+    provider: str
+
+
 class Session:
     """A loaded graph. run() is for one thread at a time, like the states bound to it.
 
@@ -38,6 +48,7 @@ class Session:
         settings: threads, kernels, spinning, log level; and providers, without a placement.
         native_operators: of the graph, from the manifest.
         placement: where it runs; None: on the settings' providers.
+        records_nodes: placed_nodes() can be asked.
 
     Attributes:
         captures: steps can be captured as CUDA graphs: replaying() runs them.
@@ -57,8 +68,11 @@ class Session:
         settings: RuntimeSettings,
         native_operators: Sequence[str] = (),
         placement: Placement | None = None,
+        *,
+        records_nodes: bool = False,
     ) -> None:
         placement = placement or Placement.on_host(settings)
+        onnxruntime.set_default_logger_severity(settings.log_severity)  # what it says outside a session
         available = onnxruntime.get_available_providers()
         for provider in placement.providers:
             if provider not in available:
@@ -71,6 +85,7 @@ class Session:
             on_cpu=placement.first == CPU,
         )
         options = _options(settings, placement)
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1" if records_nodes else "0")
         self.experts: ExpertMemory | None = None
         collecting: AbstractContextManager[None] = nullcontext()
         if self.kernels.library:
@@ -97,6 +112,14 @@ class Session:
         self._eager = _run_options(_NOT_CAPTURED) if self.captures else None
         self.inputs = {value.name: _tensor_type(value) for value in self._session.get_inputs()}
         self.outputs = {value.name: _tensor_type(value) for value in self._session.get_outputs()}
+
+    def placed_nodes(self) -> tuple[PlacedNode, ...]:
+        """All nodes after ONNX Runtime's optimisations, in their order."""
+        return tuple(
+            PlacedNode(node.name, node.domain, node.op_type, part.ep_name)
+            for part in self._session.get_provider_graph_assignment_info()
+            for node in part.get_nodes()
+        )
 
     def new_binding(self) -> Any:
         """An empty onnxruntime.IOBinding of this session."""

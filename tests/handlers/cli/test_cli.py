@@ -79,6 +79,16 @@ def test_inspect_prints_the_manifest_as_tables_or_json(counting_folder: Path) ->
     assert document == json.loads((counting_folder / "manifest.json").read_text())
 
 
+def test_inspect_shows_what_runs_each_node(counting_folder: Path) -> None:
+    listed = json.loads(qwonnx("inspect", counting_folder, "--nodes", "--json").stdout)
+    nodes = listed["decoder"]
+    assert nodes
+    assert {node["provider"] for node in nodes} == {"CPUExecutionProvider"}
+    table = qwonnx("inspect", counting_folder, "--nodes").stdout
+    assert all(node["op_type"] in table for node in nodes)
+    assert "device is cuda and" in error_line(qwonnx("inspect", counting_folder, "--nodes", "--device", "cuda"))
+
+
 def test_version_and_help_are_quick_and_teach() -> None:
     assert qwonnx("--version").stdout == f"qwonnx {version('qwonnx')}\n"
     for command in ("plan", "export", "inspect", "verify", "eval", "generate", "serve"):

@@ -24,7 +24,10 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("command", [("serve", "--port", "0"), ("generate", "--prompt", "hi"), ("bake", "{prompt}")])
+@pytest.mark.parametrize(
+    "command",
+    [("serve", "--port", "0"), ("generate", "--prompt", "hi"), ("bake", "{prompt}"), ("inspect", "--nodes")],
+)
 def test_without_cuda_nothing_runs(artifact: Path, tmp_path: Path, command: tuple[str, ...]) -> None:
     (tmp_path / "prompt.txt").write_text("Be brief.")
     name, *rest = (part.format(prompt=tmp_path / "prompt.txt") for part in command)
@@ -39,8 +42,13 @@ def test_what_reads_graphs_on_the_cpu_says_so(artifact: Path) -> None:
 
 
 def test_another_device_is_refused(artifact: Path) -> None:
-    line = error_line(qwonnx("serve", artifact, "--port", "0", QWONNX_DEVICE="cpu"))
-    assert "device is cpu and this artifact is for the target cuda" in line
+    for line in (
+        error_line(qwonnx("serve", artifact, "--port", "0", QWONNX_DEVICE="cpu")),
+        error_line(qwonnx("serve", artifact, "--port", "0", "--device", "cpu")),
+        error_line(qwonnx("generate", artifact, "--prompt", "hi", "--device", "cpu")),
+    ):
+        assert "device is cpu and this artifact is for the target cuda" in line
+    assert "device is 'gpu': give auto, cpu, cuda" in error_line(qwonnx("serve", artifact, "--device", "gpu"))
 
 
 def test_its_files_can_be_inspected(artifact: Path) -> None:
