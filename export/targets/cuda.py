@@ -16,6 +16,10 @@ if TYPE_CHECKING:  # pulls in torch
     from qwonnx.export.lowering.graph_weights import GraphWeights
 
 
+# Logits of a row that come to the host; the recommended sampling takes 20, from which penalties may take some.
+NUM_TOP_LOGITS = 128
+
+
 class CudaTarget(Target):
     """ONNX Runtime's contributed kernels for NVIDIA GPUs, in float16.
 
@@ -36,7 +40,7 @@ class CudaTarget(Target):
     def lower(self, model: ir.Model, weights: GraphWeights, activations: Activations, facts: LoweringFacts) -> None:
         from qwonnx.export.targets.cuda_lowering import lower_to_cuda
 
-        lower_to_cuda(model, weights, facts)
+        lower_to_cuda(model, weights, facts, NUM_TOP_LOGITS)
 
     def inputs(self, traced: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
         """The kernels take positions of one axis, and lengths as int32; the last one lies on the host."""
@@ -48,6 +52,14 @@ class CudaTarget(Target):
             ),
         }
         return tuple(spec for each in traced for spec in own.get(each.name, (each,)))
+
+    def outputs(self, traced: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+        """The largest logits too: few requests need the others, which then stay on the device."""
+        (logits,) = traced
+        *sizes, vocab_size = logits.shape
+        assert isinstance(vocab_size, int)
+        shape = (*sizes, min(NUM_TOP_LOGITS, vocab_size))
+        return (logits, TensorSpec("top_logits", "float32", shape), TensorSpec("top_ids", "int64", shape))
 
     def load(self, items: Sequence[WeightItem], activations: Activations, *, native: bool) -> LoadedWeights:
         """Everything lies in the device's memory."""

@@ -24,7 +24,7 @@ from onnx_ir.passes import common as passes
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.checkpoint.weight_names import GATE_UP
 from qwonnx.export.errors import RecipeError
-from qwonnx.export.lowering.constants import constant
+from qwonnx.export.lowering.constants import constant, integers
 from qwonnx.export.lowering.graph_weights import GraphWeights
 from qwonnx.export.lowering.merge import merge_projections
 from qwonnx.export.lowering.quantized_ops import quantize_weights
@@ -53,13 +53,14 @@ _FULL, _INT32, _INT64 = ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT64
 _STATE_TYPES = {"float32": "FLOAT", "float16": "FLOAT16", "int8": "INT8", "uint8": "UINT8"}
 
 
-def lower_to_cuda(model: ir.Model, weights: GraphWeights, facts: LoweringFacts) -> None:
+def lower_to_cuda(model: ir.Model, weights: GraphWeights, facts: LoweringFacts, num_top_logits: int) -> None:
     """Lower a traced model in place.
 
     Args:
         model: as traced; a quantised cache is lowered already.
         weights: the table of its weights, in half precision.
         facts: of the model.
+        num_top_logits: of a row that are also given apart, with their tokens.
 
     Raises:
         RecipeError: no kernel takes the model, or weights that are stored so.
@@ -78,7 +79,7 @@ def lower_to_cuda(model: ir.Model, weights: GraphWeights, facts: LoweringFacts) 
     _lower_linear(graph, weights)
     lower_embedding(graph)
     _fuse_norms(graph)
-    _give_float_logits(graph)
+    _give_logits(graph, num_top_logits)
     _retype(graph, weights, facts.states)
     model.opset_imports[MICROSOFT] = 1
     passes.RemoveUnusedNodesPass()(model)
@@ -216,16 +217,26 @@ def _fuse_norms(graph: ir.Graph) -> None:
         replace(node, [], [outputs[0]])
 
 
-def _give_float_logits(graph: ir.Graph) -> None:
-    """The sampler computes in float32."""
-    (index,) = (index for index, value in enumerate(graph.outputs) if value.name == "logits")
-    half = graph.outputs[index]
-    cast = call("Cast", [half], {"to": _FULL.value}, domain="")
-    logits = cast.outputs[0]
-    logits.name, logits.shape, logits.type = half.name, half.shape, ir.TensorType(_FULL)
-    half.name = "logits.half"
-    graph.append(cast)
-    graph.outputs[index] = logits
+def _give_logits(graph: ir.Graph, num_top: int) -> None:
+    """All logits and the largest ones, in float32, in which the sampler computes."""
+    half = next(value for value in graph.outputs if value.name == "logits")
+    assert half.shape is not None
+    *shape, vocab_size = half.shape
+    assert isinstance(vocab_size, int)
+    half.name, count = "logits.half", min(num_top, vocab_size)
+    largest = call("TopK", [half, integers(graph, [count])], {"axis": -1, "sorted": 1}, domain="", num_outputs=2)
+    every = call("Cast", [half], {"to": _FULL.value}, domain="")
+    values = call("Cast", [largest.outputs[0]], {"to": _FULL.value}, domain="")
+    outputs = (
+        (every.outputs[0], "logits", _FULL, vocab_size),
+        (values.outputs[0], "top_logits", _FULL, count),
+        (largest.outputs[1], "top_ids", _INT64, count),
+    )
+    for value, name, dtype, width in outputs:
+        value.name, value.type, value.shape = name, ir.TensorType(dtype), ir.Shape([*shape, width])
+    graph.extend([every, largest, values])
+    place = graph.outputs.index(half)
+    graph.outputs[place : place + 1] = [value for value, *_ in outputs]
 
 
 def _retype(graph: ir.Graph, weights: GraphWeights, states: Sequence[StateSpec]) -> None:

@@ -64,7 +64,8 @@ def lower_decoder(
     choice.target.lower(traced, weights, choice.activations, LoweringFacts(config, states))
     _tidy(traced, DECODER)
     inputs, operators = choice.target.inputs(decoder_inputs()), _native_operators(traced, choice.target)
-    spec = GraphSpec(graph_file(DECODER), inputs, decoder_outputs(config), states, operators)
+    outputs = choice.target.outputs(decoder_outputs(config))
+    spec = GraphSpec(graph_file(DECODER), inputs, outputs, states, operators)
     return LoweredGraph(traced, weights, spec)
 
 

@@ -117,6 +117,10 @@ class Target(ABC):
         """The inputs of a lowered graph other than the states, from those of the traced one."""
         return tuple(traced)
 
+    def outputs(self, traced: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+        """The outputs of a lowered graph other than the states, from those of the traced one."""
+        return tuple(traced)
+
     def native_operators(self) -> Collection[str]:
         """The operators of `ai.qwonnx` that native kernels may run in its graphs; by default none.
 

@@ -59,8 +59,12 @@ class RowBinding(ABC):
         """Bind an input; every run reads its content at the start of the run."""
 
     @abstractmethod
-    def bind_output(self, name: str, array: HostArray) -> None:
-        """Bind an output to an array of its shape; every run writes into it."""
+    def bind_output(self, name: str, array: HostArray, *, on_demand: bool = False) -> None:
+        """Bind an output to an array of its shape; every run writes into it, or on_demand only fetch() does."""
+
+    @abstractmethod
+    def fetch(self, array: HostArray) -> None:
+        """Write a part of an on-demand output, as the last run left it. The part is a view of the bound array."""
 
     @abstractmethod
     def run(self, session: Runnable, *, reads_outputs: bool = True) -> None:

@@ -193,11 +193,16 @@ class _DeviceBinding(RowBinding):
         device = self._buffers.bound_device, self._buffers.device.index
         self._io.bind_input(name, *device, array.dtype, array.shape, address)
 
-    def bind_output(self, name: str, array: HostArray) -> None:
-        self._outputs[name] = array
+    def bind_output(self, name: str, array: HostArray, *, on_demand: bool = False) -> None:
+        if not on_demand:
+            self._outputs[name] = array
         address = self._buffers.twin_address(array)
         device = self._buffers.bound_device, self._buffers.device.index
         self._io.bind_output(name, *device, array.dtype, array.shape, address)
+
+    def fetch(self, array: HostArray) -> None:
+        self._copy(CopyKind.TO_HOST, array.ctypes.data, self._buffers.twin_address(array), array.nbytes)
+        self._buffers.device.synchronize()
 
     def run(self, session: Runnable, *, reads_outputs: bool = True) -> None:
         device = self._buffers.device

@@ -31,8 +31,11 @@ class HostBinding(RowBinding):
     def bind_input(self, name: str, array: HostArray) -> None:
         self._io.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
-    def bind_output(self, name: str, array: HostArray) -> None:
+    def bind_output(self, name: str, array: HostArray, *, on_demand: bool = False) -> None:
         self._io.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+    def fetch(self, array: HostArray) -> None:
+        """Do nothing: runs write into the host's memory."""
 
     def run(self, session: Runnable, *, reads_outputs: bool = True) -> None:
         session.run(self._io)

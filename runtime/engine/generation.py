@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable
 from qwonnx.runtime.cache.prefix_cache import Snapshot
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
 from qwonnx.runtime.sampling.grammar import Constraint
+from qwonnx.runtime.sampling.logits import RowLogits
 from qwonnx.runtime.sampling.params import SamplingParams
-from qwonnx.runtime.sampling.sampler import FloatArray, Sampler
+from qwonnx.runtime.sampling.sampler import Sampler
 from qwonnx.runtime.scheduling.sequence import Sequence
 from qwonnx.runtime.text.detokenizer import Detokenizer
 from qwonnx.runtime.text.stop_strings import StopStrings
@@ -71,20 +72,19 @@ class Generation:
         if self._constraint is not None:
             self._constraint.begin()
 
-    def choose(self, logits: FloatArray) -> int:
+    def choose(self, logits: RowLogits) -> int:
         """Choose the next token; push() takes it.
-
-        Args:
-            logits: `[vocab_size]`; not changed.
 
         Raises:
             SessionError: the logits are not finite.
             GuideError: the guide cannot continue.
         """
-        if self._constraint is None:
-            return self._sampler.sample(logits)
-        token_id = self._sampler.sample(logits, self._constraint.allowed())
-        self._constraint.accept(token_id)
+        allowed = None if self._constraint is None else self._constraint.allowed()
+        token_id = None if logits.top is None else self._sampler.sample_top(logits.top, allowed)
+        if token_id is None:
+            token_id = self._sampler.sample(logits.read_all(), allowed)
+        if self._constraint is not None:
+            self._constraint.accept(token_id)
         return token_id
 
     def push(self, token_id: int) -> RequestOutput:

@@ -1,5 +1,8 @@
 """Run one step: bind the plan's rows of every state in place, bind the small inputs, return the logits.
 
+A graph for a device also gives the largest logits of each row. All of them then stay in the device's memory, and those
+of a row come to the host if its request needs them.
+
 A binding takes microseconds per state and a model has hundreds of states, so one binding is kept for each range of
 rows. Between two steps on the same rows, only inputs whose shape changed are bound again. The cache's buffers implement
 binding and running for their memory.
@@ -25,10 +28,12 @@ from qwonnx.runtime.cache.hybrid_cache import HybridCache
 from qwonnx.runtime.errors import SessionError
 from qwonnx.runtime.model.inputs import InputBuffers, StepInputs
 from qwonnx.runtime.model.session import Session, TensorType
+from qwonnx.runtime.sampling.logits import RowLogits, TopLogits
 from qwonnx.runtime.scheduling.sequence import StepPlan
 
 FloatArray = npt.NDArray[np.float32]
 
+TOP_VALUES, TOP_IDS = "top_logits", "top_ids"
 _KNOWN_INPUTS = frozenset(field.name for field in fields(StepInputs))
 # Up to so many rows each number has its graph. Above, every eighth has one, and free rows fill up a step.
 _GRAPH_FOR_EACH = 8
@@ -49,6 +54,8 @@ def _check_signature(session: Session, states: Sequence[StateSpec], vocab_size: 
     """
     pasts = {state.past for state in states}
     expected_outputs = {"logits", *(state.present for state in states)}
+    if TOP_VALUES in session.outputs:
+        expected_outputs |= {TOP_VALUES, TOP_IDS}
     odd = (pasts - session.inputs.keys()) | (session.inputs.keys() - pasts - _KNOWN_INPUTS)
     odd |= {"input_ids", "logit_positions"} - session.inputs.keys()
     odd |= expected_outputs ^ session.outputs.keys()
@@ -58,6 +65,12 @@ def _check_signature(session: Session, states: Sequence[StateSpec], vocab_size: 
             odd.add(state.past)
     if "logits" not in odd and session.outputs["logits"].shape[-1:] not in ((vocab_size,), (None,)):
         odd.add("logits")
+    for name, dtype in ((TOP_VALUES, "float32"), (TOP_IDS, "int64")):
+        if name in expected_outputs - odd:
+            values, found = session.outputs[TOP_VALUES], session.outputs[name]
+            fits = 1 <= (values.shape[-1] or 0) <= vocab_size
+            if not fits or (found.dtype, found.shape) != (dtype, values.shape):
+                odd.add(name)
     if odd:
         names = ", ".join(sorted(odd)[:4])
         raise SessionError(f"the decoder's inputs or outputs are not the manifest's ({names}): export again")
@@ -102,15 +115,17 @@ class ModelRunner:
         self._input_names = tuple(sorted(_KNOWN_INPUTS & session.inputs.keys()))
         self._max_num_seqs = max_num_seqs
         self._graphs: dict[int, Runnable] = {}  # by number of rows
-        self._logits: FloatArray = new_array([max_num_seqs * vocab_size], "float32")
-        self._vocab_size = vocab_size
+        self._outputs = {"logits": new_array([max_num_seqs, vocab_size], "float32")}
+        for name in {TOP_VALUES, TOP_IDS} & session.outputs.keys():
+            output = session.outputs[name]
+            self._outputs[name] = new_array([max_num_seqs, output.shape[-1] or 0], output.dtype)
         self._bindings: dict[tuple[int, int], _Binding] = {}
 
-    def run(self, plan: StepPlan) -> FloatArray:
+    def run(self, plan: StepPlan) -> list[RowLogits]:
         """Run a step and account for it in the cache.
 
         Returns:
-            Logits `[batch, vocab_size]` (batch 0 if the plan wants none), overwritten by the next step.
+            logits of each of the plan's rows (none if the plan wants none), overwritten by the next step.
 
         Raises:
             SessionError: the graph failed; the states of the plan's rows are then undefined.
@@ -121,11 +136,10 @@ class ModelRunner:
             if sequence.num_computed == 0:
                 self._cache.begin(row)
         num_rows = self._rows_of_graph(plan)
-        self._run(plan, num_rows or batch, self._graphs.get(num_rows, self._session))
+        rows = self._run(plan, num_rows or batch, self._graphs.get(num_rows, self._session))
         for row in range(plan.first_row, plan.first_row + batch):
             self._cache.advance(row, plan.num_tokens)
-        rows = batch if plan.wants_logits else 0
-        return self._logits[: rows * self._vocab_size].reshape(rows, self._vocab_size)
+        return [self._row_logits(rows, index) for index in range(batch)] if plan.wants_logits else []
 
     def capture(self) -> int:
         """Make the graphs of decoding steps, if the session captures; all rows must be free.
@@ -155,7 +169,18 @@ class ModelRunner:
         size = next((size for size in self._graphs if size >= batch), 0)
         return size if all(self._cache.is_free(row) for row in range(batch, size)) else 0
 
-    def _run(self, plan: StepPlan, num_rows: int, session: Runnable) -> None:
+    def _row_logits(self, rows: RowBinding, index: int) -> RowLogits:
+        row: FloatArray = self._outputs["logits"][index]
+        if TOP_VALUES not in self._outputs:
+            return RowLogits(lambda: row)
+
+        def read_all() -> FloatArray:
+            rows.fetch(row)
+            return row
+
+        return RowLogits(read_all, TopLogits(self._outputs[TOP_IDS][index], self._outputs[TOP_VALUES][index]))
+
+    def _run(self, plan: StepPlan, num_rows: int, session: Runnable) -> RowBinding:
         key = plan.first_row, num_rows
         binding = self._bindings.get(key)
         if binding is None:
@@ -163,6 +188,7 @@ class ModelRunner:
             binding = self._bindings[key] = _Binding(bound, {})
         self._bind_inputs(binding, self._inputs.fill(plan, num_rows), num_rows)
         binding.rows.run(session, reads_outputs=plan.wants_logits)
+        return binding.rows
 
     def _bind_inputs(self, binding: _Binding, inputs: StepInputs, batch: int) -> None:
         for name in self._input_names:
@@ -170,7 +196,10 @@ class ModelRunner:
             if binding.shapes.get(name) != array.shape:
                 binding.rows.bind_input(name, array)
                 binding.shapes[name] = array.shape
-        shape = (batch, inputs.logit_positions.shape[0], self._vocab_size)
-        if binding.shapes.get("logits") != shape:
-            binding.rows.bind_output("logits", self._logits[: math.prod(shape)].reshape(shape))
-            binding.shapes["logits"] = shape
+        for name, array in self._outputs.items():
+            shape = (batch, inputs.logit_positions.shape[0], array.shape[1])
+            if binding.shapes.get(name) != shape:
+                on_demand = name == "logits" and TOP_VALUES in self._outputs
+                bound = array.reshape(-1)[: math.prod(shape)].reshape(shape)
+                binding.rows.bind_output(name, bound, on_demand=on_demand)
+                binding.shapes[name] = shape

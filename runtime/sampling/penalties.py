@@ -27,13 +27,24 @@ class Penalties:
         if params.repetition_penalty != 1 or params.presence_penalty or params.frequency_penalty:
             self._counts = _TokenCounts(prompt_token_ids)
 
-    def apply(self, scores: FloatArray) -> FloatArray:
-        """Scores [num_tokens] minus the penalties: a new array, or the same one without penalties."""
+    @property
+    def only_lower(self) -> bool:
+        """No score rises."""
+        params = self._params
+        return params.repetition_penalty >= 1 and params.presence_penalty >= 0 and params.frequency_penalty >= 0
+
+    def apply(self, scores: FloatArray, ids: IntArray | None = None) -> FloatArray:
+        """Scores minus the penalties: a new array, or the same one without penalties.
+
+        Args:
+            scores: of all tokens, or of the tokens `ids`.
+            ids: different tokens.
+        """
         params = self._params
         if self._counts is None:
             return scores
         scores = scores.copy()
-        seen, counts = self._counts.ids, self._counts.counts
+        seen, counts = (self._counts.ids, self._counts.counts) if ids is None else self._counts.among(ids)
         if params.repetition_penalty != 1:
             penalty = np.float32(params.repetition_penalty)
             scores[seen] = np.where(scores[seen] < 0, scores[seen] * penalty, scores[seen] / penalty)
@@ -57,6 +68,12 @@ class _TokenCounts:
         self._counts = np.zeros(self._ids.size, dtype=np.int32)
         self._size = self._ids.size
         self._slots = {int(token): slot for slot, token in enumerate(self._ids)}
+
+    def among(self, ids: IntArray) -> tuple[IntArray, npt.NDArray[np.int32]]:
+        """The places in ids whose tokens are known, and their counts."""
+        slots = np.array([self._slots.get(token, -1) for token in ids.tolist()], dtype=np.intp)
+        known = np.flatnonzero(slots >= 0)
+        return known, self._counts[slots[known]]
 
     @property
     def ids(self) -> IntArray:

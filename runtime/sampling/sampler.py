@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qwonnx.runtime.errors import SessionError
+from qwonnx.runtime.sampling.logits import TopLogits
 from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.sampling.penalties import Penalties
 
@@ -79,6 +80,31 @@ class Sampler:
         elif allowed is not None:
             chosen_from = allowed.ids
             scores = scores[chosen_from]
+        return self._choose(scores, chosen_from)
+
+    def sample_top(self, top: TopLogits, allowed: AllowedTokens | None = None) -> int | None:
+        """The token that sample() would choose, from a row's largest logits.
+
+        Returns:
+            None if they do not decide: then nothing is drawn or counted, and sample() chooses.
+        """
+        wanted = 1 if self._params.temperature < _COLDEST else self._params.top_k
+        only_lower = self._penalties.only_lower and not self._biased_ids.size
+        if wanted is None or not only_lower or (allowed is not None and not allowed.all_but):
+            return None
+        known = np.flatnonzero((top.ids >= 0) & (top.ids < self._num_tokens))
+        order = known[np.argsort(top.ids[known])]
+        ids, scores = top.ids[order], self._penalties.apply(top.values[order], top.ids[order])
+        if allowed is not None and allowed.ids.size:
+            places = np.minimum(np.searchsorted(allowed.ids, ids), allowed.ids.size - 1)
+            scores = np.where(allowed.ids[places] == ids, np.float32(-np.inf), scores)
+        # Tokens that are not among them have at most the last value, which nothing raises.
+        if wanted > ids.size or not np.partition(scores, -wanted)[-wanted] > top.values[-1]:
+            return None
+        return self._choose(scores, ids)
+
+    def _choose(self, scores: FloatArray, chosen_from: IntArray | None) -> int:
+        """A token by its score; chosen_from are the ascending ids of the scores, None is every id."""
         best = int(scores.argmax())  # the index of a NaN, if the scores have one
         if not np.isfinite(scores[best]):
             raise SessionError("the model's logits are not finite numbers: check the artifact with `qwonnx verify`")

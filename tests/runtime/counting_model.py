@@ -120,6 +120,7 @@ def make(
     generation_config: dict[str, Any] | None = None,
     generation_config_text: str | None = None,
     failing_text: str = FAILING_TEXT,
+    num_top_logits: int | None = None,
     make_buffers: BuffersFactory = HostBuffers,
 ) -> CountingModel:
     """Write an artifact into a new or empty folder.
@@ -134,6 +135,7 @@ def make(
         generation_config: generation_config.json; by default greedy, ending at <|im_end|> and <|endoftext|>.
         generation_config_text: the same as text, which may be malformed.
         failing_text: one character that makes the graph fail.
+        num_top_logits: the graph also gives so many of the largest logits, as graphs for devices do.
         make_buffers: makes the memory of its engines' rows.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -146,10 +148,12 @@ def make(
     if chat_template is not None:
         (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
     states = tuple(state for pair in range(num_pairs) for state in _pair_states(pair))
-    inputs, outputs = _graph_inputs(), _graph_outputs()
+    inputs, outputs = _graph_inputs(), _graph_outputs(num_top_logits)
     graph = _Graph()
     scripted = None if script is None else _Script.of(tokenizer, script, script_after)
     _build(graph, tokenizer, num_pairs, end_at, scripted, tokenizer.encode(failing_text)[0])
+    if num_top_logits is not None:
+        graph.add_top(num_top_logits)
     onnx.save_model(graph.model(inputs, outputs, states), folder / "decoder.onnx")
     names = sorted(path.name for path in folder.iterdir())
     manifest = Manifest(
@@ -245,8 +249,12 @@ def _graph_inputs() -> tuple[TensorSpec, ...]:
     )
 
 
-def _graph_outputs() -> tuple[TensorSpec, ...]:
-    return (TensorSpec("logits", "float32", ("batch", "num_logits", VOCAB_SIZE)),)
+def _graph_outputs(num_top: int | None) -> tuple[TensorSpec, ...]:
+    logits = TensorSpec("logits", "float32", ("batch", "num_logits", VOCAB_SIZE))
+    if num_top is None:
+        return (logits,)
+    shape = ("batch", "num_logits", num_top)
+    return (logits, TensorSpec("top_logits", "float32", shape), TensorSpec("top_ids", "int64", shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +298,10 @@ class _Graph:
 
     def columns(self, tensor: str, start: int, end: int) -> str:
         return self("Slice", tensor, self.ints(start), self.ints(end), self.ints(1))
+
+    def add_top(self, count: int) -> None:
+        """The largest logits, and their tokens."""
+        self._nodes.append(helper.make_node("TopK", ["logits", self.ints(count)], ["top_logits", "top_ids"]))
 
     def model(
         self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], states: Sequence[StateSpec]

@@ -223,14 +223,23 @@ class _StrictBinding(RowBinding):
     rows: range
     inputs: dict[str, tuple[HostArray, HostArray]] = field(default_factory=dict)  # the host's array, and the graph's
     outputs: dict[str, tuple[HostArray, HostArray]] = field(default_factory=dict)
+    on_demand: dict[str, HostArray] = field(default_factory=dict)
+    kept: dict[str, HostArray] = field(default_factory=dict)  # on-demand outputs as the last run left them
 
     def bind_input(self, name: str, array: HostArray) -> None:
         self.inputs[name] = array, _poison(array.shape, array.dtype)
         self.bound.bind_input(name, self.inputs[name][1])
 
-    def bind_output(self, name: str, array: HostArray) -> None:
+    def bind_output(self, name: str, array: HostArray, *, on_demand: bool = False) -> None:
         self.outputs[name] = array, _poison(array.shape, array.dtype)
         self.bound.bind_output(name, self.outputs[name][1])
+        if on_demand:
+            self.on_demand[name] = array
+
+    def fetch(self, array: HostArray) -> None:
+        name = next(name for name, whole in self.on_demand.items() if np.shares_memory(whole, array))
+        start = (array.ctypes.data - self.on_demand[name].ctypes.data) // array.itemsize
+        array.reshape(-1)[...] = self.kept[name].reshape(-1)[start : start + array.size]
 
     def run(self, session: Runnable, *, reads_outputs: bool = True) -> None:
         num_tokens, past_lengths = self.inputs["input_ids"][0].shape[1], self.inputs["past_lengths"][0].tolist()
@@ -242,8 +251,11 @@ class _StrictBinding(RowBinding):
                 host[...] = _poison_of(host.dtype)
             self.bound.run(session)
             self.buffers.store(self.rows, num_tokens)
-            for host, graphs in self.outputs.values():
-                host[...] = graphs
+            for name, (host, graphs) in self.outputs.items():
+                if name in self.on_demand:
+                    self.kept[name] = graphs.copy()
+                else:
+                    host[...] = graphs
         finally:
             self.buffers.close_window(self.rows)
             for _, graphs in (*self.inputs.values(), *self.outputs.values()):

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from qwonnx.runtime.artifact.folder import open_artifact
+from qwonnx.runtime.cache.buffers import BuffersFactory
 from qwonnx.runtime.cache.hybrid_cache import HybridCache
 from qwonnx.runtime.errors import SessionError
 from qwonnx.runtime.model.inputs import InputBuffers
 from qwonnx.runtime.model.runner import ModelRunner
-from qwonnx.runtime.model.session import Session
+from qwonnx.runtime.model.session import Session, TensorType
+from qwonnx.runtime.sampling.logits import RowLogits
 from qwonnx.runtime.scheduling.sequence import Sequence, StepPlan
 from qwonnx.runtime.settings import RuntimeSettings
 from tests.runtime.cache.row_content import random_segment, rows_of
@@ -68,10 +70,12 @@ def _sequence(tokens: list[int]) -> Sequence:
     return Sequence("a", list(tokens), len(tokens))
 
 
-def _step(runner: ModelRunner, sequence: Sequence, row: int, num_tokens: int, wants_logits: bool = True) -> Any:
-    logits = runner.run(StepPlan(row, (sequence,), num_tokens, wants_logits))
+def _step(
+    runner: ModelRunner, sequence: Sequence, row: int, num_tokens: int, wants_logits: bool = True
+) -> list[RowLogits]:
+    rows = runner.run(StepPlan(row, (sequence,), num_tokens, wants_logits))
     sequence.num_computed += num_tokens
-    return logits
+    return rows
 
 
 def test_states_are_bound_once_a_range_of_rows_and_inputs_when_their_shape_changes(
@@ -96,9 +100,11 @@ def test_a_step_touches_only_its_own_rows(counting_model: CountingModel) -> None
         cache.restore(row, [random_segment(cache.buffers, states, 5, seed=row)])
     before = list(rows_of(cache.buffers, {0: 5, 2: 5}))
     sequence = _sequence([70, 71, 72])
-    logits = _step(runner, sequence, 1, 3)
-    assert logits.shape == (1, VOCAB_SIZE)
-    assert int(logits[0, : counting_model.tokenizer.num_tokens].argmax()) == counting_model.next_token([70, 71, 72])
+    (logits,) = _step(runner, sequence, 1, 3)
+    assert logits.top is None
+    every = logits.read_all()
+    assert every.shape == (VOCAB_SIZE,)
+    assert int(every[: counting_model.tokenizer.num_tokens].argmax()) == counting_model.next_token([70, 71, 72])
     assert list(rows_of(cache.buffers, {0: 5, 2: 5})) == before
     assert cache.snapshot().row_lengths == (5, 3, 5, None)
 
@@ -122,9 +128,46 @@ def test_a_graph_that_is_not_the_manifests_is_refused_before_a_buffer_is_touched
             ModelRunner(session, states, cache, 1, 16, vocab_size)
 
 
+def test_largest_logits_come_at_once_and_all_when_they_are_asked_for(
+    tmp_path: Path, make_buffers: BuffersFactory
+) -> None:
+    model = make(tmp_path / "artifact", num_top_logits=5, make_buffers=make_buffers)
+    runner, _, _ = _runner(model)
+    first, second = Sequence("a", [70, 71], 2), Sequence("b", [80, 81], 2)
+    for tokens in (2, 1):
+        rows = runner.run(StepPlan(0, (first, second), tokens, wants_logits=True))
+        for sequence, logits in zip((first, second), rows, strict=True):
+            assert logits.top is not None
+            every = logits.read_all()
+            largest = np.sort(every)[::-1][:5]
+            np.testing.assert_array_equal(logits.top.values, largest)
+            np.testing.assert_array_equal(every[logits.top.ids], largest)
+            sequence.num_computed += tokens
+            sequence.token_ids.append(model.next_token(sequence.token_ids))
+            assert every[: model.tokenizer.num_tokens].argmax() == sequence.token_ids[-1]
+
+
+@pytest.mark.parametrize("wrong", ["top_ids as float32", "other widths", "more than the vocabulary", "one of the two"])
+def test_largest_logits_of_another_form_are_refused(counting_model: CountingModel, wrong: str) -> None:
+    artifact = open_artifact(counting_model.folder)
+    session = Session(artifact.file("decoder.onnx"), RuntimeSettings(num_threads=1))
+    values, ids = TensorType("float32", (None, None, 5)), TensorType("int64", (None, None, 5))
+    match wrong:
+        case "top_ids as float32":
+            ids = values
+        case "other widths":
+            ids = TensorType("int64", (None, None, 6))
+        case "more than the vocabulary":
+            values, ids = (TensorType(each.dtype, (None, None, VOCAB_SIZE + 1)) for each in (values, ids))
+    session.outputs |= {"top_logits": values} | ({} if wrong == "one of the two" else {"top_ids": ids})
+    cache = HybridCache(artifact.decoder.states, max_num_seqs=1, max_model_len=64)
+    with pytest.raises(SessionError, match="top_"):
+        ModelRunner(session, artifact.decoder.states, cache, 1, 16, VOCAB_SIZE)
+
+
 def test_a_chunk_that_wants_no_logits_gives_none(counting_model: CountingModel) -> None:
     runner, _, _ = _runner(counting_model)
-    assert _step(runner, _sequence([70] * 4), 0, 2, wants_logits=False).shape == (0, VOCAB_SIZE)
+    assert _step(runner, _sequence([70] * 4), 0, 2, wants_logits=False) == []
 
 
 def test_inputs_are_those_of_the_plan() -> None:

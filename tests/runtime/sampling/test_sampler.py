@@ -12,6 +12,7 @@ import torch
 from transformers.generation import logits_process as reference
 
 from qwonnx.runtime.errors import SessionError
+from qwonnx.runtime.sampling.logits import TopLogits
 from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.sampling.penalties import Penalties
 from qwonnx.runtime.sampling.sampler import AllowedTokens, Sampler
@@ -198,6 +199,67 @@ def test_a_token_that_is_not_allowed_is_never_drawn_whatever_the_rounding(point:
         banned = np.setdiff1d(np.arange(size), np.arange(start, min(start + 40, size)))
         sampler = Sampler(SamplingParams(), [], size, random=lambda: point)
         assert start <= sampler.sample(_logits(size, start), AllowedTokens(banned, all_but=True)) < start + 40
+
+
+def _top(logits: FloatArray, count: int) -> TopLogits:
+    """The largest logits, equal ones in any order, as a device chooses them."""
+    order = np.random.default_rng(0).permutation(logits.size)
+    largest = order[np.argsort(-logits[order])][:count]
+    return TopLogits(largest, logits[largest])
+
+
+@pytest.mark.parametrize(
+    ("params", "share"),  # share: of draws that the largest logits must decide
+    [
+        (SamplingParams(temperature=0), 1.0),
+        (SamplingParams(temperature=0, presence_penalty=1.5), 1.0),
+        (SamplingParams(seed=1, temperature=0.7, top_k=20, top_p=0.8), 1.0),
+        (SamplingParams(seed=1, top_k=20, top_p=0.95, min_p=0.02, presence_penalty=1.5), 0.9),
+        (SamplingParams(seed=1, top_k=20, repetition_penalty=1.2, frequency_penalty=0.2), 0.9),
+        (SamplingParams(seed=1, top_k=64), 0.0),
+        (SamplingParams(seed=1, top_p=0.5), 0.0),
+        (SamplingParams(seed=1, top_k=20, presence_penalty=-1), 0.0),
+        (SamplingParams(seed=1, top_k=20, repetition_penalty=0.9), 0.0),
+        (SamplingParams(seed=1, top_k=20, logit_bias={5: 40}), 0.0),
+    ],
+)
+@pytest.mark.parametrize("banned", [None, 40, 2600])
+@pytest.mark.parametrize("step", [0.0, 0.5])  # logits rounded to multiples, so that many are equal
+def test_the_largest_logits_choose_as_all_do(
+    params: SamplingParams, share: float, banned: int | None, step: float
+) -> None:
+    size, num_tokens, draws = 3000, 2990, 60
+    prompt = list(range(60))
+    every, top = (Sampler(params, prompt, num_tokens) for _ in range(2))
+    decided = 0
+    for draw in range(draws):
+        logits = _logits(size, draw)
+        if step:
+            logits = (np.round(logits / step) * step).astype(np.float32)
+        allowed = None
+        if banned is not None:
+            ids = np.sort(np.random.default_rng(draw).choice(num_tokens, banned, replace=False))
+            allowed = AllowedTokens(ids, all_but=True)
+        expected = every.sample(logits, allowed)
+        token = top.sample_top(_top(logits, 64), allowed)
+        decided += token is not None
+        assert (top.sample(logits, allowed) if token is None else token) == expected
+    if not step and banned != 2600:
+        assert decided >= share * draws
+    if not share:
+        assert not decided
+
+
+def test_the_largest_logits_do_not_decide_where_only_some_tokens_are_allowed_or_numbers_are_not_finite() -> None:
+    sampler = Sampler(SamplingParams(temperature=0), [], 100)
+    logits = _logits(100)
+    assert sampler.sample_top(_top(logits, 10), AllowedTokens(np.array([3]), all_but=False)) is None
+    for value in (np.nan, np.inf, -np.inf):
+        values = np.full(10, value, np.float32)
+        assert sampler.sample_top(TopLogits(np.arange(10), values)) is None
+        with pytest.raises(SessionError, match="not finite"):
+            sampler.sample(np.full(100, value, np.float32))
+    assert sampler.sample_top(TopLogits(np.array([-1, 200, 3]), np.array([9, 8, 7], np.float32))) is None
 
 
 def test_a_bias_is_added_before_anything_else() -> None:

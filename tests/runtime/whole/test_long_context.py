@@ -72,9 +72,9 @@ def _runner(artifact: Artifact, cache: HybridCache) -> ModelRunner:
 
 def _prefill(runner: ModelRunner, row: int, prompt: list[int]) -> tuple[Sequence, np.ndarray]:
     sequence = Sequence(str(row), [*prompt, 9], len(prompt))
-    logits = runner.run(StepPlan(row, (sequence,), len(prompt), wants_logits=True)).copy()
+    (logits,) = runner.run(StepPlan(row, (sequence,), len(prompt), wants_logits=True))
     sequence.num_computed = len(prompt)
-    return sequence, logits[0]
+    return sequence, logits.read_all().copy()
 
 
 def test_rows_beyond_two_billion_elements_decode_like_the_first(artifact: Artifact, cache: HybridCache) -> None:
@@ -84,7 +84,7 @@ def test_rows_beyond_two_billion_elements_decode_like_the_first(artifact: Artifa
     for row in range(2, num_rows):
         np.testing.assert_array_equal(logits[row], logits[row % 2])
     assert np.abs(logits[0] - logits[1]).max() > 0.1
-    decoded = runner.run(StepPlan(0, sequences, 1, wants_logits=True))
+    decoded = [logits.read_all() for logits in runner.run(StepPlan(0, sequences, 1, wants_logits=True))]
     for row in range(2, num_rows):
         np.testing.assert_allclose(decoded[row], decoded[row % 2], atol=1e-5, rtol=0)
     first, last = (_bound(cache, _key(artifact), row)[0, :, :5] for row in (1, num_rows - 1))
@@ -97,7 +97,7 @@ def test_a_row_moved_across_four_gigabytes_goes_on_as_before(artifact: Artifact,
     sequence, _ = _prefill(runner, last, PROMPT)
     stayed, _ = _prefill(runner, 1, PROMPT)
     cache.move(RowMove(last, 0, sequence.num_computed))
-    decoded = runner.run(StepPlan(0, (sequence, stayed), 1, wants_logits=True))
+    decoded = [logits.read_all() for logits in runner.run(StepPlan(0, (sequence, stayed), 1, wants_logits=True))]
     np.testing.assert_allclose(decoded[0], decoded[1], atol=1e-5, rtol=0)
 
 
