@@ -64,7 +64,8 @@ def describe_artifact(
 def _activations(groups: tuple[WeightGroup, ...], choice: TargetChoice) -> str:
     """The type that kernels use: only kernels of quantised weights quantise activations."""
     quantized = any(group.storage.startswith("int") for group in groups)
-    return (choice.activations if quantized else Activations.FLOAT32).value
+    kept = quantized or choice.activations is not Activations.INT8
+    return (choice.activations if kept else Activations.FLOAT32).value
 
 
 def _model_facts(config: ModelConfig, num_parameters: int) -> ModelFacts:

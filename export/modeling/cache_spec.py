@@ -14,12 +14,13 @@ class KvType(StrEnum):
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
     INT8 = "int8"
     INT4 = "int4"
 
     @property
     def bits(self) -> int:
-        return {"float32": 32, "float16": 16, "int8": 8, "int4": 4}[self.value]
+        return {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "int4": 4}[self.value]
 
     @property
     def is_quantized(self) -> bool:
@@ -65,6 +66,7 @@ def _layer_states(
         dtype, width = {
             KvType.FLOAT32: ("float32", config.head_dim),
             KvType.FLOAT16: ("float16", config.head_dim),
+            KvType.BFLOAT16: ("bfloat16", config.head_dim),
             KvType.INT8: ("int8", config.head_dim),
             KvType.INT4: ("uint8", config.head_dim // 2),
         }[kv]

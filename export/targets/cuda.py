@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qwonnx.export.modeling.cache_spec import KvType, StateLayout
@@ -21,16 +22,16 @@ NUM_TOP_LOGITS = 128
 
 
 class CudaTarget(Target):
-    """ONNX Runtime's contributed kernels for NVIDIA GPUs, in float16.
+    """ONNX Runtime's contributed kernels for NVIDIA GPUs, in float16 or bfloat16.
 
     Recurrent states are float32 with values first, as the kernel of the gated delta rule takes them. Decays are
     float32.
     """
 
     name = "cuda"
-    summary = "NVIDIA GPUs, float16"
-    activations = (Activations.FLOAT16,)
-    kv_types = (KvType.FLOAT16, KvType.INT8, KvType.INT4)
+    summary = "NVIDIA GPUs, float16 or bfloat16"
+    activations = (Activations.FLOAT16, Activations.BFLOAT16)
+    kv_types = (KvType.FLOAT16, KvType.BFLOAT16, KvType.INT8, KvType.INT4)
     minimum_onnxruntime = "1.31.1"
     providers = ("CUDAExecutionProvider",)
     state_layout = StateLayout(convolution="float16", channels_last=True, value_major=True)
@@ -41,6 +42,14 @@ class CudaTarget(Target):
         from qwonnx.export.targets.cuda_lowering import lower_to_cuda
 
         lower_to_cuda(model, weights, facts, NUM_TOP_LOGITS)
+
+    def kv_types_with(self, activations: Activations) -> tuple[KvType, ...]:
+        """Floats as the activations are."""
+        return (KvType(activations.value), *(kv for kv in self.kv_types if kv.is_quantized))
+
+    def state_layout_with(self, activations: Activations) -> StateLayout:
+        """The convolution's state as the activations are."""
+        return replace(self.state_layout, convolution=activations.value)
 
     def inputs(self, traced: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
         """The kernels take positions of one axis, and lengths as int32; the last one lies on the host."""

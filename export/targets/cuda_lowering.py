@@ -50,7 +50,14 @@ EXPERT_BLOCKS = (32, 64, 128)  # that QMoE takes
 _ROTARY_MULTIPLE = 16  # of GroupQueryAttention
 _LARGEST_BLOCK = 128  # that MatMulNBits computes one row with
 _FULL, _INT32, _INT64 = ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT64
-_STATE_TYPES = {"float32": "FLOAT", "float16": "FLOAT16", "int8": "INT8", "uint8": "UINT8"}
+# of states in the graph, by their dtype in the manifest
+_STATE_TYPES = {
+    "float32": ir.DataType.FLOAT,
+    "float16": ir.DataType.FLOAT16,
+    "bfloat16": ir.DataType.BFLOAT16,
+    "int8": ir.DataType.INT8,
+    "uint8": ir.DataType.UINT8,
+}
 
 
 def lower_to_cuda(model: ir.Model, weights: GraphWeights, facts: LoweringFacts, num_top_logits: int) -> None:
@@ -67,7 +74,7 @@ def lower_to_cuda(model: ir.Model, weights: GraphWeights, facts: LoweringFacts, 
     """
     graph = model.graph
     _check_sizes(facts.config)
-    step = _step_inputs(graph, facts.config)
+    step = _step_inputs(graph, facts.config, ir.DataType[weights.type.name])
     lower_attention(graph, weights, step)
     lower_delta_net(graph, weights)
     _fill_experts(graph, weights)
@@ -101,7 +108,7 @@ def _check_sizes(config: ModelConfig) -> None:
         )
 
 
-def _step_inputs(graph: ir.Graph, config: ModelConfig) -> StepInputs:
+def _step_inputs(graph: ir.Graph, config: ModelConfig, half: ir.DataType) -> StepInputs:
     """Add the inputs, and the tables of rotary angles."""
     batch, sequence = next(value for value in graph.inputs if value.name == "input_ids").shape or (None, None)
     inputs = {
@@ -114,15 +121,15 @@ def _step_inputs(graph: ir.Graph, config: ModelConfig) -> StepInputs:
     graph.inputs[position_ids] = inputs["positions"]
     place = graph.inputs.index(past_lengths)
     graph.inputs[place : place + 1] = [inputs["last_positions"], inputs["total_sequence_length"]]
-    return StepInputs(**inputs, **_rotary_tables(graph, config))
+    return StepInputs(**inputs, **_rotary_tables(graph, config, half))
 
 
-def _rotary_tables(graph: ir.Graph, config: ModelConfig) -> dict[str, ir.Value]:
+def _rotary_tables(graph: ir.Graph, config: ModelConfig, half: ir.DataType) -> dict[str, ir.Value]:
     """cos and sin of all positions, for text: the three axes of positions are equal."""
     frequencies, factor = rope_frequencies(config.rope, config.rotary_dim)
     angles = np.outer(np.arange(config.max_position_embeddings, dtype=np.float32), frequencies.numpy())
     return {
-        name: constant(graph, f"rotary.{name}", (function(angles) * factor).astype(np.float16))
+        name: constant(graph, f"rotary.{name}", (function(angles) * factor).astype(half.numpy()))
         for name, function in (("cos", np.cos), ("sin", np.sin))
     }
 
@@ -224,17 +231,19 @@ def _give_logits(graph: ir.Graph, num_top: int) -> None:
     *shape, vocab_size = half.shape
     assert isinstance(vocab_size, int)
     half.name, count = "logits.half", min(num_top, vocab_size)
-    largest = call("TopK", [half, integers(graph, [count])], {"axis": -1, "sorted": 1}, domain="", num_outputs=2)
     every = call("Cast", [half], {"to": _FULL.value}, domain="")
-    values = call("Cast", [largest.outputs[0]], {"to": _FULL.value}, domain="")
+    (logits,) = every.outputs
+    best = {"axis": -1, "sorted": 1}
+    largest = call("TopK", [logits, integers(graph, [count])], best, domain="", num_outputs=2)
+    values, ids = largest.outputs
     outputs = (
-        (every.outputs[0], "logits", _FULL, vocab_size),
-        (values.outputs[0], "top_logits", _FULL, count),
-        (largest.outputs[1], "top_ids", _INT64, count),
+        (logits, "logits", _FULL, vocab_size),
+        (values, "top_logits", _FULL, count),
+        (ids, "top_ids", _INT64, count),
     )
     for value, name, dtype, width in outputs:
         value.name, value.type, value.shape = name, ir.TensorType(dtype), ir.Shape([*shape, width])
-    graph.extend([every, largest, values])
+    graph.extend([every, largest])
     place = graph.outputs.index(half)
     graph.outputs[place : place + 1] = [value for value, *_ in outputs]
 
@@ -252,6 +261,6 @@ def _retype(graph: ir.Graph, weights: GraphWeights, states: Sequence[StateSpec])
             shape = values[name].shape
             assert shape is not None
             batch = shape[0]
-            values[name].type = ir.TensorType(ir.DataType[_STATE_TYPES[state.dtype]])
+            values[name].type = ir.TensorType(_STATE_TYPES[state.dtype])
             sizes_of = [batch if size == "batch" else size for size in state.shape]
             values[name].shape = ir.Shape(sizes_of)

@@ -19,11 +19,11 @@ def choose_target(name: str = DEFAULT_TARGET, activations: str | None = None, kv
 
     Args:
         name: of the target.
-        activations: of its kernels. None: the target's default, as for a type that the target does not offer.
+        activations: of its kernels. None: the target's default, as for int8 if the target has no such kernels.
         kv: how keys and values are cached. None: the target's default.
 
     Raises:
-        ExportError: the target or a type is unknown, or the target does not offer this kv.
+        ExportError: the target or a type is unknown, or the target does not offer it.
     """
     if name not in TARGETS:
         raise ExportError(f"target {name!r} is unknown: use one of {', '.join(TARGETS)}")
@@ -32,10 +32,11 @@ def choose_target(name: str = DEFAULT_TARGET, activations: str | None = None, kv
         raise ExportError(f"activations {activations!r} is unknown: use one of {', '.join(Activations)}")
     if kv is not None and kv not in list(KvType):
         raise ExportError(f"kv {kv!r} is unknown: use one of {', '.join(KvType)}")
-    if kv is not None and kv not in target.kv_types:
-        raise ExportError(f"the target {name} has no kv {kv}: use one of {', '.join(target.kv_types)}")
-    return TargetChoice(
-        target=target,
-        activations=Activations(activations) if activations in target.activations else target.activations[0],
-        kv=target.kv_types[0] if kv is None else KvType(kv),
-    )
+    if activations not in (None, Activations.INT8, *target.activations):
+        raise ExportError(f"the target {name} has no activations {activations}: use {' or '.join(target.activations)}")
+    chosen = Activations(activations) if activations in target.activations else target.activations[0]
+    kv_types = target.kv_types_with(chosen)
+    if kv is not None and kv not in kv_types:
+        beside = f" beside activations {chosen}" if kv in target.kv_types else ""
+        raise ExportError(f"the target {name} has no kv {kv}{beside}: use one of {', '.join(kv_types)}")
+    return TargetChoice(target=target, activations=chosen, kv=kv_types[0] if kv is None else KvType(kv))

@@ -30,11 +30,12 @@ class Activations(StrEnum):
     INT8 = "int8"
     FLOAT32 = "float32"
     FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
 
     @property
     def floats(self) -> FloatType:
         """The type of a graph's floats, and so of its weights and scales."""
-        return FloatType.FLOAT16 if self is Activations.FLOAT16 else FloatType.FLOAT32
+        return FloatType.FLOAT32 if self is Activations.INT8 else FloatType(self.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +78,11 @@ class Target(ABC):
         name: on the command line and in the manifest.
         summary: a few words for --help.
         activations: that its kernels offer, the default first.
-        kv_types: that its attention takes, the default first.
+        kv_types: that its attention takes, the default first; see kv_types_with().
         default_recipe: the recipe of int4 if no recipe is named.
         minimum_onnxruntime: the first release with all its kernels.
         providers: ONNX Runtime's execution providers that its graphs run on, the usual one first.
-        state_layout: of the states of linear attention.
+        state_layout: of the states of linear attention; see state_layout_with().
         is_planned: whether a plan knows what lower() joins and stores.
         graph_bytes: of a graph without layers, measured, for plans without a trace.
         note: a note of plans about its estimates, if any.
@@ -112,6 +113,14 @@ class Target(ABC):
         Raises:
             RecipeError: the target cannot use weights that are stored so.
         """
+
+    def kv_types_with(self, activations: Activations) -> tuple[KvType, ...]:
+        """Those of kv_types that its attention takes beside such activations, the default first."""
+        return self.kv_types
+
+    def state_layout_with(self, activations: Activations) -> StateLayout:
+        """The states of linear attention beside such activations."""
+        return self.state_layout
 
     def inputs(self, traced: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
         """The inputs of a lowered graph other than the states, from those of the traced one."""

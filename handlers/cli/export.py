@@ -41,7 +41,8 @@ def export(
     activations: Annotated[
         Activations | None,
         typer.Option(
-            help="int8: kernels quantise activations as they run, faster at a small loss; the default if supported."
+            help="int8: kernels quantise activations as they run, faster at a small loss; the default if supported. For"
+            " cuda float16, or bfloat16 for models whose activations leave its range."
         ),
     ] = None,
     kv: Annotated[

@@ -9,7 +9,6 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +19,7 @@ from qwonnx.handlers.cli.tables import add_row, facts_table, weights_table
 from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from qwonnx.runtime.artifact.manifest import Manifest
 from qwonnx.runtime.cache.baked_prefixes import FOLDER, PrefixFile, prefix_files
+from qwonnx.runtime.cache.rows import item_bytes
 from qwonnx.runtime.quantities import bytes_text
 from qwonnx.runtime.settings import RuntimeSettings
 
@@ -118,8 +118,7 @@ def _bytes_per_token(manifest: Manifest) -> int:
     states = (state for graph in manifest.graphs.values() for state in graph.states)
     growing = (state for state in states if "max_model_len" in state.shape)
     return sum(
-        math.prod(size for size in state.shape if isinstance(size, int)) * np.dtype(state.dtype).itemsize
-        for state in growing
+        math.prod(size for size in state.shape if isinstance(size, int)) * item_bytes(state) for state in growing
     )
 
 

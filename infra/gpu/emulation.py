@@ -1,10 +1,10 @@
-"""Make the twin of a CUDA artifact that a CPU runs: the same graph in float32, rounded to float16 after every node.
+"""Make the twin of a CUDA artifact that a CPU runs: the same graph in float32, rounded to 16 bits after every node.
 
     python -m infra.gpu.emulation ARTIFACT OUT [--exact]
 
 The twin's nodes are those of the CUDA graph, with their attributes, layouts and weights, on ONNX Runtime's CPU kernels
-of the same operators. So it shows what a wrong attribute, layout or order of inputs would do to answers, and what
-float16 costs: each kernel rounds its output to float16 and computes inside in float32, as CUDA's do. It is an artifact
+of the same operators. So it shows what a wrong attribute, layout or order of inputs would do to answers, and what 16
+bits cost: each kernel rounds its output to them and computes inside in float32, as CUDA's do. It is an artifact
 like any other: `qwonnx generate`, `eval` and `verify` take it. --exact leaves the rounding out. Only the norms of
 queries and keys are apart, because the CPU's attention does not have them.
 """
@@ -26,7 +26,8 @@ from qwonnx.runtime.artifact.file_names import DECODER
 from qwonnx.runtime.artifact.folder import file_sha256
 from qwonnx.runtime.artifact.manifest import FileEntry, read_manifest, write_manifest
 
-_HALF, _FULL = ir.DataType.FLOAT16, ir.DataType.FLOAT
+_FULL = ir.DataType.FLOAT
+_HALVES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 _MICROSOFT = "com.microsoft"
 
 
@@ -52,11 +53,11 @@ def emulate(artifact: Path, out: Path, *, rounds: bool = True) -> None:
         shutil.copyfile(artifact / entry.path, out / entry.path)
     spec = manifest.graphs[DECODER]
     model = ir.load(artifact / spec.file)
-    _make_portable(model, rounds=rounds)
+    _make_portable(model, _HALVES[manifest.quantization.activations], rounds=rounds)
     (out / spec.file).unlink()
     ir.save(model, out / spec.file)
     states = tuple(
-        dataclasses.replace(state, dtype="float32") if state.dtype == "float16" else state for state in spec.states
+        dataclasses.replace(state, dtype="float32") if state.dtype in _HALVES else state for state in spec.states
     )
     files = tuple(
         FileEntry(entry.path, (out / entry.path).stat().st_size, file_sha256(out / entry.path))
@@ -66,29 +67,29 @@ def emulate(artifact: Path, out: Path, *, rounds: bool = True) -> None:
     write_manifest(out, dataclasses.replace(manifest, target="portable", graphs=graphs, files=files))
 
 
-def _make_portable(model: ir.Model, *, rounds: bool) -> None:
-    """Turn float16 into float32, in place."""
+def _make_portable(model: ir.Model, half: ir.DataType, *, rounds: bool) -> None:
+    """Turn the floats of 16 bits into float32, in place."""
     graph = model.graph
     types = types_of(model)
     _take_norms_apart(graph)
     for name, value in tuple(graph.initializers.items()):
-        if value.dtype == _HALF:
+        if value.dtype == half:
             assert value.const_value is not None
             value.const_value = ir.tensor(value.const_value.numpy().astype(np.float32), name=name)
             value.type = ir.TensorType(_FULL)
     for value in (*graph.inputs, *graph.outputs):
-        if value.dtype == _HALF:
+        if value.dtype == half:
             value.type = ir.TensorType(_FULL)
     if rounds:
         for node in tuple(graph):
             for output in node.outputs:
-                if types.get(str(output.name)) == "float16":
-                    _round(graph, node, output)
+                if types.get(str(output.name)) == half.name.lower():
+                    _round(graph, node, output, half)
 
 
-def _round(graph: ir.Graph, node: ir.Node, output: ir.Value) -> None:
-    """Round an output to float16 before anything reads it."""
-    half = ir.node("Cast", [output], {"to": _HALF.value})
+def _round(graph: ir.Graph, node: ir.Node, output: ir.Value, dtype: ir.DataType) -> None:
+    """Round an output before anything reads it."""
+    half = ir.node("Cast", [output], {"to": dtype.value})
     full = ir.node("Cast", [half.outputs[0]], {"to": _FULL.value})
     rounded = full.outputs[0]
     rounded.type, rounded.shape = output.type, output.shape

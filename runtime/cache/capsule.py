@@ -28,10 +28,12 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
 from qwonnx.runtime.artifact.manifest import StateSpec
+from qwonnx.runtime.cache.host_segments import storage_dtype
 from qwonnx.runtime.cache.rows import item_bytes, row_bytes
 from qwonnx.runtime.errors import CapsuleError
 from qwonnx.runtime.install import how_to_install
@@ -158,16 +160,18 @@ def decode(data: bytes | mmap.mmap, artifact_id: str, states: Sequence[StateSpec
 
 def is_finite(capsule: Capsule, states: Sequence[StateSpec]) -> bool:
     """Whether all its floats are finite, as those of rows must be: a graph multiplies what is beyond a row by zero."""
-    floats = (
-        np.frombuffer(part, spec.dtype)
-        for part, spec in zip(capsule.parts, states, strict=True)
-        if np.issubdtype(np.dtype(spec.dtype), np.floating)
-    )
+    numbers = [np.frombuffer(part, storage_dtype(spec)) for part, spec in zip(capsule.parts, states, strict=True)]
     return all(
-        bool(np.isfinite(numbers[start : start + _CHECKED_AT_ONCE]).all())
-        for numbers in floats
-        for start in range(0, len(numbers), _CHECKED_AT_ONCE)
+        _are_finite(part[start : start + _CHECKED_AT_ONCE], spec)
+        for part, spec in zip(numbers, states, strict=True)
+        for start in range(0, len(part), _CHECKED_AT_ONCE)
     )
+
+
+def _are_finite(numbers: np.ndarray[Any, np.dtype[Any]], spec: StateSpec) -> bool:
+    if spec.dtype == "bfloat16":  # the upper half of a float32
+        numbers = (numbers.astype(np.uint32) << 16).view(np.float32)
+    return not np.issubdtype(numbers.dtype, np.floating) or bool(np.isfinite(numbers).all())
 
 
 def _body(

@@ -20,9 +20,11 @@ import numpy.typing as npt
 
 from qwonnx.runtime.artifact.manifest import StateSpec
 from qwonnx.runtime.cache.buffers import HostArray, RowBinding, Runnable, Segment, StateBuffers
-from qwonnx.runtime.cache.host_segments import HostSegment, own_segment, segment_bytes, segment_of
+from qwonnx.runtime.cache.host_segments import HostSegment, own_segment, segment_bytes, segment_of, storage_dtype
 from qwonnx.runtime.cache.rows import RowMove, is_growing, item_bytes, row_bytes, row_shape
 from qwonnx.runtime.cuda.device import Block, CopyKind, CudaDevice, DeviceMemory
+
+_BFLOAT16 = 16  # ONNX's number of the type, which numpy does not have
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,8 @@ class DeviceBuffers(StateBuffers):
         for state in self._states:
             shape = (num_rows, *state.spec.shape[1:])
             sizes = [state.head_bytes // state.token_bytes if size == "max_model_len" else size for size in shape]
-            where = (self.bound_device, self.device.index, np.dtype(state.spec.dtype), sizes, state.row(first_row))
+            dtype = _BFLOAT16 if state.spec.dtype == "bfloat16" else np.dtype(state.spec.dtype)
+            where = (self.bound_device, self.device.index, dtype, sizes, state.row(first_row))
             io.bind_input(state.spec.past, *where)
             io.bind_output(state.spec.present, *where)
         return _DeviceBinding(self, io)
@@ -115,12 +118,12 @@ class DeviceBuffers(StateBuffers):
         arrays = {}
         for state in self._growing:
             width = (end - start) * state.token_bytes
-            array = np.empty(row_shape(state.spec, end - start), state.spec.dtype)
+            array = np.empty(row_shape(state.spec, end - start), storage_dtype(state.spec))
             target = Block(array.ctypes.data, width)
             self.device.copy(CopyKind.TO_HOST, target, state.tokens(row, start), width, state.num_heads)
             arrays[state.spec.past] = array
         for state in self._fixed:
-            array = np.empty(row_shape(state.spec, 0), state.spec.dtype)
+            array = np.empty(row_shape(state.spec, 0), storage_dtype(state.spec))
             self._copy(CopyKind.TO_HOST, array.ctypes.data, state.row(row), state.row_bytes)
             arrays[state.spec.past] = array
         self.device.synchronize()

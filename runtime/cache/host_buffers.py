@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from qwonnx.runtime.artifact.manifest import StateSpec
 from qwonnx.runtime.cache.buffers import HostArray, RowBinding, Runnable, Segment, StateBuffers
-from qwonnx.runtime.cache.host_segments import HostSegment, own_segment, segment_bytes, segment_of
+from qwonnx.runtime.cache.host_segments import HostSegment, own_segment, segment_bytes, segment_of, storage_dtype
 from qwonnx.runtime.cache.pages import PagedArray
 from qwonnx.runtime.cache.rows import RowMove, is_growing, row_shape
 
@@ -55,7 +55,7 @@ class HostBuffers(StateBuffers):
 
     def __init__(self, states: Sequence[StateSpec], num_rows: int, max_model_len: int) -> None:
         self._states = tuple(states)
-        pages = [PagedArray((num_rows, *row_shape(spec, max_model_len)), np.dtype(spec.dtype)) for spec in self._states]
+        pages = [PagedArray((num_rows, *row_shape(spec, max_model_len)), storage_dtype(spec)) for spec in self._states]
         self._growing = {spec.past: each for spec, each in zip(states, pages, strict=True) if is_growing(spec)}
         self._fixed = {spec.past: each for spec, each in zip(states, pages, strict=True) if not is_growing(spec)}
         self.reserved_bytes = sum(each.array.nbytes for each in pages)

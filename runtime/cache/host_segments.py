@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,11 @@ class HostSegment:
     @property
     def num_bytes(self) -> int:
         return sum(array.nbytes for array in self.arrays.values())
+
+
+def storage_dtype(spec: StateSpec) -> np.dtype[Any]:
+    """The numbers of a state in the host's memory. numpy has no bfloat16: its bits are kept."""
+    return np.dtype("uint16" if spec.dtype == "bfloat16" else spec.dtype)
 
 
 def own_segment(segment: Segment) -> HostSegment:
@@ -43,7 +49,7 @@ def segment_of(states: Sequence[StateSpec], num_tokens: int, parts: Sequence[mem
     """A segment of bytes from outside, which are used in place: StateBuffers.from_host()."""
     arrays = {}
     for spec, part in zip(states, parts, strict=True):
-        array = np.frombuffer(part, spec.dtype).reshape(row_shape(spec, num_tokens))
+        array = np.frombuffer(part, storage_dtype(spec)).reshape(row_shape(spec, num_tokens))
         array.flags.writeable = False
         arrays[spec.past] = array
     return HostSegment(num_tokens, arrays)

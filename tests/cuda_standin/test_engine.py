@@ -87,8 +87,19 @@ def test_a_step_between_two_graphs_fills_up_with_free_rows_alone(artifact: Path,
         drive(engine)
 
 
-def test_a_snapshot_comes_back_and_a_request_goes_on_from_it(artifact: Path) -> None:
-    with Engine.open(artifact, SETTINGS) as engine:
+@pytest.fixture(scope="module")
+def bfloat16_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bfloat16") / "artifact"
+    options = ExportOptions(target="cuda", recipe=Recipe.preset("int4", 32), activations="bfloat16")
+    export_checkpoint(CHECKPOINT, folder, options)
+    return folder
+
+
+@pytest.mark.parametrize("activations", ["float16", "bfloat16"])
+def test_a_snapshot_comes_back_and_a_request_goes_on_from_it(
+    artifact: Path, bfloat16_artifact: Path, activations: str
+) -> None:
+    with Engine.open(artifact if activations == "float16" else bfloat16_artifact, SETTINGS) as engine:
         engine.capture()
         prompt = [70, 71, 72, 73, 74, 75, 76, 77]
         engine.submit(prompt, PARAMS, Received(), snapshot_at=[5])

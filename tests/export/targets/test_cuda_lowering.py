@@ -65,10 +65,22 @@ def test_every_node_has_a_kernel(export: Callable[..., Artifact], weights: str, 
     assert {node.domain for node in graph.node} == {"", "com.microsoft"}
 
 
+def test_activations_may_be_bfloat16(export: Callable[..., Artifact], tmp_path: Path) -> None:
+    artifact = export(recipe=BLOCKS_OF_32, activations="bfloat16")
+    assert (artifact.manifest.quantization.activations, artifact.manifest.quantization.kv) == ("bfloat16", "bfloat16")
+    assert {state.dtype for state in artifact.decoder.states} == {"bfloat16", "float32"}
+    emulate(export(recipe=BLOCKS_OF_32).folder, tmp_path / "exact", rounds=False)
+    emulate(artifact.folder, tmp_path / "rounded")
+    tokens = np.arange(30)
+    decoders = (Decoder(open_artifact(tmp_path / name)) for name in ("exact", "rounded"))
+    exact, rounded = (decoder.prefill(tokens, [len(tokens)]) for decoder in decoders)
+    assert 0 < np.abs(rounded - exact).mean() < 0.1 * np.abs(exact).mean()  # eight bits; a router may choose otherwise
+
+
 def test_a_step_has_few_nodes(export: Callable[..., Artifact]) -> None:
     graph = onnx.load(export(recipe=BLOCKS_OF_32).file("decoder.onnx"), load_external_data=False).graph
     views = ("Reshape", "Constant")  # that launch nothing
-    assert sum(node.op_type not in views for node in graph.node) == 3 * 22 + 18 + 9  # linear, full, and around them
+    assert sum(node.op_type not in views for node in graph.node) == 3 * 22 + 18 + 8  # linear, full, and around them
 
 
 def test_a_dense_model_has_kernels_too(tmp_path: Path) -> None:
@@ -89,6 +101,16 @@ def test_codes_of_a_checkpoint_are_kept_with_their_zero_points(tmp_path: Path) -
     [
         ({"kv": "float32"}, ExportError, r"target cuda has no kv float32: use one of float16, int8, int4"),
         (
+            {"kv": "float16", "activations": "bfloat16"},
+            ExportError,
+            r"target cuda has no kv float16 beside activations bfloat16: use one of bfloat16, int8, int4",
+        ),
+        (
+            {"activations": "float32"},
+            ExportError,
+            r"target cuda has no activations float32: use float16 or bfloat16",
+        ),
+        (
             {"recipe": Recipe("int4", 32, (Rule("*.experts.down_proj", 8),))},
             RecipeError,
             r"layers\.0\.mlp\.experts has matrices of 4 and 8 bits: CUDA wants one for both",
@@ -99,7 +121,7 @@ def test_codes_of_a_checkpoint_are_kept_with_their_zero_points(tmp_path: Path) -
             r"experts has blocks of 16: CUDA wants one size of 32, 64",
         ),
     ],
-    ids=["kv", "bits", "blocks"],
+    ids=["kv", "kv of other activations", "activations", "bits", "blocks"],
 )
 def test_what_no_kernel_takes_is_refused_in_a_line(
     checkpoint: Path, tmp_path: Path, options: dict[str, Any], error: type[Exception], message: str

@@ -22,8 +22,8 @@ def test_every_node_has_a_kernel_whatever_the_cache(name: str) -> None:
     document["text_config"].update(FOUR_LAYERS)
     config = parse_config(document)
     traced = trace_decoder(config)
-    for kv in ("float16", "int8", "int4"):
-        choice = choose_target("cuda", kv=kv)
+    for activations, kv in (("float16", "float16"), ("float16", "int8"), ("float16", "int4"), ("bfloat16", "bfloat16")):
+        choice = choose_target("cuda", activations, kv)
         ones = torch.ones(config.num_key_value_heads, config.head_dim)
         scales = {3: CacheScales(ones, ones)} if choice.kv.is_quantized else None
         lowered = lower_decoder(traced.clone(), Recipe.preset("int4", 32), config, choice, scales)

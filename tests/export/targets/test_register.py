@@ -87,6 +87,8 @@ def test_what_a_target_does_not_offer_is_refused_or_done_its_own_way(toy: ToyTar
     assert choose_target("toy", "int8").activations is Activations.FLOAT32
     with pytest.raises(ExportError, match="the target toy has no kv int4: use one of int8, float32"):
         choose_target("toy", kv="int4")
+    with pytest.raises(ExportError, match="the target toy has no activations float16: use float32"):
+        choose_target("toy", "float16")
     with pytest.raises(ExportError, match=f"use one of {DEFAULT_TARGET}, portable, cuda, toy"):
         choose_target("abacus")
 

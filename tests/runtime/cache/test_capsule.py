@@ -19,7 +19,14 @@ from hypothesis import strategies as st
 
 from qwonnx.runtime.artifact.manifest import StateSpec
 from qwonnx.runtime.cache.buffers import BuffersFactory, StateBuffers
-from qwonnx.runtime.cache.capsule import beginning_name, capsule_bytes, decode, encode, max_capsule_bytes
+from qwonnx.runtime.cache.capsule import (
+    beginning_name,
+    capsule_bytes,
+    decode,
+    encode,
+    is_finite,
+    max_capsule_bytes,
+)
 from qwonnx.runtime.cache.host_buffers import HostBuffers
 from qwonnx.runtime.errors import CapsuleError, EngineClosedError
 from tests.runtime.cache.row_content import in_bytes, random_segment, rows_of
@@ -53,6 +60,21 @@ def test_a_row_comes_back_as_it_was_and_its_size_was_known(make_buffers: Buffers
     buffers.restore(0, [buffers.from_host(7, capsule.parts)])
     zero, one = rows_of(buffers, {0: 7, 1: 7})
     assert zero == one
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_numbers_that_are_not_finite_are_found(dtype: str) -> None:
+    sixteen = StateSpec(0, "conv_state", "past.0.conv", "present.0.conv", dtype, ("batch", 5, 3))
+    states = (KEY, sixteen)
+    largest = {"float32": b"\xff\xff\x7f\x7f", "float16": b"\xff\x7b", "bfloat16": b"\x7f\x7f"}[dtype]
+    infinite = {"float32": b"\x00\x00\x80\x7f", "float16": b"\x00\x7c", "bfloat16": b"\x80\xff"}[dtype]
+    for number, finite in ((largest, True), (infinite, False)):
+        parts = [memoryview(bytes(7 * 2 * 3)), memoryview(bytes(len(number) * 14) + number)]
+        capsule = decode(encode(ARTIFACT, states, range(7), parts), ARTIFACT, states, 10)
+        assert is_finite(capsule, states) == finite
+        buffers = HostBuffers(states, 1, 10)
+        buffers.restore(0, [buffers.from_host(7, capsule.parts)])
+        assert in_bytes(buffers, buffers.copy_out(0, 0, 7)) == [bytes(part) for part in parts]
 
 
 def test_the_format_is_what_it_says_to_the_byte() -> None:
