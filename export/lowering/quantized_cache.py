@@ -1,4 +1,4 @@
-"""Replace attention over a float cache by its twin over an int8 or int4 cache, and change the graph's states."""
+"""Replace attention over a float cache by its twin over one with scales, and change the graph's states."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from qwonnx.export.modeling.cache_spec import KvType
 from qwonnx.export.quantization.cache_scales import CacheScales
 from qwonnx.runtime.artifact.manifest import StateSpec
 
-_OPERATORS = {KvType.INT8: "GatedAttentionInt8", KvType.INT4: "GatedAttentionInt4"}
-_TYPES = {"int8": ir.DataType.INT8, "uint8": ir.DataType.UINT8}
+_OPERATORS = {
+    KvType.INT8: "GatedAttentionInt8",
+    KvType.INT4: "GatedAttentionInt4",
+    KvType.FLOAT8: "GatedAttentionFloat8",
+}
+_TYPES = {"int8": ir.DataType.INT8, "uint8": ir.DataType.UINT8, "float8e4m3fn": ir.DataType.FLOAT8E4M3FN}
 
 
 def quantize_cache(graph: ir.Graph, kv: KvType, states: Sequence[StateSpec], scales: Mapping[int, CacheScales]) -> None:
-    """GatedAttention becomes GatedAttentionInt8 or GatedAttentionInt4; keys and values take the types of `states`.
+    """GatedAttention becomes the operator of its cache; keys and values take the types of `states`.
 
     Args:
         graph: as traced, with keys and values in float32.
-        kv: KvType.INT8 or INT4.
+        kv: one that is quantised.
         states: the new states of the graph (cache_spec.state_specs of this kv).
         scales: of every full-attention layer; they become small constants of the graph.
     """

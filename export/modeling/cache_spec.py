@@ -10,17 +10,21 @@ from qwonnx.runtime.artifact.manifest import StateSpec
 
 
 class KvType(StrEnum):
-    """How keys and values are stored, the most exact first: unchanged, one byte a channel, two channels a byte."""
+    """How keys and values are stored: unchanged, one byte a channel, two channels a byte.
+
+    Their order is that of plans, which offer the most exact one that fits first.
+    """
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
     BFLOAT16 = "bfloat16"
     INT8 = "int8"
+    FLOAT8 = "fp8"
     INT4 = "int4"
 
     @property
     def bits(self) -> int:
-        return {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "int4": 4}[self.value]
+        return {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "fp8": 8, "int4": 4}[self.value]
 
     @property
     def is_quantized(self) -> bool:
@@ -49,10 +53,10 @@ def state_specs(
 ) -> tuple[StateSpec, ...]:
     """Two states a layer, in the order in which the decoder takes and yields them.
 
-    Full attention: key (normed and rotated) and value, in a buffer of max_model_len positions, stored as `kv` says.
-    int4 packs the channels 2i and 2i + 1 into byte i, low half first, each as its code + 8: the layout of
-    com.microsoft.GroupQueryAttention. Linear attention: the last K-1 inputs of the convolution, and the recurrent
-    state, always float32, because a narrower one drifts.
+    Full attention: key (normed and rotated) and value, in a buffer of max_model_len positions, stored as `kv` says. fp8
+    has 4 bits of exponent and 3 of fraction. int4 packs the channels 2i and 2i + 1 into byte i, low half first, each as
+    its code + 8: the layout of com.microsoft.GroupQueryAttention. Linear attention: the last K-1 inputs of the
+    convolution, and the recurrent state, always float32, because a narrower one drifts.
     """
     return tuple(
         spec for layer, kind in enumerate(config.layer_types) for spec in _layer_states(config, layer, kind, kv, layout)
@@ -68,6 +72,7 @@ def _layer_states(
             KvType.FLOAT16: ("float16", config.head_dim),
             KvType.BFLOAT16: ("bfloat16", config.head_dim),
             KvType.INT8: ("int8", config.head_dim),
+            KvType.FLOAT8: ("float8e4m3fn", config.head_dim),
             KvType.INT4: ("uint8", config.head_dim // 2),
         }[kv]
         buffer = ("batch", config.num_key_value_heads, "max_model_len", width)

@@ -1,6 +1,6 @@
-"""Definitions of the attention operators of `ai.qwonnx`, with a cache of float32, int8 or int4: see op_bodies.py.
+"""Definitions of attention in `ai.qwonnx`, with a cache of float32, int8, int4 or float8: see op_bodies.py.
 
-All three are causal grouped-query attention over the buffers' filled part; they differ in how a buffer stores a value.
+All four are causal grouped-query attention over the buffers' filled part; they differ in how a buffer stores a value.
 A quantised buffer stores round(value / scale) with one scale a channel, clipped to the range of its bits, so that an
 outlier saturates and never wraps. The step's own keys and values are also read back from the buffer: a token sees the
 same values if they come from its own step or from an earlier one.
@@ -10,7 +10,7 @@ same values if they come from its own step or from an earlier one.
 
 from __future__ import annotations
 
-from onnxscript import FLOAT, INT8, INT64, UINT8, script
+from onnxscript import FLOAT, FLOAT8E4M3FN, INT8, INT64, UINT8, script
 from onnxscript import opset23 as op
 
 from qwonnx.export.operators.op_bodies import own
@@ -161,3 +161,41 @@ def GatedAttentionInt4(
     keys = own.FromInt4(own.Filled(present_key, positions), key_scale)
     values = own.FromInt4(own.Filled(present_value, positions), value_scale)
     return own.AttendGated(query, gate, keys, values, positions, num_heads=num_heads), present_key, present_value
+
+
+@script(own)
+def RoundToFloat8(x: FLOAT, scale: FLOAT) -> FLOAT:
+    """x / scale [B, num_kv_heads, T, D] as float8 has it, with sign, 4 bits of exponent and 3 of fraction."""
+    low = op.Constant(value_float=-448.0)
+    high = op.Constant(value_float=448.0)
+    return op.Cast(op.Cast(op.Clip(x * op.Reciprocal(scale), low, high), to=FLOAT8E4M3FN.dtype), to=FLOAT.dtype)
+
+
+@script(own)
+def GatedAttentionFloat8(
+    query: FLOAT,
+    key: FLOAT,
+    value: FLOAT,
+    gate: FLOAT,
+    past_key: FLOAT8E4M3FN,
+    past_value: FLOAT8E4M3FN,
+    past_lengths: INT64,
+    key_scale: FLOAT,
+    value_scale: FLOAT,
+    num_heads: int,
+) -> tuple[FLOAT, FLOAT8E4M3FN, FLOAT8E4M3FN]:
+    """Buffers are appended to as float32, because ONNX's operators that write into a tensor do not take float8."""
+    positions = own.NewPositions(query, past_lengths)
+    old_key = op.Cast(past_key, to=FLOAT.dtype)
+    old_value = op.Cast(past_value, to=FLOAT.dtype)
+    new_key = own.RoundToFloat8(own.HeadsLike(key, old_key), key_scale)
+    new_value = own.RoundToFloat8(own.HeadsLike(value, old_value), value_scale)
+    present_key = own.AppendToCache(old_key, new_key, positions)
+    present_value = own.AppendToCache(old_value, new_value, positions)
+    keys = own.Filled(present_key, positions) * key_scale
+    values = own.Filled(present_value, positions) * value_scale
+    return (
+        own.AttendGated(query, gate, keys, values, positions, num_heads=num_heads),
+        op.Cast(present_key, to=FLOAT8E4M3FN.dtype),
+        op.Cast(present_value, to=FLOAT8E4M3FN.dtype),
+    )

@@ -35,7 +35,14 @@ ROUNDING_ERROR = {
     (4, 256): 0.0123,
 }
 # Keys and values have fixed scales for all tokens, as if their blocks were wide.
-_KV_ERROR = {KvType.FLOAT32: 0.0, KvType.FLOAT16: 0.0, KvType.BFLOAT16: 0.0, KvType.INT8: 1e-4, KvType.INT4: 0.02}
+_KV_ERROR = {
+    KvType.FLOAT32: 0.0,
+    KvType.FLOAT16: 0.0,
+    KvType.BFLOAT16: 0.0,
+    KvType.INT8: 1e-4,
+    KvType.FLOAT8: 1e-3,
+    KvType.INT4: 0.02,
+}
 
 MAX_SEQUENCES = 1024
 _UNLIMITED = 1 << 62

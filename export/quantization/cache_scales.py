@@ -1,4 +1,4 @@
-"""Scales of an int8 or int4 cache: one for each channel of each layer's keys and values.
+"""Scales of an int8, fp8 or int4 cache: one for each channel of each layer's keys and values.
 
     norm and projection of a layer -> spread of each channel -> times the headroom -> largest value -> scale
 
@@ -26,8 +26,8 @@ from qwonnx.export.modeling.rotary import rope_frequencies
 
 # Standard deviations up to which a value is not clipped. The coarser step costs int8 nothing measurable, and with 16 no
 # key of a head of 256 can be clipped. int4 has only sixteen codes, and each standard deviation takes some of them.
-_HEADROOM = {"int8": 16.0, "int4": 4.0}
-_LARGEST_CODE = {"int8": 127, "int4": 7}
+_HEADROOM = {"int8": 16.0, "fp8": 16.0, "int4": 4.0}
+_LARGEST_CODE = {"int8": 127, "fp8": 448, "int4": 7}
 # A scale must not be zero: a channel of zeros gets this share of its layer's largest scale.
 _SMALLEST = 1e-6
 
@@ -46,7 +46,7 @@ def cache_scales(source: WeightSource, config: ModelConfig, kv: str) -> dict[int
     Args:
         source: reads one projection at a time.
         config: the model.
-        kv: "int8" or "int4".
+        kv: "int8", "fp8" or "int4".
 
     Raises:
         CheckpointError: a weight is missing or cannot be read.

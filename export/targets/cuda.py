@@ -31,7 +31,7 @@ class CudaTarget(Target):
     name = "cuda"
     summary = "NVIDIA GPUs, float16 or bfloat16"
     activations = (Activations.FLOAT16, Activations.BFLOAT16)
-    kv_types = (KvType.FLOAT16, KvType.BFLOAT16, KvType.INT8, KvType.INT4)
+    kv_types = (KvType.FLOAT16, KvType.BFLOAT16, KvType.INT8, KvType.FLOAT8, KvType.INT4)
     minimum_onnxruntime = "1.31.1"
     providers = ("CUDAExecutionProvider",)
     state_layout = StateLayout(convolution="float16", channels_last=True, value_major=True)

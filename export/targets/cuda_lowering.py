@@ -57,6 +57,7 @@ _STATE_TYPES = {
     "bfloat16": ir.DataType.BFLOAT16,
     "int8": ir.DataType.INT8,
     "uint8": ir.DataType.UINT8,
+    "float8e4m3fn": ir.DataType.FLOAT8E4M3FN,
 }
 
 

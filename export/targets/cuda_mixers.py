@@ -13,7 +13,9 @@ from qwonnx.export.lowering.graph_weights import GraphWeights
 from qwonnx.export.lowering.rewrite import Attributes, attribute, call, own_nodes, replace, required, sizes
 from qwonnx.export.lowering.siblings import joined_name
 from qwonnx.export.targets.contributed import MICROSOFT
-from qwonnx.export.targets.cpu_functions import CACHE_BITS
+
+# Bits of a number in the cache of an operator, 0 if it is a float without a scale.
+_CACHE_BITS = {"GatedAttention": 0, "GatedAttentionInt8": 8, "GatedAttentionInt4": 4, "GatedAttentionFloat8": 8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class StepInputs:
 
 def lower_attention(graph: ir.Graph, weights: GraphWeights, step: StepInputs) -> None:
     """One projection of queries, keys, values and gates, and the kernel, which norms, rotates, appends and attends."""
-    for op_type, bits in CACHE_BITS.items():
+    for op_type, bits in _CACHE_BITS.items():
         for node in own_nodes(graph, op_type):
             query, key, value, _gate, past_key, past_value, _lengths, *scales = required(node.inputs)
             q_norm, q_proj = _projection(query)

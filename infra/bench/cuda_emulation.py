@@ -2,7 +2,8 @@
 
     python -m infra.bench.cuda_emulation [--checkpoint FOLDER] [--suite FILE] [--weights int4]
 
-Both are exported here, by default from the trained miniature, in blocks of 32 without zero points. The emulation is
+Both are exported here, by default from the trained miniature, in blocks of 32 without zero points. The CPU computes in
+float32. The emulation is
 that of infra.gpu.emulation: every kernel rounds its output to float16. Both answer all questions of a suite, by default
 1,408 held-out ones of the miniature. The divergences are of the next token's distribution, at every position of the
 questions and of their expected answers. The last line is JSON.
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.suite is None:
             write_suite(["--out", str(suite)])
         recipe = Recipe.preset(options.weights, _BLOCK_SIZE)
-        export_checkpoint(str(options.checkpoint), folder / "cpu", ExportOptions(recipe=recipe))
+        export_checkpoint(str(options.checkpoint), folder / "cpu", ExportOptions(recipe=recipe, activations="float32"))
         export_checkpoint(str(options.checkpoint), folder / "cuda", ExportOptions(recipe=recipe, target="cuda"))
         emulate(folder / "cuda", folder / "emulation")
         print(json.dumps(measure(folder / "cpu", folder / "emulation", suite)))

@@ -37,7 +37,7 @@ _MAX_MANIFEST_BYTES = 16 << 20
 
 
 # Valid dtypes of a state (numpy's names), and the axes whose size the runtime decides.
-_STATE_DTYPES = frozenset({"float32", "float16", "bfloat16", "int8", "uint8", "int32", "int64"})
+_STATE_DTYPES = frozenset({"float32", "float16", "bfloat16", "float8e4m3fn", "int8", "uint8", "int32", "int64"})
 _STATE_AXES = frozenset({"batch", "max_model_len"})
 _MAX_STATE_ELEMENTS = 1 << 40  # of one sequence and one token
 

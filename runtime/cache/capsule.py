@@ -169,6 +169,8 @@ def is_finite(capsule: Capsule, states: Sequence[StateSpec]) -> bool:
 
 
 def _are_finite(numbers: np.ndarray[Any, np.dtype[Any]], spec: StateSpec) -> bool:
+    if spec.dtype == "float8e4m3fn":  # it has no infinity, and one NaN with either sign
+        return not bool(((numbers & 0x7F) == 0x7F).any())
     if spec.dtype == "bfloat16":  # the upper half of a float32
         numbers = (numbers.astype(np.uint32) << 16).view(np.float32)
     return not np.issubdtype(numbers.dtype, np.floating) or bool(np.isfinite(numbers).all())

@@ -24,7 +24,7 @@ from qwonnx.runtime.cache.host_segments import HostSegment, own_segment, segment
 from qwonnx.runtime.cache.rows import RowMove, is_growing, item_bytes, row_bytes, row_shape
 from qwonnx.runtime.cuda.device import Block, CopyKind, CudaDevice, DeviceMemory
 
-_BFLOAT16 = 16  # ONNX's number of the type, which numpy does not have
+_ONNX_TYPES = {"bfloat16": 16, "float8e4m3fn": 17}  # ONNX's numbers of types that numpy does not have
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class DeviceBuffers(StateBuffers):
         for state in self._states:
             shape = (num_rows, *state.spec.shape[1:])
             sizes = [state.head_bytes // state.token_bytes if size == "max_model_len" else size for size in shape]
-            dtype = _BFLOAT16 if state.spec.dtype == "bfloat16" else np.dtype(state.spec.dtype)
+            dtype = _ONNX_TYPES.get(state.spec.dtype) or np.dtype(state.spec.dtype)
             where = (self.bound_device, self.device.index, dtype, sizes, state.row(first_row))
             io.bind_input(state.spec.past, *where)
             io.bind_output(state.spec.present, *where)

@@ -12,6 +12,8 @@ from qwonnx.runtime.artifact.manifest import StateSpec
 from qwonnx.runtime.cache.buffers import HostArray, Segment
 from qwonnx.runtime.cache.rows import is_growing, row_shape
 
+_BITS = {"bfloat16": "uint16", "float8e4m3fn": "uint8"}
+
 
 @dataclass(frozen=True, slots=True)
 class HostSegment:
@@ -26,8 +28,8 @@ class HostSegment:
 
 
 def storage_dtype(spec: StateSpec) -> np.dtype[Any]:
-    """The numbers of a state in the host's memory. numpy has no bfloat16: its bits are kept."""
-    return np.dtype("uint16" if spec.dtype == "bfloat16" else spec.dtype)
+    """The numbers of a state in the host's memory: the bits of a type that numpy does not have."""
+    return np.dtype(_BITS.get(spec.dtype, spec.dtype))
 
 
 def own_segment(segment: Segment) -> HostSegment:

@@ -11,7 +11,16 @@ from dataclasses import dataclass
 
 from qwonnx.runtime.artifact.manifest import StateSpec
 
-_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8}
+_ITEM_BYTES = {
+    "float32": 4,
+    "float16": 2,
+    "bfloat16": 2,
+    "float8e4m3fn": 1,
+    "int8": 1,
+    "uint8": 1,
+    "int32": 4,
+    "int64": 8,
+}
 
 
 def is_growing(spec: StateSpec) -> bool:

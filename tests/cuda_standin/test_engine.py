@@ -90,7 +90,7 @@ def test_a_step_between_two_graphs_fills_up_with_free_rows_alone(artifact: Path,
 @pytest.fixture(scope="module")
 def bfloat16_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bfloat16") / "artifact"
-    options = ExportOptions(target="cuda", recipe=Recipe.preset("int4", 32), activations="bfloat16")
+    options = ExportOptions(target="cuda", recipe=Recipe.preset("int4", 32), activations="bfloat16", kv="fp8")
     export_checkpoint(CHECKPOINT, folder, options)
     return folder
 

@@ -49,14 +49,14 @@ def export(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
     return find
 
 
-@pytest.mark.parametrize(("weights", "kv"), [("int4", None), ("int8", "int8"), ("fp32", "int4")])
+@pytest.mark.parametrize(("weights", "kv"), [("int4", None), ("int8", "int8"), ("fp32", "int4"), ("int4", "fp8")])
 def test_every_node_has_a_kernel(export: Callable[..., Artifact], weights: str, kv: str | None) -> None:
     """An export that ends has passed the table of kernels. Weights and states have the types of the target."""
     artifact = export(recipe=Recipe.preset(weights, 32), kv=kv)
     assert artifact.manifest.target == "cuda"
     assert artifact.manifest.minimum_onnxruntime == "1.31.1"
     dtypes = {state.kind: state.dtype for state in artifact.decoder.states}
-    cached = {None: "float16", "int8": "int8", "int4": "uint8"}[kv]
+    cached = {None: "float16", "int8": "int8", "int4": "uint8", "fp8": "float8e4m3fn"}[kv]
     assert dtypes == {"conv_state": "float16", "recurrent_state": "float32", "key": cached, "value": cached}
     graph = onnx.load(artifact.file("decoder.onnx"), load_external_data=False).graph
     floats = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
@@ -99,11 +99,11 @@ def test_codes_of_a_checkpoint_are_kept_with_their_zero_points(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"kv": "float32"}, ExportError, r"target cuda has no kv float32: use one of float16, int8, int4"),
+        ({"kv": "float32"}, ExportError, r"target cuda has no kv float32: use one of float16, int8, fp8, int4"),
         (
             {"kv": "float16", "activations": "bfloat16"},
             ExportError,
-            r"target cuda has no kv float16 beside activations bfloat16: use one of bfloat16, int8, int4",
+            r"target cuda has no kv float16 beside activations bfloat16: use one of bfloat16, int8, fp8, int4",
         ),
         (
             {"activations": "float32"},

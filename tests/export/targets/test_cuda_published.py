@@ -22,7 +22,7 @@ def test_every_node_has_a_kernel_whatever_the_cache(name: str) -> None:
     document["text_config"].update(FOUR_LAYERS)
     config = parse_config(document)
     traced = trace_decoder(config)
-    for activations, kv in (("float16", "float16"), ("float16", "int8"), ("float16", "int4"), ("bfloat16", "bfloat16")):
+    for activations, kv in (("float16", "float16"), ("float16", "int8"), ("float16", "int4"), ("bfloat16", "fp8")):
         choice = choose_target("cuda", activations, kv)
         ones = torch.ones(config.num_key_value_heads, config.head_dim)
         scales = {3: CacheScales(ones, ones)} if choice.kv.is_quantized else None

@@ -62,12 +62,22 @@ def test_a_row_comes_back_as_it_was_and_its_size_was_known(make_buffers: Buffers
     assert zero == one
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float8e4m3fn"])
 def test_numbers_that_are_not_finite_are_found(dtype: str) -> None:
     sixteen = StateSpec(0, "conv_state", "past.0.conv", "present.0.conv", dtype, ("batch", 5, 3))
     states = (KEY, sixteen)
-    largest = {"float32": b"\xff\xff\x7f\x7f", "float16": b"\xff\x7b", "bfloat16": b"\x7f\x7f"}[dtype]
-    infinite = {"float32": b"\x00\x00\x80\x7f", "float16": b"\x00\x7c", "bfloat16": b"\x80\xff"}[dtype]
+    largest = {
+        "float32": b"\xff\xff\x7f\x7f",
+        "float16": b"\xff\x7b",
+        "bfloat16": b"\x7f\x7f",
+        "float8e4m3fn": b"\xfe",
+    }[dtype]
+    infinite = {
+        "float32": b"\x00\x00\x80\x7f",
+        "float16": b"\x00\x7c",
+        "bfloat16": b"\x80\xff",
+        "float8e4m3fn": b"\xff",
+    }[dtype]
     for number, finite in ((largest, True), (infinite, False)):
         parts = [memoryview(bytes(7 * 2 * 3)), memoryview(bytes(len(number) * 14) + number)]
         capsule = decode(encode(ARTIFACT, states, range(7), parts), ARTIFACT, states, 10)
