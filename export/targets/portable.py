@@ -28,7 +28,7 @@ class PortableTarget(Target):
     summary = "standard operators only"
     activations = (Activations.FLOAT32,)
     kv_types = (KvType.FLOAT32, KvType.INT8, KvType.INT4)
-    minimum_onnxruntime = "1.32"
+    minimum_onnxruntime = "1.31.1"  # the latest with CUDA and TensorRT
     providers = ("CPUExecutionProvider",)
     graph_bytes = 24_000  # with the bodies of the operators
     note = "memory of the portable target is an upper bound, for ONNX Runtime's CPU provider"

@@ -23,6 +23,7 @@ _COMMANDS = {
     "plan": ("plan", "plan"),
     "export": ("export", "export"),
     "bake": ("bake", "bake"),
+    "compile": ("compile", "compile_model"),
     "inspect": ("inspect", "inspect"),
     "verify": ("verify", "verify"),
     "eval": ("eval", "evaluate"),

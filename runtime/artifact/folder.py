@@ -84,7 +84,7 @@ def open_artifact(folder: str | os.PathLike[str], *, verify: bool = False) -> Ar
     manifest = read_manifest(root)
     for entry in manifest.files:
         try:
-            _check_file(root, entry, verify=verify or not entry.path.endswith(_WEIGHTS_SUFFIX))
+            check_file(root, entry, verify=verify or not entry.path.endswith(_WEIGHTS_SUFFIX))
         except OSError as error:
             reason = error.strerror or str(error)
             raise ArtifactFileError(
@@ -108,7 +108,7 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _check_file(root: Path, entry: FileEntry, *, verify: bool) -> None:
+def check_file(root: Path, entry: FileEntry, *, verify: bool) -> None:
     """Check a file's place, presence and size; with verify, its hash.
 
     Raises:

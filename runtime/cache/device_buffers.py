@@ -29,10 +29,11 @@ _ONNX_TYPES = {"bfloat16": 16, "float8e4m3fn": 17}  # ONNX's numbers of types th
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """One state of all rows."""
+    """One state of all rows. `written` is as much memory again, for graphs that cannot write where they read."""
 
     spec: StateSpec
     memory: DeviceMemory
+    written: DeviceMemory | None
     row_bytes: int
     head_bytes: int  # of one head with max_model_len tokens, if it grows
     token_bytes: int  # of one token of one head
@@ -41,6 +42,10 @@ class _State:
     def row(self, row: int) -> int:
         """Address of a row."""
         return self.memory.address + row * self.row_bytes
+
+    def written_row(self, row: int) -> int:
+        """Address at which a step writes a row."""
+        return (self.written or self.memory).address + row * self.row_bytes
 
     def tokens(self, row: int, start: int) -> Block:
         """A row's heads, from token `start` on."""
@@ -71,6 +76,8 @@ class DeviceBuffers(StateBuffers):
         device: of the session that runs on them.
         host_inputs: names of inputs that the graph reads on the host.
         bound_device: ONNX Runtime's name of the device, for bindings.
+        in_place: steps write states where they read them. Otherwise the rows are twice as large, and copied after
+            each step.
 
     Raises:
         MemoryError: the device has too little memory.
@@ -85,13 +92,15 @@ class DeviceBuffers(StateBuffers):
         device: CudaDevice,
         host_inputs: Collection[str] = (),
         bound_device: str = "cuda",
+        in_place: bool = True,
     ) -> None:
         self.device, self.bound_device, self.host_inputs = device, bound_device, frozenset(host_inputs)
-        self._states = tuple(_allocated(spec, num_rows, max_model_len, device) for spec in states)
+        self._in_place = in_place
+        self._states = tuple(_allocated(spec, num_rows, max_model_len, device, in_place) for spec in states)
         self._growing = [state for state in self._states if is_growing(state.spec)]
         self._fixed = [state for state in self._states if not is_growing(state.spec)]
         self._twins: list[_Twin] = []  # sorted by their addresses
-        self.reserved_bytes = sum(state.memory.num_bytes for state in self._states)
+        self.reserved_bytes = sum(state.memory.num_bytes for state in self._states) * (1 if in_place else 2)
 
     def clear(self, row: int) -> None:
         for state in self._fixed:
@@ -109,10 +118,16 @@ class DeviceBuffers(StateBuffers):
             shape = (num_rows, *state.spec.shape[1:])
             sizes = [state.head_bytes // state.token_bytes if size == "max_model_len" else size for size in shape]
             dtype = _ONNX_TYPES.get(state.spec.dtype) or np.dtype(state.spec.dtype)
-            where = (self.bound_device, self.device.index, dtype, sizes, state.row(first_row))
-            io.bind_input(state.spec.past, *where)
-            io.bind_output(state.spec.present, *where)
-        return _DeviceBinding(self, io)
+            where = (self.bound_device, self.device.index, dtype, sizes)
+            io.bind_input(state.spec.past, *where, state.row(first_row))
+            io.bind_output(state.spec.present, *where, state.written_row(first_row))
+        return _DeviceBinding(self, io, range(first_row, first_row + num_rows))
+
+    def keep_written(self, rows: range) -> None:
+        """Copy what a step has written to where the next one reads it, unless that is one place."""
+        for state in () if self._in_place else self._states:
+            num_bytes = len(rows) * state.row_bytes
+            self._copy(CopyKind.ON_DEVICE, state.row(rows.start), state.written_row(rows.start), num_bytes)
 
     def copy_out(self, row: int, start: int, end: int) -> Segment:
         arrays = {}
@@ -182,8 +197,8 @@ class DeviceBuffers(StateBuffers):
 class _DeviceBinding(RowBinding):
     """Rows of a device, and further inputs and outputs, which are copied around every run."""
 
-    def __init__(self, buffers: DeviceBuffers, io: Any) -> None:
-        self._buffers, self._io = buffers, io
+    def __init__(self, buffers: DeviceBuffers, io: Any, rows: range) -> None:
+        self._buffers, self._io, self._rows = buffers, io, rows
         self._inputs: dict[str, HostArray] = {}
         self._outputs: dict[str, HostArray] = {}
 
@@ -212,6 +227,7 @@ class _DeviceBinding(RowBinding):
         for array in self._inputs.values():
             self._copy(CopyKind.TO_DEVICE, self._buffers.twin_address(array), array.ctypes.data, array.nbytes)
         session.run(self._io)
+        self._buffers.keep_written(self._rows)
         for array in self._outputs.values() if reads_outputs else ():
             self._copy(CopyKind.TO_HOST, array.ctypes.data, self._buffers.twin_address(array), array.nbytes)
         device.synchronize()
@@ -221,9 +237,11 @@ class _DeviceBinding(RowBinding):
             self._buffers.device.copy(kind, Block(target, num_bytes), Block(source, num_bytes), num_bytes)
 
 
-def _allocated(spec: StateSpec, num_rows: int, max_model_len: int, device: CudaDevice) -> _State:
+def _allocated(spec: StateSpec, num_rows: int, max_model_len: int, device: CudaDevice, in_place: bool) -> _State:
     one_row = row_bytes(spec, max_model_len)
     growing = is_growing(spec)
     num_heads = int(spec.shape[1]) if growing else 1
     token_bytes = math.prod(row_shape(spec, 1)[1:]) * item_bytes(spec) if growing else one_row
-    return _State(spec, device.allocate(num_rows * one_row), one_row, one_row // num_heads, token_bytes, num_heads)
+    memory = device.allocate(num_rows * one_row)
+    written = None if in_place else device.allocate(num_rows * one_row)
+    return _State(spec, memory, written, one_row, one_row // num_heads, token_bytes, num_heads)

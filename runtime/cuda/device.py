@@ -27,6 +27,7 @@ HostArray = np.ndarray[Any, np.dtype[Any]]
 _LIBRARIES = ("libcudart.so.13", "cudart64_13.dll")
 _STREAM_NON_BLOCKING = 1
 _OUT_OF_MEMORY = 2
+_PROPERTIES_BYTES, _NAME_BYTES = 8192, 256  # room for a cudaDeviceProp, which begins with the name
 _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76  # of cudaDeviceAttr
 
 
@@ -91,6 +92,7 @@ class CudaDevice:
         index: as given.
         stream: address of the cudaStream_t on which all calls of this object are queued.
         compute_capability: such as 9.0, as (9, 0).
+        name: as the driver has it, "NVIDIA H200".
 
     Raises:
         SettingsError: there is no CUDA library, no driver, an older driver, or no such device.
@@ -109,6 +111,7 @@ class CudaDevice:
             self._attribute(_COMPUTE_CAPABILITY_MAJOR),
             self._attribute(_COMPUTE_CAPABILITY_MINOR),
         )
+        self.name = self._name()
 
     def current(self) -> int:
         """The device that this thread's calls go to: index, once this object was used here."""
@@ -204,6 +207,11 @@ class CudaDevice:
         value = ctypes.c_int()
         self._open("cudaDeviceGetAttribute", ctypes.byref(value), ctypes.c_int(attribute), ctypes.c_int(self.index))
         return value.value
+
+    def _name(self) -> str:
+        properties = ctypes.create_string_buffer(_PROPERTIES_BYTES)
+        self._open("cudaGetDeviceProperties", properties, ctypes.c_int(self.index))
+        return properties.raw[:_NAME_BYTES].partition(b"\0")[0].decode(errors="replace")
 
     def _allocated(self, function: str, num_bytes: int) -> int:
         self._make_current()

@@ -42,9 +42,10 @@ from qwonnx.runtime.errors import CapsuleError, GuideError, SessionError
 from qwonnx.runtime.model import expert_uses
 from qwonnx.runtime.model import files as model_files
 from qwonnx.runtime.model.inputs import HOST_INPUTS
-from qwonnx.runtime.model.placement import check_room, place
+from qwonnx.runtime.model.placement import check_room
 from qwonnx.runtime.model.runner import ModelRunner
 from qwonnx.runtime.model.session import Session
+from qwonnx.runtime.model.tensorrt import place_artifact
 from qwonnx.runtime.model.weight_files import WeightFiles
 from qwonnx.runtime.model.weight_memory import WeightMemory
 from qwonnx.runtime.native.choice import KernelChoice
@@ -87,9 +88,11 @@ class Engine:
         states = decoder.states
         self._weights = WeightFiles(self.artifact)
         with self.startup.phase("session"):
-            placement = place(self.artifact.manifest.target, settings)
+            placement = place_artifact(self.artifact, settings, max_model_len)
+            if placement.note:
+                logger.warning("%s", placement.note)
             check_room(placement, sum(entry.size for entry in self.artifact.manifest.files))
-            session = Session(model.graph, settings, decoder.native_operators, placement)
+            session = Session(placement.graph or model.graph, settings, decoder.native_operators, placement)
         self.kernels: KernelChoice = session.kernels
         if self.kernels.missing:
             logger.warning("%s", self.kernels.missing)
@@ -101,8 +104,10 @@ class Engine:
             make_buffers = make_buffers or HostBuffers
             budget, self.max_model_len = row_budget.settle(states, settings, max_model_len, self._memory.free_bytes)
         else:
-            make_buffers = make_buffers or partial(DeviceBuffers, device=placement.device, host_inputs=HOST_INPUTS)
-            free = placement.device.memory().free_bytes
+            make_buffers = make_buffers or partial(
+                DeviceBuffers, device=placement.device, host_inputs=HOST_INPUTS, in_place=placement.in_place
+            )
+            free = placement.device.memory().free_bytes // (1 if placement.in_place else 2)
             budget, self.max_model_len = row_budget.settle_reserved(states, settings, max_model_len, free)
         num_tokens = min(facts.vocab_size, model.tokenizer.num_tokens)
         self._grammars = GrammarCompiler(model.tokenizer, model.eos_token_ids, num_tokens)
@@ -110,9 +115,9 @@ class Engine:
             model.tokenizer, model.eos_token_ids, num_tokens, self.max_model_len, self._grammars
         )
         chunk = min(settings.max_num_batched_tokens, self.max_model_len)
-        # CUDA's attention takes a chunk of several prompts only if none has a past.
-        joins_pasts = placement.device is None
-        self._scheduler = Scheduler(settings.max_num_seqs, chunk, self._begin, budget, joins_pasts=joins_pasts)
+        self._scheduler = Scheduler(
+            settings.max_num_seqs, chunk, self._begin, budget, joins_pasts=placement.joins_pasts
+        )
         with self.startup.phase("states"):
             self._cache = HybridCache(states, settings.max_num_seqs, self.max_model_len, budget.max_bytes, make_buffers)
             self._reuse = PrefixReuse(self._cache, settings.prefix_cache_bytes)

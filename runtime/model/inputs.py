@@ -43,7 +43,7 @@ class InputBuffers:
         max_num_batched_tokens: columns of a prompt's chunk.
         max_model_len: tokens that a row has room for.
         counts_lengths: whether last_positions and total_sequence_length are filled: for graphs that read them.
-        least_logits: positions of a step that wants no logits. CUDA's experts take no empty steps.
+        least_logits: positions of a step that wants no logits. On a device no step is empty: CUDA's experts take none.
         new_array: makes memory that steps read, StateBuffers.new_host_array.
     """
 

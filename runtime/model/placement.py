@@ -1,7 +1,8 @@
 """Where a graph runs: ONNX Runtime's providers with their options, and the device whose memory holds the states.
 
-An artifact is made for one kind of device. The CUDA target's graphs have only nodes with CUDA kernels, and other
-targets' graphs have nodes without; so a device that the artifact was not made for is an error, never a slow run.
+An artifact is made for one kind of device. The CUDA target's graphs have only nodes with CUDA kernels; of portable
+graphs, only arithmetic on shapes has none; graphs for the CPU have others without. So a device that the artifact was
+not made for is an error, never a slow run. tensorrt.py places portable graphs that TensorRT has compiled.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import onnxruntime
 
@@ -21,27 +23,42 @@ from qwonnx.runtime.quantities import bytes_text
 from qwonnx.runtime.settings import AUTO, RuntimeSettings
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-CUDA_TARGET = "cuda"
+CUDA_TARGET, PORTABLE_TARGET = "cuda", "portable"
 
-# All nodes on the device, which captured steps need. Float32 products keep their precision. Attention is ONNX Runtime's
-# own, whether cuDNN is installed or not. Memory grows by what is asked for, because the states take the rest.
+# Float32 products keep their precision. Attention is ONNX Runtime's own, whether cuDNN is installed or not. Memory
+# grows by what is asked for, because the states take the rest.
 _CUDA_OPTIONS = {
-    "enable_cuda_graph": "1",
     "use_tf32": "0",
     "sdpa_kernel": "1",
     "arena_extend_strategy": "kSameAsRequested",
 }
+# What ONNX Runtime gives to the CPU, because it computes with shapes, which are there.
+_SHAPE_ARITHMETIC = frozenset(
+    {"Add", "Cast", "Concat", "Div", "Gather", "Mul", "Range", "Shape", "Slice", "Sqrt", "Squeeze", "Sub", "Unsqueeze"}
+)
+TENSORRT = "TensorrtExecutionProvider"
+_NAMES = {CUDA: "CUDA", TENSORRT: "TensorRT"}
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
     """ONNX Runtime's providers in their order, by name with their options, and the device of the first one.
 
-    device is None if the states are in the host's memory.
+    device: None if the states are in the host's memory.
+    joins_pasts: prompts that have a past can share a step.
+    in_place: a step can write a state where it reads it.
+    host_operators: that may run on the CPU beside a device. Empty: none may.
+    graph: the file that runs instead of the artifact's; None: the artifact's runs.
+    note: what the user must be told about this choice, in one line.
     """
 
     providers: Mapping[str, Mapping[str, str]]
     device: CudaDevice | None = None
+    joins_pasts: bool = True
+    in_place: bool = True
+    host_operators: frozenset[str] = frozenset()
+    graph: Path | None = None
+    note: str = ""
 
     @classmethod
     def on_host(cls, settings: RuntimeSettings) -> Placement:
@@ -64,27 +81,54 @@ def place(target: str, settings: RuntimeSettings) -> Placement:
     Raises:
         SettingsError: the artifact is not for this device, or the device cannot be used.
     """
-    kind, _, index = settings.device.partition(":")
+    kind = settings.device.partition(":")[0]
+    if target == PORTABLE_TARGET and kind == "cuda":
+        return portable_on_cuda(open_device(settings))
     if target != CUDA_TARGET:
-        if kind == "cuda":
+        if kind not in (AUTO, "cpu"):
             raise SettingsError(
                 f"device is {settings.device} and this artifact is for the target {target}: export the checkpoint with"
                 " --target cuda, or leave the device out"
             )
         return Placement.on_host(settings)
     if kind not in (AUTO, "cuda"):
+        remedy = "export the checkpoint with --target cpu"
+        if kind == "tensorrt":
+            remedy = "TensorRT does not know the operators of its graph"
         raise SettingsError(
-            f"device is {settings.device} and this artifact is for the target cuda: give device cuda, or export the"
-            " checkpoint with --target cpu"
+            f"device is {settings.device} and this artifact is for the target cuda: give device cuda, or {remedy}"
         )
-    if CUDA not in onnxruntime.get_available_providers():
+    device = open_device(settings)
+    # All nodes are on the device, so its steps can be captured.
+    return Placement({CUDA: cuda_options(device) | {"enable_cuda_graph": "1"}}, device, joins_pasts=False)
+
+
+def portable_on_cuda(device: CudaDevice, note: str = "") -> Placement:
+    """A portable graph on ONNX Runtime's CUDA kernels, with the arithmetic on its shapes on the CPU."""
+    return Placement({CUDA: cuda_options(device)}, device, host_operators=_SHAPE_ARITHMETIC, note=note)
+
+
+def open_device(settings: RuntimeSettings, provider: str = CUDA) -> CudaDevice:
+    """The device of the settings.
+
+    Args:
+        settings: with a device that may have an index.
+        provider: that will use it.
+
+    Raises:
+        SettingsError: this ONNX Runtime lacks the provider, or the device cannot be used.
+    """
+    if provider not in onnxruntime.get_available_providers():
         raise SettingsError(
-            "this artifact is for CUDA, which the installed package onnxruntime lacks; uninstall it, and then"
-            f" {how_to_install('gpu')}"
+            f"this artifact is for {_NAMES[provider]}, which the installed package onnxruntime lacks; uninstall it, and"
+            f" then {how_to_install('gpu')}"
         )
-    device = _device(int(index or 0))
-    options = {"device_id": str(device.index), "user_compute_stream": str(device.stream)} | _CUDA_OPTIONS
-    return Placement({CUDA: options}, device)
+    return _device(int(settings.device.partition(":")[2] or 0))
+
+
+def cuda_options(device: CudaDevice) -> dict[str, str]:
+    """Options of the CUDA provider on a device, for the device's own stream."""
+    return {"device_id": str(device.index), "user_compute_stream": str(device.stream)} | _CUDA_OPTIONS
 
 
 def check_room(placement: Placement, num_bytes: int) -> None:

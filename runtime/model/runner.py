@@ -110,7 +110,7 @@ class ModelRunner:
             cache.max_model_len,
             new_array,
             counts_lengths="last_positions" in session.inputs,
-            least_logits=int(session.captures),
+            least_logits=int(session.is_on_device),
         )
         self._input_names = tuple(sorted(_KNOWN_INPUTS & session.inputs.keys()))
         self._max_num_seqs = max_num_seqs

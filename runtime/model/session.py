@@ -51,6 +51,7 @@ class Session:
         records_nodes: placed_nodes() can be asked.
 
     Attributes:
+        is_on_device: the graph does not run on the CPU.
         captures: steps can be captured as CUDA graphs: replaying() runs them.
         kernels: that run the native operators.
         experts: of native kernels, which of them lie in memory; None: ONNX Runtime's kernels run.
@@ -108,6 +109,8 @@ class Session:
                 f"providers names {wanted} first, and ONNX Runtime uses {used}: its log above says why (a driver, a "
                 "library or a device is missing); without this provider, name another one first"
             )
+        _check_host_operators(self._session, placement)
+        self.is_on_device = placement.device is not None
         self.captures = placement.providers[wanted].get("enable_cuda_graph") == "1"
         self._eager = _run_options(_NOT_CAPTURED) if self.captures else None
         self.inputs = {value.name: _tensor_type(value) for value in self._session.get_inputs()}
@@ -199,9 +202,28 @@ def _options(settings: RuntimeSettings, placement: Placement) -> Any:
     # Pack weights for their kernels in parallel at load time; by default they are packed one after the other.
     options.add_session_config_entry("session.prepack.enable_parallel", "1")
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if settings.spin else "0")
-    if CPU not in placement.providers:
+    if placement.host_operators:
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    elif CPU not in placement.providers:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return options
+
+
+def _check_host_operators(session: Any, placement: Placement) -> None:
+    """Refuse a session in which the CPU computes more than it may beside a device.
+
+    Raises:
+        SessionError: an operator has no kernel on the device.
+    """
+    if not placement.host_operators:
+        return
+    on_host = (part for part in session.get_provider_graph_assignment_info() if part.ep_name == CPU)
+    odd = {node.op_type for part in on_host for node in part.get_nodes()} - placement.host_operators
+    if odd:
+        raise SessionError(
+            f"{placement.first} has no kernel for {', '.join(sorted(odd))} of this graph, and the CPU would compute it:"
+            " export the checkpoint with --weights fp32, or with --target cuda"
+        )
 
 
 def _one_line(error: Exception) -> str:

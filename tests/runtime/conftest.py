@@ -28,7 +28,13 @@ def on_device(states: Sequence[StateSpec], num_rows: int, max_model_len: int) ->
     return DeviceBuffers(states, num_rows, max_model_len, device=_device(), bound_device="cpu")
 
 
-_KINDS = {"host": HostBuffers, "strict": StrictBuffers} | ({"device": on_device} if stand_in.is_present() else {})
+def apart_on_device(states: Sequence[StateSpec], num_rows: int, max_model_len: int) -> DeviceBuffers:
+    """The same, for graphs that write states elsewhere than they read them."""
+    return DeviceBuffers(states, num_rows, max_model_len, device=_device(), bound_device="cpu", in_place=False)
+
+
+_ON_DEVICE = {"device": on_device, "device-apart": apart_on_device}
+_KINDS = {"host": HostBuffers, "strict": StrictBuffers} | (_ON_DEVICE if stand_in.is_present() else {})
 
 
 @pytest.fixture(scope="session", params=_KINDS.values(), ids=[*_KINDS])
