@@ -16,6 +16,7 @@ from rich.table import Table
 from qwonnx.handlers.cli.engine_options import DeviceOption, runtime_settings
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.tables import add_row, facts_table, weights_table
+from qwonnx.runtime.artifact.compiled import CompiledFolder, compiled_folders
 from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from qwonnx.runtime.artifact.manifest import Manifest
 from qwonnx.runtime.cache.baked_prefixes import FOLDER, PrefixFile, prefix_files
@@ -66,6 +67,9 @@ def inspect(
     console = Console()
     for table in inspect_tables(opened):
         console.print(table)
+    compiled = list(compiled_folders(opened))
+    if compiled:
+        console.print(_compiled_table(compiled))
     prefixes = list(prefix_files(opened, opened.manifest.model.max_position_embeddings))
     if prefixes:
         console.print(_prefixes_table(opened, prefixes))
@@ -189,6 +193,22 @@ def _files_table(manifest: Manifest) -> Table:
     table.add_column("sha256")
     for entry in manifest.files:
         add_row(table, entry.path, bytes_text(entry.size), entry.sha256[:16])
+    return table
+
+
+def _compiled_table(compiled: list[CompiledFolder]) -> Table:
+    table = Table(title="Compiled models", title_justify="left")
+    for column in ("folder", "provider", "for", "steps", "size"):
+        table.add_column(column)
+    for folder in compiled:
+        if folder.model is None:
+            add_row(table, folder.path.name, "", f"not used: {folder.refusal}", "", "")
+            continue
+        identity, limits = folder.model.identity, folder.model.limits
+        machine = f"{identity.gpu} ({identity.compute_capability}), TensorRT {identity.tensorrt}"
+        steps = f"{limits.max_num_seqs} sequences of {limits.max_model_len}, chunks of {limits.max_num_batched_tokens}"
+        size = bytes_text(sum(entry.size for entry in folder.model.files))
+        add_row(table, folder.path.name, folder.model.provider, machine, steps, size)
     return table
 
 

@@ -15,7 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwonnx.runtime.artifact.compiled import FOLDER, CompiledModel, compiled_path, write_record
+from qwonnx.runtime.artifact.compiled import (
+    FOLDER,
+    CompiledModel,
+    EngineIdentity,
+    StepLimits,
+    compiled_path,
+    write_record,
+)
 from qwonnx.runtime.artifact.file_names import DECODER, graph_file
 from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from qwonnx.runtime.cuda.device import CudaDevice
@@ -62,19 +69,29 @@ def compile_artifact(
     check_artifact(artifact.manifest)
     check_version(artifact.manifest.minimum_onnxruntime)
     limits = step_limits(settings, settle_max_model_len(artifact.manifest.model, settings))
-    profile = shape_profile(artifact.decoder, limits)
-    device = open_device(settings, TENSORRT)
+    device = open_device(settings, TENSORRT, cudnn=True)
     identity = engine_identity(device)
     check_room(Placement({}, device), sum(entry.size for entry in artifact.manifest.files))
-    if out is not None:
-        shutil.copytree(artifact.folder, out, copy_function=_link)
-        artifact = open_artifact(out)
+    on_build(f"building an engine for {identity.gpu} with TensorRT {identity.tensorrt}: this takes minutes")
+    if out is None:
+        return _compile(artifact, settings, device, identity, limits)
+    try:
+        shutil.copytree(artifact.folder, out, copy_function=_link, ignore=shutil.ignore_patterns(".*"))
+        return _compile(open_artifact(out), settings, device, identity, limits)
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)
+        raise
+
+
+def _compile(
+    artifact: Artifact, settings: RuntimeSettings, device: CudaDevice, identity: EngineIdentity, limits: StepLimits
+) -> Compiled:
+    """Build in a hidden folder, which then takes the place of an older one."""
     where = compiled_path(artifact, DECODER, PROVIDER, identity)
     part = where.with_name(f".{where.name}.{secrets.token_hex(4)}")
-    on_build(f"building an engine for {identity.gpu} with TensorRT {identity.tensorrt}: this takes minutes")
     part.mkdir(parents=True)
     try:
-        _build(artifact, settings, device, part, profile)
+        _build(artifact, settings, device, part, shape_profile(artifact.decoder, limits))
         record = write_record(
             part,
             artifact,

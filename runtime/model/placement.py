@@ -8,8 +8,10 @@ not made for is an error, never a slow run. tensorrt.py places portable graphs t
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +38,7 @@ _CUDA_OPTIONS = {
 _SHAPE_ARITHMETIC = frozenset(
     {"Add", "Cast", "Concat", "Div", "Gather", "Mul", "Range", "Shape", "Slice", "Sqrt", "Squeeze", "Sub", "Unsqueeze"}
 )
+_CUDNN = "cudnn64_9.dll" if sys.platform == "win32" else "libcudnn.so.9"
 TENSORRT = "TensorrtExecutionProvider"
 _NAMES = {CUDA: "CUDA", TENSORRT: "TensorRT"}
 
@@ -83,7 +86,7 @@ def place(target: str, settings: RuntimeSettings) -> Placement:
     """
     kind = settings.device.partition(":")[0]
     if target == PORTABLE_TARGET and kind == "cuda":
-        return portable_on_cuda(open_device(settings))
+        return portable_on_cuda(open_device(settings, cudnn=True))
     if target != CUDA_TARGET:
         if kind not in (AUTO, "cpu"):
             raise SettingsError(
@@ -108,12 +111,13 @@ def portable_on_cuda(device: CudaDevice, note: str = "") -> Placement:
     return Placement({CUDA: cuda_options(device)}, device, host_operators=_SHAPE_ARITHMETIC, note=note)
 
 
-def open_device(settings: RuntimeSettings, provider: str = CUDA) -> CudaDevice:
+def open_device(settings: RuntimeSettings, provider: str = CUDA, *, cudnn: bool = False) -> CudaDevice:
     """The device of the settings.
 
     Args:
         settings: with a device that may have an index.
         provider: that will use it.
+        cudnn: the provider needs cuDNN too.
 
     Raises:
         SettingsError: this ONNX Runtime lacks the provider, or the device cannot be used.
@@ -123,7 +127,10 @@ def open_device(settings: RuntimeSettings, provider: str = CUDA) -> CudaDevice:
             f"this artifact is for {_NAMES[provider]}, which the installed package onnxruntime lacks; uninstall it, and"
             f" then {how_to_install('gpu')}"
         )
-    return _device(int(settings.device.partition(":")[2] or 0))
+    device = _device(int(settings.device.partition(":")[2] or 0), cudnn=cudnn)
+    if cudnn:
+        _check_cudnn()
+    return device
 
 
 def cuda_options(device: CudaDevice) -> dict[str, str]:
@@ -147,11 +154,26 @@ def check_room(placement: Placement, num_bytes: int) -> None:
         )
 
 
-def _device(index: int) -> CudaDevice:
+def _check_cudnn() -> None:
+    """CUDA's sums over an axis are cuDNN's, which ONNX Runtime would look for in the middle of a step.
+
+    Raises:
+        SettingsError: it cannot be loaded.
+    """
+    try:
+        ctypes.CDLL(_CUDNN)
+    except OSError as error:
+        raise SettingsError(
+            f"this graph needs cuDNN 9, which cannot be loaded ({error}): install nvidia-cudnn-cu13, or export the"
+            " checkpoint with --target cuda"
+        ) from error
+
+
+def _device(index: int, *, cudnn: bool) -> CudaDevice:
     """A device, with CUDA's libraries from where pip installed them or from the system's folders."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        onnxruntime.preload_dlls(cudnn=False)
+        onnxruntime.preload_dlls(cudnn=cudnn)
     try:
         return CudaDevice(index)
     except SettingsError as error:

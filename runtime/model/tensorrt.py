@@ -57,7 +57,7 @@ def place_artifact(artifact: Artifact, settings: RuntimeSettings, max_model_len:
     if kind != PROVIDER and not folders:
         return place(artifact.manifest.target, settings)
     check_artifact(artifact.manifest)
-    device = open_device(settings, TENSORRT)
+    device = open_device(settings, TENSORRT, cudnn=True)
     identity, limits = engine_identity(device), step_limits(settings, max_model_len)
     reasons = []
     for folder in folders:

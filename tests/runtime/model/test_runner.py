@@ -31,7 +31,8 @@ class Bindings:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self.inputs, self.outputs, self.captures = session.inputs, session.outputs, session.captures
+        self.inputs, self.outputs = session.inputs, session.outputs
+        self.captures, self.is_on_device = session.captures, session.is_on_device
         self.num_bound = 0
         self.run_seconds = 0.0
 
