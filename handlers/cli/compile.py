@@ -28,7 +28,9 @@ def compile_model(
     provider: Annotated[
         Provider, typer.Option(help="What compiles. tensorrt: NVIDIA's TensorRT 10.")
     ] = Provider.TENSORRT,
-    device: Annotated[int | None, typer.Option(help="Number of the GPU, as nvidia-smi counts; by default 0.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="The GPU that compiles: tensorrt, or tensorrt:1, ...; by default the first.")
+    ] = None,
     max_num_seqs: Annotated[int | None, typer.Option(help="Requests that a server may run at once.")] = None,
     max_model_len: Annotated[int | None, typer.Option(help="Tokens of prompt and answer that it may have.")] = None,
     max_num_batched_tokens: Annotated[int | None, typer.Option(help="Tokens of a prompt that a step may read.")] = None,
@@ -48,7 +50,7 @@ def compile_model(
     from qwonnx.runtime.model.compiling import compile_artifact
 
     settings = runtime_settings(
-        device=None if device is None else f"{provider.value}:{device}",
+        device=device or provider.value,
         max_num_seqs=max_num_seqs,
         max_model_len=max_model_len,
         max_num_batched_tokens=max_num_batched_tokens,

@@ -16,7 +16,9 @@ KernelsOption = Annotated[
 ]
 DeviceOption = Annotated[
     str | None,
-    typer.Option(help="Where it runs: cpu, cuda, or cuda:1, ...; by default the first that the artifact is for."),
+    typer.Option(
+        help="Where it runs: cpu, cuda, cuda:1, ..., tensorrt; by default the first that the artifact is for."
+    ),
 ]
 
 

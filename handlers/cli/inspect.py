@@ -17,6 +17,7 @@ from qwonnx.handlers.cli.engine_options import DeviceOption, runtime_settings
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.tables import add_row, facts_table, weights_table
 from qwonnx.runtime.artifact.compiled import CompiledFolder, compiled_folders
+from qwonnx.runtime.artifact.file_names import DECODER
 from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from qwonnx.runtime.artifact.manifest import Manifest
 from qwonnx.runtime.cache.baked_prefixes import FOLDER, PrefixFile, prefix_files
@@ -156,16 +157,19 @@ def _states_table(manifest: Manifest) -> Table:
 
 
 def _placed_nodes(artifact: Artifact, settings: RuntimeSettings) -> dict[str, tuple[PlacedNode, ...]]:
-    from qwonnx.runtime.model.placement import check_room, place  # ONNX Runtime, which the other tables do not need
+    from qwonnx.runtime.model.files import settle_max_model_len  # ONNX Runtime, which the other tables do not need
+    from qwonnx.runtime.model.placement import check_room
     from qwonnx.runtime.model.session import Session, check_version
+    from qwonnx.runtime.model.tensorrt import place_artifact
 
     manifest = artifact.manifest
     check_version(manifest.minimum_onnxruntime)
-    placement = place(manifest.target, settings)
+    placement = place_artifact(artifact, settings, settle_max_model_len(manifest.model, settings))
     check_room(placement, sum(entry.size for entry in manifest.files))
     placed = {}
     for name, graph in manifest.graphs.items():
         file = artifact.file(graph.file)
+        file = placement.graph if name == DECODER and placement.graph else file
         session = Session(file, settings, graph.native_operators, placement, records_nodes=True)
         placed[name] = session.placed_nodes()
     return placed

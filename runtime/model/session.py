@@ -86,6 +86,7 @@ class Session:
             on_cpu=placement.first == CPU,
         )
         options = _options(settings, placement)
+        records_nodes = records_nodes or bool(placement.host_operators)
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1" if records_nodes else "0")
         self.experts: ExpertMemory | None = None
         collecting: AbstractContextManager[None] = nullcontext()
@@ -109,7 +110,8 @@ class Session:
                 f"providers names {wanted} first, and ONNX Runtime uses {used}: its log above says why (a driver, a "
                 "library or a device is missing); without this provider, name another one first"
             )
-        _check_host_operators(self._session, placement)
+        if placement.host_operators:
+            self._check_host_operators(placement)
         self.is_on_device = placement.device is not None
         self.captures = placement.providers[wanted].get("enable_cuda_graph") == "1"
         self._eager = _run_options(_NOT_CAPTURED) if self.captures else None
@@ -144,6 +146,19 @@ class Session:
         """
         assert self.captures, "this provider captures nothing"
         return CapturedRun(self._run, _run_options(graph))
+
+    def _check_host_operators(self, placement: Placement) -> None:
+        """Refuse a graph of which the CPU computes more than it may beside a device.
+
+        Raises:
+            SessionError: an operator has no kernel on the device.
+        """
+        on_host = {node.op_type for node in self.placed_nodes() if node.provider == CPU}
+        if odd := on_host - placement.host_operators:
+            raise SessionError(
+                f"{placement.first} has no kernel for {', '.join(sorted(odd))} of this graph, and the CPU would compute"
+                " it: export the checkpoint with --weights fp32, or with --target cuda"
+            )
 
     def _run(self, binding: Any, options: Any) -> None:
         try:
@@ -202,28 +217,9 @@ def _options(settings: RuntimeSettings, placement: Placement) -> Any:
     # Pack weights for their kernels in parallel at load time; by default they are packed one after the other.
     options.add_session_config_entry("session.prepack.enable_parallel", "1")
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if settings.spin else "0")
-    if placement.host_operators:
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    elif CPU not in placement.providers:
+    if CPU not in placement.providers and not placement.host_operators:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return options
-
-
-def _check_host_operators(session: Any, placement: Placement) -> None:
-    """Refuse a session in which the CPU computes more than it may beside a device.
-
-    Raises:
-        SessionError: an operator has no kernel on the device.
-    """
-    if not placement.host_operators:
-        return
-    on_host = (part for part in session.get_provider_graph_assignment_info() if part.ep_name == CPU)
-    odd = {node.op_type for part in on_host for node in part.get_nodes()} - placement.host_operators
-    if odd:
-        raise SessionError(
-            f"{placement.first} has no kernel for {', '.join(sorted(odd))} of this graph, and the CPU would compute it:"
-            " export the checkpoint with --weights fp32, or with --target cuda"
-        )
 
 
 def _one_line(error: Exception) -> str:
