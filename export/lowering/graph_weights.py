@@ -118,6 +118,10 @@ class GraphWeights:
         """Store a weight in float32 whatever the type of the graph's arithmetic."""
         self.floats[_name(value)] = FLOAT32
 
+    def keep_floats(self, value: ir.Value) -> None:
+        """Store a weight in the type of the graph's arithmetic, whatever the recipe says."""
+        self.floats[_name(value)] = WeightStorage.of_floats(self.type)
+
     def retype(self) -> None:
         """Give every initializer of floats its stored type."""
         for name in self.parts:

@@ -36,11 +36,13 @@ class StateLayout:
     """The states of linear attention as a target's kernels take them.
 
     convolution: dtype of the last inputs of the convolution.
+    recurrent: dtype of the recurrent states. One narrower than float32 drifts.
     channels_last: they are [batch, K-1, channels], and not [batch, channels, K-1].
     value_major: a recurrent state is [batch, heads, value_head_dim, key_head_dim], and not its transpose.
     """
 
     convolution: str = "float32"
+    recurrent: str = "float32"
     channels_last: bool = False
     value_major: bool = False
 
@@ -56,7 +58,7 @@ def state_specs(
     Full attention: key (normed and rotated) and value, in a buffer of max_model_len positions, stored as `kv` says. fp8
     has 4 bits of exponent and 3 of fraction. int4 packs the channels 2i and 2i + 1 into byte i, low half first, each as
     its code + 8: the layout of com.microsoft.GroupQueryAttention. Linear attention: the last K-1 inputs of the
-    convolution, and the recurrent state, always float32, because a narrower one drifts.
+    convolution, and the recurrent state, in float32 unless the target has no kernel for it.
     """
     return tuple(
         spec for layer, kind in enumerate(config.layer_types) for spec in _layer_states(config, layer, kind, kv, layout)
@@ -85,7 +87,7 @@ def _layer_states(
     matrix = (value, key) if layout.value_major else (key, value)
     return (
         _state(layer, "conv_state", ("batch", *window), layout.convolution),
-        _state(layer, "recurrent_state", ("batch", config.linear_num_value_heads, *matrix), "float32"),
+        _state(layer, "recurrent_state", ("batch", config.linear_num_value_heads, *matrix), layout.recurrent),
     )
 
 

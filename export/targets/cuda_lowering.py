@@ -75,7 +75,7 @@ def lower_to_cuda(model: ir.Model, weights: GraphWeights, facts: LoweringFacts, 
     """
     graph = model.graph
     _check_sizes(facts.config)
-    step = _step_inputs(graph, facts.config, ir.DataType[weights.type.name])
+    step = step_inputs(graph, facts.config, ir.DataType[weights.type.name])
     lower_attention(graph, weights, step)
     lower_delta_net(graph, weights)
     _fill_experts(graph, weights)
@@ -88,7 +88,7 @@ def lower_to_cuda(model: ir.Model, weights: GraphWeights, facts: LoweringFacts, 
     lower_embedding(graph)
     _fuse_norms(graph)
     _give_logits(graph, num_top_logits)
-    _retype(graph, weights, facts.states)
+    give_stored_types(graph, weights, facts.states)
     model.opset_imports[MICROSOFT] = 1
     passes.RemoveUnusedNodesPass()(model)
     if missing := without_kernel(model):
@@ -109,7 +109,7 @@ def _check_sizes(config: ModelConfig) -> None:
         )
 
 
-def _step_inputs(graph: ir.Graph, config: ModelConfig, half: ir.DataType) -> StepInputs:
+def step_inputs(graph: ir.Graph, config: ModelConfig, half: ir.DataType) -> StepInputs:
     """Add the inputs, and the tables of rotary angles."""
     batch, sequence = next(value for value in graph.inputs if value.name == "input_ids").shape or (None, None)
     inputs = {
@@ -249,7 +249,7 @@ def _give_logits(graph: ir.Graph, num_top: int) -> None:
     graph.outputs[place : place + 1] = [value for value, *_ in outputs]
 
 
-def _retype(graph: ir.Graph, weights: GraphWeights, states: Sequence[StateSpec]) -> None:
+def give_stored_types(graph: ir.Graph, weights: GraphWeights, states: Sequence[StateSpec]) -> None:
     """Give weights and states the types in which they are stored; those of other values follow from them."""
     weights.retype()
     for node in graph:

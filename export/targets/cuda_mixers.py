@@ -36,7 +36,7 @@ def lower_attention(graph: ir.Graph, weights: GraphWeights, step: StepInputs) ->
             query, key, value, _gate, past_key, past_value, _lengths, *scales = required(node.inputs)
             q_norm, q_proj = _projection(query)
             k_norm, k_proj = _projection(key)
-            v_proj = _producer(value, "Linear")
+            v_proj = producer(value, "Linear")
             x, queries = required(q_proj.inputs)
             matrices = [weights.select(queries, Form.QUERIES)]
             matrices += [required(each.inputs)[1] for each in (k_proj, v_proj)]
@@ -73,11 +73,11 @@ def lower_attention(graph: ir.Graph, weights: GraphWeights, step: StepInputs) ->
 
 def _projection(rotated: ir.Value) -> tuple[ir.Node, ir.Node]:
     """The norm and the projection behind rotated queries or keys."""
-    norm = _producer(_input(_producer(rotated, "RotaryEmbedding")), "RMSNormalization")
-    return norm, _producer(_input(norm), "Linear")
+    norm = producer(_input(producer(rotated, "RotaryEmbedding")), "RMSNormalization")
+    return norm, producer(_input(norm), "Linear")
 
 
-def _producer(value: ir.Value, op_type: str) -> ir.Node:
+def producer(value: ir.Value, op_type: str) -> ir.Node:
     """The node of this type that makes a value, behind nodes that only change shapes."""
     node = value.producer()
     while node is not None and node.op_type in ("Reshape", "Split", "Identity"):
@@ -116,7 +116,7 @@ def lower_delta_net(graph: ir.Graph, weights: GraphWeights) -> None:
         replace(node, [call("CausalConvWithState", inputs, convolution, domain=MICROSOFT, num_outputs=2)])
     for node in own_nodes(graph, "GatedDeltaRule"):
         qkv, b, a, decay_scale, dt_bias, past = required(node.inputs)
-        projections = [_producer(value, "Linear") for value in (b, a)]
+        projections = [producer(value, "Linear") for value in (b, a)]
         x, matrices = _input(projections[0]), [required(each.inputs)[1] for each in projections]
         joined = weights.join(matrices, joined_name([str(matrix.name) for matrix in matrices]))
         product = call("Linear", [x, joined])

@@ -7,10 +7,12 @@ from qwonnx.export.modeling.cache_spec import KvType
 from qwonnx.export.targets.cpu import CpuTarget
 from qwonnx.export.targets.cuda import CudaTarget
 from qwonnx.export.targets.portable import PortableTarget
+from qwonnx.export.targets.rtx import RtxTarget
 from qwonnx.export.targets.target import Activations, Target, TargetChoice
 
 # The default first.
-TARGETS: dict[str, Target] = {target.name: target for target in (CpuTarget(), PortableTarget(), CudaTarget())}
+_ALL = (CpuTarget(), PortableTarget(), CudaTarget(), RtxTarget())
+TARGETS: dict[str, Target] = {target.name: target for target in _ALL}
 DEFAULT_TARGET = next(iter(TARGETS))
 
 
