@@ -54,7 +54,7 @@ class Residency(StrEnum):
 class RuntimeSettings:
     """Settings of one engine.
 
-    device: where the model runs: "cpu", "cuda", "cuda:1", "tensorrt", or "auto", which is what the artifact was
+    device: where the model runs: "cpu", "cuda", "cuda:1", "tensorrt", "rtx", or "auto", which is what the artifact was
         exported or compiled for.
     num_threads: threads inside an operator, the engine's own thread included; None is every physical core.
     providers: ONNX Runtime's execution providers on the CPU; the first one that supports a node runs it.
@@ -101,8 +101,8 @@ class RuntimeSettings:
                 raise SettingsError(f"{name} is {value}: give at least {lowest}")
             if value is not None and value > _HIGHEST.get(name, value):
                 raise SettingsError(f"{name} is {value}: give at most {_HIGHEST[name]}")
-        if not re.fullmatch(r"auto|cpu|(cuda|tensorrt)(:[0-9]{1,3})?", self.device):
-            raise SettingsError(f"device is {self.device!r}: give {AUTO}, cpu, cuda, tensorrt, or cuda:0, cuda:1, ...")
+        if not re.fullmatch(r"auto|cpu|(cuda|tensorrt|rtx)(:[0-9]{1,3})?", self.device):
+            raise SettingsError(f"device is {self.device!r}: give {AUTO}, cpu, cuda, cuda:1, ..., tensorrt, or rtx")
         if not self.providers:
             raise SettingsError("providers is empty: name at least CPUExecutionProvider")
         if self.kernels not in list(Kernels):

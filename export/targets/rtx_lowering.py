@@ -97,8 +97,8 @@ def _lower_delta_net(graph: ir.Graph, weights: GraphWeights) -> None:
         by_channel = call("Transpose", [x], {"perm": [0, 2, 1]}, domain="")
         no_bias = _zeros(graph, sizes(taps)[:1])  # the importer wants one
         inputs = [by_channel.outputs[0], taps, no_bias, past]
-        silu: Attributes = {"activation": "silu", "ndim": 1}
-        convolved = call("CausalConvWithState", inputs, silu, domain=MICROSOFT, num_outputs=2)
+        convolution: Attributes = {"activation": "silu", "ndim": 1}
+        convolved = call("CausalConvWithState", inputs, convolution, domain=MICROSOFT, num_outputs=2)
         by_token = call("Transpose", [convolved.outputs[0]], {"perm": [0, 2, 1]}, domain="")
         replace(node, [by_channel, convolved, by_token], [by_token.outputs[0], convolved.outputs[1]])
     for node in own_nodes(graph, "GatedDeltaRule"):

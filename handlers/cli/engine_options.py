@@ -17,7 +17,7 @@ KernelsOption = Annotated[
 DeviceOption = Annotated[
     str | None,
     typer.Option(
-        help="Where it runs: cpu, cuda, cuda:1, ..., tensorrt; by default the first that the artifact is for."
+        help="Where it runs: cpu, cuda, cuda:1, ..., tensorrt, rtx; by default the first that the artifact is for."
     ),
 ]
 

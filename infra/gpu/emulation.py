@@ -45,9 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def emulate(artifact: Path, out: Path, *, rounds: bool = True) -> None:
-    """Write the twin of a CUDA artifact into a new folder."""
+    """Write the twin of a CUDA artifact into a new folder; of one for rtx too, without rounding."""
     manifest = read_manifest(artifact)
-    assert manifest.target == "cuda", f"{artifact} is not for CUDA"
+    assert manifest.target in ("cuda", "rtx")[: 1 if rounds else 2], f"{artifact} is not for CUDA"
     out.mkdir(parents=True)
     for entry in manifest.files:
         shutil.copyfile(artifact / entry.path, out / entry.path)
@@ -70,7 +70,7 @@ def emulate(artifact: Path, out: Path, *, rounds: bool = True) -> None:
 def _make_portable(model: ir.Model, half: ir.DataType, *, rounds: bool) -> None:
     """Turn the floats of 16 bits into float32, in place."""
     graph = model.graph
-    types = types_of(model)
+    types = types_of(model) if rounds else {}
     _take_norms_apart(graph)
     for name, value in tuple(graph.initializers.items()):
         if value.dtype == half:
@@ -80,11 +80,12 @@ def _make_portable(model: ir.Model, half: ir.DataType, *, rounds: bool) -> None:
     for value in (*graph.inputs, *graph.outputs):
         if value.dtype == half:
             value.type = ir.TensorType(_FULL)
-    if rounds:
-        for node in tuple(graph):
-            for output in node.outputs:
-                if types.get(str(output.name)) == half.name.lower():
-                    _round(graph, node, output, half)
+    for node in tuple(graph):
+        if node.op_type == "Cast" and node.attributes["to"].as_int() == half.value:
+            node.attributes["to"] = ir.AttrInt64("to", _FULL.value)
+        for output in node.outputs:
+            if types.get(str(output.name)) == half.name.lower():
+                _round(graph, node, output, half)
 
 
 def _round(graph: ir.Graph, node: ir.Node, output: ir.Value, dtype: ir.DataType) -> None:

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 
@@ -51,6 +52,7 @@ class Placement:
     joins_pasts: prompts that have a past can share a step.
     in_place: a step can write a state where it reads it.
     host_operators: that may run on the CPU beside a device. Empty: none may.
+    plugin: the plugin's devices, if the first provider is a plugin's: onnxruntime.OrtEpDevice.
     graph: the file that runs instead of the artifact's; None: the artifact's runs.
     note: what the user must be told about this choice, in one line.
     """
@@ -60,6 +62,7 @@ class Placement:
     joins_pasts: bool = True
     in_place: bool = True
     host_operators: frozenset[str] = frozenset()
+    plugin: tuple[Any, ...] = ()
     graph: Path | None = None
     note: str = ""
 

@@ -75,7 +75,7 @@ class Session:
         placement = placement or Placement.on_host(settings)
         onnxruntime.set_default_logger_severity(settings.log_severity)  # what it says outside a session
         available = onnxruntime.get_available_providers()
-        for provider in placement.providers:
+        for provider in () if placement.plugin else placement.providers:
             if provider not in available:
                 names = ", ".join(available)
                 raise SettingsError(f"providers names {provider}, which this ONNX Runtime lacks: choose from {names}")
@@ -99,7 +99,7 @@ class Session:
                 self._session: Any = onnxruntime.InferenceSession(
                     str(graph),
                     sess_options=options,
-                    providers=[(name, dict(given)) for name, given in placement.providers.items()],
+                    providers=_named_providers(placement),
                     enable_fallback=0,
                 )
         except Exception as error:
@@ -179,6 +179,11 @@ class CapturedRun:
         self._run(binding, self._options)
 
 
+def _named_providers(placement: Placement) -> list[tuple[str, dict[str, str]]] | None:
+    """Providers for InferenceSession; None if the options have a plugin's devices."""
+    return None if placement.plugin else [(name, dict(given)) for name, given in placement.providers.items()]
+
+
 def _run_options(graph: int) -> Any:
     options = onnxruntime.RunOptions()
     options.add_run_config_entry("gpu_graph_id", str(graph))
@@ -217,6 +222,8 @@ def _options(settings: RuntimeSettings, placement: Placement) -> Any:
     # Pack weights for their kernels in parallel at load time; by default they are packed one after the other.
     options.add_session_config_entry("session.prepack.enable_parallel", "1")
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if settings.spin else "0")
+    if placement.plugin:
+        options.add_provider_for_devices(list(placement.plugin), dict(placement.providers[placement.first]))
     if CPU not in placement.providers and not placement.host_operators:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return options

@@ -24,7 +24,7 @@ class ShapeProfile:
 
 
 def shape_profile(graph: GraphSpec, limits: StepLimits) -> ShapeProfile:
-    """The profile of a graph's inputs and states.
+    """The profile of a graph's inputs and states. A number that decides shapes has values in the place of sizes.
 
     Args:
         graph: from the manifest.
@@ -34,20 +34,23 @@ def shape_profile(graph: GraphSpec, limits: StepLimits) -> ShapeProfile:
         SessionError: an axis is not one of a decoder's.
     """
     lengths = limits.max_model_len
-    least = {"batch": 1, "sequence": 1, "num_logits": 1, "max_model_len": min(2, lengths)}
-    usual = {"batch": 1, "sequence": 1, "num_logits": 1, "max_model_len": lengths}
+    ones = {"batch": 1, "sequence": 1, "num_logits": 1}
+    least = ones | {"max_model_len": min(2, lengths), "number": 1}
+    usual = ones | {"max_model_len": lengths, "number": lengths}
     largest = {
         "batch": limits.max_num_seqs,
         "sequence": limits.max_num_batched_tokens,
         "num_logits": 1,
         "max_model_len": lengths,
+        "number": lengths,
     }
     shapes = {spec.name: spec.shape for spec in graph.inputs} | {state.past: state.shape for state in graph.states}
     return ShapeProfile(*(_text(shapes, sizes) for sizes in (least, usual, largest)))
 
 
 def _text(shapes: Mapping[str, Sequence[int | str]], sizes: Mapping[str, int]) -> str:
-    return ",".join(f"{name}:{'x'.join(str(_size(axis, sizes)) for axis in shape)}" for name, shape in shapes.items())
+    parts = {name: [_size(axis, sizes) for axis in shape] or [sizes["number"]] for name, shape in shapes.items()}
+    return ",".join(f"{name}:{'x'.join(map(str, values))}" for name, values in parts.items())
 
 
 def _size(axis: int | str, sizes: Mapping[str, int]) -> int:

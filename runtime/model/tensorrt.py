@@ -34,6 +34,7 @@ from qwonnx.runtime.model.placement import (
     place,
     portable_on_cuda,
 )
+from qwonnx.runtime.model.rtx import RTX_TARGET, place_on_rtx
 from qwonnx.runtime.settings import AUTO, RuntimeSettings
 
 PROVIDER = "tensorrt"  # in settings and records
@@ -51,6 +52,8 @@ def place_artifact(artifact: Artifact, settings: RuntimeSettings, max_model_len:
         SettingsError: the artifact is not for this device, or the device or TensorRT cannot be used.
     """
     kind = settings.device.partition(":")[0]
+    if kind == "rtx" or (artifact.manifest.target == RTX_TARGET and kind != PROVIDER):
+        return place_on_rtx(artifact, settings, step_limits(settings, max_model_len))
     is_portable = artifact.manifest.target == PORTABLE_TARGET
     may_be_compiled = kind == PROVIDER or (kind == AUTO and is_portable)
     folders = list(compiled_folders(artifact)) if may_be_compiled else []

@@ -36,6 +36,14 @@ def test_every_input_has_its_shapes_and_the_graph_runs_with_them(tmp_path: Path)
         assert logits.shape[:2] == (rows, 1)
 
 
+def test_a_number_that_decides_shapes_has_values() -> None:
+    """A parser that reads it on the host takes values where others have sizes."""
+    graph = GraphSpec("decoder.onnx", (TensorSpec("total_sequence_length", "int32", ()),), (), (), ())
+    profile = shape_profile(graph, LIMITS)
+    assert (profile.least, profile.usual) == ("total_sequence_length:1", "total_sequence_length:16")
+    assert profile.largest == profile.usual
+
+
 def test_an_axis_of_another_graph_is_named() -> None:
     graph = GraphSpec("vision.onnx", (TensorSpec("pixels", "float32", ("patches", 3)),), (), (), ())
     with pytest.raises(SessionError, match="has an axis patches"):
