@@ -70,7 +70,8 @@ class DecoderSession:
 
         if artifact.manifest.target in ("cuda", "rtx"):
             raise VerificationError(
-                f"{artifact.folder} is for {artifact.manifest.target.upper()} and this command reads graphs on the CPU: give an artifact for the CPU"
+                f"{artifact.folder} is for {artifact.manifest.target.upper()} and this command reads graphs on the CPU:"
+                " give an artifact for the CPU"
             )
         self._artifact = artifact
         self._outputs = tuple(outputs)

@@ -1,4 +1,4 @@
-"""The published geometries, cut to four layers, in CUDA's kernels: shapes and types, without weights."""
+"""The published geometries, cut to four layers, for NVIDIA's GPUs: shapes and types, without weights."""
 
 from __future__ import annotations
 
@@ -28,3 +28,5 @@ def test_every_node_has_a_kernel_whatever_the_cache(name: str) -> None:
         scales = {3: CacheScales(ones, ones)} if choice.kv.is_quantized else None
         lowered = lower_decoder(traced.clone(), Recipe.preset("int4", 32), config, choice, scales)
         assert {node.domain for node in lowered.model.graph} == {"", "com.microsoft"}
+    # An export that ends has passed the list of importers too.
+    lower_decoder(traced.clone(), Recipe.preset("int4", 128), config, choose_target("rtx"), None)

@@ -89,7 +89,7 @@ def test_what_a_target_does_not_offer_is_refused_or_done_its_own_way(toy: ToyTar
         choose_target("toy", kv="int4")
     with pytest.raises(ExportError, match="the target toy has no activations float16: use float32"):
         choose_target("toy", "float16")
-    with pytest.raises(ExportError, match=f"use one of {DEFAULT_TARGET}, portable, cuda, toy"):
+    with pytest.raises(ExportError, match=f"use one of {DEFAULT_TARGET}, portable, cuda, rtx, toy"):
         choose_target("abacus")
 
 
