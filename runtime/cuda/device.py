@@ -227,6 +227,7 @@ class CudaDevice:
     def _open(self, function: str, *arguments: object) -> None:
         status = getattr(self._library, function)(*arguments)
         if status:
+            self._library.cudaGetLastError()  # it would show again in another call
             raise SettingsError(f"device cuda:{self.index} cannot be used: {self._text(status)}")
 
     def _make_current(self) -> None:
