@@ -17,7 +17,6 @@ from qwonnx.runtime.artifact.compiled import EngineIdentity, StepLimits
 from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from qwonnx.runtime.cuda.device import CudaDevice
 from qwonnx.runtime.engine.engine import Engine
-from qwonnx.runtime.engine.request import FinishReason
 from qwonnx.runtime.errors import SessionError
 from qwonnx.runtime.model.placement import CUDA, TENSORRT
 from qwonnx.runtime.model.session import Session
