@@ -52,8 +52,11 @@ def export(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
 
 
 def test_the_twin_answers_as_the_cpu_target(export: Callable[..., Artifact], tmp_path: Path) -> None:
-    """The same codes; scales of float16. Every node has an importer, and floats and states are half."""
-    artifact = export(recipe=INT4)
+    """The same codes; scales of float16. Every node has an importer, and floats and states are half.
+
+    The default is plain int4.
+    """
+    artifact = export()
     graph = onnx.load(artifact.file("decoder.onnx"), load_external_data=False).graph
     assert {node.op_type for node in graph.node} <= rtx_importers()
     operators = {node.op_type for node in graph.node if node.domain}
