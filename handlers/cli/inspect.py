@@ -157,10 +157,10 @@ def _states_table(manifest: Manifest) -> Table:
 
 
 def _placed_nodes(artifact: Artifact, settings: RuntimeSettings) -> dict[str, tuple[PlacedNode, ...]]:
+    from qwonnx.runtime.model.artifact_placement import place_artifact
     from qwonnx.runtime.model.files import settle_max_model_len  # ONNX Runtime, which the other tables do not need
     from qwonnx.runtime.model.placement import check_room
     from qwonnx.runtime.model.session import Session, check_version
-    from qwonnx.runtime.model.tensorrt import place_artifact
 
     manifest = artifact.manifest
     check_version(manifest.minimum_onnxruntime)

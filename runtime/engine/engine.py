@@ -41,11 +41,11 @@ from qwonnx.runtime.engine.startup import StartUp
 from qwonnx.runtime.errors import CapsuleError, GuideError, SessionError
 from qwonnx.runtime.model import expert_uses
 from qwonnx.runtime.model import files as model_files
+from qwonnx.runtime.model.artifact_placement import place_artifact
 from qwonnx.runtime.model.inputs import HOST_INPUTS
 from qwonnx.runtime.model.placement import check_room
 from qwonnx.runtime.model.runner import ModelRunner
 from qwonnx.runtime.model.session import Session
-from qwonnx.runtime.model.tensorrt import place_artifact
 from qwonnx.runtime.model.weight_files import WeightFiles
 from qwonnx.runtime.model.weight_memory import WeightMemory
 from qwonnx.runtime.native.choice import KernelChoice

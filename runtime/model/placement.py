@@ -2,7 +2,7 @@
 
 An artifact is made for one kind of device. The CUDA target's graphs have only nodes with CUDA kernels; of portable
 graphs, only arithmetic on shapes has none; graphs for the CPU have others without. So a device that the artifact was
-not made for is an error, never a slow run. tensorrt.py places portable graphs that TensorRT has compiled.
+not made for is an error, never a slow run. artifact_placement.py also knows NVIDIA's compilers.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def open_device(settings: RuntimeSettings, provider: str = CUDA, *, cudnn: bool 
     if provider not in onnxruntime.get_available_providers():
         raise SettingsError(
             f"this artifact is for {_NAMES[provider]}, which the installed package onnxruntime lacks; uninstall it, and"
-            f" then {how_to_install('gpu')}"
+            f" then {how_to_install('gpu')}{', or give device cpu' if provider == TENSORRT else ''}"
         )
     device = _device(int(settings.device.partition(":")[2] or 0), cudnn=cudnn)
     if cudnn:

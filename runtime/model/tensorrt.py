@@ -1,6 +1,6 @@
 """Where a portable artifact runs that TensorRT was asked for: the compiled model that fits this machine, or CUDA.
 
-    device tensorrt, or auto and compiled models -> open the device -> find the model for this GPU and these versions
+    check the artifact -> open the device -> find the model for this GPU and these versions
         -> it fits: TensorRT runs it                  -> none fits: CUDA runs the artifact's graph, and a note says why
 
 TensorRT's engines read and write a state at different addresses, because nothing says in which order they do. ONNX
@@ -31,39 +31,29 @@ from qwonnx.runtime.model.placement import (
     Placement,
     cuda_options,
     open_device,
-    place,
     portable_on_cuda,
 )
-from qwonnx.runtime.model.rtx import RTX_TARGET, place_on_rtx
-from qwonnx.runtime.settings import AUTO, RuntimeSettings
+from qwonnx.runtime.settings import RuntimeSettings
 
 PROVIDER = "tensorrt"  # in settings and records
 
 
-def place_artifact(artifact: Artifact, settings: RuntimeSettings, max_model_len: int) -> Placement:
-    """The placement of an artifact's decoder.
+def place_on_tensorrt(artifact: Artifact, settings: RuntimeSettings, limits: StepLimits) -> Placement:
+    """The placement of a portable artifact's decoder on TensorRT, or else on CUDA.
 
     Args:
         artifact: the artifact, with its compiled models.
-        settings: the device, and the largest steps.
-        max_model_len: the longest sequence.
+        settings: the device.
+        limits: the largest steps.
 
     Raises:
-        SettingsError: the artifact is not for this device, or the device or TensorRT cannot be used.
+        SettingsError: the artifact is not for TensorRT, or the device or TensorRT cannot be used.
     """
-    kind = settings.device.partition(":")[0]
-    if kind == "rtx" or (artifact.manifest.target == RTX_TARGET and kind != PROVIDER):
-        return place_on_rtx(artifact, settings, step_limits(settings, max_model_len))
-    is_portable = artifact.manifest.target == PORTABLE_TARGET
-    may_be_compiled = kind == PROVIDER or (kind == AUTO and is_portable)
-    folders = list(compiled_folders(artifact)) if may_be_compiled else []
-    if kind != PROVIDER and not folders:
-        return place(artifact.manifest.target, settings)
     check_artifact(artifact.manifest)
     device = open_device(settings, TENSORRT, cudnn=True)
-    identity, limits = engine_identity(device), step_limits(settings, max_model_len)
+    identity = engine_identity(device)
     reasons = []
-    for folder in folders:
+    for folder in compiled_folders(artifact):
         reason = why_unfit(folder, identity, limits)
         try:
             if not reason:

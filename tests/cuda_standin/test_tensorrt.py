@@ -18,9 +18,10 @@ from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from qwonnx.runtime.cuda.device import CudaDevice
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.errors import SessionError
+from qwonnx.runtime.model.artifact_placement import place_artifact
 from qwonnx.runtime.model.placement import CUDA, TENSORRT
 from qwonnx.runtime.model.session import Session
-from qwonnx.runtime.model.tensorrt import engine_identity, place_artifact, step_limits
+from qwonnx.runtime.model.tensorrt import engine_identity, step_limits
 from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.settings import RuntimeSettings
 from tests.checkpoints.tiny import write_tiny

@@ -15,7 +15,7 @@ from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from qwonnx.runtime.artifact.manifest import read_manifest, write_manifest
 from qwonnx.runtime.errors import SettingsError
 from qwonnx.runtime.model import rtx
-from qwonnx.runtime.model.tensorrt import place_artifact
+from qwonnx.runtime.model.artifact_placement import place_artifact
 from qwonnx.runtime.settings import RuntimeSettings
 from tests.runtime.artifact.compiled_models import portable
 

@@ -14,7 +14,8 @@ from qwonnx.runtime.artifact.compiled import CompiledFolder, compiled_folders
 from qwonnx.runtime.artifact.folder import Artifact
 from qwonnx.runtime.cuda.tensorrt import tensorrt_version
 from qwonnx.runtime.errors import SettingsError
-from qwonnx.runtime.model.tensorrt import check_artifact, place_artifact, why_unfit
+from qwonnx.runtime.model.artifact_placement import place_artifact
+from qwonnx.runtime.model.tensorrt import check_artifact, why_unfit
 from qwonnx.runtime.settings import RuntimeSettings
 from tests.runtime.artifact.compiled_models import IDENTITY, LIMITS, add_compiled, changed, portable
 
@@ -65,7 +66,7 @@ def test_a_portable_artifact_without_compiled_models_runs_on_the_cpu(artifact: A
 
 @pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="it has CUDA")
 def test_without_the_provider_nothing_runs_on_the_cpu_instead(artifact: Artifact) -> None:
-    lacks = r"is for TensorRT, which the installed package onnxruntime lacks.*--extras gpu"
+    lacks = r"is for TensorRT, which the installed package onnxruntime lacks.*--extras gpu.*, or give device cpu"
     with pytest.raises(SettingsError, match=lacks):
         place_artifact(artifact, RuntimeSettings(device="tensorrt:1"), 64)
     add_compiled(artifact)
