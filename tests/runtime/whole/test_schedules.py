@@ -25,8 +25,9 @@ from qwonnx.runtime.cache.buffers import BuffersFactory
 from qwonnx.runtime.cache.host_buffers import HostBuffers
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import FinishReason
-from qwonnx.runtime.model.runner import FloatArray, ModelRunner
+from qwonnx.runtime.model.runner import ModelRunner
 from qwonnx.runtime.native.kernels import Kernels
+from qwonnx.runtime.sampling.logits import RowLogits
 from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.scheduling import scheduler
 from qwonnx.runtime.scheduling.row_budget import settle
@@ -280,7 +281,7 @@ def test_prompts_behind_one_kept_prefix_are_read_together(
     model, joined = Model(tmp_path / "artifact"), []
     read = ModelRunner.run
 
-    def watched(runner: ModelRunner, plan: StepPlan) -> FloatArray:
+    def watched(runner: ModelRunner, plan: StepPlan) -> list[RowLogits]:
         if plan.num_tokens > 1 and len(plan.sequences) > 1:
             joined.append([sequence.num_computed for sequence in plan.sequences])
         return read(runner, plan)
