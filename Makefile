@@ -10,7 +10,7 @@ PORT ?= 8000
 FUZZ_SECONDS ?= 60
 BIN := .venv/bin
 INSTALL := $(PYTHON) infra/install.py --venv .venv
-SOURCES := export runtime handlers tests infra/install.py infra/demo.py infra/configuration_table.py infra/bench infra/gpu infra/miniature infra/native_fuzz infra/native_emulation
+SOURCES := export runtime handlers tests infra/install.py infra/demo.py infra/configuration_table.py infra/card_table.py infra/bench infra/gpu infra/miniature infra/native_fuzz infra/native_emulation
 
 # A file's tests share what they make, so each file stays on one core.
 ALL_CORES := --numprocesses auto --dist loadfile --no-loadscope-reorder

@@ -75,6 +75,27 @@ def load_reference_model(checkpoint: Path, weights_file: str | None = None, *, p
     return model.eval()
 
 
+@contextmanager
+def layer_peaks(model: Any) -> Iterator[list[float]]:
+    """Record the largest absolute value of the residual stream after each layer, while the model runs inside."""
+    layers = model.get_decoder().layers
+    peaks = [0.0] * len(layers)
+
+    def record(index: int, output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        peaks[index] = max(float(hidden.abs().max()), peaks[index])
+
+    handles = [
+        layer.register_forward_hook(lambda module, inputs, output, index=index: record(index, output))
+        for index, layer in enumerate(layers)
+    ]
+    try:
+        yield peaks
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def _reads_the_same(checkpoint: Path, tensors: Checkpoint) -> bool:
     """Whether transformers would choose the files that were opened."""
     opened = {file.name for file in tensors.files}

@@ -41,9 +41,29 @@ def area(width: float, height: float) -> float:
 """
 
 
+FLOAT16_LIMIT = 65_504
+# Another text may go further than the one that was read.
+_NEAR_LIMIT = FLOAT16_LIMIT / 4
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceRun:
+    """What transformers computes on one text.
+
+    logits: [num_tokens, vocab_size].
+    layer_peaks: the largest absolute value of the residual stream after each layer.
+    """
+
+    logits: Logits
+    layer_peaks: tuple[float, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class VerificationReport:
-    """The difference of two models on one text. Perplexities are per token; KL is in nats, checkpoint to artifact."""
+    """The difference of two models on one text. Perplexities are per token; KL is in nats, checkpoint to artifact.
+
+    layer_peaks are the checkpoint's, see ReferenceRun.
+    """
 
     num_tokens: int
     max_logit_difference: float
@@ -51,6 +71,18 @@ class VerificationReport:
     top1_agreement: float  # share of positions with the same most likely token
     perplexity_checkpoint: float
     perplexity_artifact: float
+    layer_peaks: tuple[float, ...]
+
+    @property
+    def range_warning(self) -> str | None:
+        """A line about float16, if activations come near its limit."""
+        peak = max(self.layer_peaks, default=0.0)
+        if peak <= _NEAR_LIMIT:
+            return None
+        return (
+            f"activations reach {peak:,.0f} after layer {self.layer_peaks.index(peak)} and float16 ends at"
+            f" {FLOAT16_LIMIT:,}: an artifact for the target cuda may overflow, so give it --activations bfloat16"
+        )
 
 
 def compare(
@@ -90,11 +122,13 @@ def compare(
             " its files were changed; if not, export the checkpoint again"
         )
     report("running the checkpoint with transformers")
-    expected = reference_logits(resolved.folder, token_ids, weights_file)
-    return measure(expected, actual, token_ids)
+    reference = run_reference(resolved.folder, token_ids, weights_file)
+    return measure(reference.logits, actual, token_ids, reference.layer_peaks)
 
 
-def measure(expected: Logits, actual: Logits, token_ids: TokenIds) -> VerificationReport:
+def measure(
+    expected: Logits, actual: Logits, token_ids: TokenIds, layer_peaks: tuple[float, ...] = ()
+) -> VerificationReport:
     """The report on two models' logits [num_tokens, vocab_size] at the same token ids [num_tokens]."""
     by_checkpoint, by_artifact = (token_scores(logits[:-1], token_ids[1:]).surprise for logits in (expected, actual))
     return VerificationReport(
@@ -104,25 +138,25 @@ def measure(expected: Logits, actual: Logits, token_ids: TokenIds) -> Verificati
         top1_agreement=float((expected.argmax(-1) == actual.argmax(-1)).mean()),
         perplexity_checkpoint=float(np.exp(by_checkpoint.mean())),
         perplexity_artifact=float(np.exp(by_artifact.mean())),
+        layer_peaks=layer_peaks,
     )
 
 
-def reference_logits(checkpoint: Path, token_ids: TokenIds, weights_file: str | None = None) -> Logits:
-    """transformers' logits, in float32, from the stored weights.
+def run_reference(checkpoint: Path, token_ids: TokenIds, weights_file: str | None = None) -> ReferenceRun:
+    """Run transformers, in float32, on the stored weights.
 
     Raises:
         CheckpointError, VerificationError: see load_reference_model.
     """
     import torch
 
-    from qwonnx.export.evaluation.reference_model import load_reference_model, quiet_transformers
+    from qwonnx.export.evaluation.reference_model import layer_peaks, load_reference_model, quiet_transformers
 
     with quiet_transformers():
         model = load_reference_model(checkpoint, weights_file)
-        with torch.no_grad():
+        with torch.no_grad(), layer_peaks(model) as peaks:
             logits = model(torch.tensor(token_ids)[None], use_cache=False).logits[0]
-    array: Logits = logits.float().numpy()
-    return array
+    return ReferenceRun(logits.float().numpy(), tuple(peaks))
 
 
 def artifact_logits(

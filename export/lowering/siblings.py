@@ -10,6 +10,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.quantization.recipe import WeightStorage
 from qwonnx.export.weight_files.weight_item import WeightItem
 
@@ -56,6 +57,14 @@ def joined_name(names: Sequence[str]) -> str:
         prefix = prefix.rpartition(".")[0]
     prefix += "."
     return prefix + "+".join(stem.removeprefix(prefix) for stem in stems) + ".weight"
+
+
+def feed_forward_names(config: ModelConfig, layer: str) -> list[str]:
+    """The projections that share the input of a layer's second half, in the order in which the modules apply them."""
+    names = ["gate_proj", "up_proj"]
+    if config.num_experts:
+        names = ["shared_expert_gate", *(f"shared_expert.{name}" for name in names)]
+    return [f"{layer}.mlp.{name}.weight" for name in names]
 
 
 def join_items(items: Sequence[WeightItem], candidates: Iterable[Sequence[str]]) -> list[WeightItem]:

@@ -75,7 +75,8 @@ class ArtifactSize:
 def estimate_artifact(config: ModelConfig, layout: WeightLayout, copied: CopiedFiles, target: Target) -> ArtifactSize:
     """An estimate without a trace: graph and manifest by the number of layers."""
     layer_bytes = _EXPERT_LAYER_BYTES if config.num_experts else _DENSE_LAYER_BYTES
-    graph = PlannedFile(graph_file(DECODER), target.graph_bytes + layer_bytes * config.num_hidden_layers)
+    graph_bytes = target.graph_bytes + layer_bytes * config.num_hidden_layers + target.constant_bytes(config)
+    graph = PlannedFile(graph_file(DECODER), graph_bytes)
     manifest_bytes = _MANIFEST_BYTES + _MANIFEST_LAYER_BYTES * config.num_hidden_layers
     files = (*layout.files, graph, *copied.files, PlannedFile(MANIFEST_NAME, manifest_bytes))
     return ArtifactSize(files, layout.num_bytes, is_exact=False)

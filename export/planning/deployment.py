@@ -1,8 +1,4 @@
-"""Whether a model fits a deployment target, and up to which context.
-
-For accelerators this assumes that kernels use the stored weights, that the layers are divided evenly, and that every
-device has the intermediates of a whole step. No target of this version runs on accelerators: these are only sizes.
-"""
+"""Whether a model fits a machine or a card, and up to which context."""
 
 from __future__ import annotations
 
@@ -11,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.planning.machines import DeploymentTarget
-from qwonnx.export.planning.resident_memory import Serving, held_values, memory_use
-from qwonnx.export.planning.states import StateSizes, state_sizes
+from qwonnx.export.planning.memory import memory_of
+from qwonnx.export.planning.resident_memory import Serving
+from qwonnx.export.planning.states import StateSizes
 from qwonnx.export.planning.stored_model import StoredModel
 
 _STEP = 1 << 10  # contexts are multiples of 1024
@@ -36,12 +33,13 @@ class Deployment:
         return not (self.missing_memory or self.missing_disk)
 
 
-def deployment(config: ModelConfig, model: StoredModel, target: DeploymentTarget, serving: Serving) -> Deployment:
+def deployment(
+    config: ModelConfig, model: StoredModel, states: StateSizes, target: DeploymentTarget, serving: Serving
+) -> Deployment:
     """Check one target; see Deployment."""
-    states = state_sizes(config)
 
     def needs(context: int) -> int:
-        return needed_memory(config, model, states, target, replace(serving, context=context))
+        return memory_of(config, model, states, replace(serving, context=context)).required
 
     missing_disk = max(0, model.artifact.num_bytes - target.disk) if target.disk is not None else 0
     return Deployment(
@@ -50,18 +48,6 @@ def deployment(config: ModelConfig, model: StoredModel, target: DeploymentTarget
         missing_disk=missing_disk,
         largest_context=0 if missing_disk else longest_context(needs, target.memory, config.max_position_embeddings),
     )
-
-
-def needed_memory(
-    config: ModelConfig, model: StoredModel, states: StateSizes, target: DeploymentTarget, serving: Serving
-) -> int:
-    """Bytes that are needed, of main memory or of each device."""
-    use = memory_use(config, model.loaded, states, model.artifact.tokenizer_bytes, serving)
-    if not target.num_devices:
-        return use.required
-    shared = model.num_bytes + use.kv + use.states
-    intermediates = 4 * held_values(config) * max(serving.sequences, min(serving.chunk_tokens, serving.context))
-    return -(-shared // target.num_devices) + intermediates
 
 
 def longest_context(needs: Callable[[int], int], memory: int, limit: int) -> int:

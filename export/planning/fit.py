@@ -14,8 +14,9 @@ from qwonnx.export.errors import PlanError
 from qwonnx.export.modeling.cache_spec import KvType
 from qwonnx.export.planning.artifact_size import CopiedFiles
 from qwonnx.export.planning.deployment import longest_context
+from qwonnx.export.planning.memory import memory_of
 from qwonnx.export.planning.plan import Assumptions, store_models
-from qwonnx.export.planning.resident_memory import Serving, memory_use
+from qwonnx.export.planning.resident_memory import Serving
 from qwonnx.export.planning.states import state_sizes
 from qwonnx.export.planning.stored_model import NamedRecipe, StoredModel
 from qwonnx.runtime.errors import QuantityError
@@ -146,12 +147,12 @@ def find_fit(
 
 
 def _candidate(config: ModelConfig, model: StoredModel, kv: KvType, limits: Limits, serving: Serving) -> Candidate:
-    states = state_sizes(config)
+    states = state_sizes(config, model.choice.state_layout)
     wanted = replace(serving, kv=kv, context=limits.context, sequences=limits.sequences)
 
     def needs(context: int, sequences: int) -> int:
         changed = replace(wanted, context=context, sequences=sequences)
-        return memory_use(config, model.loaded, states, model.artifact.tokenizer_bytes, changed).required
+        return memory_of(config, model, states, changed).required
 
     memory, disk = needs(limits.context, limits.sequences), model.artifact.num_bytes
     allowed = _UNLIMITED if limits.memory is None else limits.memory

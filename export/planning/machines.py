@@ -1,4 +1,4 @@
-"""Memory and disk of well-known deployment targets, and the bandwidth of well-known memories."""
+"""Memory and disk of well-known machines, memory of well-known cards, and the bandwidth of both."""
 
 from __future__ import annotations
 
@@ -12,27 +12,34 @@ from qwonnx.runtime.quantities import parse_bytes
 
 @dataclass(frozen=True, slots=True)
 class DeploymentTarget:
-    """A machine with main memory and disk, or `num_devices` accelerators that share a model's layers."""
+    """A machine with main memory, or a card."""
 
     name: str
-    memory: int  # bytes, of each device
-    disk: int | None  # bytes for the artifact; None: no limit
-    num_devices: int = 0  # 0: main memory
+    memory: int  # bytes
+    disk: int | None = None  # bytes for the artifact; None: no limit
+    bandwidth: int | None = None  # of its memory, in bytes a second, if it is known
 
 
-# Lambda's largest function: 10,240 MiB of memory, and as much under /tmp; an image may have 10 GB. Makers of
-# accelerators count GB in powers of 1024, and we in powers of 1000: driver and context take the difference.
-DEPLOYMENT_TARGETS = (
+# Lambda's largest function: 10,240 MiB of memory, and as much under /tmp; an image may have 10 GB.
+HOSTS = (
     DeploymentTarget("AWS Lambda, 10 GB", 10_240 << 20, 10 * 10**9),
-    DeploymentTarget("container, 32 GB", 32 * 10**9, None),
-    *(
-        DeploymentTarget(f"{count} x {size} GB accelerator", size * 10**9, None, count)
-        for count in (1, 2, 4, 8)
-        for size in (24, 48, 80, 141)
-    ),
+    DeploymentTarget("container, 32 GB", 32 * 10**9),
 )
 
-# Peak bandwidth in bytes a second. Main memory: channels x transfers a second x 8 bytes; accelerators: as published.
+# Bandwidths as published. Makers count GB in powers of 1024, and we in powers of 1000: error correction of some cards
+# takes the difference.
+CARDS = (
+    DeploymentTarget("T4, 16 GB", 16 * 10**9, bandwidth=320_000_000_000),
+    DeploymentTarget("RTX 4060 Ti, 16 GB", 16 * 10**9, bandwidth=288_000_000_000),
+    DeploymentTarget("RTX 4090, 24 GB", 24 * 10**9, bandwidth=1_008_000_000_000),
+    DeploymentTarget("L40S, 48 GB", 48 * 10**9, bandwidth=864_000_000_000),
+    DeploymentTarget("A100, 80 GB", 80 * 10**9, bandwidth=2_039_000_000_000),
+    DeploymentTarget("H100, 80 GB", 80 * 10**9, bandwidth=3_350_000_000_000),
+    DeploymentTarget("RTX PRO 6000, 96 GB", 96 * 10**9, bandwidth=1_792_000_000_000),
+    DeploymentTarget("H200, 141 GB", 141 * 10**9, bandwidth=4_800_000_000_000),
+)
+
+# Peak bandwidth in bytes a second. Main memory: channels x transfers a second x 8 bytes.
 BANDWIDTHS = {
     "ddr4-2ch": 51_200_000_000,  # two channels of DDR4-3200: a desktop, a small server
     "ddr5-2ch": 89_600_000_000,  # two channels of DDR5-5600
@@ -40,11 +47,11 @@ BANDWIDTHS = {
     "ddr5-12ch": 460_800_000_000,  # twelve channels of DDR5-4800
     "m4-max": 546_000_000_000,
     "m3-ultra": 819_000_000_000,
-    "l40s": 864_000_000_000,
-    "rtx-4090": 1_008_000_000_000,
-    "a100-80gb": 2_039_000_000_000,
-    "h100": 3_350_000_000_000,
-    "h200": 4_800_000_000_000,
+    **{
+        card.name.partition(",")[0].lower().replace(" ", "-"): card.bandwidth
+        for card in CARDS
+        if card.bandwidth is not None
+    },
 }
 
 

@@ -17,8 +17,9 @@ from qwonnx.export.errors import RecipeError
 from qwonnx.export.planning.artifact_size import CopiedFiles
 from qwonnx.export.planning.deployment import Deployment, deployment
 from qwonnx.export.planning.kept_codes import foreseen_formats
-from qwonnx.export.planning.machines import DEPLOYMENT_TARGETS
-from qwonnx.export.planning.resident_memory import MemoryUse, Serving, memory_use
+from qwonnx.export.planning.machines import CARDS, HOSTS
+from qwonnx.export.planning.memory import Use, memory_of
+from qwonnx.export.planning.resident_memory import Serving
 from qwonnx.export.planning.states import StateSizes, state_sizes
 from qwonnx.export.planning.stored_model import NamedRecipe, StoredModel, store_model
 from qwonnx.export.planning.traffic import DecodeTraffic, active_parameters, decode_traffic
@@ -64,11 +65,11 @@ class RecipePlan:
     """The plan for one recipe. memory has an entry for each of CONTEXTS, and one for the requested context."""
 
     model: StoredModel
-    memory: tuple[MemoryUse, ...]
+    memory: tuple[Use, ...]
     traffic: DecodeTraffic
     deployments: tuple[Deployment, ...]
 
-    def memory_at(self, context: int) -> MemoryUse:
+    def memory_at(self, context: int) -> Use:
         """Memory at one of the plan's contexts."""
         return next(use for use in self.memory if use.context == context)
 
@@ -160,19 +161,17 @@ def summary(config: ModelConfig, model: StoredModel) -> ModelSummary:
         num_experts=config.num_experts,
         num_experts_per_tok=config.num_experts_per_tok,
         max_position_embeddings=config.max_position_embeddings,
-        states=state_sizes(config),
+        states=state_sizes(config, model.choice.state_layout),
     )
 
 
 def _recipe_plan(config: ModelConfig, model: StoredModel, assumptions: Assumptions) -> RecipePlan:
-    states, serving = state_sizes(config), assumptions.serving
+    target, serving = assumptions.choice.target, assumptions.serving
+    states = state_sizes(config, assumptions.choice.state_layout)
     contexts = sorted({*CONTEXTS, serving.context})
     return RecipePlan(
         model=model,
-        memory=tuple(
-            memory_use(config, model.loaded, states, model.artifact.tokenizer_bytes, replace(serving, context=context))
-            for context in contexts
-        ),
+        memory=tuple(memory_of(config, model, states, replace(serving, context=context)) for context in contexts),
         traffic=decode_traffic(
             config,
             model.weights,
@@ -181,7 +180,9 @@ def _recipe_plan(config: ModelConfig, model: StoredModel, assumptions: Assumptio
             sequences=serving.sequences,
             kv=serving.kv,
         ),
-        deployments=tuple(deployment(config, model, target, serving) for target in DEPLOYMENT_TARGETS),
+        deployments=tuple(
+            deployment(config, model, states, place, serving) for place in (CARDS if target.on_device else HOSTS)
+        ),
     )
 
 
@@ -195,10 +196,12 @@ def _notes(config: ModelConfig, assumptions: Assumptions) -> list[str]:
             f"{' and '.join(beyond)} tokens are more than the {limit} that this config.json allows:"
             " extend it with rope_type yarn first"
         )
-    notes.append("`qwonnx serve` also keeps snapshots of prompts, up to 1 GiB or --prefix-cache-bytes")
-    states = state_sizes(config)
+    target = assumptions.choice.target
+    where = " of the host's memory" if target.on_device else ""
+    notes.append(f"`qwonnx serve` also keeps snapshots of prompts, up to 1 GiB{where} or --prefix-cache-bytes")
+    states = state_sizes(config, assumptions.choice.state_layout)
     each, fixed = bytes_text(states.kv_bytes_per_token(serving.kv)), bytes_text(states.fixed_bytes)
     notes.append(f"a system prompt baked with --prefix takes {fixed}, and {each} a token, on disk and mapped")
-    if assumptions.choice.target.note is not None:
-        notes.append(assumptions.choice.target.note)
+    if target.note is not None:
+        notes.append(target.note)
     return notes

@@ -7,11 +7,13 @@ from typing import Any
 
 from qwonnx.export.planning.deployment import Deployment
 from qwonnx.export.planning.fit import Candidate, Fit
+from qwonnx.export.planning.memory import Use
 from qwonnx.export.planning.plan import EXPORT_MEMORY_BYTES, Assumptions, ModelSummary, Plan, RecipePlan
 from qwonnx.export.planning.resident_memory import MemoryUse
 from qwonnx.export.planning.stored_model import StoredModel
+from qwonnx.export.planning.traffic import DecodeTraffic
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Json = dict[str, Any]
 
@@ -80,7 +82,7 @@ def _recipe(recipe: RecipePlan, assumptions: Assumptions) -> Json:
             "bytes_per_token": traffic.bytes_per_token,
             "tokens_per_second": rate,
         },
-        "deployments": [_deployment(deployment) for deployment in recipe.deployments],
+        "deployments": [_deployment(deployment, traffic) for deployment in recipe.deployments],
     }
 
 
@@ -100,16 +102,19 @@ def _stored(model: StoredModel) -> Json:
     }
 
 
-def _memory(use: MemoryUse) -> Json:
-    return {**dataclasses.asdict(use), "required": use.required, "resident": use.resident}
+def _memory(use: Use) -> Json:
+    further = {"resident": use.resident} if isinstance(use, MemoryUse) else {"unused": use.unused}
+    return {**dataclasses.asdict(use), **further, "required": use.required}
 
 
-def _deployment(deployment: Deployment) -> Json:
+def _deployment(deployment: Deployment, traffic: DecodeTraffic) -> Json:
+    bandwidth = deployment.target.bandwidth
     return {
         "name": deployment.target.name,
         "memory": deployment.target.memory,
         "disk": deployment.target.disk,
-        "num_devices": deployment.target.num_devices,
+        "bandwidth": bandwidth,
+        "tokens_per_second": None if bandwidth is None else traffic.tokens_per_second(bandwidth),
         "fits": deployment.fits,
         "missing_memory": deployment.missing_memory,
         "missing_disk": deployment.missing_disk,

@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 
 from qwonnx.export.checkpoint.config import ModelConfig
-from qwonnx.export.modeling.cache_spec import KvType, state_specs
+from qwonnx.export.modeling.cache_spec import AS_TRACED, KvType, StateLayout, state_specs
 from qwonnx.runtime.artifact.manifest import StateSpec
 
-_STATE_BITS = {"float32": 32}  # of the dtypes that cache_spec.py names for convolution and recurrent states
+_STATE_BITS = {"float32": 32, "float16": 16, "bfloat16": 16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,9 @@ class StateSizes:
         return self.recurrent_bytes + self.conv_bytes
 
 
-def state_sizes(config: ModelConfig) -> StateSizes:
+def state_sizes(config: ModelConfig, layout: StateLayout = AS_TRACED) -> StateSizes:
     """Sums over `cache_spec.state_specs`."""
-    specs = state_specs(config)
+    specs = state_specs(config, layout=layout)
     growing = [spec for spec in specs if spec.kind in ("key", "value")]
     return StateSizes(
         kv_values_per_token=sum(_values(spec) for spec in growing),

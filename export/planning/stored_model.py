@@ -13,7 +13,7 @@ from qwonnx.export.planning.decoder_weights import planned_weights
 from qwonnx.export.planning.kept_codes import foreseen_formats
 from qwonnx.export.planning.resident_memory import load_weights
 from qwonnx.export.planning.weight_layout import WeightLayout, lay_out_weights
-from qwonnx.export.quantization.recipe import BLOCK_SIZES, NO_RECIPE, SHIPPED, Preset, Recipe, Storages
+from qwonnx.export.quantization.recipe import BLOCK_SIZES, DEFAULT_RECIPE, NO_RECIPE, SHIPPED, Preset, Recipe, Storages
 from qwonnx.export.quantization.size_table import weight_groups
 from qwonnx.export.quantization.storage_plan import StoragePlan, StoredFormats
 from qwonnx.export.targets.target import LoadedWeights, TargetChoice
@@ -31,9 +31,10 @@ class NamedRecipe:
     options: str  # of `qwonnx export` that select it, without the block size
 
 
-def named_recipes(weight_block_size: int | None = None) -> tuple[NamedRecipe, ...]:
-    """Every recipe that has a name: the presets without exceptions, and the shipped recipes."""
-    return tuple(named_recipe(name, weight_block_size) for name in (*Preset, *SHIPPED))
+def named_recipes(weight_block_size: int | None = None, default: str = DEFAULT_RECIPE) -> tuple[NamedRecipe, ...]:
+    """The recipes that a plan compares: presets without exceptions, and shipped ones with a target's default."""
+    names = dict.fromkeys((*Preset, "smallest", default, "best"))
+    return tuple(named_recipe(name, weight_block_size) for name in names)
 
 
 def named_recipe(name: str, weight_block_size: int | None = None) -> NamedRecipe:
@@ -58,9 +59,10 @@ def in_every_block_size(recipes: Sequence[str]) -> tuple[NamedRecipe, ...]:
 
 @dataclass(frozen=True, slots=True)
 class StoredModel:
-    """A model under one recipe. num_bytes are of codes and scales, without the padding to pages."""
+    """A model under one recipe, for a target. num_bytes are of codes and scales, without the padding to pages."""
 
     named: NamedRecipe
+    choice: TargetChoice
     storages: Storages
     weights: tuple[WeightItem, ...]
     num_parameters: int
@@ -104,6 +106,7 @@ def store_model(
     layout = lay_out_weights(weights)
     return StoredModel(
         named=named,
+        choice=choice,
         storages=storages,
         weights=weights,
         num_parameters=sum(weight.num_parameters for weight in weights),

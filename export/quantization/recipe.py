@@ -11,9 +11,9 @@ TOML:
     bits = 8                      # 4, 8, or 32 for float32
     weight_block_size = 64        # optional
 
-Names are the exporter's: the checkpoint's without the prefix of the text model. Three recipes are shipped, as files
-beside this one: recipes/smallest.toml, balanced.toml (the default of int4) and best.toml. This module knows names and
-shapes, not tensors.
+Names are the exporter's: the checkpoint's without the prefix of the text model. Four recipes are shipped, as files
+beside this one: recipes/smallest.toml, balanced.toml (the default of int4), best.toml and cuda.toml (that of the CUDA
+target). This module knows names and shapes, not tensors.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any, Protocol
 from qwonnx.export.checkpoint.weight_names import EMBEDDING, HEAD, ExpertTensor, is_never_quantized
 from qwonnx.export.errors import RecipeError
 
-SHIPPED = ("smallest", "balanced", "best")
+SHIPPED = ("smallest", "balanced", "best", "cuda")
 DEFAULT_RECIPE = "balanced"  # of int4
 NO_RECIPE = "none"  # asks for a preset without exceptions
 BLOCK_SIZES = (16, 32, 64, 128, 256)  # that the kernels take: powers of two from 16

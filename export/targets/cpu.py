@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.checkpoint.weight_names import DOWN, EXPERTS, GATE_UP, Role
-from qwonnx.export.lowering.siblings import join_items
+from qwonnx.export.lowering.siblings import feed_forward_names, join_items
 from qwonnx.export.modeling.cache_spec import KvType
 from qwonnx.export.quantization.recipe import BFLOAT16, Storages
 from qwonnx.export.targets.fused_gates import fused_gates
@@ -77,15 +77,12 @@ class CpuTarget(Target):
 
 def _siblings(config: ModelConfig) -> Iterator[list[str]]:
     """The projections that share an input, in the order in which the modules apply them."""
-    feed_forward = ["gate_proj", "up_proj"]
-    if config.num_experts:
-        feed_forward = ["shared_expert_gate", *(f"shared_expert.{name}" for name in feed_forward)]
     for index, layer_type in enumerate(config.layer_types):
         if layer_type == "full_attention":
             yield [f"layers.{index}.self_attn.{name}_proj.weight" for name in "qkv"]
         else:
             yield [f"layers.{index}.linear_attn.in_proj_{name}.weight" for name in ("qkv", "b", "a", "z")]
-        yield [f"layers.{index}.mlp.{name}.weight" for name in feed_forward]
+        yield feed_forward_names(config, f"layers.{index}")
 
 
 def _routers(config: ModelConfig, items: Sequence[WeightItem], activations: Activations) -> list[list[str]]:

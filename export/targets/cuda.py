@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.modeling.cache_spec import KvType, StateLayout
+from qwonnx.export.quantization.recipe import Storages
+from qwonnx.export.targets.cuda_memory import load_scratch, step_scratch
+from qwonnx.export.targets.cuda_weights import check_weights, joined_weights
 from qwonnx.export.targets.target import Activations, LoadedWeights, LoweringFacts, Target
 from qwonnx.export.weight_files.weight_item import WeightItem
 from qwonnx.runtime.artifact.manifest import TensorSpec
@@ -32,11 +36,13 @@ class CudaTarget(Target):
     summary = "NVIDIA GPUs, float16 or bfloat16"
     activations = (Activations.FLOAT16, Activations.BFLOAT16)
     kv_types = (KvType.FLOAT16, KvType.BFLOAT16, KvType.INT8, KvType.FLOAT8, KvType.INT4)
+    default_recipe = "cuda"
     minimum_onnxruntime = "1.31.1"
     providers = ("CUDAExecutionProvider",)
     state_layout = StateLayout(convolution="float16", channels_last=True, value_major=True)
-    is_planned = False
+    on_device = True
     graph_bytes = 5_000
+    note = "memory was counted without a card; tokens/s are a bound by the card's bandwidth, and no measurement"
 
     def lower(self, model: ir.Model, weights: GraphWeights, activations: Activations, facts: LoweringFacts) -> None:
         from qwonnx.export.targets.cuda_lowering import lower_to_cuda
@@ -70,6 +76,17 @@ class CudaTarget(Target):
         shape = (*sizes, min(NUM_TOP_LOGITS, vocab_size))
         return (logits, TensorSpec("top_logits", "float32", shape), TensorSpec("top_ids", "int64", shape))
 
+    def join(
+        self, config: ModelConfig, items: Sequence[WeightItem], storages: Storages, activations: Activations
+    ) -> Sequence[WeightItem]:
+        check_weights(config, items)
+        return joined_weights(config, items, activations.floats)
+
+    def constant_bytes(self, config: ModelConfig) -> int:
+        """Cosines and sines of the rotary angles of all positions, in float16."""
+        return 2 * config.max_position_embeddings * config.rotary_dim
+
     def load(self, items: Sequence[WeightItem], activations: Activations, *, native: bool) -> LoadedWeights:
         """Everything lies in the device's memory."""
-        return LoadedWeights(packed=sum(item.num_bytes for item in items))
+        num_bytes = sum(item.num_bytes for item in items)
+        return LoadedWeights(packed=num_bytes, scratch=step_scratch(items), loading=load_scratch(items))

@@ -2,7 +2,7 @@
 
 No GPU is needed: cuda_kernels.txt is the table of the kernels that the wheel registers (infra/gpu/kernel_table.py), and
 types of a node's outputs follow from the schemas of ONNX Runtime's own package. A table knows domains, operators,
-versions and types. What a kernel wants of shapes and attributes is in cuda_lowering.py.
+versions and types. What a kernel wants of shapes and attributes is in cuda_weights.py.
 """
 
 from __future__ import annotations

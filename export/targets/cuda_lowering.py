@@ -8,7 +8,7 @@
     shared expert           QuickGelu is SiLU with alpha 1; GatedAdd
     residual and norm       SkipSimplifiedLayerNormalization
 
-Every rule of a kernel that its types do not show is checked here; cuda_kernels.py checks the types. Nothing falls back
+cuda_weights.py checks the rules of kernels that types do not show; cuda_kernels.py checks the types. Nothing falls back
 to the CPU, so that a step of one token can be captured as a CUDA graph: there is no control flow, no shape arithmetic,
 no reduction of integers (cuDNN's), and lengths come from the runtime.
 """
@@ -22,7 +22,6 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from qwonnx.export.checkpoint.config import ModelConfig
-from qwonnx.export.checkpoint.weight_names import GATE_UP
 from qwonnx.export.errors import RecipeError
 from qwonnx.export.lowering.constants import constant, integers
 from qwonnx.export.lowering.graph_weights import GraphWeights
@@ -41,14 +40,10 @@ from qwonnx.export.targets.contributed import (
 )
 from qwonnx.export.targets.cuda_kernels import without_kernel
 from qwonnx.export.targets.cuda_mixers import StepInputs, lower_attention, lower_delta_net
+from qwonnx.export.targets.cuda_weights import EXPERT_MULTIPLE, check_weights
 from qwonnx.export.targets.target import LoweringFacts
 from qwonnx.runtime.artifact.manifest import StateSpec
 
-# QMoE wants hidden and inner sizes that this divides.
-EXPERT_MULTIPLE = 64
-EXPERT_BLOCKS = (32, 64, 128)  # that QMoE takes
-_ROTARY_MULTIPLE = 16  # of GroupQueryAttention
-_LARGEST_BLOCK = 128  # that MatMulNBits computes one row with
 _FULL, _INT32, _INT64 = ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT64
 # of states in the graph, by their dtype in the manifest
 _STATE_TYPES = {
@@ -74,7 +69,7 @@ def lower_to_cuda(model: ir.Model, weights: GraphWeights, facts: LoweringFacts, 
         RecipeError: no kernel takes the model, or weights that are stored so.
     """
     graph = model.graph
-    _check_sizes(facts.config)
+    check_weights(facts.config, weights.items())
     step = step_inputs(graph, facts.config, ir.DataType[weights.type.name])
     lower_attention(graph, weights, step)
     lower_delta_net(graph, weights)
@@ -93,20 +88,6 @@ def lower_to_cuda(model: ir.Model, weights: GraphWeights, facts: LoweringFacts, 
     passes.RemoveUnusedNodesPass()(model)
     if missing := without_kernel(model):
         raise RecipeError(f"{missing[0]}: this model cannot be exported for CUDA")
-
-
-def _check_sizes(config: ModelConfig) -> None:
-    """Refuse what no kernel takes whatever the recipe."""
-    if config.num_experts and config.hidden_size % EXPERT_MULTIPLE:
-        raise RecipeError(
-            f"hidden_size is {config.hidden_size} and CUDA's experts want a multiple of {EXPERT_MULTIPLE}: this model"
-            " cannot be exported for CUDA"
-        )
-    if config.rotary_dim % _ROTARY_MULTIPLE:
-        raise RecipeError(
-            f"{config.rotary_dim} values of a head are rotated and CUDA's attention wants a multiple of"
-            f" {_ROTARY_MULTIPLE}: this model cannot be exported for CUDA"
-        )
 
 
 def step_inputs(graph: ir.Graph, config: ModelConfig, half: ir.DataType) -> StepInputs:
@@ -142,27 +123,15 @@ def _fill_experts(graph: ir.Graph, weights: GraphWeights) -> None:
 
 
 def _lower_experts(graph: ir.Graph) -> None:
-    """QMoE of codes, MoE of floats.
-
-    Raises:
-        RecipeError: the two matrices have other blocks or bits than the kernel takes.
-    """
+    """QMoE of codes, MoE of floats."""
     lower_float_experts(graph)
     for prefix in ("Quantized", "Affine"):
         for node in own_nodes(graph, f"{prefix}RoutedExperts"):
             _, _, *tensors = required(node.inputs)
             first, second = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
-            bits = {int(attribute(node, f"{matrix}_bits")) for matrix in ("gate_up", "down")}
-            name = str(first[0].name).removesuffix(f".{GATE_UP}.codes")
-            if len(bits) > 1:
-                raise RecipeError(f"{name} has matrices of {min(bits)} and {max(bits)} bits: CUDA wants one for both")
-            (width,) = bits
-            blocks = {block_size(codes, scales, width) for codes, scales, *_ in (first, second)}
-            if len(blocks) > 1 or blocks - set(EXPERT_BLOCKS):
-                found = " and ".join(map(str, sorted(blocks)))
-                raise RecipeError(f"{name} has blocks of {found}: CUDA wants one size of 32, 64 or 128 for both")
-            kernel = SWIGLU | {"k": attribute(node, "top_k"), "expert_weight_bits": width}
-            kernel |= {"block_size": blocks.pop(), "weights_prepacked": 0}  # the default means packed ones
+            bits = int(attribute(node, "gate_up_bits"))
+            kernel = SWIGLU | {"k": attribute(node, "top_k"), "expert_weight_bits": bits}
+            kernel |= {"block_size": block_size(first[0], first[1], bits), "weights_prepacked": 0}  # default: packed
             inputs = [*first[:2], None, *second[:2], *[None] * 4, *first[2:], *second[2:]]
             inputs = inputs if prefix == "Affine" else inputs[:5]
             replace_experts(graph, node, "QMoE", inputs, kernel, MICROSOFT)
@@ -195,9 +164,6 @@ def _lower_linear(graph: ir.Graph, weights: GraphWeights) -> None:
             bits = int(attribute(node, "bits"))
             size = block_size(codes, scales, bits)
             rows, blocks = sizes(scales)
-            if size > _LARGEST_BLOCK:
-                name = str(codes.name).removesuffix(".codes")
-                raise RecipeError(f"{name} has blocks of {size}: CUDA wants at most {_LARGEST_BLOCK}")
             attributes = {"N": rows, "K": blocks * size, "bits": bits, "block_size": size}
             by_block = weights.alias(codes, (rows, blocks, size * bits // 8))
             inputs = [x, by_block, scales, *zero_points]

@@ -58,7 +58,7 @@ def lower_decoder(
     """
     floats = choice.activations.floats
     weights = GraphWeights.of_traced(traced.graph, storages, tied_weights(config), floats)
-    states = state_specs(config, choice.kv, choice.target.state_layout_with(choice.activations))
+    states = state_specs(config, choice.kv, choice.state_layout)
     if cache_scales is not None:
         quantize_cache(traced.graph, choice.kv, states, cache_scales)
     choice.target.lower(traced, weights, choice.activations, LoweringFacts(config, states))

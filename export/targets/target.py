@@ -43,8 +43,8 @@ class LoadedWeights:
     """Bytes of weights in an open session.
 
     packed cannot be dropped; mapped is read from the page cache at every step; read_once was read to be packed and can
-    be dropped; on_demand is the embedding: a token reads one row. scratch is the largest matrix that a kernel expands
-    to float32 while it runs.
+    be dropped; on_demand is the embedding: a token reads one row. scratch is what kernels take beside activations while
+    they run, such as the largest matrix that one expands to float32; loading is taken, and given back, before.
     """
 
     packed: int = 0
@@ -52,6 +52,7 @@ class LoadedWeights:
     read_once: int = 0
     on_demand: int = 0
     scratch: int = 0
+    loading: int = 0
 
     def __add__(self, other: LoadedWeights) -> LoadedWeights:
         return LoadedWeights(
@@ -60,6 +61,7 @@ class LoadedWeights:
             self.read_once + other.read_once,
             self.on_demand + other.on_demand,
             max(self.scratch, other.scratch),
+            max(self.loading, other.loading),
         )
 
 
@@ -83,6 +85,7 @@ class Target(ABC):
         minimum_onnxruntime: the first release with all its kernels.
         providers: ONNX Runtime's execution providers that its graphs run on, the usual one first.
         state_layout: of the states of linear attention; see state_layout_with().
+        on_device: weights and states lie in the memory of a device, as one process has it.
         is_planned: whether a plan knows what lower() joins and stores.
         graph_bytes: of a graph without layers, measured, for plans without a trace.
         note: a note of plans about its estimates, if any.
@@ -96,6 +99,7 @@ class Target(ABC):
     minimum_onnxruntime: str
     providers: tuple[str, ...]
     state_layout: StateLayout = AS_TRACED
+    on_device: bool = False
     is_planned: bool = True
     graph_bytes: int
     note: str | None = None
@@ -150,6 +154,10 @@ class Target(ABC):
         """
         return items
 
+    def constant_bytes(self, config: ModelConfig) -> int:
+        """Bytes of large constants in a lowered graph, for plans; by default there are none."""
+        return 0
+
     @abstractmethod
     def load(self, items: Sequence[WeightItem], activations: Activations, *, native: bool) -> LoadedWeights:
         """Memory of a model's projections and experts, together, when a session loads them.
@@ -171,6 +179,11 @@ class TargetChoice:
     target: Target
     activations: Activations
     kv: KvType
+
+    @property
+    def state_layout(self) -> StateLayout:
+        """Of the states of linear attention."""
+        return self.target.state_layout_with(self.activations)
 
     def described(self) -> dict[str, str]:
         """The choice as names, for comparison and display."""

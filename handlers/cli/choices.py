@@ -17,6 +17,13 @@ else:
 FIRST_TARGET = TargetName(DEFAULT_TARGET)
 
 
+def default_recipes() -> str:
+    """The recipe of int4, and those of targets with another."""
+    named = {name: target.default_recipe for name, target in TARGETS.items()}
+    first = named[DEFAULT_TARGET]
+    return ", ".join((first, *(f"{recipe} with --target {name}" for name, recipe in named.items() if recipe != first)))
+
+
 def summaries() -> str:
     """All targets with their summaries, in one line."""
     return ". ".join(f"{name}: {target.summary}" for name, target in TARGETS.items()) + "."

@@ -11,11 +11,11 @@ import typer
 from rich.console import Console
 
 from qwonnx.export.modeling.cache_spec import KvType
-from qwonnx.export.quantization.recipe import DEFAULT_RECIPE, NO_RECIPE, SHIPPED, Preset, Recipe
+from qwonnx.export.quantization.recipe import NO_RECIPE, SHIPPED, Preset, Recipe
 from qwonnx.export.targets.register import TARGETS
 from qwonnx.export.targets.target import Activations
 from qwonnx.export.weight_files.memory_budget import check_memory
-from qwonnx.handlers.cli.choices import FIRST_TARGET, TargetName, summaries
+from qwonnx.handlers.cli.choices import FIRST_TARGET, TargetName, default_recipes, summaries
 from qwonnx.handlers.cli.engine_options import runtime_settings
 from qwonnx.handlers.cli.export_progress import export_progress, note_that_the_artifact_is_whole, note_what_is_kept
 from qwonnx.handlers.cli.system_prompts import bake_prompts, read_prompt
@@ -55,8 +55,8 @@ def export(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help=f"{', '.join(SHIPPED)} (int4 alone means {DEFAULT_RECIPE}); {NO_RECIPE} for plain bits; or a TOML file"
-            " with bits for patterns of weight names.",
+            help=f"{', '.join(SHIPPED)} (int4 alone means {default_recipes()}); {NO_RECIPE} for plain bits; or a TOML"
+            " file with bits for patterns of weight names.",
             metavar="NAME|FILE",
         ),
     ] = None,
@@ -104,6 +104,8 @@ def export(
         qwonnx export ./checkpoint ./better --recipe best --calibration sample.txt
 
         qwonnx export ./checkpoint ./long --kv int8
+
+        qwonnx export ./checkpoint ./qwen-cuda --target cuda
 
         qwonnx export ./checkpoint ./assistant --prefix system.txt --prefix agent.json
 

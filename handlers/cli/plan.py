@@ -69,14 +69,16 @@ def plan(
 ) -> None:
     """Compute what an export and its serving need: disk, memory, bytes read per token, and machines that fit.
 
-    The command reads only config.json. Weight files are exact to the byte; memory is that of ONNX Runtime's CPU
-    provider.
+    The command reads only config.json. Weight files are exact to the byte; memory is that of the process, or of the
+    card for --target cuda.
 
     Examples:
 
         qwonnx plan Qwen/Qwen3.5-35B-A3B
 
         qwonnx plan ./checkpoint/config.json --context 256k --sequences 4 --bandwidth 200GB/s
+
+        qwonnx plan Qwen/Qwen3.5-35B-A3B --target cuda --kv int8
 
         qwonnx plan Qwen/Qwen3.5-9B --fit memory=10GB,disk=10GB,context=32k
 
@@ -108,10 +110,10 @@ def plan(
     opened = open_source(source, revision, weights_file)
     if fit is not None:
         checkpoint = Path(source).parent if Path(source).is_file() else source
-        kv_types = list(choice.target.kv_types) if kv is None else [choice.kv]
+        kv_types = list(choice.target.kv_types_with(choice.activations)) if kv is None else [choice.kv]
         _fit(opened, str(checkpoint), weights, recipe, fit, kv_types, assumptions, as_json=as_json)
         return
-    recipes = _recipes(weights, recipe, weight_block_size)
+    recipes = _recipes(weights, recipe, weight_block_size, choice.target.default_recipe)
     if exact:
         from qwonnx.export.planning.exact_artifact import formats_at_hand
 
@@ -131,7 +133,9 @@ def plan(
         console.print(part)
 
 
-def _recipes(weights: str | None, recipe: str | None, weight_block_size: int | None) -> tuple[NamedRecipe, ...]:
+def _recipes(
+    weights: str | None, recipe: str | None, weight_block_size: int | None, default: str
+) -> tuple[NamedRecipe, ...]:
     from qwonnx.export.planning.stored_model import NamedRecipe, named_recipe, named_recipes
     from qwonnx.export.quantization.recipe import Recipe
 
@@ -142,7 +146,7 @@ def _recipes(weights: str | None, recipe: str | None, weight_block_size: int | N
         return (NamedRecipe(Path(recipe).stem, chosen, f"--recipe {shlex.quote(recipe)}"),)
     if weights is not None:
         return (named_recipe(weights, weight_block_size),)
-    return named_recipes(weight_block_size)
+    return named_recipes(weight_block_size, default)
 
 
 def _fit(
@@ -159,12 +163,12 @@ def _fit(
     from qwonnx.export.planning.fit import find_fit, parse_limits
     from qwonnx.export.planning.stored_model import in_every_block_size, named_recipes
 
-    serving = assumptions.serving
+    serving, default = assumptions.serving, assumptions.choice.target.default_recipe
     limits = parse_limits(text, serving.context, serving.sequences)
     if recipe is not None:
-        recipes = _recipes(weights, recipe, None)
+        recipes = _recipes(weights, recipe, None, default)
     else:
-        names = [weights] if weights is not None else [named.name for named in named_recipes()]
+        names = [weights] if weights is not None else [named.name for named in named_recipes(default=default)]
         recipes = in_every_block_size(names)
     found = find_fit(opened.config, recipes, kv_types, limits, assumptions, opened.copied)
     if as_json:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from qwonnx.export.planning.deployment import Deployment
 from qwonnx.export.planning.fit import Candidate, Fit, Limits
 from qwonnx.export.planning.plan import CONTEXTS, EXPORT_MEMORY_BYTES, Plan, RecipePlan
-from qwonnx.export.planning.resident_memory import MemoryUse
+from qwonnx.export.targets.register import DEFAULT_TARGET
 from qwonnx.handlers.cli.tables import bits_per_weight, count_of, numbers_table
 from qwonnx.runtime.quantities import bytes_text, tokens_text
 
 _MOST_CANDIDATES = 8
 
-# The parts of memory that are needed, and those that the system may drop.
-_NEEDED: dict[str, Callable[[MemoryUse], int]] = {
+_Part = Callable[[Any], int]
+
+# The parts of memory that are needed, and those that the system may drop: of a MemoryUse, and of a DeviceUse.
+_NEEDED: dict[str, _Part] = {
     "process": lambda use: use.process + use.session,
     "tokenizer": lambda use: use.tokenizer,
     "weights, packed": lambda use: use.packed_weights,
@@ -27,9 +31,19 @@ _NEEDED: dict[str, Callable[[MemoryUse], int]] = {
     "huge pages, up to": lambda use: use.page_rounding,
     "work buffers": lambda use: use.work,
 }
-_DROPPABLE: dict[str, Callable[[MemoryUse], int]] = {
+_DROPPABLE: dict[str, _Part] = {
     "file pages, idle": lambda use: use.read_once_weights + use.embedding,
     "resident": lambda use: use.resident,
+}
+_NEEDED_ON_DEVICE: dict[str, _Part] = {
+    "driver": lambda use: use.driver,
+    "weights": lambda use: use.weights,
+    "keys and values": lambda use: use.kv,
+    "other states": lambda use: use.states,
+    "spare row": lambda use: use.spare_row,
+    "logits": lambda use: use.logits,
+    "work, up to": lambda use: use.work,
+    "left free": lambda use: use.unused,
 }
 
 
@@ -60,9 +74,12 @@ def fit_tables(name: str, fit: Fit) -> Iterator[RenderableType]:
     best = fitting[0]
     block_size = best.model.named.recipe.weight_block_size
     block = f" --weight-block-size {block_size}" if block_size else ""
-    kv = "" if best.kv == "float32" else f" --kv {best.kv}"
+    choice = best.model.choice
+    target = "" if choice.target.name == DEFAULT_TARGET else f" --target {choice.target.name}"
+    activations = "" if choice.activations is choice.target.activations[0] else f" --activations {choice.activations}"
+    kv = "" if best.kv is choice.target.kv_types_with(choice.activations)[0] else f" --kv {best.kv}"
     yield Text("Export it with")
-    yield Text(f"  qwonnx export {name} OUT {best.model.named.options}{block}{kv}")
+    yield Text(f"  qwonnx export {name} OUT{target} {best.model.named.options}{block}{activations}{kv}")
 
 
 def remedies(fit: Fit) -> list[str]:
@@ -115,7 +132,7 @@ def _artifact(plan: Plan) -> Iterator[RenderableType]:
             bytes_text(recipe.traffic.bytes_per_token),
         ]
         if assumptions.bandwidth is not None:
-            cells.append(f"{recipe.traffic.tokens_per_second(assumptions.bandwidth):.3g}")
+            cells.append(_three_digits(recipe.traffic.tokens_per_second(assumptions.bandwidth)))
         table.add_row(*cells)
     caption = f"Read at {_serving(plan)}"
     if assumptions.bandwidth is not None:
@@ -132,39 +149,45 @@ def _contexts(plan: Plan) -> Iterator[RenderableType]:
     for recipe in plan.recipes:
         needed = (bytes_text(recipe.memory_at(context).required) for context in contexts)
         table.add_row(recipe.model.named.name, *needed)
-    yield from _section(f"Memory to serve {serving.sequences} at once, {serving.kv} keys and values", table)
+    where = "Memory of a card" if plan.assumptions.choice.target.on_device else "Memory"
+    yield from _section(f"{where} to serve {serving.sequences} at once, {serving.kv} keys and values", table)
 
 
 def _parts(plan: Plan) -> Iterator[RenderableType]:
     context = plan.assumptions.serving.context
     uses = [recipe.memory_at(context) for recipe in plan.recipes]
+    on_device = plan.assumptions.choice.target.on_device
     table = _recipes_table(plan)
-    for title, part in _NEEDED.items():
+    for title, part in (_NEEDED_ON_DEVICE if on_device else _NEEDED).items():
         table.add_row(title, *(bytes_text(part(use)) for use in uses))
     table.add_row("needed", *(bytes_text(use.required) for use in uses), style="bold")
-    for title, part in _DROPPABLE.items():
+    for title, part in ({} if on_device else _DROPPABLE).items():
         table.add_row(title, *(bytes_text(part(use)) for use in uses))
     yield from _section(f"Parts of it at {tokens_text(context)} tokens", table)
 
 
 def _deployments(plan: Plan) -> Iterator[RenderableType]:
+    def longest(recipe: RecipePlan, one: Deployment) -> str:
+        return tokens_text(one.largest_context) if one.largest_context else "-"
+
+    def rate(recipe: RecipePlan, one: Deployment) -> str:
+        if one.target.bandwidth is None or not one.fits:
+            return "-"
+        return _three_digits(recipe.traffic.tokens_per_second(one.target.bandwidth))
+
+    yield from _section("The longest context that fits", _places(plan, longest), "-: does not fit.")
+    if plan.assumptions.choice.target.on_device:
+        caption = f"The card's bandwidth over bytes read, at {_serving(plan)}: an upper bound."
+        yield from _section("Tokens/s at most", _places(plan, rate), caption)
+
+
+def _places(plan: Plan, cell: Callable[[RecipePlan, Deployment], str]) -> Table:
+    """A row for each machine or card, and a column for each recipe."""
     table = _recipes_table(plan)
-    for target in (one.target for one in plan.recipes[0].deployments if one.target.num_devices <= 1):
-        cells = [_longest(recipe, target.memory, accelerated=target.num_devices > 0) for recipe in plan.recipes]
-        table.add_row(target.name.removeprefix("1 x ") + ("s" if target.num_devices else ""), *cells)
-    caption = "-: does not fit. 2x: on two together, if kernels for them existed."
-    yield from _section("The longest context that fits", table, caption)
-
-
-def _longest(recipe: RecipePlan, memory: int, *, accelerated: bool) -> str:
-    """The longest context on one kind of machine; on accelerators, on the fewest that hold the requested context."""
-    kind = [
-        one for one in recipe.deployments if one.target.memory == memory and bool(one.target.num_devices) == accelerated
-    ]
-    best = next((one for one in kind if one.fits), max(kind, key=lambda one: one.largest_context))
-    if not best.largest_context:
-        return "-"
-    return (f"{best.target.num_devices}x " if accelerated else "") + tokens_text(best.largest_context)
+    for found in zip(*(recipe.deployments for recipe in plan.recipes), strict=True):
+        cells = (cell(recipe, one) for recipe, one in zip(plan.recipes, found, strict=True))
+        table.add_row(found[0].target.name, *cells)
+    return table
 
 
 def _candidates(title: str, candidates: Sequence[Candidate], limits: Limits) -> Iterator[RenderableType]:
@@ -197,6 +220,10 @@ def _limits_text(limits: Limits) -> str:
 def _serving(plan: Plan) -> str:
     serving = plan.assumptions.serving
     return f"{tokens_text(serving.context)} tokens, {serving.sequences} at once"
+
+
+def _three_digits(value: float) -> str:
+    return f"{float(f'{value:.3g}'):g}"
 
 
 def _recipes_table(plan: Plan) -> Table:

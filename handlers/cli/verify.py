@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,8 @@ from qwonnx.handlers.cli.engine_options import KernelsOption, runtime_settings
 from qwonnx.handlers.cli.tables import facts_table
 from qwonnx.handlers.cli.text_file import read_text
 from qwonnx.runtime.native.kernels import Kernels
+
+_LAYERS_IN_A_ROW = 6
 
 
 def verify(
@@ -31,7 +34,8 @@ def verify(
 ) -> None:
     """Run transformers and the artifact on the same tokens, and compare their predictions.
 
-    The whole checkpoint is loaded in float32, which needs four bytes of memory for each parameter.
+    The whole checkpoint is loaded in float32, which needs four bytes of memory for each parameter. A line warns if its
+    activations come near the limit of float16, in which other targets compute.
 
     Examples:
 
@@ -56,8 +60,21 @@ def verify(
             "perplexity, checkpoint": f"{report.perplexity_checkpoint:.4f}",
             "perplexity, artifact": f"{report.perplexity_artifact:.4f}",
         }
-        Console().print(facts_table("Artifact against checkpoint", facts))
+        console = Console()
+        console.print(facts_table("Artifact against checkpoint", facts))
+        console.print(facts_table("Largest activation after each layer, checkpoint", _by_layers(report.layer_peaks)))
+    if report.range_warning is not None:
+        typer.echo(f"qwonnx: {report.range_warning}", err=True)
     # `not <=`, so that a KL that is not a number fails as well.
     if max_kl is not None and not report.mean_kl <= max_kl:
         typer.echo(f"qwonnx: the mean KL divergence {report.mean_kl:.3e} exceeds {max_kl:g}", err=True)
         raise typer.Exit(1)
+
+
+def _by_layers(peaks: Sequence[float]) -> dict[str, object]:
+    """Rows of a table, of a few layers each."""
+    rows: dict[str, object] = {}
+    for start in range(0, len(peaks), _LAYERS_IN_A_ROW):
+        part = peaks[start : start + _LAYERS_IN_A_ROW]
+        rows[f"layers {start} to {start + len(part) - 1}"] = "  ".join(f"{peak:.3g}" for peak in part)
+    return rows

@@ -108,7 +108,9 @@ def plan_for(manifest: Manifest, options: argparse.Namespace, num_tokens: int) -
     copied = CopiedFiles.of_folder(options.artifact)
     assert copied is not None, "an artifact has a tokenizer"
     plan = make_plan(open_source(str(options.checkpoint)).config, [named], assumptions, copied)
-    return plan.recipes[0].memory_at(num_tokens)
+    use = plan.recipes[0].memory_at(num_tokens)
+    assert isinstance(use, MemoryUse), "the artifact is for a card, whose memory this does not measure"
+    return use
 
 
 def read_maps(pid: int) -> Measured:

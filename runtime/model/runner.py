@@ -113,7 +113,7 @@ class ModelRunner:
             least_logits=int(session.is_on_device),
         )
         self._input_names = tuple(sorted(_KNOWN_INPUTS & session.inputs.keys()))
-        self._max_num_seqs = max_num_seqs
+        self._max_num_seqs, self._max_num_batched_tokens = max_num_seqs, max_num_batched_tokens
         self._graphs: dict[int, Runnable] = {}  # by number of rows
         self._outputs = {"logits": new_array([max_num_seqs, vocab_size], "float32")}
         for name in {TOP_VALUES, TOP_IDS} & session.outputs.keys():
@@ -142,7 +142,7 @@ class ModelRunner:
         return [self._row_logits(rows, index) for index in range(batch)] if plan.wants_logits else []
 
     def capture(self) -> int:
-        """Make the graphs of decoding steps, if the session captures; all rows must be free.
+        """Run the longest prompt and make the graphs of decoding steps, if the session captures; all rows must be free.
 
         Returns:
             the number of graphs.
@@ -152,13 +152,15 @@ class ModelRunner:
         """
         if not self._session.captures:
             return 0
+        # The longest step first: what it takes of the device's memory serves the shorter ones, too.
+        self._run(StepPlan(0, (), self._max_num_batched_tokens, wants_logits=True), 1, self._session)
         most = self._max_num_seqs
         sizes = [size for size in range(1, most + 1) if size <= _GRAPH_FOR_EACH or not size % 8 or size == most]
-        for size in sizes:
+        graphs: dict[int, Runnable] = {size: self._session.replaying(size) for size in sizes}
+        for size in reversed(sizes):
             assert all(self._cache.is_free(row) for row in range(size)), "a graph's first run would spoil rows in use"
-            graph = self._session.replaying(size)
-            self._run(StepPlan(0, (), 1, wants_logits=True), size, graph)
-            self._graphs[size] = graph
+            self._run(StepPlan(0, (), 1, wants_logits=True), size, graphs[size])
+        self._graphs = graphs
         return len(sizes)
 
     def _rows_of_graph(self, plan: StepPlan) -> int:

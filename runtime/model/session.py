@@ -226,6 +226,8 @@ def _options(settings: RuntimeSettings, placement: Placement) -> Any:
         options.add_provider_for_devices(list(placement.plugin), dict(placement.providers[placement.first]))
     if CPU not in placement.providers and not placement.host_operators:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        # A kernel that packs a weight leaves its raw copy to the arena, which never gives it back to the device.
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     return options
 
 

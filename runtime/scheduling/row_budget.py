@@ -28,8 +28,8 @@ class RowBudget(RowCost):
         return sum(map(self.bytes_of, lengths)) <= self.max_bytes
 
 
-# The rest is for what a step computes with.
-_SHARE_OF_DEVICE = 0.85
+# Of free memory, for rows. The rest is for what a step computes with.
+SHARE_OF_DEVICE = 0.85
 
 UNLIMITED = RowBudget(bytes_per_row=0, bytes_per_token=0, max_bytes=1 << 62)
 
@@ -47,7 +47,7 @@ def settle_reserved(
         SettingsError: there is no room for the rows.
     """
     cost = row_cost(states)
-    limit = int(free_bytes * _SHARE_OF_DEVICE) if settings.cache_bytes is None else settings.cache_bytes
+    limit = int(free_bytes * SHARE_OF_DEVICE) if settings.cache_bytes is None else settings.cache_bytes
     num_rows = settings.max_num_seqs + 1
     room = max(0, limit // num_rows - cost.bytes_per_row) // max(1, cost.bytes_per_token)
     needed = max_model_len if settings.max_model_len is not None else 2

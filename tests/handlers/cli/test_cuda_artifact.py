@@ -7,6 +7,8 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
+from qwonnx.export.quantization.recipe import Recipe
+from qwonnx.runtime.artifact.manifest import read_manifest
 from tests.handlers.cli.commands import error_line, qwonnx
 
 CHECKPOINT = Path(__file__).parents[2] / "miniature" / "checkpoint"
@@ -19,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("cuda") / "artifact"
-    result = qwonnx("export", CHECKPOINT, out, "--target", "cuda", "--weight-block-size", "32", "--recipe", "none")
+    result = qwonnx("export", CHECKPOINT, out, "--target", "cuda")
     assert result.returncode == 0, result.stderr
     return out
 
@@ -49,6 +51,12 @@ def test_another_device_is_refused(artifact: Path) -> None:
     ):
         assert "device is cpu and this artifact is for the target cuda" in line
     assert "device is 'gpu': give auto, cpu, cuda" in error_line(qwonnx("serve", artifact, "--device", "gpu"))
+
+
+def test_its_recipe_is_the_targets_own(artifact: Path) -> None:
+    recipe, used = Recipe.named("cuda"), read_manifest(artifact).quantization
+    assert used.weight_block_size == recipe.weight_block_size
+    assert used.recipe == tuple((rule.pattern, rule.bits) for rule in recipe.rules)
 
 
 def test_its_files_can_be_inspected(artifact: Path) -> None:
