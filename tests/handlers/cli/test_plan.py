@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 
 from qwonnx.export import ExportOptions, export_checkpoint
 from qwonnx.export.quantization.recipe import Preset, Recipe
-from qwonnx.export.targets.portable import PortableTarget
 from qwonnx.handlers.cli.main import command_line
 from tests.checkpoints import write_tiny
 from tests.checkpoints.published import PUBLISHED
@@ -201,7 +200,7 @@ def test_options_that_the_plan_prints_are_options_of_the_plan(config_file: Path)
     ("arguments", "message"),
     [
         (["--context", "x"], "--context is 'x'"),
-        (["--kv", "fp8"], "--kv is 'fp8'"),
+        (["--kv", "fp7"], "--kv is 'fp7'"),
         (["--weights", "int5"], "int5"),
         (["--weights", "int8", "--recipe", "balanced"], "the recipe balanced starts from int4, not from int8"),
         (["--recipe", "tiny"], "there is no recipe 'tiny': use smallest, balanced, best, cuda, none, or a TOML file"),
@@ -232,10 +231,8 @@ def test_planning_needs_nothing_of_the_exporters_packages(config_file: Path) -> 
         assert result.returncode == 0, result.stderr
 
 
-def test_a_target_without_plans_is_refused(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PortableTarget, "is_planned", False)
-    result = CliRunner().invoke(command_line(), ["plan", str(config_file), "--target", "portable"])
-    assert "there are no plans for the target portable yet" in str(result.exception)
+def test_a_target_without_plans_is_refused_in_a_line(config_file: Path) -> None:
+    assert "there are no plans for the target rtx yet" in error_line(qwonnx("plan", config_file, "--target", "rtx"))
 
 
 def test_a_plan_for_cards_says_which_of_them_fit_and_what_their_bandwidth_allows(config_file: Path) -> None:
