@@ -1,0 +1,81 @@
+"""A decoder on the device that is driven step by step, without a scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as SequenceOf
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from qwonnx.runtime.artifact.folder import open_artifact
+from qwonnx.runtime.cache.device_buffers import DeviceBuffers
+from qwonnx.runtime.cache.hybrid_cache import HybridCache
+from qwonnx.runtime.cuda.device import CudaDevice
+from qwonnx.runtime.model.inputs import HOST_INPUTS
+from qwonnx.runtime.model.placement import place
+from qwonnx.runtime.model.runner import FloatArray, ModelRunner
+from qwonnx.runtime.model.session import Session
+from qwonnx.runtime.scheduling.sequence import Sequence, StepPlan
+from qwonnx.runtime.settings import RuntimeSettings
+
+
+class Steps:
+    """An artifact for CUDA with the states of some rows; a row's sequence begins with read().
+
+    Args:
+        folder: the artifact; its text files are not needed.
+        num_rows: of the largest decoding step.
+        max_model_len: tokens that a row has room for, and of the longest prompt.
+
+    Attributes:
+        device: that it runs on.
+        vocab_size: ids of tokens are below.
+    """
+
+    def __init__(self, folder: Path, num_rows: int, max_model_len: int) -> None:
+        artifact = open_artifact(folder)
+        states, self.vocab_size = artifact.decoder.states, artifact.manifest.model.vocab_size
+        placement = place(artifact.manifest.target, RuntimeSettings())
+        assert placement.device is not None, f"{folder} is not for CUDA"
+        self.device: CudaDevice = placement.device
+        session = Session(artifact.file(artifact.decoder.file), RuntimeSettings(), (), placement)
+        make = partial(DeviceBuffers, device=placement.device, host_inputs=HOST_INPUTS)
+        self._cache = HybridCache(states, num_rows, max_model_len, make_buffers=make)
+        self._runner = ModelRunner(session, states, self._cache, num_rows, max_model_len, self.vocab_size)
+        self._sequences: list[Sequence] = []
+
+    def capture(self) -> int:
+        """Record decoding steps for replay; no row may be in use. Returns their number."""
+        return self._runner.capture()
+
+    def read(self, prompt: SequenceOf[int]) -> FloatArray:
+        """Read a prompt into the next row, in one step, and choose the most likely token.
+
+        Returns:
+            Logits [1, vocab_size], overwritten by the next step.
+        """
+        sequence = Sequence(str(len(self._sequences)), list(prompt), len(prompt))
+        self._sequences.append(sequence)
+        return self._run(StepPlan(len(self._sequences) - 1, (sequence,), len(prompt), wants_logits=True))
+
+    def decode(self) -> FloatArray:
+        """One token for every row. Returns logits [rows, vocab_size], overwritten by the next step."""
+        return self._run(StepPlan(0, tuple(self._sequences), 1, wants_logits=True))
+
+    def answers(self) -> list[list[int]]:
+        """The tokens that were chosen so far, by row."""
+        return [sequence.token_ids[sequence.num_prompt_tokens :] for sequence in self._sequences]
+
+    def clear(self) -> None:
+        """Free all rows."""
+        for row in range(len(self._sequences)):
+            self._cache.release(row)
+        self._sequences.clear()
+
+    def _run(self, plan: StepPlan) -> FloatArray:
+        logits = self._runner.run(plan)
+        for sequence, token in zip(plan.sequences, np.argmax(logits, axis=-1), strict=True):
+            sequence.num_computed += plan.num_tokens
+            sequence.token_ids.append(int(token))
+        return logits
