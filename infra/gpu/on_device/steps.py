@@ -1,7 +1,8 @@
-"""A decoder on the device that is driven step by step, without a scheduler."""
+"""A decoder that is driven step by step, without a scheduler, on the device or the host that it was exported for."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence as SequenceOf
 from functools import partial
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from qwonnx.runtime.artifact.folder import open_artifact
+from qwonnx.runtime.cache.buffers import BuffersFactory
 from qwonnx.runtime.cache.device_buffers import DeviceBuffers
+from qwonnx.runtime.cache.host_buffers import HostBuffers
 from qwonnx.runtime.cache.hybrid_cache import HybridCache
-from qwonnx.runtime.cuda.device import CudaDevice
 from qwonnx.runtime.model.inputs import HOST_INPUTS
 from qwonnx.runtime.model.placement import place
 from qwonnx.runtime.model.runner import FloatArray, ModelRunner
@@ -21,7 +23,7 @@ from qwonnx.runtime.settings import RuntimeSettings
 
 
 class Steps:
-    """An artifact for CUDA with the states of some rows; a row's sequence begins with read().
+    """An artifact with the states of some rows; a row's sequence begins with read().
 
     Args:
         folder: the artifact; its text files are not needed.
@@ -29,25 +31,29 @@ class Steps:
         max_model_len: tokens that a row has room for, and of the longest prompt.
 
     Attributes:
-        device: that it runs on.
+        device: that it runs on; None: the host.
         vocab_size: ids of tokens are below.
+        num_captured: recorded decoding steps.
+        seconds: of the last step, from its inputs to its logits on the host.
     """
 
     def __init__(self, folder: Path, num_rows: int, max_model_len: int) -> None:
         artifact = open_artifact(folder)
         states, self.vocab_size = artifact.decoder.states, artifact.manifest.model.vocab_size
         placement = place(artifact.manifest.target, RuntimeSettings())
-        assert placement.device is not None, f"{folder} is not for CUDA"
-        self.device: CudaDevice = placement.device
+        self.device = placement.device
         session = Session(artifact.file(artifact.decoder.file), RuntimeSettings(), (), placement)
-        make = partial(DeviceBuffers, device=placement.device, host_inputs=HOST_INPUTS)
+        make: BuffersFactory = HostBuffers
+        if placement.device is not None:
+            make = partial(DeviceBuffers, device=placement.device, host_inputs=HOST_INPUTS)
         self._cache = HybridCache(states, num_rows, max_model_len, make_buffers=make)
         self._runner = ModelRunner(session, states, self._cache, num_rows, max_model_len, self.vocab_size)
         self._sequences: list[Sequence] = []
+        self.num_captured, self.seconds = 0, 0.0
 
-    def capture(self) -> int:
-        """Record decoding steps for replay; no row may be in use. Returns their number."""
-        return self._runner.capture()
+    def capture(self) -> None:
+        """Record decoding steps for replay; no row may be in use."""
+        self.num_captured = self._runner.capture()
 
     def read(self, prompt: SequenceOf[int]) -> FloatArray:
         """Read a prompt into the next row, in one step, and choose the most likely token.
@@ -74,7 +80,9 @@ class Steps:
         self._sequences.clear()
 
     def _run(self, plan: StepPlan) -> FloatArray:
+        start = time.perf_counter()
         logits = self._runner.run(plan)
+        self.seconds = time.perf_counter() - start
         for sequence, token in zip(plan.sequences, np.argmax(logits, axis=-1), strict=True):
             sequence.num_computed += plan.num_tokens
             sequence.token_ids.append(int(token))

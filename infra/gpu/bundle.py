@@ -1,0 +1,211 @@
+"""Make the folder that check.py runs on a machine with a GPU, which needs no network.
+
+    python -m infra.gpu.bundle FOLDER [--architecture 90] [--wheels DIR] [--no-packages] [--small]
+
+The folder has check.py, bundle.json and transfer-1, transfer-2, ...: folders of at most 60 MB, which may be copied one
+by one. They hold two archives. "packages" is onnxruntime-gpu with the machine code of one architecture, and what the
+runtime imports; --no-packages leaves it out, for a machine that has them. "checks" is the runtime, the checks, and what
+they need: artifacts, with what the function bodies and the float16 twin make of them. The weights of the large artifact
+are not carried: they are made there, from a seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto, helper
+
+from infra.gpu import packages
+from infra.gpu.check import BUNDLE_JSON
+from infra.gpu.emulation import emulate
+from infra.gpu.geometry import write_geometry
+from infra.gpu.on_device.answers import Answers, answer
+from infra.gpu.on_device.geometry import Plan
+from infra.gpu.on_device.miniature import LOGITS
+from infra.gpu.on_device.steps import Steps
+from infra.gpu.operator_cases import write_cases
+from infra.gpu.transfers import SplitArchive, Transfers
+from infra.miniature import glossary
+from infra.miniature.checkpoint import TRAINED
+from qwonnx.export import ExportOptions, export_checkpoint
+from qwonnx.export.quantization.recipe import Recipe
+from qwonnx.runtime.artifact.folder import open_artifact
+from qwonnx.runtime.model.files import load
+from qwonnx.runtime.text.chat_prompt import render_chat
+from tests.checkpoints import write_tiny
+from tests.checkpoints.published import PUBLISHED
+
+ROOT = Path(__file__).resolve().parents[2]
+_RECIPE = Recipe.preset("int4", 32)
+_LOGITS_PROMPTS = 8
+_LINEAR, _FULL = "linear_attention", "full_attention"
+# Heads of the 35B, which decide what kernels of attention run; a small hidden size keeps the matrices small.
+_HEADS = {
+    name: PUBLISHED["35B-A3B"].text[name]
+    for name in (
+        "head_dim",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "linear_num_key_heads",
+        "linear_num_value_heads",
+        "linear_key_head_dim",
+        "linear_value_head_dim",
+        "rope_parameters",
+    )
+}
+_WIDE_HEADS = {**_HEADS, "hidden_size": 256, "num_hidden_layers": 2, "layer_types": [_LINEAR, _FULL]}
+_FOUR_LAYERS = {
+    "num_hidden_layers": 4,
+    "layer_types": [*[_LINEAR] * 3, _FULL],
+    "vocab_size": 24832,
+    "max_position_embeddings": 4096,
+}
+_SMALL = {
+    **_FOUR_LAYERS,
+    "num_hidden_layers": 2,
+    "layer_types": [_LINEAR, _FULL],
+    "num_experts": 16,
+    "vocab_size": 1024,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--architecture", type=int, default=90, help="90 for compute capability 9.0")
+    parser.add_argument("--wheels", type=Path, help="a folder with the packages' wheels; without it, pip fetches them")
+    parser.add_argument("--python", default=packages.PYTHON, help="of the machine with the GPU")
+    parser.add_argument("--no-packages", action="store_true", help="for a machine that has onnxruntime-gpu")
+    parser.add_argument("--small", action="store_true", help="less of everything, for a machine without a GPU")
+    options = parser.parse_args(arguments)
+    if options.folder.exists():
+        print(f"{options.folder} exists: choose another folder", file=sys.stderr)
+        return 2
+    options.folder.mkdir(parents=True)
+    with tempfile.TemporaryDirectory(prefix="bundle.", dir=options.folder.parent) as work:
+        try:
+            made = _trees(Path(work), options)
+        except packages.PackageError as error:
+            shutil.rmtree(options.folder)
+            print(error, file=sys.stderr)
+            return 2
+        transfers = Transfers(options.folder)
+        archives = [transfers.add(tree.name, tree) for tree in made]
+    _write_index(options, archives)
+    shutil.copyfile(Path(__file__).with_name("check.py"), options.folder / "check.py")
+    print(f"{transfers.count} transfers in {options.folder}: python check.py {options.folder.name}")
+    return 0
+
+
+def _trees(work: Path, options: argparse.Namespace) -> list[Path]:
+    """The folders to be packed."""
+    trees = []
+    if not options.no_packages:
+        wheels = options.wheels
+        if wheels is None:
+            wheels = work / "wheels"
+            packages.download(wheels, options.python)
+        trees.append(work / "packages")
+        packages.install(sorted(wheels.glob("*.whl")), trees[0] / "site", options.architecture)
+    trees.append(work / "checks")
+    _write_sources(trees[-1] / "site")
+    _write_models(trees[-1], work, small=options.small)
+    return trees
+
+
+def _write_index(options: argparse.Namespace, archives: Sequence[SplitArchive]) -> None:
+    brings = not options.no_packages
+    document = {
+        "python": options.python if brings else None,
+        "onnxruntime": f"onnxruntime-gpu {packages.ONNXRUNTIME}" if brings else "onnxruntime-gpu as installed",
+        "architecture": options.architecture if brings else None,
+        "archives": [asdict(archive) for archive in archives],
+    }
+    (options.folder / BUNDLE_JSON).write_text(json.dumps(document, indent=1), encoding="utf-8")
+
+
+def _write_sources(site: Path) -> None:
+    """The runtime, and the modules of the checks."""
+    sources = {path: Path("qwonnx") / path.relative_to(ROOT) for path in (ROOT / "runtime").rglob("*.py")}
+    own = [
+        ROOT / "infra" / "__init__.py",
+        *(ROOT / "infra" / "gpu" / name for name in ("__init__.py", "seeded_weights.py")),
+    ]
+    own += (ROOT / "infra" / "gpu" / "on_device").glob("*.py")
+    for source, target in (sources | {path: path.relative_to(ROOT) for path in own}).items():
+        (site / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, site / target)
+
+
+def _write_models(tree: Path, work: Path, *, small: bool) -> None:
+    kvs = ("float16",) if small else ("float16", "int8", "int4")
+    for kv in kvs:
+        _write_miniature(tree / "miniature" / kv, work / f"twin-{kv}", kv, num_questions=4 if small else 120)
+    operators = tree / "operators"
+    operators.mkdir()
+    _write_relu(operators / "relu.onnx")
+    for kv in kvs:
+        folders = tree / "miniature" / kv / "artifact", work / f"twin-{kv}"
+        _write_operators(operators / f"miniature-{kv}", TRAINED, work, kv, folders)
+    if not small:
+        wide = write_tiny(work / "wide-heads", text_overrides=_WIDE_HEADS)
+        _write_operators(operators / "wide-heads", wide, work, "float16")
+    text, plan = (
+        (_SMALL, Plan([64, 128], [1, 2], 8, 4)) if small else (_FOUR_LAYERS, Plan([512, 2048], [1, 8, 32], 512, 32))
+    )
+    geometry = tree / "geometry" / "35B-A3B"
+    write_geometry(geometry, text=text)
+    plan.save(geometry)
+
+
+def _write_miniature(folder: Path, twin: Path, kv: str, num_questions: int) -> None:
+    """The trained miniature's artifact, with the answers and logits of its twin."""
+    artifact = folder / "artifact"
+    export_checkpoint(TRAINED, artifact, ExportOptions(target="cuda", recipe=_RECIPE, kv=kv))
+    emulate(artifact, twin)
+    model = load(artifact)
+    prompts = [
+        render_chat(model, list(example.messages[:-1]), [], {"enable_thinking": False}).token_ids
+        for example in glossary.held_out(num_questions, 3)
+    ]
+    Answers(prompts, answer(twin, prompts)).save(folder)
+    np.save(folder / LOGITS, _logits(twin, prompts[:_LOGITS_PROMPTS]))
+
+
+def _write_operators(
+    out: Path, checkpoint: Path, work: Path, kv: str, exported: tuple[Path, Path] | None = None
+) -> None:
+    """The cases of one model; `exported` are its artifact for CUDA and the twin, if they exist."""
+    cuda, twin = exported or (work / f"{out.name}-cuda", work / f"{out.name}-twin")
+    if exported is None:
+        export_checkpoint(checkpoint, cuda, ExportOptions(target="cuda", recipe=_RECIPE, kv=kv))
+        emulate(cuda, twin)
+    portable = work / f"{out.name}-portable"
+    plain = "float32" if kv == "float16" else kv
+    export_checkpoint(checkpoint, portable, ExportOptions(target="portable", recipe=_RECIPE, kv=plain))
+    write_cases(out, open_artifact(cuda), open_artifact(portable), open_artifact(twin))
+
+
+def _logits(artifact: Path, prompts: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+    steps = Steps(artifact, len(prompts), max(map(len, prompts)) + 1)
+    return np.concatenate([steps.read(prompt).copy() for prompt in prompts])
+
+
+def _write_relu(path: Path) -> None:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT16, [64]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "relu", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    path.write_bytes(model.SerializeToString())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

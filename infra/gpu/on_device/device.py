@@ -1,0 +1,74 @@
+"""The device itself: its name, its memory, one kernel, and how fast it copies."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from infra.gpu.on_device.finding import Bundle, Check, Finding
+from infra.gpu.on_device.session import open_session
+from qwonnx.runtime.cuda.device import Block, CopyKind
+from qwonnx.runtime.model.placement import place
+from qwonnx.runtime.settings import RuntimeSettings
+
+COPY_JSON = "copy_rate.json"  # what the group geometry compares with
+_LARGEST_COPY, _REPEATS = 1 << 30, 20
+
+
+def checks(bundle: Bundle) -> Iterator[Check]:
+    yield Check("device/found", _found)
+    yield Check("device/kernel", lambda: _kernel(bundle))
+    yield Check("device/copy", lambda: _copy(bundle))
+
+
+def _found() -> Finding:
+    device = place("cuda", RuntimeSettings()).device
+    assert device is not None
+    properties = ctypes.create_string_buffer(16384)  # cudaDeviceProp, which begins with the name
+    ctypes.CDLL("libcudart.so.13").cudaGetDeviceProperties(properties, device.index)
+    memory, (major, minor) = device.memory(), device.compute_capability
+    detail = f"{properties.value.decode()}, compute capability {major}.{minor}, onnxruntime {onnxruntime.__version__}"
+    return Finding(True, detail, {"free_bytes": memory.free_bytes, "total_bytes": memory.total_bytes})
+
+
+def _kernel(bundle: Bundle) -> Finding:
+    """A reduced provider library that lacks this device's code fails here, with "no kernel image is available"."""
+    session = open_session(bundle.folder / "operators" / "relu.onnx")
+    x = np.linspace(-2, 2, 64, dtype=np.float16)
+    (found,) = session.run(None, {"x": x})
+    return bundle.judged(bool(np.array_equal(found, np.maximum(x, 0))), "Relu of 64 values")
+
+
+def _copy(bundle: Bundle) -> Finding:
+    device = place("cuda", RuntimeSettings()).device
+    assert device is not None
+    num_bytes = min(_LARGEST_COPY, device.memory().free_bytes // 4) if bundle.checks_values else 1 << 20
+    source, target = device.allocate(num_bytes), device.allocate(num_bytes)
+    blocks = Block(target.address, num_bytes), Block(source.address, num_bytes)
+    seconds = []
+    for _ in range(3):
+        device.synchronize()
+        start = time.perf_counter()
+        for _ in range(_REPEATS):
+            device.copy(CopyKind.ON_DEVICE, *blocks, num_bytes)
+        device.synchronize()
+        seconds.append((time.perf_counter() - start) / _REPEATS)
+    rate = 2 * num_bytes / min(seconds)
+    write_rate(bundle.folder, rate)
+    return Finding(True, f"copies at {rate / 1e9:.0f} GB/s, read and written", {"bytes_per_second": rate})
+
+
+def write_rate(folder: Path, rate: float) -> None:
+    (folder / COPY_JSON).write_text(json.dumps(rate), encoding="utf-8")
+
+
+def read_rate(folder: Path) -> float | None:
+    """Bytes read and written per second, as measured; None: not measured."""
+    path = folder / COPY_JSON
+    return float(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
