@@ -47,6 +47,7 @@ from tests.checkpoints.published import PUBLISHED
 ROOT = Path(__file__).resolve().parents[2]
 _RECIPE = Recipe.preset("int4", 32)
 _LOGITS_PROMPTS = 8
+_PACKAGES, _CHECKS = "packages", "checks"  # the archives
 _LINEAR, _FULL = "linear_attention", "full_attention"
 # Heads of the 35B, which decide what kernels of attention run; a small hidden size keeps the matrices small.
 _HEADS = {
@@ -62,7 +63,13 @@ _HEADS = {
         "rope_parameters",
     )
 }
-_WIDE_HEADS = {**_HEADS, "hidden_size": 256, "num_hidden_layers": 2, "layer_types": [_LINEAR, _FULL]}
+_WIDE_HEADS = {
+    **_HEADS,
+    "hidden_size": 256,
+    "num_hidden_layers": 2,
+    "layer_types": [_LINEAR, _FULL],
+    "max_position_embeddings": 4096,
+}
 _FOUR_LAYERS = {
     "num_hidden_layers": 4,
     "layer_types": [*[_LINEAR] * 3, _FULL],
@@ -99,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(error, file=sys.stderr)
             return 2
         transfers = Transfers(options.folder)
-        archives = [transfers.add(tree.name, tree) for tree in made]
+        archives = [transfers.add(tree, thoroughly=tree.name == _PACKAGES) for tree in made]
     _write_index(options, archives)
     shutil.copyfile(Path(__file__).with_name("check.py"), options.folder / "check.py")
     print(f"{transfers.count} transfers in {options.folder}: python check.py {options.folder.name}")
@@ -114,9 +121,9 @@ def _trees(work: Path, options: argparse.Namespace) -> list[Path]:
         if wheels is None:
             wheels = work / "wheels"
             packages.download(wheels, options.python)
-        trees.append(work / "packages")
+        trees.append(work / _PACKAGES)
         packages.install(sorted(wheels.glob("*.whl")), trees[0] / "site", options.architecture)
-    trees.append(work / "checks")
+    trees.append(work / _CHECKS)
     _write_sources(trees[-1] / "site")
     _write_models(trees[-1], work, small=options.small)
     return trees
@@ -147,18 +154,15 @@ def _write_sources(site: Path) -> None:
 
 
 def _write_models(tree: Path, work: Path, *, small: bool) -> None:
-    kvs = ("float16",) if small else ("float16", "int8", "int4")
-    for kv in kvs:
-        _write_miniature(tree / "miniature" / kv, work / f"twin-{kv}", kv, num_questions=4 if small else 120)
-    operators = tree / "operators"
-    operators.mkdir()
-    _write_relu(operators / "relu.onnx")
-    for kv in kvs:
-        folders = tree / "miniature" / kv / "artifact", work / f"twin-{kv}"
-        _write_operators(operators / f"miniature-{kv}", TRAINED, work, kv, folders)
+    (tree / "operators").mkdir(parents=True)
+    _write_relu(tree / "operators" / "relu.onnx")
+    wide = write_tiny(work / "wide-heads", text_overrides=_WIDE_HEADS)
+    for kv in ("float16",) if small else ("float16", "int8", "int4"):
+        exports = _Exports(wide if small else TRAINED, work / f"miniature-{kv}", kv)
+        _write_miniature(tree / "miniature" / kv, exports, num_questions=4 if small else 120)
+        exports.write_cases(tree / "operators" / f"miniature-{kv}")
     if not small:
-        wide = write_tiny(work / "wide-heads", text_overrides=_WIDE_HEADS)
-        _write_operators(operators / "wide-heads", wide, work, "float16")
+        _Exports(wide, work / "wide-heads-float16", "float16").write_cases(tree / "operators" / "wide-heads")
     text, plan = (
         (_SMALL, Plan([64, 128], [1, 2], 8, 4)) if small else (_FOUR_LAYERS, Plan([512, 2048], [1, 8, 32], 512, 32))
     )
@@ -167,32 +171,32 @@ def _write_models(tree: Path, work: Path, *, small: bool) -> None:
     plan.save(geometry)
 
 
-def _write_miniature(folder: Path, twin: Path, kv: str, num_questions: int) -> None:
-    """The trained miniature's artifact, with the answers and logits of its twin."""
-    artifact = folder / "artifact"
-    export_checkpoint(TRAINED, artifact, ExportOptions(target="cuda", recipe=_RECIPE, kv=kv))
-    emulate(artifact, twin)
-    model = load(artifact)
+class _Exports:
+    """A checkpoint's artifact for CUDA, the twin of it, and the portable artifact with the function bodies."""
+
+    def __init__(self, checkpoint: Path, folder: Path, kv: str) -> None:
+        self._checkpoint, self._kv = checkpoint, kv
+        self.cuda, self.twin, self._portable = (folder / name for name in ("cuda", "twin", "portable"))
+        export_checkpoint(checkpoint, self.cuda, ExportOptions(target="cuda", recipe=_RECIPE, kv=kv))
+        emulate(self.cuda, self.twin)
+
+    def write_cases(self, out: Path) -> None:
+        kv = "float32" if self._kv == "float16" else self._kv
+        export_checkpoint(self._checkpoint, self._portable, ExportOptions(target="portable", recipe=_RECIPE, kv=kv))
+        cuda, portable, twin = map(open_artifact, (self.cuda, self._portable, self.twin))
+        write_cases(out, cuda, portable, twin)
+
+
+def _write_miniature(folder: Path, exports: _Exports, num_questions: int) -> None:
+    """The artifact, with the answers and logits of its twin."""
+    shutil.copytree(exports.cuda, folder / "artifact")
+    model = load(exports.cuda)
     prompts = [
         render_chat(model, list(example.messages[:-1]), [], {"enable_thinking": False}).token_ids
         for example in glossary.held_out(num_questions, 3)
     ]
-    Answers(prompts, answer(twin, prompts)).save(folder)
-    np.save(folder / LOGITS, _logits(twin, prompts[:_LOGITS_PROMPTS]))
-
-
-def _write_operators(
-    out: Path, checkpoint: Path, work: Path, kv: str, exported: tuple[Path, Path] | None = None
-) -> None:
-    """The cases of one model; `exported` are its artifact for CUDA and the twin, if they exist."""
-    cuda, twin = exported or (work / f"{out.name}-cuda", work / f"{out.name}-twin")
-    if exported is None:
-        export_checkpoint(checkpoint, cuda, ExportOptions(target="cuda", recipe=_RECIPE, kv=kv))
-        emulate(cuda, twin)
-    portable = work / f"{out.name}-portable"
-    plain = "float32" if kv == "float16" else kv
-    export_checkpoint(checkpoint, portable, ExportOptions(target="portable", recipe=_RECIPE, kv=plain))
-    write_cases(out, open_artifact(cuda), open_artifact(portable), open_artifact(twin))
+    Answers(prompts, answer(exports.twin, prompts)).save(folder)
+    np.save(folder / LOGITS, _logits(exports.twin, prompts[:_LOGITS_PROMPTS]))
 
 
 def _logits(artifact: Path, prompts: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:

@@ -94,7 +94,7 @@ def unpack(folder: Path, bundle: dict[str, Any], report: Report) -> Path | None:
     if bundle["python"] not in (None, python):
         report.add("bundle", "FAIL", f"its packages are for Python {bundle['python']}, and this is {python}")
         return None
-    target = folder / "unpacked"
+    target = folder.resolve() / "unpacked"
     for archive in bundle["archives"]:
         note = target / f"{archive['name']}.sha256"
         if note.is_file() and note.read_text(encoding="utf-8") == archive["sha256"]:
@@ -109,7 +109,7 @@ def unpack(folder: Path, bundle: dict[str, Any], report: Report) -> Path | None:
         if hashlib.sha256(content).hexdigest() != archive["sha256"]:
             report.add("bundle", "FAIL", f"{archive['name']} is damaged: copy its parts again")
             return None
-        with tarfile.open(fileobj=io.BytesIO(content), mode="r:xz") as stream:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:*") as stream:
             stream.extractall(target, filter="data")
         note.write_text(archive["sha256"], encoding="utf-8")
     names = ", ".join(archive["name"] for archive in bundle["archives"])
@@ -162,7 +162,12 @@ class Run:
         log = folder / f"{group}.log"
         with log.open("ab") as errors:
             process = subprocess.Popen(
-                [*command, "--after", after], stdout=subprocess.PIPE, stderr=errors, env=environment(folder), text=True
+                [*command, "--after", after],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                cwd=folder,  # whose modules Python prefers: not those of a clone
+                env=environment(folder),
+                text=True,
             )
         timer = threading.Timer(report.seconds_left, self._end, [process])
         timer.start()

@@ -1,0 +1,130 @@
+"""The script for a machine with a GPU: whatever ends a check, the others run, and the last line has all findings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.gpu.check import BUNDLE_JSON
+
+pytestmark = pytest.mark.fast
+
+CHECK = Path(__file__).resolve().parents[3] / "infra" / "gpu" / "check.py"
+# Stands for the groups' module: each check's name says how it ends.
+GROUPS = """
+import json, os, sys, time
+group, after = sys.argv[1], sys.argv[sys.argv.index("--after") + 1]
+if group == "miniature":
+    sys.exit("no module named tokenizers")
+names = [f"{group}/{end}" for end in ("right", "raises", "wrong", "dies", "hangs" if group == "geometry" else "last")]
+names = names[names.index(after) + 1 :] if after else names
+print(json.dumps({"checks": names}), flush=True)
+for name in names:
+    if name.endswith("dies"):
+        print("an illegal memory access", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), 11)
+    if name.endswith("hangs"):
+        time.sleep(60)
+    passed = not name.endswith(("raises", "wrong"))
+    print(json.dumps({"name": name, "passed": passed, "detail": "so it is", "figures": {"n": 1}}), flush=True)
+    if name.endswith("raises"):
+        sys.exit(3)
+"""
+
+
+def write_bundle(folder: Path) -> Path:
+    """A bundle of the groups above, in two parts."""
+    module = folder / "site" / "infra" / "gpu" / "on_device" / "__main__.py"
+    module.parent.mkdir(parents=True)
+    module.write_text(GROUPS, encoding="utf-8")
+    archive = folder / "whole"
+    with tarfile.open(archive, "w:gz") as stream:
+        stream.add(folder / "site", "site")
+    content = archive.read_bytes()
+    parts = {f"transfer-{number}/checks.{number}": piece for number, piece in ((1, content[:100]), (2, content[100:]))}
+    for path, piece in parts.items():
+        (folder / path).parent.mkdir()
+        (folder / path).write_bytes(piece)
+    entry = {
+        "name": "checks",
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "parts": [{"path": path} for path in parts],
+    }
+    document = {"python": None, "onnxruntime": "none", "archives": [entry]}
+    (folder / BUNDLE_JSON).write_text(json.dumps(document), encoding="utf-8")
+    return folder
+
+
+def run(folder: Path, *options: str) -> tuple[int, dict[str, Any], str]:
+    """Status, findings by name, and all that was printed."""
+    command = [sys.executable, str(CHECK), str(folder), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    *_, last = done.stdout.splitlines()
+    assert json.loads((folder / "results.json").read_text(encoding="utf-8"))["findings"] == json.loads(last)["findings"]
+    return done.returncode, json.loads(last)["findings"], done.stdout
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return write_bundle(tmp_path)
+
+
+def test_what_ends_a_process_is_one_failure_and_the_rest_runs(bundle: Path) -> None:
+    status, findings, printed = run(bundle, "--seconds", "6")
+    assert status == 1
+    outcomes = {name: finding["outcome"] for name, finding in findings.items()}
+    ends = {"right": "PASS", "raises": "FAIL", "wrong": "FAIL", "dies": "FAIL"}
+    expected = {"bundle": "PASS", "miniature/start": "FAIL", "geometry/hangs": "SKIP"}
+    expected |= {
+        f"{group}/{end}": outcome for group in ("device", "operators", "geometry") for end, outcome in ends.items()
+    }
+    expected |= {"device/last": "PASS", "operators/last": "PASS"}
+    assert outcomes == expected
+    assert findings["device/dies"]["detail"] == "its process ended with signal 11: an illegal memory access"
+    assert findings["miniature/start"]["detail"].endswith("status 1: no module named tokenizers")
+    assert findings["geometry/hangs"]["detail"] == "no time is left"
+    assert "FAIL  device/dies  its process ended with signal 11" in printed
+
+
+def test_without_time_nothing_runs_and_everything_is_said(bundle: Path) -> None:
+    status, findings, _ = run(bundle, "--seconds", "0")
+    assert status == 0
+    assert [finding["outcome"] for finding in findings.values()] == ["PASS", *["SKIP"] * 4]
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda folder: (folder / "transfer-2" / "checks.2").unlink(), "transfer-2/checks.2 is missing: copy all"),
+        (lambda folder: (folder / "transfer-1" / "checks.1").write_bytes(b"x"), "checks is damaged: copy its parts"),
+        (
+            lambda folder: (folder / BUNDLE_JSON).write_text('{"python": "2.7", "archives": []}'),
+            "its packages are for Python 2.7, and this is 3",
+        ),
+    ],
+)
+def test_a_bundle_that_cannot_be_used_says_why(bundle: Path, harm: Any, message: str) -> None:
+    harm(bundle)
+    status, findings, _ = run(bundle)
+    assert status == 1
+    assert findings["bundle"]["outcome"] == "FAIL"
+    assert message in findings["bundle"]["detail"]
+
+
+def test_a_folder_that_is_no_bundle_is_one_line(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, str(CHECK), str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "is no bundle" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_script_needs_the_standard_library_alone() -> None:
+    command = [sys.executable, "-I", "-S", str(CHECK), "--help"]  # without the folder of installed packages
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
