@@ -79,7 +79,10 @@ def build(include: Path, folder: Path, *, tensorrt: bool = False) -> None:
             versions = folder / f"{library.name}.map"
             versions.write_text(f"{library.name} {{ global: *; }};\n")
             command += [f"-Wl,--version-script={versions}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise BuildError(f"{compiler} cannot be run ({error.strerror}): install gcc, or name it in CC") from error
         if done.returncode:
             raise BuildError(f"{compiler} cannot build {library.name}: {done.stderr.strip()}")
 
