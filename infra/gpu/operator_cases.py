@@ -132,7 +132,7 @@ def _parts(model: onnx.ModelProto, shared: Set[str]) -> Iterator[_Part]:
             continue
         seen.add(kind)
         read = dict.fromkeys(name for node in nodes for name in node.input if name)
-        main = dict.fromkeys(node.op_type for node in nodes if node.domain) or {nodes[0].op_type: None}
+        main = dict.fromkeys(node.op_type for node in nodes if node.domain) or {nodes[-1].op_type: None}
         yield _Part(
             label=f"{len(seen):02}-{'-'.join(main)}",
             nodes=tuple(nodes),

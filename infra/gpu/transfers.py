@@ -62,16 +62,17 @@ class Transfers:
 
 
 def _packed(folder: Path, thoroughly: bool) -> bytes:
-    """The tar file of a folder's files, the same for the same content: by xz, or by gzip."""
-
-    def anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-        entry.mtime, entry.uid, entry.gid, entry.uname, entry.gname = 0, 0, 0, "", ""
-        return entry
-
-    buffer = io.BytesIO()
+    """The tar file of a folder's files, the same for the same content, by xz or by gzip. A copy is a link."""
+    buffer, names = io.BytesIO(), dict[str, str]()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                archive.add(path, str(path.relative_to(folder)), filter=anonymous)
+        for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+            entry, content = tarfile.TarInfo(path.relative_to(folder).as_posix()), path.read_bytes()
+            first = names.setdefault(hashlib.sha256(content).hexdigest(), entry.name)
+            if first == entry.name:
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+            else:
+                entry.type, entry.linkname = tarfile.LNKTYPE, first
+                archive.addfile(entry)
     plain = buffer.getbuffer()
     return lzma.compress(plain, preset=_XZ_PRESET) if thoroughly else gzip.compress(plain, 1, mtime=0)

@@ -78,14 +78,8 @@ class _Geometry:
         filled = time.perf_counter()
         steps = self._steps
         loaded = time.perf_counter()
-        assert steps.device is not None
-        memory = steps.device.memory()
-        figures = {
-            "weights_bytes": written,
-            "fill_seconds": filled - start,
-            "load_seconds": loaded - filled,
-            "used_bytes": memory.total_bytes - memory.free_bytes,
-        }
+        figures = {"weights_bytes": written, "fill_seconds": filled - start, "load_seconds": loaded - filled}
+        figures["used_bytes"] = self._used_bytes(steps)
         return Finding(True, f"{written / 1e9:.2f} GB of weights in {loaded - filled:.1f} s", figures)
 
     def eager(self) -> Finding:
@@ -118,7 +112,8 @@ class _Geometry:
         equal = sum(one == other for one, other in zip(replayed, self._eager, strict=False))
         detail = f"{number} graphs in {seconds:.1f} s; {equal} of {len(replayed)} tokens are those of eager steps"
         passed = equal == len(replayed) == len(self._eager)
-        return self._bundle.judged(passed, detail, {"capture_seconds": seconds, "equal": equal / len(replayed)})
+        figures = {"capture_seconds": seconds, "equal": equal / len(replayed)}
+        return self._bundle.judged(passed, detail, figures | {"used_bytes": self._used_bytes(self._steps)})
 
     def decode(self, batch: int) -> Finding:
         steps = self._ready()
@@ -154,6 +149,12 @@ class _Geometry:
         best = min(seconds[1:])
         figures = {"first_seconds": seconds[0], "seconds": best, "tokens_per_second": length / best}
         return Finding(True, f"{1e3 * best:.1f} ms, {length / best:.0f} tokens/s", figures)
+
+    def _used_bytes(self, steps: Steps) -> int:
+        """Of the device's memory, by anyone."""
+        assert steps.device is not None
+        memory = steps.device.memory()
+        return memory.total_bytes - memory.free_bytes
 
     @cached_property
     def _weights(self) -> SeededWeights:

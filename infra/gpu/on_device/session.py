@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,11 @@ from qwonnx.runtime.settings import RuntimeSettings
 @cache
 def _placement() -> Placement:
     return place("cuda", RuntimeSettings())
+
+
+def _wait() -> None:
+    """Copies of OrtValues are in another stream than the session's, and may end after they return."""
+    ctypes.CDLL("libcudart.so.13").cudaDeviceSynchronize()
 
 
 def open_session(graph: Path) -> Any:
@@ -49,6 +55,7 @@ def run(
             binding.bind_ortvalue_output(name, targets[name])
         else:
             binding.bind_output(name, "cuda", 0)
+    _wait()
     session.run_with_iobinding(binding)
-    binding.synchronize_outputs()
+    _wait()
     return {name: value.numpy() for name, value in zip(names, binding.get_outputs(), strict=True)}
