@@ -3,8 +3,9 @@
     python check.py FOLDER [--seconds 540] [--only GROUP ...] [--values unchecked]
 
 Each check prints PASS, FAIL or SKIP with a reason, and none stops the others: a group runs in a process of its own, and
-after a check that ends it, the rest runs in a new one. The last line is a JSON object with all findings and figures,
-which FOLDER/results.json has too, from the first check on. Status 0: none failed; 1: some did; 2: there is no bundle.
+after a check that ends it, the rest runs in a new one. The last line is a JSON object with all findings, figures and
+warnings, which FOLDER/results.json has too, from the first check on. Status 0: none failed; 1: some did; 2: there is no
+bundle.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import io
 import json
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -30,6 +32,8 @@ BUNDLE_JSON = "bundle.json"
 GROUPS = ("device", "operators", "miniature", "geometry")
 _RAISED = 3  # the status of a group that ends after a check
 _LIBRARY_FOLDERS = ("/usr/local/cuda/lib64",)
+_WARNING = re.compile(r"\[[WEF]:onnxruntime")
+_MOST_WARNINGS = 20  # of a group
 
 
 def main() -> int:
@@ -51,6 +55,7 @@ def main() -> int:
         if unpacked is not None:
             for group in options.only:
                 run_group(group, unpacked, options.values, report)
+                report.read_log(group, unpacked / f"{group}.log")
     finally:
         print(report.as_json(), flush=True)
     return int(report.has_failed)
@@ -67,6 +72,7 @@ class Report:
     def __init__(self, path: Path, deadline: float) -> None:
         self._path, self._deadline, self._start = path, deadline, time.monotonic()
         self.findings: dict[str, dict[str, Any]] = {}
+        self.warnings: dict[str, list[str]] = {}
 
     @property
     def seconds_left(self) -> float:
@@ -79,13 +85,23 @@ class Report:
     def add(self, name: str, outcome: str, detail: str, figures: dict[str, float] | None = None) -> None:
         self.findings[name] = {"outcome": outcome, "detail": detail, "figures": figures or {}}
         print(f"{outcome}  {name}  {detail}", flush=True)
-        self._path.write_text(self.as_json(), encoding="utf-8")
+        self._save()
+
+    def read_log(self, group: str, log: Path) -> None:
+        """Keep the different warnings and errors that ONNX Runtime wrote, without their times: the log may be lost."""
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+        found = (line[match.start() :].removesuffix("\x1b[m") for line in lines if (match := _WARNING.search(line)))
+        self.warnings[group] = [line[:300] for line in dict.fromkeys(found)][:_MOST_WARNINGS]
+        self._save()
 
     def as_json(self) -> str:
         outcomes = [finding["outcome"] for finding in self.findings.values()]
         counts = {outcome: outcomes.count(outcome) for outcome in ("PASS", "FAIL", "SKIP")}
         seconds = round(time.monotonic() - self._start, 1)
-        return json.dumps({"seconds": seconds, **counts, "findings": self.findings})
+        return json.dumps({"seconds": seconds, **counts, "warnings": self.warnings, "findings": self.findings})
+
+    def _save(self) -> None:
+        self._path.write_text(self.as_json(), encoding="utf-8")
 
 
 def unpack(folder: Path, bundle: dict[str, Any], report: Report) -> Path | None:
@@ -120,6 +136,7 @@ def unpack(folder: Path, bundle: dict[str, Any], report: Report) -> Path | None:
 def run_group(group: str, folder: Path, values: str, report: Report) -> None:
     """Run a group's checks, in another process after each one that ends its process."""
     after = ""
+    (folder / f"{group}.log").unlink(missing_ok=True)
     while True:
         run = Run(group, folder, values, after, report)
         if run.pending is None:

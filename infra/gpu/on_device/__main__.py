@@ -16,6 +16,7 @@ import traceback
 from pathlib import Path
 from typing import IO, Any
 
+import qwonnx.runtime  # noqa: F401  (before ONNX Runtime, which would report to its maker)
 from infra.gpu.on_device.finding import Bundle, Check
 
 GROUPS = ("device", "operators", "miniature", "geometry")
@@ -44,7 +45,7 @@ def main() -> int:
             detail = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             _write(lines, {"name": check.name, "passed": False, "detail": detail, "figures": {}})
             return RAISED
-        figures = {**found.figures, "seconds": round(time.perf_counter() - start, 3)}
+        figures = {**found.figures, "check_seconds": round(time.perf_counter() - start, 3)}
         _write(lines, {"name": check.name, "passed": found.passed, "detail": found.detail, "figures": figures})
     return 0
 

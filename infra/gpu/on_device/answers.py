@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from infra.gpu.on_device.finding import LOG_SEVERITY
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import RequestOutput
 from qwonnx.runtime.sampling.params import SamplingParams
@@ -41,7 +42,9 @@ def answer(artifact: Path, prompts: Sequence[Sequence[int]], *, captured: bool =
         captured: whether a device that captures replays its steps.
     """
     longest = max(map(len, prompts)) + MAX_TOKENS
-    settings = RuntimeSettings(max_num_seqs=_ROWS, max_model_len=longest, max_queued_requests=len(prompts))
+    settings = RuntimeSettings(
+        max_num_seqs=_ROWS, max_model_len=longest, max_queued_requests=len(prompts), log_severity=LOG_SEVERITY
+    )
     params = SamplingParams(temperature=0, max_tokens=MAX_TOKENS)
     outputs: list[list[RequestOutput]] = [[] for _ in prompts]
     with Engine.open(artifact, settings) as engine:

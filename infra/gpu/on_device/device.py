@@ -30,10 +30,15 @@ def checks(bundle: Bundle) -> Iterator[Check]:
 def _found() -> Finding:
     device = place("cuda", RuntimeSettings()).device
     assert device is not None
+    library, version = ctypes.CDLL("libcudart.so.13"), ctypes.c_int()
     properties = ctypes.create_string_buffer(16384)  # cudaDeviceProp, which begins with the name
-    ctypes.CDLL("libcudart.so.13").cudaGetDeviceProperties(properties, device.index)
+    library.cudaGetDeviceProperties(properties, device.index)
+    library.cudaDriverGetVersion(ctypes.byref(version))
     memory, (major, minor) = device.memory(), device.compute_capability
-    detail = f"{properties.value.decode()}, compute capability {major}.{minor}, onnxruntime {onnxruntime.__version__}"
+    detail = (
+        f"{properties.value.decode()}, compute capability {major}.{minor}, driver for CUDA {version.value / 1000:g}"
+    )
+    detail += f", onnxruntime {onnxruntime.__version__}"
     return Finding(True, detail, {"free_bytes": memory.free_bytes, "total_bytes": memory.total_bytes})
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+LOG_SEVERITY = 2  # ONNX Runtime's warnings: check.py keeps them
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from infra.gpu.on_device.finding import LOG_SEVERITY
 from qwonnx.runtime.model.placement import Placement, place
 from qwonnx.runtime.settings import RuntimeSettings
 
@@ -28,7 +29,7 @@ def _wait() -> None:
 def open_session(graph: Path) -> Any:
     """A session on the first device. Raises if a node has no kernel there."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = LOG_SEVERITY
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     ((name, given),) = _placement().providers.items()
     own = {**given, "enable_cuda_graph": "0"}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from infra.gpu.on_device.finding import LOG_SEVERITY
 from qwonnx.runtime.artifact.folder import open_artifact
 from qwonnx.runtime.cache.buffers import BuffersFactory
 from qwonnx.runtime.cache.device_buffers import DeviceBuffers
@@ -40,9 +41,10 @@ class Steps:
     def __init__(self, folder: Path, num_rows: int, max_model_len: int) -> None:
         artifact = open_artifact(folder)
         states, self.vocab_size = artifact.decoder.states, artifact.manifest.model.vocab_size
-        placement = place(artifact.manifest.target, RuntimeSettings())
+        settings = RuntimeSettings(log_severity=LOG_SEVERITY)
+        placement = place(artifact.manifest.target, settings)
         self.device = placement.device
-        session = Session(artifact.file(artifact.decoder.file), RuntimeSettings(), (), placement)
+        session = Session(artifact.file(artifact.decoder.file), settings, (), placement)
         make: BuffersFactory = HostBuffers
         if placement.device is not None:
             make = partial(DeviceBuffers, device=placement.device, host_inputs=HOST_INPUTS)
