@@ -61,7 +61,7 @@ def install(wheels: Sequence[Path], site: Path, architecture: int) -> None:
     for wheel in wheels:
         with zipfile.ZipFile(wheel) as archive:
             for name in archive.namelist():
-                if name.endswith("/") or name.startswith(_LEFT_OUT):
+                if name.endswith("/") or name.startswith(_LEFT_OUT) or "/tests/" in name:
                     continue
                 content = bytearray(archive.read(name))
                 if PurePosixPath(name) == _PROVIDER:
