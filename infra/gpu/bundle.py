@@ -22,13 +22,14 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from onnx import TensorProto, helper
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from infra.gpu import packages
 from infra.gpu.check import BUNDLE_JSON
 from infra.gpu.emulation import emulate
 from infra.gpu.geometry import write_geometry
 from infra.gpu.on_device.answers import Answers, answer
+from infra.gpu.on_device.device import RELU, TOP
 from infra.gpu.on_device.geometry import Plan
 from infra.gpu.on_device.miniature import LOGITS
 from infra.gpu.on_device.steps import Steps
@@ -38,6 +39,7 @@ from infra.miniature import glossary
 from infra.miniature.checkpoint import TRAINED
 from qwonnx.export import ExportOptions, export_checkpoint
 from qwonnx.export.quantization.recipe import Recipe
+from qwonnx.export.targets.cuda import NUM_TOP_LOGITS
 from qwonnx.runtime.artifact.folder import open_artifact
 from qwonnx.runtime.model.files import load
 from qwonnx.runtime.text.chat_prompt import render_chat
@@ -155,7 +157,8 @@ def _write_sources(site: Path) -> None:
 
 def _write_models(tree: Path, work: Path, *, small: bool) -> None:
     (tree / "operators").mkdir(parents=True)
-    _write_relu(tree / "operators" / "relu.onnx")
+    _write_relu(tree / "operators" / RELU)
+    _write_largest(tree / "operators" / TOP)
     wide = write_tiny(work / "wide-heads", text_overrides=_WIDE_HEADS)
     for kv in ("float16",) if small else ("float16", "int8", "int4"):
         exports = _Exports(wide if small else TRAINED, work / f"miniature-{kv}", kv)
@@ -201,13 +204,34 @@ def _write_miniature(folder: Path, exports: _Exports, num_questions: int) -> Non
 
 def _logits(artifact: Path, prompts: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
     steps = Steps(artifact, len(prompts), max(map(len, prompts)) + 1)
-    return np.concatenate([steps.read(prompt).copy() for prompt in prompts])
+    return np.stack([row.read_all().copy() for prompt in prompts for row in steps.read(prompt)])
 
 
 def _write_relu(path: Path) -> None:
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT16, [64]) for name in ("x", "y")]
-    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "relu", values[:1], values[1:])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    _write_graph(path, [helper.make_node("Relu", ["x"], ["y"])], values[:1], values[1:])
+
+
+def _write_largest(path: Path) -> None:
+    """The largest logits of rows, as the CUDA graph gives them."""
+    vocab_size = PUBLISHED["35B-A3B"].text["vocab_size"]
+    sizes = (("logits", TensorProto.FLOAT16, vocab_size), ("values", TensorProto.FLOAT16, NUM_TOP_LOGITS))
+    values = [helper.make_tensor_value_info(name, dtype, ["batch", 1, width]) for name, dtype, width in sizes]
+    count = numpy_helper.from_array(np.array([NUM_TOP_LOGITS]), "count")
+    _write_graph(
+        path, [helper.make_node("TopK", ["logits", "count"], ["values", "ids"])], values[:1], values[1:], [count]
+    )
+
+
+def _write_graph(
+    path: Path,
+    nodes: Sequence[NodeProto],
+    inputs: Sequence[ValueInfoProto],
+    outputs: Sequence[ValueInfoProto],
+    weights: Sequence[TensorProto] = (),
+) -> None:
+    graph = helper.make_graph(nodes, path.stem, inputs, outputs, weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
     path.write_bytes(model.SerializeToString())
 
 

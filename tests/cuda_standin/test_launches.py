@@ -12,7 +12,7 @@ from infra.gpu.on_device.steps import Steps
 from infra.gpu.seeded_weights import SeededWeights
 from tests.cuda_standin.stand_in import EventKind, StandIn
 
-MOST_LINEAR, MOST_FULL, MOST_AROUND = 24, 22, 6
+MOST_LINEAR, MOST_FULL, MOST_AROUND = 24, 22, 8
 # True widths. Few experts and words change no launch. Behind the last attention, rows are gathered that want logits.
 LAYERS = ["linear_attention", "full_attention", "linear_attention"]
 TEXT = {

@@ -22,10 +22,11 @@ from infra.gpu.on_device.steps import Steps
 from infra.gpu.seeded_weights import SeededWeights, fill
 from qwonnx.runtime.artifact.manifest import StateSpec, read_manifest
 from qwonnx.runtime.cache.rows import is_growing, row_bytes
+from qwonnx.runtime.sampling.logits import RowLogits
 
 PLAN_JSON = "plan.json"
 _LEAST_SHARE = 0.45  # of the limit, at batch 1 with replayed steps
-_EAGER_TOKENS = 16
+_ANSWER_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,16 @@ class Plan:
         return cls(**json.loads((folder / PLAN_JSON).read_text(encoding="utf-8")))
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """Tokens of one row, whether all logits were finite, and seconds of its prompt and of the median step."""
+
+    tokens: list[int]
+    is_finite: bool
+    first_seconds: float
+    step_seconds: float
+
+
 def checks(bundle: Bundle) -> Iterator[Check]:
     for folder in sorted(path.parent for path in (bundle.folder / "geometry").glob(f"*/{PLAN_JSON}")):
         model = _Geometry(bundle, folder)
@@ -70,7 +81,6 @@ class _Geometry:
 
     def __init__(self, bundle: Bundle, folder: Path) -> None:
         self._bundle, self._folder, self.plan = bundle, folder, Plan.load(folder)
-        self._eager: list[int] = []
 
     def load(self) -> Finding:
         start = time.perf_counter()
@@ -84,36 +94,25 @@ class _Geometry:
 
     def eager(self) -> Finding:
         """One row without replay. Its first step of each size also times the ways to multiply experts."""
-        steps = self._steps
-        start = time.perf_counter()
-        logits = steps.read(self._prompt(0))
-        first = time.perf_counter() - start
-        finite = bool(np.isfinite(logits).all())
-        seconds = []
-        for _ in range(_EAGER_TOKENS):
-            finite &= bool(np.isfinite(steps.decode()).all())
-            seconds.append(steps.seconds)
-        (self._eager,) = steps.answers()
-        steps.clear()
-        figures = {"first_prompt_seconds": first, "step_milliseconds": 1e3 * median(seconds)}
-        detail = f"{figures['step_milliseconds']:.3f} ms a step" + ("" if finite else ", and logits are not finite")
-        return self._bundle.judged(finite, detail, figures)
+        eager = self._eager
+        figures = {"first_prompt_seconds": eager.first_seconds, "step_milliseconds": 1e3 * eager.step_seconds}
+        detail = f"{1e3 * eager.step_seconds:.3f} ms a step"
+        detail += "" if eager.is_finite else ", and logits are not finite"
+        return self._bundle.judged(eager.is_finite, detail, figures)
 
     def capture(self) -> Finding:
         """Replayed steps choose the tokens of eager ones."""
+        eager = self._eager
         start = time.perf_counter()
-        number = self._ready().num_captured
+        steps = self._ready()
         seconds = time.perf_counter() - start
-        self._steps.read(self._prompt(0))
-        for _ in range(_EAGER_TOKENS):
-            self._steps.decode()
-        (replayed,) = self._steps.answers()
-        self._steps.clear()
-        equal = sum(one == other for one, other in zip(replayed, self._eager, strict=False))
-        detail = f"{number} graphs in {seconds:.1f} s; {equal} of {len(replayed)} tokens are those of eager steps"
-        passed = equal == len(replayed) == len(self._eager)
+        replayed = self._tokens(steps).tokens
+        equal = sum(map(int.__eq__, replayed, eager.tokens))
+        detail = f"{steps.num_captured} graphs in {seconds:.1f} s"
+        detail += f"; {equal} of {len(replayed)} tokens are those of eager steps"
         figures = {"capture_seconds": seconds, "equal": equal / len(replayed)}
-        return self._bundle.judged(passed, detail, figures | {"used_bytes": self._used_bytes(self._steps)})
+        figures["used_bytes"] = self._used_bytes(steps)
+        return self._bundle.judged(equal == len(replayed), detail, figures)
 
     def decode(self, batch: int) -> Finding:
         steps = self._ready()
@@ -149,6 +148,23 @@ class _Geometry:
         best = min(seconds[1:])
         figures = {"first_seconds": seconds[0], "seconds": best, "tokens_per_second": length / best}
         return Finding(True, f"{1e3 * best:.1f} ms, {length / best:.0f} tokens/s", figures)
+
+    @cached_property
+    def _eager(self) -> _Answer:
+        assert not self._steps.num_captured, "its steps would be replayed"
+        return self._tokens(self._steps)
+
+    def _tokens(self, steps: Steps) -> _Answer:
+        """Read a prompt, and choose tokens."""
+        start = time.perf_counter()
+        finite = _is_finite(steps.read(self._prompt(0)))
+        first, seconds = time.perf_counter() - start, []
+        for _ in range(_ANSWER_TOKENS):
+            finite &= _is_finite(steps.decode())
+            seconds.append(steps.seconds)
+        (tokens,) = steps.answers()
+        steps.clear()
+        return _Answer(tokens, finite, first, median(seconds))
 
     def _used_bytes(self, steps: Steps) -> int:
         """Of the device's memory, by anyone."""
@@ -188,3 +204,7 @@ class _Geometry:
     def _prompt(self, row: int, length: int | None = None) -> list[int]:
         random = np.random.default_rng(row)
         return [int(each) for each in random.integers(0, self._steps.vocab_size, length or self.plan.past)]
+
+
+def _is_finite(rows: Sequence[RowLogits]) -> bool:
+    return all(np.isfinite(row.read_all()).all() for row in rows)

@@ -37,7 +37,7 @@ class _Miniature:
         """Behind a prompt that is read at once: largest and mean difference, and divergence."""
         prompts = self._expected.prompts[: len(self._logits)]
         steps = Steps(self._artifact, len(prompts), max(map(len, prompts)) + 1)
-        found = np.concatenate([steps.read(prompt).copy() for prompt in prompts])
+        found = np.stack([row.read_all().copy() for prompt in prompts for row in steps.read(prompt)])
         difference = np.abs(found - self._logits)
         ours, theirs = (each - np.logaddexp.reduce(each, axis=-1, keepdims=True) for each in (found, self._logits))
         divergence = float((np.exp(theirs) * (theirs - ours)).sum(axis=-1).mean())

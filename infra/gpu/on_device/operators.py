@@ -22,7 +22,7 @@ def checks(bundle: Bundle) -> Iterator[Check]:
 def _check(bundle: Bundle, folder: Path, case: OperatorCase) -> Finding:
     arrays = np.load(folder / case.arrays)
     inputs = {name: arrays[f"input:{name}"].astype(dtype) for name, dtype in case.inputs.items()}
-    found = run(open_session(folder / case.graph), inputs, case.in_place, tuple(case.on_host))
+    found = run(open_session(folder / case.graph), inputs, case.in_place, case.on_host)
     errors = {}
     for name, dtype in case.outputs.items():
         expected = arrays[f"expected:{name}"]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime
 
+from infra.gpu.on_device.case import Array
 from infra.gpu.on_device.finding import LOG_SEVERITY
 from qwonnx.runtime.model.placement import Placement, place
 from qwonnx.runtime.settings import RuntimeSettings
@@ -39,24 +40,47 @@ def open_session(graph: Path) -> Any:
 
 
 def run(
-    session: Any, inputs: Mapping[str, np.ndarray[Any, Any]], in_place: Mapping[str, str], on_host: tuple[str, ...]
-) -> dict[str, np.ndarray[Any, Any]]:
+    session: Any, inputs: Mapping[str, Array], in_place: Mapping[str, str], on_host: Collection[str]
+) -> dict[str, Array]:
     """The outputs by name. Those of `in_place`, by their input, are written where the input is."""
-    binding, kept = session.io_binding(), {}
-    for name, array in inputs.items():
-        if name in on_host:
-            binding.bind_cpu_input(name, array)
-            continue
-        kept[name] = onnxruntime.OrtValue.ortvalue_from_numpy(array, "cuda", 0)
-        binding.bind_ortvalue_input(name, kept[name])
-    targets = {output: kept[name] for name, output in in_place.items()}
-    names = [value.name for value in session.get_outputs()]
-    for name in names:
-        if name in targets:
-            binding.bind_ortvalue_output(name, targets[name])
-        else:
-            binding.bind_output(name, "cuda", 0)
+    return _Bound(session, inputs, in_place, on_host).run()
+
+
+def run_timed(session: Any, inputs: Mapping[str, Array], repeats: int) -> tuple[dict[str, Array], float]:
+    """The outputs by name, and the mean seconds of a run on the device."""
+    bound = _Bound(session, inputs, {}, ())
+    found = bound.run()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        session.run_with_iobinding(bound.binding)
     _wait()
-    session.run_with_iobinding(binding)
-    _wait()
-    return {name: value.numpy() for name, value in zip(names, binding.get_outputs(), strict=True)}
+    return found, (time.perf_counter() - start) / repeats
+
+
+class _Bound:
+    """A session with its inputs on the device."""
+
+    def __init__(
+        self, session: Any, inputs: Mapping[str, Array], in_place: Mapping[str, str], on_host: Collection[str]
+    ) -> None:
+        self._session, self.binding = session, session.io_binding()
+        self._kept: dict[str, Any] = {}
+        for name, array in inputs.items():
+            if name in on_host:
+                self.binding.bind_cpu_input(name, array)
+                continue
+            self._kept[name] = onnxruntime.OrtValue.ortvalue_from_numpy(array, "cuda", 0)
+            self.binding.bind_ortvalue_input(name, self._kept[name])
+        targets = {output: self._kept[name] for name, output in in_place.items()}
+        self._names = [value.name for value in session.get_outputs()]
+        for name in self._names:
+            if name in targets:
+                self.binding.bind_ortvalue_output(name, targets[name])
+            else:
+                self.binding.bind_output(name, "cuda", 0)
+
+    def run(self) -> dict[str, Array]:
+        _wait()
+        self._session.run_with_iobinding(self.binding)
+        _wait()
+        return {name: value.numpy() for name, value in zip(self._names, self.binding.get_outputs(), strict=True)}

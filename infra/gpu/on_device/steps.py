@@ -7,8 +7,6 @@ from collections.abc import Sequence as SequenceOf
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from infra.gpu.on_device.finding import LOG_SEVERITY
 from qwonnx.runtime.artifact.folder import open_artifact
 from qwonnx.runtime.cache.buffers import BuffersFactory
@@ -17,8 +15,9 @@ from qwonnx.runtime.cache.host_buffers import HostBuffers
 from qwonnx.runtime.cache.hybrid_cache import HybridCache
 from qwonnx.runtime.model.inputs import HOST_INPUTS
 from qwonnx.runtime.model.placement import place
-from qwonnx.runtime.model.runner import FloatArray, ModelRunner
+from qwonnx.runtime.model.runner import ModelRunner
 from qwonnx.runtime.model.session import Session
+from qwonnx.runtime.sampling.logits import RowLogits
 from qwonnx.runtime.scheduling.sequence import Sequence, StepPlan
 from qwonnx.runtime.settings import RuntimeSettings
 
@@ -35,7 +34,7 @@ class Steps:
         device: that it runs on; None: the host.
         vocab_size: ids of tokens are below.
         num_captured: recorded decoding steps.
-        seconds: of the last step, from its inputs to its logits on the host.
+        seconds: of the last step, from its inputs to what the host gets of its logits.
     """
 
     def __init__(self, folder: Path, num_rows: int, max_model_len: int) -> None:
@@ -57,18 +56,18 @@ class Steps:
         """Record decoding steps for replay; no row may be in use."""
         self.num_captured = self._runner.capture()
 
-    def read(self, prompt: SequenceOf[int]) -> FloatArray:
+    def read(self, prompt: SequenceOf[int]) -> list[RowLogits]:
         """Read a prompt into the next row, in one step, and choose the most likely token.
 
         Returns:
-            Logits [1, vocab_size], overwritten by the next step.
+            Its logits, overwritten by the next step.
         """
         sequence = Sequence(str(len(self._sequences)), list(prompt), len(prompt))
         self._sequences.append(sequence)
         return self._run(StepPlan(len(self._sequences) - 1, (sequence,), len(prompt), wants_logits=True))
 
-    def decode(self) -> FloatArray:
-        """One token for every row. Returns logits [rows, vocab_size], overwritten by the next step."""
+    def decode(self) -> list[RowLogits]:
+        """One token for every row. Returns the logits of each, overwritten by the next step."""
         return self._run(StepPlan(0, tuple(self._sequences), 1, wants_logits=True))
 
     def answers(self) -> list[list[int]]:
@@ -81,11 +80,11 @@ class Steps:
             self._cache.release(row)
         self._sequences.clear()
 
-    def _run(self, plan: StepPlan) -> FloatArray:
+    def _run(self, plan: StepPlan) -> list[RowLogits]:
         start = time.perf_counter()
-        logits = self._runner.run(plan)
+        rows = self._runner.run(plan)
         self.seconds = time.perf_counter() - start
-        for sequence, token in zip(plan.sequences, np.argmax(logits, axis=-1), strict=True):
+        for sequence, row in zip(plan.sequences, rows, strict=True):
             sequence.num_computed += plan.num_tokens
-            sequence.token_ids.append(int(token))
-        return logits
+            sequence.token_ids.append(int(row.top.ids[0] if row.top else row.read_all().argmax()))
+        return rows
