@@ -99,14 +99,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.folder.exists():
         print(f"{options.folder} exists: choose another folder", file=sys.stderr)
         return 2
-    options.folder.mkdir(parents=True)
+    options.folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bundle.", dir=options.folder.parent) as work:
         try:
             made = _trees(Path(work), options)
         except packages.PackageError as error:
-            shutil.rmtree(options.folder)
             print(error, file=sys.stderr)
             return 2
+        options.folder.mkdir()
         transfers = Transfers(options.folder)
         archives = [transfers.add(tree, thoroughly=tree.name == _PACKAGES) for tree in made]
     _write_index(options, archives)
@@ -218,9 +218,8 @@ def _write_largest(path: Path) -> None:
     sizes = (("logits", TensorProto.FLOAT16, vocab_size), ("values", TensorProto.FLOAT16, NUM_TOP_LOGITS))
     values = [helper.make_tensor_value_info(name, dtype, ["batch", 1, width]) for name, dtype, width in sizes]
     count = numpy_helper.from_array(np.array([NUM_TOP_LOGITS]), "count")
-    _write_graph(
-        path, [helper.make_node("TopK", ["logits", "count"], ["values", "ids"])], values[:1], values[1:], [count]
-    )
+    node = helper.make_node("TopK", ["logits", "count"], ["values", "ids"])
+    _write_graph(path, [node], values[:1], values[1:], [count])
 
 
 def _write_graph(

@@ -118,13 +118,12 @@ def unpack(folder: Path, bundle: dict[str, Any], report: Report) -> Path | None:
         content = bytearray()
         for part in archive["parts"]:
             path = folder / part["path"]
-            if not path.is_file():
-                report.add("bundle", "FAIL", f"{part['path']} is missing: copy all of the bundle's folders")
+            piece = path.read_bytes() if path.is_file() else b""
+            if hashlib.sha256(piece).hexdigest() != part["sha256"]:
+                fault = "is damaged: copy it again" if piece else "is missing: copy all of the bundle's folders"
+                report.add("bundle", "FAIL", f"{part['path']} {fault}")
                 return None
-            content += path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != archive["sha256"]:
-            report.add("bundle", "FAIL", f"{archive['name']} is damaged: copy its parts again")
-            return None
+            content += piece
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:*") as stream:
             stream.extractall(target, filter="data")
         note.write_text(archive["sha256"], encoding="utf-8")

@@ -53,11 +53,8 @@ def write_bundle(folder: Path) -> Path:
     for path, piece in parts.items():
         (folder / path).parent.mkdir()
         (folder / path).write_bytes(piece)
-    entry = {
-        "name": "checks",
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "parts": [{"path": path} for path in parts],
-    }
+    listed = [{"path": path, "sha256": hashlib.sha256(piece).hexdigest()} for path, piece in parts.items()]
+    entry = {"name": "checks", "sha256": hashlib.sha256(content).hexdigest(), "parts": listed}
     document = {"python": None, "onnxruntime": "none", "archives": [entry]}
     (folder / BUNDLE_JSON).write_text(json.dumps(document), encoding="utf-8")
     return folder
@@ -108,7 +105,10 @@ def test_without_time_nothing_runs_and_everything_is_said(bundle: Path) -> None:
     ("harm", "message"),
     [
         (lambda folder: (folder / "transfer-2" / "checks.2").unlink(), "transfer-2/checks.2 is missing: copy all"),
-        (lambda folder: (folder / "transfer-1" / "checks.1").write_bytes(b"x"), "checks is damaged: copy its parts"),
+        (
+            lambda folder: (folder / "transfer-1" / "checks.1").write_bytes(b"x"),
+            "transfer-1/checks.1 is damaged: copy it",
+        ),
         (
             lambda folder: (folder / BUNDLE_JSON).write_text('{"python": "2.7", "archives": []}'),
             "its packages are for Python 2.7, and this is 3",
