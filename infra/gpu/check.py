@@ -30,7 +30,9 @@ from typing import Any
 BUNDLE_JSON = "bundle.json"
 # The most valuable first: time may run out.
 GROUPS = ("device", "operators", "miniature", "geometry")
+DEVICE = "device/found"  # without it, nothing else can pass
 _RAISED = 3  # the status of a group that ends after a check
+_MOST_ENDS = 5  # checks in a row that end their process; then the group is given up, because each costs a new start
 _LIBRARY_FOLDERS = ("/usr/local/cuda/lib64",)
 _WARNING = re.compile(r"\[[WEF]:onnxruntime")
 _MOST_WARNINGS = 20  # of a group
@@ -54,6 +56,9 @@ def main() -> int:
         unpacked = unpack(options.folder, bundle, report)
         if unpacked is not None:
             for group in options.only:
+                if report.findings.get(DEVICE, {}).get("outcome") == "FAIL":
+                    report.add(group, "SKIP", f"there is no device to run on: see {DEVICE}")
+                    continue
                 run_group(group, unpacked, options.values, report)
                 report.read_log(group, unpacked / f"{group}.log")
     finally:
@@ -134,24 +139,24 @@ def unpack(folder: Path, bundle: dict[str, Any], report: Report) -> Path | None:
 
 def run_group(group: str, folder: Path, values: str, report: Report) -> None:
     """Run a group's checks, in another process after each one that ends its process."""
-    after = ""
+    after, ends = "", 0
     (folder / f"{group}.log").unlink(missing_ok=True)
     while True:
         run = Run(group, folder, values, after, report)
         if run.pending is None:
             report.add(f"{group}/start", *(("SKIP", "no time is left") if run.is_late else ("FAIL", run.reason)))
             return
-        if not run.pending and run.status != _RAISED:
-            return
-        if run.is_late:
-            for name in run.pending:
-                report.add(name, "SKIP", "no time is left")
-            return
-        if run.status == _RAISED:
-            after = run.last
-        else:  # it ended in the middle of a check
+        after = run.last
+        if not run.is_late and run.status != _RAISED and run.pending:  # it ended in the middle of a check
             after = run.pending.pop(0)
             report.add(after, "FAIL", run.reason)
+        others = run.num_done - (run.status == _RAISED)
+        ends = 1 if others else ends + 1
+        if run.is_late or ends == _MOST_ENDS:
+            why = "no time is left" if run.is_late else f"{ends} checks in a row ended their process"
+            for name in run.pending:
+                report.add(name, "SKIP", why)
+            return
         if not run.pending:
             return
 
@@ -161,7 +166,7 @@ class Run:
 
     Attributes:
         pending: the checks that it has not reported, in order; None if it did not begin.
-        last: the last that it did.
+        num_done, last: how many it reported, and the last of them.
         status: of the process.
         is_late: it was ended because time ran out.
         reason: a line for what ended it.
@@ -169,7 +174,7 @@ class Run:
 
     def __init__(self, group: str, folder: Path, values: str, after: str, report: Report) -> None:
         self.pending: list[str] | None = None
-        self.last = after
+        self.num_done, self.last = 0, after
         self.is_late = report.seconds_left <= 0
         self.status, self.reason = 0, ""
         if self.is_late:
@@ -205,7 +210,7 @@ class Run:
         if self.pending is None:
             self.pending = document["checks"]
             return
-        self.last = document["name"]
+        self.num_done, self.last = self.num_done + 1, document["name"]
         self.pending.remove(self.last)
         report.add(self.last, "PASS" if document["passed"] else "FAIL", document["detail"], document["figures"])
 
