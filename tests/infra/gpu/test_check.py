@@ -49,6 +49,8 @@ def write_bundle(folder: Path) -> Path:
     module = folder / "site" / "infra" / "gpu" / "on_device" / "__main__.py"
     module.parent.mkdir(parents=True)
     module.write_text(GROUPS, encoding="utf-8")
+    for package in module.parents[:3]:
+        (package / "__init__.py").touch()
     archive = folder / "whole"
     with tarfile.open(archive, "w:gz") as stream:
         stream.add(folder / "site", "site")
