@@ -58,6 +58,7 @@ class RuntimeSettings:
         exported or compiled for.
     num_threads: threads inside an operator, the engine's own thread included; None is every physical core.
     providers: ONNX Runtime's execution providers on the CPU; the first one that supports a node runs it.
+    session_options: entries of ONNX Runtime's session configuration, each as name=value.
     max_num_seqs: sequences that run at once, each owning one row of every state buffer.
     max_num_batched_tokens: tokens of a prompt's chunk, the largest step.
     max_model_len: tokens of prompt and answer together. None is the model's limit, at most 32,768, and at most what
@@ -81,6 +82,7 @@ class RuntimeSettings:
     device: str = AUTO
     num_threads: int | None = None
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    session_options: tuple[str, ...] = ()
     max_num_seqs: int = 8
     max_num_batched_tokens: int = 512
     max_model_len: int | None = None
@@ -105,6 +107,9 @@ class RuntimeSettings:
             raise SettingsError(f"device is {self.device!r}: give {AUTO}, cpu, cuda, cuda:1, ..., tensorrt, or rtx")
         if not self.providers:
             raise SettingsError("providers is empty: name at least CPUExecutionProvider")
+        for entry in self.session_options:
+            if not re.fullmatch(r"[A-Za-z0-9_.]{1,256}=[^\s,]{0,1024}", entry):
+                raise SettingsError(f"session_options has {entry[:80]!r}: give name=value, as in session.option=1")
         if self.kernels not in list(Kernels):
             raise SettingsError(f"kernels is {self.kernels!r}: give {', '.join(Kernels)}")
         if self.weights_residency not in list(Residency):

@@ -87,7 +87,8 @@ class Session:
         )
         options = _options(settings, placement)
         records_nodes = records_nodes or bool(placement.host_operators)
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1" if records_nodes else "0")
+        if records_nodes:
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         self.experts: ExpertMemory | None = None
         collecting: AbstractContextManager[None] = nullcontext()
         if self.kernels.library:
@@ -228,6 +229,9 @@ def _options(settings: RuntimeSettings, placement: Placement) -> Any:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         # A kernel that packs a weight leaves its raw copy to the arena, which never gives it back to the device.
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    for entry in settings.session_options:
+        name, _, value = entry.partition("=")
+        options.add_session_config_entry(name, value)
     return options
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence as SequenceOf
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -40,7 +41,7 @@ class Steps:
     def __init__(self, folder: Path, num_rows: int, max_model_len: int) -> None:
         artifact = open_artifact(folder)
         states, self.vocab_size = artifact.decoder.states, artifact.manifest.model.vocab_size
-        settings = RuntimeSettings(log_severity=LOG_SEVERITY)
+        settings = replace(RuntimeSettings.from_environment(), log_severity=LOG_SEVERITY)
         placement = place(artifact.manifest.target, settings)
         self.device = placement.device
         session = Session(artifact.file(artifact.decoder.file), settings, (), placement)

@@ -46,6 +46,14 @@ def test_threads_spinning_and_logging_follow_the_settings(counting_model: Counti
             assert received.tokens == counting_model.answer(prompt, 12)
 
 
+def test_session_options_reach_onnx_runtime(counting_model: CountingModel) -> None:
+    graph = counting_model.folder / "decoder.onnx"
+    recording = ("session.record_ep_graph_assignment_info=1",)
+    assert Session(graph, RuntimeSettings(session_options=recording)).placed_nodes()
+    with pytest.raises(Exception, match="record_ep_graph_assignment_info"):
+        Session(graph, RuntimeSettings()).placed_nodes()
+
+
 @pytest.mark.parametrize("others", [(), ("CPUExecutionProvider",)])
 @pytest.mark.filterwarnings("ignore:Specified provider")
 def test_a_provider_that_onnx_runtime_leaves_out_is_an_error(
