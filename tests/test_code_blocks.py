@@ -39,7 +39,7 @@ _HUB_IDS = ("Qwen/Qwen3.5-35B-A3B", "Qwen/Qwen3.5-9B")
 _SUBSTITUTES = {"/mnt/shared": ".", "262144": "16384", "--limit 100": "--limit 1"}
 # An indented block is code if it begins with one of these.
 _PROGRAMS = ("qwonnx", "python", "python3", "pip", "make", "optimum-cli", "cmake", "ninja", "cd", "llama-quantize")
-_OTHERS = ("pip download", "cd ", "cmake ", "ninja ", "llama-quantize ", "tar ")
+_OTHERS = ("pip download", "cd ", "cmake ", "ninja ", "llama-quantize ", "tar ", "python ../gpu-check/")
 _INSTALLS = ("python3 infra/install.py", ". .venv/bin/activate", "pip wheel", "python3 -m venv")
 # Runs a program of ours until it has parsed its options.
 _PARSE = """

@@ -75,7 +75,10 @@ def _native_operators(model: ir.Model, target: Target) -> tuple[str, ...]:
 
 
 def _tidy(model: ir.Model, name: str) -> None:
-    """Drop leftovers of the trace: copies, dead shape arithmetic, equal computations, metadata of this machine."""
+    """Drop leftovers of the trace: copies, dead shape arithmetic, equal computations, metadata of this machine.
+
+    Nodes get names of their own. The trace counts them, and from where it counts depends on what was traced before.
+    """
     for tidy in (
         passes.IdentityEliminationPass(),
         passes.CommonSubexpressionEliminationPass(),
@@ -87,3 +90,5 @@ def _tidy(model: ir.Model, name: str) -> None:
         tidy(model)
     model.producer_name, model.producer_version = "qwonnx", version("qwonnx")
     model.graph.name = name
+    for index, node in enumerate(model.graph):
+        node.name = f"{node.op_type}_{index}"
