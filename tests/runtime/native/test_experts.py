@@ -78,7 +78,7 @@ def test_outputs_equal_those_of_onnx_runtimes_kernel(library: NativeLibrary, bit
         logits = random.standard_normal((num_tokens, 16)).astype(np.float32)
         first, second = both.run(None, {"x": x, "logits": logits})
         assert np.quantile(np.abs(first - second), 0.5) <= tolerance_of_codes(2e-5) * np.abs(second).max()
-        assert np.abs(first - second).max() <= 2e-2 * np.abs(second).max()
+        assert np.abs(first - second).max() <= 2.5 * tolerance_of_codes(8e-3) * np.abs(second).max()
 
 
 @pytest.mark.parametrize("zero_points", [False, True])
