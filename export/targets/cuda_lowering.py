@@ -73,7 +73,7 @@ def lower_to_cuda(model: ir.Model, weights: GraphWeights, facts: LoweringFacts, 
     step = step_inputs(graph, facts.config, ir.DataType[weights.type.name])
     lower_attention(graph, weights, step)
     lower_delta_net(graph, weights)
-    _fill_experts(graph, weights)
+    fill_experts(graph, weights, EXPERT_MULTIPLE)
     _fuse_gates(graph)
     merge_projections(graph, weights)
     quantize_weights(graph, weights)
@@ -82,7 +82,7 @@ def lower_to_cuda(model: ir.Model, weights: GraphWeights, facts: LoweringFacts, 
     _lower_linear(graph, weights)
     lower_embedding(graph)
     _fuse_norms(graph)
-    _give_logits(graph, num_top_logits)
+    _give_top_logits(graph, give_float_logits(graph), num_top_logits)
     give_stored_types(graph, weights, facts.states)
     model.opset_imports[MICROSOFT] = 1
     passes.RemoveUnusedNodesPass()(model)
@@ -116,10 +116,11 @@ def _rotary_tables(graph: ir.Graph, config: ModelConfig, half: ir.DataType) -> d
     }
 
 
-def _fill_experts(graph: ir.Graph, weights: GraphWeights) -> None:
+def fill_experts(graph: ir.Graph, weights: GraphWeights, multiple: int) -> None:
+    """Fill up the inner sizes of experts with zeros to a multiple."""
     for node in own_nodes(graph, "RoutedExperts"):
         for matrix in required(node.inputs)[2:]:
-            weights.fill(matrix, EXPERT_MULTIPLE)
+            weights.fill(matrix, multiple)
 
 
 def _lower_experts(graph: ir.Graph) -> None:
@@ -191,28 +192,31 @@ def _fuse_norms(graph: ir.Graph) -> None:
         replace(node, [], [outputs[0]])
 
 
-def _give_logits(graph: ir.Graph, num_top: int) -> None:
-    """All logits and the largest ones, in float32, in which the sampler computes."""
+def give_float_logits(graph: ir.Graph) -> ir.Value:
+    """All logits in float32, in which the sampler computes."""
     half = next(value for value in graph.outputs if value.name == "logits")
-    assert half.shape is not None
-    *shape, vocab_size = half.shape
+    cast = call("Cast", [half], {"to": _FULL.value}, domain="")
+    logits = cast.outputs[0]
+    logits.name, logits.shape, logits.type = half.name, half.shape, ir.TensorType(_FULL)
+    half.name = "logits.half"
+    graph.append(cast)
+    graph.outputs[graph.outputs.index(half)] = logits
+    return logits
+
+
+def _give_top_logits(graph: ir.Graph, logits: ir.Value, num_top: int) -> None:
+    """The largest logits of each row, and their tokens."""
+    assert logits.shape is not None
+    *shape, vocab_size = logits.shape
     assert isinstance(vocab_size, int)
-    half.name, count = "logits.half", min(num_top, vocab_size)
-    every = call("Cast", [half], {"to": _FULL.value}, domain="")
-    (logits,) = every.outputs
+    count = min(num_top, vocab_size)
     best = {"axis": -1, "sorted": 1}
     largest = call("TopK", [logits, integers(graph, [count])], best, domain="", num_outputs=2)
-    values, ids = largest.outputs
-    outputs = (
-        (logits, "logits", _FULL, vocab_size),
-        (values, "top_logits", _FULL, count),
-        (ids, "top_ids", _INT64, count),
-    )
-    for value, name, dtype, width in outputs:
-        value.name, value.type, value.shape = name, ir.TensorType(dtype), ir.Shape([*shape, width])
-    graph.extend([every, largest])
-    place = graph.outputs.index(half)
-    graph.outputs[place : place + 1] = [value for value, *_ in outputs]
+    for value, name, dtype in zip(largest.outputs, ("top_logits", "top_ids"), (_FULL, _INT64), strict=True):
+        value.name, value.type, value.shape = name, ir.TensorType(dtype), ir.Shape([*shape, count])
+    graph.append(largest)
+    place = graph.outputs.index(logits) + 1
+    graph.outputs[place:place] = largest.outputs
 
 
 def give_stored_types(graph: ir.Graph, weights: GraphWeights, states: Sequence[StateSpec]) -> None:

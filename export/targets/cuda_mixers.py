@@ -13,9 +13,10 @@ from qwonnx.export.lowering.graph_weights import GraphWeights
 from qwonnx.export.lowering.rewrite import Attributes, attribute, call, own_nodes, replace, required, sizes
 from qwonnx.export.lowering.siblings import joined_name
 from qwonnx.export.targets.contributed import MICROSOFT
+from qwonnx.export.targets.cpu_functions import CACHE_BITS
 
 # Bits of a number in the cache of an operator, 0 if it is a float without a scale.
-_CACHE_BITS = {"GatedAttention": 0, "GatedAttentionInt8": 8, "GatedAttentionInt4": 4, "GatedAttentionFloat8": 8}
+_CACHE_BITS = CACHE_BITS | {"GatedAttentionFloat8": 8}
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from qwonnx.export.lowering.merge import merge_projections
 from qwonnx.export.lowering.quantized_ops import quantize_weights
 from qwonnx.export.lowering.rewrite import Attributes, attribute, call, own_nodes, replace, required, sizes
 from qwonnx.export.targets.contributed import MICROSOFT, SWIGLU, block_size, replace_experts
-from qwonnx.export.targets.cuda_lowering import give_stored_types, step_inputs
+from qwonnx.export.targets.cuda_lowering import fill_experts, give_float_logits, give_stored_types, step_inputs
 from qwonnx.export.targets.cuda_mixers import StepInputs, producer
 from qwonnx.export.targets.rtx_importers import without_importer
 from qwonnx.export.targets.target import LoweringFacts
@@ -56,15 +56,13 @@ def lower_to_rtx(model: ir.Model, weights: GraphWeights, facts: LoweringFacts) -
     _lower_attention(graph, step)
     _lower_delta_net(graph, weights)
     _lower_embedding(graph, weights)
-    for node in own_nodes(graph, "RoutedExperts"):
-        for matrix in required(node.inputs)[2:]:
-            weights.fill(matrix, _EXPERT_BLOCK)
+    fill_experts(graph, weights, _EXPERT_BLOCK)
     merge_projections(graph, weights)
     quantize_weights(graph, weights)
     _lower_experts(graph)
     merge_projections(graph, weights)
     _lower_linear(graph, weights)
-    _give_float_logits(graph)
+    give_float_logits(graph)
     give_stored_types(graph, weights, facts.states)
     model.opset_imports[MICROSOFT] = 1
     passes.RemoveUnusedNodesPass()(model)
@@ -222,14 +220,3 @@ def _lower_linear(graph: ir.Graph, weights: GraphWeights) -> None:
         attributes: Attributes = {"N": rows, "K": blocks * size, "bits": bits, "block_size": size, "accuracy_level": 0}
         by_block = weights.alias(codes, (rows, blocks, size * bits // 8))
         replace(node, [call("MatMulNBits", [x, by_block, scales], attributes, domain=MICROSOFT)])
-
-
-def _give_float_logits(graph: ir.Graph) -> None:
-    """The sampler computes in float32."""
-    half = next(value for value in graph.outputs if value.name == "logits")
-    cast = call("Cast", [half], {"to": _FULL}, domain="")
-    logits = cast.outputs[0]
-    logits.name, logits.shape, logits.type = half.name, half.shape, ir.TensorType(ir.DataType.FLOAT)
-    half.name = "logits.half"
-    graph.append(cast)
-    graph.outputs[graph.outputs.index(half)] = logits

@@ -152,9 +152,10 @@ def export(
         output.print(line, markup=False, highlight=False, soft_wrap=True)
     for note in notes:
         output.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
-    total = sum(entry.size for entry in manifest.files)
     seconds, in_flight = time.monotonic() - started, bytes_text(shown.peak_bytes)
-    summary = f"{out}: {bytes_text(total)} in {seconds:.0f} s, with {in_flight} of tensors in flight at most"
+    summary = (
+        f"{out}: {bytes_text(manifest.num_bytes)} in {seconds:.0f} s, with {in_flight} of tensors in flight at most"
+    )
     output.print(summary, markup=False, highlight=False, soft_wrap=True)
     if prompts:
         with note_that_the_artifact_is_whole(out):

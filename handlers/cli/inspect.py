@@ -165,7 +165,7 @@ def _placed_nodes(artifact: Artifact, settings: RuntimeSettings) -> dict[str, tu
     manifest = artifact.manifest
     check_version(manifest.minimum_onnxruntime)
     placement = place_artifact(artifact, settings, settle_max_model_len(manifest.model, settings))
-    check_room(placement, sum(entry.size for entry in manifest.files))
+    check_room(placement.device, manifest)
     placed = {}
     for name, graph in manifest.graphs.items():
         file = artifact.file(graph.file)
@@ -193,7 +193,7 @@ def _nodes_table(placed: dict[str, tuple[PlacedNode, ...]]) -> Table:
 def _files_table(manifest: Manifest) -> Table:
     table = Table(title="Files", title_justify="left", show_footer=True)
     table.add_column("file", "total")
-    table.add_column("size", bytes_text(sum(entry.size for entry in manifest.files)), justify="right")
+    table.add_column("size", bytes_text(manifest.num_bytes), justify="right")
     table.add_column("sha256")
     for entry in manifest.files:
         add_row(table, entry.path, bytes_text(entry.size), entry.sha256[:16])

@@ -147,7 +147,7 @@ class QuantizationFacts:
 
     weights: str  # the preset: "fp32", "int8", "int4"
     weight_block_size: int  # along the input features; 0 for fp32
-    activations: str  # "float32", or "int8": kernels quantise activations on the fly
+    activations: str  # "float32", "float16", "bfloat16"; or "int8": kernels quantise activations on the fly
     kv: str  # storage of keys and values: "float32", "int8" or "int4"
     recipe: tuple[tuple[str, int], ...]  # (pattern of names, bits), first match wins; bits 32 means float32
     groups: tuple[WeightGroup, ...]
@@ -175,6 +175,11 @@ class Manifest:
     quantization: QuantizationFacts
     graphs: dict[str, GraphSpec]  # by name, file_names.DECODER among them
     files: tuple[FileEntry, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all files but the manifest itself."""
+        return sum(entry.size for entry in self.files)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -91,7 +91,7 @@ class Engine:
             placement = place_artifact(self.artifact, settings, max_model_len)
             if placement.note:
                 logger.warning("%s", placement.note)
-            check_room(placement, sum(entry.size for entry in self.artifact.manifest.files))
+            check_room(placement.device, self.artifact.manifest)
             session = Session(placement.graph or model.graph, settings, decoder.native_operators, placement)
         self.kernels: KernelChoice = session.kernels
         if self.kernels.missing:

@@ -71,7 +71,7 @@ def compile_artifact(
     limits = step_limits(settings, settle_max_model_len(artifact.manifest.model, settings))
     device = open_device(settings, TENSORRT, cudnn=True)
     identity = engine_identity(device)
-    check_room(Placement({}, device), sum(entry.size for entry in artifact.manifest.files))
+    check_room(device, artifact.manifest)
     on_build(f"building an engine for {identity.gpu} with TensorRT {identity.tensorrt}: this takes minutes")
     if out is None:
         return _compile(artifact, settings, device, identity, limits)

@@ -19,6 +19,7 @@ from typing import Any
 
 import onnxruntime
 
+from qwonnx.runtime.artifact.manifest import Manifest
 from qwonnx.runtime.cuda.device import CudaDevice
 from qwonnx.runtime.errors import SettingsError
 from qwonnx.runtime.install import how_to_install
@@ -141,19 +142,19 @@ def cuda_options(device: CudaDevice) -> dict[str, str]:
     return {"device_id": str(device.index), "user_compute_stream": str(device.stream)} | _CUDA_OPTIONS
 
 
-def check_room(placement: Placement, num_bytes: int) -> None:
-    """Refuse weights that the device has no room for; ONNX Runtime would fail in the middle of loading them.
+def check_room(device: CudaDevice | None, manifest: Manifest) -> None:
+    """Refuse weights that a device has no room for; ONNX Runtime would fail in the middle of loading them.
 
     Raises:
         SettingsError: fewer bytes are free.
     """
-    if placement.device is None:
+    if device is None:
         return
-    free = placement.device.memory().free_bytes
-    if free < num_bytes:
+    free, taken = device.memory().free_bytes, manifest.num_bytes
+    if free < taken:
         raise SettingsError(
-            f"cuda:{placement.device.index} has {bytes_text(free)} of memory free and the weights take"
-            f" {bytes_text(num_bytes)}: choose another device, end what uses this one, or export with fewer bits"
+            f"cuda:{device.index} has {bytes_text(free)} of memory free and the weights take"
+            f" {bytes_text(taken)}: choose another device, end what uses this one, or export with fewer bits"
         )
 
 

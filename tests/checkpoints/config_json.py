@@ -56,6 +56,11 @@ TINY_TEXT: Json = {
         "rope_type": "default",
     },
 }
+# Heads of which 16 values are rotated, as the kernels of targets for a GPU want it.
+HEADS_OF_64: Json = {
+    "head_dim": 64,
+    "rope_parameters": TINY_TEXT["rope_parameters"] | {"mrope_section": [4, 2, 2]},
+}
 TINY_MOE: Json = {
     "moe_intermediate_size": 64,
     "num_experts": 16,

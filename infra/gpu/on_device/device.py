@@ -13,10 +13,8 @@ import numpy as np
 import onnxruntime
 
 from infra.gpu.on_device.finding import Bundle, Check, Finding
-from infra.gpu.on_device.session import open_session, run_timed
+from infra.gpu.on_device.session import first_device, open_session, run_timed
 from qwonnx.runtime.cuda.device import Block, CopyKind
-from qwonnx.runtime.model.placement import place
-from qwonnx.runtime.settings import RuntimeSettings
 
 RELU, TOP = "relu.onnx", "largest_logits.onnx"  # graphs among the operators
 COPY_JSON = "copy_rate.json"  # what the group geometry compares with
@@ -32,16 +30,11 @@ def checks(bundle: Bundle) -> Iterator[Check]:
 
 
 def _found() -> Finding:
-    device = place("cuda", RuntimeSettings()).device
-    assert device is not None
+    device = first_device()
     library, version = ctypes.CDLL("libcudart.so.13"), ctypes.c_int()
-    properties = ctypes.create_string_buffer(16384)  # cudaDeviceProp, which begins with the name
-    library.cudaGetDeviceProperties(properties, device.index)
     library.cudaDriverGetVersion(ctypes.byref(version))
     memory, (major, minor) = device.memory(), device.compute_capability
-    detail = (
-        f"{properties.value.decode()}, compute capability {major}.{minor}, driver for CUDA {version.value / 1000:g}"
-    )
+    detail = f"{device.name}, compute capability {major}.{minor}, driver for CUDA {version.value / 1000:g}"
     detail += f", onnxruntime {onnxruntime.__version__}"
     return Finding(True, detail, {"free_bytes": memory.free_bytes, "total_bytes": memory.total_bytes})
 
@@ -55,8 +48,7 @@ def _kernel(bundle: Bundle) -> Finding:
 
 
 def _copy(bundle: Bundle) -> Finding:
-    device = place("cuda", RuntimeSettings()).device
-    assert device is not None
+    device = first_device()
     num_bytes = min(_LARGEST_COPY, device.memory().free_bytes // 4) if bundle.checks_values else 1 << 20
     source, target = device.allocate(num_bytes), device.allocate(num_bytes)
     blocks = Block(target.address, num_bytes), Block(source.address, num_bytes)
@@ -75,8 +67,7 @@ def _copy(bundle: Bundle) -> Finding:
 
 def _largest(bundle: Bundle, batch: int) -> Finding:
     """The largest logits of whole rows, as the graph chooses them, beside a copy of the rows to the host."""
-    device = place("cuda", RuntimeSettings()).device
-    assert device is not None
+    device = first_device()
     session = open_session(bundle.folder / "operators" / TOP)
     vocab_size, count = (session.get_inputs()[0].shape[-1], session.get_outputs()[0].shape[-1])
     logits = np.random.default_rng(0).standard_normal((batch, 1, vocab_size), np.float32).astype(np.float16)

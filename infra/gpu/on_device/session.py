@@ -13,6 +13,7 @@ import onnxruntime
 
 from infra.gpu.on_device.case import Array
 from infra.gpu.on_device.finding import LOG_SEVERITY
+from qwonnx.runtime.cuda.device import CudaDevice
 from qwonnx.runtime.model.placement import Placement, place
 from qwonnx.runtime.settings import RuntimeSettings
 
@@ -20,6 +21,13 @@ from qwonnx.runtime.settings import RuntimeSettings
 @cache
 def _placement() -> Placement:
     return place("cuda", RuntimeSettings())
+
+
+def first_device() -> CudaDevice:
+    """The device, with one stream for all checks of a group."""
+    device = _placement().device
+    assert device is not None
+    return device
 
 
 def _wait() -> None:

@@ -11,13 +11,12 @@ import pytest
 
 from qwonnx.export.checkpoint.config import ModelConfig, parse_config
 from qwonnx.export.modeling.trace import trace_decoder
-from tests.checkpoints.config_json import TINY_DENSE, TINY_MOE, TINY_TEXT, Json, config_json, text_config
+from tests.checkpoints.config_json import HEADS_OF_64, TINY_DENSE, TINY_MOE, TINY_TEXT, Json, config_json, text_config
 from tests.checkpoints.published import PUBLISHED
 from tests.checkpoints.tokenizer import token_ids
 
 # Two layers, one of each kind. The published sizes have projections that are too large to be joined.
 MODELS = ("tiny-moe", "tiny-dense", "tiny-tied", "35B-A3B", "27B")
-_FOR_CUDA = {"head_dim": 64, "rope_parameters": TINY_TEXT["rope_parameters"] | {"mrope_section": [4, 2, 2]}}
 _LAYERS = {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]}
 
 
@@ -50,6 +49,6 @@ def _document(name: str) -> Json:
         return document
     is_moe = name == "tiny-moe"
     architecture = "Qwen3_5MoeForConditionalGeneration" if is_moe else "Qwen3_5ForConditionalGeneration"
-    base = {**TINY_TEXT, **_FOR_CUDA, **(TINY_MOE if is_moe else TINY_DENSE)}
+    base = {**TINY_TEXT, **HEADS_OF_64, **(TINY_MOE if is_moe else TINY_DENSE)}
     tied = {"tie_word_embeddings": name == "tiny-tied"}
     return config_json(architecture, text_config(architecture, base, token_ids(), {**_LAYERS, **tied}), token_ids())

@@ -18,7 +18,7 @@ from qwonnx.export.targets.register import choose_target
 from qwonnx.export.targets.target import TargetChoice
 from qwonnx.runtime.artifact.folder import Artifact
 from tests.checkpoints import write_tiny
-from tests.checkpoints.config_json import TINY_TEXT
+from tests.checkpoints.config_json import HEADS_OF_64
 
 
 def files_of(folder: Path) -> dict[str, int]:
@@ -77,9 +77,8 @@ def test_a_traced_plan_is_the_artifact_to_the_byte(
 
 @pytest.mark.parametrize("kv", ["float16", "int8"])
 def test_a_plan_for_cuda_is_the_artifact_to_the_byte(tmp_path: Path, kv: str) -> None:
-    rope = TINY_TEXT["rope_parameters"] | {"mrope_section": [4, 2, 2]}
     layers = {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]}
-    checkpoint = write_tiny(tmp_path / "tiny", text_overrides={"head_dim": 64, "rope_parameters": rope, **layers})
+    checkpoint = write_tiny(tmp_path / "tiny", text_overrides={**HEADS_OF_64, **layers})
     named, choice = named_recipe("cuda"), choose_target("cuda", kv=kv)
     export_checkpoint(checkpoint, tmp_path / "out", ExportOptions(target="cuda", recipe=named.recipe, kv=kv))
     source, measured = open_source(str(checkpoint)), files_of(tmp_path / "out")

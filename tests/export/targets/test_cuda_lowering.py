@@ -17,13 +17,11 @@ from qwonnx.export.errors import ExportError, RecipeError
 from qwonnx.export.quantization.recipe import Recipe, Rule
 from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from tests.checkpoints import write_tiny
-from tests.checkpoints.config_json import TINY_TEXT
+from tests.checkpoints.config_json import HEADS_OF_64
 from tests.checkpoints.quantized_formats import write_gptq
 from tests.export.decoder import Decoder
 
-# A sixteenth of the published heads and angles: CUDA's attention rotates multiples of 16.
-ROPE = TINY_TEXT["rope_parameters"] | {"mrope_section": [4, 2, 2]}
-TEXT = {"head_dim": 64, "rope_parameters": ROPE, "max_position_embeddings": 512}
+TEXT = {**HEADS_OF_64, "max_position_embeddings": 512}
 BLOCKS_OF_32 = Recipe.preset("int4", 32)
 
 pytestmark = pytest.mark.usefixtures("traced_once")

@@ -17,13 +17,12 @@ from qwonnx.export.quantization.recipe import Recipe, Rule
 from qwonnx.export.targets.rtx_importers import rtx_importers
 from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from tests.checkpoints import write_tiny
-from tests.checkpoints.config_json import TINY_TEXT
+from tests.checkpoints.config_json import HEADS_OF_64
 from tests.export.decoder import Decoder
 
-# Experts have blocks of 128, and so at least as many features; the CPU's attention rotates multiples of 16.
+# Experts have blocks of 128, and so at least as many features.
 TEXT = {
-    "head_dim": 64,
-    "rope_parameters": TINY_TEXT["rope_parameters"] | {"mrope_section": [4, 2, 2]},
+    **HEADS_OF_64,
     "max_position_embeddings": 512,
     "hidden_size": 128,
     "moe_intermediate_size": 128,
