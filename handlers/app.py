@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -18,6 +19,7 @@ from starlette.routing import Route
 
 from qwonnx.handlers.api_keys import api_keys
 from qwonnx.handlers.chat.capsule_store import CapsuleStore
+from qwonnx.handlers.engine_start import open_engine
 from qwonnx.handlers.environment import warnings_about
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.http import health
@@ -30,9 +32,11 @@ from qwonnx.handlers.http.body_budget import BodyBudget
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.openai.api import OPENAI
 from qwonnx.handlers.settings import ServerSettings
-from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.errors import SettingsError
 from qwonnx.runtime.settings import RuntimeSettings
+
+if TYPE_CHECKING:
+    from qwonnx.runtime.engine.engine import Engine
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +113,7 @@ def host_from_environment(settings: ServerSettings) -> ModelHost:
     if not folder:
         raise SettingsError("QWONNX_ARTIFACT is not set: give the artifact's folder")
     runtime = RuntimeSettings.from_environment()
-    return ModelHost(lambda: Engine.open(folder, runtime), model_name=settings.model_name)
+    return ModelHost(lambda: open_engine(folder, runtime), model_name=settings.model_name)
 
 
 def from_environment() -> Starlette:

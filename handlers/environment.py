@@ -5,7 +5,6 @@ The docstring of a settings class describes each field, so help, documentation a
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -71,7 +70,9 @@ def _warning(name: str, known: Collection[str]) -> str:
 
 
 def _variables_of(settings: type[Any]) -> Iterator[Variable]:
-    meanings = _meanings(inspect.getdoc(settings) or "")
+    from inspect import getdoc  # only the documentation and a misspelt variable need it
+
+    meanings = _meanings(getdoc(settings) or "")
     for field in fields(settings):
         yield Variable(f"{_PREFIX}{field.name.upper()}", _written(field), meanings[field.name])
 

@@ -9,10 +9,13 @@ import logging
 import threading
 from collections.abc import Callable
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from qwonnx.handlers import errors
 from qwonnx.handlers.errors import ErrorKind, ServiceError
-from qwonnx.runtime.engine.engine import Engine
+
+if TYPE_CHECKING:
+    from qwonnx.runtime.engine.engine import Engine
 
 logger = logging.getLogger(__name__)
 

@@ -22,6 +22,7 @@ import uvicorn
 
 from qwonnx.handlers.app import create_app
 from qwonnx.handlers.http.connection import Connection, ConnectionLimits, LimitedConfig
+from qwonnx.handlers.listener import BACKLOG
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.errors import SettingsError
@@ -32,7 +33,6 @@ from qwonnx.runtime.machine import give_back_memory
 _SEND_SECONDS = 5
 logger = logging.getLogger(__name__)
 
-_BACKLOG = 2048  # connections that the system keeps until they are accepted
 _ACCEPTED_AT_ONCE = 16  # by one turn of the event loop, so that the limit of connections holds in a burst
 _MAX_CONNECTIONS = 512
 _RESERVED_FILES = 64  # of the process, for its own files, pipes, and connections that are about to be closed
@@ -40,32 +40,6 @@ _TRIM_SECONDS = 5
 _COMPLAINT_SECONDS = 60.0
 _FORCED_AFTER_SECONDS = 2.0  # a process that has not ended so long after its time is ended
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-def bind(address: str, port: int) -> socket.socket:
-    """A listening socket. A client that connects early waits and is not refused.
-
-    Args:
-        address: only this machine can reach 127.0.0.1.
-        port: 0 takes a free one.
-
-    Raises:
-        SettingsError: the address is not this machine's, or the port is taken.
-    """
-    try:
-        family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((address, port), family=family, backlog=_BACKLOG)
-    except (OSError, OverflowError) as error:
-        reason = str(getattr(error, "strerror", None) or error).partition(" (")[0]  # Python adds the address
-        raise SettingsError(f"cannot listen on {address}, port {port} ({reason}): choose another") from error
-
-
-def url_of(listener: socket.socket) -> str:
-    """The URL for a client on this machine."""
-    address, port = listener.getsockname()[:2]
-    if address in ("0.0.0.0", "::"):
-        address = "localhost"
-    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
 
 
 def max_connections(settings: ServerSettings) -> int:
@@ -126,7 +100,7 @@ class Server(uvicorn.Server):
         asyncio.get_running_loop().set_exception_handler(self._on_loop_error)
         await super().startup(sockets)
         for listener in sockets or ():
-            listener.listen(_BACKLOG)  # asyncio has set it to the number that it accepts at once
+            listener.listen(BACKLOG)  # asyncio has set it to the number that it accepts at once
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._host.begin_close()

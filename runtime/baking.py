@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from qwonnx.runtime.artifact.folder import open_artifact
 from qwonnx.runtime.cache.baked_prefixes import prefix_files, prefix_path, write_prefix
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
@@ -75,7 +76,7 @@ def bake(
         CapsuleError: the artifact's folder of baked prefixes is full.
         OSError: a file cannot be written.
     """
-    model = model_files.load(folder)
+    model = model_files.load(open_artifact(folder))
     limit = model.artifact.manifest.model.max_position_embeddings
     beginnings = [system_beginning(model, prompt.messages, prompt.tools) for prompt in prompts]
     longest = max(map(len, beginnings), default=0)
@@ -93,7 +94,7 @@ def bake(
             prefix_cache_bytes=_NO_LIMIT,
         )
         done, total = 0, sum(map(len, missing.values()))
-        with Engine.open(folder, settings) as engine:
+        with Engine.open(model.artifact, settings) as engine:
             for path, tokens in missing.items():
                 write_prefix(path, _states_after(engine, tokens, partial(_report, on_tokens, done, total)))
                 done += len(tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import math
 import os
 from functools import cache
@@ -109,6 +110,24 @@ def cpu_quota(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> int | None:
     except (OSError, ValueError):  # another system, an older cgroup, or "max"
         return None
     return cores if 0 < cores < (os.cpu_count() or cores) else None
+
+
+def prepare_process() -> None:
+    """Settings of libraries for a process of our own that only serves; before numpy is imported.
+
+    A server multiplies no matrices with numpy, so OpenBLAS needs no threads: loaded, it would start one for each core.
+    What the user has set stays as it is. Imports make much that lives on and no garbage, so the collector rests until
+    settle_process().
+    """
+    gc.disable()
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    bound_heaps()
+
+
+def settle_process() -> None:
+    """After prepare_process(), once the process serves: what there is now lives on, so the collector leaves it out."""
+    gc.freeze()
+    gc.enable()
 
 
 def bound_heaps() -> None:

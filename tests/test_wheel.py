@@ -57,7 +57,7 @@ event = {
     },
 }
 print(handler(event, None)["statusCode"])
-from qwonnx.handlers.cli.main import command_line
+from qwonnx.handlers.cli.command_line import command_line
 from typer.testing import CliRunner
 for words in (["--help"], ["serve", "--help"], ["inspect", os.environ["QWONNX_ARTIFACT"]]):
     result = CliRunner().invoke(command_line(words), words)

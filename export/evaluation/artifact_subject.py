@@ -27,6 +27,7 @@ from qwonnx.export.evaluation.subject import (
     settle_max_tokens,
 )
 from qwonnx.export.evaluation.suite import Question
+from qwonnx.runtime.artifact.folder import open_artifact
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
 from qwonnx.runtime.install import how_to_install
@@ -46,11 +47,11 @@ class ArtifactSubject:
         settings: of the engine; max_model_len follows from the prompts.
 
     Raises:
-        ArtifactError, TokenizerError, TemplateError, SessionError: see model_files.load.
+        ArtifactError, TokenizerError, TemplateError, SessionError: see open_artifact and model_files.load.
     """
 
     def __init__(self, folder: Path, settings: RuntimeSettings) -> None:
-        self._files = model_files.load(folder)
+        self._files = model_files.load(open_artifact(folder))
         self._settings = settings
         manifest = self._files.artifact.manifest
         self._model = manifest.model

@@ -13,6 +13,8 @@ from qwonnx.runtime.install import how_to_install
 # The extra that installs each package, by import name.
 _EXTRA_OF = {
     "huggingface_hub": "export",
+    "rich": "cli",
+    "typer": "cli",
     "onnx": "export",
     "onnx_ir": "export",
     "onnxruntime": "cpu",

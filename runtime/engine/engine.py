@@ -17,16 +17,15 @@ import queue
 import threading
 import time
 from collections import abc
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
 from typing import Any
 
-from qwonnx.runtime.artifact.folder import Artifact
+from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from qwonnx.runtime.cache import baked_prefixes
 from qwonnx.runtime.cache.buffers import BuffersFactory
 from qwonnx.runtime.cache.capsule import decode, encode, is_finite
-from qwonnx.runtime.cache.device_buffers import DeviceBuffers
 from qwonnx.runtime.cache.host_buffers import HostBuffers
 from qwonnx.runtime.cache.hybrid_cache import HybridCache
 from qwonnx.runtime.cache.prefix_cache import PrefixCacheAccount
@@ -41,12 +40,9 @@ from qwonnx.runtime.engine.startup import StartUp
 from qwonnx.runtime.errors import CapsuleError, GuideError, SessionError
 from qwonnx.runtime.model import expert_uses
 from qwonnx.runtime.model import files as model_files
-from qwonnx.runtime.model.artifact_placement import place_artifact
 from qwonnx.runtime.model.inputs import HOST_INPUTS
-from qwonnx.runtime.model.placement import check_room
+from qwonnx.runtime.model.opening import OpenedModel, open_model
 from qwonnx.runtime.model.runner import ModelRunner
-from qwonnx.runtime.model.session import Session
-from qwonnx.runtime.model.weight_files import WeightFiles
 from qwonnx.runtime.model.weight_memory import WeightMemory
 from qwonnx.runtime.native.choice import KernelChoice
 from qwonnx.runtime.sampling.grammar import GrammarCompiler
@@ -75,6 +71,7 @@ class Engine:
         max_model_len: int,
         make_buffers: BuffersFactory | None = None,
         startup: StartUp | None = None,
+        opened: OpenedModel | None = None,
     ) -> None:
         facts = model.artifact.manifest.model
         self.startup = startup or StartUp()
@@ -84,19 +81,12 @@ class Engine:
         self.chat_template: ChatTemplate | None = model.chat_template
         self.default_sampling: SamplingParams = model.default_sampling
         self.eos_token_ids: frozenset[int] = model.eos_token_ids
-        decoder = model.artifact.decoder
-        states = decoder.states
-        self._weights = WeightFiles(self.artifact)
-        with self.startup.phase("session"):
-            placement = place_artifact(self.artifact, settings, max_model_len)
-            if placement.note:
-                logger.warning("%s", placement.note)
-            check_room(placement.device, self.artifact.manifest)
-            session = Session(placement.graph or model.graph, settings, decoder.native_operators, placement)
+        states = model.artifact.decoder.states
+        opened = opened or open_model(self.artifact, settings, max_model_len)
+        self._weights, placement, session = opened.weights, opened.placement, opened.session
         self.kernels: KernelChoice = session.kernels
-        if self.kernels.missing:
-            logger.warning("%s", self.kernels.missing)
-        self._weights.check_mapped()
+        for warning in filter(None, (placement.note, self.kernels.missing)):
+            logger.warning("%s", warning)
         with self.startup.phase("weights"):
             self._memory = WeightMemory(self._weights, session.experts, settings, expert_uses.load(self.artifact))
             self._memory.start()
@@ -104,6 +94,8 @@ class Engine:
             make_buffers = make_buffers or HostBuffers
             budget, self.max_model_len = row_budget.settle(states, settings, max_model_len, self._memory.free_bytes)
         else:
+            from qwonnx.runtime.cache.device_buffers import DeviceBuffers  # needs CUDA's calls
+
             make_buffers = make_buffers or partial(
                 DeviceBuffers, device=placement.device, host_inputs=HOST_INPUTS, in_place=placement.in_place
             )
@@ -141,7 +133,7 @@ class Engine:
     @classmethod
     def open(
         cls,
-        folder: str | os.PathLike[str],
+        artifact: str | os.PathLike[str] | Artifact,
         settings: RuntimeSettings | None = None,
         *,
         make_buffers: BuffersFactory | None = None,
@@ -149,7 +141,7 @@ class Engine:
         """Load an artifact: session, states, baked prefixes, tokenizer, template. Does not start a thread.
 
         Args:
-            folder: the artifact.
+            artifact: its folder, or the opened one.
             settings: the defaults if None.
             make_buffers: makes the memory of the rows, which the artifact's provider must be able to read. None: in the
                 host's memory, or on the device that the artifact is for.
@@ -162,10 +154,14 @@ class Engine:
         """
         settings = settings or RuntimeSettings()
         startup = StartUp()
-        with startup.phase("files"):
-            model = model_files.load(folder)
-        max_model_len = model_files.settle_max_model_len(model.artifact.manifest.model, settings)
-        return cls(model, settings, max_model_len, make_buffers, startup)
+        opened = artifact if isinstance(artifact, Artifact) else open_artifact(artifact)
+        max_model_len = model_files.settle_max_model_len(opened.manifest.model, settings)
+        with ThreadPoolExecutor(1, "qwonnx-session") as beside:
+            with_session = beside.submit(_open_model, startup, opened, settings, max_model_len)
+            with startup.phase("files"):
+                model = model_files.load(opened)
+            session = with_session.result()
+        return cls(model, settings, max_model_len, make_buffers, startup, session)
 
     @property
     def is_ready(self) -> bool:
@@ -566,3 +562,8 @@ class Engine:
             self._reuse.release(generation)
         self._generations.clear()
         self._grammars.close()
+
+
+def _open_model(startup: StartUp, artifact: Artifact, settings: RuntimeSettings, max_model_len: int) -> OpenedModel:
+    with startup.phase("session"):
+        return open_model(artifact, settings, max_model_len)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from qwonnx.runtime.artifact.compiled import compiled_folders
 from qwonnx.runtime.artifact.folder import Artifact
 from qwonnx.runtime.model.placement import PORTABLE_TARGET, Placement, place
-from qwonnx.runtime.model.rtx import RTX_TARGET, place_on_rtx
-from qwonnx.runtime.model.tensorrt import PROVIDER, place_on_tensorrt, step_limits
 from qwonnx.runtime.settings import AUTO, RuntimeSettings
+
+_CPU_TARGET = "cpu"
 
 
 def place_artifact(artifact: Artifact, settings: RuntimeSettings, max_model_len: int) -> Placement:
@@ -22,6 +21,13 @@ def place_artifact(artifact: Artifact, settings: RuntimeSettings, max_model_len:
         SettingsError: the artifact is not for this device, or the device cannot be used.
     """
     target, kind = artifact.manifest.target, settings.device.partition(":")[0]
+    if target == _CPU_TARGET and kind in (AUTO, "cpu"):
+        return Placement.on_host(settings)
+
+    from qwonnx.runtime.artifact.compiled import compiled_folders  # milliseconds, which others need not spend
+    from qwonnx.runtime.model.rtx import RTX_TARGET, place_on_rtx
+    from qwonnx.runtime.model.tensorrt import PROVIDER, place_on_tensorrt, step_limits
+
     limits = step_limits(settings, max_model_len)
     if kind == PROVIDER or (kind == AUTO and target == PORTABLE_TARGET and any(compiled_folders(artifact))):
         return place_on_tensorrt(artifact, settings, limits)

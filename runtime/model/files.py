@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qwonnx.runtime.artifact.file_names import CHAT_TEMPLATE_FILE, GENERATION_CONFIG_FILE, TOKENIZER_FILE
-from qwonnx.runtime.artifact.folder import Artifact, open_artifact
+from qwonnx.runtime.artifact.folder import Artifact
 from qwonnx.runtime.artifact.manifest import ArtifactFileError, ModelFacts
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, parse_object
 from qwonnx.runtime.errors import InvalidRequestError, SettingsError
@@ -32,15 +31,14 @@ class ModelFiles:
     eos_token_ids: frozenset[int]
 
 
-def load(folder: str | os.PathLike[str]) -> ModelFiles:
-    """Open an artifact and read its small files.
+def load(artifact: Artifact) -> ModelFiles:
+    """Read the small files of an artifact.
 
     Raises:
-        ArtifactError: the folder is not an artifact, or a file of it is missing or malformed.
+        ArtifactError: a file of it is missing or malformed.
         TokenizerError, TemplateError: tokenizer.json or chat_template.jinja cannot be used.
         SessionError: the artifact needs a newer ONNX Runtime.
     """
-    artifact = open_artifact(folder)
     check_version(artifact.manifest.minimum_onnxruntime)
     graph = artifact.file(artifact.decoder.file)
     tokenizer = Tokenizer(_read(artifact, TOKENIZER_FILE))
@@ -52,7 +50,7 @@ def load(folder: str | os.PathLike[str]) -> ModelFiles:
         sampling = SamplingParams.defaults_from(config)
         ends = end_token_ids(config, tokenizer)
     except InvalidRequestError as error:
-        raise ArtifactFileError(f"generation_config.json of {folder} cannot be used: {error}") from error
+        raise ArtifactFileError(f"generation_config.json of {artifact.folder} cannot be used: {error}") from error
     return ModelFiles(
         artifact=artifact,
         graph=graph,

@@ -15,16 +15,18 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 
 from qwonnx.runtime.artifact.manifest import Manifest
-from qwonnx.runtime.cuda.device import CudaDevice
 from qwonnx.runtime.errors import SettingsError
 from qwonnx.runtime.install import how_to_install
 from qwonnx.runtime.quantities import bytes_text
 from qwonnx.runtime.settings import AUTO, RuntimeSettings
+
+if TYPE_CHECKING:
+    from qwonnx.runtime.cuda.device import CudaDevice
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 CUDA_TARGET, PORTABLE_TARGET = "cuda", "portable"
@@ -175,6 +177,8 @@ def _check_cudnn() -> None:
 
 def _device(index: int, *, cudnn: bool) -> CudaDevice:
     """A device, with CUDA's libraries from where pip installed them or from the system's folders."""
+    from qwonnx.runtime.cuda.device import CudaDevice  # a server without a device need not spend the time
+
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         onnxruntime.preload_dlls(cudnn=cudnn)

@@ -16,6 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,6 +158,28 @@ class WeightFiles:
                     f"{self._paths[descriptor]} has {found} bytes where the manifest says {size}: copy the artifact"
                     " again (to replace an artifact that is served, write beside it and rename)"
                 )
+
+
+def announce(artifact: Artifact, residency: Residency) -> None:
+    """Ask the system to read an artifact's weight files while the process still starts. Returns at once.
+
+    Only for willneed, and if all of them fit free memory. What cannot be done here is left to make_resident().
+    """
+    if residency is Residency.WILLNEED and hasattr(os, "posix_fadvise"):
+        paths = [artifact.folder / entry.path for entry in artifact.manifest.files if entry.path.endswith(_SUFFIX)]
+        size = sum(entry.size for entry in artifact.manifest.files)
+        if size <= (free_memory_bytes() or 0):
+            threading.Thread(target=_announce, args=(paths,), name="qwonnx-announce", daemon=True).start()
+
+
+def _announce(paths: Sequence[Path]) -> None:
+    for path in paths:
+        with suppress(OSError):  # opening it for the session tells what is wrong
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+            finally:
+                os.close(descriptor)
 
 
 def _close(descriptors: dict[int, int]) -> None:

@@ -4,21 +4,18 @@ The compiler is $CXX, else the first of c++, g++ and clang++ that runs, else the
 result is one shared library beside this file, which links nothing but libc. A build takes about a minute of one
 core. Linux and macOS on x86-64 and 64-bit ARM.
 
-Standard library only, and no import of this project: setuptools loads this file alone (infra/native_package.py).
+Standard library only, and no import of this project: setuptools loads this file alone (infra/native_package.py). Every
+server imports it to find the library, so what only a build needs is imported by the functions.
 """
 
 from __future__ import annotations
 
-import argparse
-import concurrent.futures
 import hashlib
 import importlib.util
 import os
 import shlex
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +68,8 @@ class Compiler:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    import argparse
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=SOURCES.parent / LIBRARY, help="the library's file")
     parser.add_argument("--target", help="cross-compile by ziglang for this target, such as aarch64-linux-gnu")
@@ -104,8 +103,10 @@ def find_compiler() -> Compiler | None:
         if not _runs(command):
             raise BuildError(f"CXX is {named!r}, which does not run: unset it or name a C++ compiler")
         return _system_compiler(command)
+    from shutil import which
+
     for name in ("c++", "g++", "clang++"):
-        if shutil.which(name) and _runs((name,)):
+        if which(name) and _runs((name,)):
             return _system_compiler((name,))
     return ziglang(None)
 
@@ -137,10 +138,14 @@ def build(out: Path, compiler: Compiler, replaced: Mapping[str, Sequence[str]] |
     """
     if sys.platform not in ("linux", "darwin"):
         raise BuildError(f"native kernels are for Linux and macOS, and this is {sys.platform}")
+    import shutil
+    import tempfile
+    from concurrent.futures import ThreadPoolExecutor
+
     with tempfile.TemporaryDirectory(prefix="qwonnx-native-") as name:
         work = Path(name)
         files = sources_with_flags(compiler, replaced)
-        with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             objects = list(pool.map(lambda source: _compile(source, files[source], work, compiler), files))
         made = work / out.name
         _run([*compiler.link_command, "-o", str(made), *map(str, objects), *compiler.link_libraries])

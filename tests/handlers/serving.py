@@ -12,8 +12,9 @@ from pathlib import Path
 import httpx
 import openai
 
+from qwonnx.handlers.listener import bind, url_of
 from qwonnx.handlers.model_host import HostStatus, ModelHost
-from qwonnx.handlers.server import Server, bind, url_of
+from qwonnx.handlers.server import Server
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import RequestOutput

@@ -36,11 +36,31 @@ def test_the_command_line_starts_without_the_exporter_and_the_engine() -> None:
 
 def test_a_command_is_imported_without_the_others() -> None:
     program = (
-        "import sys; from qwonnx.handlers.cli.main import command_line; command_line(['serve', 'artifact']); "
+        "import sys; from qwonnx.handlers.cli.command_line import command_line; command_line(['generate', 'artifact']);"
         "print(*[name for name in sys.modules if name.startswith(('qwonnx.export', 'qwonnx.handlers.cli.'))])"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     loaded = set(result.stdout.split())
-    assert "qwonnx.handlers.cli.serve" in loaded
+    assert "qwonnx.handlers.cli.generate" in loaded
     assert not {name for name in loaded if name.startswith("qwonnx.export")}
-    assert "qwonnx.handlers.cli.export" not in loaded
+    assert "qwonnx.handlers.cli.bake" not in loaded
+
+
+def test_serve_listens_before_it_imports_the_engine_and_the_server() -> None:
+    """What it needs until then takes a tenth of a second: a client that comes with the process need not try again."""
+    program = (
+        "import sys\n"
+        "from qwonnx.handlers import listener\n"
+        "def bind(*address):\n"
+        "    print(*sys.modules)\n"
+        "    raise SystemExit\n"
+        "listener.bind = bind\n"
+        "sys.argv[1:] = ['serve', 'artifact']\n"
+        "from qwonnx.handlers.cli.main import main\n"
+        "main()\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    loaded = set(result.stdout.split())
+    assert "qwonnx.handlers.cli.serve" in loaded
+    late = {*FORBIDDEN, "numpy", "onnxruntime", "tokenizers", "jinja2", "msgspec", "starlette", "uvicorn", "asyncio"}
+    assert not loaded & late

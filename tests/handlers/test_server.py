@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from qwonnx.handlers.listener import bind, url_of
 from qwonnx.handlers.model_host import ModelHost
-from qwonnx.handlers.server import Server, bind, max_connections, url_of
+from qwonnx.handlers.server import Server, max_connections
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.errors import SettingsError
 

@@ -11,6 +11,7 @@ import pytest
 
 from qwonnx.handlers.chat.system_prompt import parse_prompt
 from qwonnx.handlers.openai import chat_request, engine_request
+from qwonnx.runtime.artifact.folder import open_artifact
 from qwonnx.runtime.baking import bake
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.errors import InvalidRequestError, SessionError, TemplateError
@@ -118,7 +119,9 @@ def test_a_model_that_fails_leaves_nothing(folder: Path) -> None:
 
 def test_a_template_that_writes_nothing_first_or_varies_it_is_refused(tmp_path: Path) -> None:
     def template(text: str) -> model_files.ModelFiles:
-        return model_files.load(counting_model.make(tmp_path / str(len(text)), chat_template=text).folder)
+        return model_files.load(
+            open_artifact(counting_model.make(tmp_path / str(len(text)), chat_template=text).folder)
+        )
 
     nothing = template("{{ messages[-1].content }}<|im_end|>")
     varying = template("{{ enable_thinking }}<|im_end|>{{ messages[-1].content }}<|im_end|>")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from qwonnx.handlers.chat.request import ChatRequest
+from qwonnx.runtime.artifact.folder import open_artifact
 from qwonnx.runtime.errors import InvalidRequestError, TemplateError
 from qwonnx.runtime.model import files as model_files
 from qwonnx.runtime.sampling.guide import Guide
@@ -27,7 +28,7 @@ MESSAGES: list[Any] = [*chat("Hi")]
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> model_files.ModelFiles:
     folder = tmp_path_factory.mktemp("model") / "artifact"
-    return model_files.load(counting_model.make(folder, chat_template=TEMPLATE).folder)
+    return model_files.load(open_artifact(counting_model.make(folder, chat_template=TEMPLATE).folder))
 
 
 def test_what_is_not_said_is_the_checkpoints_recommendation() -> None:
@@ -62,7 +63,7 @@ def test_no_tools_are_none_for_the_template(model: model_files.ModelFiles) -> No
 
 
 def test_a_model_without_a_template_is_refused(tmp_path: Path) -> None:
-    model = model_files.load(counting_model.make(tmp_path / "artifact", chat_template=None).folder)
+    model = model_files.load(open_artifact(counting_model.make(tmp_path / "artifact", chat_template=None).folder))
     with pytest.raises(TemplateError, match="no chat template"):
         ChatRequest(MESSAGES).render(model)
 

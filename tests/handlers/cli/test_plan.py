@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from qwonnx.export import ExportOptions, export_checkpoint
 from qwonnx.export.quantization.recipe import Preset, Recipe
-from qwonnx.handlers.cli.main import command_line
+from qwonnx.handlers.cli.command_line import command_line
 from tests.checkpoints import write_tiny
 from tests.checkpoints.published import PUBLISHED
 from tests.handlers.cli.commands import QWONNX, error_line, qwonnx

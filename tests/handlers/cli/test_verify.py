@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from qwonnx.export import ExportOptions, export_checkpoint
 from qwonnx.export.evaluation.reference_model import layer_peaks, load_reference_model
 from qwonnx.export.evaluation.verify import FLOAT16_LIMIT
-from qwonnx.handlers.cli.main import command_line
+from qwonnx.handlers.cli.command_line import command_line
 from tests.checkpoints import write_tiny
 
 LAYERS = {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]}

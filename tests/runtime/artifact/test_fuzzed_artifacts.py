@@ -219,7 +219,7 @@ def test_whatever_text_files_the_exporter_accepts_the_runtime_can_use(sound: Pat
                 file_sha256(folder / entry["path"]),
             )
         (folder / "manifest.json").write_text(json.dumps(manifest))
-        loaded = model_files.load(folder)
+        loaded = model_files.load(open_artifact(folder))
         assert loaded.tokenizer.encode("Hello"), name
         accepted += 1
     assert accepted > 100

@@ -1,0 +1,76 @@
+"""The subcommands of `qwonnx`, one per module.
+
+A subcommand's module is imported when it is called, or when the help lists all. An installation that only serves may
+lack qwonnx.export. It then has the commands that use an artifact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+
+from qwonnx.handlers.cli import serve_options
+from qwonnx.handlers.cli.serve import serve
+
+# By name: the module, and the function in it.
+_COMMANDS = {
+    "plan": ("plan", "plan"),
+    "export": ("export", "export"),
+    "bake": ("bake", "bake"),
+    "compile": ("compile", "compile_model"),
+    "inspect": ("inspect", "inspect"),
+    "verify": ("verify", "verify"),
+    "eval": ("eval", "evaluate"),
+    "generate": ("generate", "generate"),
+}
+# `serve` reads its own options.
+_UNREAD = {"allow_extra_args": True, "ignore_unknown_options": True}
+_EXPORTERS = ("plan", "export", "verify", "eval")
+_FIRST_STEPS = "First steps: qwonnx export CHECKPOINT OUT, then qwonnx generate OUT --chat Hello, or qwonnx serve OUT."
+_ONLY_SERVES = "This installation only serves: plan, export, verify and eval need qwonnx.export."
+
+
+def command_line(words: Sequence[str] = ()) -> typer.Typer:
+    """The command with its subcommands: with the one that the words begin with, or else with all."""
+    only_serves = find_spec("qwonnx.export") is None
+    names = [name for name in _COMMANDS if not (only_serves and name in _EXPORTERS)]
+    app = typer.Typer(
+        name="qwonnx",
+        help="Export Qwen 3.5 models to ONNX, and serve them with ONNX Runtime.",
+        epilog=_ONLY_SERVES if only_serves else _FIRST_STEPS,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,  # a bug's traceback goes into a report: plain, and without values of variables
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    named = [name for name in (*names, "serve") if name in words[:1]]
+    for name in [name for name in names if name in named or not named]:
+        module, function = _COMMANDS[name]
+        app.command(name)(getattr(import_module(f"qwonnx.handlers.cli.{module}"), function))
+    app.command("serve", help=serve_options.HELP, context_settings=_UNREAD, add_help_option=False)(_serve)
+    return app
+
+
+def _serve(context: typer.Context) -> None:
+    serve(context.args)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"qwonnx {version('qwonnx')}")
+        raise typer.Exit
+
+
+def _root(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
