@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from qwonnx.runtime.artifact.folder import Artifact, open_artifact
+from qwonnx.runtime.engine.startup import StartUp
 from qwonnx.runtime.model.weight_files import announce
 from qwonnx.runtime.settings import Residency, RuntimeSettings
 
@@ -14,7 +15,11 @@ if TYPE_CHECKING:
 
 
 def open_engine(
-    artifact: str | os.PathLike[str] | Artifact, settings: RuntimeSettings, *, verify: bool = False
+    artifact: str | os.PathLike[str] | Artifact,
+    settings: RuntimeSettings,
+    *,
+    verify: bool = False,
+    startup: StartUp | None = None,
 ) -> Engine:
     """As Engine.open().
 
@@ -22,16 +27,19 @@ def open_engine(
         artifact: its folder, or the opened one.
         settings: of the engine.
         verify: check the hashes of the weights first.
+        startup: gets the phases.
 
     Raises:
         ArtifactHashError: a weight file differs from the exported one.
         the errors of Engine.open().
     """
+    startup = startup or StartUp()
     opened = artifact if isinstance(artifact, Artifact) else open_artifact(artifact)
     announce(opened, Residency(settings.weights_residency))
     if verify:
         opened = open_artifact(opened.folder, verify=True)
 
-    from qwonnx.runtime.engine.engine import Engine  # with numpy and ONNX Runtime
+    with startup.phase("imports of the engine"):
+        from qwonnx.runtime.engine.engine import Engine  # with numpy and ONNX Runtime
 
-    return Engine.open(opened, settings)
+    return Engine.open(opened, settings, startup=startup)

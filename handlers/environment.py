@@ -40,6 +40,7 @@ _OF_NO_SETTINGS = (
     ),
     Variable(f"{_PREFIX}NATIVE_LIBRARY", "", "file of the native kernels, if it is not the installed one."),
     Variable(f"{_PREFIX}NATIVE_INSTRUCTIONS", "", "instruction set of the native kernels, if not the fastest."),
+    Variable(f"{_PREFIX}STARTUP_FILE", "", "file that gets the phases of the start as JSON; for benchmarks."),
     Variable(f"{_PREFIX}NATIVE_BUILD", "true", "0 installs qwonnx without compiling its native kernels."),
 )
 

@@ -151,6 +151,7 @@ class ModelHost:
             engine.start()
             engine.warm_up()
             self._answered = True
+            engine.startup.report()
             logger.info("ready, after seconds of: %s; kernels: %s", engine.startup, engine.kernels.name)
         except Exception as error:  # noqa: BLE001 - a thread has no caller; on_failure and wait() report the error
             if self._closing:

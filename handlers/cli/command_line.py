@@ -27,6 +27,7 @@ _COMMANDS = {
     "verify": ("verify", "verify"),
     "eval": ("eval", "evaluate"),
     "generate": ("generate", "generate"),
+    "bench": ("bench", "bench"),
 }
 # `serve` reads its own options.
 _UNREAD = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -53,7 +54,11 @@ def command_line(words: Sequence[str] = ()) -> typer.Typer:
     named = [name for name in (*names, "serve") if name in words[:1]]
     for name in [name for name in names if name in named or not named]:
         module, function = _COMMANDS[name]
-        app.command(name)(getattr(import_module(f"qwonnx.handlers.cli.{module}"), function))
+        command = getattr(import_module(f"qwonnx.handlers.cli.{module}"), function)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
     app.command("serve", help=serve_options.HELP, context_settings=_UNREAD, add_help_option=False)(_serve)
     return app
 

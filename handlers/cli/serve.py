@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qwonnx.handlers.cli.serve_options import ServeOptions, read_options
+from qwonnx.runtime.engine.startup import StartUp
 from qwonnx.runtime.machine import prepare_process, settle_process
 
 if TYPE_CHECKING:
@@ -30,23 +31,26 @@ def serve(words: Sequence[str]) -> None:
         CommandError, SettingsError: the options cannot be used.
         ArtifactError, SessionError, ...: the engine cannot be opened.
     """
-    options = read_options(words)
     prepare_process()
+    startup = StartUp()
+    with startup.phase("options"):
+        options = read_options(words)
 
     from qwonnx.handlers.listener import bind
 
     with bind(options.host, options.port) as listener:
-        _serve_at(listener, options)
+        _serve_at(listener, options, startup)
     print("Stopped. Goodbye.", flush=True)
 
 
-def _serve_at(listener: socket.socket, options: ServeOptions) -> None:
-    from qwonnx.handlers.engine_start import open_engine
-    from qwonnx.handlers.listener import url_of
-    from qwonnx.handlers.model_host import ModelHost
-    from qwonnx.runtime.artifact.folder import open_artifact
+def _serve_at(listener: socket.socket, options: ServeOptions, startup: StartUp) -> None:
+    with startup.phase("artifact"):
+        from qwonnx.handlers.engine_start import open_engine
+        from qwonnx.handlers.listener import url_of
+        from qwonnx.handlers.model_host import HostStatus, ModelHost
+        from qwonnx.runtime.artifact.folder import open_artifact
 
-    artifact = open_artifact(options.artifact)
+        artifact = open_artifact(options.artifact)
     print(f"Loading {options.artifact} ...", flush=True)
     _warn_of_open_door(options)
     servers: list[Server] = []
@@ -62,16 +66,19 @@ def _serve_at(listener: socket.socket, options: ServeOptions) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     model = ModelHost(
-        lambda: open_engine(artifact, options.runtime, verify=options.verify),
+        lambda: open_engine(artifact, options.runtime, verify=options.verify, startup=startup),
         model_name=options.server.model_name,
         on_ready=on_ready,
         on_failure=on_failure,
     )
     model.start()
 
-    from qwonnx.handlers.server import Server
+    with startup.phase("imports of the server"):
+        from qwonnx.handlers.server import Server
 
-    servers.append(Server(model, options.server, owns_process=True))
+        servers.append(Server(model, options.server, owns_process=True))
+    if model.status is HostStatus.READY:  # a small model is ready first, and has reported what had ended by then
+        startup.report()
     if model.error is None:
         servers[0].run(sockets=[listener])
     if model.error is not None:

@@ -137,6 +137,7 @@ class Engine:
         settings: RuntimeSettings | None = None,
         *,
         make_buffers: BuffersFactory | None = None,
+        startup: StartUp | None = None,
     ) -> Engine:
         """Load an artifact: session, states, baked prefixes, tokenizer, template. Does not start a thread.
 
@@ -145,6 +146,7 @@ class Engine:
             settings: the defaults if None.
             make_buffers: makes the memory of the rows, which the artifact's provider must be able to read. None: in the
                 host's memory, or on the device that the artifact is for.
+            startup: gets the phases.
 
         Raises:
             ArtifactError: the folder is not an artifact, or this version cannot read it.
@@ -153,7 +155,7 @@ class Engine:
             TokenizerError, TemplateError, SessionError: a file of the artifact cannot be used.
         """
         settings = settings or RuntimeSettings()
-        startup = StartUp()
+        startup = startup or StartUp()
         opened = artifact if isinstance(artifact, Artifact) else open_artifact(artifact)
         max_model_len = model_files.settle_max_model_len(opened.manifest.model, settings)
         with ThreadPoolExecutor(1, "qwonnx-session") as beside:

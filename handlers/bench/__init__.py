@@ -1,0 +1,1 @@
+"""What `qwonnx bench` measures. Standard library only, so that a measured server shares the machine with little."""
