@@ -1,17 +1,22 @@
 """Commands of setuptools that compile the native kernels into an editable installation, a wheel or an sdist's wheel.
 
+A wheel also has bytecode that is used without a look at its source: a server in a read-only place that unpacks the
+wheel (a zip, an image) would compile everything at each start. pip compiles again when it installs.
+
 Without a compiler, or with QWONNX_NATIVE_BUILD=0, the installation goes on without them, and says so in one line (pip
 shows it with --verbose). A wheel with kernels is for one platform; without them it is for all.
 """
 
 from __future__ import annotations
 
+import compileall
 import importlib.util
 import os
 import re
 import sys
 import sysconfig
 from pathlib import Path
+from py_compile import PycInvalidationMode
 from types import ModuleType
 
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -29,6 +34,7 @@ class BuildWithKernels(build_py):
         folder = ROOT / PACKAGE if self.editable_mode else Path(self.build_lib) / "qwonnx" / PACKAGE
         if not self.editable_mode:
             (folder / _build_module().LIBRARY).unlink(missing_ok=True)  # of an earlier build
+            _compile_modules(Path(self.build_lib))
         reason = _compile(folder)
         if reason:
             print(f"qwonnx is installed without native kernels, which it can do without: {reason}", file=sys.stderr)
@@ -43,6 +49,13 @@ class PlatformWheel(bdist_wheel):
         if any(built.glob("libqwonnx_native.*")):
             platform = re.sub(r"[-.]", "_", sysconfig.get_platform())
         return python, abi, platform
+
+
+def _compile_modules(folder: Path) -> None:
+    if not compileall.compile_dir(
+        folder, quiet=1, force=True, stripdir=str(folder), invalidation_mode=PycInvalidationMode.UNCHECKED_HASH
+    ):
+        raise SystemExit("a module cannot be compiled: its error is above")
 
 
 def _compile(folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import sys
 import sysconfig
 import tomllib
 import zipfile
+from importlib.util import MAGIC_NUMBER, cache_from_source
 from pathlib import Path
 
 import pytest
@@ -113,7 +115,8 @@ def editable(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
-    packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    listed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    packed = {name for name in listed if not name.endswith(".pyc")}
     sources = {
         f"qwonnx/{path.relative_to(ROOT).as_posix()}".replace(f"qwonnx/{REGISTER_FOLDER}", REGISTER)
         for folder in ("export", "runtime", "handlers")
@@ -124,7 +127,17 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
     }
     kernels = {f"qwonnx/runtime/native/{LIBRARY}"} if find_compiler() else set()
     assert packed == sources | kernels
+    modules = {cache_from_source(name) for name in sources if name.endswith(".py")}
+    assert listed - packed == modules
     assert {name for name in packed if not name.startswith("qwonnx/")} == {f"{REGISTER}register_qwonnx.py"}
+
+
+def test_bytecode_is_used_without_a_look_at_its_source(wheel: Path) -> None:
+    """By its flags (PEP 552): made from a hash that nobody checks. The path in it is the module's in the wheel."""
+    bytecode = zipfile.ZipFile(wheel).read(cache_from_source("qwonnx/runtime/settings.py"))
+    assert bytecode[:4] == MAGIC_NUMBER
+    assert int.from_bytes(bytecode[4:8], "little") == 0b01
+    assert marshal.loads(bytecode[16:]).co_filename == "qwonnx/runtime/settings.py"
 
 
 def test_the_version_is_the_projects(wheel: Path) -> None:
