@@ -68,6 +68,7 @@ ORDER: Mapping[str, tuple[str, ...]] = {
         "app",
         "server",
         "functions",
+        "batch",
         "bench",
         "cli",
     ),

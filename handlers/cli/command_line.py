@@ -27,6 +27,7 @@ _COMMANDS = {
     "verify": ("verify", "verify"),
     "eval": ("eval", "evaluate"),
     "generate": ("generate", "generate"),
+    "batch": ("batch", "batch"),
     "bench": ("bench", "bench"),
 }
 # `serve` reads its own options.

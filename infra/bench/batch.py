@@ -1,0 +1,115 @@
+"""Offline batches: the requests of a file together and one after the other, and a document with many questions.
+
+    python -m infra.bench.batch ARTIFACT [--rounds 3] [--rows 8] [--lines 64] [--questions 20] [--document-tokens 8000]
+
+Each round answers the same lines together and one after the other. Then a document is read with one
+question and with all of them. Times are those of the runs, without the start of the engine. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from starlette.applications import Starlette
+
+from infra.bench.measured import ratio_summary
+from qwonnx.handlers.app import create_app
+from qwonnx.handlers.batch.results import Results
+from qwonnx.handlers.batch.run import BatchRun, Progress
+from qwonnx.handlers.batch.tasks import ChatOptions, questions_about
+from qwonnx.handlers.batch.work import Refused, Work
+from qwonnx.handlers.model_host import ModelHost
+from qwonnx.runtime.engine.engine import Engine
+from qwonnx.runtime.settings import RuntimeSettings
+
+_PATH = "/v1/chat/completions"
+_MORE_AT_ONCE = 4
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--lines", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=64, help="of each answer")
+    parser.add_argument("--questions", type=int, default=20)
+    parser.add_argument("--document-tokens", type=int, default=8000)
+    parser.add_argument("--rows", type=int, default=8, help="of the engine")
+    parser.add_argument("--threads", type=int)
+    options = parser.parse_args(arguments)
+    settings = RuntimeSettings(
+        num_threads=options.threads, max_model_len=options.document_tokens + 2048, max_num_seqs=options.rows
+    )
+    host = ModelHost(lambda: Engine.open(options.artifact, settings), model_name="bench")
+    host.wait()
+    app = create_app(host)
+    chat = ChatOptions("bench", max_tokens=options.tokens, temperature=0)
+    rates: dict[str, list[float]] = {"together": [], "one by one": []}
+    for number in range(options.rounds):
+        work = [
+            Work(str(line), line, _PATH, chat.body("Be brief.", f"Round {number}, number {line}: what is it?"))
+            for line in range(options.lines)
+        ]
+        for name, at_once in (("together", settings.max_num_seqs + _MORE_AT_ONCE), ("one by one", 1)):
+            seconds, progress = _timed(app, work, at_once)
+            rates[name].append((progress.prompt_tokens + progress.generated_tokens) / seconds)
+            print(f"{name}: {rates[name][-1]:.1f} tokens/s")
+    read = [_document(app, host, chat, options.document_tokens, 1, f"{number}") for number in range(options.rounds)]
+    asked = [
+        _document(app, host, chat, options.document_tokens, options.questions, f"more {number}")
+        for number in range(options.rounds)
+    ]
+    host.close()
+    print(
+        json.dumps(
+            {
+                "benchmark": "batch",
+                "lines": options.lines,
+                "rows": options.rows,
+                "tokens_per_second": {name: round(statistics.median(each), 1) for name, each in rates.items()},
+                "together_over_one_by_one": ratio_summary(rates["together"], rates["one by one"]),
+                "document_tokens": options.document_tokens,
+                "questions": options.questions,
+                "seconds_with_one_question": round(statistics.median(read), 2),
+                "seconds_with_all_questions": round(statistics.median(asked), 2),
+                "all_over_one": ratio_summary(asked, read),
+            }
+        )
+    )
+
+
+def _document(app: Starlette, host: ModelHost, chat: ChatOptions, tokens: int, count: int, name: str) -> float:
+    """Seconds to answer questions about a new document. Answers have one token: the reading is measured."""
+    tokenizer = host.ready_engine().tokenizer
+    text = f"Document {name}. " + "Every word of it is read once. " * tokens
+    while len(tokenizer.encode(text)) > tokens:
+        text = text[: int(len(text) * max(0.5, tokens / len(tokenizer.encode(text)) * 0.999))]
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "document.txt").write_text(text, encoding="utf-8")
+        questions = [f"Question {number}: what does it say?" for number in range(count)]
+        work = list(questions_about(Path(folder), questions, replace(chat, max_tokens=8)))
+        seconds, progress = _timed(app, work, host.ready_engine().settings.max_num_seqs + _MORE_AT_ONCE)
+    print(f"{count} questions: {seconds:.2f} s, {progress.cached_tokens} of {progress.prompt_tokens} tokens found")
+    return seconds
+
+
+def _timed(app: Starlette, work: Sequence[Work | Refused], at_once: int) -> tuple[float, Progress]:
+    with tempfile.TemporaryDirectory() as folder, Results(Path(folder) / "out", None) as results:
+        run = BatchRun(app, iter(work), results, at_once=at_once)
+        began = time.perf_counter()
+        asyncio.run(run.run())
+        seconds = time.perf_counter() - began
+    assert not run.progress.failed, "a request failed: see above"
+    return seconds, run.progress
+
+
+if __name__ == "__main__":
+    main()
