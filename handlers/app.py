@@ -22,7 +22,7 @@ from qwonnx.handlers.chat.capsule_store import CapsuleStore
 from qwonnx.handlers.engine_start import open_engine
 from qwonnx.handlers.environment import warnings_about
 from qwonnx.handlers.errors import ServiceError
-from qwonnx.handlers.http import health
+from qwonnx.handlers.http import health, metrics
 from qwonnx.handlers.http.access_log import AccessLog
 from qwonnx.handlers.http.api import Api, Apis
 from qwonnx.handlers.http.api_key import RequireApiKey
@@ -70,9 +70,15 @@ def create_app(engine: Engine | ModelHost, settings: ServerSettings | None = Non
     if base_path := settings.base_path:
         middleware.insert(0, Middleware(BasePath, base_path_of=lambda scope: base_path))
     if keys := api_keys(settings):
-        middleware.append(Middleware(RequireApiKey, keys=keys, apis=apis))
+        closed = () if settings.open_metrics else (metrics.PATH,)
+        middleware.append(Middleware(RequireApiKey, keys=keys, apis=apis, others=closed))
     app = Starlette(
-        routes=[*apis.routes, Route("/health/live", health.live), Route("/health/ready", health.ready)],
+        routes=[
+            *apis.routes,
+            Route("/health/live", health.live),
+            Route("/health/ready", health.ready),
+            Route(metrics.PATH, metrics.metrics),
+        ],
         middleware=middleware,
         exception_handlers=apis.exception_handlers(),
         lifespan=lifespan,

@@ -16,6 +16,7 @@ from qwonnx.handlers.errors import ErrorKind, ServiceError
 
 if TYPE_CHECKING:
     from qwonnx.runtime.engine.engine import Engine
+    from qwonnx.runtime.engine.metrics import MetricsSnapshot
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +118,10 @@ class ModelHost:
             raise errors.closing()
         reason = "is loading" if status is HostStatus.LOADING else "failed: see the server's log"
         raise errors.not_ready(reason)
+
+    def metrics(self) -> MetricsSnapshot | None:
+        """The engine's totals; None before there is an engine."""
+        return None if self._engine is None else self._engine.metrics()
 
     def model_name(self) -> str:
         """The model's name in requests.

@@ -48,6 +48,7 @@ class ServerSettings:
     body_seconds: time for a request's body.
     send_seconds: time for a client to take what waits to be sent.
     max_connections: limit for open connections; None is what the process may open, up to 512.
+    open_metrics: /metrics needs no key; without keys nothing does.
     """
 
     model_name: str | None = None
@@ -65,6 +66,7 @@ class ServerSettings:
     body_seconds: float = 30.0
     send_seconds: float = 30.0
     max_connections: int | None = None
+    open_metrics: bool = False
 
     def __post_init__(self) -> None:
         if self.model_name is not None and not self.model_name.strip():

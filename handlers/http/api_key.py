@@ -1,12 +1,12 @@
 """The optional keys, on every path of an API: `Authorization: Bearer KEY`, or a header that the API names.
 
-Health checks do not need a key.
+Health checks do not need a key. The metrics need one, unless a setting opens them.
 """
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -24,17 +24,19 @@ class RequireApiKey:
     Args:
         keys: at least one; requests must send one of them. They are only compared.
         apis: their paths are protected, and they render the refusal.
+        others: further paths that are protected.
     """
 
-    def __init__(self, app: ASGIApp, *, keys: Sequence[ApiKey], apis: Apis) -> None:
+    def __init__(self, app: ASGIApp, *, keys: Sequence[ApiKey], apis: Apis, others: Collection[str] = ()) -> None:
         self._app = app
         self._keys = tuple(keys)
         self._apis = apis
+        self._others = frozenset(others)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         api = self._apis.owner(scope["path"]) if scope["type"] == "http" else None
-        if api is not None:
-            key = self._given(Headers(scope=scope), api.key_headers)
+        if api is not None or (scope["type"] == "http" and scope["path"] in self._others):
+            key = self._given(Headers(scope=scope), () if api is None else api.key_headers)
             if key is None:
                 refusal = ServiceError(
                     ErrorKind.UNAUTHENTICATED,
@@ -43,7 +45,7 @@ class RequireApiKey:
                     code="invalid_api_key",
                     headers={"www-authenticate": "Bearer"},
                 )
-                await api.error_response(refusal)(scope, receive, send)
+                await self._apis.error_response(scope["path"], refusal)(scope, receive, send)
                 return
             scope[_SCOPE] = key
         await self._app(scope, receive, send)

@@ -24,7 +24,7 @@ def test_the_page_has_the_table() -> None:
 def test_every_setting_has_a_variable_with_a_meaning_and_its_default() -> None:
     names = [variable.name for variable in variables()]
     fields = [*dataclasses.fields(ServerSettings), *dataclasses.fields(RuntimeSettings)]
-    native = ["QWONNX_NATIVE_LIBRARY", "QWONNX_NATIVE_INSTRUCTIONS", "QWONNX_NATIVE_BUILD"]
+    native = ["QWONNX_NATIVE_LIBRARY", "QWONNX_NATIVE_INSTRUCTIONS", "QWONNX_STARTUP_FILE", "QWONNX_NATIVE_BUILD"]
     others = ["QWONNX_ARTIFACT", *native]
     assert names == [*others, *(f"QWONNX_{field.name.upper()}" for field in fields)]
     assert all(len(variable.meaning) > 20 for variable in variables())
