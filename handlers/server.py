@@ -16,9 +16,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from qwonnx.handlers.app import create_app
 from qwonnx.handlers.http.connection import Connection, ConnectionLimits, LimitedConfig
@@ -66,21 +67,39 @@ def _max_files() -> int:
     return sys.maxsize if limit == resource.RLIM_INFINITY else limit
 
 
+class Closable(Protocol):
+    """What a server ends."""
+
+    def begin_close(self) -> None:
+        """Refuse new requests; running ones continue."""
+
+    def close(self) -> None:
+        """End running requests. Blocks until that is done."""
+
+
+def _model_host(host: Closable) -> ModelHost:
+    assert isinstance(host, ModelHost), "another host needs an application"
+    return host
+
+
 class Server(uvicorn.Server):
     """One application. Run it with `run(sockets=[bind(...)])`.
 
     Args:
-        host: of the engine.
+        host: what the application uses; the server ends it. A ModelHost has an application of its own.
         settings: of the application.
+        app: the application; None: that of the ModelHost.
         owns_process: after a signal the process ends, even if a thread does not.
     """
 
-    def __init__(self, host: ModelHost, settings: ServerSettings, *, owns_process: bool = False) -> None:
+    def __init__(
+        self, host: Closable, settings: ServerSettings, *, app: ASGIApp | None = None, owns_process: bool = False
+    ) -> None:
         limits = ConnectionLimits(
             max_connections(settings), settings.header_seconds, settings.body_seconds, settings.send_seconds
         )
         config = LimitedConfig(
-            create_app(host, settings),
+            app or create_app(_model_host(host), settings),
             limits,
             lifespan="on",
             access_log=False,  # access_log.py writes one without content

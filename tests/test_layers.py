@@ -69,6 +69,7 @@ ORDER: Mapping[str, tuple[str, ...]] = {
         "server",
         "functions",
         "batch",
+        "routing",
         "bench",
         "cli",
     ),

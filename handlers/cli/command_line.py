@@ -6,7 +6,7 @@ lack qwonnx.export. It then has the commands that use an artifact.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from qwonnx.handlers.cli import serve_options
+from qwonnx.handlers.cli import route, serve_options
 from qwonnx.handlers.cli.serve import serve
 
 # By name: the module, and the function in it.
@@ -30,7 +30,7 @@ _COMMANDS = {
     "batch": ("batch", "batch"),
     "bench": ("bench", "bench"),
 }
-# `serve` reads its own options.
+# Servers read their own options.
 _UNREAD = {"allow_extra_args": True, "ignore_unknown_options": True}
 _EXPORTERS = ("plan", "export", "verify", "eval")
 _FIRST_STEPS = "First steps: qwonnx export CHECKPOINT OUT, then qwonnx generate OUT --chat Hello, or qwonnx serve OUT."
@@ -52,7 +52,7 @@ def command_line(words: Sequence[str] = ()) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    named = [name for name in (*names, "serve") if name in words[:1]]
+    named = [name for name in (*names, "serve", "route") if name in words[:1]]
     for name in [name for name in names if name in named or not named]:
         module, function = _COMMANDS[name]
         command = getattr(import_module(f"qwonnx.handlers.cli.{module}"), function)
@@ -60,12 +60,16 @@ def command_line(words: Sequence[str] = ()) -> typer.Typer:
             app.add_typer(command, name=name)
         else:
             app.command(name)(command)
-    app.command("serve", help=serve_options.HELP, context_settings=_UNREAD, add_help_option=False)(_serve)
+    for name, text, run in (("serve", serve_options.HELP, serve), ("route", route.HELP, route.route)):
+        app.command(name, help=text, context_settings=_UNREAD, add_help_option=False)(_reading_itself(run))
     return app
 
 
-def _serve(context: typer.Context) -> None:
-    serve(context.args)
+def _reading_itself(run: Callable[[Sequence[str]], None]) -> Callable[[typer.Context], None]:
+    def command(context: typer.Context) -> None:
+        run(context.args)
+
+    return command
 
 
 def _print_version(wanted: bool) -> None:

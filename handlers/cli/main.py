@@ -1,13 +1,16 @@
-"""The `qwonnx` command. `qwonnx serve` starts without typer, because a server's start must be short."""
+"""The `qwonnx` command. Servers start without typer, because their start must be short."""
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 from qwonnx.handlers.cli.failures import one_line_errors
 from qwonnx.handlers.environment import warnings_about
 
 _INTERRUPTED = 130  # as a shell says it
+# Servers, which read their own options.
+_SOON = {"serve": "qwonnx.handlers.cli.serve:serve", "route": "qwonnx.handlers.cli.route:route"}
 
 
 def main() -> None:
@@ -20,11 +23,10 @@ def main() -> None:
         print(f"qwonnx: warning: {warning}", file=sys.stderr)
     words = sys.argv[1:]
     with one_line_errors():
-        if words[:1] == ["serve"]:
-            from qwonnx.handlers.cli.serve import serve
-
+        if words and words[0] in _SOON:
+            module, _, function = _SOON[words[0]].partition(":")
             try:
-                serve(words[1:])
+                getattr(import_module(module), function)(words[1:])
             except KeyboardInterrupt:  # before the server takes signals
                 raise SystemExit(_INTERRUPTED) from None
             return

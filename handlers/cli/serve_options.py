@@ -10,9 +10,9 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
-from qwonnx.handlers.cli.failures import CommandError
+from qwonnx.handlers.cli.word_parser import WordParser, port_of
 from qwonnx.handlers.settings import CapsuleCompression, ServerSettings
 from qwonnx.runtime.native.kernels import Kernels
 from qwonnx.runtime.quantities import parse_bytes
@@ -27,7 +27,6 @@ _EXAMPLES = """examples:
   qwonnx serve ./qwen-int4
   qwonnx serve ./qwen-int4 --capsules /mnt/shared/capsules --capsule-compression zstd
   QWONNX_API_KEY=secret qwonnx serve ./qwen-int4 --host 0.0.0.0 --port 80 --model-name qwen"""
-_MAX_PORT = 65535
 _SIZES = {"cache_bytes": "--cache-bytes", "prefix_cache_bytes": "--prefix-cache-bytes", "memory_bytes": "--memory"}
 _Settings = TypeVar("_Settings", RuntimeSettings, ServerSettings)
 
@@ -70,13 +69,8 @@ def read_options(words: Sequence[str]) -> ServeOptions:
     )
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise CommandError(f"{message} (qwonnx serve --help)")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = WordParser(
         prog="qwonnx serve",
         usage="qwonnx serve ARTIFACT [options]",
         description=_DESCRIPTION,
@@ -87,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("artifact", type=Path, metavar="ARTIFACT", help="an artifact's folder")
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 accepts other machines")
-    add("--port", type=_port, default=8000, help="port to listen on, by default 8000; 0 takes a free one")
+    add("--port", type=port_of, default=8000, help="port to listen on, by default 8000; 0 takes a free one")
     add("--max-num-seqs", type=int, metavar="N", help="requests that run at once")
     add("--max-model-len", type=int, metavar="TOKENS", help="tokens of prompt and answer together")
     add("--max-num-batched-tokens", type=int, metavar="TOKENS", help="tokens of a prompt read in one step")
@@ -162,12 +156,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--verify", action="store_true", help="also check the hashes of the weights first")
     return parser
-
-
-def _port(text: str) -> int:
-    if text.isascii() and text.isdigit() and int(text) <= _MAX_PORT:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a port: give 0 to {_MAX_PORT}")
 
 
 def _changed(settings: _Settings, given: dict[str, Any]) -> _Settings:

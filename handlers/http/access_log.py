@@ -24,6 +24,7 @@ logger = logging.getLogger("qwonnx.access")
 
 REQUEST_ID_HEADER = "x-request-id"
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SCOPE = "qwonnx.request_id"
 _CLIENT_LEFT = 499  # nginx's status for it; never sent
 _MAX_PATH_CHARACTERS = 200
 
@@ -43,7 +44,7 @@ class AccessLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _request_id(Headers(scope=scope).get(REQUEST_ID_HEADER))
+        request_id = scope[_SCOPE] = _request_id(Headers(scope=scope).get(REQUEST_ID_HEADER))
         started = time.perf_counter()
         status: int | None = None
 
@@ -71,6 +72,12 @@ class AccessLog:
             seconds = time.perf_counter() - started
             words = (scope["method"], path, str(status or "-"), f"{seconds:.3f}s", request_id, name_of(scope))
             logger.info("%s", " ".join(word for word in words if word))
+
+
+def request_id_of(scope: Scope) -> str:
+    """The id that a request's answer and its log line have."""
+    found: str = scope.get(_SCOPE, "")
+    return found
 
 
 def _request_id(given: str | None) -> str:

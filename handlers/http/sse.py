@@ -38,6 +38,7 @@ class EventStream(Response):
     Args:
         events: encoded events.
         source: entered before the first event and left after the last one, even without events.
+        keep_alive_seconds: until a comment is sent; None: the events have their own.
         background: runs after everything was sent.
     """
 
@@ -48,7 +49,7 @@ class EventStream(Response):
         events: AsyncGenerator[bytes, None],
         source: AbstractAsyncContextManager[object],
         *,
-        keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
+        keep_alive_seconds: float | None = KEEP_ALIVE_SECONDS,
         background: BackgroundTask | None = None,
     ) -> None:
         self.status_code = 200
@@ -73,7 +74,7 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _kept_alive(events: AsyncGenerator[bytes, None], seconds: float) -> AsyncGenerator[bytes, None]:
+async def _kept_alive(events: AsyncGenerator[bytes, None], seconds: float | None) -> AsyncGenerator[bytes, None]:
     """The events, and a comment after each period of so many seconds without an event."""
     upcoming: asyncio.Future[bytes] | None = None
     try:
