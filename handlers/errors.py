@@ -94,6 +94,12 @@ def not_ready(reason: str) -> ServiceError:
     return ServiceError(ErrorKind.UNAVAILABLE, 503, message, code="model_not_ready", headers=_retry_after())
 
 
+def too_many_held(max_held: int) -> ServiceError:
+    """The model loads, and as many requests as may wait for it do: 429."""
+    message = f"the model is loading, and {max_held} requests wait for it already: try again later"
+    return ServiceError(ErrorKind.BUSY, 429, message, code="model_not_ready", headers=_retry_after())
+
+
 def closing() -> ServiceError:
     """The server stops; another instance can answer, or this one later: 503."""
     message = "the server is shutting down: send the request again"

@@ -1,13 +1,16 @@
 """The host of an application's engine: it loads the engine in the background, while the server already answers.
 
-A separate thread loads and warms up the engine; until then requests are refused with 503.
+A separate thread loads and warms up the engine. Until then a bounded number of requests may wait for it; others are
+refused with 503 or 429.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -57,6 +60,7 @@ class ModelHost:
         self._thread: threading.Thread | None = None
         self._closing = False
         self._answered = False  # the warm-up token
+        self._held: list[asyncio.Future[None]] = []  # requests that wait while the engine loads; for the lock
         self.fingerprint = ""  # of the artifact, after loading: equal ones mean equal models
         self.error: Exception | None = None
 
@@ -93,6 +97,7 @@ class ModelHost:
     def begin_close(self) -> None:
         """Refuse new requests; running ones continue."""
         self._closing = True
+        self._release()
 
     def close(self) -> None:
         """End running requests and close the engine. Returns when that is done; idempotent.
@@ -102,8 +107,45 @@ class ModelHost:
         with self._lock:
             self._closing = True
             engine = self._engine
+        self._release()
         if engine is not None:
             engine.close()
+
+    @property
+    def num_held(self) -> int:
+        """Requests that wait for the engine."""
+        return len(self._held)
+
+    async def engine_when_ready(self, max_held: int) -> Engine:
+        """The engine, as soon as loading has ended. A caller that is cancelled gives its place back.
+
+        Args:
+            max_held: requests that may wait at a time; 0 refuses instead of waiting.
+
+        Raises:
+            ServiceError: 429, as many wait already; 503, the engine is not ready: it loads and nothing may wait, it has
+                failed, or the server stops.
+        """
+        with self._lock:
+            if self.status is not HostStatus.LOADING or max_held == 0:
+                return self.ready_engine()
+            if len(self._held) >= max_held:
+                raise errors.too_many_held(max_held)
+            place = asyncio.get_running_loop().create_future()
+            self._held.append(place)
+        try:
+            await place
+        finally:
+            with self._lock:
+                self._held.remove(place)
+        return self.ready_engine()
+
+    def _release(self) -> None:
+        """Let the held requests go on: loading has ended, or will not matter."""
+        with self._lock:
+            for place in self._held:
+                with suppress(RuntimeError):  # its event loop was closed, and the request with it
+                    place.get_loop().call_soon_threadsafe(_settle, place)
 
     def ready_engine(self) -> Engine:
         """The engine.
@@ -162,9 +204,16 @@ class ModelHost:
             if self._closing:
                 return  # the warm-up was cut short
             self.error = error
+            self._release()
             self._on_failure(error)
         else:
+            self._release()
             self._on_ready()
+
+
+def _settle(place: asyncio.Future[None]) -> None:
+    if not place.done():
+        place.set_result(None)
 
 
 def _log_failure(error: Exception) -> None:

@@ -15,6 +15,7 @@ from qwonnx.runtime.settings import read_environment
 
 DEFAULT_MAX_BODIES_BYTES = 64 << 20
 DEFAULT_MAX_BODY_BYTES = 10 << 20  # the limit of API gateways; about 3 million tokens of English
+_MAX_HELD = 1024  # their bodies and connections wait too
 _BASE_PATH = re.compile(r"(/[A-Za-z0-9._~-]+){1,8}")
 
 
@@ -23,6 +24,19 @@ class CapsuleCompression(StrEnum):
 
     NONE = "none"
     ZSTD = "zstd"
+
+
+class PlatformName(StrEnum):
+    """Where `qwonnx serve` runs: handlers/functions/platform.py has what each name means."""
+
+    NONE = "none"
+    AUTO = "auto"
+    AZURE = "azure"
+    CLOUD_RUN = "cloud-run"
+    CLOUDEVENTS = "cloudevents"
+    KSERVE = "kserve"
+    SAGEMAKER = "sagemaker"
+    VERTEX = "vertex"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +63,12 @@ class ServerSettings:
     send_seconds: time for a client to take what waits to be sent.
     max_connections: limit for open connections; None is what the process may open, up to 512.
     open_metrics: /metrics needs no key; without keys nothing does.
+    hold_while_loading: requests that may wait while the model loads, instead of being refused with 503; further ones
+        get a 429.
+    platform: whose variables `qwonnx serve` reads for its address and its limits: "none", "auto" (found by the
+        variables), "azure", "cloud-run", "cloudevents", "kserve", "sagemaker" or "vertex"; see docs/platforms.md.
+    no_key: serve without a key although a platform makes the server listen on all addresses: the platform itself lets
+        only some callers through.
     """
 
     model_name: str | None = None
@@ -67,6 +87,9 @@ class ServerSettings:
     send_seconds: float = 30.0
     max_connections: int | None = None
     open_metrics: bool = False
+    hold_while_loading: int = 8
+    platform: str = "none"
+    no_key: bool = False
 
     def __post_init__(self) -> None:
         if self.model_name is not None and not self.model_name.strip():
@@ -84,6 +107,10 @@ class ServerSettings:
                 raise SettingsError(f"{name} is {getattr(self, name)}: give more than 0 and at most 3600")
         if self.max_connections is not None and not 1 <= self.max_connections <= 1 << 20:
             raise SettingsError(f"max_connections is {self.max_connections}: give 1 to {1 << 20}")
+        if not 0 <= self.hold_while_loading <= _MAX_HELD:
+            raise SettingsError(f"hold_while_loading is {self.hold_while_loading}: give 0 to {_MAX_HELD}")
+        if self.platform not in list(PlatformName):
+            raise SettingsError(f"platform is {self.platform!r}: give {', '.join(PlatformName)}")
         if not 0 <= self.shutdown_seconds <= 3600:
             raise SettingsError(f"shutdown_seconds is {self.shutdown_seconds}: give 0 to 3600")
         if self.max_answer_seconds is not None and not 0 < self.max_answer_seconds <= 1e6:

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from qwonnx.handlers.settings import ServerSettings
 
 _KEY = "qwonnx.deadline"
+_ARRIVED = "qwonnx.arrived"
 
 # Time after the last token: to encode the answer, to pass it on, and to wait for a processor.
 _MARGIN_SECONDS = 1.0
@@ -47,8 +48,17 @@ def of_invocation(scope: Scope) -> float | None:
     return deadline
 
 
+def note_arrival(scope: Scope) -> None:
+    """Let the settings' limit count from now, for a request that is about to wait for the model."""
+    scope[_ARRIVED] = asyncio.get_running_loop().time()
+
+
 def of_request(scope: Scope, settings: ServerSettings) -> float | None:
-    """The earlier of the invocation's deadline and the settings' limit, counted from now; None without both."""
+    """The earlier of the invocation's deadline and the settings' limit, which counts from the noted arrival or now.
+
+    None without both.
+    """
     limit = settings.max_answer_seconds
-    found = [of_invocation(scope), None if limit is None else asyncio.get_running_loop().time() + limit]
+    arrived = scope.get(_ARRIVED) or asyncio.get_running_loop().time()
+    found = [of_invocation(scope), None if limit is None else arrived + limit]
     return min((deadline for deadline in found if deadline is not None), default=None)

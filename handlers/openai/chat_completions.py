@@ -22,6 +22,7 @@ from qwonnx.handlers.chat.request import ChatRequest
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.http import sse
 from qwonnx.handlers.http.body import BodyLimits, received
+from qwonnx.handlers.http.held_requests import engine_for
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.openai import chat_request, engine_request, errors
 from qwonnx.handlers.openai.chat_objects import (
@@ -69,7 +70,7 @@ async def create_chat_completion(request: Request) -> Response:
         else:
             understood = await asyncio.to_thread(_understood, data)
     chat = understood.chat
-    engine = host.ready_engine()
+    engine = await engine_for(request)
     writer = CompletionWriter(chat, host.check_model(chat.model), host.fingerprint)
     try:
         return await respond(request, engine, understood.neutral, writer, stream=bool(chat.stream))

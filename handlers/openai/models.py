@@ -8,6 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from qwonnx.handlers.http.held_requests import engine_for
 from qwonnx.handlers.model_host import ModelHost
 
 
@@ -25,7 +26,7 @@ class ModelList(msgspec.Struct):
 
 
 async def list_models(request: Request) -> Response:
-    return _json(ModelList([_served(request)]))
+    return _json(ModelList([await _served(request)]))
 
 
 async def retrieve_model(request: Request) -> Response:
@@ -33,13 +34,14 @@ async def retrieve_model(request: Request) -> Response:
     name = request.path_params["model"]
     if not name:  # /v1/models/
         return await list_models(request)
+    served = await _served(request)
     host.check_model(name)
-    return _json(_served(request))
+    return _json(served)
 
 
-def _served(request: Request) -> ModelObject:
+async def _served(request: Request) -> ModelObject:
     host: ModelHost = request.app.state.host
-    engine = host.ready_engine()
+    engine = await engine_for(request)
     return ModelObject(host.model_name(), 0, engine.max_model_len)
 
 

@@ -47,6 +47,10 @@ def test_the_environment_is_read_and_empty_variables_keep_the_defaults() -> None
         ("QWONNX_BODY_SECONDS", "-1"),
         ("QWONNX_SEND_SECONDS", "nan"),
         ("QWONNX_MAX_CONNECTIONS", "0"),
+        ("QWONNX_HOLD_WHILE_LOADING", "-1"),
+        ("QWONNX_HOLD_WHILE_LOADING", "1025"),
+        ("QWONNX_PLATFORM", "gcp"),
+        ("QWONNX_NO_KEY", "maybe"),
     ],
 )
 def test_a_malformed_variable_is_named(variable: str, value: str) -> None:

@@ -10,7 +10,9 @@ from starlette.applications import Starlette
 from qwonnx.handlers import errors
 from qwonnx.handlers.errors import ErrorKind, ServiceError
 from qwonnx.handlers.http.api import Apis
+from qwonnx.handlers.model_host import HostStatus
 from qwonnx.handlers.openai.api import OPENAI
+from qwonnx.handlers.settings import ServerSettings
 from tests.handlers.fakes import ask
 
 pytestmark = pytest.mark.fast
@@ -24,6 +26,10 @@ class Host:
 
     def __init__(self, *, ready: bool = True) -> None:
         self._ready = ready
+        self.status = HostStatus.READY if ready else HostStatus.LOADING
+
+    async def engine_when_ready(self, max_held: int) -> object:
+        return self.ready_engine()
 
     def ready_engine(self) -> object:
         if not self._ready:
@@ -43,6 +49,7 @@ def app(host: Host) -> Starlette:
     apis = Apis([OPENAI])
     made = Starlette(routes=apis.routes, exception_handlers=apis.exception_handlers())
     made.state.host = host
+    made.state.settings = ServerSettings(hold_while_loading=0)
     return made
 
 

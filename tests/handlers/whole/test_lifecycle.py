@@ -87,7 +87,8 @@ def test_health_answers_while_the_model_loads_and_is_ready_after_the_warm_up(cou
         may_load.wait()
         return Engine.open(counting_folder, RUNTIME)
 
-    with serving(load, ready=False) as served, served.http() as client:
+    settings = ServerSettings(shutdown_seconds=0.5, hold_while_loading=0)
+    with serving(load, settings=settings, ready=False) as served, served.http() as client:
         try:
             assert client.get("/health/live").status_code == 200
             answer = client.get("/health/ready")
