@@ -29,6 +29,7 @@ from qwonnx.handlers.http.api_key import RequireApiKey
 from qwonnx.handlers.http.base_path import BasePath
 from qwonnx.handlers.http.body import BodyLimits
 from qwonnx.handlers.http.body_budget import BodyBudget
+from qwonnx.handlers.http.extension import Extension
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.openai.api import OPENAI
 from qwonnx.handlers.settings import ServerSettings
@@ -44,17 +45,21 @@ logger = logging.getLogger(__name__)
 APIS: tuple[Api, ...] = (OPENAI,)
 
 
-def create_app(engine: Engine | ModelHost, settings: ServerSettings | None = None) -> Starlette:
+def create_app(
+    engine: Engine | ModelHost, settings: ServerSettings | None = None, extension: Extension | None = None
+) -> Starlette:
     """The application. Its lifespan loads and warms up the engine in the background, and closes it at the end.
 
     Args:
         engine: an open engine, or a host, which opens one while the application already answers.
         settings: see ServerSettings. A host keeps its own model name.
+        extension: what a platform adds.
 
     Raises:
         SettingsError: the settings' place for capsules or file of keys cannot be used.
     """
     settings = settings or ServerSettings()
+    extension = extension or Extension()
     host = engine if isinstance(engine, ModelHost) else ModelHost(lambda: engine, model_name=settings.model_name)
 
     @asynccontextmanager
@@ -65,20 +70,23 @@ def create_app(engine: Engine | ModelHost, settings: ServerSettings | None = Non
         finally:
             await asyncio.to_thread(host.close)
 
-    apis = Apis(APIS)
+    apis = Apis((*APIS, *extension.apis))
     middleware = [Middleware(AccessLog, apis=apis)]
     if base_path := settings.base_path:
         middleware.insert(0, Middleware(BasePath, base_path_of=lambda scope: base_path))
     if keys := api_keys(settings):
         closed = () if settings.open_metrics else (metrics.PATH,)
-        middleware.append(Middleware(RequireApiKey, keys=keys, apis=apis, others=closed))
+        open_paths = [route.path for route in extension.routes]
+        middleware.append(Middleware(RequireApiKey, keys=keys, apis=apis, others=closed, open_paths=open_paths))
+    middleware.extend(extension.middleware)
+    added = [*extension.routes, *(route for api in extension.apis for route in api.routes)]
+    own = [
+        Route("/health/live", health.live),
+        Route("/health/ready", health.ready),
+        Route(metrics.PATH, metrics.metrics),
+    ]
     app = Starlette(
-        routes=[
-            *apis.routes,
-            Route("/health/live", health.live),
-            Route("/health/ready", health.ready),
-            Route(metrics.PATH, metrics.metrics),
-        ],
+        routes=[*added, *Apis(APIS).routes, *own],  # a platform may want another answer on a path of an API
         middleware=middleware,
         exception_handlers=apis.exception_handlers(),
         lifespan=lifespan,

@@ -36,7 +36,7 @@ _OF_NO_SETTINGS = (
     Variable(
         f"{_PREFIX}ARTIFACT",
         "",
-        "folder of the artifact, for servers that are not started by `qwonnx serve`: functions, uvicorn.",
+        "folder of the artifact, for functions, uvicorn, and a `qwonnx serve` that is not given one.",
     ),
     Variable(f"{_PREFIX}NATIVE_LIBRARY", "", "file of the native kernels, if it is not the installed one."),
     Variable(f"{_PREFIX}NATIVE_INSTRUCTIONS", "", "instruction set of the native kernels, if not the fastest."),

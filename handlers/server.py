@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Protocol
@@ -77,29 +77,29 @@ class Closable(Protocol):
         """End running requests. Blocks until that is done."""
 
 
-def _model_host(host: Closable) -> ModelHost:
-    assert isinstance(host, ModelHost), "another host needs an application"
-    return host
-
-
 class Server(uvicorn.Server):
     """One application. Run it with `run(sockets=[bind(...)])`.
 
     Args:
-        host: what the application uses; the server ends it. A ModelHost has an application of its own.
+        host: what the application uses, such as a ModelHost; the server ends it.
         settings: of the application.
-        app: the application; None: that of the ModelHost.
         owns_process: after a signal the process ends, even if a thread does not.
+        make_app: makes the application of the host; by default that of a ModelHost.
     """
 
     def __init__(
-        self, host: Closable, settings: ServerSettings, *, app: ASGIApp | None = None, owns_process: bool = False
+        self,
+        host: Closable,
+        settings: ServerSettings,
+        *,
+        owns_process: bool = False,
+        make_app: Callable[[Any, ServerSettings], ASGIApp] = create_app,
     ) -> None:
         limits = ConnectionLimits(
             max_connections(settings), settings.header_seconds, settings.body_seconds, settings.send_seconds
         )
         config = LimitedConfig(
-            app or create_app(_model_host(host), settings),
+            make_app(host, settings),
             limits,
             lifespan="on",
             access_log=False,  # access_log.py writes one without content

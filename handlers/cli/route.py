@@ -65,7 +65,7 @@ def route(words: Sequence[str]) -> None:
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     with bind(options.host, options.port) as listener:
         print(f"Routing {url_of(listener)} to {options.to} (Ctrl-C ends it)", flush=True)
-        Server(router, settings, app=router.app, owns_process=True).run(sockets=[listener])
+        Server(router, settings, make_app=lambda host, settings: router.app, owns_process=True).run(sockets=[listener])
     print("Stopped. Goodbye.", flush=True)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import socket
 import sys
@@ -15,13 +16,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qwonnx.handlers.cli.serve_options import ServeOptions, read_options
+from qwonnx.handlers.functions.platform import sure_signs
 from qwonnx.runtime.engine.startup import StartUp
 from qwonnx.runtime.machine import prepare_process, settle_process
 
 if TYPE_CHECKING:
     from qwonnx.handlers.server import Server
-
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def serve(words: Sequence[str]) -> None:
@@ -39,6 +39,7 @@ def serve(words: Sequence[str]) -> None:
     from qwonnx.handlers.listener import bind
 
     with bind(options.host, options.port) as listener:
+        _say_where(listener, options)
         _serve_at(listener, options, startup)
     print("Stopped. Goodbye.", flush=True)
 
@@ -52,7 +53,6 @@ def _serve_at(listener: socket.socket, options: ServeOptions, startup: StartUp) 
 
         artifact = open_artifact(options.artifact)
     print(f"Loading {options.artifact} ...", flush=True)
-    _warn_of_open_door(options)
     servers: list[Server] = []
 
     def on_ready() -> None:
@@ -74,9 +74,12 @@ def _serve_at(listener: socket.socket, options: ServeOptions, startup: StartUp) 
     model.start()
 
     with startup.phase("imports of the server"):
+        from qwonnx.handlers.app import create_app
         from qwonnx.handlers.server import Server
 
-        servers.append(Server(model, options.server, owns_process=True))
+        platform = options.platform
+        make_app = create_app if platform is None else platform.application
+        servers.append(Server(model, options.server, owns_process=True, make_app=make_app))
     if model.status is HostStatus.READY:  # a small model is ready first, and has reported what had ended by then
         startup.report()
     if model.error is None:
@@ -89,10 +92,14 @@ def _needs_key(options: ServeOptions) -> bool:
     return options.server.api_key is not None or options.server.api_keys is not None
 
 
-def _warn_of_open_door(options: ServeOptions) -> None:
-    if not _needs_key(options) and options.host not in _LOOPBACK:
-        warning = "other machines can use this server: set QWONNX_API_KEY, or give --api-keys, to require a key"
-        print(f"qwonnx: warning: {warning}", file=sys.stderr)
+def _say_where(listener: socket.socket, options: ServeOptions) -> None:
+    """What was found of a platform, and who can reach the server."""
+    if options.platform is not None:
+        print(options.platform.described(options.host, listener.getsockname()[1]), flush=True)
+    elif signs := sure_signs(os.environ):
+        print(f"{signs[0]} is set and was not read: --platform auto listens where the platform asks", file=sys.stderr)
+    if options.warning is not None:
+        print(f"qwonnx: warning: {options.warning}", file=sys.stderr)
 
 
 def _greeting(url: str, name: str, *, needs_key: bool) -> str:

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.word_parser import WordParser, port_of
-from qwonnx.handlers.settings import CapsuleCompression, ServerSettings
+from qwonnx.handlers.functions.artifact_folder import artifact_folder
+from qwonnx.handlers.functions.platform import Platform, check_key, find
+from qwonnx.handlers.settings import CapsuleCompression, PlatformName, ServerSettings
 from qwonnx.runtime.native.kernels import Kernels
 from qwonnx.runtime.quantities import parse_bytes
 from qwonnx.runtime.settings import Residency, RuntimeSettings
@@ -26,7 +30,9 @@ Every option also has a variable: QWONNX_MAX_NUM_SEQS, QWONNX_NUM_THREADS, ...""
 _EXAMPLES = """examples:
   qwonnx serve ./qwen-int4
   qwonnx serve ./qwen-int4 --capsules /mnt/shared/capsules --capsule-compression zstd
-  QWONNX_API_KEY=secret qwonnx serve ./qwen-int4 --host 0.0.0.0 --port 80 --model-name qwen"""
+  QWONNX_API_KEY=secret qwonnx serve ./qwen-int4 --host 0.0.0.0 --port 80 --model-name qwen
+  PORT=8080 QWONNX_API_KEY=secret qwonnx serve ./qwen-int4 --platform auto"""
+_DEFAULT_ADDRESS, _DEFAULT_PORT = "127.0.0.1", 8000
 _SIZES = {"cache_bytes": "--cache-bytes", "prefix_cache_bytes": "--prefix-cache-bytes", "memory_bytes": "--memory"}
 _Settings = TypeVar("_Settings", RuntimeSettings, ServerSettings)
 
@@ -37,6 +43,8 @@ class ServeOptions:
 
     artifact: its folder.
     host, port: where to listen.
+    platform: that was found or named, or None.
+    warning: about keys, or None.
     verify: check the hashes of the weights first.
     runtime, server: the settings.
     """
@@ -44,6 +52,8 @@ class ServeOptions:
     artifact: Path
     host: str
     port: int
+    platform: Platform | None
+    warning: str | None
     verify: bool
     runtime: RuntimeSettings
     server: ServerSettings
@@ -54,34 +64,63 @@ def read_options(words: Sequence[str]) -> ServeOptions:
 
     Raises:
         CommandError: an option is unknown, or is not of its kind.
-        SettingsError: a value is out of range, or a variable of the environment is malformed.
+        SettingsError: a value is out of range, a variable of the environment is malformed, there is no artifact, or a
+            platform needs a key.
     """
     given = {name: value for name, value in vars(_parser().parse_args(words)).items() if value is not None}
     sizes = {name: parse_bytes(given[name], option, at_least=0) for name, option in _SIZES.items() if name in given}
     given.update(sizes)
+    server = ServerSettings.from_environment()
+    platform = find(given.get("platform", server.platform), os.environ)
+    if platform is not None:
+        server = platform.settings(os.environ)
+    server = _changed(server, given)
+    host = given.get("host", _DEFAULT_ADDRESS if platform is None else platform.address)
     return ServeOptions(
-        artifact=given["artifact"],
-        host=given["host"],
-        port=given["port"],
+        artifact=artifact_folder(given.get("artifact"), platform, os.environ),
+        host=host,
+        port=given.get("port", _DEFAULT_PORT if platform is None else platform.port),
+        platform=platform,
+        warning=check_key(platform, server, host),
         verify=given["verify"],
         runtime=_changed(RuntimeSettings.from_environment(), given),
-        server=_changed(ServerSettings.from_environment(), given),
+        server=server,
     )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = WordParser(
         prog="qwonnx serve",
-        usage="qwonnx serve ARTIFACT [options]",
+        usage="qwonnx serve [ARTIFACT] [options]",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("artifact", type=Path, metavar="ARTIFACT", help="an artifact's folder")
-    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 accepts other machines")
-    add("--port", type=port_of, default=8000, help="port to listen on, by default 8000; 0 takes a free one")
+    add(
+        "artifact",
+        type=Path,
+        nargs="?",
+        metavar="ARTIFACT",
+        help="an artifact's folder; by default QWONNX_ARTIFACT, or the platform's folder",
+    )
+    add(
+        "--host",
+        help="address to listen on; 0.0.0.0 accepts other machines; by default 127.0.0.1, or what --platform needs",
+    )
+    add(
+        "--port",
+        type=port_of,
+        help="port to listen on; 0 takes a free one; by default 8000, or what --platform says: the variable PORT counts"
+        " only with it",
+    )
+    add(
+        "--platform",
+        choices=[each.value for each in PlatformName],
+        help="read a platform's variables for address, port, folder and limits, and add its routes; auto finds out which"
+        " one; none (the default) reads none",
+    )
     add("--max-num-seqs", type=int, metavar="N", help="requests that run at once")
     add("--max-model-len", type=int, metavar="TOKENS", help="tokens of prompt and answer together")
     add("--max-num-batched-tokens", type=int, metavar="TOKENS", help="tokens of a prompt read in one step")
@@ -131,6 +170,12 @@ def _parser() -> argparse.ArgumentParser:
         help="all keys use each other's kept prefixes; times tell what was sent",
     )
     add(
+        "--no-key",
+        action="store_true",
+        default=None,
+        help="need no key on a platform that lets only some callers reach the server",
+    )
+    add(
         "--capsules",
         metavar="PLACE",
         help="keep states of conversations here for other instances: a folder, or a URL such as s3://...",
@@ -153,6 +198,12 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         help="open connections; by default 512, or what the limit of open files (ulimit -n) allows",
+    )
+    add(
+        "--hold-while-loading",
+        type=int,
+        metavar="N",
+        help="requests that wait while the model loads instead of being refused; by default 8",
     )
     add("--verify", action="store_true", help="also check the hashes of the weights first")
     return parser

@@ -6,7 +6,7 @@ the error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ class Api:
     error_response: renders an error for this API's clients, with its status and its headers.
     hint: the routes and the base URL, for the error about an unknown route.
     key_headers: headers that may contain the key instead of `Authorization: Bearer`, in lower case.
+    main: the endpoint that answers a conversation, for platforms that have one route for all requests; None without.
     """
 
     prefix: str
@@ -37,6 +38,7 @@ class Api:
     error_response: Callable[[ServiceError], Response]
     hint: str
     key_headers: Sequence[str] = ()
+    main: Callable[[Request], Awaitable[Response]] | None = None
 
     def owns(self, path: str) -> bool:
         return path == self.prefix or path.startswith(self.prefix + "/")

@@ -25,16 +25,26 @@ class RequireApiKey:
         keys: at least one; requests must send one of them. They are only compared.
         apis: their paths are protected, and they render the refusal.
         others: further paths that are protected.
+        open_paths: that need no key even so.
     """
 
-    def __init__(self, app: ASGIApp, *, keys: Sequence[ApiKey], apis: Apis, others: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        keys: Sequence[ApiKey],
+        apis: Apis,
+        others: Collection[str] = (),
+        open_paths: Collection[str] = (),
+    ) -> None:
         self._app = app
         self._keys = tuple(keys)
         self._apis = apis
         self._others = frozenset(others)
+        self._open_paths = frozenset(open_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        api = self._apis.owner(scope["path"]) if scope["type"] == "http" else None
+        api = self._apis.owner(scope["path"]) if scope["type"] == "http" and not self._is_open(scope) else None
         if api is not None or (scope["type"] == "http" and scope["path"] in self._others):
             key = self._given(Headers(scope=scope), () if api is None else api.key_headers)
             if key is None:
@@ -49,6 +59,9 @@ class RequireApiKey:
                 return
             scope[_SCOPE] = key
         await self._app(scope, receive, send)
+
+    def _is_open(self, scope: Scope) -> bool:
+        return scope["path"] in self._open_paths
 
     def _given(self, headers: Headers, key_headers: Sequence[str]) -> ApiKey | None:
         scheme, _, key = headers.get("authorization", "").partition(" ")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from qwonnx.handlers.http.body_budget import BodyBudget
 
 # As much of a body as the server reads before anybody asks for it. Small bodies do not need the budget.
 _FREE_BYTES = 64 << 10
+_JSON = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +32,23 @@ class BodyLimits:
 
 
 @asynccontextmanager
-async def received(request: Request, limits: BodyLimits) -> AsyncIterator[bytearray]:
+async def received(
+    request: Request, limits: BodyLimits, media_types: Sequence[str] = (_JSON,)
+) -> AsyncIterator[bytearray]:
     """Read the body. Its bytes of the budget are given back when the context ends.
+
+    Args:
+        media_types: in lower case, that the request may declare. Without one it is JSON.
 
     Raises:
         ServiceError: 413, by Content-Length before the body is read, or as soon as it exceeds the limit; 408, it did
-            not come in time; 503, the budget is taken; 415, its declared type is not JSON. The 415 also prevents a web
-            page from sending requests to a server on its visitor's machine.
+            not come in time; 503, the budget is taken; 415, it declares another type. The 415 also prevents a web page
+            from sending requests to a server on its visitor's machine.
         starlette.requests.ClientDisconnect: the client disconnected.
     """
-    media_type = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
-    if media_type != "application/json":
-        message = "the body's content-type is not application/json: set that header"
+    media_type = request.headers.get("content-type", _JSON).split(";")[0].strip().lower()
+    if media_type not in media_types:
+        message = f"the body's content-type is not {' or '.join(media_types)}: set that header"
         raise ServiceError(ErrorKind.INVALID, 415, message, code="invalid_type")
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > limits.max_bytes:

@@ -19,5 +19,6 @@ OPENAI = Api(
         Route("/v1/models/{model:path}", models.retrieve_model),
     ),
     error_response=errors.response,
+    main=chat_completions.create_chat_completion,
     hint="use /v1/chat/completions or /v1/models; a base URL ends in /v1",
 )

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import httpx
 import openai
+from starlette.types import ASGIApp
 
+from qwonnx.handlers.app import create_app
 from qwonnx.handlers.listener import bind, url_of
 from qwonnx.handlers.model_host import HostStatus, ModelHost
 from qwonnx.handlers.server import Server
@@ -54,12 +56,13 @@ def serving(
     runtime: RuntimeSettings = RUNTIME,
     settings: ServerSettings | None = None,
     ready: bool = True,
+    make_app: Callable[[ModelHost, ServerSettings], ASGIApp] = create_app,
 ) -> Iterator[Served]:
     """Serve an artifact. `artifact` may also be a function that opens the engine."""
     load = artifact if callable(artifact) else (lambda: Engine.open(artifact, runtime))
     settings = settings or ServerSettings(shutdown_seconds=0.5)
     host = ModelHost(load, model_name=settings.model_name, on_failure=lambda error: None)
-    server = Server(host, settings)
+    server = Server(host, settings, make_app=make_app)
     listener = bind("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()

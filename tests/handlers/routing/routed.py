@@ -55,7 +55,7 @@ def routed(urls: Sequence[str], *, ready: int | None = None) -> Iterator[Routed]
 
     limits = BodyLimits(MAX_BODY_BYTES, 5.0, BodyBudget(4 * MAX_BODY_BYTES))
     router = Router(find, find_seconds=None, check_seconds=0.05, apis=Apis(APIS), limits=limits)
-    server = Server(router, ServerSettings(shutdown_seconds=0.5), app=router.app)
+    server = Server(router, ServerSettings(shutdown_seconds=0.5), make_app=lambda host, settings: router.app)
     listener = bind("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
