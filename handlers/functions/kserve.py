@@ -25,7 +25,6 @@ from qwonnx.handlers.app import create_app
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.functions.extensions import refuse_events
 from qwonnx.handlers.functions.platform import Platform
-from qwonnx.handlers.http import health
 from qwonnx.handlers.http.api import Api
 from qwonnx.handlers.http.base_path import BasePath
 from qwonnx.handlers.http.extension import Extension
@@ -34,6 +33,7 @@ from qwonnx.handlers.model_host import HostStatus, ModelHost
 from qwonnx.handlers.settings import ServerSettings
 
 _BASE_PATH = "/openai"
+_NO_STORE = {"cache-control": "no-store"}
 _VERSION = "1"  # an artifact has no versions, and a client may ask for one
 _FOR_CONVERSATIONS = "send conversations to /openai/v1/chat/completions"
 
@@ -47,10 +47,20 @@ def application(host: ModelHost, settings: ServerSettings, platform: Platform) -
         routes.insert(0, Route(f"{path}/infer", _infer, methods=["POST"]))
     extension = Extension(
         apis=[Api(prefix="/v2", routes=routes, error_response=_error_response, hint=_FOR_CONVERSATIONS)],
-        routes=[Route("/v2/health/live", health.live), Route("/v2/health/ready", health.ready)],
+        routes=[Route("/v2/health/live", _live), Route("/v2/health/ready", _ready)],
         middleware=refuse_events("an InferenceService's own URL"),
     )
     return BasePath(create_app(host, settings, extension), base_path_of=lambda scope: _BASE_PATH)
+
+
+async def _live(request: Request) -> Response:
+    return JSONResponse({"live": True}, headers=_NO_STORE)
+
+
+async def _ready(request: Request) -> Response:
+    """200 after the model has answered a warm-up token, otherwise 503."""
+    ready = _is_ready(request)
+    return JSONResponse({"ready": ready}, 200 if ready else 503, headers=_NO_STORE)
 
 
 async def _server(request: Request) -> Response:
@@ -72,17 +82,20 @@ async def _model(request: Request) -> Response:
 
 async def _model_ready(request: Request) -> Response:
     """200 or 503, as the server's readiness: never held, because a probe asks."""
-    host: ModelHost = request.app.state.host
-    ready = host.status is HostStatus.READY
+    ready = _is_ready(request)
     name = _checked_name(request) if ready else request.path_params["name"]
-    return JSONResponse({"name": name, "ready": ready}, 200 if ready else 503, headers={"cache-control": "no-store"})
+    return JSONResponse({"name": name, "ready": ready}, 200 if ready else 503, headers=_NO_STORE)
 
 
 async def _infer(request: Request) -> Response:
-    host: ModelHost = request.app.state.host
-    if host.status is HostStatus.READY:
+    if _is_ready(request):
         _checked_name(request)
     raise errors.invalid(f"this model answers conversations, not tensors: {_FOR_CONVERSATIONS}", code="not_supported")
+
+
+def _is_ready(request: Request) -> bool:
+    host: ModelHost = request.app.state.host
+    return host.status is HostStatus.READY
 
 
 def _checked_name(request: Request) -> str:
