@@ -16,7 +16,7 @@ from qwonnx.handlers.http.api import Api
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def answer(request: Request) -> Awaitable[Response]:
+async def answer(request: Request) -> Response:
     """Answer a conversation: the first API's main endpoint.
 
     Raises:
@@ -25,7 +25,7 @@ def answer(request: Request) -> Awaitable[Response]:
     """
     main = APIS[0].main
     assert main is not None, "the first API has one"
-    return main(request)
+    return await main(request)
 
 
 def conversations(path: str, endpoint: Endpoint) -> Api:
