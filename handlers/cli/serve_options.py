@@ -118,8 +118,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--platform",
         choices=[each.value for each in PlatformName],
-        help="read a platform's variables for address, port, folder and limits, and add its routes; auto finds out which"
-        " one; none (the default) reads none",
+        help="read a platform's variables for address, port, folder and limits, and add its routes; auto finds it"
+        " out; none (the default) reads none",
     )
     add("--max-num-seqs", type=int, metavar="N", help="requests that run at once")
     add("--max-model-len", type=int, metavar="TOKENS", help="tokens of prompt and answer together")

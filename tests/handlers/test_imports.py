@@ -15,6 +15,8 @@ FORBIDDEN = ("typer", "rich", "torch", "onnx", "onnx_ir", "onnxscript", "transfo
     [
         "qwonnx.handlers.app",
         "qwonnx.handlers.functions.aws_lambda",
+        "qwonnx.handlers.functions.platform",
+        "qwonnx.handlers.functions.runpod",
         "qwonnx.handlers.server",
         "qwonnx.runtime.engine.engine",
     ],
