@@ -71,9 +71,8 @@ def create_app(
             await asyncio.to_thread(host.close)
 
     apis = Apis((*APIS, *extension.apis))
-    middleware = [Middleware(AccessLog, apis=apis)]
-    if base_path := settings.base_path:
-        middleware.insert(0, Middleware(BasePath, base_path_of=lambda scope: base_path))
+    base_path = settings.base_path or ""
+    middleware = [Middleware(BasePath, base_path_of=lambda scope: base_path), Middleware(AccessLog, apis=apis)]
     if keys := api_keys(settings):
         closed = () if settings.open_metrics else (metrics.PATH,)
         open_paths = [route.path for route in extension.routes]

@@ -127,7 +127,8 @@ class ModelHost:
                 failed, or the server stops.
         """
         with self._lock:
-            if self.status is not HostStatus.LOADING or max_held == 0:
+            # An outer application may have forgotten to start the host: then there is nothing to wait for.
+            if self.status is not HostStatus.LOADING or self._thread is None or max_held == 0:
                 return self.ready_engine()
             if len(self._held) >= max_held:
                 raise errors.too_many_held(max_held)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from pathlib import Path
 
@@ -54,6 +55,12 @@ def test_it_loads_once_and_on_a_thread_of_its_own(counting_folder: Path) -> None
     host.wait()
     assert threads == ["qwonnx-load", "ready"]
     host.close()
+
+
+def test_a_request_does_not_wait_for_a_model_that_nobody_loads(counting_folder: Path) -> None:
+    with pytest.raises(ServiceError) as refused:
+        asyncio.run(host_of(counting_folder).engine_when_ready(8))
+    assert (refused.value.status, refused.value.code) == (503, "model_not_ready")
 
 
 def test_a_request_is_told_why_there_is_no_model_yet(counting_folder: Path) -> None:
