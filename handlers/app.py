@@ -75,7 +75,7 @@ def create_app(
     middleware = [Middleware(BasePath, base_path_of=lambda scope: base_path), Middleware(AccessLog, apis=apis)]
     if keys := api_keys(settings):
         closed = () if settings.open_metrics else (metrics.PATH,)
-        open_paths = [route.path for route in extension.routes]
+        open_paths = [route.path for route in extension.routes]  # of health checks
         middleware.append(Middleware(RequireApiKey, keys=keys, apis=apis, others=closed, open_paths=open_paths))
     middleware.extend(extension.middleware)
     added = [*extension.routes, *(route for api in extension.apis for route in api.routes)]

@@ -246,7 +246,7 @@ def _number(environment: _Environment, name: str) -> int | None:
 
 def _route(environment: _Environment, name: str, default: str) -> str:
     route = environment.get(name, "").strip() or default
-    if not route.startswith("/") or any(character in route for character in "?# "):
+    if not route.startswith("/") or any(character in route for character in "?# {}"):
         raise SettingsError(f"{name} is {route!r}: give a path such as {default}")
     return route
 

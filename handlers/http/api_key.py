@@ -25,7 +25,8 @@ class RequireApiKey:
         keys: at least one; requests must send one of them. They are only compared.
         apis: their paths are protected, and they render the refusal.
         others: further paths that are protected.
-        open_paths: that need no key even so.
+        open_paths: that can be read without a key even so. Other methods on them need one: a platform may give a
+            health check the path of an API's route.
     """
 
     def __init__(
@@ -44,8 +45,9 @@ class RequireApiKey:
         self._open_paths = frozenset(open_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        api = self._apis.owner(scope["path"]) if scope["type"] == "http" and not self._is_open(scope) else None
-        if api is not None or (scope["type"] == "http" and scope["path"] in self._others):
+        is_protected = scope["type"] == "http" and not self._is_open(scope)
+        api = self._apis.owner(scope["path"]) if is_protected else None
+        if api is not None or (is_protected and scope["path"] in self._others):
             key = self._given(Headers(scope=scope), () if api is None else api.key_headers)
             if key is None:
                 refusal = ServiceError(
@@ -61,7 +63,7 @@ class RequireApiKey:
         await self._app(scope, receive, send)
 
     def _is_open(self, scope: Scope) -> bool:
-        return scope["path"] in self._open_paths
+        return scope["method"] in ("GET", "HEAD") and scope["path"] in self._open_paths
 
     def _given(self, headers: Headers, key_headers: Sequence[str]) -> ApiKey | None:
         scheme, _, key = headers.get("authorization", "").partition(" ")

@@ -17,7 +17,8 @@ BODY: Mapping[str, Any] = {"model": MODEL, "messages": chat("Hi"), "max_tokens":
 NOWHERE = Path("/nonexistent")
 
 
-def found(name: str, *, root: Path = NOWHERE, **environment: str) -> Platform:
+def found(name: str, root: Path = NOWHERE, /, **environment: str) -> Platform:
+    """The platform of this name, with these variables."""
     platform = find(name, environment, root)
     assert platform is not None
     return platform
@@ -26,8 +27,7 @@ def found(name: str, *, root: Path = NOWHERE, **environment: str) -> Platform:
 @contextmanager
 def serving_on(name: str, folder: Path, **environment: str) -> Iterator[Served]:
     """Serve an artifact as on a platform with these variables."""
-    platform = find(name, environment, NOWHERE)
-    assert platform is not None
+    platform = found(name, **environment)
     settings = dataclasses.replace(platform.settings(environment), shutdown_seconds=0.5)
     with serving(folder, settings=settings, make_app=platform.application) as served:
         yield served

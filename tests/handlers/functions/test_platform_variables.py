@@ -72,6 +72,7 @@ def test_a_port_alone_means_nothing_unless_it_is_asked_for() -> None:
         ("vertex", "AIP_HTTP_PORT", "8080.0"),
         ("vertex", "AIP_HEALTH_ROUTE", "health"),
         ("vertex", "AIP_PREDICT_ROUTE", "https://host/predict?x=1"),
+        ("vertex", "AIP_PREDICT_ROUTE", "/{name:path}"),
         ("kserve", "PORT", "99999"),
     ],
 )
@@ -115,7 +116,7 @@ def test_platforms_that_check_who_calls_need_none_and_some_would_drop_it() -> No
 def test_the_artifact_is_the_given_one_or_the_variables_or_the_platforms(tmp_path: Path) -> None:
     given, root = Path("given"), tmp_path
     models = root / "mnt" / "models"
-    platform = found("kserve", root=root)
+    platform = found("kserve", root)
     variable = {"QWONNX_ARTIFACT": "variable"}
     assert artifact_folder(given, platform, variable) == given
     assert artifact_folder(None, platform, variable) == Path("variable")
@@ -133,7 +134,7 @@ def test_the_artifact_is_the_given_one_or_the_variables_or_the_platforms(tmp_pat
 
 def test_a_bucket_counts_only_where_it_is_mounted(tmp_path: Path) -> None:
     environment = {"AIP_STORAGE_URI": "gs://bucket/models/1/"}
-    platform = found("vertex", root=tmp_path, **environment)
+    platform = found("vertex", tmp_path, **environment)
     with pytest.raises(SettingsError, match=r"AIP_STORAGE_URI is gs://bucket/models/1/.* downloads nothing"):
         artifact_folder(None, platform, environment)
     (tmp_path / "gcs/bucket/models/1").mkdir(parents=True)

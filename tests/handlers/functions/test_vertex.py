@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.handlers.functions.platforms import BODY, check_stream, content_of, get, post, serving_on
+from qwonnx.handlers.model_host import ModelHost
+from tests.handlers.fakes import ask
+from tests.handlers.functions.platforms import BODY, check_stream, content_of, found, get, post, serving_on
 from tests.handlers.serving import Served, chat
 
 pytestmark = pytest.mark.fast
@@ -41,6 +43,17 @@ def test_a_conversation_is_answered_as_it_is_and_as_the_one_instance(vertex: Ser
         assert post(vertex, PREDICT, body).status_code == 200
     long = {**BODY, "messages": chat("x" * 400), "metadata": {"k": "é" * 8000}}  # decoded in a thread
     assert post(vertex, PREDICT, {"instances": [long]}).status_code == 200
+
+
+@pytest.mark.parametrize("route", ["/v1/chat/completions", "/v1/models", "/same"])
+def test_a_health_route_on_the_path_of_a_conversation_opens_nothing_else(counting_folder: Path, route: str) -> None:
+    variables = {"AIP_HEALTH_ROUTE": route, "AIP_PREDICT_ROUTE": "/same", "QWONNX_API_KEY": "secret"}
+    platform = found("vertex", **variables)
+    app = platform.application(ModelHost(lambda: pytest.fail("not loaded")), platform.settings(variables))
+    health = ask(app, "GET", route)
+    assert (health.status_code, health.json()) == (503, {"status": "loading"})
+    for path in ("/same", "/v1/chat/completions"):
+        assert ask(app, "POST", path, json=dict(BODY)).status_code == 401
 
 
 def test_an_answer_streams(vertex: Served) -> None:
