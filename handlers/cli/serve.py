@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shlex
 import socket
 import sys
@@ -16,7 +15,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qwonnx.handlers.cli.serve_options import ServeOptions, read_options
-from qwonnx.handlers.functions.platform import sure_signs
 from qwonnx.runtime.engine.startup import StartUp
 from qwonnx.runtime.machine import prepare_process, settle_process
 
@@ -96,8 +94,6 @@ def _say_where(listener: socket.socket, options: ServeOptions) -> None:
     """What was found of a platform, and who can reach the server."""
     if options.platform is not None:
         print(options.platform.described(options.host, listener.getsockname()[1]), flush=True)
-    elif signs := sure_signs(os.environ):
-        print(f"{signs[0]} is set and was not read: --platform auto listens where the platform asks", file=sys.stderr)
     if options.warning is not None:
         print(f"qwonnx: warning: {options.warning}", file=sys.stderr)
 

@@ -11,16 +11,18 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.word_parser import WordParser, port_of
 from qwonnx.handlers.functions.artifact_folder import artifact_folder
-from qwonnx.handlers.functions.platform import Platform, check_key, find
 from qwonnx.handlers.settings import CapsuleCompression, PlatformName, ServerSettings
 from qwonnx.runtime.native.kernels import Kernels
 from qwonnx.runtime.quantities import parse_bytes
 from qwonnx.runtime.settings import Residency, RuntimeSettings
+
+if TYPE_CHECKING:
+    from qwonnx.handlers.functions.platform import Platform
 
 HELP = "Serve an artifact over HTTP, until Ctrl-C."
 _DESCRIPTION = f"""{HELP}
@@ -33,6 +35,8 @@ _EXAMPLES = """examples:
   QWONNX_API_KEY=secret qwonnx serve ./qwen-int4 --host 0.0.0.0 --port 80 --model-name qwen
   PORT=8080 QWONNX_API_KEY=secret qwonnx serve ./qwen-int4 --platform auto"""
 _DEFAULT_ADDRESS, _DEFAULT_PORT = "127.0.0.1", 8000
+# Where no platform is asked for, its code is not imported, unless one of these may have been forgotten.
+_SIGNS = ("FUNCTIONS_CUSTOMHANDLER_PORT", "AIP_HTTP_PORT", "K_SERVICE")
 _SIZES = {"cache_bytes": "--cache-bytes", "prefix_cache_bytes": "--prefix-cache-bytes", "memory_bytes": "--memory"}
 _Settings = TypeVar("_Settings", RuntimeSettings, ServerSettings)
 
@@ -44,7 +48,7 @@ class ServeOptions:
     artifact: its folder.
     host, port: where to listen.
     platform: that was found or named, or None.
-    warning: about keys, or None.
+    warning: about keys or a platform, or None.
     verify: check the hashes of the weights first.
     runtime, server: the settings.
     """
@@ -71,7 +75,8 @@ def read_options(words: Sequence[str]) -> ServeOptions:
     sizes = {name: parse_bytes(given[name], option, at_least=0) for name, option in _SIZES.items() if name in given}
     given.update(sizes)
     server = ServerSettings.from_environment()
-    platform = find(given.get("platform", server.platform), os.environ)
+    name = given.get("platform", server.platform)
+    platform = None if name == PlatformName.NONE else _platform(name)
     if platform is not None:
         server = platform.settings(os.environ)
     server = _changed(server, given)
@@ -81,11 +86,31 @@ def read_options(words: Sequence[str]) -> ServeOptions:
         host=host,
         port=given.get("port", _DEFAULT_PORT if platform is None else platform.port),
         platform=platform,
-        warning=check_key(platform, server, host),
+        warning=_warning(platform, server, host, name),
         verify=given["verify"],
         runtime=_changed(RuntimeSettings.from_environment(), given),
         server=server,
     )
+
+
+def _platform(name: str) -> Platform | None:
+    from qwonnx.handlers.functions.platform import find
+
+    return find(name, os.environ)
+
+
+def _warning(platform: Platform | None, server: ServerSettings, host: str, name: str) -> str | None:
+    """What to say at the start about keys, or about a platform that was not asked for.
+
+    Raises:
+        SettingsError: the server may not start without a key, or with this one.
+    """
+    if platform is None and host == _DEFAULT_ADDRESS and not server.no_key:
+        signs = [each for each in _SIGNS if os.environ.get(each)] if name == PlatformName.NONE else []
+        return f"{signs[0]} is set and not read: --platform auto listens where the platform asks" if signs else None
+    from qwonnx.handlers.functions.platform import check_key
+
+    return check_key(platform, server, host)
 
 
 def _parser() -> argparse.ArgumentParser:

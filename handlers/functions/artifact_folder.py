@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from qwonnx.handlers.functions.platform import Platform
 from qwonnx.handlers.settings import PlatformName
 from qwonnx.runtime.errors import SettingsError
+
+if TYPE_CHECKING:
+    from qwonnx.handlers.functions.platform import Platform
 
 _VARIABLE = "QWONNX_ARTIFACT"
 

@@ -131,12 +131,6 @@ def find(name: str, environment: _Environment, root: Path = Path("/")) -> Platfo
     return _PLATFORMS[wanted](environment, root)
 
 
-def sure_signs(environment: _Environment) -> list[str]:
-    """Variables that only a platform sets, for a hint; PORT is not one of them."""
-    names = ("FUNCTIONS_CUSTOMHANDLER_PORT", "AIP_HTTP_PORT", "K_SERVICE")
-    return [name for name in names if _has(environment, name)]
-
-
 def _azure(environment: _Environment, root: Path) -> Platform:
     # The platform's host is on the same machine, and checks its own keys.
     port = _port(environment, "FUNCTIONS_CUSTOMHANDLER_PORT")

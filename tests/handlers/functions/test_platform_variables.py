@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from qwonnx.handlers.cli.serve_options import read_options
 from qwonnx.handlers.functions.artifact_folder import artifact_folder
-from qwonnx.handlers.functions.platform import check_key, find, sure_signs
+from qwonnx.handlers.functions.platform import check_key, find
 from qwonnx.handlers.settings import PlatformName, ServerSettings
 from qwonnx.runtime.artifact.manifest import MANIFEST_NAME
 from qwonnx.runtime.errors import SettingsError
@@ -50,10 +51,22 @@ def test_auto_is_the_platform_whose_folder_is_there(folder: str, name: str, tmp_
     assert str(tmp_path / folder) in platform.described("0.0.0.0", 1)
 
 
-def test_a_port_alone_means_nothing_unless_it_is_asked_for() -> None:
+def test_a_port_alone_means_nothing_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find("none", {"PORT": "9000", "AIP_HTTP_PORT": "1"}) is None
-    assert sure_signs({"PORT": "9000"}) == []
-    assert sure_signs({"K_SERVICE": "qwen"}) == ["K_SERVICE"]
+    monkeypatch.setenv("PORT", "9000")
+    options = read_options(["artifact"])
+    assert (options.host, options.port, options.platform, options.warning) == ("127.0.0.1", 8000, None, None)
+    monkeypatch.setenv("K_SERVICE", "qwen")
+    options = read_options(["artifact"])
+    assert (options.port, options.warning) == (
+        8000,
+        "K_SERVICE is set and not read: --platform auto listens where the platform asks",
+    )
+    asked = read_options(["artifact", "--platform", "auto", "--no-key", "--hold-while-loading", "2", "--host", "::1"])
+    assert (asked.host, asked.port, asked.platform and asked.platform.name) == ("::1", 9000, "cloud-run")
+    assert (asked.server.hold_while_loading, asked.server.no_key, asked.warning) == (2, True, None)
+    monkeypatch.setenv("QWONNX_PLATFORM", "auto")
+    assert read_options(["artifact", "--platform", "none"]).port == 8000, "an option wins"
 
 
 @pytest.mark.parametrize(
