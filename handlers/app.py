@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -114,8 +114,11 @@ def _capsule_store(settings: ServerSettings) -> CapsuleStore | None:
     return CapsuleStore(settings.capsules, compress=settings.capsule_compression == "zstd")
 
 
-def host_from_environment(settings: ServerSettings) -> ModelHost:
+def host_from_environment(settings: ServerSettings, on_failure: Callable[[Exception], None] | None = None) -> ModelHost:
     """A host of the artifact in QWONNX_ARTIFACT, with RuntimeSettings.from_environment().
+
+    Args:
+        on_failure: see ModelHost.
 
     Raises:
         SettingsError: a variable is missing or malformed.
@@ -126,7 +129,7 @@ def host_from_environment(settings: ServerSettings) -> ModelHost:
     if not folder:
         raise SettingsError("QWONNX_ARTIFACT is not set: give the artifact's folder")
     runtime = RuntimeSettings.from_environment()
-    return ModelHost(lambda: open_engine(folder, runtime), model_name=settings.model_name)
+    return ModelHost(lambda: open_engine(folder, runtime), model_name=settings.model_name, on_failure=on_failure)
 
 
 def from_environment() -> Starlette:

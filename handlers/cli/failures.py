@@ -12,7 +12,6 @@ from qwonnx.runtime.install import how_to_install
 
 # The extra that installs each package, by import name.
 _EXTRA_OF = {
-    "cloudevents": "cloudevents",
     "huggingface_hub": "export",
     "rich": "cli",
     "typer": "cli",

@@ -6,12 +6,14 @@ QWONNX_ARTIFACT names the artifact's folder; the other QWONNX_* variables are th
 
 The framework imports this before it forks the process that answers. Threads do not survive a fork, so the model is
 loaded in the child, at once; requests wait meanwhile (QWONNX_HOLD_WHILE_LOADING). The framework calls no lifespan of
-an application: after SIGTERM a thread ends the answers that take too long, as the server does.
+an application: after SIGTERM a thread ends the answers that take too long, as the server does. A model that cannot be
+loaded ends the framework, so that the platform tells of it.
 """
 
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import signal
 import threading
@@ -29,6 +31,11 @@ from qwonnx.handlers.functions.platform import ALL_ADDRESSES, check_key, find
 from qwonnx.handlers.http.extension import Extension
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.settings import PlatformName
+
+logger = logging.getLogger(__name__)
+
+_SECONDS_TO_TELL = 1.0
+_NEVER_STARTED = 3  # gunicorn, which the framework runs, then ends as well, and does not fork another process
 
 # What the framework's own routing has written into a scope.
 _OF_THE_ROUTER = ("app", "endpoint", "path_params", "route", "router")
@@ -84,11 +91,18 @@ class GracefulEnd:
         self._host.close()
 
 
+def end_framework(error: Exception) -> None:
+    """Say why the model could not be loaded, let waiting requests be told, and end."""
+    logger.error("the model could not be loaded: %s", error, exc_info=error)
+    time.sleep(_SECONDS_TO_TELL)
+    os._exit(_NEVER_STARTED)
+
+
 _platform = find(PlatformName.CLOUD_RUN, os.environ)
 assert _platform is not None
 _settings = _platform.settings(os.environ)
 check_key(_platform, _settings, ALL_ADDRESSES)
-_host = host_from_environment(_settings)
+_host = host_from_environment(_settings, end_framework)
 _app = create_app(_host, _settings, Extension(middleware=refuse_events("an HTTP trigger")))
 _end = GracefulEnd(_host, _settings.shutdown_seconds)
 os.register_at_fork(after_in_child=_host.start)

@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qwonnx.handlers.settings import PlatformName, ServerSettings
 from qwonnx.runtime.errors import SettingsError
+from qwonnx.runtime.install import how_to_install
 
 if TYPE_CHECKING:  # imported by the server, later
     from starlette.types import ASGIApp
@@ -74,7 +76,7 @@ class Platform:
         """The application with the platform's own routes, from its file in this folder.
 
         Raises:
-            SettingsError: the settings, or a package that the platform needs is missing.
+            SettingsError: the settings cannot be used.
         """
         made: ASGIApp = import_module(_FILES[self.name]).application(host, settings, self)
         return made
@@ -121,7 +123,7 @@ def find(name: str, environment: _Environment, root: Path = Path("/")) -> Platfo
         root: of the file system.
 
     Raises:
-        SettingsError: a platform's variable is malformed.
+        SettingsError: a platform's variable is malformed, or its package is not installed.
     """
     wanted = PlatformName(name)
     if wanted is PlatformName.AUTO:
@@ -148,6 +150,8 @@ def _cloud_run(environment: _Environment, root: Path) -> Platform:
 
 
 def _cloudevents(environment: _Environment, root: Path) -> Platform:
+    if find_spec("cloudevents") is None:
+        raise SettingsError(f"events need the package cloudevents: {how_to_install('cloudevents')}")
     return Platform(PlatformName.CLOUDEVENTS, _port(environment, "PORT"), found=_told(environment, "K_SERVICE", "PORT"))
 
 

@@ -30,6 +30,7 @@ from qwonnx.handlers.http.extension import Extension
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.errors import SettingsError
+from qwonnx.runtime.install import how_to_install
 from qwonnx.runtime.settings import RuntimeSettings
 
 _PATH = "/run"  # of plain conversations, inside this process
@@ -149,12 +150,14 @@ def main() -> None:
     """Load the model, then take jobs until the worker is ended.
 
     Raises:
-        SettingsError, ArtifactError, ...: the model cannot be loaded.
+        SettingsError, ArtifactError, ...: the package is not installed, or the model cannot be loaded.
     """
     host = _worker().host
     host.start()
-    import runpod
-
+    try:
+        import runpod
+    except ModuleNotFoundError as error:
+        raise SettingsError(f"jobs need the package runpod: {how_to_install('runpod')}") from error
     host.wait()
     max_jobs = RuntimeSettings.from_environment().max_num_seqs
     try:

@@ -1,5 +1,4 @@
-"""A path in front of all routes, which a gateway, proxy or outer application leaves in place: /prod/v1/models is
-/v1/models.
+"""A path in front of all routes that a gateway, a proxy or an outer application leaves in place: /prod of /prod/v1.
 
 The path is removed before anything else looks at it, so that keys, limits and routes see the same path.
 """

@@ -42,7 +42,7 @@ def called(folder: Path, requests: list[tuple[str, str, dict[str, str], str]]) -
     }
     command = [sys.executable, "-m", "tests.handlers.functions.azure_worker"]
     run = subprocess.run(
-        command, input=json.dumps(requests), env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60
+        command, input=json.dumps(requests), env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert (run.returncode, "Traceback" in run.stderr) == (0, False), run.stderr
     return [tuple(json.loads(line)) for line in run.stdout.splitlines()]

@@ -44,7 +44,7 @@ def framework(artifact: Path, **environment: str) -> Iterator[tuple[subprocess.P
     with subprocess.Popen([sys.executable, "-c", program, *options], env=given) as process:
         client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False, headers=KEY)
         try:
-            until(lambda: process.poll() is not None or _listens(port), seconds=60)
+            until(lambda: process.poll() is not None or _listens(port), seconds=300)
             assert process.poll() is None
             yield process, client
         finally:
@@ -102,11 +102,18 @@ def test_the_function_answers_as_the_server_and_ends_all_answers_after_a_signal(
         assert process.wait(10) == 0
 
 
+def test_a_function_whose_model_cannot_be_loaded_ends(tmp_path: Path) -> None:
+    with framework(tmp_path) as (process, client):
+        answer = client.post(CHAT, json=BODY)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_not_ready")
+        assert process.wait(20) == 3
+
+
 def test_a_function_without_a_key_says_so_before_it_listens(counting_folder: Path) -> None:
     environment = {
         **{name: value for name, value in os.environ.items() if name != "QWONNX_API_KEY"},
         "QWONNX_ARTIFACT": str(counting_folder),
     }
     program = "import qwonnx.handlers.functions.google_functions"
-    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300)
     assert "SettingsError: on cloud-run" in run.stderr

@@ -57,7 +57,7 @@ def test_the_worker_streams_answers_and_fails_jobs_that_are_refused(counting_fol
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
     )
     assert run.returncode == 0, run.stderr
     lines = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("[[")]
@@ -87,7 +87,7 @@ def test_the_local_test_prints_items(counting_folder: Path) -> None:
     given = json.dumps({"input": {**BODY, "stream": True}})
     command = [sys.executable, "-m", "qwonnx.handlers.functions.runpod", "--test_input", given]
     run = subprocess.run(
-        command, env=environment(counting_folder), cwd=ROOT, capture_output=True, text=True, timeout=100
+        command, env=environment(counting_folder), cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert run.returncode == 0, run.stderr
     assert ("async_generator" in run.stdout, "Traceback" in run.stderr) == (False, False)
@@ -130,5 +130,5 @@ def test_a_key_is_refused_because_jobs_have_none(monkeypatch: pytest.MonkeyPatch
 
 def test_the_package_is_imported_by_main_alone() -> None:
     program = "import sys, qwonnx.handlers.functions.runpod; print('runpod' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert run.stdout.strip() == "False", run.stderr

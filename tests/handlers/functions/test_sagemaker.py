@@ -138,7 +138,7 @@ def test_the_reference_takes_and_refuses_the_same_requests(sagemaker: Served) ->
         ("GET", "/adapters", {}, ""),
     ]
     run = subprocess.run(
-        [sys.executable, "-c", _REFERENCE], input=json.dumps(requests), capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", _REFERENCE], input=json.dumps(requests), capture_output=True, text=True, timeout=300
     )
     assert run.returncode == 0, run.stderr
     reference = [int(line.split()[1]) for line in run.stdout.splitlines() if line.startswith("STATUS ")]
