@@ -100,7 +100,7 @@ def _wanted(job: Any) -> _Request | None:
         if _ROUTE not in given:
             return _Request("POST", _PATH, _encoded(given), as_text=False)
         route, body = given[_ROUTE], given.get(_INPUT)
-        if not (isinstance(route, str) and route.startswith("/")):
+        if not (isinstance(route, str) and route.startswith("/") and route.isascii()):
             return None
         method = "GET" if body is None else "POST"
         return _Request(method, route.partition("?")[0], b"" if body is None else _encoded(body), as_text=True)

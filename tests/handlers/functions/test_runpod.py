@@ -48,6 +48,8 @@ def test_the_worker_streams_answers_and_fails_jobs_that_are_refused(counting_fol
         job({"Records": [{"eventSource": "aws:sqs"}]}),
         job(["no", "object"]),
         job({"openai_route": "v1", "openai_input": {}}),
+        job({"openai_route": "/v1/\ud800", "openai_input": {}}),
+        job({**BODY, "messages": chat("\ud800")}),
     ]
     command = [sys.executable, "-m", "tests.handlers.functions.runpod_jobs"]
     run = subprocess.run(
@@ -80,7 +82,7 @@ def test_the_worker_streams_answers_and_fails_jobs_that_are_refused(counting_fol
     for ((_, item),) in failed:
         assert list(item["output"]) == ["error"], "the worker fails a job with this item"
         codes.append(json.loads(item["output"]["error"])["error"]["code"])
-    assert codes == ["invalid_value", "body_too_large", "unknown_parameter", "invalid_event", "invalid_event"]
+    assert codes == ["invalid_value", "body_too_large", "unknown_parameter", *["invalid_event"] * 4]
 
 
 def test_the_local_test_prints_items(counting_folder: Path) -> None:
