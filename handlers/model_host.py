@@ -82,15 +82,20 @@ class ModelHost:
                 self._thread = threading.Thread(target=self._prepare, name="qwonnx-load", daemon=True)
                 self._thread.start()
 
-    def wait(self) -> None:
-        """Wait until loading has ended.
+    @property
+    def has_loaded(self) -> bool:
+        """Whether loading has ended, well or not."""
+        return self._thread is not None and not self._thread.is_alive()
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Wait until loading has ended, or so many seconds.
 
         Raises:
             the errors of opening and warming up the engine.
         """
         self.start()
         assert self._thread is not None
-        self._thread.join()
+        self._thread.join(seconds)
         if self.error is not None:
             raise self.error
 
@@ -147,6 +152,10 @@ class ModelHost:
             for place in self._held:
                 with suppress(RuntimeError):  # its event loop was closed, and the request with it
                     place.get_loop().call_soon_threadsafe(_settle, place)
+
+    def loaded_engine(self) -> Engine | None:
+        """The engine, ready or not; None before it is opened."""
+        return self._engine
 
     def ready_engine(self) -> Engine:
         """The engine.

@@ -38,6 +38,7 @@ async def begin(
     deadline: float | None = None,
     capsules: CapsuleStore | None = None,
     owner: str = "",
+    fits: Callable[[Part], bool] | None = None,
 ) -> Answer:
     """Render a chat, restore its state from a capsule, and submit it.
 
@@ -48,6 +49,7 @@ async def begin(
         deadline: the event loop's time at which an unfinished answer ends.
         capsules: store of the states of conversations.
         owner: see Engine.submit().
+        fits: called with each part in order; the answer ends with LENGTH before the first that does not fit.
 
     Raises:
         ServiceError: 400, 429 or 503: it is refused. Parameters have the names of ChatRequest.sampling; "messages" is
@@ -76,7 +78,7 @@ async def begin(
         )
     except (InvalidRequestError, QueueFullError, EngineClosedError) as error:
         raise errors.refused(error) from error
-    return Answer(outputs, PartReader(prompt.parser(), one_call=request.one_call), saving, guide)
+    return Answer(outputs, PartReader(prompt.parser(), one_call=request.one_call), saving, guide, fits)
 
 
 async def _compiled(engine: Engine, guide: Guide, deadline: float | None, owner: str) -> None:
@@ -100,6 +102,7 @@ class Answer:
         reader: of these outputs.
         saving: see Answer.saving.
         guide: the form of the answer, or None.
+        fits: see begin().
     """
 
     def __init__(
@@ -108,11 +111,13 @@ class Answer:
         reader: PartReader,
         saving: Callable[[], None] | None = None,
         guide: Guide | None = None,
+        fits: Callable[[Part], bool] | None = None,
     ) -> None:
         self._outputs = outputs
         self._reader = reader
         self._saving = saving
         self._guide = guide
+        self._fits = fits
         self._parts = self._read()
 
     @property
@@ -143,6 +148,8 @@ class Answer:
             async for output in outputs:
                 self._check_alive(output)
                 for part in self._reader.read(output):
+                    if not isinstance(part, End) and self._fits is not None and not self._fits(part):
+                        part = self._reader.cut(output)
                     if isinstance(part, End):
                         self._outputs.abort()  # stops further output; does nothing if the model has ended
                         yield part

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import stat
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from qwonnx.runtime.errors import CapsuleError, SettingsError
 from qwonnx.runtime.install import how_to_install
+from qwonnx.runtime.sampling.entropy import fresh_id
 
 # Of a file that is set aside, so that somebody can look at it; one a name, so that they do not pile up.
 _ASIDE = ".failed"
@@ -45,12 +45,20 @@ class CapsuleFiles(ABC):
         """Write a file whole, or not at all."""
 
     @abstractmethod
+    def close(self) -> None:
+        """Let go of connections, if there are any."""
+
+    @abstractmethod
     def set_aside(self, name: str) -> None:
         """Make room for a name. A folder keeps what was there under another name."""
 
 
-def capsule_files(url: str) -> CapsuleFiles:
+def capsule_files(url: str, *, anew: bool = False) -> CapsuleFiles:
     """The files at a path or a URL.
+
+    Args:
+        url: of a folder.
+        anew: with new connections; fsspec keeps those of equal URLs otherwise.
 
     Raises:
         SettingsError: fsspec or its package for such a URL is not installed.
@@ -63,7 +71,7 @@ def capsule_files(url: str) -> CapsuleFiles:
     except ImportError as error:
         raise SettingsError(f"capsules at a URL need fsspec: {how_to_install('capsules')}") from error
     try:
-        system, folder = url_to_fs(url)
+        system, folder = url_to_fs(url, skip_instance_cache=anew)
     except (ImportError, ValueError) as error:  # unknown protocol, or its package is missing
         raise SettingsError(f"capsules cannot be kept there: {' '.join(str(error).split())[:200]}") from error
     return LocalFiles(Path(folder)) if isinstance(system, LocalFileSystem) else RemoteFiles(system, folder)
@@ -103,7 +111,7 @@ class LocalFiles(CapsuleFiles):
         if not self._folder.is_dir():
             self._folder.parent.mkdir(parents=True, exist_ok=True)
             self._folder.mkdir(mode=_ONLY_OWNERS_FOLDER, exist_ok=True)
-        part = self._folder / f".{name}.{secrets.token_hex(4)}"
+        part = self._folder / f".{name}.{fresh_id()[:8]}"
         number = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | _NO_LINK, _ONLY_OWNER)
         try:
             with open(number, "wb") as file:
@@ -116,6 +124,9 @@ class LocalFiles(CapsuleFiles):
     def set_aside(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             (self._folder / name).replace(self._folder / f"{name}{_ASIDE}")
+
+    def close(self) -> None:
+        """Nothing: no file stays open."""
 
 
 class RemoteFiles(CapsuleFiles):
@@ -149,6 +160,9 @@ class RemoteFiles(CapsuleFiles):
     def set_aside(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._system.rm_file(self._path(name))
+
+    def close(self) -> None:
+        self._system.clear_instance_cache()  # of its class: a later one is made anew
 
     def _path(self, name: str) -> str:
         return f"{self._folder}/{name}"

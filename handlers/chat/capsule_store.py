@@ -49,9 +49,19 @@ class CapsuleStore:
         if compress and find_spec("zstandard") is None:
             raise SettingsError(f"compressed capsules need zstandard: {how_to_install('capsules')}")
         self._compress = compress
+        self._url = url
         self._files = capsule_files(url)
         self._free = threading.Semaphore(_MOST_WAITING)
         self._rests_until = 0.0  # time.monotonic()
+
+    def close(self) -> None:
+        """Let go of connections. The next use opens them again."""
+        self._files.close()
+
+    def open_again(self) -> None:
+        """After the process was restored from a snapshot: new connections, credentials and times."""
+        self._files = capsule_files(self._url, anew=True)
+        self._rests_until = 0.0
 
     def restore(self, engine: Engine, prompt: ChatPrompt, owner: str = "") -> None:
         """Load a prompt's longest capsule, if it is longer than the prefix that the engine has kept. Blocks.

@@ -12,12 +12,14 @@ from typing import Protocol
 from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from qwonnx.handlers.chat.answer import Answer, begin
 from qwonnx.handlers.chat.capsule_store import CapsuleStore
 from qwonnx.handlers.chat.parts import Part
 from qwonnx.handlers.chat.request import ChatRequest
-from qwonnx.handlers.http import deadline, sse
+from qwonnx.handlers.http import answer_bytes, deadline, sse
+from qwonnx.handlers.http.answer_bytes import AnswerRoom
 from qwonnx.handlers.http.api_key import owner_of
 from qwonnx.handlers.http.disconnect import while_connected
 from qwonnx.handlers.settings import ServerSettings
@@ -30,6 +32,9 @@ class AnswerWriter(Protocol):
     @property
     def id(self) -> str:
         """The answer's id, also in the engine's log."""
+
+    def piece(self, part: Part, *, stream: bool) -> bytes:
+        """What this part adds to the answer, for its size: of an End nothing."""
 
     async def whole(self, parts: AsyncIterator[Part]) -> bytes:
         """The answer as the JSON text of one body. The caller handles the errors of `parts`."""
@@ -58,12 +63,21 @@ async def respond(
     capsules: CapsuleStore | None = request.app.state.capsules
     ends_at = deadline.of_request(request.scope, settings)
     owner = owner_of(request.scope)
-    beginning = partial(begin, engine, chat, request_id=writer.id, deadline=ends_at, capsules=capsules, owner=owner)
+    beginning = partial(
+        begin,
+        engine,
+        chat,
+        request_id=writer.id,
+        deadline=ends_at,
+        capsules=capsules,
+        owner=owner,
+        fits=_fits(request.scope, writer, stream=stream),
+    )
     if not stream:
         return await while_connected(request.receive, _whole(beginning, writer))
     answer = await while_connected(request.receive, beginning())
-    if deadline.of_invocation(request.scope) is not None:
-        await answer.begun()  # the answer is sent as a whole, so its status can still report an error
+    if deadline.is_sent_as_a_whole(request.scope):
+        await answer.begun()  # its status can still report an error
     return sse.EventStream(writer.events(answer.parts), answer, background=_background(answer))
 
 
@@ -71,6 +85,15 @@ async def _whole(beginning: Callable[[], Awaitable[Answer]], writer: AnswerWrite
     async with await beginning() as answer:
         content = await writer.whole(answer.parts)
     return Response(content, media_type="application/json", background=_background(answer))
+
+
+def _fits(scope: Scope, writer: AnswerWriter, *, stream: bool) -> Callable[[Part], bool] | None:
+    """Whether the next part fits the platform's limit; None without a limit."""
+    limit = answer_bytes.of_request(scope)
+    if limit is None:
+        return None
+    room = AnswerRoom(limit)
+    return lambda part: room.takes(writer.piece(part, stream=stream))
 
 
 def _background(answer: Answer) -> BackgroundTask | None:

@@ -76,6 +76,10 @@ class PartReader:
         if output.finish_reason is not None:
             yield End(self._end_reason(output.finish_reason), self._usage(output))
 
+    def cut(self, output: RequestOutput) -> End:
+        """The end of an answer whose next part has no room."""
+        return End(EndReason.LENGTH, self._usage(output))
+
     def _events(self, output: RequestOutput) -> list[Event]:
         if self._parser is None:
             return [ContentDelta(output.text)] if output.text else []

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import re
 import time
-import uuid
 from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -19,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from qwonnx.handlers import errors
 from qwonnx.handlers.http.api import Apis
 from qwonnx.handlers.http.api_key import name_of
+from qwonnx.runtime.sampling.entropy import fresh_id
 
 logger = logging.getLogger("qwonnx.access")
 
@@ -82,4 +82,4 @@ def request_id_of(scope: Scope) -> str:
 
 def _request_id(given: str | None) -> str:
     """The client's own id if it is harmless in a log, else a new one."""
-    return given if given is not None and _ACCEPTABLE_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if given is not None and _ACCEPTABLE_ID.fullmatch(given) else fresh_id()

@@ -15,6 +15,7 @@ from qwonnx.handlers.settings import ServerSettings
 
 _KEY = "qwonnx.deadline"
 _ARRIVED = "qwonnx.arrived"
+_STREAMS = "qwonnx.deadline.streams"
 
 # Time after the last token: to encode the answer, to pass it on, and to wait for a processor.
 _MARGIN_SECONDS = 1.0
@@ -27,17 +28,26 @@ class InvocationDeadline:
 
     Args:
         remaining_seconds: of the invocation that a scope belongs to; None without a limit.
+        streams: whether the platform passes pieces of this answer on as they come.
     """
 
-    def __init__(self, app: ASGIApp, remaining_seconds: Callable[[Scope], float | None]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        remaining_seconds: Callable[[Scope], float | None],
+        *,
+        streams: Callable[[Scope], bool] = lambda scope: False,
+    ) -> None:
         self._app = app
         self._remaining_seconds = remaining_seconds
+        self._streams = streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         told = self._remaining_seconds(scope)
         if told is not None:
             remaining = max(0.0, told)
             margin = min(_MARGIN_SECONDS, remaining / 2)
+            scope[_STREAMS] = self._streams(scope)
             scope[_KEY] = asyncio.get_running_loop().time() + remaining - margin
         await self._app(scope, receive, send)
 
@@ -51,6 +61,11 @@ def of_invocation(scope: Scope) -> float | None:
 def note_arrival(scope: Scope) -> None:
     """Let the settings' limit count from now, for a request that is about to wait for the model."""
     scope[_ARRIVED] = asyncio.get_running_loop().time()
+
+
+def is_sent_as_a_whole(scope: Scope) -> bool:
+    """Whether the answer belongs to an invocation that passes it on when it is complete."""
+    return of_invocation(scope) is not None and not scope.get(_STREAMS, False)
 
 
 def of_request(scope: Scope, settings: ServerSettings) -> float | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 
@@ -42,6 +41,7 @@ from qwonnx.handlers.openai.chat_objects import (
     ToolCallObject,
 )
 from qwonnx.handlers.openai.chat_protocol import ChatCompletionRequest
+from qwonnx.runtime.sampling.entropy import fresh_id
 from qwonnx.runtime.text.output_parser import ContentDelta, ReasoningDelta, ToolCall
 
 _FINISH_REASONS: dict[EndReason, FinishReasonName] = {
@@ -51,6 +51,7 @@ _FINISH_REASONS: dict[EndReason, FinishReasonName] = {
 }
 
 
+_MOST_CALLS = 999_999  # an index of this length
 # The event loop itself decodes bodies up to this size, within a millisecond; a thread would add a tenth of one.
 _SMALL_BYTES = 16 << 10
 
@@ -106,11 +107,26 @@ class CompletionWriter:
     """
 
     def __init__(self, chat: ChatCompletionRequest, model: str, fingerprint: str) -> None:
-        self.id = f"chatcmpl-{uuid.uuid4().hex}"
+        self.id = f"chatcmpl-{fresh_id()}"
         self._created = int(time.time())
         self._model = model
         self._fingerprint = fingerprint
         self._with_usage = chat.stream_options is not None and chat.stream_options.include_usage
+
+    def piece(self, part: Part, *, stream: bool) -> bytes:
+        """What this part adds to the answer; a call's id is a new one of the same length."""
+        match part:
+            case ContentDelta(text):
+                return self._chunk(Delta(content=text)) if stream else msgspec.json.encode(text)[1:-1]
+            case ReasoningDelta(text):
+                return self._chunk(Delta(reasoning_content=text)) if stream else msgspec.json.encode(text)[1:-1]
+            case ToolCall(name, arguments):
+                function = FunctionCall(name, arguments)
+                if stream:
+                    return self._chunk(Delta(tool_calls=[ToolCallDelta(_MOST_CALLS, _call_id(), function)]))
+                return msgspec.json.encode(ToolCallObject(_call_id(), function)) + b","
+            case End():
+                return b""
 
     async def whole(self, parts: AsyncIterator[Part]) -> bytes:
         """A chat.completion.
@@ -187,4 +203,4 @@ def _usage(usage: Usage) -> CompletionUsage:
 
 
 def _call_id() -> str:
-    return f"call_{uuid.uuid4().hex[:24]}"
+    return f"call_{fresh_id()[:24]}"

@@ -5,13 +5,13 @@ This module knows the tokenizer's ids and the length limit. It does not know row
 
 from __future__ import annotations
 
-import uuid
 from collections import abc
 from dataclasses import dataclass
 
 from qwonnx.runtime.engine.generation import Generation
 from qwonnx.runtime.engine.request import RequestOutput
 from qwonnx.runtime.errors import InvalidRequestError
+from qwonnx.runtime.sampling.entropy import fresh_id
 from qwonnx.runtime.sampling.grammar import GrammarCompiler
 from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.scheduling.sequence import Sequence
@@ -61,7 +61,7 @@ class Admission:
         max_tokens = self.settle_max_tokens(prompt, params)
         guide = params.guide
         return Generation(
-            Sequence(request_id or uuid.uuid4().hex, prompt, len(prompt), boundaries=boundaries, owner=owner),
+            Sequence(request_id or fresh_id(), prompt, len(prompt), boundaries=boundaries, owner=owner),
             params,
             self.tokenizer,
             self.eos_token_ids,

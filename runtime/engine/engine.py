@@ -383,6 +383,14 @@ class Engine:
             raise CapsuleError("the capsule has states that are not finite numbers: write it again")
         return self._mailbox.ask(lambda: self._reuse.take_up(capsule, owner))
 
+    def before_snapshot(self) -> None:
+        """Before the process is copied: end the child processes that check guides; later ones start anew."""
+        self._grammars.rest()
+
+    def after_restore(self) -> None:
+        """After the process was copied: what is checked from time to time is checked with the next step."""
+        self._mailbox.ask(self._check_at_once)
+
     def metrics(self) -> MetricsSnapshot:
         """The engine's counters; from any thread."""
         rows = self._cache.snapshot()
@@ -413,6 +421,10 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _check_at_once(self) -> None:
+        self._weights.check_at_once()
+        self._memory.adjust_at_once()
 
     def _violations(self) -> list[str]:
         unread = [name for name, g in self._generations.items() if g.sequence.is_prefilling]

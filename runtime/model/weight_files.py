@@ -78,6 +78,10 @@ class WeightFiles:
             self._checked_at = now
             self._compare()
 
+    def check_at_once(self) -> None:
+        """Have the next check() compare sizes, whatever the clock says: it may have jumped."""
+        self._checked_at = float("-inf")
+
     def check_mapped(self) -> None:
         """Call after a session was created: the files that it found by name are those that are open here.
 

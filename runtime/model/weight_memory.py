@@ -117,6 +117,10 @@ class WeightMemory:
             self._experts.limit(room, can_ask=self._files.are_writable)
             self._experts_limit = room
 
+    def adjust_at_once(self) -> None:
+        """Have the next adjust() look at the memory, whatever the clock says: it may have jumped."""
+        self._adjusted_at = float("-inf")
+
     def close(self) -> None:
         """Stop to read ahead."""
         self._stopping.set()

@@ -146,6 +146,10 @@ class GrammarCompiler:
             matcher = compiled.deep_copy()
         return Constraint(matcher, self._vocabulary, self._workers, guide.after_thinking, ignore_eos)
 
+    def rest(self) -> None:
+        """End the processes that check grammars and wait for one; the next guide starts one."""
+        self._checker.rest()
+
     def close(self) -> None:
         """End the threads and the processes that check grammars."""
         self._checker.close()

@@ -110,6 +110,13 @@ class GrammarChecker:
             with self._lock:
                 self._busy.discard(check)
 
+    def rest(self) -> None:
+        """End the processes that wait for a grammar."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for process in idle:
+            _end(process)
+
     def close(self) -> None:
         """Abandon running checks and end the processes."""
         with self._lock:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qwonnx.runtime.errors import SessionError
+from qwonnx.runtime.sampling.entropy import fresh_seed
 from qwonnx.runtime.sampling.logits import TopLogits
 from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.sampling.penalties import Penalties
@@ -56,7 +57,7 @@ class Sampler:
     ) -> None:
         self._params = params
         self._num_tokens = num_tokens
-        seed = None if params.seed is None else params.seed & 0xFFFF_FFFF_FFFF_FFFF
+        seed = fresh_seed() if params.seed is None else params.seed & 0xFFFF_FFFF_FFFF_FFFF
         self._random = random or np.random.Generator(np.random.Philox(seed)).random
         self._biased_ids = np.fromiter(params.logit_bias.keys(), dtype=np.intp)
         self._biases = np.fromiter(params.logit_bias.values(), dtype=np.float32)

@@ -36,6 +36,9 @@ class PlainWriter:
     def __init__(self) -> None:
         self.id = uuid.uuid4().hex
 
+    def piece(self, part: Part, *, stream: bool) -> bytes:
+        return type(part).__name__.encode()
+
     async def whole(self, parts: AsyncIterator[Part]) -> bytes:
         return json.dumps([type(part).__name__ async for part in parts]).encode()
 
