@@ -30,8 +30,10 @@ from qwonnx.handlers.http.base_path import BasePath
 from qwonnx.handlers.http.body import BodyLimits
 from qwonnx.handlers.http.body_budget import BodyBudget
 from qwonnx.handlers.http.extension import Extension
+from qwonnx.handlers.microvm import MicrovmHooks
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.openai.api import OPENAI
+from qwonnx.handlers.restore import RestoreHooks
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.errors import SettingsError
 from qwonnx.runtime.settings import RuntimeSettings
@@ -78,8 +80,11 @@ def create_app(
         open_paths = [route.path for route in extension.routes]  # of health checks
         middleware.append(Middleware(RequireApiKey, keys=keys, apis=apis, others=closed, open_paths=open_paths))
     middleware.extend(extension.middleware)
+    capsules = _capsule_store(settings)
+    hooks = MicrovmHooks(host, RestoreHooks(host, capsules)).routes if settings.microvm_hooks else []
     added = [*extension.routes, *(route for api in extension.apis for route in api.routes)]
     own = [
+        *hooks,
         Route("/health/live", health.live),
         Route("/health/ready", health.ready),
         Route(metrics.PATH, metrics.metrics),
@@ -99,7 +104,7 @@ def create_app(
         settings.body_seconds,
         BodyBudget(max(settings.max_bodies_bytes, settings.max_body_bytes)),  # one body always fits
     )
-    app.state.capsules = _capsule_store(settings)
+    app.state.capsules = capsules
     return app
 
 

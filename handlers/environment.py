@@ -41,13 +41,8 @@ _OF_NO_SETTINGS = (
     Variable(
         f"{_PREFIX}INVOKE_MODE",
         "RESPONSE_STREAM",
-        "how `qwonnx.handlers.functions.lambda_runtime` answers function URLs and REST APIs: RESPONSE_STREAM, or BUFFERED"
-        " where the function is configured so.",
-    ),
-    Variable(
-        f"{_PREFIX}MICROVM_HOOKS",
-        "false",
-        "true answers the lifecycle hooks of AWS Lambda MicroVMs: see docs/aws-lambda.md.",
+        "how our runtime for AWS Lambda answers function URLs and REST APIs: RESPONSE_STREAM, or BUFFERED where the "
+        "function is configured so.",
     ),
     Variable(f"{_PREFIX}NATIVE_LIBRARY", "", "file of the native kernels, if it is not the installed one."),
     Variable(f"{_PREFIX}NATIVE_INSTRUCTIONS", "", "instruction set of the native kernels, if not the fastest."),

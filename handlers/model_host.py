@@ -153,6 +153,7 @@ class ModelHost:
                 with suppress(RuntimeError):  # its event loop was closed, and the request with it
                     place.get_loop().call_soon_threadsafe(_settle, place)
 
+    @property
     def loaded_engine(self) -> Engine | None:
         """The engine, ready or not; None before it is opened."""
         return self._engine

@@ -16,6 +16,7 @@ from qwonnx.runtime.settings import read_environment
 DEFAULT_MAX_BODIES_BYTES = 64 << 20
 DEFAULT_MAX_BODY_BYTES = 10 << 20  # the limit of API gateways; about 3 million tokens of English
 _MAX_HELD = 1024  # their bodies and connections wait too
+_MIN_SECRET = 16  # characters
 _BASE_PATH = re.compile(r"(/[A-Za-z0-9._~-]+){1,8}")
 
 
@@ -69,6 +70,10 @@ class ServerSettings:
         variables), "azure", "cloud-run", "cloudevents", "kserve", "sagemaker" or "vertex"; see docs/platforms.md.
     no_key: serve without a key although a platform makes the server listen on all addresses: the platform itself lets
         only some callers through.
+    microvm_hooks: answer the lifecycle hooks of AWS Lambda MicroVMs: see docs/aws-lambda.md.
+    continuation_secret: signs the tokens with which a client continues an answer that its deadline cut off; at least 16
+        characters, the same in all instances. None gives no such tokens. They need capsules.
+    continuation_seconds: for which such a token is valid.
     """
 
     model_name: str | None = None
@@ -90,6 +95,9 @@ class ServerSettings:
     hold_while_loading: int = 8
     platform: str = "none"
     no_key: bool = False
+    microvm_hooks: bool = False
+    continuation_secret: str | None = field(default=None, repr=False, metadata={"secret": True})
+    continuation_seconds: float = 900.0
 
     def __post_init__(self) -> None:
         if self.model_name is not None and not self.model_name.strip():
@@ -115,6 +123,12 @@ class ServerSettings:
             raise SettingsError(f"shutdown_seconds is {self.shutdown_seconds}: give 0 to 3600")
         if self.max_answer_seconds is not None and not 0 < self.max_answer_seconds <= 1e6:
             raise SettingsError(f"max_answer_seconds is {self.max_answer_seconds}: give a positive number")
+        if self.continuation_secret is not None and len(self.continuation_secret) < _MIN_SECRET:
+            raise SettingsError(f"continuation_secret is too short: give at least {_MIN_SECRET} characters")
+        if self.continuation_secret is not None and self.capsules is None:
+            raise SettingsError("continuation_secret needs capsules: name a place for them, or leave it out")
+        if not 1 <= self.continuation_seconds <= 7 * 86_400:
+            raise SettingsError(f"continuation_seconds is {self.continuation_seconds}: give 1 to {7 * 86_400}")
         if self.capsule_compression not in list(CapsuleCompression):
             choices = " or ".join(CapsuleCompression)
             raise SettingsError(f"capsule_compression is {self.capsule_compression!r}: give {choices}")

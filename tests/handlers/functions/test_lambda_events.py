@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -117,12 +118,10 @@ def test_no_change_of_an_event_raises_another_error(whole: dict[str, Any], data:
         context = dict(context)
         context[data.draw(st.sampled_from(sorted(map(str, context)) or ["x"]))] = data.draw(VALUES)
         changed["requestContext"] = context
-    try:
+    with suppress(UnknownEventError, MalformedEventError, ServiceError):
         read = read_event(changed)
         read.scope()
         read.body()
-    except (UnknownEventError, MalformedEventError, ServiceError) as error:
-        assert str(error)
 
 
 @settings(max_examples=200, deadline=None)
