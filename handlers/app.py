@@ -20,6 +20,7 @@ from starlette.routing import Route
 from qwonnx.handlers.api_keys import api_keys
 from qwonnx.handlers.chat.capsule_store import CapsuleStore
 from qwonnx.handlers.engine_start import open_engine
+from qwonnx.handlers.chat.continuations import Continuations
 from qwonnx.handlers.environment import warnings_about
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.http import health, metrics
@@ -105,6 +106,7 @@ def create_app(
         BodyBudget(max(settings.max_bodies_bytes, settings.max_body_bytes)),  # one body always fits
     )
     app.state.capsules = capsules
+    app.state.continuations = _continuations(settings, capsules)
     return app
 
 
@@ -117,6 +119,12 @@ def _capsule_store(settings: ServerSettings) -> CapsuleStore | None:
     if settings.capsules is None:
         return None
     return CapsuleStore(settings.capsules, compress=settings.capsule_compression == "zstd")
+
+
+def _continuations(settings: ServerSettings, store: CapsuleStore | None) -> Continuations | None:
+    if settings.continuation_secret is None or store is None:
+        return None
+    return Continuations(store, settings.continuation_secret, settings.continuation_seconds)
 
 
 def host_from_environment(settings: ServerSettings, on_failure: Callable[[Exception], None] | None = None) -> ModelHost:

@@ -11,13 +11,15 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 
 from qwonnx.handlers import errors
 from qwonnx.handlers.chat.capsule_store import CapsuleStore
+from qwonnx.handlers.chat.continuations import Asker, Continuations, request_digest, unsupported
 from qwonnx.handlers.chat.outputs import OutputStream
 from qwonnx.handlers.chat.parts import End, Part, PartReader
 from qwonnx.handlers.chat.prompting import prompt_of
@@ -26,8 +28,14 @@ from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
 from qwonnx.runtime.errors import EngineClosedError, InvalidRequestError, QueueFullError
 from qwonnx.runtime.sampling.guide import Guide
+from qwonnx.runtime.text.detokenizer import Detokenizer
+from qwonnx.runtime.text.stop_strings import StopStrings
+from qwonnx.runtime.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
+
+# Before the deadline, to store the state of an answer that goes on: hundreds of megabytes to a store in the network.
+_STORING_SECONDS = 4.0
 
 
 async def begin(
@@ -39,6 +47,7 @@ async def begin(
     capsules: CapsuleStore | None = None,
     owner: str = "",
     fits: Callable[[Part], bool] | None = None,
+    continuing: Continuing | None = None,
 ) -> Answer:
     """Render a chat, restore its state from a capsule, and submit it.
 
@@ -50,6 +59,7 @@ async def begin(
         capsules: store of the states of conversations.
         owner: see Engine.submit().
         fits: called with each part in order; the answer ends with LENGTH before the first that does not fit.
+        continuing: what makes an answer go on in another request after its deadline; None: nothing does.
 
     Raises:
         ServiceError: 400, 429 or 503: it is refused. Parameters have the names of ChatRequest.sampling; "messages" is
@@ -63,22 +73,97 @@ async def begin(
         if guide is not None:
             params = dataclasses.replace(params, guide=guide)
             await _compiled(engine, guide, deadline, owner)
+        if continuing is None and request.continuation is not None:
+            raise unsupported()
+        digest = b"" if continuing is None else request_digest(prompt.token_ids, params, one_call=request.one_call)
+        resumed = None
+        if continuing is not None and request.continuation is not None:
+            resumed = await asyncio.to_thread(
+                continuing.continuations.take,
+                engine,
+                request.continuation,
+                prompt.token_ids,
+                digest,
+                Asker(continuing.key_name, owner),
+            )
         saving = None
         if capsules is not None:
-            await asyncio.to_thread(capsules.restore, engine, prompt, owner)
+            if resumed is None:
+                await asyncio.to_thread(capsules.restore, engine, prompt, owner)
             saving = partial(capsules.save, engine, prompt, owner)
-        outputs = await OutputStream.submitted(
-            engine,
-            prompt.token_ids,
-            params,
-            request_id=request_id,
-            snapshot_at=prompt.snapshot_at,
-            deadline=deadline,
-            owner=owner,
-        )
+        reader = PartReader(prompt.parser(), one_call=request.one_call)
+        generated = () if resumed is None else resumed.generated
+        try:
+            if generated:
+                texts = await asyncio.to_thread(texts_of, engine.tokenizer, params.stop, generated)
+                await asyncio.to_thread(reader.resume, texts)
+            outputs = await OutputStream.submitted(
+                engine,
+                prompt.token_ids,
+                params,
+                request_id=request_id,
+                snapshot_at=prompt.snapshot_at,
+                deadline=deadline if continuing is None else continuing.ends_at(deadline),
+                owner=owner,
+                generated=generated,
+                keeps=continuing is not None,
+            )
+        except BaseException:
+            if resumed is not None and continuing is not None:
+                await asyncio.shield(asyncio.to_thread(continuing.continuations.give_back, resumed))
+            raise
     except (InvalidRequestError, QueueFullError, EngineClosedError) as error:
         raise errors.refused(error) from error
-    return Answer(outputs, PartReader(prompt.parser(), one_call=request.one_call), saving, guide, fits)
+    offering = None
+    if continuing is not None and deadline is not None:
+        offering = partial(_offer, continuing, engine, prompt.token_ids, digest, owner, deadline)
+    return Answer(outputs, reader, saving, guide, fits, offering, generated)
+
+
+@dataclass(frozen=True, slots=True)
+class Continuing:
+    """How answers go on.
+
+    continuations: of the application.
+    key_name: of the API key.
+    """
+
+    continuations: Continuations
+    key_name: str = ""
+
+    def ends_at(self, deadline: float | None) -> float | None:
+        """When generation ends, so that its state can be stored before the deadline; times of the event loop."""
+        if deadline is None:
+            return None
+        remaining = max(0.0, deadline - asyncio.get_running_loop().time())
+        return deadline - min(_STORING_SECONDS, remaining / 4)
+
+
+async def _offer(
+    continuing: Continuing,
+    engine: Engine,
+    prompt: Sequence[int],
+    digest: bytes,
+    owner: str,
+    deadline: float,
+    generated: Sequence[int],
+) -> str | None:
+    """A token for the rest of an answer, or None."""
+    seconds = deadline - asyncio.get_running_loop().time()
+    if not generated or seconds <= 0:
+        return None
+    asker = Asker(continuing.key_name, owner)
+    offer = partial(continuing.continuations.offer, engine, prompt, generated, digest, asker, seconds=seconds)
+    try:
+        return await asyncio.to_thread(offer)
+    except EngineClosedError:
+        return None
+
+
+def texts_of(tokenizer: Tokenizer, stop: Sequence[str], token_ids: Sequence[int]) -> list[str]:
+    """The texts of the outputs that gave these tokens."""
+    detokenizer, stop_strings = Detokenizer(tokenizer), StopStrings(stop)
+    return [stop_strings.push(detokenizer.push(token_id))[0] for token_id in token_ids]
 
 
 async def _compiled(engine: Engine, guide: Guide, deadline: float | None, owner: str) -> None:
@@ -103,6 +188,8 @@ class Answer:
         saving: see Answer.saving.
         guide: the form of the answer, or None.
         fits: see begin().
+        offering: makes a token for the rest of the answer from its tokens so far.
+        generated: tokens of the answer that another request has given.
     """
 
     def __init__(
@@ -112,12 +199,16 @@ class Answer:
         saving: Callable[[], None] | None = None,
         guide: Guide | None = None,
         fits: Callable[[Part], bool] | None = None,
+        offering: Callable[[Sequence[int]], Awaitable[str | None]] | None = None,
+        generated: Sequence[int] = (),
     ) -> None:
         self._outputs = outputs
         self._reader = reader
         self._saving = saving
         self._guide = guide
         self._fits = fits
+        self._offering = offering
+        self._generated = list(generated)
         self._parts = self._read()
 
     @property
@@ -147,6 +238,12 @@ class Answer:
         async with aclosing(aiter(self._outputs)) as outputs:
             async for output in outputs:
                 self._check_alive(output)
+                if output.finish_reason is FinishReason.DEADLINE and self._offering is not None:
+                    token = await self._offering(self._generated)
+                    if token is not None:
+                        yield self._reader.suspended(output, token)
+                        return
+                self._generated += output.token_ids
                 for part in self._reader.read(output):
                     if not isinstance(part, End) and self._fits is not None and not self._fits(part):
                         part = self._reader.cut(output)

@@ -45,6 +45,10 @@ class CapsuleFiles(ABC):
         """Write a file whole, or not at all."""
 
     @abstractmethod
+    def remove(self, name: str) -> bool:
+        """Remove a file; whether it was there."""
+
+    @abstractmethod
     def close(self) -> None:
         """Let go of connections, if there are any."""
 
@@ -125,6 +129,13 @@ class LocalFiles(CapsuleFiles):
         with contextlib.suppress(FileNotFoundError):
             (self._folder / name).replace(self._folder / f"{name}{_ASIDE}")
 
+    def remove(self, name: str) -> bool:
+        try:
+            (self._folder / name).unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
     def close(self) -> None:
         """Nothing: no file stays open."""
 
@@ -160,6 +171,13 @@ class RemoteFiles(CapsuleFiles):
     def set_aside(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._system.rm_file(self._path(name))
+
+    def remove(self, name: str) -> bool:
+        try:
+            self._system.rm_file(self._path(name))
+        except FileNotFoundError:
+            return False
+        return True
 
     def close(self) -> None:
         self._system.clear_instance_cache()  # of its class: a later one is made anew

@@ -14,7 +14,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Generic, TypeVar
 
 from qwonnx.handlers.chat.capsule_files import capsule_files
 from qwonnx.runtime.cache.capsule import beginning_name, max_capsule_bytes
@@ -31,7 +33,26 @@ _LOOKS = 4
 _DEADLINE_SECONDS = 10.0
 _WRITING_SECONDS = 60.0  # nobody waits for it but a function's invocation
 _PAUSE_SECONDS = 30.0  # without the store, after it did not answer in time
+_DIGEST_BYTES = 32  # at the end of a capsule
 _MOST_WAITING = 8  # threads that wait for the store
+
+
+_Value = TypeVar("_Value")
+
+
+class CapsuleStoreError(Exception):
+    """The store does not answer, or has failed; the log has the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome(Generic[_Value]):
+    """What work with the store gave.
+
+    is_done: it ended well and in time.
+    """
+
+    is_done: bool
+    value: _Value | None = None
 
 
 class CapsuleStore:
@@ -86,16 +107,68 @@ class CapsuleStore:
         except EngineClosedError:
             return
 
-    def _in_time(self, work: Callable[[], None], seconds: float, done: str) -> None:
+    def put(self, engine: Engine, name: str, token_ids: Sequence[int], owner: str, *, seconds: float) -> bytes | None:
+        """Write the state after exactly these tokens, for a continuation. Blocks, for so many seconds at most.
+
+        Args:
+            engine: has the state.
+            name: unique.
+            token_ids: all of them.
+            owner: see Engine.submit().
+            seconds: for the store.
+
+        Returns:
+            the capsule's digest; None if it was not written.
+
+        Raises:
+            EngineClosedError: the engine was closed.
+        """
+
+        def write() -> bytes | None:
+            data = engine.save_capsule(token_ids, compress=self._compress, owner=owner)
+            if data is None:
+                return None
+            self._files.write(_continuation(name), data)
+            return data[-_DIGEST_BYTES:]
+
+        return self._in_time(write, seconds, "saved").value
+
+    def take(self, name: str, at_most: int) -> bytes | None:
+        """Read a continuation's capsule and remove it. Blocks.
+
+        Args:
+            name: of put().
+            at_most: bytes.
+
+        Returns:
+            the capsule, or None if it is not there any more.
+
+        Raises:
+            CapsuleStoreError: the store does not answer.
+        """
+
+        def read() -> bytes | None:
+            data = self._files.read(_continuation(name), at_most)
+            return data if data is not None and self._files.remove(_continuation(name)) else None
+
+        taken = self._in_time(read, _DEADLINE_SECONDS, "restored")
+        if not taken.is_done:
+            raise CapsuleStoreError
+        return taken.value
+
+    def give_back(self, name: str, data: bytes) -> None:
+        """Write a capsule again that take() has removed. Blocks."""
+        self._in_time(lambda: self._files.write(_continuation(name), data), _DEADLINE_SECONDS, "given back")
+
+    def _in_time(self, work: Callable[[], _Value | None], seconds: float, done: str) -> _Outcome[_Value]:
         """Work with the store in a thread of its own, which is left behind at the deadline: a file may never answer."""
         if time.monotonic() < self._rests_until or not self._free.acquire(blocking=False):
-            return
-        result: Future[None] = Future()
+            return _Outcome(is_done=False)
+        result: Future[_Value | None] = Future()
 
         def run() -> None:
             try:
-                work()
-                result.set_result(None)
+                result.set_result(work())
             except BaseException as error:  # noqa: BLE001 - the caller gets it
                 result.set_exception(error)
             finally:
@@ -103,7 +176,7 @@ class CapsuleStore:
 
         threading.Thread(target=run, name="qwonnx-capsules", daemon=True).start()
         try:
-            result.result(seconds)
+            return _Outcome(is_done=True, value=result.result(seconds))
         except EngineClosedError:
             raise
         except TimeoutError:
@@ -112,6 +185,7 @@ class CapsuleStore:
             logger.warning(message, done, seconds, _PAUSE_SECONDS)
         except Exception as error:  # noqa: BLE001 - a file system may raise anything; its text may contain credentials
             logger.warning("a capsule was not %s (%s)", done, type(error).__name__)
+        return _Outcome(is_done=False)
 
     def _restore_longest(self, engine: Engine, prompt: ChatPrompt, owner: str) -> None:
         kept = engine.kept_tokens(prompt.token_ids[:-1], owner=owner)
@@ -160,6 +234,10 @@ class CapsuleStore:
 
 def _name(engine: Engine, token_ids: Sequence[int], owner: str) -> str:
     return f"{beginning_name(engine.artifact.id, token_ids, owner)}.capsule"
+
+
+def _continuation(name: str) -> str:
+    return f"{name}.continuation"
 
 
 def _candidates(turn_ends: Sequence[int]) -> Iterator[int]:

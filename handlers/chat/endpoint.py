@@ -14,13 +14,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from qwonnx.handlers.chat.answer import Answer, begin
+from qwonnx.handlers.chat.answer import Answer, Continuing, begin
 from qwonnx.handlers.chat.capsule_store import CapsuleStore
+from qwonnx.handlers.chat.continuations import Continuations
 from qwonnx.handlers.chat.parts import Part
 from qwonnx.handlers.chat.request import ChatRequest
 from qwonnx.handlers.http import answer_bytes, deadline, sse
 from qwonnx.handlers.http.answer_bytes import AnswerRoom
-from qwonnx.handlers.http.api_key import owner_of
+from qwonnx.handlers.http.api_key import name_of, owner_of
 from qwonnx.handlers.http.disconnect import while_connected
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.engine.engine import Engine
@@ -61,6 +62,7 @@ async def respond(
     """
     settings: ServerSettings = request.app.state.settings
     capsules: CapsuleStore | None = request.app.state.capsules
+    continuations: Continuations | None = getattr(request.app.state, "continuations", None)
     ends_at = deadline.of_request(request.scope, settings)
     owner = owner_of(request.scope)
     beginning = partial(
@@ -71,6 +73,7 @@ async def respond(
         deadline=ends_at,
         capsules=capsules,
         owner=owner,
+        continuing=None if continuations is None else Continuing(continuations, name_of(request.scope)),
         fits=_fits(request.scope, writer, stream=stream),
     )
     if not stream:

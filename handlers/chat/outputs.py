@@ -39,13 +39,16 @@ class OutputStream:
         snapshot_at: Sequence[int] = (),
         deadline: float | None = None,
         owner: str = "",
+        generated: Sequence[int] = (),
+        keeps: bool = False,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         """Submit the request. The time is proportional to the prompt: 40 ms for 100,000 tokens.
 
         Args:
-            engine, prompt_token_ids, params, request_id, snapshot_at, owner: see Engine.submit.
+            engine, prompt_token_ids, params, request_id, snapshot_at, owner, generated: see Engine.submit.
             deadline: the event loop's time at which an unfinished answer ends with LENGTH.
+            keeps: such an answer ends with DEADLINE, and the engine keeps its state: see Engine.abort.
             loop: that iterates it; None is the running one.
 
         Raises:
@@ -56,9 +59,16 @@ class OutputStream:
         self._queue: asyncio.Queue[RequestOutput] = asyncio.Queue()
         self._begun = asyncio.Event()
         self._deadline = deadline
+        self._keeps = keeps
         self._ended = False
         self._request_id = engine.submit(
-            prompt_token_ids, params, self._receive, request_id=request_id, snapshot_at=snapshot_at, owner=owner
+            prompt_token_ids,
+            params,
+            self._receive,
+            request_id=request_id,
+            snapshot_at=snapshot_at,
+            owner=owner,
+            generated=generated,
         )
 
     @classmethod
@@ -119,9 +129,22 @@ class OutputStream:
             yield output
             if output.finish_reason is not None:
                 return
+        reason = FinishReason.LENGTH
+        if self._keeps and self._begun.is_set():
+            if not self._ended:
+                self._ended = True
+                self._engine.abort(self._request_id, keep=True)
+            # The engine may be some tokens ahead, and the kept state includes them.
+            while (following := await self._queue.get()).finish_reason is None:
+                output = following
+                yield output
+            if following.finish_reason is not FinishReason.ABORT:
+                yield following
+                return
+            reason = FinishReason.DEADLINE
         if output is None:
             raise errors.out_of_time()
-        yield dataclasses.replace(output, text="", token_ids=(), finish_reason=FinishReason.LENGTH)
+        yield dataclasses.replace(output, text="", token_ids=(), finish_reason=reason)
 
     async def _next(self) -> RequestOutput | None:
         """The next output. If the deadline comes first, abort the request and return None."""
@@ -133,6 +156,8 @@ class OutputStream:
                     return await self._queue.get()
             except TimeoutError:
                 pass
+        if self._keeps and self._begun.is_set():
+            return None
         self.abort()
         # An output that came in time is part of the answer, even the last one; the output of the abort is not.
         output = None if self._queue.empty() else self._queue.get_nowait()

@@ -5,7 +5,7 @@ Reasoning, text and calls are the events of the runtime's OutputParser; this mod
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -27,7 +27,7 @@ class Usage:
 
     num_prompt_tokens: of the prompt.
     num_cached_tokens: tokens of the prompt that were reused instead of computed.
-    num_generated_tokens: of the answer, including its reasoning.
+    num_generated_tokens: of the answer, including its reasoning; without those that an earlier request has given.
     num_reasoning_tokens: tokens of the answer that are reasoning and its tags.
     """
 
@@ -39,10 +39,14 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The last part of every successful answer."""
+    """The last part of every successful answer.
+
+    continuation: a token with which another request goes on, after a deadline.
+    """
 
     reason: EndReason
     usage: Usage
+    continuation: str | None = None
 
 
 Part = Event | End
@@ -61,6 +65,7 @@ class PartReader:
         self._one_call = one_call
         self._called = False
         self._num_reasoning = 0
+        self._num_resumed = 0
 
     def read(self, output: RequestOutput) -> Iterator[Part]:
         """The parts of the next output. An End is the last part.
@@ -75,6 +80,21 @@ class PartReader:
                 return
         if output.finish_reason is not None:
             yield End(self._end_reason(output.finish_reason), self._usage(output))
+
+    def resume(self, texts: Iterable[str]) -> None:
+        """Take the texts of an answer's tokens so far, which another request has given: their parts are not repeated.
+
+        Args:
+            texts: of the outputs, one a token.
+        """
+        for text in texts:
+            self._num_resumed += 1
+            if self._parser is not None:
+                self._called = any([self._called, *(isinstance(each, ToolCall) for each in self._parser.push(text))])
+
+    def suspended(self, output: RequestOutput, continuation: str) -> End:
+        """The end of an answer that goes on: what may become a part waits, and the other request gives it."""
+        return End(EndReason.LENGTH, self._usage(output), continuation)
 
     def cut(self, output: RequestOutput) -> End:
         """The end of an answer whose next part has no room."""
@@ -97,6 +117,5 @@ class PartReader:
         return EndReason.CALLS if self._called else EndReason.STOP
 
     def _usage(self, output: RequestOutput) -> Usage:
-        return Usage(
-            output.num_prompt_tokens, output.num_cached_tokens, output.num_generated_tokens, self._num_reasoning
-        )
+        num_generated = output.num_generated_tokens - self._num_resumed
+        return Usage(output.num_prompt_tokens, output.num_cached_tokens, num_generated, self._num_reasoning)

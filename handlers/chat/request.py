@@ -28,6 +28,7 @@ class ChatRequest:
         InvalidRequestError.
     thinking: whether the model thinks before it answers; None leaves it to the template.
     one_call: the answer ends after its first tool call.
+    continuation: the token of an answer to this request that goes on.
     """
 
     messages: list[dict[str, Any]]
@@ -36,6 +37,7 @@ class ChatRequest:
     guide: Callable[[], Guide | None] | None = None
     thinking: bool | None = None
     one_call: bool = False
+    continuation: str | None = None
 
     def params(self, recommended: SamplingParams) -> SamplingParams:
         """The checkpoint's recommended sampling with the request's values; without the guide.

@@ -157,6 +157,7 @@ class CompletionWriter:
         choices = [Choice(message, _FINISH_REASONS[end.reason])]
         usage = _usage(end.usage)
         completion = ChatCompletion(self.id, self._created, self._model, choices, usage, self._fingerprint)
+        completion.continuation = end.continuation or msgspec.UNSET
         return msgspec.json.encode(completion)
 
     async def events(self, parts: AsyncIterator[Part]) -> AsyncGenerator[bytes, None]:
@@ -174,8 +175,10 @@ class CompletionWriter:
                         call = ToolCallDelta(num_calls, _call_id(), FunctionCall(name, arguments))
                         num_calls += 1
                         yield self._chunk(Delta(tool_calls=[call]))
-                    case End(reason, usage):
-                        yield self._chunk(Delta(), _FINISH_REASONS[reason])
+                    case End(reason, usage, continuation):
+                        last = self._chunk_object([ChunkChoice(Delta(), _FINISH_REASONS[reason])], None)
+                        last.continuation = continuation or msgspec.UNSET
+                        yield sse.event(last)
                         if self._with_usage:
                             yield sse.event(self._chunk_object([], _usage(usage)))
         except ServiceError as error:
@@ -183,8 +186,8 @@ class CompletionWriter:
         else:
             yield DONE
 
-    def _chunk(self, delta: Delta, finish_reason: FinishReasonName | None = None) -> bytes:
-        return sse.event(self._chunk_object([ChunkChoice(delta, finish_reason)], None))
+    def _chunk(self, delta: Delta) -> bytes:
+        return sse.event(self._chunk_object([ChunkChoice(delta)], None))
 
     def _chunk_object(self, choices: list[ChunkChoice], usage: CompletionUsage | None) -> ChatCompletionChunk:
         # With include_usage, OpenAI sends `usage: null` in every chunk except the one with the usage.

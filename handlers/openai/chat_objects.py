@@ -72,6 +72,7 @@ class ChatCompletion(msgspec.Struct):
     choices: list[Choice]
     usage: CompletionUsage
     system_fingerprint: str  # with a seed: equal fingerprints mean equal models
+    continuation: str | msgspec.UnsetType = msgspec.UNSET  # ours: another request goes on with it
     object: Literal["chat.completion"] = "chat.completion"
 
 
@@ -96,4 +97,5 @@ class ChatCompletionChunk(msgspec.Struct):
     choices: list[ChunkChoice]
     system_fingerprint: str
     usage: CompletionUsage | msgspec.UnsetType | None = msgspec.UNSET
+    continuation: str | msgspec.UnsetType = msgspec.UNSET  # in the chunk with the finish_reason
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"

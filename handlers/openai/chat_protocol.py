@@ -198,6 +198,7 @@ class ChatCompletionRequest(Strict):
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=64)] | None = None
     chat_template_kwargs: ChatTemplateKwargs | None = None
     structured_outputs: StructuredOutputs | None = None
+    continuation: Annotated[str, Meta(max_length=1024)] | None = None
 
     # Without effect here: they concern OpenAI's accounts, storage, caches and prices.
     user: str | None = None

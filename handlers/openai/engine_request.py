@@ -36,6 +36,7 @@ def neutral(request: ChatCompletionRequest) -> ChatRequest:
         guide=partial(answer_guide.of_request, request) if answer_guide.may_have_form(request) else None,
         thinking=chat_request.thinking(request),
         one_call=request.parallel_tool_calls is False,
+        continuation=request.continuation,
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from qwonnx.runtime.engine.generation import Generation
 from qwonnx.runtime.engine.request import RequestOutput
-from qwonnx.runtime.errors import InvalidRequestError
+from qwonnx.runtime.errors import GuideError, InvalidRequestError
 from qwonnx.runtime.sampling.entropy import fresh_id
 from qwonnx.runtime.sampling.grammar import GrammarCompiler
 from qwonnx.runtime.sampling.params import SamplingParams
@@ -46,6 +46,7 @@ class Admission:
         boundaries: tuple[int, ...],
         deadline: float | None,
         owner: str,
+        generated: tuple[int, ...] = (),
     ) -> Generation:
         """Check a request and prepare it for the scheduler. For the other arguments, see Engine.submit().
 
@@ -53,15 +54,18 @@ class Admission:
             boundaries: ascending positions within the prompt at which its state is kept.
 
         Raises:
-            InvalidRequestError: an empty prompt, an unknown token id, more tokens than max_model_len, or a guide that
-                cannot be followed.
+            InvalidRequestError: an empty prompt, an unknown token id, more tokens than max_model_len, a guide that
+                cannot be followed, or an answer that has ended before.
             QueueFullError: too many guides are being compiled.
             EngineClosedError: the compiler of guides was closed.
         """
         max_tokens = self.settle_max_tokens(prompt, params)
         guide = params.guide
-        return Generation(
-            Sequence(request_id or fresh_id(), prompt, len(prompt), boundaries=boundaries, owner=owner),
+        if self.unknown_token(generated) is not None or len(generated) >= max_tokens:
+            raise InvalidRequestError("the answer cannot go on after these tokens: start it again", "generated")
+        num_prompt = len(prompt)
+        made = Generation(
+            Sequence(request_id or fresh_id(), [*prompt, *generated], num_prompt, boundaries=boundaries, owner=owner),
             params,
             self.tokenizer,
             self.eos_token_ids,
@@ -71,6 +75,12 @@ class Admission:
             deadline,
             None if guide is None else self.grammars.constraint(guide, ignore_eos=params.ignore_eos, owner=owner),
         )
+        if generated:
+            try:
+                made.resume()
+            except GuideError as error:
+                raise InvalidRequestError(str(error), "generated") from error
+        return made
 
     def settle_max_tokens(self, prompt: abc.Sequence[int], params: SamplingParams) -> int:
         """The token limit of an answer: the requested one, or the remaining room.

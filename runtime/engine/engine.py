@@ -203,6 +203,7 @@ class Engine:
         snapshot_at: abc.Sequence[int] = (),
         deadline: float | None = None,
         owner: str = "",
+        generated: abc.Sequence[int] = (),
     ) -> str:
         """Accept a request, from any thread, and return its id. Does not start a thread; start() does.
 
@@ -220,17 +221,27 @@ class Engine:
             owner: whom the request is for, such as a hash of an API key. Prefixes that it leaves behind are found only
                 by requests of the same owner, so that times do not tell one owner about another. Baked prefixes are
                 everybody's.
+            generated: tokens of the answer that an earlier request with the same prompt and parameters has given. The
+                answer goes on after them: penalties, the seed, stop strings, the guide and max_tokens count them, and
+                outputs do not repeat them.
 
         Raises:
-            InvalidRequestError: an empty prompt, an unknown token id, more tokens than max_model_len, or a guide that
-                cannot be followed.
+            InvalidRequestError: an empty prompt, an unknown token id, more tokens than max_model_len, a guide that
+                cannot be followed, or an answer that has ended before.
             QueueFullError: max_queued_requests wait already, or too many guides are being compiled.
             EngineClosedError: the engine was closed.
         """
         prompt = list(prompt_token_ids)
         boundaries = self._reuse.boundaries(prompt, snapshot_at)
         generation = self._admission.admit(
-            prompt, params, on_output, request_id=request_id, boundaries=boundaries, deadline=deadline, owner=owner
+            prompt,
+            params,
+            on_output,
+            request_id=request_id,
+            boundaries=boundaries,
+            deadline=deadline,
+            owner=owner,
+            generated=tuple(generated),
         )
         self._mailbox.accept(generation)
         return generation.request_id
@@ -249,9 +260,14 @@ class Engine:
         """
         return self._grammars.compile(guide, owner)
 
-    def abort(self, request_id: str) -> None:
-        """End a request with ABORT within one step, from any thread; unknown and finished ids are ignored."""
-        self._mailbox.abort(request_id)
+    def abort(self, request_id: str, *, keep: bool = False) -> None:
+        """End a request with ABORT within one step, from any thread; unknown and finished ids are ignored.
+
+        Args:
+            request_id: of submit().
+            keep: keep its state as a prefix if it fits, of all its tokens but the last, for save_capsule().
+        """
+        self._mailbox.abort(request_id, keep=keep)
 
     def generate(
         self, prompt_token_ids: abc.Sequence[int], params: SamplingParams, *, deadline: float | None = None
@@ -383,6 +399,14 @@ class Engine:
             raise CapsuleError("the capsule has states that are not finite numbers: write it again")
         return self._mailbox.ask(lambda: self._reuse.take_up(capsule, owner))
 
+    def capsule_tokens(self, data: bytes) -> tuple[int, ...]:
+        """The tokens of a capsule, which is checked as load_capsule() does; it is not loaded.
+
+        Raises:
+            CapsuleError: it is damaged, or of another artifact.
+        """
+        return decode(data, self.artifact.id, self.artifact.decoder.states, self.max_model_len - 1).token_ids
+
     def before_snapshot(self) -> None:
         """Before the process is copied: end the child processes that check guides; later ones start anew."""
         self._grammars.rest()
@@ -437,7 +461,7 @@ class Engine:
         sequence.num_computed = self._reuse.begin(generation, row)
         if not generation.has_begun:
             generation.has_begun = True
-            generation.num_cached_tokens = sequence.num_computed
+            generation.num_cached_tokens = min(sequence.num_computed, sequence.num_prompt_tokens)
             self._metrics.count_beginning(generation)
 
     def _serve(self) -> None:
@@ -465,6 +489,8 @@ class Engine:
         for name, generation in self._generations.items():
             if generation.deadline is not None and generation.deadline <= now:
                 ended.setdefault(name, FinishReason.DEADLINE)
+        for name in mail.kept & ended.keys():
+            self._keep_state(self._generations[name])
         doomed = [(self._generations[name], reason) for name, reason in ended.items()]
         return [(generation, self._end(generation, reason)) for generation, reason in doomed]
 
@@ -527,10 +553,14 @@ class Engine:
     def _preempt(self, generation: Generation) -> None:
         """Take a running request's row; it continues later from the prefix cache, or from its tokens."""
         self._metrics.preemptions += 1
+        self._keep_state(generation)
+        self._leave_row(generation, self._scheduler.preempt)
+
+    def _keep_state(self, generation: Generation) -> None:
+        """Keep the state of a running request as a prefix, if it fits."""
         row = self._scheduler.row_of(generation.sequence)
         if row is not None and generation.sequence.num_computed:
             self._reuse.keep(generation, row, generation.sequence.num_computed)
-        self._leave_row(generation, self._scheduler.preempt)
 
     def _read_one_by_one(self, generations: abc.Sequence[Generation]) -> None:
         """After a failed step, read each of its prompts again alone: one of them may be the cause."""

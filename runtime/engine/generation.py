@@ -21,7 +21,7 @@ class Generation:
     """A request's sampling, text and stop conditions; the scheduler knows only its sequence.
 
     Args:
-        sequence: its tokens; push() appends to them.
+        sequence: its tokens; push() appends to them. Those after the prompt were generated before: call resume().
         params: how to sample, when to stop.
         tokenizer: for the text.
         end_token_ids: the model's own end tokens.
@@ -49,7 +49,8 @@ class Generation:
         self.accepted_at = time.monotonic()
         self.first_token_at: float | None = None
         self.has_begun = False
-        self._sampler = Sampler(params, sequence.token_ids, num_sampled_tokens)
+        self.num_resumed = sequence.num_generated
+        self._sampler = Sampler(params, sequence.token_ids[: sequence.num_prompt_tokens], num_sampled_tokens)
         self._constraint = constraint
         self.on_output = on_output
         self._detokenizer = Detokenizer(tokenizer)
@@ -66,6 +67,19 @@ class Generation:
     @property
     def request_id(self) -> str:
         return self.sequence.request_id
+
+    def resume(self) -> None:
+        """Take the generated tokens of the sequence as an answer that was given, without outputs.
+
+        Raises:
+            GuideError: the guide does not allow them, or ends with them.
+        """
+        generated = self.sequence.token_ids[self.sequence.num_prompt_tokens :]
+        self._sampler.resume(generated)
+        if self._constraint is not None:
+            self._constraint.resume(generated)
+        for token_id in generated:
+            self._stop_strings.push(self._detokenizer.push(token_id))
 
     def begin(self) -> None:
         """Start to compute the first mask, while the prompt is read."""

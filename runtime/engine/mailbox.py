@@ -22,11 +22,12 @@ _CLOSED = "the engine is closed: open the artifact again"
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """Messages since the last take(): calls to make, new requests, ids of requests to abort."""
+    """Messages since the last take(): calls to make, new requests, ids of requests to abort, those to keep first."""
 
     calls: list[Callable[[], None]]
     arrived: list[Generation]
     aborted: set[str]
+    kept: set[str]
 
 
 class Mailbox:
@@ -44,6 +45,7 @@ class Mailbox:
         self._unanswered: set[Future[Any]] = set()
         self._arrived: list[Generation] = []
         self._aborted: set[str] = set()
+        self._kept: set[str] = set()
         self._live: dict[str, Generation] = {}  # by request id, accepted and not ended
         self._owner: threading.Thread | None = None
         self.is_closed = False
@@ -96,11 +98,13 @@ class Mailbox:
             self._arrived.append(generation)
             self._condition.notify_all()
 
-    def abort(self, request_id: str) -> None:
-        """Ask the owner to abort a request; ids that are not live are ignored."""
+    def abort(self, request_id: str, *, keep: bool = False) -> None:
+        """Ask the owner to abort a request, and to keep its state first; ids that are not live are ignored."""
         with self._condition:
             if request_id in self._live:
                 self._aborted.add(request_id)
+                if keep:
+                    self._kept.add(request_id)
                 self._condition.notify_all()
 
     def ask(self, function: Callable[[], _Result]) -> _Result:
@@ -130,8 +134,8 @@ class Mailbox:
     def take(self) -> Mail:
         """For the owner: the messages since the last call."""
         with self._condition:
-            mail = Mail(self._calls, self._arrived, self._aborted)
-            self._calls, self._arrived, self._aborted = [], [], set()
+            mail = Mail(self._calls, self._arrived, self._aborted, self._kept)
+            self._calls, self._arrived, self._aborted, self._kept = [], [], set(), set()
         return mail
 
     def forget(self, request_id: str) -> None:
@@ -139,6 +143,7 @@ class Mailbox:
         with self._condition:
             self._live.pop(request_id, None)
             self._aborted.discard(request_id)
+            self._kept.discard(request_id)
 
     def drain(self) -> list[Generation]:
         """For the owner, at the end: fail all unanswered calls, and return all live requests."""

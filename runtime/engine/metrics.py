@@ -107,13 +107,13 @@ class EngineMetrics:
     def count_token(self, generation: Generation) -> None:
         """A request got a token."""
         self.generated_tokens += 1
-        if generation.sequence.num_generated == 1 and generation.first_token_at is not None:
+        if generation.sequence.num_generated == generation.num_resumed + 1 and generation.first_token_at is not None:
             self.first_token_seconds.observe(generation.first_token_at - generation.accepted_at)
 
     def count_end(self, generation: Generation, reason: FinishReason) -> None:
         """A request has ended."""
         self.finished[reason] += 1
-        further = generation.sequence.num_generated - 1
+        further = generation.sequence.num_generated - generation.num_resumed - 1
         if generation.first_token_at is not None and further > 0:
             self.seconds_per_token.observe((time.monotonic() - generation.first_token_at) / further)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -276,32 +276,47 @@ class Constraint:
         Raises:
             GuideError: the grammar became too complex.
         """
+        if self._advance(token_id):
+            self._mask = self._workers.submit(self._compute)
+
+    def resume(self, generated: Sequence[int]) -> None:
+        """Take tokens as accept() would, before begin().
+
+        Raises:
+            GuideError: it does not allow them, or ends with them.
+        """
+        for token_id in generated:
+            if not self.is_complete:
+                self._advance(token_id)
+        if self.is_complete:
+            raise GuideError("the guide has ended")
+
+    def _advance(self, token_id: int) -> bool:
+        """Take a token; whether another mask is needed then. Raises GuideError."""
         if self._thoughts is not None:
-            self._think(token_id)
-            return
+            return self._think(token_id)
         breaks = self._vocabulary.breaks.get(token_id, 0) if self._breaks_left else 0
         self._breaks_left = max(0, self._breaks_left - breaks) if breaks else 0
         if breaks:
-            return  # not part of the answer: the mask stays
+            return False  # not part of the answer: the mask stays
         if not _shielded(lambda: self._matcher.consume_token(token_id)):
             raise GuideError(f"the guide cannot continue ({in_our_words(self._matcher.get_error())})")
         self.is_complete = token_id in self._vocabulary.end_token_ids or self._matcher.is_stopped()
-        if not self.is_complete:
-            self._mask = self._workers.submit(self._compute)
+        return not self.is_complete
 
-    def _think(self, token_id: int) -> None:
-        """Wait for </think>, which may be one token or several."""
+    def _think(self, token_id: int) -> bool:
+        """Wait for </think>, which may be one token or several; whether it has come."""
         assert self._thoughts is not None
         self._thoughts += self._vocabulary.tokenizer.token_bytes(token_id)
         _, ended, rest = self._thoughts.partition(_THINK_END)
         if not ended:
             self._thoughts = self._thoughts[1 - len(_THINK_END) :]
-            return
+            return False
         if rest.strip(b"\n"):
             raise GuideError("the reasoning ended in the middle of a token that also begins the answer")
         self._thoughts = None
         self._breaks_left = max(0, _MAX_BREAKS - len(rest))
-        self.begin()
+        return True
 
     def _compute(self) -> AllowedTokens:
         """Compute a mask, in a worker thread, never while the matcher takes a token. llguidance releases the GIL."""

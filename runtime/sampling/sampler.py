@@ -63,6 +63,13 @@ class Sampler:
         self._biases = np.fromiter(params.logit_bias.values(), dtype=np.float32)
         self._penalties = Penalties(params, prompt_token_ids)
 
+    def resume(self, generated: Sequence[int]) -> None:
+        """Take tokens as if sample() had chosen them, with one draw for each where it draws."""
+        for token in generated:
+            self._penalties.count(token)
+            if self._params.temperature >= _COLDEST:
+                self._random()
+
     def sample(self, logits: FloatArray, allowed: AllowedTokens | None = None) -> int:
         """The next token.
 

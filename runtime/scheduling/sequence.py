@@ -28,7 +28,7 @@ class Sequence:
     last_turn: int = field(default=0, repr=False)
 
     def __post_init__(self) -> None:
-        self.num_known = self.num_prompt_tokens
+        self.num_known = len(self.token_ids)
 
     @property
     def is_prefilling(self) -> bool:

@@ -35,7 +35,7 @@ class FakeEngine(Engine):
         self.give = on_output
         return "request"
 
-    def abort(self, request_id: str) -> None:
+    def abort(self, request_id: str, *, keep: bool = False) -> None:
         self.aborted.append(request_id)
 
 

@@ -48,7 +48,14 @@ def test_outputs_of_another_thread_come_in_their_order_and_an_ended_request_is_n
 
     engine = run(test)
     assert engine.submitted == [
-        {"token_ids": [1, 2], "params": PARAMS, "request_id": "mine", "snapshot_at": (1,), "owner": ""},
+        {
+            "token_ids": [1, 2],
+            "params": PARAMS,
+            "request_id": "mine",
+            "snapshot_at": (1,),
+            "owner": "",
+            "generated": (),
+        },
     ]
     assert engine.aborted == []
 

@@ -217,7 +217,7 @@ class Instance:
 
 
 @contextmanager
-def running(artifact: Path, command: list[str], *, stderr: int | None = None, **environment: str) -> Iterator[Instance]:
+def running(artifact: Path, command: list[str], *, stderr: Any = None, **environment: str) -> Iterator[Instance]:
     """An instance of the function, as Lambda starts one."""
     service = LambdaService()
     with serving_api(service) as address:
