@@ -19,8 +19,9 @@ from starlette.routing import Route
 
 from qwonnx.handlers.api_keys import api_keys
 from qwonnx.handlers.chat.capsule_store import CapsuleStore
-from qwonnx.handlers.engine_start import open_engine
 from qwonnx.handlers.chat.continuations import Continuations
+from qwonnx.handlers.chat.restore import RestoreHooks
+from qwonnx.handlers.engine_start import open_engine
 from qwonnx.handlers.environment import warnings_about
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.http import health, metrics
@@ -31,10 +32,9 @@ from qwonnx.handlers.http.base_path import BasePath
 from qwonnx.handlers.http.body import BodyLimits
 from qwonnx.handlers.http.body_budget import BodyBudget
 from qwonnx.handlers.http.extension import Extension
-from qwonnx.handlers.microvm import MicrovmHooks
+from qwonnx.handlers.http.microvm import MicrovmHooks
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.openai.api import OPENAI
-from qwonnx.handlers.restore import RestoreHooks
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.errors import SettingsError
 from qwonnx.runtime.settings import RuntimeSettings
@@ -82,10 +82,11 @@ def create_app(
         middleware.append(Middleware(RequireApiKey, keys=keys, apis=apis, others=closed, open_paths=open_paths))
     middleware.extend(extension.middleware)
     capsules = _capsule_store(settings)
-    hooks = MicrovmHooks(host, RestoreHooks(host, capsules)).routes if settings.microvm_hooks else []
+    hooks = RestoreHooks(host, capsules)
+    microvm = MicrovmHooks(host, hooks.before_snapshot, hooks.after_restore).routes if settings.microvm_hooks else ()
     added = [*extension.routes, *(route for api in extension.apis for route in api.routes)]
     own = [
-        *hooks,
+        *microvm,
         Route("/health/live", health.live),
         Route("/health/ready", health.ready),
         Route(metrics.PATH, metrics.metrics),

@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse
 from starlette.types import Scope, Send
 
 from qwonnx.handlers.app import APIS, create_app, error_response, host_from_environment
+from qwonnx.handlers.chat.restore import RestoreHooks
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.functions import lambda_events
 from qwonnx.handlers.functions.exchange import GivenRequest, WholeAnswer
@@ -26,7 +27,6 @@ from qwonnx.handlers.http.answer_bytes import AnswerBytes
 from qwonnx.handlers.http.base_path import BasePath
 from qwonnx.handlers.http.deadline import InvocationDeadline
 from qwonnx.handlers.model_host import ModelHost
-from qwonnx.handlers.restore import RestoreHooks
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.sampling import entropy
 

@@ -73,7 +73,7 @@ def test_without_the_hooks_two_copies_would_be_equal(counting_folder: Path) -> N
 def test_a_hook_that_fails_is_reported(counting_folder: Path, tmp_path: Path) -> None:
     """The store's package for its URL went away between the start and the restoring."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import qwonnx.handlers.restore as restore\n"
+        "import qwonnx.handlers.chat.restore as restore\n"
         "def fail(self, material=b''): raise OSError('no network')\n"
         "restore.RestoreHooks.after_restore = fail\n"
     )

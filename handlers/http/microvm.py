@@ -2,7 +2,7 @@
 
     ready                 of an image that is built: 200 once the model answers; a snapshot follows
     validate              of a copy of that image, for a test
-    run, resume           of a copy that begins, or goes on: what must be new is made new (restore.py)
+    run, resume           of a copy that begins, or goes on: what must be new is made new (chat/restore.py)
     suspend               of one that is about to be copied to disk
     terminate             of one that ends; nothing is kept that would have to be written
 
@@ -22,7 +22,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from qwonnx.handlers.model_host import HostStatus, ModelHost
-from qwonnx.handlers.restore import RestoreHooks
 
 PREFIX = "/aws/lambda-microvms/runtime/v1"
 _MAX_BODY_BYTES = 64 << 10  # a hook's payload has 16 KB at most
@@ -33,12 +32,15 @@ class MicrovmHooks:
 
     Args:
         host: of the engine.
-        hooks: what they do.
+        before_snapshot, after_restore: what they do; the latter gets the hook's body. Both block.
     """
 
-    def __init__(self, host: ModelHost, hooks: RestoreHooks) -> None:
+    def __init__(
+        self, host: ModelHost, before_snapshot: Callable[[], None], after_restore: Callable[[bytes], None]
+    ) -> None:
         self._host = host
-        self._hooks = hooks
+        self._before_snapshot = before_snapshot
+        self._after_restore = after_restore
         self._one_at_a_time = asyncio.Lock()
 
     @property
@@ -56,7 +58,7 @@ class MicrovmHooks:
     async def _ready(self, request: Request) -> Response:
         if self._host.status is not HostStatus.READY:
             return JSONResponse({"status": self._host.status.value}, 503)
-        return await self._done(self._hooks.before_snapshot)
+        return await self._done(self._before_snapshot)
 
     async def _validate(self, request: Request) -> Response:
         return JSONResponse({"status": self._host.status.value})
@@ -67,10 +69,10 @@ class MicrovmHooks:
             body += piece
             if len(body) > _MAX_BODY_BYTES:
                 return JSONResponse({"status": "the hook's body is too large"}, 413, {"connection": "close"})
-        return await self._done(lambda: self._hooks.after_restore(bytes(body)))
+        return await self._done(lambda: self._after_restore(bytes(body)))
 
     async def _suspend(self, request: Request) -> Response:
-        return await self._done(self._hooks.before_snapshot)
+        return await self._done(self._before_snapshot)
 
     async def _done(self, work: Callable[[], None]) -> Response:
         async with self._one_at_a_time:

@@ -9,7 +9,7 @@ import pytest
 from starlette.applications import Starlette
 
 from qwonnx.handlers.app import create_app
-from qwonnx.handlers.microvm import PREFIX
+from qwonnx.handlers.http.microvm import PREFIX
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.engine.engine import Engine

@@ -17,7 +17,6 @@ import gc
 import logging
 import os
 import random
-import ssl
 
 from qwonnx.handlers.chat.capsule_store import CapsuleStore
 from qwonnx.handlers.model_host import ModelHost
@@ -56,6 +55,8 @@ class RestoreHooks:
         Args:
             material: what only this copy was told, such as its id.
         """
+        import ssl  # takes 5 ms, which a server without snapshots need not spend
+
         entropy.stir(material)
         random.seed(entropy.fresh_bytes(_SEED_BYTES))
         ssl.RAND_add(os.urandom(_SEED_BYTES) + entropy.fresh_bytes(_SEED_BYTES), _SEED_BYTES)
