@@ -128,10 +128,13 @@ def _continuations(settings: ServerSettings, store: CapsuleStore | None) -> Cont
     return Continuations(store, settings.continuation_secret, settings.continuation_seconds)
 
 
-def host_from_environment(settings: ServerSettings, on_failure: Callable[[Exception], None] | None = None) -> ModelHost:
+def host_from_environment(
+    settings: ServerSettings, *, on_failure: Callable[[Exception], None] | None = None
+) -> ModelHost:
     """A host of the artifact in QWONNX_ARTIFACT, with RuntimeSettings.from_environment().
 
     Args:
+        settings: of the application.
         on_failure: see ModelHost.
 
     Raises:

@@ -82,7 +82,8 @@ class LambdaInstance:
             SettingsError: a variable is missing or malformed.
         """
         settings = ServerSettings.from_environment()
-        return cls(host_from_environment(settings), settings)
+        # Whoever waits for the host gets its error, and reports it.
+        return cls(host_from_environment(settings, on_failure=lambda error: None), settings)
 
     def initialize(self) -> None:
         """Load the engine: until it is ready, or as long as an initialisation may last.
