@@ -102,7 +102,7 @@ _platform = find(PlatformName.CLOUD_RUN, os.environ)
 assert _platform is not None
 _settings = _platform.settings(os.environ)
 check_key(_platform, _settings, ALL_ADDRESSES)
-_host = host_from_environment(_settings, end_framework)
+_host = host_from_environment(_settings, on_failure=end_framework)
 _app = create_app(_host, _settings, Extension(middleware=refuse_events("an HTTP trigger")))
 _end = GracefulEnd(_host, _settings.shutdown_seconds)
 os.register_at_fork(after_in_child=_host.start)
