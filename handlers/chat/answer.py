@@ -19,7 +19,7 @@ from types import TracebackType
 
 from qwonnx.handlers import errors
 from qwonnx.handlers.chat.capsule_store import CapsuleStore
-from qwonnx.handlers.chat.continuations import Asker, Continuations, request_digest, unsupported
+from qwonnx.handlers.chat.continuations import Asker, Continuations, Resumed, request_digest, unsupported
 from qwonnx.handlers.chat.outputs import OutputStream
 from qwonnx.handlers.chat.parts import End, Part, PartReader
 from qwonnx.handlers.chat.prompting import prompt_of
@@ -78,14 +78,9 @@ async def begin(
         digest = b"" if continuing is None else request_digest(prompt.token_ids, params, one_call=request.one_call)
         resumed = None
         if continuing is not None and request.continuation is not None:
-            resumed = await asyncio.to_thread(
-                continuing.continuations.take,
-                engine,
-                request.continuation,
-                prompt.token_ids,
-                digest,
-                Asker(continuing.key_name, owner),
-            )
+            asker = Asker(continuing.key_name, owner)
+            take = partial(continuing.continuations.take, engine, request.continuation, prompt.token_ids, digest, asker)
+            resumed = await continuing.taken(take)
         saving = None
         if capsules is not None:
             if resumed is None:
@@ -137,6 +132,19 @@ class Continuing:
             return None
         remaining = max(0.0, deadline - asyncio.get_running_loop().time())
         return deadline - min(_STORING_SECONDS, remaining / 4)
+
+    async def taken(self, take: Callable[[], Resumed]) -> Resumed:
+        """What Continuations.take() gives. If this is cancelled, it is given back."""
+        taking = asyncio.ensure_future(asyncio.to_thread(take))
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            taking.add_done_callback(self._give_back)
+            raise
+
+    def _give_back(self, taking: asyncio.Future[Resumed]) -> None:
+        if not taking.cancelled() and taking.exception() is None:
+            taking.get_loop().run_in_executor(None, self.continuations.give_back, taking.result())
 
 
 async def _offer(

@@ -238,7 +238,7 @@ class StreamedAnswer:
         await self._finish(h11.EndOfMessage(headers=[(_ERROR_TYPE, kind), (_ERROR_BODY, body)]))
 
     async def _finish(self, end: h11.EndOfMessage) -> None:
-        if self._is_broken:
+        if self._is_broken or self._ended:
             return
         self._ended = True
         try:

@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from qwonnx.handlers.functions.exchange import GivenRequest
+from qwonnx.handlers.functions.lambda_events import read_event
 from qwonnx.handlers.functions.lambda_instance import LambdaInstance
 from qwonnx.handlers.functions.lambda_runtime import LambdaRuntime
 from qwonnx.handlers.functions.runtime_api import RuntimeApi
@@ -180,11 +182,11 @@ def test_a_warm_up_event_is_answered(function: Function) -> None:
 
 
 def test_eight_events_share_steps_and_have_the_tokens_of_single_ones(counting_folder: Path) -> None:
-    requests = [asked(messages=chat("x" * length), max_tokens=30, stream=True) for length in range(1, 9)]
+    requests = [asked(messages=chat("x" * length), max_tokens=60, stream=True) for length in range(1, 9)]
     with in_process(counting_folder, num_pollers=8) as function:
         alone = [text_of(function.stream(request)) for request in requests]
         before = function.engine.metrics().decoding_rows
-        with paced(function.engine, 0.005):
+        with paced(function.engine, 0.015):
             begun = [
                 function.service.begin(event("POST", "/v1/chat/completions", request, url=True)) for request in requests
             ]
@@ -192,8 +194,8 @@ def test_eight_events_share_steps_and_have_the_tokens_of_single_ones(counting_fo
         after = function.engine.metrics().decoding_rows
     assert together == alone
     rows, steps = after.total - before.total, after.num_observations - before.num_observations
-    assert rows == 8 * 29  # the first token comes with the prompt
-    assert rows / steps > 4
+    assert rows == 8 * 59  # the first token comes with the prompt
+    assert rows / steps > 3  # one by one, it would be 1
 
 
 def test_a_client_that_leaves_ends_its_generation(function: Function) -> None:
@@ -256,6 +258,50 @@ def test_an_answer_that_would_pass_the_platforms_limit_ends_with_length(
         else:
             assert json_of(document)["choices"][0]["finish_reason"] == "length"
     until(lambda: function.engine.num_live_requests == 0)
+
+
+def test_an_answer_goes_on_in_the_next_invocation(counting_folder: Path, tmp_path: Path) -> None:
+    settings = ServerSettings(capsules=str(tmp_path), continuation_secret="of all instances", shutdown_seconds=0.1)
+    request = asked(max_tokens=100, temperature=0)
+    with in_process(counting_folder, settings=settings) as function:
+        whole = json.loads(function.stream(request).body)["choices"][0]["message"]["content"]
+        with paced(function.engine):
+            first = json.loads(function.stream(request, seconds=1.6).body)
+        second = json.loads(function.stream({**request, "continuation": first["continuation"]}).body)
+    texts = [each["choices"][0]["message"]["content"] for each in (first, second)]
+    assert all(texts)
+    assert "".join(texts) == whole
+
+
+def test_a_model_that_takes_longer_than_the_initialisation_is_waited_for(
+    counting_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qwonnx.handlers.functions import lambda_instance
+
+    monkeypatch.setattr(lambda_instance, "_INITIALIZATION_SECONDS", 0.05)
+    monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")
+    may_load = threading.Event()
+
+    def load() -> Engine:
+        may_load.wait(20)
+        return Engine.open(counting_folder, RUNTIME)
+
+    host = ModelHost(load)
+    instance = LambdaInstance(host, ServerSettings())
+    instance.initialize()
+    assert not host.has_loaded
+
+    async def models(seconds: float) -> Any:
+        invocation = lambda_instance.Invocation("one", lambda: seconds)
+        await instance.ready(invocation)
+        read = read_event(event("GET", "/v1/models"))
+        return await instance.whole(read, invocation, GivenRequest(b""))
+
+    early = asyncio.run(models(0.55))
+    assert json_of(early, 503)["error"]["code"] == "model_not_ready"
+    threading.Timer(0.1, may_load.set).start()
+    assert json_of(asyncio.run(models(20)))["data"][0]["id"] == MODEL
+    host.close()
 
 
 def test_sigterm_ends_the_process_after_its_answers(counting_folder: Path) -> None:
