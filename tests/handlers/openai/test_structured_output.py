@@ -14,7 +14,8 @@ import pytest
 from pydantic import BaseModel, Field
 
 from tests.handlers.cli.commands import error_line, qwonnx
-from tests.handlers.functions.test_aws_lambda import event, json_of, running
+from tests.handlers.functions.lambda_service import event, json_of, running
+from tests.handlers.functions.test_aws_lambda import HANDLER
 from tests.handlers.serving import MODEL, Served, chat, serving, until
 from tests.runtime import counting_model
 
@@ -219,7 +220,8 @@ def test_a_form_whose_client_leaves_is_compiled_no_further(served: Served, strea
 
 def test_a_function_answers_so_too(counting_folder: Path) -> None:
     body = {**RANDOM, "seed": 1, "response_format": SCHEMA}
-    with running(counting_folder) as service:
+    with running(counting_folder, HANDLER) as instance:
+        service = instance.service
         answer = json_of(service.invoke(event("POST", "/v1/chat/completions", body)))
         Verdict.model_validate_json(answer["choices"][0]["message"]["content"])
         body["response_format"] = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "text"}}}
