@@ -42,6 +42,9 @@ class DummyWriter:
     def __init__(self) -> None:
         self.id = uuid.uuid4().hex
 
+    def piece(self, part: Part, *, stream: bool) -> bytes:
+        return part.text.encode() if isinstance(part, ContentDelta) else b""
+
     async def whole(self, parts: AsyncIterator[Part]) -> bytes:
         said, ended = "", ""
         async for part in parts:
