@@ -39,6 +39,15 @@ def test_what_was_written_is_read_and_set_aside(files: CapsuleFiles) -> None:
     assert files.read(NAME, 10) is None
 
 
+def test_a_file_is_removed_once(files: CapsuleFiles) -> None:
+    assert not files.remove(NAME)
+    files.write(NAME, b"content")
+    files.close()  # lets go of connections only
+    assert files.remove(NAME)
+    assert not files.exists(NAME)
+    assert not files.remove(NAME)
+
+
 def test_a_folder_and_its_files_are_private_whatever_the_umask(tmp_path: Path) -> None:
     folder = tmp_path / "parent" / "capsules"
     before = os.umask(0)

@@ -241,6 +241,11 @@ class TestHostileGuides:
         first.wait()
         guarded.compile(Guide.regex("c")).result()
         assert guarded._checker._idle != [first]
+        (second,) = guarded._checker._idle
+        guarded.rest()  # before a snapshot
+        assert second.poll() is not None
+        assert guarded._checker._idle == []
+        guarded.compile(Guide.regex("d")).result()
 
     def test_a_check_measures_what_a_guide_holds(self, guarded: GrammarCompiler) -> None:
         guarded.compile(Guide.regex("a{3}")).result()
