@@ -59,7 +59,8 @@ def create_app(
         extension: what a platform adds.
 
     Raises:
-        SettingsError: the settings' place for capsules or file of keys cannot be used.
+        SettingsError: the settings' place for capsules or file of keys cannot be used, or a secret for continuations
+            has no such place.
     """
     settings = settings or ServerSettings()
     extension = extension or Extension()
@@ -123,8 +124,10 @@ def _capsule_store(settings: ServerSettings) -> CapsuleStore | None:
 
 
 def _continuations(settings: ServerSettings, store: CapsuleStore | None) -> Continuations | None:
-    if settings.continuation_secret is None or store is None:
+    if settings.continuation_secret is None:
         return None
+    if store is None:
+        raise SettingsError("continuation_secret needs capsules: name a place for them, or leave it out")
     return Continuations(store, settings.continuation_secret, settings.continuation_seconds)
 
 

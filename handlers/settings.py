@@ -125,8 +125,6 @@ class ServerSettings:
             raise SettingsError(f"max_answer_seconds is {self.max_answer_seconds}: give a positive number")
         if self.continuation_secret is not None and len(self.continuation_secret) < _MIN_SECRET:
             raise SettingsError(f"continuation_secret is too short: give at least {_MIN_SECRET} characters")
-        if self.continuation_secret is not None and self.capsules is None:
-            raise SettingsError("continuation_secret needs capsules: name a place for them, or leave it out")
         if not 1 <= self.continuation_seconds <= 7 * 86_400:
             raise SettingsError(f"continuation_seconds is {self.continuation_seconds}: give 1 to {7 * 86_400}")
         if self.capsule_compression not in list(CapsuleCompression):

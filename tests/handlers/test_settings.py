@@ -51,6 +51,9 @@ def test_the_environment_is_read_and_empty_variables_keep_the_defaults() -> None
         ("QWONNX_HOLD_WHILE_LOADING", "1025"),
         ("QWONNX_PLATFORM", "gcp"),
         ("QWONNX_NO_KEY", "maybe"),
+        ("QWONNX_MICROVM_HOOKS", "perhaps"),
+        ("QWONNX_CONTINUATION_SECRET", "two words"),
+        ("QWONNX_CONTINUATION_SECONDS", "0"),
     ],
 )
 def test_a_malformed_variable_is_named(variable: str, value: str) -> None:
@@ -61,7 +64,7 @@ def test_a_malformed_variable_is_named(variable: str, value: str) -> None:
 
 
 def test_the_key_is_not_in_the_settings_text() -> None:
-    assert "k3y" not in repr(ServerSettings(api_key="k3y"))
+    assert "k3y" not in repr(ServerSettings(api_key="k3y", continuation_secret="k3y of all instances"))
 
 
 def test_an_application_from_the_environment_needs_an_artifact(monkeypatch: pytest.MonkeyPatch) -> None:

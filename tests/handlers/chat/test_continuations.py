@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from qwonnx.handlers.chat.outputs import OutputStream
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import RequestOutput
+from qwonnx.runtime.errors import QueueFullError, SettingsError
 from tests.handlers.fakes import ask
 from tests.handlers.serving import MODEL, RUNTIME, chat
 from tests.runtime import counting_model
@@ -309,14 +309,17 @@ def test_a_refused_request_does_not_use_the_token(counting_folder: Path, tmp_pat
         submit = engine.submit
 
         def full(*given: Any, **options: Any) -> str:
-            from qwonnx.runtime.errors import QueueFullError
-
             raise QueueFullError("full")
 
         engine.submit = full  # type: ignore[method-assign]
         assert made.post(0, max_tokens=400, continuation=token).status_code == 429
         engine.submit = submit  # type: ignore[method-assign]
         assert made.post(0, max_tokens=400, continuation=token).status_code == 200
+
+
+def test_a_secret_without_a_store_is_refused(counting_folder: Path) -> None:
+    with Engine.open(counting_folder, RUNTIME) as engine, pytest.raises(SettingsError, match="needs capsules"):
+        create_app(engine, ServerSettings(continuation_secret=SECRET))
 
 
 def test_without_a_secret_or_room_there_is_no_continuation(
@@ -358,4 +361,3 @@ def test_what_a_store_does_not_take_is_not_offered_and_what_it_does_not_give_is_
         assert "continuation" not in cut
         failed = made.post(0, max_tokens=400, continuation=token)
         assert (failed.status_code, failed.json()["error"]["code"]) == (503, "continuation_unavailable")
-        assert asyncio.run(asyncio.sleep(0)) is None
