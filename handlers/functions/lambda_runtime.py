@@ -23,7 +23,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -252,7 +253,7 @@ async def _initialized(api: RuntimeApi) -> LambdaRuntime:
     try:
         num_pollers, streams = _num_pollers(os.environ), _streams(os.environ)
         instance = LambdaInstance.from_environment()
-        await asyncio.to_thread(instance.initialize)
+        await _beside(instance.initialize)
     except _ON_PURPOSE as error:
         await api.report_init_error(f"Runtime.{type(error).__name__}", str(error))
         raise
@@ -273,6 +274,32 @@ async def _through_snapshot(api: RuntimeApi, instance: LambdaInstance) -> None:
     except Exception as error:
         await api.report_restore_error("Runtime.AfterRestoreError", f"{type(error).__name__}: {error}")
         raise
+
+
+async def _beside(work: Callable[[], None]) -> None:
+    """Work in a thread that does not keep the process alive: loading takes minutes perhaps, and SIGTERM ends it."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def settle(error: Exception | None) -> None:
+        if done.cancelled():
+            return
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+
+    def run() -> None:
+        error: Exception | None = None
+        try:
+            work()
+        except Exception as raised:  # noqa: BLE001 - the caller gets it
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(settle, error)
+
+    threading.Thread(target=run, name="qwonnx-initialize", daemon=True).start()
+    await done
 
 
 async def _run() -> None:

@@ -78,8 +78,11 @@ class RuntimeApi:
         """
         reply = await self._call("GET", "/invocation/next")
         millis = reply.headers.get("lambda-runtime-deadline-ms", "")
+        name = reply.headers.get("lambda-runtime-aws-request-id", "")
+        if not name:
+            raise RuntimeApiError(f"Lambda's Runtime API at {self._address} gave an event without a request id")
         return NextEvent(
-            id=reply.headers.get("lambda-runtime-aws-request-id", ""),
+            id=name,
             body=reply.body,
             deadline=int(millis) / 1000 if millis.isdecimal() else None,
             function_arn=reply.headers.get("lambda-runtime-invoked-function-arn", ""),

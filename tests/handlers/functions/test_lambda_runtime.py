@@ -326,6 +326,19 @@ def test_an_answer_that_does_not_end_in_time_after_sigterm_is_well_formed(counti
         assert instance.process.wait(10) == 0
 
 
+def test_sigterm_ends_a_process_that_still_loads(counting_folder: Path, tmp_path: Path) -> None:
+    loading = tmp_path / "loading"
+    (tmp_path / "sitecustomize.py").write_text(
+        "import pathlib, time\n"
+        "from qwonnx.handlers import app\n"
+        f"app.open_engine = lambda *given: (pathlib.Path({str(loading)!r}).touch(), time.sleep(60))\n"
+    )
+    with running(counting_folder, OURS, PYTHONPATH=str(tmp_path)) as instance:
+        until(loading.exists)
+        instance.process.send_signal(signal.SIGTERM)
+        assert instance.process.wait(10) == 0
+
+
 @pytest.mark.parametrize(
     ("environment", "kind", "told"),
     [
