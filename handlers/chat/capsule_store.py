@@ -32,6 +32,7 @@ _LOOKS = 4
 # A request waits so long for the store. Larger states than a network carries in this time are faster to compute.
 _DEADLINE_SECONDS = 10.0
 _WRITING_SECONDS = 60.0  # nobody waits for it but a function's invocation
+_PATIENCE_SECONDS = 2.0  # after so long, it counts as one that does not answer
 _PAUSE_SECONDS = 30.0  # without the store, after it did not answer in time
 _DIGEST_BYTES = 32  # at the end of a capsule
 _MOST_WAITING = 8  # threads that wait for the store
@@ -180,6 +181,11 @@ class CapsuleStore:
         except EngineClosedError:
             raise
         except TimeoutError:
+            if seconds < min(
+                _PATIENCE_SECONDS, _DEADLINE_SECONDS
+            ):  # the caller had little time, which says nothing about the store
+                logger.warning("a capsule was not %s in %.1f s, which were left", done, seconds)
+                return _Outcome(is_done=False)
             self._rests_until = time.monotonic() + _PAUSE_SECONDS
             message = "a capsule was not %s in %g s: the store is left alone for %g s"
             logger.warning(message, done, seconds, _PAUSE_SECONDS)

@@ -8,5 +8,6 @@ A platform uses create_app, host_from_environment and error_response of app, and
 modules need not know it. This folder does not know APIs or the engine.
 
 AWS Lambda, in reading order: lambda_events.py (events and answers), exchange.py (one request without a connection),
-lambda_instance.py (the application), aws_lambda.py (with Amazon's client); runtime_api.py and lambda_runtime.py (our own).
+lambda_instance.py (the application), aws_lambda.py (with Amazon's client), runtime_api.py and lambda_runtime.py (with
+ours).
 """

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import queue
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +23,10 @@ from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.artifact.folder import Artifact
 from qwonnx.runtime.baking import bake
 from qwonnx.runtime.cache.capsule import decode, encode
+from qwonnx.runtime.engine.engine import Engine
+from qwonnx.runtime.engine.request import RequestOutput
 from qwonnx.runtime.errors import SettingsError
+from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.text.chat_prompt import SystemPrompt
 from tests.handlers.serving import MODEL, RUNTIME, Served, chat, serving, until
 
@@ -272,3 +277,26 @@ def test_compression_without_its_package_is_refused_at_once(url: str, monkeypatc
 def test_a_place_that_cannot_be_is_refused_at_once(url: str) -> None:
     with pytest.raises(SettingsError, match="capsules cannot be kept there"):
         CapsuleStore(url)
+
+
+def test_little_time_for_a_continuation_says_nothing_about_the_store(
+    counting_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = CapsuleStore(str(tmp_path))
+    write = store._files.write
+
+    def slow_write(name: str, data: bytes) -> None:
+        time.sleep(0.2)
+        write(name, data)
+
+    monkeypatch.setattr(store._files, "write", slow_write)
+    with Engine.open(counting_folder, RUNTIME) as engine:
+        prompt = engine.tokenizer.encode("a prompt and more")
+        outputs: queue.SimpleQueue[RequestOutput] = queue.SimpleQueue()
+        engine.start()
+        engine.submit(prompt, SamplingParams(max_tokens=1), outputs.put, snapshot_at=[5])
+        outputs.get(timeout=10)
+        assert store.put(engine, "one", prompt[:5], "", seconds=0.05) is None
+        assert store.put(engine, "two", prompt[:5], "", seconds=5.0) is not None
+    assert store.take("two", 1 << 20) is not None
+    assert store.take("two", 1 << 20) is None
