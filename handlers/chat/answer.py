@@ -112,7 +112,10 @@ async def begin(
     offering = None
     if continuing is not None and deadline is not None:
         offering = partial(_offer, continuing, engine, prompt.token_ids, digest, owner, deadline)
-    return Answer(outputs, reader, saving, guide, fits, offering, generated)
+    give_back = None
+    if continuing is not None and resumed is not None:
+        give_back = partial(continuing.continuations.give_back, resumed)
+    return Answer(outputs, reader, saving, guide, fits, offering, generated, give_back)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +201,7 @@ class Answer:
         fits: see begin().
         offering: makes a token for the rest of the answer from its tokens so far.
         generated: tokens of the answer that another request has given.
+        give_back: makes the token of this continuation valid again, if the answer does not begin. Blocks.
     """
 
     def __init__(
@@ -209,6 +213,7 @@ class Answer:
         fits: Callable[[Part], bool] | None = None,
         offering: Callable[[Sequence[int]], Awaitable[str | None]] | None = None,
         generated: Sequence[int] = (),
+        give_back: Callable[[], None] | None = None,
     ) -> None:
         self._outputs = outputs
         self._reader = reader
@@ -217,6 +222,7 @@ class Answer:
         self._fits = fits
         self._offering = offering
         self._generated = list(generated)
+        self._give_back = give_back
         self._parts = self._read()
 
     @property
@@ -240,12 +246,23 @@ class Answer:
         Raises:
             ServiceError: 504, the deadline passed before it.
         """
-        await self._outputs.begun()
+        try:
+            await self._outputs.begun()
+        except BaseException:
+            await self._return()
+            raise
+
+    async def _return(self) -> None:
+        """Without an output, a continuation was not used."""
+        give_back, self._give_back = self._give_back, None
+        if give_back is not None:
+            await asyncio.shield(asyncio.to_thread(give_back))
 
     async def _read(self) -> AsyncGenerator[Part, None]:
         async with aclosing(aiter(self._outputs)) as outputs:
             async for output in outputs:
                 self._check_alive(output)
+                self._give_back = None
                 if output.finish_reason is FinishReason.DEADLINE and self._offering is not None:
                     token = await self._offering(self._generated)
                     if token is not None:
@@ -279,3 +296,4 @@ class Answer:
     ) -> None:
         self._outputs.abort()
         await self._parts.aclose()
+        await self._return()

@@ -23,7 +23,7 @@ from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import RequestOutput
 from qwonnx.runtime.errors import QueueFullError, SettingsError
 from tests.handlers.fakes import ask
-from tests.handlers.serving import MODEL, RUNTIME, chat
+from tests.handlers.serving import MODEL, RUNTIME, chat, paced
 from tests.runtime import counting_model
 
 pytestmark = pytest.mark.fast
@@ -300,7 +300,9 @@ def test_a_damaged_state_is_refused(counting_folder: Path, tmp_path: Path, cutti
             assert (refused.status_code, refused.json()["error"]["code"]) == (400, "continuation_damaged")
 
 
-def test_a_refused_request_does_not_use_the_token(counting_folder: Path, tmp_path: Path, cutting: list[int]) -> None:
+def test_a_request_that_is_refused_or_late_does_not_use_the_token(
+    counting_folder: Path, tmp_path: Path, cutting: list[int]
+) -> None:
     with instances(counting_folder, tmp_path, 1) as made:
         cutting.append(5)
         token = made.post(0, max_tokens=400).json()["continuation"]
@@ -314,6 +316,12 @@ def test_a_refused_request_does_not_use_the_token(counting_folder: Path, tmp_pat
         engine.submit = full  # type: ignore[method-assign]
         assert made.post(0, max_tokens=400, continuation=token).status_code == 429
         engine.submit = submit  # type: ignore[method-assign]
+        cutting.append(0)
+        for stream in (False, True):  # the deadline passes before the first output
+            with paced(engine, 0.05):
+                late = made.post(0, max_tokens=400, continuation=token, stream=stream)
+            assert "deadline_exceeded" in late.text
+        cutting.clear()
         assert made.post(0, max_tokens=400, continuation=token).status_code == 200
 
 
