@@ -33,9 +33,9 @@ from qwonnx.runtime.sampling import entropy
 # Sources of events that keep an instance warm: EventBridge's schedules, old and new, and a plugin of serverless.com.
 _WARMERS = ("aws.events", "aws.scheduler", "serverless-plugin-warmup")
 INITIALIZATION = "AWS_LAMBDA_INITIALIZATION_TYPE"
-# An initialisation of 10 seconds is repeated with the first invocation. A model that takes longer loads on while the
-# first invocation waits. Other kinds of initialisation have minutes.
-_INITIALIZATION_SECONDS = 9.0
+# An initialisation of 10 seconds, with Python's imports, is repeated with the first invocation. A model that takes
+# longer loads on while the first invocation waits. Other kinds of initialisation have minutes.
+_INITIALIZATION_SECONDS = 8.0
 _MARGIN_SECONDS = 0.5  # before the end of an invocation that waits for the model
 _INVOCATION, _EVENT = "qwonnx.lambda.invocation", "qwonnx.lambda.event"
 
