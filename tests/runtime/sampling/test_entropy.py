@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 
 import pytest
 
@@ -38,3 +40,23 @@ def test_two_copies_differ_by_what_stirs_them(monkeypatch: pytest.MonkeyPatch) -
 
     assert id_of_a_copy(b"one") == id_of_a_copy(b"one")
     assert id_of_a_copy(b"one") != id_of_a_copy(b"two")
+
+
+def test_nothing_else_makes_ids_or_seeds() -> None:
+    """A copy of a process stirs one source; another source would give two copies the same ids."""
+    root = Path(__file__).resolve().parents[3]
+    own = re.compile(r"^\s*(?:import|from) (?:uuid|random|secrets)\b|default_rng\(\)", re.MULTILINE)
+    found = {
+        path.relative_to(root).as_posix()
+        for folder in ("handlers", "runtime")
+        for path in (root / folder).rglob("*.py")
+        if own.search(path.read_text(encoding="utf-8"))
+    }
+    assert found == {
+        "handlers/chat/restore.py",  # seeds `random` anew
+        "runtime/sampling/grammar_check.py",  # a child process, with a fixed seed
+        # Names of files that are written beside others, in a folder that nobody else writes:
+        "runtime/cache/baked_prefixes.py",
+        "runtime/model/compiling.py",
+        "runtime/model/expert_uses.py",
+    }
