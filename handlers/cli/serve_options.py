@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.word_parser import WordParser, port_of
 from qwonnx.handlers.functions.artifact_folder import artifact_folder
 from qwonnx.handlers.settings import CapsuleCompression, PlatformName, ServerSettings
