@@ -1,24 +1,33 @@
 """The text files of an artifact: made from a checkpoint's, and checked with the runtime's own readers.
 
 A tokenizer, a chat template or a generation_config.json that the runtime would not open is refused before anything is
-traced. tokenizer_files.py and chat_templates.py say from which files they are.
+traced. tokenizer_files.py and chat_templates.py say from which files they are. vocabulary.bin is made of the tokenizer,
+so that the runtime need not load it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qwonnx.export.checkpoint.chat_templates import chat_template_source
 from qwonnx.export.checkpoint.tokenizer_files import read_text_file, tokenizer_source, unusable
-from qwonnx.runtime.artifact.file_names import CHAT_TEMPLATE_FILE, GENERATION_CONFIG_FILE, TOKENIZER_FILE
+from qwonnx.runtime.artifact.file_names import (
+    CHAT_TEMPLATE_FILE,
+    GENERATION_CONFIG_FILE,
+    TOKENIZER_FILE,
+    VOCABULARY_FILE,
+)
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, parse_object, quoted
 from qwonnx.runtime.errors import InvalidRequestError, TemplateError, TokenizerError
 from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.text.chat_template import ChatTemplate
 from qwonnx.runtime.text.end_tokens import end_token_ids
+from qwonnx.runtime.text.library_vocabulary import LibraryVocabulary
+from qwonnx.runtime.text.pieces import UnknownKindError
 from qwonnx.runtime.text.tokenizer import Tokenizer
+from qwonnx.runtime.text.tokenizer_frame import TokenizerFrame
 
 _MAX_GENERATION_BYTES = 1 << 20
 
@@ -42,7 +51,7 @@ class CheckedTextFiles:
 
 
 def read_text_files(checkpoint: Path) -> TextFiles:
-    """The text files that an export of a checkpoint's folder writes, as they are or as they are made.
+    """The text files that an export of a checkpoint's folder writes, as they are or as they are made, unchecked.
 
     Raises:
         CheckpointError: there is no tokenizer, or a file cannot be used.
@@ -69,7 +78,12 @@ def check_text_files(checkpoint: Path, vocab_size: int) -> CheckedTextFiles:
         CheckpointError: the tokenizer is missing, or one of the files cannot be used.
     """
     files = read_text_files(checkpoint)
-    tokenizer = _opened(checkpoint, files.contents[TOKENIZER_FILE])
+    content = files.contents[TOKENIZER_FILE]
+    try:
+        library = LibraryVocabulary(TokenizerFrame.read(content))
+        tokenizer = Tokenizer(content, lambda _: library)
+    except TokenizerError as error:
+        raise unusable(checkpoint / TOKENIZER_FILE, error.reason) from error
     if tokenizer.largest_id >= vocab_size:
         raise unusable(
             checkpoint / TOKENIZER_FILE,
@@ -89,7 +103,17 @@ def check_text_files(checkpoint: Path, vocab_size: int) -> CheckedTextFiles:
         raise unusable(path, quoted(str(error))) from error
     except StrictJsonError as error:
         raise unusable(path, str(error)) from error
-    return CheckedTextFiles(files, tokenizer, chat_template, eos_token_ids)
+    return CheckedTextFiles(_with_vocabulary(files, library), tokenizer, chat_template, eos_token_ids)
+
+
+def vocabulary_bytes(files: TextFiles) -> int | None:
+    """The size of the vocabulary.bin that an export writes beside these files; None if it writes none."""
+    from qwonnx.export.checkpoint.vocabulary_writer import vocabulary_tables  # numpy, which most plans do not need
+
+    try:
+        return vocabulary_tables(files.contents[TOKENIZER_FILE]).num_bytes
+    except (UnknownKindError, TokenizerError):
+        return None
 
 
 def load_tokenizer(checkpoint: Path) -> Tokenizer:
@@ -99,6 +123,18 @@ def load_tokenizer(checkpoint: Path) -> Tokenizer:
         CheckpointError: it is missing, or cannot be used.
     """
     return _opened(checkpoint, tokenizer_source(checkpoint).content)
+
+
+def _with_vocabulary(files: TextFiles, library: LibraryVocabulary) -> TextFiles:
+    """The files and the vocabulary.bin of their tokenizer, or a note why there is none."""
+    from qwonnx.export.checkpoint.vocabulary_writer import vocabulary_tables
+
+    try:
+        made = vocabulary_tables(files.contents[TOKENIZER_FILE]).packed(library.merged)
+    except UnknownKindError as error:
+        note = f"tokenizer: {error}, so there is no {VOCABULARY_FILE} and every start loads {TOKENIZER_FILE}"
+        return replace(files, notes=(*files.notes, note))
+    return replace(files, contents={**files.contents, VOCABULARY_FILE: made})
 
 
 def _opened(checkpoint: Path, content: bytes) -> Tokenizer:

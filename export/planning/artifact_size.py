@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qwonnx.export.checkpoint.config import ModelConfig
-from qwonnx.export.checkpoint.text_files import read_text_files
+from qwonnx.export.checkpoint.text_files import read_text_files, vocabulary_bytes
 from qwonnx.export.errors import CheckpointError
 from qwonnx.export.planning.weight_layout import PlannedFile, WeightLayout
 from qwonnx.export.targets.target import Target
@@ -15,6 +15,7 @@ from qwonnx.runtime.artifact.file_names import (
     DECODER,
     GENERATION_CONFIG_FILE,
     TOKENIZER_FILE,
+    VOCABULARY_FILE,
     graph_file,
 )
 from qwonnx.runtime.artifact.manifest import MANIFEST_NAME
@@ -25,12 +26,14 @@ _EXPERT_LAYER_BYTES, _DENSE_LAYER_BYTES = 11_300, 9_000
 _MANIFEST_BYTES, _MANIFEST_LAYER_BYTES = 3_500, 446
 # Bytes of a tokenizer.json, in the hub's indented form, for each row of the embedding: a token and its merge.
 _TOKEN_BYTES = 75
+# Bytes of a vocabulary.bin: the token's text, its merge, and its slots of a table that is a half to a quarter full.
+_VOCABULARY_TOKEN_BYTES = 36
 _OPTIONAL_BYTES = {CHAT_TEMPLATE_FILE: 8_000, GENERATION_CONFIG_FILE: 220}
 
 
 @dataclass(frozen=True, slots=True)
 class CopiedFiles:
-    """The checkpoint's files that are copied; `is_exact` says whether they were looked up or estimated."""
+    """The checkpoint's files that are copied, and vocabulary.bin; `is_exact`: looked up, not estimated."""
 
     files: tuple[PlannedFile, ...]
     is_exact: bool
@@ -39,15 +42,22 @@ class CopiedFiles:
     def of_folder(cls, folder: Path) -> CopiedFiles | None:
         """The files that an export of a folder writes; None if it has no tokenizer that can be read."""
         try:
-            contents = read_text_files(folder).contents
+            files = read_text_files(folder)
         except CheckpointError:  # the export will say what is wrong
             return None
-        return cls(tuple(PlannedFile(name, len(content)) for name, content in contents.items()), is_exact=True)
+        planned = [PlannedFile(name, len(content)) for name, content in files.contents.items()]
+        if (num_bytes := vocabulary_bytes(files)) is not None:
+            planned.append(PlannedFile(VOCABULARY_FILE, num_bytes))
+        return cls(tuple(planned), is_exact=True)
 
     @classmethod
     def estimated(cls, config: ModelConfig) -> CopiedFiles:
         """An estimate from the configuration alone."""
-        sizes = {TOKENIZER_FILE: _TOKEN_BYTES * config.vocab_size, **_OPTIONAL_BYTES}
+        sizes = {
+            TOKENIZER_FILE: _TOKEN_BYTES * config.vocab_size,
+            VOCABULARY_FILE: _VOCABULARY_TOKEN_BYTES * config.vocab_size,
+            **_OPTIONAL_BYTES,
+        }
         return cls(tuple(PlannedFile(name, size) for name, size in sizes.items()), is_exact=False)
 
 

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from qwonnx.runtime.artifact.file_names import DECODER
+from qwonnx.runtime.artifact.file_names import DECODER, VOCABULARY_FILE, is_weight_file
 from qwonnx.runtime.artifact.manifest import (
     ArtifactFileError,
     ArtifactHashError,
@@ -25,10 +25,6 @@ from qwonnx.runtime.artifact.manifest import (
 from qwonnx.runtime.artifact.strict_json import quoted
 
 _HASH_CHUNK_BYTES = 1 << 20
-
-# Weights take gigabytes, so they are hashed on demand only; a flipped bit in them changes an answer. Code that does not
-# expect damage parses all other files; they take about 20 MB and are hashed whenever an artifact is opened.
-_WEIGHTS_SUFFIX = ".bin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +45,18 @@ class Artifact:
         Raises:
             ArtifactFileError: the manifest does not list the file.
         """
-        if all(entry.path != name for entry in self.manifest.files):
-            raise ArtifactFileError(f"the artifact {self.folder} has no {name}: export the checkpoint again")
-        return self.folder / name
+        return self.folder / self.entry(name).path
+
+    def entry(self, name: str) -> FileEntry:
+        """What the manifest says of one of its files.
+
+        Raises:
+            ArtifactFileError: the manifest does not list the file.
+        """
+        for entry in self.manifest.files:
+            if entry.path == name:
+                return entry
+        raise ArtifactFileError(f"the artifact {self.folder} has no {name}: export the checkpoint again")
 
     @property
     def decoder(self) -> GraphSpec:
@@ -73,7 +78,8 @@ def open_artifact(folder: str | os.PathLike[str], *, verify: bool = False) -> Ar
 
     Args:
         folder: the artifact's folder.
-        verify: also hash the weights, which reads all of them. Otherwise only their presence and sizes are checked.
+        verify: also hash the weights, which reads all of them. Otherwise only their presence and sizes are checked, and
+            nothing of vocabulary.bin, which its reader checks.
 
     Raises:
         ManifestError: the folder is not an artifact, its schema is newer, or its manifest is malformed.
@@ -83,8 +89,12 @@ def open_artifact(folder: str | os.PathLike[str], *, verify: bool = False) -> Ar
     root = Path(folder)
     manifest = read_manifest(root)
     for entry in manifest.files:
+        if entry.path == VOCABULARY_FILE and not verify:
+            continue
         try:
-            check_file(root, entry, verify=verify or not entry.path.endswith(_WEIGHTS_SUFFIX))
+            # Weights take gigabytes, so they are hashed on demand only; a flipped bit in them changes an answer. Code
+            # that does not expect damage parses all other files; they take about 20 MB.
+            check_file(root, entry, verify=verify or not is_weight_file(entry.path))
         except OSError as error:
             reason = error.strerror or str(error)
             raise ArtifactFileError(

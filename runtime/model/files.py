@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qwonnx.runtime.artifact.file_names import CHAT_TEMPLATE_FILE, GENERATION_CONFIG_FILE, TOKENIZER_FILE
+from qwonnx.runtime.artifact.file_names import CHAT_TEMPLATE_FILE, GENERATION_CONFIG_FILE
 from qwonnx.runtime.artifact.folder import Artifact
 from qwonnx.runtime.artifact.manifest import ArtifactFileError, ModelFacts
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, parse_object
@@ -14,9 +14,10 @@ from qwonnx.runtime.errors import InvalidRequestError, SettingsError
 from qwonnx.runtime.model.session import check_version
 from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.settings import DEFAULT_MAX_MODEL_LEN, RuntimeSettings
+from qwonnx.runtime.text.artifact_tokenizer import open_tokenizer, read_text
 from qwonnx.runtime.text.chat_template import ChatTemplate
 from qwonnx.runtime.text.end_tokens import end_token_ids
-from qwonnx.runtime.text.tokenizer import MAX_FILE_BYTES, Tokenizer
+from qwonnx.runtime.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +42,10 @@ def load(artifact: Artifact) -> ModelFiles:
     """
     check_version(artifact.manifest.minimum_onnxruntime)
     graph = artifact.file(artifact.decoder.file)
-    tokenizer = Tokenizer(_read(artifact, TOKENIZER_FILE))
+    tokenizer = open_tokenizer(artifact)
     template = None
     if artifact.has_file(CHAT_TEMPLATE_FILE):
-        template = ChatTemplate(_read(artifact, CHAT_TEMPLATE_FILE))
+        template = ChatTemplate(read_text(artifact, CHAT_TEMPLATE_FILE))
     config = _generation_config(artifact)
     try:
         sampling = SamplingParams.defaults_from(config)
@@ -75,24 +76,11 @@ def settle_max_model_len(model: ModelFacts, settings: RuntimeSettings) -> int:
     return settings.max_model_len
 
 
-def _read(artifact: Artifact, name: str) -> str:
-    """The text of one of the artifact's files."""
-    path = artifact.file(name)
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ArtifactFileError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB: export the checkpoint again")
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ArtifactFileError(f"{path} cannot be read ({error.strerror}): copy the artifact again") from error
-    except UnicodeDecodeError as error:
-        raise ArtifactFileError(f"{path} is not UTF-8 text: export the checkpoint again") from error
-
-
 def _generation_config(artifact: Artifact) -> dict[str, Any]:
     if not artifact.has_file(GENERATION_CONFIG_FILE):
         return {}
     try:
-        return parse_object(_read(artifact, GENERATION_CONFIG_FILE).encode())
+        return parse_object(read_text(artifact, GENERATION_CONFIG_FILE).encode())
     except StrictJsonError as error:
         raise ArtifactFileError(
             f"{GENERATION_CONFIG_FILE} of {artifact.folder} is not JSON ({error}): export the checkpoint again"

@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from qwonnx.runtime.artifact.file_names import is_weight_file
 from qwonnx.runtime.artifact.folder import Artifact
 from qwonnx.runtime.artifact.manifest import ArtifactFileError
 from qwonnx.runtime.errors import SessionError, SettingsError
@@ -28,7 +29,6 @@ from qwonnx.runtime.settings import Residency
 
 logger = logging.getLogger(__name__)
 
-_SUFFIX = ".bin"
 _CHECK_SECONDS = 1.0
 _MAPS = Path("/proc/self/maps")
 _WILLNEED, _POPULATE_READ = 3, 22  # of Linux's madvise(2)
@@ -54,7 +54,7 @@ class WeightFiles:
         self._paths: dict[int, Path] = {}
         self.close = weakref.finalize(self, _close, self._sizes)
         for entry in artifact.manifest.files:
-            if entry.path.endswith(_SUFFIX):
+            if is_weight_file(entry.path):
                 path = artifact.folder / entry.path
                 try:
                     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
@@ -170,7 +170,7 @@ def announce(artifact: Artifact, residency: Residency) -> None:
     Only for willneed, and if all of them fit free memory. What cannot be done here is left to make_resident().
     """
     if residency is Residency.WILLNEED and hasattr(os, "posix_fadvise"):
-        paths = [artifact.folder / entry.path for entry in artifact.manifest.files if entry.path.endswith(_SUFFIX)]
+        paths = [artifact.folder / entry.path for entry in artifact.manifest.files if is_weight_file(entry.path)]
         size = sum(entry.size for entry in artifact.manifest.files)
         if size <= (free_memory_bytes() or 0):
             threading.Thread(target=_announce, args=(paths,), name="qwonnx-announce", daemon=True).start()

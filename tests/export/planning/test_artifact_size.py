@@ -130,6 +130,7 @@ def test_the_groups_are_those_of_the_manifest(
 def test_copied_files_are_looked_up_where_they_are(tiny_checkpoint: Path, tmp_path: Path) -> None:
     copied = CopiedFiles.of_folder(tiny_checkpoint)
     assert copied is not None
-    assert {file.path for file in copied.files} == {"tokenizer.json", "chat_template.jinja", "generation_config.json"}
+    names = {"tokenizer.json", "vocabulary.bin", "chat_template.jinja", "generation_config.json"}
+    assert {file.path for file in copied.files} == names
     (tmp_path / "config.json").write_text(json.dumps({}))
     assert CopiedFiles.of_folder(tmp_path) is None
