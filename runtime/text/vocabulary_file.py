@@ -193,8 +193,9 @@ class VocabularyFile:
             places = words[name]
             if places[0] != 0 or places[-1] != total or (places[1:] < places[:-1]).any():
                 raise VocabularyFileError(f"its {name} do not ascend to {total}")
-        if int(np.diff(words["starts"]).max()) > header.longest:
-            raise VocabularyFileError("a token is longer than its header says")
+        lengths = np.diff(words["starts"])
+        if not (lengths.min() >= 1 and lengths.max() <= header.longest):
+            raise VocabularyFileError("a token is empty, or longer than its header says")
         for name in ("byte_ids", "rights", "results"):
             if words[name].size and int(words[name].max()) >= header.num_tokens:
                 raise VocabularyFileError(f"its {name} have a token that it does not have")

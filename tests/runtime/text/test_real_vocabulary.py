@@ -1,28 +1,37 @@
 """Conformance item 7: Qwen 3.5's own vocabulary, 248,077 tokens, against its golden tokenisations.
 
-The rest of the tokenizer is that of the test checkpoints (published_tokenizer.py); both it and the runtime are tested.
+The rest of the tokenizer is that of the test checkpoints (published_tokenizer.py); both it and the runtime are tested:
+the vocabulary that the library loads, and the one that is mapped.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from qwonnx.runtime.text.detokenizer import Detokenizer
 from qwonnx.runtime.text.tokenizer import Tokenizer
-from tests.checkpoints.published_tokenizer import published_tokenizer_json
 from tests.checkpoints.tokenizer import SPECIAL_TOKENS
+from tests.runtime.text.many_texts import parts, scripts
+from tests.runtime.text.mapped import BothForms
+
+EXAMPLES = int(os.environ.get("QWONNX_TEST_TEXT_EXAMPLES", "100"))
+NUM_BYTES = int(os.environ.get("QWONNX_TEST_TEXT_BYTES", "400_000"))
+EACH_TOKEN = int(os.environ.get("QWONNX_TEST_TOKENS", "31"))  # the text of one token in so many is encoded; 1: of all
 
 VECTORS: dict[str, list[int]] = json.loads(
     (Path(__file__).parent / "data" / "qwen35_token_vectors.json").read_text(encoding="utf-8")
 )
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return Tokenizer(published_tokenizer_json())
+@pytest.fixture(params=["library", "mapped"])
+def tokenizer(request: pytest.FixtureRequest, published: BothForms) -> Tokenizer:
+    return published.library if request.param == "library" else published.mapped
 
 
 @pytest.mark.parametrize("text", VECTORS)
@@ -51,3 +60,30 @@ def test_7_the_golden_texts_stream_without_half_a_character(tokenizer: Tokenizer
     deltas = [detokenizer.push(token) for token in VECTORS[text]]
     assert "".join(deltas) == tokenizer.decode(VECTORS[text])
     assert not any("\ufffd" in delta for delta in deltas)
+
+
+def test_the_mapped_vocabulary_gives_the_tokens_of_the_library_in_forty_scripts(published: BothForms) -> None:
+    texts = list(parts(NUM_BYTES))
+    assert len(scripts(texts)) >= 40
+    for text in texts:
+        assert published.mapped.encode(text) == published.library.encode(text), text[:200]
+    assert not published.loads
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(text=st.text(max_size=300))
+def test_the_mapped_vocabulary_gives_the_tokens_of_the_library_for_any_text(published: BothForms, text: str) -> None:
+    assert published.mapped.encode(text) == published.library.encode(text)
+
+
+def test_the_mapped_vocabulary_gives_the_tokens_of_the_library_for_the_text_of_each_token(published: BothForms) -> None:
+    for token in range(0, published.library.num_tokens, EACH_TOKEN):
+        text = published.library.decode([token], skip_special_tokens=False)
+        assert published.mapped.encode(text) == published.library.encode(text), token
+
+
+def test_the_mapped_vocabulary_has_the_tokens_of_the_library(published: BothForms) -> None:
+    num_tokens = published.library.num_tokens
+    assert published.mapped.vocabulary(num_tokens + 9) == published.library.vocabulary(num_tokens + 9)
+    assert published.mapped.added_token_ids == published.library.added_token_ids
+    assert not published.loads
