@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from qwonnx.runtime.errors import NativeKernelsError
+from qwonnx.runtime.native import expert_memory, token_merging
 from qwonnx.runtime.native.build import LIBRARY, SOURCES, sources_digest
-from qwonnx.runtime.native.expert_memory import ExpertMemory, declare
+from qwonnx.runtime.native.expert_memory import ExpertMemory
+from qwonnx.runtime.native.token_merging import TokenMerging
 
 VARIABLE = "QWONNX_NATIVE_LIBRARY"  # names another library than the installed one
 INSTRUCTIONS_VARIABLE = "QWONNX_NATIVE_INSTRUCTIONS"  # names another instruction set than the fastest
@@ -66,20 +69,23 @@ def native_library() -> NativeLibrary:
         NativeKernelsError: there is none, it has no such instruction set, or it failed its checks. The message says
             what helps.
     """
-    named = os.environ.get(VARIABLE)
-    path = Path(named).absolute() if named else SOURCES.parent / LIBRARY
-    return _checked(path, bool(named), os.environ.get(INSTRUCTIONS_VARIABLE, ""))
+    path, named = _place()
+    return _checked(path, named, os.environ.get(INSTRUCTIONS_VARIABLE, ""))
+
+
+def native_merging(addresses: Mapping[str, int], counts: Mapping[str, Any]) -> TokenMerging:
+    """Merging over a vocabulary in memory; see TokenMerging. It needs no kernels, so those are not tried.
+
+    Raises:
+        NativeKernelsError: there is no library, or it was built from other sources.
+    """
+    path, named = _place()
+    return TokenMerging(_trusted(path, named), addresses, counts)
 
 
 @lru_cache(maxsize=8)
 def _checked(path: Path, named: bool, instructions: str) -> NativeLibrary:
-    if not path.is_file():
-        remedy = f"{VARIABLE} names it" if named else f"build it: {_BUILD}"
-        raise NativeKernelsError(f"there are no native kernels at {path}: {remedy}")
-    functions = _load(path)
-    built_from = functions.qwonnx_native_sources().decode()
-    if not named and SOURCES.is_dir() and built_from != sources_digest():
-        raise NativeKernelsError(f"{path} was built from other sources than those beside it: {_BUILD}")
+    functions = _trusted(path, named)
     # Before anything else asks: a process that never wants AMX does not ask the system for it.
     if functions.qwonnx_native_select(instructions.encode()) != 1:
         raise NativeKernelsError(
@@ -91,6 +97,25 @@ def _checked(path: Path, named: bool, instructions: str) -> NativeLibrary:
     return NativeLibrary(path, functions.qwonnx_native_instructions().decode())
 
 
+def _place() -> tuple[Path, bool]:
+    """Where the library is, and whether the environment says so."""
+    named = os.environ.get(VARIABLE)
+    return (Path(named).absolute() if named else SOURCES.parent / LIBRARY), bool(named)
+
+
+@lru_cache(maxsize=8)
+def _trusted(path: Path, named: bool) -> Any:
+    """The library's functions, if it was built from the sources beside it."""
+    if not path.is_file():
+        remedy = f"{VARIABLE} names it" if named else f"build it: {_BUILD}"
+        raise NativeKernelsError(f"there are no native kernels at {path}: {remedy}")
+    functions = _load(path)
+    built_from = functions.qwonnx_native_sources().decode()
+    if not named and SOURCES.is_dir() and built_from != sources_digest():
+        raise NativeKernelsError(f"{path} was built from other sources than those beside it: {_BUILD}")
+    return functions
+
+
 @lru_cache(maxsize=8)
 def _load(path: Path) -> Any:
     try:
@@ -99,7 +124,8 @@ def _load(path: Path) -> Any:
         functions.qwonnx_native_instructions.restype = ctypes.c_char_p
         for name in ("qwonnx_native_self_test", "qwonnx_native_registrations", "RegisterCustomOps"):
             getattr(functions, name)
-        declare(functions)
+        expert_memory.declare(functions)
+        token_merging.declare(functions)
     except (OSError, AttributeError) as error:
         raise NativeKernelsError(f"{path} is not a library of native kernels: {error}") from error
     return functions

@@ -12,12 +12,15 @@ import threading
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import msgspec
 
+from qwonnx.runtime.errors import NativeKernelsError
 from qwonnx.runtime.text.added_tokens import AddedToken
 from qwonnx.runtime.text.byte_alphabet import spelt_bytes, token_bytes
+from qwonnx.runtime.text.native_merging import NativePieceMerging
 from qwonnx.runtime.text.piece_merging import PieceMerging
 from qwonnx.runtime.text.pieces import CutText, Pieces
 from qwonnx.runtime.text.tokenizer_frame import TokenizerFrame
@@ -26,11 +29,12 @@ from qwonnx.runtime.text.vocabulary_file import MAX_TOKENS, VocabularyFile, Voca
 
 logger = logging.getLogger(__name__)
 
-_LONG = 1 << 16  # characters of a piece, for which Python needs half a second
+# Characters of a piece that the library merges: Python would need half a second, the native library 60 MB of memory.
+_LONG, _LONG_NATIVE = 1 << 16, 1 << 20
 
 
 class Merging(Protocol):
-    """Merges the pieces of some texts; for one call."""
+    """Merges the pieces of texts."""
 
     def tokens(self, cut: CutText) -> array[int]:
         """The tokens of a text.
@@ -143,15 +147,23 @@ class MappedVocabulary:
         return [self.token_bytes(token_id) for token_id in range(self.size)]
 
     def _merged(self, texts: Sequence[str]) -> list[Tokens]:
-        merging = PieceMerging(self._file)
+        native = self._native
+        merging: Merging = native or PieceMerging(self._file)
+        long = _LONG if native is None else _LONG_NATIVE
         made: list[Tokens] = []
         for text, cut in zip(texts, self._pieces.cut(texts), strict=True):
-            starts, ends = cut.bounds[::2], cut.bounds[1::2]
-            if len(cut.text) > _LONG and any(end - start > _LONG for start, end in zip(starts, ends, strict=True)):
+            if cut.longest > long:
                 made += self._loaded().encode([text])
             else:
                 made.append(MappedTokens(merging.tokens(cut)))
         return made
+
+    @cached_property
+    def _native(self) -> NativePieceMerging | None:
+        try:
+            return NativePieceMerging(self._file)
+        except NativeKernelsError:
+            return None  # a session says so where it matters
 
     def _is_usable(self) -> bool:
         if not self._is_damaged and not self._file.is_whole():

@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from operator import sub
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from qwonnx.runtime.text.tokenizer_frame import TokenizerFrame
 
 # The normaliser keeps the GIL: 2 ms for so many characters.
 _PART = 1 << 16
+_SHORT = 1 << 16  # characters; the longest piece of a shorter text is not looked for
 # No normal form joins an ASCII character to what stands before it, so a text may be cut there.
 _ASCII = re.compile(r"[\x00-\x7f]")
 _MODEL = {"type": "WordLevel", "vocab": {"?": 0}, "unk_token": "?"}
@@ -30,6 +32,13 @@ class CutText:
 
     text: str
     bounds: array[int]
+
+    @property
+    def longest(self) -> int:
+        """Characters of the longest piece, or a number that is not less."""
+        if len(self.text) < _SHORT:
+            return len(self.text)
+        return max(map(sub, self.bounds[1::2], self.bounds[::2]), default=0)
 
 
 class UnknownKindError(Exception):

@@ -202,8 +202,8 @@ class VocabularyFile:
         if int(words["slots"].max()) >> 1 > header.num_tokens:
             raise VocabularyFileError("its slots have a token that it does not have")
         del words, places
-        if hasattr(self._mapped, "madvise"):
-            self._mapped.madvise(mmap.MADV_DONTNEED)  # they come again, from memory, when they are used
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._mapped.madvise(mmap.MADV_DONTNEED)  # pages come again, from memory, when they are used
 
     def is_whole(self) -> bool:
         """Whether the file still has its size: a page beyond the end of a file that was cut ends the process."""

@@ -1,4 +1,4 @@
-"""Tokenizers in both forms: loaded by the library, and mapped from the vocabulary.bin that an export would write."""
+"""Tokenizers in all forms: loaded by the library, and mapped from the vocabulary.bin that an export would write."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from qwonnx.export.checkpoint.vocabulary_writer import vocabulary_tables
 from qwonnx.runtime.artifact.file_names import TOKENIZER_FILE, VOCABULARY_FILE
 from qwonnx.runtime.artifact.folder import file_sha256
 from qwonnx.runtime.artifact.manifest import MANIFEST_NAME
+from qwonnx.runtime.native.library import VARIABLE
 from qwonnx.runtime.text.library_vocabulary import LibraryVocabulary
 from qwonnx.runtime.text.mapped_vocabulary import MappedVocabulary
 from qwonnx.runtime.text.tokenizer import Tokenizer
@@ -20,12 +23,23 @@ from qwonnx.runtime.text.vocabulary_file import VocabularyFile
 
 @dataclass(frozen=True, slots=True)
 class BothForms:
-    """One tokenizer twice. loads: grows by an entry when the mapped form loads the library's."""
+    """One tokenizer in all forms.
+
+    mapped: merges by the native library, where there is one. in_python: mapped too, merges in Python.
+    loads: grows by an entry when a mapped form loads the library's.
+    """
 
     library: Tokenizer
     mapped: Tokenizer
+    in_python: Tokenizer
     file: VocabularyFile
     loads: list[None]
+
+    def check(self, text: str) -> None:
+        """The mapped forms give the library's tokens."""
+        expected = self.library.encode(text)
+        for tokenizer in (self.mapped, self.in_python):
+            assert tokenizer.encode(text) == expected, text[:200]
 
 
 def both_forms(source: str, folder: Path) -> BothForms:
@@ -42,12 +56,11 @@ def both_forms(source: str, folder: Path) -> BothForms:
         loads.append(None)
         return vocabulary
 
-    return BothForms(
-        library=Tokenizer(source, lambda _: vocabulary),
-        mapped=Tokenizer(file.frame, lambda frame: MappedVocabulary(file, frame, load)),
-        file=file,
-        loads=loads,
-    )
+    mapped, in_python = (Tokenizer(file.frame, lambda frame: MappedVocabulary(file, frame, load)) for _ in range(2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, str(folder / "absent"))
+        in_python.encode("a first text settles who merges")
+    return BothForms(Tokenizer(source, lambda _: vocabulary), mapped, in_python, file, loads)
 
 
 def give_vocabulary(folder: Path, source: str, content: bytes | None = None) -> Path:
