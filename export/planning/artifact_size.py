@@ -73,10 +73,6 @@ class ArtifactSize:
     def num_bytes(self) -> int:
         return sum(file.num_bytes for file in self.files)
 
-    @property
-    def tokenizer_bytes(self) -> int:
-        return self.file_bytes(TOKENIZER_FILE)
-
     def file_bytes(self, path: str) -> int:
         """Bytes of one file, 0 if it does not exist."""
         return next((file.num_bytes for file in self.files if file.path == path), 0)

@@ -20,17 +20,20 @@ from qwonnx.export.checkpoint.weight_names import Role, tied_weights
 from qwonnx.export.checkpoint.weight_part import WeightPart
 from qwonnx.export.lowering.siblings import LARGE
 from qwonnx.export.modeling.cache_spec import KvType
+from qwonnx.export.planning.artifact_size import ArtifactSize
 from qwonnx.export.planning.states import StateSizes
 from qwonnx.export.targets.target import LoadedWeights, TargetChoice
 from qwonnx.export.weight_files.weight_item import WeightItem
+from qwonnx.runtime.artifact.file_names import TOKENIZER_FILE, VOCABULARY_FILE
 from qwonnx.runtime.native.kernels import Kernels
 
 # `qwonnx serve` without the model: Python, ONNX Runtime's code, the web server. An Engine in a script takes less.
 PROCESS_BYTES = 105_000_000
 # Memory of a layer's nodes in a session.
 _LAYER_BYTES = 430_000
-# Memory of the tokenizer for each byte of tokenizer.json.
-_TOKENIZER_FACTOR = 10.5
+# Memory of a tokenizer that is loaded, for each byte of tokenizer.json; and of one that is mapped, besides its file.
+_LOADED_TOKENIZER_FACTOR = 10.5
+_MAPPED_TOKENIZER_BYTES = 2_000_000
 
 _FLOAT = 4
 _PAGE = 4096
@@ -114,17 +117,25 @@ def load_weights(
     return total + choice.target.load(multiplied, choice.activations, native=native)
 
 
+def tokenizer_memory(artifact: ArtifactSize) -> int:
+    """Bytes of a server's tokenizer. A mapped one is counted with all of its file."""
+    mapped = artifact.file_bytes(VOCABULARY_FILE)
+    if mapped:
+        return mapped + _MAPPED_TOKENIZER_BYTES
+    return int(_LOADED_TOKENIZER_FACTOR * artifact.file_bytes(TOKENIZER_FILE))
+
+
 def memory_use(
-    config: ModelConfig, loaded: LoadedWeights, states: StateSizes, tokenizer_bytes: int, serving: Serving
+    config: ModelConfig, loaded: LoadedWeights, states: StateSizes, tokenizer: int, serving: Serving
 ) -> MemoryUse:
-    """Memory of a process once its sequences are as long as `serving.context`."""
+    """Memory of a process once its sequences are as long as `serving.context`; tokenizer: see tokenizer_memory()."""
     kv = serving.sequences * serving.context * states.kv_bytes_per_token(serving.kv)
     logits = _FLOAT * config.vocab_size * serving.sequences
     return MemoryUse(
         context=serving.context,
         process=PROCESS_BYTES,
         session=_LAYER_BYTES * config.num_hidden_layers,
-        tokenizer=int(_TOKENIZER_FACTOR * tokenizer_bytes),
+        tokenizer=tokenizer,
         packed_weights=loaded.packed,
         mapped_weights=loaded.mapped,
         read_once_weights=loaded.read_once,

@@ -217,9 +217,9 @@ def _compiled_table(compiled: list[CompiledFolder]) -> Table:
 
 
 def _prefixes_table(artifact: Artifact, prefixes: list[PrefixFile]) -> Table:
-    from qwonnx.runtime.text.tokenizer import Tokenizer  # large imports, which most artifacts do not need
+    from qwonnx.runtime.text.artifact_tokenizer import open_tokenizer  # large imports, which most do not need
 
-    tokenizer = Tokenizer.from_file(artifact.file("tokenizer.json"))
+    tokenizer = open_tokenizer(artifact)
     table = Table(title=f"Baked prefixes (in {FOLDER})", title_justify="left")
     table.add_column("file")
     table.add_column("tokens", justify="right")

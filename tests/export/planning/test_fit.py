@@ -13,7 +13,7 @@ from qwonnx.export.modeling.cache_spec import KvType
 from qwonnx.export.planning.artifact_size import CopiedFiles
 from qwonnx.export.planning.fit import ROUNDING_ERROR, Candidate, Fit, Limits, find_fit, parse_limits
 from qwonnx.export.planning.plan import Assumptions
-from qwonnx.export.planning.resident_memory import Serving, memory_use
+from qwonnx.export.planning.resident_memory import Serving, memory_use, tokenizer_memory
 from qwonnx.export.planning.states import state_sizes
 from qwonnx.export.planning.stored_model import in_every_block_size, named_recipes
 from qwonnx.export.targets.register import choose_target
@@ -97,7 +97,7 @@ def test_the_longest_context_and_the_most_sequences_are_where_it_stops_to_fit() 
 
 
 def _needs(config: ModelConfig, candidate: Candidate, serving: Serving) -> int:
-    tokenizer = candidate.model.artifact.tokenizer_bytes
+    tokenizer = tokenizer_memory(candidate.model.artifact)
     return memory_use(config, candidate.model.loaded, state_sizes(config), tokenizer, serving).required
 
 
