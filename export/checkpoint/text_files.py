@@ -131,8 +131,9 @@ def _with_vocabulary(files: TextFiles, library: LibraryVocabulary) -> TextFiles:
 
     try:
         made = vocabulary_tables(files.contents[TOKENIZER_FILE]).packed(library.merged)
-    except UnknownKindError as error:
-        note = f"tokenizer: {error}, so there is no {VOCABULARY_FILE} and every start loads {TOKENIZER_FILE}"
+    except (UnknownKindError, TokenizerError) as error:
+        reason = error.reason if isinstance(error, TokenizerError) else error
+        note = f"tokenizer: {reason}, so there is no {VOCABULARY_FILE} and every start loads {TOKENIZER_FILE}"
         return replace(files, notes=(*files.notes, note))
     return replace(files, contents={**files.contents, VOCABULARY_FILE: made})
 

@@ -33,6 +33,7 @@ class BothForms:
     mapped: Tokenizer
     in_python: Tokenizer
     file: VocabularyFile
+    path: Path
     loads: list[None]
 
     def check(self, text: str) -> None:
@@ -60,7 +61,7 @@ def both_forms(source: str, folder: Path) -> BothForms:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(VARIABLE, str(folder / "absent"))
         in_python.encode("a first text settles who merges")
-    return BothForms(Tokenizer(source, lambda _: vocabulary), mapped, in_python, file, loads)
+    return BothForms(Tokenizer(source, lambda _: vocabulary), mapped, in_python, file, path, loads)
 
 
 def give_vocabulary(folder: Path, source: str, content: bytes | None = None) -> Path:
