@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from array import array
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -173,16 +174,19 @@ def _added_tokens(frame: TokenizerFrame, vocab: Mapping[str, int]) -> list[dict[
 
 def _merges(model: _Model) -> npt.NDArray[np.int64]:
     """[merges, 4]: left, right, rank, result; sorted by left, then right. Of equal pairs the library keeps the last."""
-    made: dict[tuple[int, int], tuple[int, int]] = {}
+    if len(model.merges) > MAX_MERGES:
+        raise UnknownKindError("it has too many merges")
+    vocab, numbers = model.vocab, array("q")
     try:
         for rank, (left, right) in enumerate(_pairs(model.merges)):
-            made[model.vocab[left], model.vocab[right]] = rank, model.vocab[left + right]
+            numbers.extend((vocab[left], vocab[right], rank, vocab[left + right]))
     except (KeyError, ValueError) as error:
         raise TokenizerError("a merge is not of two tokens that make a token") from error
-    if len(made) > MAX_MERGES:
-        raise UnknownKindError("it has too many merges")
-    table = np.array([(*pair, *result) for pair, result in made.items()], np.int64).reshape(-1, 4)
-    return table[np.lexsort((table[:, 1], table[:, 0]))]
+    table = np.array(numbers, np.int64).reshape(-1, 4)
+    table = table[np.lexsort((table[:, 2], table[:, 1], table[:, 0]))]
+    is_last = np.ones(len(table), bool)
+    is_last[:-1] = (table[1:, :2] != table[:-1, :2]).any(axis=1)
+    return table[is_last]
 
 
 def _pairs(merges: list[tuple[str, str] | str]) -> Iterator[tuple[str, str]]:

@@ -39,6 +39,7 @@ from infra.miniature import glossary, tool_calls
 from infra.miniature.suite import write_suite
 from qwonnx.export.evaluation.artifact_subject import ArtifactSubject
 from qwonnx.export.evaluation.suite import read_suite
+from qwonnx.runtime.artifact.file_names import is_weight_file
 from qwonnx.runtime.artifact.folder import open_artifact
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.model import files as model_files
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps(asdict(_run(options))))
         return
     artifact = open_artifact(options.artifact)
-    num_bytes = sum(entry.size for entry in artifact.manifest.files if entry.path.endswith(".bin"))
+    num_bytes = sum(entry.size for entry in artifact.manifest.files if is_weight_file(entry.path))
     limit = int(options.share * num_bytes)
     with tempfile.TemporaryDirectory() as scratch, memory_group(limit) as group:
         requests = _questions(options, Path(scratch)) if options.questions else _random(options)

@@ -24,6 +24,7 @@ from pathlib import Path
 import onnx
 
 from qwonnx.export import ExportOptions, export_checkpoint
+from qwonnx.runtime.artifact.file_names import is_weight_file
 from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from qwonnx.runtime.artifact.manifest import ArtifactError
 from qwonnx.runtime.cache.hybrid_cache import HybridCache
@@ -132,7 +133,7 @@ def _child(folder: Path, seconds: float, seed: int) -> None:
 def _copy(artifact: Artifact) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="qwonnx-fuzz-trial-") as folder:
         for path in artifact.folder.iterdir():
-            if path.name == _GRAPH or path.suffix == ".bin":
+            if path.name == _GRAPH or is_weight_file(path.name):
                 shutil.copy(path, folder)
         yield Path(folder)
 
@@ -197,7 +198,7 @@ def _change_node(folder: Path, rng: random.Random) -> str:
 
 
 def _change_bytes(folder: Path, rng: random.Random) -> str:
-    path = rng.choice(sorted(folder.glob("*.bin")))
+    path = rng.choice(sorted(path for path in folder.iterdir() if is_weight_file(path.name)))
     data = bytearray(path.read_bytes())
     if rng.random() < 0.2:
         length = rng.randrange(len(data))

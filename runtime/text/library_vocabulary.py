@@ -98,6 +98,9 @@ class LibraryVocabulary:
         name = self._tokenizer.id_to_token(token_id)
         return b"" if name is None else token_bytes(name)
 
+    def tokens(self, num_tokens: int) -> list[bytes]:
+        return [self.token_bytes(token_id) for token_id in range(num_tokens)]
+
     def ordinary_tokens(self) -> list[bytes]:
         # One by one: get_vocab() would keep the GIL for half a second.
         names = (self._tokenizer.id_to_token(token_id) or "" for token_id in range(self.size))

@@ -144,7 +144,15 @@ class MappedVocabulary:
         return self._file.token_bytes(token_id)
 
     def ordinary_tokens(self) -> list[bytes]:
-        return [self.token_bytes(token_id) for token_id in range(self.size)]
+        return self._file.tokens() if self._is_usable() else self._loaded().ordinary_tokens()
+
+    def tokens(self, num_tokens: int) -> list[bytes]:
+        found = self.ordinary_tokens()[:num_tokens]
+        found += [b""] * (num_tokens - len(found))
+        for token_id in self.added:
+            if token_id < num_tokens:
+                found[token_id] = self.token_bytes(token_id)
+        return found
 
     def _merged(self, texts: Sequence[str]) -> list[Tokens]:
         native = self._native

@@ -153,7 +153,7 @@ class Tokenizer:
 
     def vocabulary(self, num_tokens: int) -> list[bytes]:
         """token_bytes() of the ids below num_tokens, without caching them."""
-        return [self._vocabulary.token_bytes(token_id) for token_id in range(num_tokens)]
+        return self._vocabulary.tokens(num_tokens)
 
 
 def _too_long(count: str, at_most: int) -> InvalidRequestError:

@@ -57,5 +57,9 @@ class Vocabulary(Protocol):
         ...
 
     def ordinary_tokens(self) -> list[bytes]:
-        """The bytes of the ids below `size`."""
+        """The bytes of the ordinary tokens, of ids below `size`."""
+        ...
+
+    def tokens(self, num_tokens: int) -> list[bytes]:
+        """token_bytes() of the ids below num_tokens."""
         ...
