@@ -58,7 +58,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_a_sound_vocabulary_is_mapped_and_the_library_is_not_loaded(
     artifact: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tokenizer = load(artifact).tokenizer
+    tokenizer = load(open_artifact(artifact)).tokenizer
     (artifact / TOKENIZER_FILE).unlink()  # so that loading it would fail
     assert is_mapped(tokenizer)
     assert tokenizer.encode(TEXT) == EXPECTED
@@ -68,7 +68,7 @@ def test_a_sound_vocabulary_is_mapped_and_the_library_is_not_loaded(
 
 def test_an_artifact_without_one_opens_as_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = counting_model.make(tmp_path / "artifact").folder
-    assert not is_mapped(load(folder).tokenizer)
+    assert not is_mapped(load(open_artifact(folder)).tokenizer)
     assert not warnings(caplog)
 
 
@@ -95,7 +95,7 @@ def test_a_file_that_is_not_the_exported_one_costs_one_warning(
     elif name == "another's":
         other = counting_model.make(tmp_path / "other").folder
         path.write_bytes(give_vocabulary(other, json.dumps(counting_model.tokenizer_json())).read_bytes())
-    tokenizer = load(artifact).tokenizer
+    tokenizer = load(open_artifact(artifact)).tokenizer
     assert not is_mapped(tokenizer)
     assert tokenizer.encode(TEXT) == EXPECTED
     assert len(warnings(caplog)) == 1
@@ -110,7 +110,7 @@ def test_one_of_another_tokenizer_is_refused_although_the_manifest_lists_it(
     other = counting_model.make(tmp_path / "other").folder
     foreign = give_vocabulary(other, json.dumps(counting_model.tokenizer_json())).read_bytes()
     give_vocabulary(artifact, SOURCE, foreign)
-    assert load(artifact).tokenizer.encode(TEXT) == EXPECTED
+    assert load(open_artifact(artifact)).tokenizer.encode(TEXT) == EXPECTED
     assert "made from another tokenizer.json" in warnings(caplog)[0]
 
 
@@ -118,7 +118,7 @@ def test_a_tokenizer_json_that_is_damaged_is_still_refused(artifact: Path) -> No
     content = (artifact / TOKENIZER_FILE).read_bytes()
     (artifact / TOKENIZER_FILE).write_bytes(content[:-1] + b" ")
     with pytest.raises(ArtifactError, match="changed after its export"):
-        load(artifact)
+        load(open_artifact(artifact))
 
 
 def word(section: str, index: int, value: int) -> Damage:
@@ -201,7 +201,7 @@ def test_a_hostile_file_is_refused_although_the_manifest_lists_it(
     content = bytearray((artifact / VOCABULARY_FILE).read_bytes())
     DAMAGES[name](content, VocabularyHeader.read(bytes(content), len(content)))
     give_vocabulary(artifact, SOURCE, bytes(content))
-    tokenizer = load(artifact).tokenizer
+    tokenizer = load(open_artifact(artifact)).tokenizer
     assert not is_mapped(tokenizer)
     assert tokenizer.encode(TEXT) == EXPECTED
     assert len(warnings(caplog)) == 1
@@ -249,7 +249,7 @@ def test_a_file_with_any_numbers_gives_tokens_that_exist_or_is_refused(made: Pat
 def test_a_file_that_is_cut_in_use_is_replaced_by_the_library_with_one_warning(
     artifact: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tokenizer = load(artifact).tokenizer
+    tokenizer = load(open_artifact(artifact)).tokenizer
     with (artifact / VOCABULARY_FILE).open("r+b") as file:
         file.truncate(10)
     assert tokenizer.encode(TEXT) == EXPECTED
@@ -259,7 +259,7 @@ def test_a_file_that_is_cut_in_use_is_replaced_by_the_library_with_one_warning(
 
 
 def test_a_tokenizer_json_that_changed_is_not_loaded_later(artifact: Path) -> None:
-    tokenizer = load(artifact).tokenizer
+    tokenizer = load(open_artifact(artifact)).tokenizer
     (artifact / VOCABULARY_FILE).write_bytes(b"")
     (artifact / TOKENIZER_FILE).write_text(json.dumps(counting_model.tokenizer_json()), encoding="utf-8")
     with pytest.raises(TokenizerError, match="changed after its export"):
@@ -279,7 +279,7 @@ def test_a_manifest_without_a_tokenizer_json_is_refused(artifact: Path) -> None:
     (artifact / TOKENIZER_FILE).unlink()
     list_files(artifact)
     with pytest.raises(ArtifactFileError, match=r"has no tokenizer\.json"):
-        load(artifact)
+        load(open_artifact(artifact))
 
 
 def test_a_file_that_cannot_be_opened_is_refused_by_its_reader(tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def test_a_file_that_cannot_be_opened_is_refused_by_its_reader(tmp_path: Path) -
 
 
 def test_hard_cases_are_the_library_s_in_an_artifact(artifact: Path) -> None:
-    tokenizer, library = load(artifact).tokenizer, Tokenizer(SOURCE)
+    tokenizer, library = load(open_artifact(artifact)).tokenizer, Tokenizer(SOURCE)
     assert is_mapped(tokenizer)
     for text in HARD_CASES:
         assert tokenizer.encode(text) == library.encode(text)
