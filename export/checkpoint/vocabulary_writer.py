@@ -17,16 +17,20 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from qwonnx.export.checkpoint.character_classes import character_classes
+from qwonnx.export.checkpoint.tokenizer_files import QWEN_SPLIT
 from qwonnx.runtime.errors import TokenizerError
 from qwonnx.runtime.text.byte_alphabet import CHARACTERS, spelt_bytes
 from qwonnx.runtime.text.pieces import UnknownKindError, cutter
 from qwonnx.runtime.text.tokenizer import MAX_FILE_BYTES
 from qwonnx.runtime.text.tokenizer_frame import TokenizerFrame
 from qwonnx.runtime.text.vocabulary_file import (
+    CHARACTERS_OF_BLOCK,
     MAX_MERGES,
     MAX_PROBES,
     MAX_TOKEN_BYTES,
     MAX_TOKENS,
+    NUM_BLOCKS,
     VocabularyHeader,
     slot_of,
 )
@@ -51,7 +55,7 @@ class VocabularyTables:
     """The content of a vocabulary.bin but for one bit of each slot.
 
     header: with the final counts.
-    words: sections of uint32, by name.
+    frame, words, classes: sections; those of uint32 by name.
     tokens: the bytes of each, by id.
     places: the slot of each, by id.
     ignores_merges: a piece that is a token is that token, whatever merging it would give.
@@ -60,6 +64,7 @@ class VocabularyTables:
     header: VocabularyHeader
     frame: bytes
     words: Mapping[str, _Words]
+    classes: bytes
     tokens: tuple[bytes, ...]
     places: tuple[int, ...]
     ignores_merges: bool
@@ -80,7 +85,7 @@ class VocabularyTables:
             is_reached = self.ignores_merges or (_is_text(token) and merged(token) == [token_id])
             slots[place] = slot_of(token_id, is_reached=is_reached)
         sections = {name: words.astype("<u4").tobytes() for name, words in (*self.words.items(), ("slots", slots))}
-        sections |= {"frame": self.frame, "text": b"".join(self.tokens)}
+        sections |= {"frame": self.frame, "text": b"".join(self.tokens), "classes": self.classes}
         made = bytearray(self.num_bytes)
         packed = self.header.packed()
         made[: len(packed)] = packed
@@ -112,7 +117,9 @@ def vocabulary_tables(source: bytes) -> VocabularyTables:
     merges = _merges(model)
     num_slots = 1 << (2 * len(tokens) - 1).bit_length()
     places, max_probes = _places(tokens, num_slots)
+    class_blocks, classes = _classes(frame)
     words = {
+        "class_blocks": class_blocks,
         "byte_ids": np.array([model.vocab[character] for character in CHARACTERS], np.uint32),
         "starts": np.cumsum([0, *map(len, tokens)], dtype=np.uint32),
         "first_merges": np.searchsorted(merges[:, 0], np.arange(len(tokens) + 1)).astype(np.uint32),
@@ -128,6 +135,7 @@ def vocabulary_tables(source: bytes) -> VocabularyTables:
         num_slots=num_slots,
         max_probes=max_probes,
         longest=max(map(len, tokens)),
+        num_class_blocks=len(classes),
         source_sha256=hashlib.sha256(source).digest(),
         source_bytes=len(source),
         text_bytes=sum(map(len, tokens)),
@@ -135,7 +143,17 @@ def vocabulary_tables(source: bytes) -> VocabularyTables:
     )
     if header.file_bytes > MAX_FILE_BYTES:
         raise UnknownKindError("it is too large")
-    return VocabularyTables(header, written, words, tokens, places, model.ignore_merges)
+    return VocabularyTables(header, written, words, classes.tobytes(), tokens, places, model.ignore_merges)
+
+
+def _classes(frame: TokenizerFrame) -> tuple[_Words, npt.NDArray[np.uint8]]:
+    """The block of each 256 characters, and uint8 [blocks, 256]; none if the pre-tokenizer is not Qwen 3.5's."""
+    if cutter(frame.parts["pre_tokenizer"]) != {"type": "Sequence", "pretokenizers": [QWEN_SPLIT]}:
+        return np.zeros(0, np.uint32), np.zeros((0, CHARACTERS_OF_BLOCK), np.uint8)
+    blocks, numbers = np.unique(
+        character_classes().reshape(NUM_BLOCKS, CHARACTERS_OF_BLOCK), axis=0, return_inverse=True
+    )
+    return numbers.reshape(-1).astype(np.uint32), blocks
 
 
 def _tokens(vocab: Mapping[str, int]) -> tuple[bytes, ...]:

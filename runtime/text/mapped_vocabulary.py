@@ -12,8 +12,7 @@ import threading
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Protocol
+from functools import cached_property, partial
 
 import msgspec
 
@@ -21,28 +20,13 @@ from qwonnx.runtime.errors import NativeKernelsError
 from qwonnx.runtime.text.added_tokens import AddedToken
 from qwonnx.runtime.text.byte_alphabet import spelt_bytes, token_bytes
 from qwonnx.runtime.text.native_merging import NativePieceMerging
-from qwonnx.runtime.text.piece_merging import PieceMerging
-from qwonnx.runtime.text.pieces import CutText, Pieces
+from qwonnx.runtime.text.piece_merging import LongPieceError, PieceMerging
+from qwonnx.runtime.text.pieces import Pieces
 from qwonnx.runtime.text.tokenizer_frame import TokenizerFrame
 from qwonnx.runtime.text.vocabulary import Tokens, Vocabulary
 from qwonnx.runtime.text.vocabulary_file import MAX_TOKENS, VocabularyFile, VocabularyFileError
 
 logger = logging.getLogger(__name__)
-
-# Characters of a piece that the library merges: Python would need half a second, the native library 60 MB of memory.
-_LONG, _LONG_NATIVE = 1 << 16, 1 << 20
-
-
-class Merging(Protocol):
-    """Merges the pieces of texts."""
-
-    def tokens(self, cut: CutText) -> array[int]:
-        """The tokens of a text.
-
-        Raises:
-            VocabularyFileError: the file is damaged.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,15 +140,19 @@ class MappedVocabulary:
 
     def _merged(self, texts: Sequence[str]) -> list[Tokens]:
         native = self._native
-        merging: Merging = native or PieceMerging(self._file)
-        long = _LONG if native is None else _LONG_NATIVE
-        made: list[Tokens] = []
-        for text, cut in zip(texts, self._pieces.cut(texts), strict=True):
-            if cut.longest > long:
-                made += self._loaded().encode([text])
-            else:
-                made.append(MappedTokens(merging.tokens(cut)))
-        return made
+        if native is not None and native.can_cut:
+            work = [partial(native.encode, self._pieces.normalise(text)) for text in texts]
+        else:
+            merging = native or PieceMerging(self._file)
+            work = [partial(merging.tokens, cut) for cut in self._pieces.cut(texts)]
+        return [self._or_loaded(text, merged) for text, merged in zip(texts, work, strict=True)]
+
+    def _or_loaded(self, text: str, merged: Callable[[], array[int]]) -> Tokens:
+        """The merged tokens of a text, or those of the library's vocabulary if a piece is too long."""
+        try:
+            return MappedTokens(merged())
+        except LongPieceError:
+            return self._loaded().encode([text])[0]
 
     @cached_property
     def _native(self) -> NativePieceMerging | None:

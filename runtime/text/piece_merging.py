@@ -14,9 +14,14 @@ from itertools import pairwise
 from qwonnx.runtime.text.pieces import CutText
 from qwonnx.runtime.text.vocabulary_file import VocabularyFile, VocabularyFileError
 
+_LONG = 1 << 16  # characters of a piece, which takes half a second
 _NEVER = 1 << 64  # the rank of a pair that does not merge
 _FEW = 128  # symbols; more are merged with a heap, whose time does not grow with their square
 _KEPT = 1 << 14  # pieces, and pairs, that are remembered for the length of one call
+
+
+class LongPieceError(Exception):
+    """A piece is longer than merging it is worth: another vocabulary merges it."""
 
 
 class PieceMerging:
@@ -32,11 +37,14 @@ class PieceMerging:
 
         Raises:
             VocabularyFileError: the file is damaged.
+            LongPieceError: a piece is too long for Python.
         """
         text, known, ids = cut.text, self._pieces, array("I")
         bounds = iter(cut.bounds)
         try:
             for start, end in zip(bounds, bounds, strict=True):
+                if end - start > _LONG:
+                    raise LongPieceError
                 piece = text[start:end]
                 found = known.get(piece)
                 if found is None:

@@ -10,7 +10,6 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from operator import sub
 from typing import Any
 
 import msgspec
@@ -18,9 +17,8 @@ import msgspec
 from qwonnx.runtime.text.library_vocabulary import library_tokenizer
 from qwonnx.runtime.text.tokenizer_frame import TokenizerFrame
 
-# The normaliser keeps the GIL: 2 ms for so many characters.
+# Characters that are normalised at once.
 _PART = 1 << 16
-_SHORT = 1 << 16  # characters; the longest piece of a shorter text is not looked for
 # No normal form joins an ASCII character to what stands before it, so a text may be cut there.
 _ASCII = re.compile(r"[\x00-\x7f]")
 _MODEL = {"type": "WordLevel", "vocab": {"?": 0}, "unk_token": "?"}
@@ -32,13 +30,6 @@ class CutText:
 
     text: str
     bounds: array[int]
-
-    @property
-    def longest(self) -> int:
-        """Characters of the longest piece, or a number that is not less."""
-        if len(self.text) < _SHORT:
-            return len(self.text)
-        return max(map(sub, self.bounds[1::2], self.bounds[::2]), default=0)
 
 
 class UnknownKindError(Exception):
@@ -65,13 +56,14 @@ class Pieces:
 
     def cut(self, texts: Sequence[str]) -> list[CutText]:
         """Each text in pieces. Releases the GIL for most of the time."""
-        whole = [self._normalised(text) for text in texts]
+        whole = [self.normalise(text) for text in texts]
         found = self._tokenizer.encode_batch(whole, add_special_tokens=False)
         return [
             CutText(text, array("I", chain.from_iterable(one.offsets))) for text, one in zip(whole, found, strict=True)
         ]
 
-    def _normalised(self, text: str) -> str:
+    def normalise(self, text: str) -> str:
+        """A text as the normaliser makes it. Keeps the GIL for 2 ms at a time."""
         if self.normalised is None or text.isascii():  # ASCII stays as it is in every form
             return text
         parts, done = [], 0

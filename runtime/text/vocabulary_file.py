@@ -11,6 +11,8 @@
     results      uint32 [num_merges]: the token that a merge makes
     slots        uint32 [num_slots], a hash table of the tokens by their bytes: 0 for an empty one, else slot_of(). A
                  token lies at crc32(bytes) % num_slots or in one of the next max_probes - 1, before an empty one.
+    class_blocks uint32 [0x1100]: the block of each 256 characters; empty if the pre-tokenizer is not Qwen 3.5's
+    classes      uint8 [num_class_blocks, 256]: what that pre-tokenizer asks of each character, see CharacterClass
 
 So merges are sorted by the 64-bit key (left, right), whose left half is written once. Numbers are little-endian,
 sections begin at multiples of 8, and their places follow from the header's counts: a file can name no place outside.
@@ -21,6 +23,7 @@ manifest's sha256 is compared by the caller, who knows the artifact.
 
 from __future__ import annotations
 
+import enum
 import mmap
 import os
 import struct
@@ -38,9 +41,29 @@ MAX_PROBES = 1 << 12
 MAX_TOKEN_BYTES = 1 << 16
 MAX_FRAME_BYTES = 16 << 20
 
-_HEADER = struct.Struct("<8s6I32s4Q")
+CHARACTERS_OF_BLOCK = 256
+NUM_BLOCKS = (sys.maxunicode + 1) // CHARACTERS_OF_BLOCK
+
+_HEADER = struct.Struct("<8s7I32s4Q")
 _ALIGNMENT = 8
 _WORD = 4
+
+
+class CharacterClass(enum.IntFlag):
+    """What Qwen 3.5's pre-tokenizer asks of a character: its bits, and in the upper three a place in a contraction.
+
+    WORD: a letter or a mark. SINGLE: s, t, m and d. FIRST: r and v, before E. DOUBLE: l, twice. In either case.
+    """
+
+    WORD = 1
+    LETTER = 2
+    NUMBER = 4
+    SPACE = 8
+    BREAK = 16
+    SINGLE = 1 << 5
+    FIRST = 2 << 5
+    E = 3 << 5
+    DOUBLE = 4 << 5
 
 
 class VocabularyFileError(Exception):
@@ -60,6 +83,7 @@ class VocabularyHeader:
     num_slots: int
     max_probes: int
     longest: int
+    num_class_blocks: int
     source_sha256: bytes
     source_bytes: int
     text_bytes: int
@@ -78,6 +102,8 @@ class VocabularyHeader:
             "ranks": self.num_merges * _WORD,
             "results": self.num_merges * _WORD,
             "slots": self.num_slots * _WORD,
+            "class_blocks": NUM_BLOCKS * _WORD if self.num_class_blocks else 0,
+            "classes": self.num_class_blocks * CHARACTERS_OF_BLOCK,
         }
         places, at = {}, _HEADER.size
         for name, length in lengths.items():
@@ -88,7 +114,7 @@ class VocabularyHeader:
 
     @property
     def file_bytes(self) -> int:
-        return self.sections["slots"].stop
+        return self.sections["classes"].stop
 
     def packed(self) -> bytes:
         return _HEADER.pack(
@@ -99,6 +125,7 @@ class VocabularyHeader:
             self.num_slots,
             self.max_probes,
             self.longest,
+            self.num_class_blocks,
             self.source_sha256,
             self.source_bytes,
             self.text_bytes,
@@ -128,6 +155,7 @@ class VocabularyHeader:
             and header.frame_bytes <= MAX_FRAME_BYTES
             and header.num_tokens < header.num_slots <= 4 * MAX_TOKENS
             and header.num_slots & (header.num_slots - 1) == 0
+            and header.num_class_blocks <= NUM_BLOCKS
         ):
             raise VocabularyFileError("its counts are out of bounds")
         if not header.file_bytes == stated_bytes == file_bytes:
@@ -188,7 +216,7 @@ class VocabularyFile:
         words = {
             name: np.frombuffer(self._mapped, np.uint32, len(place) // _WORD, place.start)
             for name, place in self._places.items()
-            if name not in ("frame", "text")
+            if name not in ("frame", "text", "classes")
         }
         for name, total in (("starts", header.text_bytes), ("first_merges", header.num_merges)):
             places = words[name]
@@ -200,9 +228,12 @@ class VocabularyFile:
         for name in ("byte_ids", "rights", "results"):
             if words[name].size and int(words[name].max()) >= header.num_tokens:
                 raise VocabularyFileError(f"its {name} have a token that it does not have")
+        blocks = words["class_blocks"]
+        if blocks.size and int(blocks.max()) >= header.num_class_blocks:
+            raise VocabularyFileError("its characters have a class that it does not have")
         if int(words["slots"].max()) >> 1 > header.num_tokens:
             raise VocabularyFileError("its slots have a token that it does not have")
-        del words, places
+        del words, places, blocks
         if hasattr(mmap, "MADV_DONTNEED"):
             self._mapped.madvise(mmap.MADV_DONTNEED)  # pages come again, from memory, when they are used
 

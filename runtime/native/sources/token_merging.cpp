@@ -1,8 +1,10 @@
-// Pieces of text to tokens, over a mapped vocabulary (runtime/text/vocabulary_file.py says what is in it). What it does
-// is what runtime/text/piece_merging.py does: of the neighbours that merge, the pair with the lowest rank, and of several
-// the first; then again.
+// Text to tokens, over a mapped vocabulary (runtime/text/vocabulary_file.py says what is in it). Merging is what
+// runtime/text/piece_merging.py does: of the neighbours that merge, the pair with the lowest rank, and of several the
+// first; then again. Cutting is Qwen 3.5's pre-tokenizer, the regular expression in text_pieces.h.
 //
 // The file is untrusted and may change while it is read: each number from it is compared before it leads anywhere.
+#include "text_pieces.h"
+
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,8 +16,8 @@ namespace {
 
 constexpr uint64_t NEVER = ~0ull;  // the rank of a pair that does not merge
 constexpr uint64_t FEW = 48;        // symbols; more are merged with a heap
-constexpr uint64_t MANY = 1 << 24;  // symbols of one piece; more would take a gigabyte
-constexpr int64_t DAMAGED = -1, NO_MEMORY = -2;
+constexpr uint64_t MANY = 1 << 20;  // symbols of a piece; more would take more than 60 MB
+constexpr int64_t DAMAGED = -1, NO_MEMORY = -2, LONG_PIECE = -3;
 
 struct CrcTable {
   uint32_t of[256];
@@ -50,8 +52,10 @@ struct Vocabulary {
   const uint32_t* rights;        // [num_merges]
   const uint32_t* ranks;
   const uint32_t* results;
-  const uint32_t* slots;  // [num_slots]
-  uint64_t num_tokens, num_merges, num_slots, max_probes, longest, text_bytes;
+  const uint32_t* slots;         // [num_slots]
+  const uint32_t* class_blocks;  // [0x1100], if there are any blocks
+  const uint8_t* classes;        // [num_class_blocks, 256]
+  uint64_t num_tokens, num_merges, num_slots, max_probes, longest, text_bytes, num_class_blocks;
 };
 
 namespace {
@@ -183,8 +187,37 @@ int64_t merge_many(const Vocabulary& vocabulary, uint32_t count, uint32_t* symbo
   return static_cast<int64_t>(made);
 }
 
-// Bytes of the character that begins with this byte of UTF-8.
-size_t length_of(uint8_t first) { return first < 0x80 ? 1 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4; }
+// What the calls for one text share.
+struct Merger {
+  const Vocabulary& vocabulary;
+  uint32_t byte_ids[256];  // copied, so that they stay as they were checked
+  uint32_t* tokens;
+  uint64_t made;
+
+  bool begin() {
+    memcpy(byte_ids, vocabulary.byte_ids, sizeof byte_ids);
+    for (uint32_t id : byte_ids)
+      if (id >= vocabulary.num_tokens) return false;
+    return true;
+  }
+
+  // 0, or what is wrong.
+  int64_t add(const uint8_t* piece, uint64_t count) {
+    uint32_t token;
+    if (whole(vocabulary, piece, count, token)) {
+      tokens[made++] = token;
+      return 0;
+    }
+    if (count > MANY) return LONG_PIECE;
+    uint32_t* symbols = tokens + made;
+    for (uint64_t i = 0; i < count; i++) symbols[i] = byte_ids[piece[i]];
+    const int64_t found = count <= FEW ? static_cast<int64_t>(merge_few(vocabulary, count, symbols))
+                                       : merge_many(vocabulary, static_cast<uint32_t>(count), symbols);
+    if (found < 0) return found;
+    made += static_cast<uint64_t>(found);
+    return 0;
+  }
+};
 
 }  // namespace
 }  // namespace qwonnx
@@ -193,14 +226,12 @@ size_t length_of(uint8_t first) { return first < 0x80 ? 1 : first < 0xE0 ? 2 : f
 //
 // text is UTF-8. bounds has two numbers for each piece: its first character and the one after its last, ascending.
 // tokens has room for as many tokens as the text has bytes. Returns their number, -1 if the file is damaged or the bounds
-// are not those of the text, -2 if there is no memory.
+// are not those of the text, -2 if there is no memory, -3 if a piece is too long.
 EXPORTED int64_t qwonnx_tokens_merge(const qwonnx::Vocabulary* vocabulary, const uint8_t* text, uint64_t text_bytes,
                                      const uint32_t* bounds, uint64_t num_pieces, uint32_t* tokens) {
-  uint32_t byte_ids[256];
-  memcpy(byte_ids, vocabulary->byte_ids, sizeof byte_ids);
-  for (size_t i = 0; i < 256; i++)
-    if (byte_ids[i] >= vocabulary->num_tokens) return qwonnx::DAMAGED;
-  uint64_t made = 0, character = 0, byte = 0;
+  qwonnx::Merger merger{*vocabulary, {}, tokens, 0};
+  if (!merger.begin()) return qwonnx::DAMAGED;
+  uint64_t character = 0, byte = 0;
   const auto walk = [&](uint64_t to) {
     for (; character < to && byte < text_bytes; character++) byte += qwonnx::length_of(text[byte]);
     return character == to && byte <= text_bytes;
@@ -209,23 +240,23 @@ EXPORTED int64_t qwonnx_tokens_merge(const qwonnx::Vocabulary* vocabulary, const
     if (!walk(bounds[2 * i])) return qwonnx::DAMAGED;
     const uint64_t start = byte;
     if (!walk(bounds[2 * i + 1])) return qwonnx::DAMAGED;
-    const uint64_t count = byte - start;
-    uint32_t token;
-    if (!count) continue;
-    if (qwonnx::whole(*vocabulary, text + start, count, token)) {
-      tokens[made++] = token;
-      continue;
-    }
-    uint32_t* symbols = tokens + made;
-    for (uint64_t j = 0; j < count; j++) symbols[j] = byte_ids[text[start + j]];
-    if (count <= qwonnx::FEW) {
-      made += qwonnx::merge_few(*vocabulary, count, symbols);
-      continue;
-    }
-    if (count > qwonnx::MANY) return qwonnx::NO_MEMORY;
-    const int64_t found = qwonnx::merge_many(*vocabulary, static_cast<uint32_t>(count), symbols);
-    if (found < 0) return found;
-    made += static_cast<uint64_t>(found);
+    if (byte == start) continue;
+    if (const int64_t wrong = merger.add(text + start, byte - start)) return wrong;
   }
-  return static_cast<int64_t>(made);
+  return static_cast<int64_t>(merger.made);
+}
+
+// The tokens of a normalised text, which is cut here. The same as above; the vocabulary must have classes.
+EXPORTED int64_t qwonnx_tokens_encode(const qwonnx::Vocabulary* vocabulary, const uint8_t* text, uint64_t text_bytes,
+                                      uint32_t* tokens) {
+  qwonnx::Merger merger{*vocabulary, {}, tokens, 0};
+  if (!merger.begin() || !vocabulary->num_class_blocks) return qwonnx::DAMAGED;
+  const qwonnx::TextPieces pieces{text, text_bytes, vocabulary->class_blocks, vocabulary->classes,
+                                  vocabulary->num_class_blocks};
+  for (uint64_t start = 0; start < text_bytes;) {
+    const uint64_t end = pieces.end_of(start);
+    if (const int64_t wrong = merger.add(text + start, end - start)) return wrong;
+    start = end;
+  }
+  return static_cast<int64_t>(merger.made);
 }

@@ -165,8 +165,11 @@ DAMAGES: dict[str, Damage] = {
     "too many probes": header_word(24, HUGE),
     "a token of gigabytes": header_word(28, HUGE),
     "tokens that are longer than stated": header_word(28, 1),
-    "a frame of gigabytes": lambda content, _: struct.pack_into("<Q", content, 80, 1 << 62),
-    "a text of gigabytes": lambda content, _: struct.pack_into("<Q", content, 72, 1 << 40),
+    "a frame of gigabytes": lambda content, _: struct.pack_into("<Q", content, 84, 1 << 62),
+    "a text of gigabytes": lambda content, _: struct.pack_into("<Q", content, 76, 1 << 40),
+    "too many classes of characters": header_word(32, HUGE),
+    "no classes where characters have one": header_word(32, 0),
+    "a character of no class": word("class_blocks", 4, HUGE),
     "a byte of no token": word("byte_ids", 65, HUGE),
     "a token without bytes": lambda content, header: word("starts", 299, _number(content, header, "starts", 300))(
         content, header
@@ -230,7 +233,7 @@ def test_a_file_with_any_numbers_gives_tokens_that_exist_or_is_refused(made: Pat
     numbers = [
         at
         for name, place in header.sections.items()
-        if name not in ("frame", "text")
+        if name not in ("frame", "text", "classes")
         for at in range(place.start, place.stop, 4)
     ]
     folders = []
