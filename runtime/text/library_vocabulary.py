@@ -1,6 +1,6 @@
 """A vocabulary that the `tokenizers` library holds: it parses all of tokenizer.json, 1 s for 250,000 tokens.
 
-This module and pieces.py are the only ones that call the library.
+In this package only this module and pieces.py call the library.
 """
 
 from __future__ import annotations

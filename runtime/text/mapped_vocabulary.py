@@ -1,8 +1,8 @@
 """A vocabulary that is mapped from vocabulary.bin: ready in milliseconds, and shared with other processes.
 
-Texts are cut by the library (pieces.py), and pieces are merged over the map by the native library where there is one,
-else in Python. What neither does well is left to the library's own vocabulary, which is then loaded: pieces that are
-too long for Python, and everything once the file proves damaged.
+Texts are normalised and cut by the library (pieces.py), and pieces are merged over the map in Python. Where the native
+library is installed it merges, and cuts too if the pre-tokenizer is Qwen 3.5's. What neither does well is left to the
+library's own vocabulary, which is then loaded: pieces that are too long, and everything once the file proves damaged.
 """
 
 from __future__ import annotations
