@@ -18,11 +18,10 @@ from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.errors import VerificationError
 from qwonnx.export.evaluation.decoder_session import CHUNK_TOKENS, DecoderSession, Logits, TokenIds
 from qwonnx.export.evaluation.measures import kl_divergence, token_scores
-from qwonnx.runtime.artifact.file_names import TOKENIZER_FILE
 from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from qwonnx.runtime.errors import TokenizerError
 from qwonnx.runtime.native.kernels import Kernels
-from qwonnx.runtime.text.tokenizer import Tokenizer
+from qwonnx.runtime.text.artifact_tokenizer import load_tokenizer
 
 # Enough for stable means, and not too many for a CPU: transformers keeps all logits of a window, 1 MB a token.
 MAX_TOKENS = 1024
@@ -173,7 +172,7 @@ def artifact_logits(
 
 def verification_tokens(artifact: Artifact, text: str) -> TokenIds:
     try:
-        tokenizer = Tokenizer.from_file(artifact.file(TOKENIZER_FILE))
+        tokenizer = load_tokenizer(artifact)
     except TokenizerError as error:
         raise VerificationError(f"{error} ({artifact.folder})") from error
     token_ids = np.array(tokenizer.encode(text)[:MAX_TOKENS], np.int64)

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from qwonnx.runtime.artifact.file_names import DECODER, VOCABULARY_FILE, is_weight_file
+from qwonnx.runtime.artifact.file_names import DECODER, TOKENIZER_FILE, VOCABULARY_FILE, is_weight_file
 from qwonnx.runtime.artifact.manifest import (
     ArtifactFileError,
     ArtifactHashError,
@@ -78,8 +78,9 @@ def open_artifact(folder: str | os.PathLike[str], *, verify: bool = False) -> Ar
 
     Args:
         folder: the artifact's folder.
-        verify: also hash the weights, which reads all of them. Otherwise only their presence and sizes are checked, and
-            nothing of vocabulary.bin, which its reader checks.
+        verify: also hash the weights, which reads all of them. Otherwise only their presence and sizes are checked.
+            Nothing is then checked of vocabulary.bin, and no hash of a tokenizer.json that has one beside it: their
+            readers do this (runtime/text/artifact_tokenizer.py).
 
     Raises:
         ManifestError: the folder is not an artifact, its schema is newer, or its manifest is malformed.
@@ -88,19 +89,20 @@ def open_artifact(folder: str | os.PathLike[str], *, verify: bool = False) -> Ar
     """
     root = Path(folder)
     manifest = read_manifest(root)
+    listed = {entry.path for entry in manifest.files}
     for entry in manifest.files:
         if entry.path == VOCABULARY_FILE and not verify:
             continue
+        # Weights take gigabytes, so they are hashed on demand only; a flipped bit in them changes an answer. A mapped
+        # vocabulary makes it needless to read tokenizer.json. Code that does not expect damage parses all other files.
+        unread = is_weight_file(entry.path) or (entry.path == TOKENIZER_FILE and VOCABULARY_FILE in listed)
         try:
-            # Weights take gigabytes, so they are hashed on demand only; a flipped bit in them changes an answer. Code
-            # that does not expect damage parses all other files; they take about 20 MB.
-            check_file(root, entry, verify=verify or not is_weight_file(entry.path))
+            check_file(root, entry, verify=verify or not unread)
         except OSError as error:
             reason = error.strerror or str(error)
             raise ArtifactFileError(
                 f"{entry.path} in {root} cannot be read ({reason}): copy the artifact again"
             ) from error
-    listed = {entry.path for entry in manifest.files}
     for name, graph in manifest.graphs.items():
         if graph.file not in listed:
             raise ManifestError(

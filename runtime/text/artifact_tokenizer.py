@@ -8,7 +8,7 @@ from functools import partial
 
 from qwonnx.runtime.artifact.file_names import TOKENIZER_FILE, VOCABULARY_FILE
 from qwonnx.runtime.artifact.folder import Artifact, check_file
-from qwonnx.runtime.artifact.manifest import ArtifactError, ArtifactFileError
+from qwonnx.runtime.artifact.manifest import ArtifactError, ArtifactFileError, ArtifactHashError
 from qwonnx.runtime.errors import TokenizerError
 from qwonnx.runtime.text.library_vocabulary import LibraryVocabulary
 from qwonnx.runtime.text.mapped_vocabulary import MappedVocabulary
@@ -42,11 +42,21 @@ def open_tokenizer(artifact: Artifact) -> Tokenizer:
                 artifact.folder / VOCABULARY_FILE,
                 reason,
             )
-    return Tokenizer(read_text(artifact, TOKENIZER_FILE))
+    return load_tokenizer(artifact)
+
+
+def load_tokenizer(artifact: Artifact) -> Tokenizer:
+    """The tokenizer of an artifact, loaded by the library.
+
+    Raises:
+        ArtifactError: there is no tokenizer.json, it cannot be read, or it is not the exported one.
+        TokenizerError: it cannot be used.
+    """
+    return Tokenizer(_exported_text(artifact))
 
 
 def read_text(artifact: Artifact, name: str) -> str:
-    """The text of one of the artifact's files.
+    """The text of one of the artifact's files, with its line breaks as they are.
 
     Raises:
         ArtifactFileError: the manifest does not list it; it cannot be read, is too large, or is not UTF-8.
@@ -55,7 +65,7 @@ def read_text(artifact: Artifact, name: str) -> str:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ArtifactFileError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB: export the checkpoint again")
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode()
     except OSError as error:
         raise ArtifactFileError(f"{path} cannot be read ({error.strerror}): copy the artifact again") from error
     except UnicodeDecodeError as error:
@@ -81,11 +91,19 @@ def _vocabulary(artifact: Artifact, file: VocabularyFile, frame: TokenizerFrame)
 
 
 def _from_library(artifact: Artifact) -> Vocabulary:
-    """The vocabulary of tokenizer.json, long after the artifact was opened: the file may have changed."""
+    """The vocabulary of tokenizer.json, long after the artifact was opened."""
     try:
-        text = read_text(artifact, TOKENIZER_FILE)
+        text = _exported_text(artifact)
     except ArtifactError as error:
         raise TokenizerError(str(error)) from error
-    if hashlib.sha256(text.encode()).hexdigest() != artifact.entry(TOKENIZER_FILE).sha256:
-        raise TokenizerError("it was changed after its export")
     return LibraryVocabulary(TokenizerFrame.read(text))
+
+
+def _exported_text(artifact: Artifact) -> str:
+    """The text of tokenizer.json, whose hash nobody compares when an artifact with a vocabulary.bin is opened."""
+    text = read_text(artifact, TOKENIZER_FILE)
+    if hashlib.sha256(text.encode()).hexdigest() != artifact.entry(TOKENIZER_FILE).sha256:
+        raise ArtifactHashError(
+            f"{TOKENIZER_FILE} in {artifact.folder} was changed after its export: copy the artifact again"
+        )
+    return text

@@ -14,14 +14,17 @@ from pathlib import Path
 
 import pytest
 
+from qwonnx.export.checkpoint.vocabulary_writer import vocabulary_tables
 from qwonnx.runtime.artifact.file_names import TOKENIZER_FILE, VOCABULARY_FILE
 from qwonnx.runtime.artifact.folder import open_artifact
 from qwonnx.runtime.artifact.manifest import ArtifactError, ArtifactFileError
 from qwonnx.runtime.errors import TokenizerError
 from qwonnx.runtime.model.files import load
-from qwonnx.runtime.text.artifact_tokenizer import open_tokenizer
+from qwonnx.runtime.text.artifact_tokenizer import load_tokenizer, open_tokenizer
+from qwonnx.runtime.text.library_vocabulary import LibraryVocabulary
 from qwonnx.runtime.text.mapped_vocabulary import MappedVocabulary
 from qwonnx.runtime.text.tokenizer import Tokenizer
+from qwonnx.runtime.text.tokenizer_frame import TokenizerFrame
 from qwonnx.runtime.text.vocabulary_file import VocabularyFile, VocabularyFileError, VocabularyHeader
 from tests.checkpoints.tokenizer import build_tokenizer
 from tests.runtime import counting_model
@@ -104,6 +107,18 @@ def test_a_file_that_is_not_the_exported_one_costs_one_warning(
         open_artifact(artifact, verify=True)
 
 
+def test_line_breaks_of_a_tokenizer_json_do_not_matter(artifact: Path) -> None:
+    path = artifact / TOKENIZER_FILE
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    list_files(artifact)
+    assert load_tokenizer(open_artifact(artifact)).encode(TEXT) == EXPECTED
+    content = path.read_bytes()
+    vocabulary = LibraryVocabulary(TokenizerFrame.read(content))
+    (artifact / VOCABULARY_FILE).write_bytes(vocabulary_tables(content).packed(vocabulary.merged))
+    list_files(artifact)
+    assert is_mapped(load(open_artifact(artifact)).tokenizer)
+
+
 def test_one_of_another_tokenizer_is_refused_although_the_manifest_lists_it(
     artifact: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -114,11 +129,20 @@ def test_one_of_another_tokenizer_is_refused_although_the_manifest_lists_it(
     assert "made from another tokenizer.json" in warnings(caplog)[0]
 
 
-def test_a_tokenizer_json_that_is_damaged_is_still_refused(artifact: Path) -> None:
+def test_a_tokenizer_json_that_is_damaged_is_refused_where_it_is_read(artifact: Path) -> None:
     content = (artifact / TOKENIZER_FILE).read_bytes()
     (artifact / TOKENIZER_FILE).write_bytes(content[:-1] + b" ")
+    assert load(open_artifact(artifact)).tokenizer.encode(TEXT) == EXPECTED
+    with pytest.raises(ArtifactError, match="changed after its export"):
+        open_artifact(artifact, verify=True)
+    with pytest.raises(ArtifactError, match="changed after its export"):
+        load_tokenizer(open_artifact(artifact))
+    (artifact / VOCABULARY_FILE).unlink()
     with pytest.raises(ArtifactError, match="changed after its export"):
         load(open_artifact(artifact))
+    (artifact / TOKENIZER_FILE).write_bytes(content[:-1])
+    with pytest.raises(ArtifactError, match=r"has \d+ bytes where the manifest says"):
+        open_artifact(artifact)
 
 
 def word(section: str, index: int, value: int) -> Damage:
