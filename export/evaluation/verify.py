@@ -19,6 +19,7 @@ from qwonnx.export.errors import VerificationError
 from qwonnx.export.evaluation.decoder_session import CHUNK_TOKENS, DecoderSession, Logits, TokenIds
 from qwonnx.export.evaluation.measures import kl_divergence, token_scores
 from qwonnx.runtime.artifact.folder import Artifact, open_artifact
+from qwonnx.runtime.artifact.manifest import ArtifactError
 from qwonnx.runtime.errors import TokenizerError
 from qwonnx.runtime.native.kernels import Kernels
 from qwonnx.runtime.text.artifact_tokenizer import load_tokenizer
@@ -173,6 +174,8 @@ def artifact_logits(
 def verification_tokens(artifact: Artifact, text: str) -> TokenIds:
     try:
         tokenizer = load_tokenizer(artifact)
+    except ArtifactError as error:
+        raise VerificationError(str(error)) from error
     except TokenizerError as error:
         raise VerificationError(f"{error} ({artifact.folder})") from error
     token_ids = np.array(tokenizer.encode(text)[:MAX_TOKENS], np.int64)

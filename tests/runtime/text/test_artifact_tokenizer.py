@@ -16,7 +16,7 @@ import pytest
 
 from qwonnx.export.checkpoint.vocabulary_writer import vocabulary_tables
 from qwonnx.runtime.artifact.file_names import TOKENIZER_FILE, VOCABULARY_FILE
-from qwonnx.runtime.artifact.folder import open_artifact
+from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from qwonnx.runtime.artifact.manifest import ArtifactError, ArtifactFileError
 from qwonnx.runtime.errors import TokenizerError
 from qwonnx.runtime.model.files import load
@@ -238,7 +238,7 @@ HOSTILE_USE = """
 import sys
 from pathlib import Path
 from qwonnx.runtime.text.artifact_tokenizer import open_tokenizer
-from qwonnx.runtime.artifact.folder import open_artifact
+from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from tests.runtime.text.many_texts import HARD_CASES
 for folder in sys.argv[1:]:
     tokenizer = open_tokenizer(open_artifact(folder))
@@ -323,3 +323,10 @@ def test_hard_cases_are_the_library_s_in_an_artifact(artifact: Path) -> None:
     assert is_mapped(tokenizer)
     for text in HARD_CASES:
         assert tokenizer.encode(text) == library.encode(text)
+
+
+def test_an_exported_artifact_has_one_and_uses_it(tiny_fp32: Artifact) -> None:
+    assert tiny_fp32.has_file(VOCABULARY_FILE)
+    tokenizer = open_tokenizer(open_artifact(tiny_fp32.folder, verify=True))
+    assert is_mapped(tokenizer)
+    assert tokenizer.encode(TEXT) == load_tokenizer(tiny_fp32).encode(TEXT)
