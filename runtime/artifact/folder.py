@@ -24,8 +24,6 @@ from qwonnx.runtime.artifact.manifest import (
 )
 from qwonnx.runtime.artifact.strict_json import quoted
 
-_HASH_CHUNK_BYTES = 1 << 20
-
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
@@ -113,11 +111,8 @@ def open_artifact(folder: str | os.PathLike[str], *, verify: bool = False) -> Ar
 
 def file_sha256(path: Path) -> str:
     """Hex sha256 of a file, read in chunks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_HASH_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+    with path.open("rb", buffering=0) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_file(root: Path, entry: FileEntry, *, verify: bool) -> None:
