@@ -14,17 +14,20 @@ _MAX_ID_CHARACTERS = 512
 _LEAST_SHARED_CHARACTERS = 256
 
 
-def read_lines(lines: Iterable[bytes], paths: Collection[str], max_line_bytes: int) -> Iterator[Work | Refused]:
+def read_lines(
+    lines: Iterable[bytes], paths: Collection[str], max_line_bytes: int, model: str | None = None
+) -> Iterator[Work | Refused]:
     """The work of a file's lines, in their order; blank lines are skipped.
 
     Args:
         lines: with their ends.
         paths: of routes that a line may name.
         max_line_bytes: of a line.
+        model: that answers, whatever model a line names; None: a line must name the served one.
     """
     for number, line in enumerate(lines, 1):
         if line.strip():
-            yield _read(line, number, paths, max_line_bytes)
+            yield _read(line, number, paths, max_line_bytes, model)
 
 
 def unique(found: Iterable[Work | Refused]) -> Iterator[Work | Refused]:
@@ -41,7 +44,7 @@ def unique(found: Iterable[Work | Refused]) -> Iterator[Work | Refused]:
         yield each
 
 
-def _read(line: bytes, number: int, paths: Collection[str], max_line_bytes: int) -> Work | Refused:
+def _read(line: bytes, number: int, paths: Collection[str], max_line_bytes: int, model: str | None) -> Work | Refused:
     if len(line) > max_line_bytes:
         message = f"the line has more than {max_line_bytes} bytes: shorten it, or set QWONNX_MAX_BODY_BYTES"
         return Refused(None, number, Failure("too_large", message))
@@ -58,7 +61,7 @@ def _read(line: bytes, number: int, paths: Collection[str], max_line_bytes: int)
     failure = _failure_of(document, paths)
     if failure is not None:
         return Refused(custom_id, number, failure)
-    body = document["body"]
+    body = document["body"] if model is None else {**document["body"], "model": model}
     return Work(custom_id, number, document["url"], json.dumps(body).encode(), _group_of(body))
 
 

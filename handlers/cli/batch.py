@@ -87,7 +87,9 @@ def batch(
     thinking: Annotated[
         bool, typer.Option("--thinking", help="Let the model reason first.", rich_help_panel="Presets")
     ] = False,
-    model_name: Annotated[str | None, typer.Option(help="Model name in IN; by default the checkpoint's.")] = None,
+    model_name: Annotated[
+        str | None, typer.Option(help="Answer only lines that name this model; by default any.")
+    ] = None,
     max_num_seqs: Annotated[int | None, typer.Option(help="Requests that run at once.")] = None,
     max_model_len: Annotated[int | None, typer.Option(help="Tokens of prompt and answer together.")] = None,
     memory: Annotated[str | None, typer.Option(help="Memory for the whole process, such as 8GB.")] = None,
@@ -158,7 +160,7 @@ def batch(
                 elif service is not None:
                     source = messages_to(text_of(service), lines, chat)
                 else:
-                    source = read_lines(lines, _PATHS, server.max_body_bytes)
+                    source = read_lines(lines, _PATHS, server.max_body_bytes, None if model_name else name)
             results = held.enter_context(Results(out, errors, resume=resume, force=force))
             progress = _run(opened, runtime, server, unique(source), results, total)
     except BatchError as error:

@@ -92,3 +92,9 @@ def test_requests_with_the_same_long_beginning_are_a_group() -> None:
     assert groups[0] == groups[1] is not None
     assert groups[2] not in (None, groups[0])
     assert groups[3:] == [None, None, None]
+
+
+def test_a_model_answers_whatever_a_line_names() -> None:
+    (work,) = read_lines([line(body={"model": "another", "n": 1})], {PATH}, LIMIT, "served")
+    assert isinstance(work, Work)
+    assert json.loads(work.body) == {"model": "served", "n": 1}
