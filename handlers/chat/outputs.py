@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from qwonnx.handlers import errors
+from qwonnx.handlers.chat.loop_inbox import LoopInbox
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
 from qwonnx.runtime.sampling.params import SamplingParams
@@ -56,6 +57,7 @@ class OutputStream:
         """
         self._engine = engine
         self._loop = loop or asyncio.get_running_loop()
+        self._inbox = LoopInbox.of(self._loop)
         self._queue: asyncio.Queue[RequestOutput] = asyncio.Queue()
         self._begun = asyncio.Event()
         self._deadline = deadline
@@ -95,7 +97,7 @@ class OutputStream:
         """Called on the engine's thread."""
         if output.finish_reason is not None:
             self._ended = True
-        self._loop.call_soon_threadsafe(self._put, output)
+        self._inbox.put(self._put, output)
 
     def _put(self, output: RequestOutput) -> None:
         self._queue.put_nowait(output)

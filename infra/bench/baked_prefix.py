@@ -27,6 +27,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from infra.bench.measured import Run, report, run_task
+from qwonnx.runtime.artifact.folder import open_artifact
 from qwonnx.runtime.baking import bake
 from qwonnx.runtime.cache.baked_prefixes import FOLDER
 from qwonnx.runtime.engine.engine import Engine
@@ -125,7 +126,7 @@ def _linked(artifact: Path, folder: Path) -> Path:
 
 def _system_text(artifact: Path, num_tokens: int) -> str:
     """A system text whose turn has about `num_tokens` tokens."""
-    model = model_files.load(artifact)
+    model = model_files.load(open_artifact(artifact))
     rules = [f"Rule {number}: answer question {number * 37 % 101} before you ask one." for number in range(num_tokens)]
 
     def length(count: int) -> int:

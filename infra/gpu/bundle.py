@@ -193,7 +193,7 @@ class _Exports:
 def _write_miniature(folder: Path, exports: _Exports, num_questions: int) -> None:
     """The artifact, with the answers and logits of its twin."""
     shutil.copytree(exports.cuda, folder / "artifact")
-    model = load(exports.cuda)
+    model = load(open_artifact(exports.cuda))
     prompts = [
         render_chat(model, list(example.messages[:-1]), [], {"enable_thinking": False}).token_ids
         for example in glossary.held_out(num_questions, 3)
