@@ -46,6 +46,7 @@ async def begin(
     deadline: float | None = None,
     capsules: CapsuleStore | None = None,
     owner: str = "",
+    burst: int = 1,
     fits: Callable[[Part], bool] | None = None,
     continuing: Continuing | None = None,
 ) -> Answer:
@@ -58,6 +59,7 @@ async def begin(
         deadline: the event loop's time at which an unfinished answer ends.
         capsules: store of the states of conversations.
         owner: see Engine.submit().
+        burst: see OutputStream.
         fits: called with each part in order; the answer ends with LENGTH before the first that does not fit.
         continuing: what makes an answer go on in another request after its deadline; None: nothing does.
 
@@ -102,6 +104,7 @@ async def begin(
                 owner=owner,
                 generated=generated,
                 keeps=continuing is not None,
+                burst=burst,
             )
         except BaseException:
             if resumed is not None and continuing is not None:

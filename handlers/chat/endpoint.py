@@ -26,6 +26,8 @@ from qwonnx.handlers.http.disconnect import while_connected
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.engine.engine import Engine
 
+_BURST = 32  # tokens of an answer that is sent whole
+
 
 class AnswerWriter(Protocol):
     """Writes one answer in an API's format. `parts` is Answer.parts and raises its errors."""
@@ -65,6 +67,9 @@ async def respond(
     continuations: Continuations | None = getattr(request.app.state, "continuations", None)
     ends_at = deadline.of_request(request.scope, settings)
     owner = owner_of(request.scope)
+    fits = _fits(request.scope, writer, stream=stream)
+    # An answer that may end by its content, or go on in another request, is looked at as it comes.
+    is_whole = not (stream or fits or chat.one_call or continuations)
     beginning = partial(
         begin,
         engine,
@@ -74,7 +79,8 @@ async def respond(
         capsules=capsules,
         owner=owner,
         continuing=None if continuations is None else Continuing(continuations, name_of(request.scope)),
-        fits=_fits(request.scope, writer, stream=stream),
+        fits=fits,
+        burst=_BURST if is_whole else 1,
     )
     if not stream:
         return await while_connected(request.receive, _whole(beginning, writer))

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from weakref import WeakKeyDictionary, ref
 
 from qwonnx.runtime.engine.request import RequestOutput
 
-Receive = Callable[[RequestOutput], None]
+Receive = Callable[[Sequence[RequestOutput]], None]
 
 
 class LoopInbox:
@@ -26,7 +26,7 @@ class LoopInbox:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = ref(loop)  # the table of inboxes must not keep it
-        self._waiting: deque[tuple[Receive, RequestOutput]] = deque()
+        self._waiting: deque[tuple[Receive, Sequence[RequestOutput]]] = deque()
         self._is_woken = False
 
     @staticmethod
@@ -38,28 +38,29 @@ class LoopInbox:
                 found = _INBOXES[loop] = LoopInbox(loop)
             return found
 
-    def put(self, receive: Receive, output: RequestOutput) -> None:
-        """Let the loop's thread receive an output. From the engine's thread.
+    def put(self, receive: Receive, outputs: Sequence[RequestOutput]) -> None:
+        """Let the loop's thread receive outputs. From the engine's thread.
 
         Raises:
             RuntimeError: the loop is closed.
         """
-        self._waiting.append((receive, output))
+        self._waiting.append((receive, outputs))
         if not self._is_woken:
             self._is_woken = True
             try:
                 if (loop := self._loop()) is None:
                     raise RuntimeError("the event loop has gone")
-                loop.call_soon_threadsafe(self._deliver)
+                loop.call_soon_threadsafe(self.deliver)
             except BaseException:
                 self._is_woken = False
                 raise
 
-    def _deliver(self) -> None:
+    def deliver(self) -> None:
+        """Receive what waits. On the loop's thread."""
         self._is_woken = False  # first: what is put from here on wakes again
         while self._waiting:
-            receive, output = self._waiting.popleft()
-            receive(output)
+            receive, outputs = self._waiting.popleft()
+            receive(outputs)
 
 
 _LOCK = threading.Lock()

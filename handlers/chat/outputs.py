@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 from collections.abc import AsyncGenerator, Sequence
 from functools import partial
 from types import TracebackType
@@ -42,6 +43,7 @@ class OutputStream:
         owner: str = "",
         generated: Sequence[int] = (),
         keeps: bool = False,
+        burst: int = 1,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         """Submit the request. The time is proportional to the prompt: 40 ms for 100,000 tokens.
@@ -50,6 +52,8 @@ class OutputStream:
             engine, prompt_token_ids, params, request_id, snapshot_at, owner, generated: see Engine.submit.
             deadline: the event loop's time at which an unfinished answer ends with LENGTH.
             keeps: such an answer ends with DEADLINE, and the engine keeps its state: see Engine.abort.
+            burst: outputs that come at a time, but for the first one and the last ones. Nobody looks at a whole answer
+                before its end, and a wake of the loop for each token costs more than the token's text.
             loop: that iterates it; None is the running one.
 
         Raises:
@@ -60,8 +64,12 @@ class OutputStream:
         self._inbox = LoopInbox.of(self._loop)
         self._queue: asyncio.Queue[RequestOutput] = asyncio.Queue()
         self._begun = asyncio.Event()
+        self._has_begun = False  # on the engine's side
         self._deadline = deadline
         self._keeps = keeps
+        self._burst = burst
+        self._held: list[RequestOutput] = []  # on the way to a burst
+        self._lock = threading.Lock()  # of what is held
         self._ended = False
         self._request_id = engine.submit(
             prompt_token_ids,
@@ -97,11 +105,25 @@ class OutputStream:
         """Called on the engine's thread."""
         if output.finish_reason is not None:
             self._ended = True
-        self._inbox.put(self._put, output)
+        with self._lock:
+            self._held.append(output)
+            is_due = len(self._held) >= self._burst or not self._has_begun or output.finish_reason is not None
+            if is_due:
+                self._has_begun = True
+                self._inbox.put(self._put, self._held)
+                self._held = []
 
-    def _put(self, output: RequestOutput) -> None:
-        self._queue.put_nowait(output)
+    def _put(self, outputs: Sequence[RequestOutput]) -> None:
+        for output in outputs:
+            self._queue.put_nowait(output)
         self._begun.set()
+
+    def _put_held(self) -> None:
+        """Take what the engine has given until now, in its order."""
+        with self._lock:
+            self._inbox.deliver()
+            self._put(self._held)
+            self._held = []
 
     async def begun(self) -> None:
         """Wait for the first output.
@@ -161,6 +183,8 @@ class OutputStream:
         if self._keeps and self._begun.is_set():
             return None
         self.abort()
+        if self._has_begun:
+            self._put_held()
         # An output that came in time is part of the answer, even the last one; the output of the abort is not.
         output = None if self._queue.empty() else self._queue.get_nowait()
         return None if output is None or output.finish_reason is FinishReason.ABORT else output

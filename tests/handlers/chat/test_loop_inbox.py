@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 import weakref
+from collections.abc import Sequence
 
 import pytest
 
@@ -25,15 +26,15 @@ def test_every_output_is_received_once_in_order_on_the_loops_thread() -> None:
         inbox, ended = LoopInbox.of(loop), asyncio.Event()
         assert LoopInbox.of(loop) is inbox
 
-        def receive(each: RequestOutput) -> None:
-            received.append(each.token_ids[0])
+        def receive(outputs: Sequence[RequestOutput]) -> None:
+            received.extend(each.token_ids[0] for each in outputs)
             threads.add(threading.get_ident())
             if len(received) == 20_000:
                 ended.set()
 
         def work() -> None:
             for number in range(20_000):
-                inbox.put(receive, output("", number))
+                inbox.put(receive, [output("", number)])
 
         worker = threading.Thread(target=work)
         worker.start()
@@ -59,9 +60,9 @@ def test_outputs_that_come_before_the_loop_looks_wake_it_once(monkeypatch: pytes
         monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
         received: list[RequestOutput] = []
         for number in range(16):
-            LoopInbox.of(loop).put(received.append, output("", number))
+            LoopInbox.of(loop).put(received.extend, [output("", number)])
         await asyncio.sleep(0)
-        LoopInbox.of(loop).put(received.append, output("", 16))
+        LoopInbox.of(loop).put(received.extend, [output("", 16)])
         await asyncio.sleep(0)
         assert len(received) == 17
         return wakes
@@ -75,7 +76,7 @@ def test_a_closed_loop_is_told_each_time_and_is_not_kept() -> None:
     loop.close()
     for _ in range(2):
         with pytest.raises(RuntimeError, match="closed"):
-            inbox.put(lambda each: None, output())
+            inbox.put(lambda outputs: None, [output()])
     gone = weakref.ref(loop)
     del loop, inbox
     gc.collect()

@@ -203,3 +203,29 @@ def test_a_request_that_is_cancelled_while_a_thread_submits_it_is_aborted() -> N
     engine = Slow()
     asyncio.run(asyncio.wait_for(test(engine), 10))
     assert engine.aborted == ["request"]
+
+
+def test_a_burst_has_every_output_in_order_and_the_first_and_the_last_at_once() -> None:
+    async def main() -> list[int]:
+        engine = FakeEngine()
+        stream = OutputStream(engine, [1], SamplingParams(), burst=4)
+        for number in range(6):
+            engine.give(output("x", number))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert stream._queue.qsize() == 5, "the first, and a burst of four"
+        engine.give(output("x", 6, reason=FinishReason.STOP))
+        return [each.token_ids[0] async for each in stream]
+
+    assert asyncio.run(main()) == list(range(7))
+
+
+def test_a_deadline_takes_what_a_burst_still_holds() -> None:
+    async def main() -> list[int]:
+        engine, loop = FakeEngine(), asyncio.get_running_loop()
+        stream = OutputStream(engine, [1], SamplingParams(), burst=100, deadline=loop.time() + 0.05)
+        for number in range(6):
+            engine.give(output("x", number))
+        return [each.token_ids[0] for each in [each async for each in stream] if each.token_ids]
+
+    assert asyncio.run(main()) == list(range(6))
