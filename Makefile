@@ -4,18 +4,22 @@
 #   PORT=9000             another port for the demonstration
 #   FUZZ_SECONDS=1800     how long native-fuzz runs, after two minutes of compiling
 #   PIP_FLAGS=...         more options for pip, such as another package index
+#   IMAGE_ROOT=...        where image-root builds the tree of a server, and sbom looks for it
+#   VARIANT=cuda          the tree of a server for NVIDIA GPUs, 3 GB, instead of the CPU's
 
 PYTHON ?= python3
 PORT ?= 8000
 FUZZ_SECONDS ?= 60
+IMAGE_ROOT ?= build/image-root
+VARIANT ?= cpu
 BIN := .venv/bin
 INSTALL := $(PYTHON) infra/install.py --venv .venv
-SOURCES := export runtime handlers tests infra/install.py infra/demo.py infra/configuration_table.py infra/card_table.py infra/bench infra/gpu infra/miniature infra/native_fuzz infra/native_emulation
+SOURCES := export runtime handlers tests infra/install.py infra/demo.py infra/configuration_table.py infra/card_table.py infra/bench infra/gpu infra/miniature infra/native_fuzz infra/native_emulation infra/shipping
 
 # A file's tests share what they make, so each file stays on one core.
 ALL_CORES := --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo demo-once test quick test-fast check bench native native-fuzz cuda-standin format clean
+.PHONY: help demo demo-once test soak quick test-fast check bench native native-fuzz cuda-standin image-root sbom format clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +32,9 @@ demo-once: .venv/.demo  ## The same, with one question through the openai client
 
 test: .venv/.dev  ## Run all tests
 	$(BIN)/python -m pytest $(ALL_CORES) --durations 10
+
+soak: .venv/.dev  ## Run the tests that take minutes or download much, which `test` leaves out
+	$(BIN)/python -m pytest -m soak --durations 10
 
 quick: .venv/.dev  ## Lint, types and the tests marked fast, side by side: run it often
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target check test-fast
@@ -48,6 +55,13 @@ native-fuzz: .venv/.dev  ## Mutated tensors for the native kernels, under saniti
 
 cuda-standin: .venv/.dev  ## The CUDA target's tests, on a CUDA runtime that computes nothing; fetches 250 MB once
 	$(BIN)/python -m tests.cuda_standin $(ALL_CORES)
+
+image-root: .venv/.dev  ## Build the tree of a server (VARIANT) in IMAGE_ROOT from its lock, and list what is large
+	$(BIN)/python -m infra.shipping.image_root $(IMAGE_ROOT) --variant $(VARIANT)
+
+sbom: .venv/.dev  ## Write IMAGE_ROOT's SBOM (CycloneDX 1.6) and NOTICE beside it; fails on an unknown licence
+	@test -d $(IMAGE_ROOT) || $(MAKE) --no-print-directory image-root
+	$(BIN)/python -m infra.shipping.sbom $(IMAGE_ROOT)
 
 format: .venv/.dev  ## Rewrite the sources as `check` wants them
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,4 @@
+"""What is shipped: locks, the tree of files that a server needs, its sizes, and its licences.
+
+Read lock_file.py, locks.py, image_root.py, tree_size.py, licences.py, sbom.py. Nothing here is installed with qwonnx.
+"""
