@@ -39,6 +39,7 @@ DROPPED = {
     "**/*.a": "for linkers",
     "numpy/**/tests": "tests",
     "numpy/_core/include": "headers",
+    "nvidia/**/include": "headers",
     "numpy/f2py": "a compiler of Fortran",
     "numpy/distutils": "a build system",
     "numpy/_pyinstaller": "for a packager",
@@ -161,8 +162,8 @@ def build_wheel(out: Path, *flags: str) -> Path:
     return next(out.glob("qwonnx-*.whl"))
 
 
-def build_root(root: Path, variant: str, wheel: Path | None = None) -> None:
-    """Build the tree in an empty or missing folder.
+def build_root(root: Path, variant: str, wheel: Path | None = None, *flags: str) -> None:
+    """Build the tree in an empty or missing folder; flags are pip's, for qwonnx's wheel.
 
     Raises:
         SystemExit: the folder has files, or a step failed.
@@ -172,7 +173,7 @@ def build_root(root: Path, variant: str, wheel: Path | None = None) -> None:
     root.mkdir(parents=True, exist_ok=True)
     install_locked(lock_path(variant), root)
     with tempfile.TemporaryDirectory() as scratch:
-        add_wheel(wheel or build_wheel(Path(scratch)), root)
+        add_wheel(wheel or build_wheel(Path(scratch), *flags), root)
     prune(root)
     compile_tree(root, workers=os.cpu_count() or 1)
 
@@ -182,8 +183,10 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="the tree's folder, empty or missing")
     parser.add_argument("--variant", choices=("cpu", "cuda"), default="cpu", help="which lock")
     parser.add_argument("--wheel", type=Path, help="qwonnx's wheel; without it, it is built")
+    parser.add_argument("--no-build-isolation", action="store_true", help="build it with the setuptools that is here")
     arguments = parser.parse_args()
-    build_root(arguments.out, arguments.variant, arguments.wheel)
+    flags = ("--no-build-isolation",) if arguments.no_build_isolation else ()
+    build_root(arguments.out, arguments.variant, arguments.wheel, *flags)
     print(f"{arguments.out}: {len(read_lock(lock_path(arguments.variant)))} locked packages and qwonnx")
     print(largest_table(tree_parts(arguments.out)))
 

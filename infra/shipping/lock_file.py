@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from packaging.utils import canonicalize_name
-
 LOCKS = Path(__file__).resolve().parent.parent / "locks"
 _PIN = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>\S+)(?P<hashes>(?: --hash=sha256:[0-9a-f]{64})+)")
 
@@ -25,9 +23,14 @@ class Pin:
     hashes: tuple[str, ...]
 
 
+def canonical_name(name: str) -> str:
+    """A package's name as PyPI compares it; the builder of an image has no package for that."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def lock_path(variant: str) -> Path:
-    """The lock of a variant, such as "cpu"."""
-    return LOCKS / f"server-{variant}.txt"
+    """The lock of a variant: of a server ("cpu", "cuda"), or of what builds its wheel ("build")."""
+    return LOCKS / ("build.txt" if variant == "build" else f"server-{variant}.txt")
 
 
 def read_lock(path: Path) -> tuple[Pin, ...]:
@@ -44,7 +47,7 @@ def read_lock(path: Path) -> tuple[Pin, ...]:
         match = _PIN.fullmatch(line.strip())
         if match is None:
             raise ValueError(f"{path.name}: {line[:80]!r} has no exact version with sha256 hashes: make the lock again")
-        name = canonicalize_name(match["name"])
+        name = canonical_name(match["name"])
         if name in pins:
             raise ValueError(f"{path.name} has {name} twice: make the lock again")
         hashes = tuple(part.rpartition(":")[2] for part in match["hashes"].split())

@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
-from infra.shipping.lock_file import Pin, lock_path, lock_text
+from infra.shipping.lock_file import Pin, canonical_name, lock_path, lock_text
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
@@ -40,14 +39,28 @@ NOT_IMPORTED = {
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A lock to make: the extra of pyproject.toml that is its server, and the processors that have wheels for it."""
+    """A lock to make.
+
+    extra: of pyproject.toml, whose server it is; None for what builds qwonnx's wheel.
+    machines: the processors that have wheels for it.
+    """
 
     name: str
-    extra: str
+    extra: str | None
     machines: tuple[str, ...]
 
+    @property
+    def title(self) -> str:
+        if self.extra is None:
+            return "what builds qwonnx's wheel."
+        return f"a server of qwonnx[{self.extra}], without what it never imports."
 
-VARIANTS = (Variant("cpu", "cpu", ("x86_64", "aarch64")), Variant("cuda", "gpu", ("x86_64",)))
+
+VARIANTS = (
+    Variant("cpu", "cpu", ("x86_64", "aarch64")),
+    Variant("cuda", "gpu", ("x86_64",)),
+    Variant("build", None, ("x86_64", "aarch64")),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +74,11 @@ class Wheel:
 
 
 def requirements_of(variant: Variant) -> list[str]:
-    """The requirements of a server, from pyproject.toml."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    """The variant's requirements, from pyproject.toml."""
+    read = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    if variant.extra is None:
+        return list(read["build-system"]["requires"])
+    project = read["project"]
     return [*project["dependencies"], *project["optional-dependencies"][variant.extra]]
 
 
@@ -90,7 +106,7 @@ def imported_closure(wanted: Sequence[str], requires: Mapping[str, Sequence[str]
     waiting = [Requirement(text) for text in wanted]
     while waiting:
         requirement = waiting.pop()
-        name = canonicalize_name(requirement.name)
+        name = canonical_name(requirement.name)
         if name in NOT_IMPORTED:
             continue
         extras = ["", *requirement.extras]
@@ -100,7 +116,7 @@ def imported_closure(wanted: Sequence[str], requires: Mapping[str, Sequence[str]
             following = Requirement(text)
             marker = following.marker
             applies = marker is None or any(marker.evaluate({"extra": extra}) for extra in extras)
-            if applies and (first or requirement.extras) and canonicalize_name(following.name) not in found:
+            if applies and (first or requirement.extras) and canonical_name(following.name) not in found:
                 waiting.append(following)
     return found
 
@@ -120,7 +136,7 @@ def _report(requirements: Sequence[str], python: str, machine: str, *flags: str)
         installs: list[dict[str, Any]] = json.loads(report.read_text(encoding="utf-8"))["install"]
     return [
         Wheel(
-            name=canonicalize_name(each["metadata"]["name"]),
+            name=canonical_name(each["metadata"]["name"]),
             version=each["metadata"]["version"],
             sha256=each["download_info"]["archive_info"]["hashes"]["sha256"],
             requires=tuple(each["metadata"].get("requires_dist", ())),
@@ -137,7 +153,7 @@ def main() -> None:
         if arguments.variant not in (None, variant.name):
             continue
         heading = (
-            f"Made by `python -m infra.shipping.locks`: a server of qwonnx[{variant.extra}], without what it never imports.",
+            f"Made by `python -m infra.shipping.locks`: {variant.title}",
             f"Linux on {', '.join(variant.machines)}, glibc 2.{_GLIBC_MINORS[-1]} or later, "
             f"Python {PYTHONS[0]} to {PYTHONS[-1]}.",
             "pip install --no-deps --require-hashes --only-binary=:all: -r THIS FILE",

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from infra.shipping.lock_file import canonical_name
 
 # Bytecode is about as large as its source with comments; measured: numpy 1.21, anyio 1.48, jinja2 1.44.
 _BYTECODE_SHARE = 1.5
@@ -31,11 +30,13 @@ def installed_parts(requirements: Iterable[str]) -> list[Part]:
     Raises:
         importlib.metadata.PackageNotFoundError: a requirement is not installed here.
     """
+    from packaging.requirements import Requirement  # not in the builder of an image
+
     found: dict[str, Part] = {}
     waiting = [Requirement(text) for text in requirements]
     while waiting:
         requirement = waiting.pop()
-        name = canonicalize_name(requirement.name)
+        name = canonical_name(requirement.name)
         distribution = importlib.metadata.distribution(name)
         first = name not in found
         if first:

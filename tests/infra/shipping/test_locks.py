@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
-from infra.shipping.lock_file import Pin, lock_path, lock_text, read_lock
+from infra.shipping.lock_file import Pin, canonical_name, lock_path, lock_text, read_lock
 from infra.shipping.locks import NOT_IMPORTED, PYTHONS, VARIANTS, Variant, imported_closure, requirements_of
 
 pytestmark = pytest.mark.fast
@@ -19,7 +18,7 @@ pytestmark = pytest.mark.fast
 def test_a_lock_fits_the_requirements_of_the_project(variant: Variant) -> None:
     pins = {pin.name: pin for pin in read_lock(lock_path(variant.name))}
     for requirement in map(Requirement, requirements_of(variant)):
-        pin = pins[canonicalize_name(requirement.name)]
+        pin = pins[canonical_name(requirement.name)]
         assert requirement.specifier.contains(pin.version), f"{requirement}: make the locks again"
     assert not pins.keys() & NOT_IMPORTED.keys()
 

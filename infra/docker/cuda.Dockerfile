@@ -1,0 +1,40 @@
+# A server on an NVIDIA GPU, for a host with the NVIDIA container toolkit. The artifact as in cpu.Dockerfile.
+# Both bases are given with their digests: infra/docker/README.md.
+# BUILD_BASE: a Python with pip, and a C++ compiler for the native kernels, such as python:3.12-bookworm@sha256:...
+ARG BUILD_BASE
+# BASE: the same minor version of Python, such as python:3.12-slim-bookworm@sha256:...
+ARG BASE
+
+FROM ${BUILD_BASE} AS tree
+WORKDIR /src
+COPY pyproject.toml MANIFEST.in README.md LICENSE ./
+COPY infra infra
+COPY runtime runtime
+COPY handlers handlers
+COPY export export
+RUN ["python3", "-m", "pip", "install", "--no-cache-dir", "--no-deps", "--require-hashes", "-r", "infra/locks/build.txt"]
+RUN ["python3", "-m", "infra.shipping.image_root", "/app", "--variant", "cuda", "--no-build-isolation"]
+
+FROM ${BASE} AS server
+COPY --from=tree /app /app
+# PORT makes `auto` listen on all addresses where no other platform is found. A key is needed then: QWONNX_API_KEY.
+ENV PYTHONPATH=/app \
+    PYTHONSAFEPATH=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    ORT_DISABLE_TELEMETRY=1 \
+    HOME=/tmp \
+    PORT=8080 \
+    QWONNX_PLATFORM=auto \
+    QWONNX_ARTIFACT=/artifact \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+# Another Python than the tree's ends the build here.
+RUN ["python3", "-S", "-c", "import numpy, tokenizers, msgspec, qwonnx.runtime.telemetry, onnxruntime"]
+USER 65532:65532
+EXPOSE 8080
+HEALTHCHECK --interval=10s --timeout=3s --start-period=300s --retries=3 \
+    CMD ["python3", "-I", "-S", "-c", "import os, urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:' + os.environ.get('PORT', '8080') + '/health/ready', timeout=2)"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["python3", "-S", "-m", "qwonnx.handlers.cli"]
+CMD ["serve"]

@@ -1,0 +1,34 @@
+# A function of AWS Lambda that streams (docs/aws-lambda.md). baked.Dockerfile adds the artifact.
+# Both bases are given with their digests: infra/docker/README.md.
+# BUILD_BASE: a Python with pip, and a C++ compiler for the native kernels, such as python:3.12-bookworm@sha256:...
+ARG BUILD_BASE
+# BASE: the same minor version of Python, such as python:3.12-slim-bookworm@sha256:...
+ARG BASE
+
+FROM ${BUILD_BASE} AS tree
+WORKDIR /src
+COPY pyproject.toml MANIFEST.in README.md LICENSE ./
+COPY infra infra
+COPY runtime runtime
+COPY handlers handlers
+COPY export export
+RUN ["python3", "-m", "pip", "install", "--no-cache-dir", "--no-deps", "--require-hashes", "-r", "infra/locks/build.txt"]
+RUN ["python3", "-m", "infra.shipping.image_root", "/app", "--variant", "cpu", "--no-build-isolation"]
+
+FROM ${BASE} AS function
+COPY --from=tree /app /app
+# Only /tmp can be written there.
+ENV PYTHONPATH=/app \
+    PYTHONSAFEPATH=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    ORT_DISABLE_TELEMETRY=1 \
+    HOME=/tmp \
+    QWONNX_ARTIFACT=/artifact
+# Another Python than the tree's ends the build here.
+RUN ["python3", "-S", "-c", "import numpy, tokenizers, msgspec, qwonnx.runtime.telemetry, onnxruntime"]
+# SnapStart takes images with this label only.
+LABEL com.amazonaws.lambda.feature.snapstart="Allow"
+USER 65532:65532
+HEALTHCHECK NONE
+ENTRYPOINT ["python3", "-S", "-m", "qwonnx.handlers.functions.lambda_runtime"]
