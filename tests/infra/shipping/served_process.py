@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ SECONDS = 120.0
 
 @contextmanager
 def served_process(
-    command: Sequence[str], environment: Mapping[str, str], folder: Path, *, end: Sequence[str] = ()
+    command: Sequence[str], environment: Mapping[str, str], folder: Path, *, end: Callable[[], None] | None = None
 ) -> Iterator[str]:
-    """Run it until its model is loaded; yields the URL. `end` is a command that stops it, instead of SIGTERM."""
+    """Run it until its model is loaded; yields the URL. `end` stops it, instead of SIGTERM."""
     process = subprocess.Popen(
         command, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -35,8 +35,8 @@ def served_process(
         else:
             raise AssertionError("it ended before it served:\n" + "".join(lines))
     finally:
-        if end:
-            subprocess.run(end, check=True)
+        if end is not None:
+            end()
         else:
             process.terminate()
         rest = process.communicate(timeout=SECONDS)[0]

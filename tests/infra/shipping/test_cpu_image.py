@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -114,7 +115,7 @@ def test_it_answers_a_question_as_nobodys_user(buildah: Buildah, image: str, tmp
     healthy = buildah.command(*run, *set_up["Healthcheck"]["Test"][1:])
     assert set_up["Healthcheck"]["Test"][0] == "CMD"
     assert subprocess.run(healthy, capture_output=True, check=False).returncode != 0, "nothing listens yet"
-    with served_process(command, os.environ, tmp_path) as url:
+    with served_process(command, os.environ, tmp_path, end=lambda: terminate(port)) as url:
         asked = ask(
             url.replace("0.0.0.0", "127.0.0.1"),
             "What is Germany called in Swahili?",
@@ -124,6 +125,17 @@ def test_it_answers_a_question_as_nobodys_user(buildah: Buildah, image: str, tmp
         assert asked == "Ujerumani"
         assert users_of(port) == {65532}
         assert subprocess.run(healthy, capture_output=True, check=False).returncode == 0
+
+
+def terminate(port: int) -> None:
+    """SIGTERM to the server itself, as a container's runtime sends it; buildah kills what it runs instead."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words, variables = ((entry / name).read_bytes().split(b"\0") for name in ("cmdline", "environ"))
+        except OSError:  # ended meanwhile
+            continue
+        if b"qwonnx.handlers.cli" in words and f"PORT={port}".encode() in variables and words[0].startswith(b"python"):
+            os.kill(int(entry.name), signal.SIGTERM)
 
 
 def users_of(port: int) -> set[int]:
