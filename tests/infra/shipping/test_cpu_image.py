@@ -134,7 +134,7 @@ def terminate(port: int) -> None:
             words, variables = ((entry / name).read_bytes().split(b"\0") for name in ("cmdline", "environ"))
         except OSError:  # ended meanwhile
             continue
-        if b"qwonnx.handlers.cli" in words and f"PORT={port}".encode() in variables and words[0].startswith(b"python"):
+        if b"qwonnx.handlers.cli" in words and f"PORT={port}".encode() in variables and words[0].endswith(b"/python3"):
             os.kill(int(entry.name), signal.SIGTERM)
 
 

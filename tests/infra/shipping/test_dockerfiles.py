@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from infra.shipping.lock_file import LOCKS
-from tests.infra.shipping.tools import program
+from tests.infra.programs import program
 
 pytestmark = pytest.mark.fast
 
