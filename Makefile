@@ -61,7 +61,7 @@ image-root: .venv/.dev  ## Build the tree of a server (VARIANT) in IMAGE_ROOT fr
 
 sbom: .venv/.dev  ## Write IMAGE_ROOT's SBOM (CycloneDX 1.6) and NOTICE beside it; fails on an unknown licence
 	@test -d $(IMAGE_ROOT) || $(MAKE) --no-print-directory image-root
-	$(BIN)/python -m infra.shipping.sbom $(IMAGE_ROOT)
+	$(BIN)/python -m infra.shipping.sbom $(IMAGE_ROOT) --variant $(VARIANT)
 
 format: .venv/.dev  ## Rewrite the sources as `check` wants them
 	$(BIN)/ruff check --fix .
