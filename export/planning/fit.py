@@ -6,7 +6,7 @@ plus that of keys and values. This does not predict a model's loss; `qwonnx veri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from qwonnx.export.checkpoint.config import ModelConfig
@@ -14,9 +14,10 @@ from qwonnx.export.errors import PlanError
 from qwonnx.export.modeling.cache_spec import KvType
 from qwonnx.export.planning.artifact_size import CopiedFiles
 from qwonnx.export.planning.deployment import longest_context
+from qwonnx.export.planning.machines import PLATFORMS, DeploymentTarget
 from qwonnx.export.planning.memory import memory_of
 from qwonnx.export.planning.plan import Assumptions, store_models
-from qwonnx.export.planning.resident_memory import Serving
+from qwonnx.export.planning.resident_memory import MemoryUse, Serving
 from qwonnx.export.planning.states import state_sizes
 from qwonnx.export.planning.stored_model import NamedRecipe, StoredModel
 from qwonnx.runtime.errors import QuantityError
@@ -46,49 +47,74 @@ _KV_ERROR = {
 }
 
 MAX_SEQUENCES = 1024
+_KEYS = ("memory", "disk", "context", "sequences", "platform")
 _UNLIMITED = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits in bytes and tokens; None: no limit. context is that of each sequence."""
+    """Limits in bytes and tokens; None: no limit. context is that of each sequence. disk is for the artifact.
+
+    platform: the machine whose memory and disk they are, or None.
+    """
 
     memory: int | None
     disk: int | None
     context: int
     sequences: int
+    platform: DeploymentTarget | None = None
 
 
 def parse_limits(text: str, context: int, sequences: int) -> Limits:
-    """Parse limits such as "memory=10GB,disk=10GB,context=32k,sequences=4".
+    """Parse limits such as "memory=10GB,disk=10GB,context=32k,sequences=4" or "platform=lambda,memory=4GiB".
 
     Args:
-        text: keys in any order, each at most once; memory or disk must be among them.
+        text: keys in any order, each at most once; platform, memory or disk must be among them. With a platform, memory
+            and disk may name less than its largest.
         context, sequences: the defaults.
 
     Raises:
-        PlanError: a key is unknown or given twice, memory and disk are missing, or a value is malformed.
+        PlanError: a key is unknown or given twice, platform, memory and disk are missing, a value is malformed, or more
+            than the platform has.
     """
     given: dict[str, str] = {}
     for part in text.split(","):
         key, equals, value = (piece.strip() for piece in part.partition("="))
-        if key not in ("memory", "disk", "context", "sequences") or not equals:
-            raise PlanError(f"--fit has {part[:40]!r}: give memory=10GB, disk=10GB, context=32k or sequences=4")
+        if key not in _KEYS or not equals:
+            raise PlanError(
+                f"--fit has {part[:40]!r}: give memory=10GB, disk=10GB, context=32k, sequences=4 or platform=lambda"
+            )
         if key in given:
             raise PlanError(f"--fit has {key} twice: give it once")
         given[key] = value
-    if not given.keys() & {"memory", "disk"}:
-        raise PlanError("--fit names neither memory nor disk: give one, as in memory=10GB")
+    if not given.keys() & {"memory", "disk", "platform"}:
+        raise PlanError("--fit names neither memory nor disk nor platform: give one, as in memory=10GB")
+    platform = PLATFORMS.get(given["platform"]) if "platform" in given else None
+    if platform is None and "platform" in given:
+        raise PlanError(f"platform is {given['platform'][:40]!r}: use one of {', '.join(PLATFORMS)}")
     most = MAX_SEQUENCES
     try:
         return Limits(
-            memory=parse_bytes(given["memory"], "memory") if "memory" in given else None,
-            disk=parse_bytes(given["disk"], "disk") if "disk" in given else None,
+            memory=_least("memory", given, platform, platform.memory if platform else None),
+            disk=_least("disk", given, platform, platform.disk if platform else None),
             context=parse_tokens(given["context"], "context") if "context" in given else context,
             sequences=parse_count(given["sequences"], "sequences", most) if "sequences" in given else sequences,
+            platform=platform,
         )
     except QuantityError as error:
         raise PlanError(str(error)) from error
+
+
+def _least(key: str, given: Mapping[str, str], platform: DeploymentTarget | None, limit: int | None) -> int | None:
+    """The bytes that are given, else the platform's limit, else None."""
+    if key not in given:
+        return limit
+    wanted = parse_bytes(given[key], key)
+    if platform is not None and limit is not None and wanted > limit:
+        raise PlanError(
+            f"{key} is {given[key][:40]!r}, and {platform.name} has {limit} bytes at most: give less, or none"
+        )
+    return wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +125,7 @@ class Candidate:
     kv: KvType
     rounding_error: float
     memory: int  # bytes that are needed at the limits' context and sequences
+    mapped: int  # of them, weights that are read where the artifact's files are mapped
     disk: int
     missing_memory: int
     missing_disk: int
@@ -154,7 +181,8 @@ def _candidate(config: ModelConfig, model: StoredModel, kv: KvType, limits: Limi
         changed = replace(wanted, context=context, sequences=sequences)
         return memory_of(config, model, states, changed).required
 
-    memory, disk = needs(limits.context, limits.sequences), model.artifact.num_bytes
+    use = memory_of(config, model, states, wanted)
+    memory, disk = use.required, model.artifact.num_bytes
     allowed = _UNLIMITED if limits.memory is None else limits.memory
     missing_disk = max(0, disk - limits.disk) if limits.disk is not None else 0
     limit = max(config.max_position_embeddings, limits.context)
@@ -163,6 +191,7 @@ def _candidate(config: ModelConfig, model: StoredModel, kv: KvType, limits: Limi
         kv=kv,
         rounding_error=rounding_error(model) + _KV_ERROR[kv],
         memory=memory,
+        mapped=use.mapped_weights if isinstance(use, MemoryUse) else 0,
         disk=disk,
         missing_memory=0 if limits.memory is None else max(0, memory - limits.memory),
         missing_disk=missing_disk,

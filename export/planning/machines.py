@@ -20,9 +20,26 @@ class DeploymentTarget:
     bandwidth: int | None = None  # of its memory, in bytes a second, if it is known
 
 
-# Lambda's largest function: 10,240 MiB of memory, and as much under /tmp; an image may have 10 GB.
+# What a function's package has besides the artifact, at most: the tree of a server (tests/infra/shipping holds it), and
+# an image with Python below it (a slim image of Python takes up to 150 MB).
+SERVER_BYTES = 125_000_000
+IMAGE_BYTES = SERVER_BYTES + 150_000_000
+
+# The largest instance of each platform, by the name for `--fit platform=`. Sources:
+#   docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html: memory of 10,240 MB, an image of 10 GB
+#     uncompressed, a zip of 250 MB (262,144,000 bytes) unzipped with layers. Managed Instances are machines: memory=.
+#   docs.cloud.google.com/run/docs/configuring/services/memory-limits: 32 GiB with 8 CPUs; an image has no limit.
+#   docs.aws.amazon.com/sagemaker/latest/dg/serverless-endpoints.html: memory of 6,144 MB, an image of 10 GB.
+PLATFORMS = {
+    "lambda": DeploymentTarget("AWS Lambda, 10 GB", 10_240 << 20, 10 * 10**9 - IMAGE_BYTES),
+    "lambda-zip": DeploymentTarget("AWS Lambda, zip", 10_240 << 20, 262_144_000 - SERVER_BYTES),
+    "sagemaker-serverless": DeploymentTarget("SageMaker serverless", 6_144 << 20, 10 * 10**9 - IMAGE_BYTES),
+    "cloud-run": DeploymentTarget("Cloud Run, 32 GiB", 32 << 30),
+}
 HOSTS = (
-    DeploymentTarget("AWS Lambda, 10 GB", 10_240 << 20, 10 * 10**9),
+    PLATFORMS["lambda"],
+    PLATFORMS["sagemaker-serverless"],
+    PLATFORMS["cloud-run"],
     DeploymentTarget("container, 32 GB", 32 * 10**9),
 )
 

@@ -38,7 +38,7 @@ def fit_report(name: str, fit: Fit, assumptions: Assumptions) -> Json:
         "schema_version": SCHEMA_VERSION,
         "source": name,
         "assumptions": _assumptions(assumptions),
-        "limits": dataclasses.asdict(fit.limits),
+        "limits": {key: getattr(fit.limits, key) for key in ("memory", "disk", "context", "sequences")},
         "fits": chosen is not None,
         "chosen": None if chosen is None else _candidate(chosen),
         "nearest": None if chosen is not None else _candidate(fit.nearest),

@@ -58,7 +58,9 @@ def plan(
     ] = None,
     fit: Annotated[
         str | None,
-        typer.Option(help="Choose what fits: memory=8GB,disk=9GB; also context, sequences. Status 1 if nothing fits."),
+        typer.Option(
+            help="Choose what fits: memory=8GB,disk=9GB or platform=lambda; also context, sequences. Status 1 if none."
+        ),
     ] = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="Trace the graph for its exact size: needs torch and seconds per recipe.")
@@ -81,6 +83,8 @@ def plan(
         qwonnx plan Qwen/Qwen3.5-35B-A3B --target cuda --kv int8
 
         qwonnx plan Qwen/Qwen3.5-9B --fit memory=10GB,disk=10GB,context=32k
+
+        qwonnx plan Qwen/Qwen3.5-9B --fit platform=lambda,context=8k
 
         qwonnx plan ./checkpoint --weights int4 --exact --json
     """
@@ -165,6 +169,8 @@ def _fit(
 
     serving, default = assumptions.serving, assumptions.choice.target.default_recipe
     limits = parse_limits(text, serving.context, serving.sequences)
+    if limits.platform is not None and assumptions.choice.target.on_device:
+        raise CommandError(f"{limits.platform.name} has no GPU that is planned: give memory= of a card instead")
     if recipe is not None:
         recipes = _recipes(weights, recipe, None, default)
     else:

@@ -65,13 +65,16 @@ def fit_tables(name: str, fit: Fit) -> Iterator[RenderableType]:
     yield Text(f"{name}: {_limits_text(limits)}\n")
     fitting = [candidate for candidate in fit.candidates if candidate.fits]
     if not fitting:
-        yield from _candidates("Nothing fits. The nearest candidate:", [fit.nearest], limits)
+        where = f" {limits.platform.name}" if limits.platform is not None else ""
+        yield from _candidates(f"Nothing fits{where}. The nearest candidate:", [fit.nearest], limits)
+        yield from _mapped(fit.nearest)
         yield Text("To make it fit:\n" + "\n".join(f"- {line}" for line in remedies(fit)))
         return
     yield from _candidates("Candidates that fit, the most exact first", fitting[:_MOST_CANDIDATES], limits)
     if len(fitting) > _MOST_CANDIDATES:
         yield Text(f"and {len(fitting) - _MOST_CANDIDATES} more, which --json lists")
     best = fitting[0]
+    yield from _mapped(best)
     block_size = best.model.named.recipe.weight_block_size
     block = f" --weight-block-size {block_size}" if block_size else ""
     choice = best.model.choice
@@ -80,6 +83,15 @@ def fit_tables(name: str, fit: Fit) -> Iterator[RenderableType]:
     kv = "" if best.kv is choice.target.kv_types_with(choice.activations)[0] else f" --kv {best.kv}"
     yield Text("Export it with")
     yield Text(f"  qwonnx export {name} OUT{target} {best.model.named.options}{block}{activations}{kv}")
+
+
+def _mapped(candidate: Candidate) -> Iterator[RenderableType]:
+    """Mapped weights are page cache: neither free nor the process's own."""
+    if candidate.mapped:
+        yield Text(
+            f"Of the memory {bytes_text(candidate.mapped)} are weights mapped from the artifact's files: page cache. "
+            "The system may drop it, but every step reads it: with less memory tokens are slow."
+        )
 
 
 def remedies(fit: Fit) -> list[str]:
@@ -96,6 +108,8 @@ def remedies(fit: Fit) -> list[str]:
             lines.append(f"or sequences={nearest.largest_sequences} instead of {limits.sequences}")
     if nearest.missing_disk or not (nearest.largest_context or nearest.largest_sequences):
         lines.append("or a smaller model: these recipes have the fewest bits")
+    if limits.platform is not None:
+        lines.append(f"or another platform: no instance of {limits.platform.name} has more")
     return lines
 
 
@@ -213,7 +227,8 @@ def _candidates(title: str, candidates: Sequence[Candidate], limits: Limits) -> 
 
 def _limits_text(limits: Limits) -> str:
     sizes = {"memory": limits.memory, "disk": limits.disk}
-    parts = [f"{name} {bytes_text(size)}" for name, size in sizes.items() if size is not None]
+    parts = [limits.platform.name] if limits.platform is not None else []
+    parts += [f"{name} {bytes_text(size)}" for name, size in sizes.items() if size is not None]
     return ", ".join((*parts, f"context {tokens_text(limits.context)}", f"sequences {limits.sequences}"))
 
 

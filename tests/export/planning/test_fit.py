@@ -12,6 +12,7 @@ from qwonnx.export.errors import PlanError, RecipeError
 from qwonnx.export.modeling.cache_spec import KvType
 from qwonnx.export.planning.artifact_size import CopiedFiles
 from qwonnx.export.planning.fit import ROUNDING_ERROR, Candidate, Fit, Limits, find_fit, parse_limits
+from qwonnx.export.planning.machines import PLATFORMS
 from qwonnx.export.planning.plan import Assumptions
 from qwonnx.export.planning.resident_memory import Serving, memory_use, tokenizer_memory
 from qwonnx.export.planning.states import state_sizes
@@ -40,6 +41,36 @@ def test_limits_are_read_whole() -> None:
     assert parse_limits("disk=1GB", 32_768, 2) == Limits(None, 10**9, 32_768, 2)
 
 
+def test_a_platform_has_its_memory_and_disk_and_less_may_be_asked_for() -> None:
+    limits = parse_limits("platform=lambda,memory=4GiB,context=8k", 32_768, 1)
+    assert limits == Limits(4 << 30, PLATFORMS["lambda"].disk, 8192, 1, PLATFORMS["lambda"])
+    assert parse_limits("platform=cloud-run", 4096, 1).memory == 32 << 30
+    assert parse_limits("platform=cloud-run,disk=1TB", 4096, 1).disk == 10**12  # an image has no limit there
+
+
+@pytest.mark.parametrize(
+    ("size", "platform", "fitting"),
+    [
+        ("35B-A3B", "lambda", False),  # 18 GB at the fewest bits: neither the image nor the memory has room
+        ("35B-A3B", "lambda-zip", False),
+        ("35B-A3B", "sagemaker-serverless", False),
+        ("35B-A3B", "cloud-run", True),
+        ("9B", "lambda", True),
+        ("9B", "sagemaker-serverless", True),
+        ("27B", "sagemaker-serverless", False),
+        ("0.8B", "lambda-zip", False),  # no published model fits a zip
+    ],
+)
+def test_published_models_fit_the_platforms_that_can_hold_them(size: str, platform: str, fitting: bool) -> None:
+    found = fit(size, parse_limits(f"platform={platform},context=4k", 4096, 1))
+    assert (found.chosen is not None) is fitting
+    one = found.nearest
+    assert 0 < one.mapped < one.memory, "mapped weights are counted, and are not all"
+    if size == "35B-A3B" and platform == "lambda":
+        assert one.missing_disk > 5 * 10**9
+        assert one.missing_memory > 5 * 10**9
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -49,6 +80,8 @@ def test_limits_are_read_whole() -> None:
         ("memory=1GB,", "''"),
         ("memory=1GB,memory=2GB", "memory twice"),
         ("context=4k", "neither memory nor disk"),
+        ("platform=Lambda", "platform is 'Lambda': use one of lambda,"),
+        ("platform=lambda,disk=11GB", "disk is '11GB', and AWS Lambda, 10 GB has"),
         ("memory=10 xB", "memory is '10 xB'"),
         ("disk=1GB,context=0", "context is '0'"),
         ("disk=1GB,sequences=1025", "sequences is '1025'"),

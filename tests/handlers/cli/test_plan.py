@@ -91,7 +91,12 @@ def test_json_has_stable_keys_and_its_parts_add_up(config_file: Path) -> None:
             parts = sum(use.values()) - use["context"] - use["required"] - use["resident"] - droppable
             assert use["required"] == parts
             assert use["resident"] == parts + droppable
-        assert [one["name"] for one in recipe["deployments"]] == ["AWS Lambda, 10 GB", "container, 32 GB"]
+        assert [one["name"] for one in recipe["deployments"]] == [
+            "AWS Lambda, 10 GB",
+            "SageMaker serverless",
+            "Cloud Run, 32 GiB",
+            "container, 32 GB",
+        ]
 
 
 def test_every_key_of_the_json_is_documented(config_file: Path) -> None:
@@ -208,6 +213,9 @@ def test_options_that_the_plan_prints_are_options_of_the_plan(config_file: Path)
         (["--weight-block-size", "48"], "weight_block_size 48"),
         (["--bandwidth", "fast"], "give a rate as in 50GB/s"),
         (["--fit", "ram=1GB"], "ram=1GB"),
+        (["--fit", "platform=moon"], "platform is 'moon': use one of lambda, lambda-zip"),
+        (["--fit", "platform=lambda,memory=11GiB"], "memory is '11GiB', and AWS Lambda, 10 GB has 10737418240 bytes"),
+        (["--fit", "platform=lambda", "--target", "cuda"], "AWS Lambda, 10 GB has no GPU"),
         (["--fit", "memory=1 x"], "memory is '1 x'"),
         (["--revision", "main"], "leave --revision out"),
     ],
@@ -259,3 +267,13 @@ def test_what_fits_a_card_is_exported_for_it(config_file: Path) -> None:
     shown = qwonnx("plan", config_file, "--target", "cuda", "--fit", "memory=24GB,context=64k", COLUMNS="80")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert f"qwonnx export {config_file.parent} OUT --target cuda --" in " ".join(shown.stdout.split())
+
+
+def test_35b_fits_no_function_of_lambda_and_a_container_of_cloud_run(config_file: Path) -> None:
+    shown = qwonnx("plan", config_file, "--fit", "platform=lambda,context=4k", COLUMNS="80")
+    assert shown.returncode == 1
+    assert "Nothing fits AWS Lambda, 10 GB. The nearest candidate:" in shown.stdout
+    assert "no instance of AWS Lambda, 10 GB has more" in shown.stdout
+    fitting = qwonnx("plan", config_file, "--fit", "platform=cloud-run,context=4k", COLUMNS="80")
+    assert fitting.returncode == 0
+    assert "page cache" in fitting.stdout
