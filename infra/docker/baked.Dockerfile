@@ -4,3 +4,4 @@
 ARG IMAGE
 FROM ${IMAGE}
 COPY . /artifact
+ENV QWONNX_ARTIFACT=/artifact

@@ -1,4 +1,4 @@
-# A server on CPUs. The artifact is mounted at /artifact, or added by baked.Dockerfile.
+# A server on CPUs. The artifact is mounted, by the platform or by you (QWONNX_ARTIFACT), or added by baked.Dockerfile.
 # Both bases are given with their digests: infra/docker/README.md.
 # BUILD_BASE: a Python with pip, and a C++ compiler for the native kernels, such as python:3.12-bookworm@sha256:...
 ARG BUILD_BASE
@@ -26,8 +26,7 @@ ENV PYTHONPATH=/app \
     ORT_DISABLE_TELEMETRY=1 \
     HOME=/tmp \
     PORT=8080 \
-    QWONNX_PLATFORM=auto \
-    QWONNX_ARTIFACT=/artifact
+    QWONNX_PLATFORM=auto
 # Another Python than the tree's ends the build here. Official images of Python have no bytecode of its own modules.
 RUN ["python3", "-S", "-c", "import numpy, tokenizers, msgspec, onnxruntime, compileall, os, re, py_compile; compileall.compile_dir(os.path.dirname(os.__file__), quiet=2, rx=re.compile('/(test|tests|idlelib|lib2to3|tkinter|turtledemo|ensurepip|pydoc_data|site-packages|dist-packages)/'), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)"]
 USER 65532:65532

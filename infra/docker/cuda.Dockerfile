@@ -27,7 +27,6 @@ ENV PYTHONPATH=/app \
     HOME=/tmp \
     PORT=8080 \
     QWONNX_PLATFORM=auto \
-    QWONNX_ARTIFACT=/artifact \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 # Another Python than the tree's ends the build here. Official images of Python have no bytecode of its own modules.

@@ -24,8 +24,7 @@ ENV PYTHONPATH=/app \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     ORT_DISABLE_TELEMETRY=1 \
-    HOME=/tmp \
-    QWONNX_ARTIFACT=/artifact
+    HOME=/tmp
 # Another Python than the tree's ends the build here. Official images of Python have no bytecode of its own modules.
 RUN ["python3", "-S", "-c", "import numpy, tokenizers, msgspec, onnxruntime, compileall, os, re, py_compile; compileall.compile_dir(os.path.dirname(os.__file__), quiet=2, rx=re.compile('/(test|tests|idlelib|lib2to3|tkinter|turtledemo|ensurepip|pydoc_data|site-packages|dist-packages)/'), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)"]
 # SnapStart takes images with this label only.
