@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import jsonschema
 import kubernetes_validate
 import pytest
 
+from qwonnx.handlers.cli.serve_options import read_options
 from qwonnx.handlers.environment import variables as known_variables
 from tests.infra.manifests.documents import (
     INFRA,
@@ -195,3 +198,21 @@ def test_a_readme_explains_every_folder() -> None:
     folders = {path.name for path in KUBERNETES.iterdir() if path.is_dir()}
     assert {folder for folder in folders if f"`{folder}/`" not in text} == set()
     assert all((INFRA / name / "README.md").is_file() for name in ("docker", "sam", "cloud-run", "systemd"))
+
+
+@pytest.mark.parametrize("manifest", [*SERVERS, *manifests(INFRA / "cloud-run")], ids=name_of)
+def test_a_server_with_these_variables_listens_for_the_platform(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Read as `qwonnx serve` reads them, over those of the image."""
+    image = (INFRA / "docker" / "cpu.Dockerfile").read_text(encoding="utf-8")
+    platform, port = re.findall(r"QWONNX_PLATFORM=(\S+)", image), re.findall(r" PORT=(\d+)", image)
+    assert (len(platform), len(port)) == (1, 1)
+    given = {"QWONNX_PLATFORM": platform[0], "PORT": port[0], **variables(manifest.document)}
+    for name in [name for name in os.environ if name.startswith("QWONNX_")]:
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, "secret" if value is None else value)
+    options = read_options([str(tmp_path)])
+    assert (options.host, options.port, options.warning) == ("0.0.0.0", 8080, None)
+    assert options.runtime.max_num_seqs == 8
