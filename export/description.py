@@ -12,12 +12,14 @@ from qwonnx.export.quantization.size_table import Stored, weight_groups
 from qwonnx.export.targets.target import Activations, TargetChoice
 from qwonnx.runtime.artifact.manifest import (
     SCHEMA_VERSION,
+    WHOLE_MODEL,
     FileEntry,
     GraphSpec,
     Manifest,
     ModelFacts,
     QuantizationFacts,
     SourceFacts,
+    StageFacts,
     WeightGroup,
 )
 
@@ -30,6 +32,7 @@ def describe_artifact(
     graphs: dict[str, GraphSpec],
     files: tuple[FileEntry, ...],
     choice: TargetChoice,
+    stage: StageFacts = WHOLE_MODEL,
 ) -> Manifest:
     """The manifest of an artifact.
 
@@ -39,6 +42,7 @@ def describe_artifact(
         graphs: by name.
         files: all files but the manifest itself.
         choice: the target, and its types of activations and cache.
+        stage: the part of the model.
     """
     groups = weight_groups(stored)
     return Manifest(
@@ -58,6 +62,7 @@ def describe_artifact(
         ),
         graphs=graphs,
         files=files,
+        stage=stage,
     )
 
 

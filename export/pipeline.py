@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qwonnx.export.checkpoint.checkpoint import resolve_checkpoint
+from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.checkpoint.text_files import check_text_files
 from qwonnx.export.checkpoint.weight_names import tied_weights
 from qwonnx.export.checkpoint.weight_source import SkippedPart, WeightSource
 from qwonnx.export.description import describe_artifact
 from qwonnx.export.errors import ExportError, OutputError
 from qwonnx.export.lowering.shared_weights import SharedWeights
-from qwonnx.export.modeling.trace import trace_decoder
+from qwonnx.export.modeling.stage_cut import StageCut
+from qwonnx.export.modeling.trace import decoder_weights, trace_decoder
 from qwonnx.export.modeling.weight_fit import fitting_weights
 from qwonnx.export.quantization.cache_scales import cache_scales
 from qwonnx.export.quantization.calibration import calibrate
@@ -37,6 +39,7 @@ from qwonnx.export.weight_files.weight_stage import write_weights
 from qwonnx.runtime.artifact.file_names import DECODER
 from qwonnx.runtime.artifact.folder import file_sha256
 from qwonnx.runtime.artifact.manifest import (
+    WHOLE_MODEL,
     ArtifactError,
     FileEntry,
     Manifest,
@@ -90,6 +93,7 @@ def export_checkpoint(
     on_progress: Callable[[ExportProgress], None] | None = None,
     on_skipped: Callable[[SkippedPart], None] | None = None,
     on_note: Callable[[str], None] | None = None,
+    choose_cut: Callable[[ModelConfig], StageCut] | None = None,
 ) -> Manifest:
     """Export a checkpoint to an artifact.
 
@@ -101,6 +105,7 @@ def export_checkpoint(
         on_skipped: called at the end for every part of the checkpoint that is recognised and not exported.
         on_note: called before the weights are read, with a line for everything that is not read plainly: files that are
             left out, names that a wrapper changed, where tokens and the chat template come from.
+        choose_cut: which layers the artifact gets, if not all: see stages.py.
 
     Raises:
         ExportError: see errors.py. An artifact to overwrite stays. Written weights stay in a folder that does not open
@@ -116,6 +121,9 @@ def export_checkpoint(
 
     resolved = resolve_checkpoint(str(checkpoint), options.revision, options.weights_file)
     config = resolved.config
+    cut = None if choose_cut is None else choose_cut(config)
+    if cut is not None and not choice.target.has_stages:
+        raise ExportError(f"the target {choice.target.name} has no stages: use --target cpu")
     recipe = options.recipe or Recipe.choose(
         None, options.weights, options.weight_block_size, choice.target.default_recipe
     )
@@ -131,13 +139,18 @@ def export_checkpoint(
     fingerprint = export_fingerprint(
         resolved.tensors, resolved.source, config, recipe, choice.described(), options.calibration
     )
+    stage = WHOLE_MODEL if cut is None else cut.facts(fingerprint)
+    if cut is not None:
+        fingerprint["stage"] = f"{cut.number} of {cut.count}"
     with unfinished_export(out, fingerprint, resume=options.resume, overwrite=options.overwrite) as unfinished:
         report(ExportProgress("trace", 0, 0))
         scales = cache_scales(source, config, choice.kv) if choice.kv.is_quantized else None
         storages = StoragePlan(recipe, source)
-        graphs = {DECODER: lower_decoder(trace_decoder(config), storages, config, choice, scales)}
+        graphs = {DECODER: lower_decoder(trace_decoder(config, cut), storages, config, choice, scales, cut)}
         weights = SharedWeights(graph.weights for graph in graphs.values())
-        assert weights.names == shapes.keys() - tied_weights(config).keys(), "lowering lost weights"
+        tied = tied_weights(config)
+        needed = shapes if cut is None else decoder_weights(config, cut)
+        assert weights.names == {tied.get(name, name) for name in needed}, "lowering lost weights"
         importance = None
         if options.calibration is not None:
             importance = calibrate(
@@ -175,6 +188,7 @@ def export_checkpoint(
             {name: graph.spec for name, graph in graphs.items()},
             (*writer.files, *(_file_entry(building, name) for name in (*graph_files, *texts.files.contents))),
             choice,
+            stage,
         )
         write_manifest(building, manifest)
     if on_skipped is not None:

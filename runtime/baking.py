@@ -19,7 +19,7 @@ from qwonnx.runtime.artifact.folder import open_artifact
 from qwonnx.runtime.cache.baked_prefixes import prefix_files, prefix_path, write_prefix
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
-from qwonnx.runtime.errors import InvalidRequestError, SessionError
+from qwonnx.runtime.errors import InvalidRequestError, SessionError, SettingsError
 from qwonnx.runtime.model import expert_uses
 from qwonnx.runtime.model import files as model_files
 from qwonnx.runtime.sampling.params import SamplingParams
@@ -76,7 +76,10 @@ def bake(
         CapsuleError: the artifact's folder of baked prefixes is full.
         OSError: a file cannot be written.
     """
-    model = model_files.load(open_artifact(folder))
+    artifact = open_artifact(folder)
+    if not artifact.manifest.stage.is_whole:
+        raise SettingsError(f"{folder} is a stage, and prefixes are baked into whole models only: use capsules")
+    model = model_files.load(artifact)
     limit = model.artifact.manifest.model.max_position_embeddings
     beginnings = [system_beginning(model, prompt.messages, prompt.tools) for prompt in prompts]
     longest = max(map(len, beginnings), default=0)

@@ -11,6 +11,7 @@ QwonnxRuntimeError
 |-- GuideError               an answer cannot continue in the requested form; only its request ends
 |-- CapsuleError             a saved state cannot be used or kept; its prompt can still be read again
 |-- SessionError             ONNX Runtime cannot load or run the graph
+|   `-- StageLostError       a stage of the model is gone, and the states in it
 `-- NativeKernelsError       the library of native kernels is missing or cannot be used
 
 An artifact that cannot be opened raises qwonnx.runtime.artifact.manifest.ArtifactError, the root of its own tree.
@@ -78,6 +79,10 @@ class CapsuleError(QwonnxRuntimeError):
 
 class SessionError(QwonnxRuntimeError):
     """ONNX Runtime refused to load the graph or failed to run it."""
+
+
+class StageLostError(SessionError):
+    """A process that runs a stage is gone. The message names it. Requests that had states there have ended."""
 
 
 class NativeKernelsError(QwonnxRuntimeError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
@@ -77,6 +77,8 @@ class RuntimeSettings:
         "onnxruntime" runs them on ONNX Runtime's, which copy weights; "auto" is native if the library can be loaded.
     weights_residency: how weights come from their mapped files into memory: "map" reads a page when it is needed,
         "willneed" also reads ahead, "populate" reads all before the first answer, "lock" does and keeps them there.
+    stages: where stages 2, 3, ... of a model in stages listen, in their order: HOST:PORT or unix:PATH.
+    stage_key: secret of all stages of a model; needed if a stage listens beyond this machine.
     """
 
     device: str = AUTO
@@ -95,6 +97,8 @@ class RuntimeSettings:
     allow_special_tokens: bool = False
     kernels: str = "auto"
     weights_residency: str = "willneed"
+    stages: tuple[str, ...] = ()
+    stage_key: str | None = field(default=None, repr=False, metadata={"secret": True})
 
     def __post_init__(self) -> None:
         for name, lowest in _LOWEST.items():
@@ -141,17 +145,17 @@ def read_environment(settings: type[_Settings], environment: Mapping[str, str] |
     """
     source = os.environ if environment is None else environment
     types, given = get_type_hints(settings), {}
-    for field in fields(settings):
-        variable = f"QWONNX_{field.name.upper()}"
+    for each in fields(settings):
+        variable = f"QWONNX_{each.name.upper()}"
         text = source.get(variable)
-        if text is None or not (text.strip() or field.metadata.get("secret")):
+        if text is None or not (text.strip() or each.metadata.get("secret")):
             continue
-        value = text if field.metadata.get("secret") else _value(text.strip(), variable, types[field.name])
+        value = text if each.metadata.get("secret") else _value(text.strip(), variable, types[each.name])
         try:
-            settings(**{field.name: value})
+            settings(**{each.name: value})
         except SettingsError as error:
             raise SettingsError(f"{variable}: {error}") from error
-        given[field.name] = value
+        given[each.name] = value
     return settings(**given)
 
 

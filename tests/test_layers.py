@@ -50,6 +50,7 @@ ORDER: Mapping[str, tuple[str, ...]] = {
         "targets",
         "description",
         "pipeline",
+        "stages",
         "planning",
         "evaluation",
         "optimum_entry",

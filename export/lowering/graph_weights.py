@@ -62,6 +62,11 @@ class GraphWeights:
                 weights.parts[name] = (WeightPart(name, sizes(value)),)
                 value.const_value = None
         for name, other in tied.items():
+            if name in graph.initializers and other not in graph.initializers:  # the last of several stages
+                weights.parts[name] = (WeightPart(other, sizes(graph.initializers[name])),)
+                continue
+            if name not in graph.initializers:
+                continue
             ir.convenience.replace_all_uses_with(graph.initializers[name], graph.initializers[other])
             del graph.initializers[name], weights.parts[name]
         return weights

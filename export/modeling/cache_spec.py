@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.modeling.stage_cut import StageCut
 from qwonnx.runtime.artifact.manifest import StateSpec
 
 
@@ -63,6 +64,11 @@ def state_specs(
     return tuple(
         spec for layer, kind in enumerate(config.layer_types) for spec in _layer_states(config, layer, kind, kv, layout)
     )
+
+
+def stage_states(states: tuple[StateSpec, ...], cut: StageCut | None) -> tuple[StateSpec, ...]:
+    """Those of the states that belong to a stage's layers; all of them without a stage."""
+    return states if cut is None else tuple(state for state in states if cut.first <= state.layer < cut.end)
 
 
 def _layer_states(

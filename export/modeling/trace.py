@@ -21,11 +21,14 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from qwonnx.export.checkpoint.config import ModelConfig
-from qwonnx.export.modeling.cache_spec import state_specs
+from qwonnx.export.modeling.cache_spec import stage_states, state_specs
 from qwonnx.export.modeling.decoder import Decoder
+from qwonnx.export.modeling.decoder_stage import DecoderStage, decoder_stage
 from qwonnx.export.modeling.rotary import RotaryAngles
+from qwonnx.export.modeling.stage_cut import StageCut
 from qwonnx.export.operators.op_bodies import OPSET
 from qwonnx.export.operators.ops import DOMAIN, VERSION
+from qwonnx.runtime.artifact.file_names import HIDDEN_STATES, NEXT_HIDDEN_STATES
 from qwonnx.runtime.artifact.manifest import StateSpec, TensorSpec
 
 # Sizes of the symbolic dimensions while tracing: all different, and not 0 or 1, which torch.export would specialise.
@@ -35,30 +38,42 @@ _CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 _USERS_CACHE = os.environ.get(_CACHE_VARIABLE)  # torch sets it, too, when it first looks
 
 
-def decoder_inputs() -> tuple[TensorSpec, ...]:
-    """The decoder's inputs other than the states; `modeling/decoder.py` describes them."""
-    return (
+def decoder_inputs(config: ModelConfig, cut: StageCut | None = None) -> tuple[TensorSpec, ...]:
+    """The decoder's inputs other than the states, or a stage's; their modules describe them."""
+    inputs: tuple[TensorSpec, ...] = (
         TensorSpec("input_ids", "int64", ("batch", "sequence")),
         TensorSpec("position_ids", "int64", (3, "batch", "sequence")),
         TensorSpec("past_lengths", "int64", ("batch",)),
-        TensorSpec("logit_positions", "int64", ("num_logits",)),
     )
+    if cut is None or cut.is_last:
+        inputs += (TensorSpec("logit_positions", "int64", ("num_logits",)),)
+    return inputs if cut is None or cut.is_first else (*inputs, _hidden_states(HIDDEN_STATES, config))
 
 
-def decoder_outputs(config: ModelConfig) -> tuple[TensorSpec, ...]:
-    """The decoder's outputs other than the states."""
+def decoder_outputs(config: ModelConfig, cut: StageCut | None = None) -> tuple[TensorSpec, ...]:
+    """The decoder's outputs other than the states, or a stage's."""
+    if cut is not None and not cut.is_last:
+        return (_hidden_states(NEXT_HIDDEN_STATES, config),)
     return (TensorSpec("logits", "float32", ("batch", "num_logits", config.vocab_size)),)
 
 
-def decoder_weights(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+def _hidden_states(name: str, config: ModelConfig) -> TensorSpec:
+    return TensorSpec(name, "float32", ("batch", "sequence", config.hidden_size))
+
+
+def decoder_weights(config: ModelConfig, cut: StageCut | None = None) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the weights that a trace will have, in the order of the modules.
 
     This uses the meta device, which is quick: fake tensors take seconds to import.
     """
     rotary_angles = RotaryAngles(config)
     with torch.device("meta"):
-        decoder = Decoder(config, rotary_angles)
+        decoder = _modules(config, rotary_angles, cut)
     return {name: tuple(parameter.shape) for name, parameter in decoder.named_parameters()}
+
+
+def _modules(config: ModelConfig, rotary_angles: RotaryAngles, cut: StageCut | None) -> Decoder | DecoderStage:
+    return Decoder(config, rotary_angles) if cut is None else decoder_stage(config, rotary_angles, cut)
 
 
 @contextmanager
@@ -76,17 +91,17 @@ def _private_cache() -> Iterator[None]:
 
 
 @_private_cache()
-def trace_decoder(config: ModelConfig) -> ir.Model:
-    """Trace the text model.
+def trace_decoder(config: ModelConfig, cut: StageCut | None = None) -> ir.Model:
+    """Trace the text model, or one stage of it.
 
     Returns:
         A model whose initializers have names (as in `modeling/`), shapes and dtypes, and no values, except for the few
         small constants that are computed from the configuration.
     """
-    inputs, states = decoder_inputs(), state_specs(config)
+    inputs, states = decoder_inputs(config, cut), stage_states(state_specs(config), cut)
     rotary_angles = RotaryAngles(config)  # the one module with real values: its frequencies are part of the graph
     with FakeTensorMode(allow_non_fake_inputs=True):
-        decoder = Decoder(config, rotary_angles).eval()
+        decoder = _modules(config, rotary_angles, cut).eval()
         examples = [_example(spec) for spec in inputs]
         past = [_example(state) for state in states]
     dimensions = {name: torch.export.Dim(name, min=2) for name in _EXAMPLE_SIZES}
@@ -101,7 +116,7 @@ def trace_decoder(config: ModelConfig) -> ir.Model:
             program,
             arguments,
             input_names=[spec.name for spec in (*inputs, *_as_inputs(states))],
-            output_names=[*(spec.name for spec in decoder_outputs(config)), *(state.present for state in states)],
+            output_names=[*(spec.name for spec in decoder_outputs(config, cut)), *(state.present for state in states)],
             opset_version=OPSET,
             dynamo=True,
             optimize=False,

@@ -39,6 +39,7 @@ class CpuTarget(Target):
     kv_types = (KvType.FLOAT32, KvType.INT8, KvType.INT4)
     minimum_onnxruntime = "1.32"
     providers = ("CPUExecutionProvider",)
+    has_stages = True
     graph_bytes = 5_000
 
     def lower(self, model: ir.Model, weights: GraphWeights, activations: Activations, facts: LoweringFacts) -> None:

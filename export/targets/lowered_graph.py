@@ -14,7 +14,8 @@ from qwonnx.export.checkpoint.weight_names import tied_weights
 from qwonnx.export.lowering.functions import used_operators
 from qwonnx.export.lowering.graph_weights import GraphWeights
 from qwonnx.export.lowering.quantized_cache import quantize_cache
-from qwonnx.export.modeling.cache_spec import state_specs
+from qwonnx.export.modeling.cache_spec import stage_states, state_specs
+from qwonnx.export.modeling.stage_cut import StageCut
 from qwonnx.export.modeling.trace import decoder_inputs, decoder_outputs
 from qwonnx.export.quantization.cache_scales import CacheScales
 from qwonnx.export.quantization.recipe import Storages
@@ -43,6 +44,7 @@ def lower_decoder(
     config: ModelConfig,
     choice: TargetChoice,
     cache_scales: Mapping[int, CacheScales] | None = None,
+    cut: StageCut | None = None,
 ) -> LoweredGraph:
     """Lower a traced decoder, in place.
 
@@ -52,19 +54,20 @@ def lower_decoder(
         config: the model.
         choice: the target, and its types of activations and cache.
         cache_scales: of keys and values in every full-attention layer, by its index; None if they are not quantised.
+        cut: the stage that was traced; None: the whole model.
 
     Raises:
         RecipeError: the recipe cannot be applied.
     """
     floats = choice.activations.floats
     weights = GraphWeights.of_traced(traced.graph, storages, tied_weights(config), floats)
-    states = state_specs(config, choice.kv, choice.state_layout)
+    states = stage_states(state_specs(config, choice.kv, choice.state_layout), cut)
     if cache_scales is not None:
         quantize_cache(traced.graph, choice.kv, states, cache_scales)
     choice.target.lower(traced, weights, choice.activations, LoweringFacts(config, states))
     _tidy(traced, DECODER)
-    inputs, operators = choice.target.inputs(decoder_inputs()), _native_operators(traced, choice.target)
-    outputs = choice.target.outputs(decoder_outputs(config))
+    inputs, operators = choice.target.inputs(decoder_inputs(config, cut)), _native_operators(traced, choice.target)
+    outputs = choice.target.outputs(decoder_outputs(config, cut))
     spec = GraphSpec(graph_file(DECODER), inputs, outputs, states, operators)
     return LoweredGraph(traced, weights, spec)
 

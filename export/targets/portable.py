@@ -30,6 +30,7 @@ class PortableTarget(Target):
     kv_types = (KvType.FLOAT32, KvType.INT8, KvType.INT4)
     minimum_onnxruntime = "1.31.1"  # the latest with CUDA and TensorRT
     providers = ("CPUExecutionProvider",)
+    has_stages = True
     graph_bytes = 24_000  # with the bodies of the operators
     note = "memory of the portable target is an upper bound, for ONNX Runtime's CPU provider"
 

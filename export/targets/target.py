@@ -87,6 +87,7 @@ class Target(ABC):
         state_layout: of the states of linear attention; see state_layout_with().
         on_device: weights and states lie in the memory of a device, as one process has it.
         is_planned: whether a plan knows what lower() joins and stores.
+        has_stages: whether its graphs can be cut into stages, with a hidden state of float32 between them.
         graph_bytes: of a graph without layers, measured, for plans without a trace.
         note: a note of plans about its estimates, if any.
     """
@@ -101,6 +102,7 @@ class Target(ABC):
     state_layout: StateLayout = AS_TRACED
     on_device: bool = False
     is_planned: bool = True
+    has_stages: bool = False
     graph_bytes: int
     note: str | None = None
 

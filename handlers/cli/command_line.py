@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from qwonnx.handlers.cli import route, serve_options
+from qwonnx.handlers.cli import route, serve_options, stage
 from qwonnx.handlers.cli.serve import serve
 
 # By name: the module, and the function in it.
@@ -52,7 +52,7 @@ def command_line(words: Sequence[str] = ()) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    named = [name for name in (*names, "serve", "route") if name in words[:1]]
+    named = [name for name in (*names, "serve", "route", "stage") if name in words[:1]]
     for name in [name for name in names if name in named or not named]:
         module, function = _COMMANDS[name]
         command = getattr(import_module(f"qwonnx.handlers.cli.{module}"), function)
@@ -60,7 +60,12 @@ def command_line(words: Sequence[str] = ()) -> typer.Typer:
             app.add_typer(command, name=name)
         else:
             app.command(name)(command)
-    for name, text, run in (("serve", serve_options.HELP, serve), ("route", route.HELP, route.route)):
+    servers = (
+        ("serve", serve_options.HELP, serve),
+        ("route", route.HELP, route.route),
+        ("stage", stage.HELP, stage.stage),
+    )
+    for name, text, run in servers:
         app.command(name, help=text, context_settings=_UNREAD, add_help_option=False)(_reading_itself(run))
     return app
 

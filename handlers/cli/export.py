@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 from rich.console import Console
@@ -18,6 +19,7 @@ from qwonnx.export.weight_files.memory_budget import check_memory
 from qwonnx.handlers.cli.choices import FIRST_TARGET, TargetName, default_recipes, summaries
 from qwonnx.handlers.cli.engine_options import runtime_settings
 from qwonnx.handlers.cli.export_progress import export_progress, note_that_the_artifact_is_whole, note_what_is_kept
+from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.system_prompts import bake_prompts, read_prompt
 from qwonnx.handlers.cli.tables import weights_table
 from qwonnx.handlers.cli.text_file import read_text
@@ -25,6 +27,16 @@ from qwonnx.runtime.quantities import bytes_text, parse_bytes
 
 if TYPE_CHECKING:  # imports torch
     from qwonnx.export.checkpoint.weight_source import SkippedPart
+    from qwonnx.export.weight_files.progress import ExportProgress
+    from qwonnx.runtime.artifact.manifest import Manifest
+
+
+class _Calls(TypedDict):
+    """What an export reports to."""
+
+    on_progress: Callable[[ExportProgress], None]
+    on_skipped: Callable[[SkippedPart], None]
+    on_note: Callable[[str], None]
 
 
 def export(
@@ -67,6 +79,15 @@ def export(
     memory: Annotated[
         str, typer.Option(help="Memory limit for tensors in flight: 500MB, 2GB, 2GiB. It does not change the result.")
     ] = "2GB",
+    stages: Annotated[
+        int | None,
+        typer.Option(
+            help="Cut the layers into so many artifacts, OUT/stage-1, OUT/stage-2, ..., for as many machines. Only for"
+            " models that fit no single one.",
+            metavar="N",
+            min=2,
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted export to OUT, if it exists.")
     ] = False,
@@ -110,13 +131,18 @@ def export(
         qwonnx export ./checkpoint ./assistant --prefix system.txt --prefix agent.json
 
         qwonnx export ./Qwen3.5-397B-A17B ./qwen-large --memory 8GB --resume
+
+        qwonnx export ./Qwen3.5-397B-A17B ./qwen-stages --stages 4
     """
     memory_bytes = parse_bytes(memory, "--memory")
     check_memory(memory_bytes)  # before torch is imported, so that a typing error is reported at once
 
     from qwonnx.export.pipeline import ExportOptions, export_checkpoint
+    from qwonnx.export.stages import export_stages
     from qwonnx.export.weight_files.unfinished import incomplete_folder
 
+    if stages is not None and prefix:
+        raise CommandError("--prefix bakes into one artifact, and --stages makes several: leave one of them out")
     prompts = {path: read_prompt(path) for path in prefix or ()}
     if prompts:
         import qwonnx.runtime.engine.engine  # noqa: F401 - it bakes: a missing package is reported before the work
@@ -141,11 +167,20 @@ def export(
     skipped: list[SkippedPart] = []
     notes: list[str] = []
     with note_what_is_kept(out), export_progress(console) as shown:
-        manifest = export_checkpoint(
-            checkpoint, out, options, on_progress=shown.show, on_skipped=skipped.append, on_note=notes.append
-        )
+        calls: _Calls = {
+            "on_progress": shown.show,
+            "on_skipped": skipped.append,
+            "on_note": notes.append,
+        }
+        if stages is None:
+            manifests: tuple[Manifest, ...] = (export_checkpoint(checkpoint, out, options, **calls),)
+        else:
+            manifests = export_stages(checkpoint, out, stages, options, **calls)
     output = Console()
-    output.print(weights_table(manifest.quantization))
+    for manifest in manifests:
+        if stages is not None:
+            output.print(f"stage {manifest.stage.number} of {stages}", highlight=False)
+        output.print(weights_table(manifest.quantization))
     for part in skipped:
         tensors = "1 tensor" if part.num_tensors == 1 else f"{part.num_tensors} tensors"
         line = f"skipped: {part.name}, {tensors}, {bytes_text(part.num_bytes)}"
@@ -153,9 +188,8 @@ def export(
     for note in notes:
         output.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     seconds, in_flight = time.monotonic() - started, bytes_text(shown.peak_bytes)
-    summary = (
-        f"{out}: {bytes_text(manifest.num_bytes)} in {seconds:.0f} s, with {in_flight} of tensors in flight at most"
-    )
+    size = bytes_text(sum(each.num_bytes for each in manifests))
+    summary = f"{out}: {size} in {seconds:.0f} s, with {in_flight} of tensors in flight at most"
     output.print(summary, markup=False, highlight=False, soft_wrap=True)
     if prompts:
         with note_that_the_artifact_is_whole(out):

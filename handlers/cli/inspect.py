@@ -104,6 +104,7 @@ def _artifact_facts(artifact: Artifact) -> dict[str, object]:
         else quantization.weights,
         "activations": quantization.activations,
         "keys and values": f"{quantization.kv}, {bytes_text(_bytes_per_token(manifest))} per token",
+        **({} if manifest.stage.is_whole else {"stage": f"{manifest.stage.number} of {manifest.stage.count}"}),
         "checkpoint": source.checkpoint + (f" at {source.revision}" if source.revision else ""),
         "checkpoint's dtype": source.dtype,
         "exported by": f"qwonnx {manifest.qwonnx_version}",

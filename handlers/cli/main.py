@@ -10,7 +10,11 @@ from qwonnx.handlers.environment import warnings_about
 
 _INTERRUPTED = 130  # as a shell says it
 # Servers, which read their own options.
-_SOON = {"serve": "qwonnx.handlers.cli.serve:serve", "route": "qwonnx.handlers.cli.route:route"}
+_SOON = {
+    "serve": "qwonnx.handlers.cli.serve:serve",
+    "route": "qwonnx.handlers.cli.route:route",
+    "stage": "qwonnx.handlers.cli.stage:stage",
+}
 
 
 def main() -> None:

@@ -181,6 +181,12 @@ def _parser() -> argparse.ArgumentParser:
         help="how weights come into memory: map when they are needed; willneed (the default) also reads ahead; populate"
         " reads all before the first answer; lock also keeps them there",
     )
+    add(
+        "--stages",
+        type=_names,
+        metavar="ADDRESS,...",
+        help="where stages 2, 3, ... of a model in stages listen, in their order; ARTIFACT is stage 1",
+    )
     add("--model-name", metavar="NAME", help="model name in requests; by default the checkpoint's")
     add(
         "--api-keys",
@@ -231,6 +237,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--verify", action="store_true", help="also check the hashes of the weights first")
     return parser
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, map(str.strip, text.split(","))))
 
 
 def _changed(settings: _Settings, given: dict[str, Any]) -> _Settings:

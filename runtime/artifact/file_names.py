@@ -1,8 +1,10 @@
-"""File names in an artifact: its graphs and weights, the files copied from the checkpoint, and what is made of them."""
+"""Names of an artifact's files, and of what goes from one stage of a model to the next."""
 
 from __future__ import annotations
 
 DECODER = "decoder"  # the graph that every artifact has: tokens and states to logits and states
+# float32 [batch, sequence, hidden_size]: the output of a stage, which is the input of the next.
+NEXT_HIDDEN_STATES, HIDDEN_STATES = "next_hidden_states", "hidden_states"
 
 
 def graph_file(graph: str) -> str:

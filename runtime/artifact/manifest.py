@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from qwonnx.runtime.artifact.file_names import DECODER
-from qwonnx.runtime.artifact.strict_json import StrictJsonError, build, quoted, read_object
+from qwonnx.runtime.artifact.strict_json import StrictJsonError, build, parse_object, quoted, read_object
 
 # 1: keys and values are float32. 2: QuantizationFacts.kv says what they are. 3: every graph has its own states.
-# 4: GraphSpec.native_operators.
-SCHEMA_VERSION = 4
+# 4: GraphSpec.native_operators. 5: Manifest.stage.
+SCHEMA_VERSION = 5
 MANIFEST_NAME = "manifest.json"
 
 # A 60-layer manifest with 240 states takes about 60 kB; more than this is not a manifest, and is not read.
@@ -154,6 +154,25 @@ class QuantizationFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class StageFacts:
+    """Which part of a model's layers an artifact has: stage `number` of `count`. A whole model is 1 of 1.
+
+    export is the same digest in all stages of one export, so that others do not run together; empty in a whole model.
+    """
+
+    number: int
+    count: int
+    export: str
+
+    @property
+    def is_whole(self) -> bool:
+        return self.count == 1
+
+
+WHOLE_MODEL = StageFacts(1, 1, "")
+
+
+@dataclass(frozen=True, slots=True)
 class FileEntry:
     """A file of the artifact, by its path relative to the folder, with "/" between parts."""
 
@@ -175,6 +194,7 @@ class Manifest:
     quantization: QuantizationFacts
     graphs: dict[str, GraphSpec]  # by name, file_names.DECODER among them
     files: tuple[FileEntry, ...]
+    stage: StageFacts = WHOLE_MODEL
 
     @property
     def num_bytes(self) -> int:
@@ -217,15 +237,35 @@ def read_manifest(folder: Path) -> Manifest:
         raise ManifestError(f"{quoted(str(path))} cannot be read ({reason}): give an artifact's folder") from error
     except StrictJsonError as error:
         raise ManifestError(f"{path} is malformed ({error}): export the checkpoint again") from error
+    return _of_any_schema(document, str(path))
+
+
+def parse_manifest(content: bytes, where: str) -> Manifest:
+    """As read_manifest, of the file's content.
+
+    Args:
+        content: of manifest.json.
+        where: names its origin in messages.
+
+    Raises:
+        ManifestError: see read_manifest.
+    """
+    try:
+        return _of_any_schema(parse_object(content), where)
+    except StrictJsonError as error:
+        raise ManifestError(f"the manifest of {where} is malformed ({error}): export the checkpoint again") from error
+
+
+def _of_any_schema(document: dict[str, Any], where: str) -> Manifest:
     version = document.get("schema_version")
     if type(version) is not int or version < 1:
-        raise ManifestError(f"{path} has no schema_version: export the checkpoint again")
+        raise ManifestError(f"{where} has no schema_version: export the checkpoint again")
     if version > SCHEMA_VERSION:
         raise ManifestError(
-            f"{folder} has manifest schema {quoted(version)} and this qwonnx reads up to {SCHEMA_VERSION}:"
+            f"{where} has manifest schema {quoted(version)} and this qwonnx reads up to {SCHEMA_VERSION}:"
             " upgrade qwonnx"
         )
-    return _checked(_as_newest(document, version), str(path))
+    return _checked(_as_newest(document, version), where)
 
 
 def _as_newest(document: dict[str, Any], version: int) -> dict[str, Any]:
@@ -237,6 +277,8 @@ def _as_newest(document: dict[str, Any], version: int) -> dict[str, Any]:
         del document["states"]
     if version < 4 and isinstance(graphs := document.get("graphs"), dict):
         document = {**document, "graphs": {name: _without_kernels(graph) for name, graph in graphs.items()}}
+    if version < 5 and "stage" not in document:
+        document = {**document, "stage": dataclasses.asdict(WHOLE_MODEL)}
     return document
 
 
@@ -280,6 +322,9 @@ def _conditions(manifest: Manifest) -> Iterable[tuple[bool, str]]:
     for name, at_most in (("vocab_size", 1 << 24), ("max_position_embeddings", 1 << 32)):
         value = getattr(facts, name)
         yield 2 <= value <= at_most, f"has the {name} {value}, which is out of range"
+    stage = manifest.stage
+    is_sound = 1 <= stage.number <= stage.count <= facts.num_hidden_layers if stage.count != 1 else stage == WHOLE_MODEL
+    yield is_sound, f"is stage {stage.number} of {stage.count}, which is not valid"
     for names, what in (
         ([entry.path for entry in manifest.files], "lists a file"),
         *(([state.past for state in graph.states], "reads a state") for graph in manifest.graphs.values()),
@@ -297,6 +342,8 @@ def _conditions(manifest: Manifest) -> Iterable[tuple[bool, str]]:
 def manifest_json(manifest: Manifest) -> str:
     """The canonical text of a manifest, in its own schema version."""
     document = dataclasses.asdict(manifest)
+    if manifest.schema_version < 5:
+        del document["stage"]
     if manifest.schema_version < 4:
         for graph in document["graphs"].values():
             del graph["native_operators"]

@@ -183,6 +183,14 @@ class PrefixCache:
             if _is_droppable(each):
                 self._drop(each)
 
+    def forget(self) -> None:
+        """Drop all snapshots but permanent ones. None may be pinned."""
+        assert not any(node.pins for node in self._all()), "a running sequence uses a snapshot"
+        self._beginnings = {key: node for key, node in self._beginnings.items() if node.is_permanent}
+        for node in self._beginnings.values():
+            node.children.clear()
+        self._used_bytes = 0
+
     def has_room_for(self, num_bytes: int) -> bool:
         """Whether a snapshot of this size fits after evictions. Callers ask before they make a copy."""
         return num_bytes <= self.max_bytes - self._kept_bytes()

@@ -20,7 +20,7 @@ from collections import abc
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from qwonnx.runtime.cache import baked_prefixes
@@ -37,12 +37,13 @@ from qwonnx.runtime.engine.metrics import EngineMetrics, MetricsSnapshot
 from qwonnx.runtime.engine.prefix_reuse import PrefixReuse
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
 from qwonnx.runtime.engine.startup import StartUp
-from qwonnx.runtime.errors import CapsuleError, GuideError, SessionError
+from qwonnx.runtime.errors import CapsuleError, GuideError, SessionError, SettingsError, StageLostError
 from qwonnx.runtime.model import expert_uses
 from qwonnx.runtime.model import files as model_files
 from qwonnx.runtime.model.inputs import HOST_INPUTS
 from qwonnx.runtime.model.opening import OpenedModel, open_model
 from qwonnx.runtime.model.runner import ModelRunner
+from qwonnx.runtime.model.session import StepSession
 from qwonnx.runtime.model.weight_memory import WeightMemory
 from qwonnx.runtime.native.choice import KernelChoice
 from qwonnx.runtime.sampling.grammar import GrammarCompiler
@@ -54,6 +55,9 @@ from qwonnx.runtime.scheduling.sequence import Sequence, StepPlan
 from qwonnx.runtime.settings import RuntimeSettings
 from qwonnx.runtime.text.chat_template import ChatTemplate
 from qwonnx.runtime.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # not needed by a model without stages, which starts sooner
+    from qwonnx.runtime.model.stages.joined import Stages
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +76,7 @@ class Engine:
         make_buffers: BuffersFactory | None = None,
         startup: StartUp | None = None,
         opened: OpenedModel | None = None,
+        stages: Stages | None = None,
     ) -> None:
         facts = model.artifact.manifest.model
         self.startup = startup or StartUp()
@@ -84,6 +89,8 @@ class Engine:
         states = model.artifact.decoder.states
         opened = opened or open_model(self.artifact, settings, max_model_len)
         self._weights, placement, session = opened.weights, opened.placement, opened.session
+        self._stages = stages
+        runnable: StepSession = session
         self.kernels: KernelChoice = session.kernels
         for warning in filter(None, (placement.note, self.kernels.missing)):
             logger.warning("%s", warning)
@@ -107,16 +114,23 @@ class Engine:
             model.tokenizer, model.eos_token_ids, num_tokens, self.max_model_len, self._grammars
         )
         chunk = min(settings.max_num_batched_tokens, self.max_model_len)
+        if stages is not None:
+            if placement.device is not None:
+                raise SettingsError("stages run on the CPU: leave the device out")
+            runnable = joined = stages.session(session)
+            max_tokens = max(chunk, settings.max_num_seqs)
+            make_buffers = lambda states, rows, length: stages.make_buffers(joined, max_tokens, rows, length)  # noqa: E731
         self._scheduler = Scheduler(
             settings.max_num_seqs, chunk, self._begin, budget, joins_pasts=placement.joins_pasts
         )
         with self.startup.phase("states"):
             self._cache = HybridCache(states, settings.max_num_seqs, self.max_model_len, budget.max_bytes, make_buffers)
             self._reuse = PrefixReuse(self._cache, settings.prefix_cache_bytes)
-            for capsule in baked_prefixes.load(self.artifact, self.max_model_len - 1):
+            # A stage that restarts has lost them, so a model in stages has none.
+            for capsule in () if stages else baked_prefixes.load(self.artifact, self.max_model_len - 1):
                 self._reuse.add_permanent(capsule)
         self._runner = ModelRunner(
-            session,
+            runnable,
             states,
             self._cache,
             settings.max_num_seqs,
@@ -150,24 +164,35 @@ class Engine:
 
         Raises:
             ArtifactError: the folder is not an artifact, or this version cannot read it.
-            SettingsError: the model or the machine cannot meet a setting.
+            SettingsError: the model or the machine cannot meet a setting, or stages are missing.
+            StageLostError: a stage does not answer.
             NativeKernelsError: the settings ask for native kernels, and the artifact cannot have them here.
             TokenizerError, TemplateError, SessionError: a file of the artifact cannot be used.
         """
         settings = settings or RuntimeSettings()
         startup = startup or StartUp()
         opened = artifact if isinstance(artifact, Artifact) else open_artifact(artifact)
-        max_model_len = model_files.settle_max_model_len(opened.manifest.model, settings)
-        with ThreadPoolExecutor(1, "qwonnx-session") as beside:
-            with_session = beside.submit(_open_model, startup, opened, settings, max_model_len)
-            with startup.phase("files"):
-                model = model_files.load(opened)
-            session = with_session.result()
-        return cls(model, settings, max_model_len, make_buffers, startup, session)
+        stages = _connect_stages(opened, settings, startup)
+        if stages is not None:
+            opened = stages.artifact
+        try:
+            max_model_len = model_files.settle_max_model_len(opened.manifest.model, settings)
+            with ThreadPoolExecutor(1, "qwonnx-session") as beside:
+                with_session = beside.submit(_open_model, startup, opened, settings, max_model_len)
+                with startup.phase("files"):
+                    model = model_files.load(opened)
+                session = with_session.result()
+            return cls(model, settings, max_model_len, make_buffers, startup, session, stages)
+        except BaseException:
+            if stages is not None:
+                stages.close()
+            raise
 
     @property
     def is_ready(self) -> bool:
-        """True after warm_up() has succeeded, while steps succeed, and until the engine is closed."""
+        """True after warm_up(), while steps succeed and all stages are there, and until the engine is closed."""
+        if self._stages is not None and not self._stages.are_connected:
+            return False
         return self._is_warm and not self._mailbox.is_closed and self._failures < _BROKEN_AFTER
 
     @property
@@ -192,6 +217,8 @@ class Engine:
             thread.join()
         self._memory.close()
         self._weights.close()
+        if self._stages is not None:
+            self._stages.close()
 
     def submit(
         self,
@@ -322,7 +349,7 @@ class Engine:
 
         The engine thread calls this. Without an engine thread, the caller may.
         """
-        deliveries = self._take_in()
+        deliveries = self._take_in() + self._end_lost()
         while (sequence := self._scheduler.overflowing()) is not None:
             self._preempt(self._generations[sequence.request_id])
         plan = self._scheduler.schedule()
@@ -500,6 +527,10 @@ class Engine:
             self._weights.check()
             self._memory.adjust()
             logits = self._runner.run(plan)
+        except StageLostError as error:
+            ended = self._end_lost()
+            rest = [g for g in generations if g.request_id in self._generations]
+            return ended + [(g, self._end(g, FinishReason.ERROR, str(error))) for g in rest]
         except SessionError as error:
             self._failures += 1
             self._metrics.failed_steps += 1
@@ -540,6 +571,16 @@ class Engine:
                     self._forget(generation)
             deliveries.append((generation, output))
         return deliveries
+
+    def _end_lost(self) -> list[tuple[Generation, RequestOutput]]:
+        """If a stage lost its states, end all requests that have some, and forget kept ones; others go on to wait."""
+        lost = None if self._stages is None else self._stages.newly_lost()
+        if lost is None:
+            return []
+        has_row = [g for g in self._generations.values() if self._scheduler.row_of(g.sequence) is not None]
+        ended = [(generation, self._end(generation, FinishReason.ERROR, lost)) for generation in has_row]
+        self._reuse.forget()
+        return ended
 
     def _end(self, generation: Generation, reason: FinishReason, error: str | None = None) -> RequestOutput:
         self._forget(generation)
@@ -606,6 +647,16 @@ class Engine:
             self._reuse.release(generation)
         self._generations.clear()
         self._grammars.close()
+
+
+def _connect_stages(artifact: Artifact, settings: RuntimeSettings, startup: StartUp) -> Stages | None:
+    if artifact.manifest.stage.is_whole and not settings.stages:
+        return None
+
+    from qwonnx.runtime.model.stages.joined import Stages
+
+    with startup.phase("stages"):
+        return Stages.connect(artifact, settings)
 
 
 def _open_model(startup: StartUp, artifact: Artifact, settings: RuntimeSettings, max_model_len: int) -> OpenedModel:

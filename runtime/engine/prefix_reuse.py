@@ -92,6 +92,10 @@ class PrefixReuse:
             self._broken.popitem(last=False)
         self._snapshots.set_aside(node)
 
+    def forget(self) -> None:
+        """Drop all snapshots but permanent ones: the memory of their segments is lost. No sequence may use one."""
+        self._snapshots.forget()
+
     def is_broken(self, token_ids: Sequence[int], owner: str) -> bool:
         """Whether a snapshot of exactly these tokens was set aside. From any thread."""
         return (owner, as_bytes(token_ids)) in self._broken

@@ -27,7 +27,7 @@ from qwonnx.runtime.cache.buffers import RowBinding, Runnable
 from qwonnx.runtime.cache.hybrid_cache import HybridCache
 from qwonnx.runtime.errors import SessionError
 from qwonnx.runtime.model.inputs import InputBuffers, StepInputs
-from qwonnx.runtime.model.session import Session, TensorType
+from qwonnx.runtime.model.session import StepSession, TensorType
 from qwonnx.runtime.sampling.logits import RowLogits, TopLogits
 from qwonnx.runtime.scheduling.sequence import StepPlan
 
@@ -47,7 +47,7 @@ class _Binding:
     shapes: dict[str, tuple[int, ...]]
 
 
-def _check_signature(session: Session, states: Sequence[StateSpec], vocab_size: int) -> None:
+def _check_signature(session: StepSession, states: Sequence[StateSpec], vocab_size: int) -> None:
     """Refuse a graph whose inputs, outputs or states are not the manifest's.
 
     Buffers are made from the manifest and written before ONNX Runtime compares them with the graph.
@@ -93,7 +93,7 @@ class ModelRunner:
 
     def __init__(
         self,
-        session: Session,
+        session: StepSession,
         states: Sequence[StateSpec],
         cache: HybridCache,
         max_num_seqs: int,

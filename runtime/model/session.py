@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import onnxruntime
 
@@ -28,6 +28,28 @@ class TensorType:
 
     dtype: str
     shape: tuple[int | None, ...]
+
+
+class StepSession(Protocol):
+    """What a runner needs of a session: see Session."""
+
+    @property
+    def inputs(self) -> Mapping[str, TensorType]: ...
+
+    @property
+    def outputs(self) -> Mapping[str, TensorType]: ...
+
+    @property
+    def captures(self) -> bool: ...
+
+    @property
+    def is_on_device(self) -> bool: ...
+
+    def new_binding(self) -> Any: ...
+
+    def run(self, binding: Any, /) -> None: ...
+
+    def replaying(self, graph: int) -> CapturedRun: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,8 @@ def test_every_field_can_come_from_the_environment() -> None:
             "QWONNX_ALLOW_SPECIAL_TOKENS": "on",
             "QWONNX_KERNELS": "native",
             "QWONNX_WEIGHTS_RESIDENCY": "map",
+            "QWONNX_STAGES": "10.0.0.2:7000, unix:/run/stage-3",
+            "QWONNX_STAGE_KEY": "a key of stages ",
         }
     )
     assert settings == RuntimeSettings(
@@ -51,6 +53,8 @@ def test_every_field_can_come_from_the_environment() -> None:
         True,
         "native",
         "map",
+        ("10.0.0.2:7000", "unix:/run/stage-3"),
+        "a key of stages ",
     )
 
 

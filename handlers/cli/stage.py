@@ -1,0 +1,88 @@
+"""`qwonnx stage`: one stage of a model in stages, for a server elsewhere. It starts without typer."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from qwonnx.handlers.cli.word_parser import WordParser
+from qwonnx.runtime.machine import prepare_process
+from qwonnx.runtime.native.kernels import Kernels
+from qwonnx.runtime.quantities import parse_bytes
+from qwonnx.runtime.settings import Residency, RuntimeSettings
+
+HELP = "Run one stage of a model in stages, for a server elsewhere."
+_DESCRIPTION = f"""{HELP}
+
+qwonnx export --stages N writes the artifacts OUT/stage-1 to OUT/stage-N. This command runs stage 2, 3, ...; qwonnx
+serve OUT/stage-1 --stages ADDRESS,... connects with them. Beyond this machine, all need one key in QWONNX_STAGE_KEY.
+The key does not hide what is sent: use a network of your own. Every option also has a variable."""
+_EXAMPLES = """examples:
+  qwonnx stage ./qwen/stage-2 --listen 127.0.0.1:7002
+  QWONNX_STAGE_KEY=... qwonnx stage ./qwen/stage-2 --listen 10.0.0.2:7000"""
+_DEFAULT_ADDRESS = "127.0.0.1:7000"
+
+
+def stage(words: Sequence[str]) -> None:
+    """Run the command with the words after `qwonnx stage`; returns after a signal.
+
+    Raises:
+        CommandError, SettingsError: the options cannot be used.
+        ArtifactError, SessionError, ...: the stage cannot be opened.
+    """
+    prepare_process()
+    options = _parser().parse_args(words)
+    given = {name: getattr(options, name) for name in ("num_threads", "kernels", "weights_residency")}
+    if options.memory is not None:
+        given["memory_bytes"] = parse_bytes(options.memory, "--memory", at_least=0)
+    changed = {name: value for name, value in given.items() if value is not None}
+    settings = dataclasses.replace(RuntimeSettings.from_environment(), **changed)
+
+    from qwonnx.runtime.artifact.folder import open_artifact
+    from qwonnx.runtime.model.stages.address import StageAddress
+    from qwonnx.runtime.model.stages.stage_server import StageServer
+
+    address = StageAddress.parse(options.listen)
+    address.check_key(settings.stage_key)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    artifact = open_artifact(options.artifact, verify=options.verify)
+    with address.listen() as listener:  # an engine that connects early waits in it
+        print(f"Loading {options.artifact} ...", flush=True)
+        server = StageServer(artifact, settings)
+
+        def end(number: int, frame: FrameType | None) -> None:
+            server.close()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, end)
+        where = address
+        if address.path is None:
+            where = dataclasses.replace(address, port=listener.getsockname()[1])
+        print(f"Running {server.name} of {artifact.manifest.source.checkpoint} at {where} (Ctrl-C ends it)", flush=True)
+        server.serve(listener)
+    print("Stopped. Goodbye.", flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = WordParser(
+        prog="qwonnx stage",
+        usage="qwonnx stage ARTIFACT [options]",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("artifact", type=Path, metavar="ARTIFACT", help="the stage's folder, such as OUT/stage-2")
+    add("--listen", default=_DEFAULT_ADDRESS, metavar="ADDRESS", help=f"HOST:PORT or unix:PATH; {_DEFAULT_ADDRESS}")
+    add("--threads", dest="num_threads", type=int, metavar="N", help="threads of ONNX Runtime; by default all cores")
+    add("--memory", metavar="SIZE", help="memory for the whole process, such as 8GB; see qwonnx serve")
+    add("--kernels", choices=[each.value for each in Kernels], help="kernels of the graph's own operators")
+    add("--weights-residency", choices=[each.value for each in Residency], help="see qwonnx serve")
+    add("--verify", action="store_true", help="also check the hashes of the weights first")
+    return parser
