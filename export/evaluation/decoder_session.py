@@ -73,6 +73,8 @@ class DecoderSession:
                 f"{artifact.folder} is for {artifact.manifest.target.upper()} and this command reads graphs on the CPU:"
                 " give an artifact for the CPU"
             )
+        if not artifact.manifest.stage.is_whole:
+            raise VerificationError(f"{artifact.folder} is a stage, and this command reads whole models: give one")
         self._artifact = artifact
         self._outputs = tuple(outputs)
         file = artifact.file(artifact.decoder.file)
