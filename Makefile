@@ -33,7 +33,7 @@ demo-once: .venv/.demo  ## The same, with one question through the openai client
 test: .venv/.dev  ## Run all tests
 	$(BIN)/python -m pytest $(ALL_CORES) --durations 10
 
-soak: .venv/.dev  ## Run the tests that take minutes or download much, which `test` leaves out
+soak: .venv/.dev  ## Run the tests that take a cluster, minutes or downloads, which `test` leaves out
 	$(BIN)/python -m pytest -m soak --durations 10
 
 quick: .venv/.dev  ## Lint, types and the tests marked fast, side by side: run it often

@@ -37,7 +37,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked soak take minutes or download much: they run where they are asked for."""
+    """Tests marked soak take a cluster, minutes or downloads: they run where they are asked for."""
     if "soak" in config.getoption("markexpr"):
         return
     for item in items:

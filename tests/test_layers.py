@@ -71,6 +71,7 @@ ORDER: Mapping[str, tuple[str, ...]] = {
         "functions",
         "batch",
         "routing",
+        "ray",
         "bench",
         "cli",
     ),

@@ -13,6 +13,7 @@ from qwonnx.runtime.install import how_to_install
 # The extra that installs each package, by import name.
 _EXTRA_OF = {
     "huggingface_hub": "export",
+    "ray": "ray",
     "rich": "cli",
     "typer": "cli",
     "onnx": "export",
