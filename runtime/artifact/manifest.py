@@ -277,8 +277,9 @@ def _as_newest(document: dict[str, Any], version: int) -> dict[str, Any]:
         del document["states"]
     if version < 4 and isinstance(graphs := document.get("graphs"), dict):
         document = {**document, "graphs": {name: _without_kernels(graph) for name, graph in graphs.items()}}
-    if version < 5 and "stage" not in document:
-        document = {**document, "stage": dataclasses.asdict(WHOLE_MODEL)}
+    if version < 5:
+        whole = None if "stage" in document else dataclasses.asdict(WHOLE_MODEL)  # build() refuses None
+        document = {**document, "stage": whole}
     return document
 
 

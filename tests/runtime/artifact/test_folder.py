@@ -60,8 +60,15 @@ def test_a_newer_schema_asks_for_an_upgrade(artifact: Path) -> None:
     _refused(artifact, ManifestError, str(SCHEMA_VERSION + 1), "upgrade qwonnx")
 
 
+def _as_schema_4(document: dict[str, Any]) -> None:
+    """As it was before models in stages."""
+    document.update(schema_version=4)
+    del document["stage"]
+
+
 def _as_schema_3(document: dict[str, Any]) -> None:
     """As it was before graphs had operators for native kernels."""
+    _as_schema_4(document)
     document.update(schema_version=3)
     del document["graphs"]["decoder"]["native_operators"]
 
@@ -104,6 +111,23 @@ def test_an_artifact_of_the_third_schema_has_no_operators_for_native_kernels(art
     assert opened.decoder.native_operators == ()
     canonical = json.dumps(json.loads(text), indent=1, ensure_ascii=False)
     assert opened.id == hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def test_an_artifact_of_the_fourth_schema_is_a_whole_model(artifact: Path) -> None:
+    _edit(artifact, lambda document: document.update(schema_version=4))
+    _refused(artifact, ManifestError, "stage")
+    _edit(artifact, _as_schema_4)
+    text = (artifact / "manifest.json").read_text()
+    opened = open_artifact(artifact)
+    assert opened.manifest.stage.is_whole
+    canonical = json.dumps(json.loads(text), indent=1, ensure_ascii=False)
+    assert opened.id == hashlib.sha256(canonical.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(("number", "count"), [(0, 2), (3, 2), (1, 0), (2, 1), (1, 1 << 40)])
+def test_a_stage_that_cannot_be_is_refused(artifact: Path, number: int, count: int) -> None:
+    _edit(artifact, lambda document: document.update(stage={"number": number, "count": count, "export": "x"}))
+    _refused(artifact, ManifestError, f"stage {number} of {count}")
 
 
 @pytest.mark.parametrize(
