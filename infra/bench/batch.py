@@ -29,7 +29,7 @@ from infra.bench.measured import ratio_summary
 from qwonnx.handlers.app import create_app
 from qwonnx.handlers.batch.results import Results
 from qwonnx.handlers.batch.run import BatchRun, Progress
-from qwonnx.handlers.batch.tasks import ChatOptions, questions_about
+from qwonnx.handlers.batch.tasks import CHAT_PATH, ChatOptions, questions_about
 from qwonnx.handlers.batch.work import Refused, Work
 from qwonnx.handlers.bench.cold_start import serve_command
 from qwonnx.handlers.bench.start import PORT
