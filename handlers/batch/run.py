@@ -90,8 +90,9 @@ class BatchRun:
                 if not running:
                     return
                 ended, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in ended:
-                    task.result()
+                failures = [task.exception() for task in ended]  # all of them: none may go unseen
+                if (failure := next(filter(None, failures), None)) is not None:
+                    raise failure
         finally:
             for task in running:
                 task.cancel()

@@ -10,25 +10,26 @@ import onnx_ir as ir
 import pytest
 
 from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.modeling.stage_cut import StageCut
 from qwonnx.export.modeling.trace import trace_decoder
 from tests.export.dequantized import write_dequantized
 
 
 @pytest.fixture(scope="session")
-def traced() -> dict[ModelConfig, ir.Model]:
+def traced() -> dict[tuple[ModelConfig, StageCut | None], ir.Model]:
     """The graphs that `traced_once` has traced so far."""
     return {}
 
 
 @pytest.fixture(scope="module")
-def traced_once(traced: dict[ModelConfig, ir.Model]) -> Iterator[None]:
+def traced_once(traced: dict[tuple[ModelConfig, StageCut | None], ir.Model]) -> Iterator[None]:
     """Trace each geometry once: tracing takes nearly all of a tiny export's time, and reads no weights."""
 
-    def cached(config: ModelConfig) -> ir.Model:
+    def cached(config: ModelConfig, cut: StageCut | None = None) -> ir.Model:
         geometry = dataclasses.replace(config, quantization=None)
-        if geometry not in traced:
-            traced[geometry] = trace_decoder(geometry)
-        return traced[geometry].clone()
+        if (geometry, cut) not in traced:
+            traced[geometry, cut] = trace_decoder(geometry, cut)
+        return traced[geometry, cut].clone()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("qwonnx.export.pipeline.trace_decoder", cached)

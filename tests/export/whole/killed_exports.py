@@ -72,7 +72,7 @@ class KillableExports:
 
 def _export(checkpoint: Path, out: Path, progress: Connection | None) -> None:
     # This process is ours alone.
-    setattr(pipeline, trace_decoder.__name__, lambda config: _traced)
+    setattr(pipeline, trace_decoder.__name__, lambda config, cut=None: _traced)
     layout.MIN_SHARD_BYTES = 8 << 20  # several shards, of which two are written at a time
     export_checkpoint(checkpoint, out, _OPTIONS, on_progress=progress.send if progress else None)
 
