@@ -1,4 +1,4 @@
-"""A minute of mutated calls and artifacts, half of each, under sanitizers; `make native-fuzz` runs them for longer."""
+"""Seconds of mutated calls and of artifacts, under sanitizers; `make native-fuzz` runs them for longer."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 
 from qwonnx.runtime.native.build import find_compiler
 
-SECONDS = os.environ.get("QWONNX_TEST_NATIVE_FUZZ_SECONDS", "30")
+SECONDS = os.environ.get("QWONNX_TEST_NATIVE_FUZZ_SECONDS", "10")
 
 
-def test_a_minute_of_mutated_calls_and_artifacts_has_no_finding() -> None:
+def test_mutated_calls_and_artifacts_have_no_finding() -> None:
     if find_compiler() is None:
         pytest.skip("there is no C++ compiler")
     command = [sys.executable, "-m", "infra.native_fuzz", "--seconds", SECONDS]
@@ -25,7 +25,7 @@ def test_a_minute_of_mutated_calls_and_artifacts_has_no_finding() -> None:
     cases = re.search(r"(\d+) cases, no finding", done.stdout)
     files = re.search(r"files: (\d+) answered, (\d+) refused", done.stdout)
     assert cases, done.stdout
-    assert int(cases[1]) > 100
+    assert int(cases[1]) > 30
     assert files, done.stdout
     assert int(files[1]) > 0
     assert int(files[2]) > 0
