@@ -16,7 +16,11 @@ from tests.checkpoints.published import PUBLISHED
 FOUR_LAYERS = {"num_hidden_layers": 4, "layer_types": [*["linear_attention"] * 3, "full_attention"]}
 
 
-@pytest.mark.parametrize("name", ["35B-A3B", "122B-A10B", "397B-A17B", "9B", "27B"])
+# The others have the same layers in other widths.
+LARGER = [pytest.param(name, marks=pytest.mark.soak) for name in ("122B-A10B", "397B-A17B", "27B")]
+
+
+@pytest.mark.parametrize("name", ["35B-A3B", "9B", *LARGER])
 def test_every_node_has_a_kernel_whatever_the_activations(name: str) -> None:
     document = PUBLISHED[name].config()
     document["text_config"].update(FOUR_LAYERS)
