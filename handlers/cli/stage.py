@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from qwonnx.handlers.cli.word_parser import WordParser
-from qwonnx.runtime.machine import prepare_process
+from qwonnx.runtime.machine import prepare_process, settle_process
 from qwonnx.runtime.native.kernels import Kernels
 from qwonnx.runtime.quantities import parse_bytes
 from qwonnx.runtime.settings import Residency, RuntimeSettings
@@ -54,6 +54,7 @@ def stage(words: Sequence[str]) -> None:
     with address.listen() as listener:  # an engine that connects early waits in it
         print(f"Loading {options.artifact} ...", flush=True)
         server = StageServer(artifact, settings)
+        settle_process()
 
         def end(number: int, frame: FrameType | None) -> None:
             server.close()
