@@ -29,7 +29,6 @@ from functools import cache
 from typing import Any
 
 from qwonnx.handlers.errors import ServiceError
-from qwonnx.handlers.functions.exchange import GivenRequest
 from qwonnx.handlers.functions.lambda_events import MalformedEventError, read_event
 from qwonnx.handlers.functions.lambda_instance import (
     Invocation,
@@ -40,6 +39,7 @@ from qwonnx.handlers.functions.lambda_instance import (
     refusal,
     warm_answer,
 )
+from qwonnx.handlers.http.exchange import GivenRequest
 
 # One invocation at a time: an instance gets one at a time, and there is one event loop.
 _LOCK = threading.Lock()

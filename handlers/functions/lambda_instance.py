@@ -19,13 +19,13 @@ from qwonnx.handlers.app import APIS, create_app, error_response, host_from_envi
 from qwonnx.handlers.chat.restore import RestoreHooks
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.functions import lambda_events
-from qwonnx.handlers.functions.exchange import GivenRequest, WholeAnswer
 from qwonnx.handlers.functions.lambda_events import AnswerForm, HttpEvent, MalformedEventError, answer_document
 from qwonnx.handlers.http import answer_bytes
 from qwonnx.handlers.http.access_log import REQUEST_ID_HEADER
 from qwonnx.handlers.http.answer_bytes import AnswerBytes
 from qwonnx.handlers.http.base_path import BasePath
 from qwonnx.handlers.http.deadline import InvocationDeadline
+from qwonnx.handlers.http.exchange import GivenRequest, WholeAnswer
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.sampling import entropy

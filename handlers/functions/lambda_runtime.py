@@ -31,7 +31,6 @@ import msgspec
 from starlette.types import Message
 
 from qwonnx.handlers.errors import ServiceError
-from qwonnx.handlers.functions.exchange import GivenRequest, WholeAnswer, headers_of
 from qwonnx.handlers.functions.lambda_events import (
     AnswerForm,
     EventForm,
@@ -51,6 +50,7 @@ from qwonnx.handlers.functions.lambda_instance import (
     warm_answer,
 )
 from qwonnx.handlers.functions.runtime_api import NextEvent, RuntimeApi, RuntimeApiError, StreamedAnswer
+from qwonnx.handlers.http.exchange import GivenRequest, WholeAnswer, headers_of
 from qwonnx.runtime.artifact.manifest import ArtifactError
 from qwonnx.runtime.errors import QwonnxRuntimeError, SettingsError
 

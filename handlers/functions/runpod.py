@@ -25,8 +25,8 @@ from starlette.types import ASGIApp
 from qwonnx.handlers import errors
 from qwonnx.handlers.app import create_app, error_response, host_from_environment
 from qwonnx.handlers.functions.extensions import answer, conversations
-from qwonnx.handlers.functions.in_process import asked
 from qwonnx.handlers.http.extension import Extension
+from qwonnx.handlers.http.in_process import asked
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.errors import SettingsError

@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 
-from qwonnx.handlers.functions.exchange import GivenRequest
 from qwonnx.handlers.functions.lambda_events import read_event
 from qwonnx.handlers.functions.lambda_instance import LambdaInstance
 from qwonnx.handlers.functions.lambda_runtime import LambdaRuntime
 from qwonnx.handlers.functions.runtime_api import RuntimeApi
+from qwonnx.handlers.http.exchange import GivenRequest
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.engine.engine import Engine

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from qwonnx.handlers.functions.in_process import asked
+from qwonnx.handlers.http.in_process import asked
 
 pytestmark = pytest.mark.fast
 

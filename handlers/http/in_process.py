@@ -1,4 +1,4 @@
-"""One request to the application from its own process, for platforms whose events are no HTTP requests."""
+"""One request to the application from its own process: a line of a batch, or an event that is no HTTP request."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Scope
+
+from qwonnx.handlers.http.exchange import GivenRequest, headers_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +39,11 @@ async def asked(app: ASGIApp, method: str, path: str, body: bytes) -> AsyncItera
         path: begins with a slash; has no query.
     """
     messages: asyncio.Queue[Message | None] = asyncio.Queue()
-    has_left = asyncio.Event()
-    unread = [body]
-
-    async def receive() -> Message:
-        if unread:
-            return {"type": "http.request", "body": unread.pop(), "more_body": False}
-        await has_left.wait()
-        return {"type": "http.disconnect"}
+    request = GivenRequest(body)
 
     async def run() -> None:
         try:
-            await app(_scope(method, path), receive, messages.put)
+            await app(scope_of(method, path), request.receive, messages.put)
         finally:
             messages.put_nowait(None)
 
@@ -58,11 +53,11 @@ async def asked(app: ASGIApp, method: str, path: str, body: bytes) -> AsyncItera
         if start is None:
             await answering  # raises
             raise RuntimeError("the application has not answered")
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in start["headers"]}
+        headers = {name.lower(): value for name, value in headers_of(start)}
         media_type = headers.get("content-type", "").partition(";")[0].strip()
         yield Answer(start["status"], media_type, _pieces(messages))
     finally:
-        has_left.set()
+        request.leave()
         await asyncio.gather(answering, return_exceptions=True)
 
 
@@ -74,7 +69,8 @@ async def _pieces(messages: asyncio.Queue[Message | None]) -> AsyncGenerator[byt
             return
 
 
-def _scope(method: str, path: str) -> Scope:
+def scope_of(method: str, path: str) -> Scope:
+    """The scope of a request with a body of JSON that came by no connection."""
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
