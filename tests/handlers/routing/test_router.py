@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,7 +17,8 @@ import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from qwonnx.handlers.routing.replicas import Address
+from qwonnx.handlers.routing.affinity import affinity_of
+from qwonnx.handlers.routing.replicas import Address, Replica
 from qwonnx.handlers.settings import ServerSettings
 from tests.handlers.routing.routed import MAX_BODY_BYTES, Routed, routed, scripted
 from tests.handlers.serving import MODEL, RUNTIME, Served, chat, paced, serving, until
@@ -161,13 +163,22 @@ def test_a_replica_that_fails_before_the_first_token_costs_no_request(
 ) -> None:
     _, replicas = pair
     with scripted(pieces) as broken, routed([broken, replicas[0].url]) as front:
-        for number in range(3):
-            text, _ = answer(front.url, chat(f"Number {number}?"), stream=stream)
-            assert text == answer(replicas[0].url, chat(f"Number {number}?"))[0]
+        first, other = front.router.replicas.all
+        for messages in islice(chats_meant_for(first, other), 3):
+            text, _ = answer(front.url, messages, stream=stream)
+            assert text == answer(replicas[0].url, messages)[0]
             until(lambda: all(each.is_ready for each in front.router.replicas.all))
-        first, _ = front.router.replicas.all
-        assert first.failed > 0
-        assert first.answered == 0
+        assert (first.failed, first.answered) == (3, 0)
+
+
+def chats_meant_for(replica: Replica, other: Replica) -> Iterator[list[Any]]:
+    """Conversations that begin at a replica: which ones do depends on the ports."""
+    for number in count():
+        messages = chat(f"Number {number}?")
+        key = affinity_of(json.dumps({"messages": messages}).encode()).conversation
+        assert key is not None
+        if replica.score(key) > other.score(key):
+            yield messages
 
 
 @pytest.mark.parametrize("cut", [[], [chunk(b'data: {"half')], [chunk(b"data: {}\n")]], ids=["end", "half", "line"])
