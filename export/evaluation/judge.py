@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 from qwonnx.export.evaluation.suite import Question
-from qwonnx.runtime.text.output_parser import ContentDelta, OutputParser, ToolCall
+from qwonnx.runtime.text.answer_events import ContentDelta, ToolCall, with_whole_calls
+from qwonnx.runtime.text.output_parser import OutputParser
 
 
 def is_right(question: Question, text: str, *, thinking_open: bool) -> bool:
@@ -21,7 +22,7 @@ def is_right(question: Question, text: str, *, thinking_open: bool) -> bool:
         thinking_open: the prompt ended inside <think>.
     """
     parser = OutputParser(thinking_open, question.tools or None)
-    events = [*parser.push(text), *parser.finish()]
+    events = with_whole_calls([*parser.push(text), *parser.finish()])
     content = "".join(event.text for event in events if isinstance(event, ContentDelta))
     calls = [event for event in events if isinstance(event, ToolCall)]
     return (

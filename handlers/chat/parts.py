@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
-from qwonnx.runtime.text.output_parser import ContentDelta, Event, OutputParser, ToolCall
+from qwonnx.runtime.text.answer_events import CallClosed, CallOpened, ContentDelta, Event
+from qwonnx.runtime.text.output_parser import OutputParser
 
 
 class EndReason(Enum):
@@ -73,9 +74,9 @@ class PartReader:
         The caller must handle outputs that end with an abort or an error: here every end counts as a normal one.
         """
         for event in self._events(output):
-            self._called = self._called or isinstance(event, ToolCall)
+            self._called = self._called or isinstance(event, CallOpened)
             yield event
-            if self._called and self._one_call:
+            if self._one_call and isinstance(event, CallClosed):
                 yield End(EndReason.CALLS, self._usage(output))
                 return
         if output.finish_reason is not None:
@@ -90,7 +91,7 @@ class PartReader:
         for text in texts:
             self._num_resumed += 1
             if self._parser is not None:
-                self._called = any([self._called, *(isinstance(each, ToolCall) for each in self._parser.push(text))])
+                self._called = any([self._called, *(isinstance(each, CallOpened) for each in self._parser.push(text))])
 
     def suspended(self, output: RequestOutput, continuation: str) -> End:
         """The end of an answer that goes on: what may become a part waits, and the other request gives it."""

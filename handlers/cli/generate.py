@@ -19,7 +19,7 @@ from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.text_file import read_text
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
 from qwonnx.runtime.sampling.guide import Guide
-from qwonnx.runtime.text.output_parser import ContentDelta, ReasoningDelta
+from qwonnx.runtime.text.answer_events import ContentDelta, ReasoningDelta
 
 CUT_OFF = 3  # exit status
 # A model's text must not move the cursor, rename the window or type into the terminal.

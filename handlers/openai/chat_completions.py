@@ -36,13 +36,14 @@ from qwonnx.handlers.openai.chat_objects import (
     Delta,
     FinishReasonName,
     FunctionCall,
+    FunctionDelta,
     PromptTokensDetails,
     ToolCallDelta,
     ToolCallObject,
 )
 from qwonnx.handlers.openai.chat_protocol import ChatCompletionRequest
 from qwonnx.runtime.sampling.entropy import fresh_id
-from qwonnx.runtime.text.output_parser import ContentDelta, ReasoningDelta, ToolCall
+from qwonnx.runtime.text.answer_events import ArgumentsDelta, CallClosed, CallOpened, ContentDelta, ReasoningDelta
 
 _FINISH_REASONS: dict[EndReason, FinishReasonName] = {
     EndReason.STOP: "stop",
@@ -120,12 +121,13 @@ class CompletionWriter:
                 return self._chunk(Delta(content=text)) if stream else msgspec.json.encode(text)[1:-1]
             case ReasoningDelta(text):
                 return self._chunk(Delta(reasoning_content=text)) if stream else msgspec.json.encode(text)[1:-1]
-            case ToolCall(name, arguments):
-                function = FunctionCall(name, arguments)
+            case CallOpened(name):
                 if stream:
-                    return self._chunk(Delta(tool_calls=[ToolCallDelta(_MOST_CALLS, _call_id(), function)]))
-                return msgspec.json.encode(ToolCallObject(_call_id(), function)) + b","
-            case End():
+                    return self._chunk(_call_delta(_MOST_CALLS, name))
+                return msgspec.json.encode(ToolCallObject(_call_id(), FunctionCall(name, ""))) + b","
+            case ArgumentsDelta(text):
+                return self._chunk(_arguments_delta(_MOST_CALLS, text)) if stream else msgspec.json.encode(text)[1:-1]
+            case CallClosed() | End():
                 return b""
 
     async def whole(self, parts: AsyncIterator[Part]) -> bytes:
@@ -137,6 +139,7 @@ class CompletionWriter:
         content: list[str] = []
         reasoning: list[str] = []
         calls: list[ToolCallObject] = []
+        arguments: list[str] = []  # of each call
         end: End | None = None
         async for part in parts:
             match part:
@@ -144,11 +147,18 @@ class CompletionWriter:
                     content.append(text)
                 case ReasoningDelta(text):
                     reasoning.append(text)
-                case ToolCall(name, arguments):
-                    calls.append(ToolCallObject(_call_id(), FunctionCall(name, arguments)))
+                case CallOpened(name):
+                    calls.append(ToolCallObject(_call_id(), FunctionCall(name, "")))
+                    arguments.append("")
+                case ArgumentsDelta(text):
+                    arguments[-1] += text
+                case CallClosed():
+                    pass
                 case End():
                     end = part
         assert end is not None, "an answer without an end raises"
+        for call, text in zip(calls, arguments, strict=True):
+            call.function.arguments = text
         message = AnswerMessage(
             content="".join(content) if content or not calls else None,
             reasoning_content="".join(reasoning) if reasoning else msgspec.UNSET,
@@ -171,10 +181,13 @@ class CompletionWriter:
                         yield self._chunk(Delta(content=text))
                     case ReasoningDelta(text):
                         yield self._chunk(Delta(reasoning_content=text))
-                    case ToolCall(name, arguments):
-                        call = ToolCallDelta(num_calls, _call_id(), FunctionCall(name, arguments))
+                    case CallOpened(name):
+                        yield self._chunk(_call_delta(num_calls, name))
                         num_calls += 1
-                        yield self._chunk(Delta(tool_calls=[call]))
+                    case ArgumentsDelta(text):
+                        yield self._chunk(_arguments_delta(num_calls - 1, text))
+                    case CallClosed():
+                        pass
                     case End(reason, usage, continuation):
                         last = self._chunk_object([ChunkChoice(Delta(), _FINISH_REASONS[reason])], None)
                         last.continuation = continuation or msgspec.UNSET
@@ -203,6 +216,14 @@ def _usage(usage: Usage) -> CompletionUsage:
         PromptTokensDetails(usage.num_cached_tokens),
         CompletionTokensDetails(usage.num_reasoning_tokens),
     )
+
+
+def _call_delta(index: int, name: str) -> Delta:
+    return Delta(tool_calls=[ToolCallDelta(index, FunctionDelta("", name), _call_id(), "function")])
+
+
+def _arguments_delta(index: int, text: str) -> Delta:
+    return Delta(tool_calls=[ToolCallDelta(index, FunctionDelta(text))])
 
 
 def _call_id() -> str:

@@ -25,13 +25,18 @@ class ToolCallObject(msgspec.Struct):
     type: Literal["function"] = "function"
 
 
-class ToolCallDelta(msgspec.Struct):
-    """A call in a stream. It is sent as a whole: the model's XML becomes JSON only when it is complete."""
+class FunctionDelta(msgspec.Struct, omit_defaults=True):
+    arguments: str  # more of the JSON text
+    name: str | None = None
+
+
+class ToolCallDelta(msgspec.Struct, omit_defaults=True):
+    """More of a call. Its first delta has id, type and name; the others have only arguments."""
 
     index: int
-    id: str
-    function: FunctionCall
-    type: Literal["function"] = "function"
+    function: FunctionDelta
+    id: str | None = None
+    type: Literal["function"] | None = None
 
 
 class PromptTokensDetails(msgspec.Struct):

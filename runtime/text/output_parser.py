@@ -21,6 +21,14 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
+from qwonnx.runtime.text.answer_events import (
+    ArgumentsDelta,
+    CallClosed,
+    CallOpened,
+    ContentDelta,
+    Event,
+    ReasoningDelta,
+)
 from qwonnx.runtime.text.stop_strings import longest_beginning
 from qwonnx.runtime.text.tool_arguments import ToolSchemas
 from qwonnx.runtime.text.tool_call_text import CallReader, FoundTag, FunctionCall, NoCall, Tag, TaggedText
@@ -30,31 +38,6 @@ _CALL, _FUNCTION = "<tool_call>", "<function="
 # A call with so many tags in its values is looked at again only when it has a quarter more, and is text if the answer
 # ends within it: a model that repeats tags must not take the time of others.
 _MANY_TAGS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class ReasoningDelta:
-    """More of the reasoning."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class ContentDelta:
-    """More of the answer."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """A complete call: the function's name, and its arguments as the JSON text of an object."""
-
-    name: str
-    arguments_json: str
-
-
-Event = ReasoningDelta | ContentDelta | ToolCall
 
 
 class _Part(Enum):
@@ -282,7 +265,8 @@ class OutputParser:
 
     def _call(self, events: list[Event], call: FunctionCall, end: int) -> None:
         """Emit a call whose text ends there."""
-        events.append(ToolCall(call.name, self._schemas.arguments_json(call.name, call.values)))
+        arguments = self._schemas.arguments_json(call.name, call.values)
+        events += [CallOpened(call.name), ArgumentsDelta(arguments), CallClosed()]
         self._pending.drop(end)
         self._part = _Part.AFTER_FUNCTION
         self._tags_seen = None

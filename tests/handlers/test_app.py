@@ -27,7 +27,7 @@ from qwonnx.handlers.http.api import Api
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.engine.engine import Engine
-from qwonnx.runtime.text.output_parser import ContentDelta
+from qwonnx.runtime.text.answer_events import ContentDelta
 from tests.handlers.fakes import ask
 from tests.handlers.serving import MODEL, RUNTIME, chat
 

@@ -18,7 +18,7 @@ from qwonnx.handlers.chat.request import ChatRequest
 from qwonnx.handlers.errors import ErrorKind, ServiceError
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.sampling.guide import Guide
-from qwonnx.runtime.text.output_parser import ContentDelta, ToolCall
+from qwonnx.runtime.text.answer_events import ArgumentsDelta, CallClosed, CallOpened, ContentDelta
 from tests.handlers.serving import RUNTIME, chat, paced, until
 from tests.runtime import counting_model
 
@@ -92,7 +92,7 @@ def test_one_call_ends_the_generation_too(tmp_path: Path) -> None:
     with Engine.open(folder, RUNTIME) as engine, paced(engine, 0.001):
         engine.start()
         parts = answered(engine, request(tools=[TOOL], sampling={}, one_call=True))
-        assert [type(part) for part in parts] == [ToolCall, End]
+        assert [type(part) for part in parts] == [CallOpened, ArgumentsDelta, CallClosed, End]
         until(lambda: engine.num_live_requests == 0)
         assert engine.metrics().generated_tokens < len(engine.tokenizer.encode(script))
 

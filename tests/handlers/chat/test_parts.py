@@ -8,14 +8,15 @@ import pytest
 
 from qwonnx.handlers.chat.parts import End, EndReason, Part, PartReader, Usage
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
-from qwonnx.runtime.text.output_parser import ContentDelta, OutputParser, ReasoningDelta, ToolCall
+from qwonnx.runtime.text.answer_events import ArgumentsDelta, CallClosed, CallOpened, ContentDelta, ReasoningDelta
+from qwonnx.runtime.text.output_parser import OutputParser
 from tests.handlers.fakes import output
 
 pytestmark = pytest.mark.fast
 
 TOOLS = [{"type": "function", "function": {"name": "weigh", "parameters": {"properties": {"n": {"type": "integer"}}}}}]
 CALL = "<tool_call>\n<function=weigh>\n<parameter=n>\n3\n</parameter>\n</function>\n</tool_call>"
-WEIGH = ToolCall("weigh", '{"n":3}')
+WEIGH = (CallOpened("weigh"), ArgumentsDelta('{"n":3}'), CallClosed())
 
 
 def read(reader: PartReader, outputs: Sequence[RequestOutput]) -> list[Part]:
@@ -28,10 +29,7 @@ def chat_reader(*, thinking_open: bool = False, one_call: bool = False) -> PartR
 
 def normal(parts: Sequence[Part]) -> list[Part]:
     """Calls with their arguments' white space taken out."""
-    return [
-        ToolCall(part.name, part.arguments_json.replace(" ", "")) if isinstance(part, ToolCall) else part
-        for part in parts
-    ]
+    return [ArgumentsDelta(part.text.replace(" ", "")) if isinstance(part, ArgumentsDelta) else part for part in parts]
 
 
 def test_text_comes_as_it_comes_and_an_end_follows_it() -> None:
@@ -69,7 +67,7 @@ def test_reasoning_is_told_from_text_and_its_tokens_and_tags_are_counted() -> No
 
 def test_an_answer_that_called_ends_for_that_reason_unless_it_was_cut_short() -> None:
     both = read(chat_reader(), [output(CALL + CALL, 1, reason=FinishReason.STOP)])
-    assert normal(both) == [WEIGH, WEIGH, End(EndReason.CALLS, Usage(7, 2, 1, 0))]
+    assert normal(both) == [*WEIGH, *WEIGH, End(EndReason.CALLS, Usage(7, 2, 1, 0))]
     cut = read(chat_reader(), [output(CALL, 1), output("and", 2, reason=FinishReason.LENGTH, generated=2)])
     assert cut[-1] == End(EndReason.LENGTH, Usage(7, 2, 2, 0))
 
@@ -77,7 +75,7 @@ def test_an_answer_that_called_ends_for_that_reason_unless_it_was_cut_short() ->
 def test_one_call_ends_the_answer_whatever_follows() -> None:
     reader = chat_reader(one_call=True)
     parts = read(reader, [output("I look." + CALL + CALL + "more", 1, 2)])
-    assert normal(parts) == [ContentDelta("I look."), WEIGH, End(EndReason.CALLS, Usage(7, 2, 2, 0))]
+    assert normal(parts) == [ContentDelta("I look."), *WEIGH, End(EndReason.CALLS, Usage(7, 2, 2, 0))]
 
 
 def test_one_call_that_never_comes_changes_nothing() -> None:

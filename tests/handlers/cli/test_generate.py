@@ -16,7 +16,7 @@ from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.generate import AnswerPrinter, form_of, generate, messages_of, print_stats
 from qwonnx.runtime.engine.request import FinishReason
 from qwonnx.runtime.sampling.guide import Guide
-from qwonnx.runtime.text.output_parser import ContentDelta, ReasoningDelta, ToolCall
+from qwonnx.runtime.text.answer_events import ArgumentsDelta, CallClosed, CallOpened, ContentDelta, ReasoningDelta
 from tests.handlers.fakes import output
 from tests.runtime import counting_model
 
@@ -42,7 +42,7 @@ def test_thoughts_go_to_stderr_and_the_answer_to_stdout(capsys: pytest.CaptureFi
 
 
 def test_thoughts_that_no_answer_follows_end_their_line(capsys: pytest.CaptureFixture[str]) -> None:
-    printed(ReasoningDelta("Hm."), ToolCall("weigh", "{}"), END)
+    printed(ReasoningDelta("Hm."), CallOpened("weigh"), ArgumentsDelta("{}"), CallClosed(), END)
     assert capsys.readouterr() == ("", "Hm.\n")
 
 

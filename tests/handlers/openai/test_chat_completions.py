@@ -15,7 +15,7 @@ from qwonnx.handlers.chat.parts import End, EndReason, Part, Usage
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.openai import chat_request
 from qwonnx.handlers.openai.chat_completions import CompletionWriter
-from qwonnx.runtime.text.output_parser import ContentDelta, ReasoningDelta, ToolCall
+from qwonnx.runtime.text.answer_events import ArgumentsDelta, CallClosed, CallOpened, ContentDelta, ReasoningDelta
 
 pytestmark = pytest.mark.fast
 
@@ -32,6 +32,10 @@ USAGE = {
 def writer(**fields: Any) -> CompletionWriter:
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], **fields}
     return CompletionWriter(chat_request.parse(json.dumps(body).encode()), "m", "fp_1")
+
+
+def call(name: str, *arguments: str) -> list[Part]:
+    return [CallOpened(name), *map(ArgumentsDelta, arguments), CallClosed()]
 
 
 async def given(parts: Sequence[Part | ServiceError]) -> AsyncIterator[Part]:
@@ -72,7 +76,7 @@ def test_a_whole_answer_has_its_parts_put_together() -> None:
 
 
 def test_content_is_null_with_calls_alone_and_empty_without_anything() -> None:
-    called = whole(ToolCall("a", "{}"), ToolCall("b", '{"n":1}'), End(EndReason.CALLS, END.usage))["choices"][0]
+    called = whole(*call("a", "{}"), *call("b", '{"n":', "1}"), End(EndReason.CALLS, END.usage))["choices"][0]
     assert called["message"]["content"] is None
     assert called["finish_reason"] == "tool_calls"
     calls = called["message"]["tool_calls"]
@@ -103,9 +107,7 @@ def test_a_whole_answer_that_fails_fails() -> None:
 
 
 def test_a_stream_has_one_chunk_for_each_part_between_the_role_and_the_end() -> None:
-    *chunks, done = events(
-        ReasoningDelta("Hm."), ContentDelta("I look."), ToolCall("a", "{}"), ToolCall("b", "{}"), END
-    )
+    *chunks, done = events(ReasoningDelta("Hm."), ContentDelta("I look."), *call("a", "{", "}"), *call("b", "{}"), END)
     assert done == "[DONE]"
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
     assert deltas[:3] == [
@@ -113,10 +115,23 @@ def test_a_stream_has_one_chunk_for_each_part_between_the_role_and_the_end() -> 
         {"reasoning_content": "Hm."},
         {"content": "I look."},
     ]
-    calls = [delta["tool_calls"] for delta in deltas[3:5]]
-    assert [(call["index"], call["function"]["name"]) for (call,) in calls] == [(0, "a"), (1, "b")]
-    assert deltas[5] == {}
-    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None] * 5 + ["stop"]
+    calls = [delta["tool_calls"][0] for delta in deltas[3:8]]
+    assert [(call["index"], call["function"]) for call in calls] == [
+        (0, {"name": "a", "arguments": ""}),
+        (0, {"arguments": "{"}),
+        (0, {"arguments": "}"}),
+        (1, {"name": "b", "arguments": ""}),
+        (1, {"arguments": "{}"}),
+    ]
+    assert [("id" in call, call.get("type")) for call in calls] == [
+        (True, "function"),
+        (False, None),
+        (False, None),
+        (True, "function"),
+        (False, None),
+    ]
+    assert deltas[8] == {}
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None] * 8 + ["stop"]
     assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
     assert len({chunk["id"] for chunk in chunks}) == 1
     assert all("usage" not in chunk for chunk in chunks)

@@ -14,6 +14,7 @@ from qwonnx.handlers.openai.chat_objects import (
     CompletionUsage,
     Delta,
     FunctionCall,
+    FunctionDelta,
     PromptTokensDetails,
     ToolCallDelta,
     ToolCallObject,
@@ -46,9 +47,12 @@ CALL = FunctionCall("weigh", '{"n": 1}')
         (Delta(role="assistant", content=""), '{"role":"assistant","content":""}'),
         (Delta(reasoning_content="Hm."), '{"reasoning_content":"Hm."}'),
         (
-            Delta(tool_calls=[ToolCallDelta(1, "call_1", CALL)]),
-            '{"tool_calls":[{"index":1,"id":"call_1","function":{"name":"weigh","arguments":"{\\"n\\": 1}"},'
-            '"type":"function"}]}',
+            Delta(tool_calls=[ToolCallDelta(1, FunctionDelta("", "weigh"), "call_1", "function")]),
+            '{"tool_calls":[{"index":1,"function":{"arguments":"","name":"weigh"},"id":"call_1","type":"function"}]}',
+        ),
+        (
+            Delta(tool_calls=[ToolCallDelta(1, FunctionDelta('{"n": 1}'))]),
+            '{"tool_calls":[{"index":1,"function":{"arguments":"{\\"n\\": 1}"}}]}',
         ),
         (ChunkChoice(Delta(), "length"), '{"delta":{},"finish_reason":"length","index":0,"logprobs":null}'),
         (USAGE, USAGE_JSON),

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from qwonnx.handlers.openai import chat_request, engine_request
+from qwonnx.runtime.text.answer_events import ContentDelta, ReasoningDelta, ToolCall
 from qwonnx.runtime.text.chat_template import ChatTemplate
-from qwonnx.runtime.text.output_parser import ContentDelta, ReasoningDelta, ToolCall
 from tests.runtime.text.templates import QWEN_TEMPLATES
 from tests.runtime.text.tool_call_texts import TOOLS, cases, parse
 

@@ -12,7 +12,8 @@ from tokenizers import Tokenizer
 from infra.miniature import invented, tool_calls
 from infra.miniature.conversation import Encoder, Example
 from infra.miniature.toolbox import TOOLS
-from qwonnx.runtime.text.output_parser import OutputParser, ToolCall
+from qwonnx.runtime.text.answer_events import ToolCall, with_whole_calls
+from qwonnx.runtime.text.output_parser import OutputParser
 
 pytestmark = pytest.mark.fast
 
@@ -53,7 +54,7 @@ def test_the_servers_parser_reads_the_calls_that_are_taught(tokenizer: Tokenizer
     for example in list(tool_calls.held_out(40, 1))[::2]:
         answer = encoder.render(example).rpartition("</think>")[2].partition("<|im_end|>")[0]
         parser = OutputParser(False, list(example.tools))
-        events = [*parser.push(answer), *parser.finish()]
+        events = with_whole_calls([*parser.push(answer), *parser.finish()])
         found = [(event.name, json.loads(event.arguments_json)) for event in events if isinstance(event, ToolCall)]
         assert found == [(call["name"], call["arguments"]) for call in calls_of(example)]
 

@@ -12,7 +12,8 @@ import pytest
 from qwonnx.runtime.errors import InvalidRequestError
 from qwonnx.runtime.sampling.guide import Guide
 from qwonnx.runtime.sampling.tool_grammar import tool_guide
-from qwonnx.runtime.text.output_parser import ContentDelta, Event, OutputParser, ToolCall
+from qwonnx.runtime.text.answer_events import ContentDelta, ReasoningDelta, ToolCall, with_whole_calls
+from qwonnx.runtime.text.output_parser import OutputParser
 from tests.runtime.sampling.guided import Said, compiler, may_follow, say, tokenizer
 
 SEEDS = range(6)
@@ -31,9 +32,9 @@ def _of(schema: Any, **root: Any) -> dict[str, Any]:
     return _tool(properties={"x": schema}, required=["x"], additionalProperties=False, **root)
 
 
-def _events(said: Said, tools: list[dict[str, Any]]) -> list[Event]:
+def _events(said: Said, tools: list[dict[str, Any]]) -> list[ReasoningDelta | ContentDelta | ToolCall]:
     parser = OutputParser(False, tools)
-    return [*parser.push(said.text), *parser.finish()]
+    return with_whole_calls([*parser.push(said.text), *parser.finish()])
 
 
 def _calls(guide: Guide, tools: list[dict[str, Any]], max_tokens: int = 600) -> list[ToolCall]:
@@ -200,7 +201,7 @@ def test_odd_texts_are_values_like_others(value: str) -> None:
         assert token in may_follow(constraint)
         constraint.accept(token)
     parser = OutputParser(False, tools)
-    events = [*parser.push(before + value + after), *parser.finish()]
+    events = with_whole_calls([*parser.push(before + value + after), *parser.finish()])
     assert events == [ToolCall("act", json.dumps({"x": value}, ensure_ascii=False))]
 
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwonnx.runtime.text.output_parser import ContentDelta, Event, OutputParser, ReasoningDelta, ToolCall
-from tests.runtime.text.tool_call_texts import merged
+from qwonnx.runtime.text.answer_events import CallClosed, CallOpened, ContentDelta, Event, ReasoningDelta, ToolCall
+from qwonnx.runtime.text.output_parser import OutputParser
+from tests.runtime.text.tool_call_texts import Joined, merged
 
 pytestmark = pytest.mark.fast
 
@@ -33,7 +34,7 @@ def _parse(pieces: list[str], thinking_open: bool, tools: list[dict[str, Any]] |
     return [*events, *parser.finish()]
 
 
-CASES: list[tuple[str, str, bool, bool, list[Event]]] = [
+CASES: list[tuple[str, str, bool, bool, list[Joined]]] = [
     ("an answer", "Hello\n world", False, True, [ContentDelta("Hello\n world")]),
     ("thinking and an answer", "hm\nhm\n</think>\n\nYes", True, True, [ReasoningDelta("hm\nhm"), ContentDelta("Yes")]),
     ("thinking that never ends", "hm </thin\n", True, True, [ReasoningDelta("hm </thin\n")]),
@@ -96,7 +97,7 @@ BY_NAME = pytest.mark.parametrize(
 
 @BY_NAME
 def test_the_text_is_parsed_and_no_cut_in_two_changes_it(
-    text: str, thinking_open: bool, with_tools: bool, expected: list[Event]
+    text: str, thinking_open: bool, with_tools: bool, expected: list[Joined]
 ) -> None:
     tools = TOOLS if with_tools else None
     for cut in range(len(text) + 1):
@@ -105,9 +106,9 @@ def test_the_text_is_parsed_and_no_cut_in_two_changes_it(
 
 
 @BY_NAME
-def test_no_delta_is_empty(text: str, thinking_open: bool, with_tools: bool, expected: list[Event]) -> None:
+def test_no_delta_is_empty(text: str, thinking_open: bool, with_tools: bool, expected: list[Joined]) -> None:
     for event in _parse(list(text), thinking_open, TOOLS if with_tools else None):
-        assert isinstance(event, ToolCall) or event.text
+        assert isinstance(event, CallOpened | CallClosed) or event.text
 
 
 TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<function=f>", "</function>", "<parameter=n>")
@@ -129,8 +130,9 @@ def test_how_the_text_is_cut_makes_no_difference(
 def test_nothing_is_lost_but_tags_and_line_breaks(pieces: list[str], thinking_open: bool) -> None:
     text = "".join(pieces)
     events = _parse([text], thinking_open, TOOLS)
-    if not any(isinstance(event, ToolCall) for event in events):
-        kept = "".join(event.text for event in events if not isinstance(event, ToolCall))
+    texts = [event.text for event in events if isinstance(event, ReasoningDelta | ContentDelta)]
+    if len(texts) == len(events):
+        kept = "".join(texts)
         expected = text
         if thinking_open:
             expected = expected.replace("</think>", "", 1)

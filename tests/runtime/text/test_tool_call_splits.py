@@ -17,7 +17,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from qwonnx.runtime.text.output_parser import Event, OutputParser, ToolCall
+from qwonnx.runtime.text.answer_events import ArgumentsDelta, ContentDelta, Event, ReasoningDelta, ToolCall
+from qwonnx.runtime.text.output_parser import OutputParser
 from tests.runtime.text.tool_call_texts import TOOLS, Case, account, cases, parse
 
 NUM_SPLITS = int(os.environ.get("QWONNX_TEST_SPLITS", "12000"))
@@ -78,7 +79,8 @@ def test_how_the_text_is_cut_makes_no_difference() -> None:
 @pytest.mark.parametrize("case", CASES[:: max(1, len(CASES) // 40)], ids=lambda case: case.text[:60])
 def test_what_was_emitted_is_never_taken_back(case: Case) -> None:
     """After any beginning of the text, the events so far are a beginning of the events of the whole."""
-    whole = _characters(parse([case.text], case.thinking_open))
+    parser = OutputParser(case.thinking_open, TOOLS)
+    whole = _characters([*parser.push(case.text), *parser.finish()])
     parser, so_far = OutputParser(case.thinking_open, TOOLS), list[Any]()
     for character in case.text:
         so_far += _characters(parser.push(character))
@@ -89,7 +91,11 @@ def _characters(events: list[Event]) -> list[Any]:
     return [
         item
         for event in events
-        for item in ([event] if isinstance(event, ToolCall) else [(type(event), char) for char in event.text])
+        for item in (
+            [(type(event), char) for char in event.text]
+            if isinstance(event, ReasoningDelta | ContentDelta | ArgumentsDelta)
+            else [event]
+        )
     ]
 
 

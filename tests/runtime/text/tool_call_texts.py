@@ -14,7 +14,16 @@ from itertools import product
 from random import Random
 from typing import Any
 
-from qwonnx.runtime.text.output_parser import ContentDelta, Event, OutputParser, ReasoningDelta, ToolCall
+from qwonnx.runtime.text.answer_events import (
+    CallClosed,
+    CallOpened,
+    ContentDelta,
+    Event,
+    ReasoningDelta,
+    ToolCall,
+    with_whole_calls,
+)
+from qwonnx.runtime.text.output_parser import OutputParser
 
 TOOLS: list[dict[str, Any]] = [
     {
@@ -162,19 +171,22 @@ def _shuffled(random: Random, count: int) -> Iterator[Case]:
         yield Case(text, None, thinking_open=random.random() < 0.4)
 
 
-def parse(pieces: list[str], thinking_open: bool, tools: list[dict[str, Any]] | None = TOOLS) -> list[Event]:
+def parse(pieces: list[str], thinking_open: bool, tools: list[dict[str, Any]] | None = TOOLS) -> list[Joined]:
     """The events of an answer that comes in these pieces; texts of one kind that follow each other are joined."""
     parser = OutputParser(thinking_open, tools)
     events = [event for piece in pieces for event in parser.push(piece)]
     events += parser.finish()
-    assert all(isinstance(event, ToolCall) or event.text for event in events)
+    assert all(isinstance(event, CallOpened | CallClosed) or event.text for event in events)
     return merged(events)
 
 
-def merged(events: list[Event]) -> list[Event]:
-    """Join adjacent deltas of one kind; streaming may change nothing else."""
-    joined: list[Event] = []
-    for event in events:
+Joined = ReasoningDelta | ContentDelta | ToolCall
+
+
+def merged(events: list[Event]) -> list[Joined]:
+    """Join each call, and adjacent deltas of one kind; streaming may change nothing else."""
+    joined: list[Joined] = []
+    for event in with_whole_calls(events):
         last = joined[-1] if joined else None
         if isinstance(event, ReasoningDelta) and isinstance(last, ReasoningDelta):
             joined[-1] = ReasoningDelta(last.text + event.text)
@@ -185,7 +197,7 @@ def merged(events: list[Event]) -> list[Event]:
     return joined
 
 
-def account(text: str, events: list[Event]) -> None:
+def account(text: str, events: list[Joined]) -> None:
     """Follow the events through the text; what stands between them must be tags of thoughts or calls.
 
     Raises:
@@ -202,7 +214,7 @@ def account(text: str, events: list[Event]) -> None:
 _BETWEEN = re.compile(r"\s*(?:</tool_call>\s*)?\n*(?:<think>\n*)?(?:\n*</think>\n*)?\n*")
 
 
-def _ends_after(text: str, start: int, event: Event) -> Iterator[int]:
+def _ends_after(text: str, start: int, event: Joined) -> Iterator[int]:
     gaps = (_BETWEEN.fullmatch(text, start, end) for end in range(start, len(text) + 1))
     for gap in (found.end() for found in gaps if found is not None):
         if not isinstance(event, ToolCall):
