@@ -64,7 +64,7 @@ def create_app(
     """
     settings = settings or ServerSettings()
     extension = extension or Extension()
-    host = engine if isinstance(engine, ModelHost) else ModelHost(lambda: engine, model_name=settings.model_name)
+    host = engine if isinstance(engine, ModelHost) else _host(lambda: engine, settings)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -117,6 +117,13 @@ def error_response(error: ServiceError, path: str = "") -> Response:
     return Apis(APIS).error_response(path, error)
 
 
+def _host(
+    load: Callable[[], Engine], settings: ServerSettings, on_failure: Callable[[Exception], None] | None = None
+) -> ModelHost:
+    names, takes_any = settings.model_names, settings.any_model_name
+    return ModelHost(load, model_names=names, any_model_name=takes_any, on_failure=on_failure)
+
+
 def _capsule_store(settings: ServerSettings) -> CapsuleStore | None:
     if settings.capsules is None:
         return None
@@ -149,7 +156,7 @@ def host_from_environment(
     if not folder:
         raise SettingsError("QWONNX_ARTIFACT is not set: give the artifact's folder")
     runtime = RuntimeSettings.from_environment()
-    return ModelHost(lambda: open_engine(folder, runtime), model_name=settings.model_name, on_failure=on_failure)
+    return _host(lambda: open_engine(folder, runtime), settings, on_failure)
 
 
 def from_environment() -> Starlette:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -38,7 +38,8 @@ class ModelHost:
 
     Args:
         load: opens the engine; called once, on the host's thread.
-        model_name: the name that requests must give; None is the name of the engine's checkpoint.
+        model_names: the names that requests may give, the first of which is shown; none: the engine's checkpoint's.
+        any_model_name: requests may give any name.
         on_ready: called on the host's thread once the model answers.
         on_failure: called on the host's thread with the error if loading fails; by default it is logged.
     """
@@ -47,12 +48,14 @@ class ModelHost:
         self,
         load: Callable[[], Engine],
         *,
-        model_name: str | None = None,
+        model_names: Sequence[str] = (),
+        any_model_name: bool = False,
         on_ready: Callable[[], None] = lambda: None,
         on_failure: Callable[[Exception], None] | None = None,
     ) -> None:
         self._load = load
-        self._model_name = model_name
+        self._model_names = tuple(model_names)
+        self._any_model_name = any_model_name
         self._on_ready = on_ready
         self._on_failure = on_failure or _log_failure
         self._lock = threading.Lock()
@@ -176,25 +179,25 @@ class ModelHost:
         """The engine's totals; None before there is an engine."""
         return None if self._engine is None else self._engine.metrics()
 
-    def model_name(self) -> str:
-        """The model's name in requests.
+    def model_names(self) -> tuple[str, ...]:
+        """The model's names in requests, at least one.
 
         Raises:
             ServiceError: 503, the engine is not ready.
         """
-        return self._model_name or self.ready_engine().artifact.manifest.source.checkpoint
+        return self._model_names or (self.ready_engine().artifact.manifest.source.checkpoint,)
 
     def check_model(self, name: str) -> str:
-        """Check that `name` is the model's name, and return it.
+        """Check that `name` is a name of the model, and return it: answers have the name that was asked for.
 
         Raises:
             ServiceError: 404, it is another name.
         """
-        served = self.model_name()
-        if name != served:
-            message = f"there is no model {name!r} here: use {served!r}"
+        served = self.model_names()
+        if name not in served and not self._any_model_name:
+            message = f"there is no model {name!r} here: use {' or '.join(map(repr, served))}"
             raise ServiceError(ErrorKind.NOT_FOUND, 404, message, parameter="model", code="model_not_found")
-        return served
+        return name
 
     def _prepare(self) -> None:
         try:

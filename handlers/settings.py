@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from qwonnx.handlers.effort import THINKING_EFFORTS, Effort
 from qwonnx.runtime.errors import SettingsError
 from qwonnx.runtime.settings import read_environment
 
@@ -44,7 +45,11 @@ class PlatformName(StrEnum):
 class ServerSettings:
     """Settings of one application.
 
-    model_name: the name that requests must give; None is the name of the artifact's checkpoint.
+    model_name: the name that requests must give, or several with commas between them, of which the first one is shown;
+        None is the name of the artifact's checkpoint.
+    any_model_name: requests may give any name, and answers name it too: coding tools ask for a second, smaller model.
+    reasoning_budget: tokens of reasoning at most, in all requests; then the model has to answer. None is no limit.
+    effort_budgets: the same for each effort that a request may ask for, such as low=1024,medium=4096. None is no limit.
     api_key: the key that requests under /v1 must send as `Authorization: Bearer`; None accepts all requests.
     api_keys: a file of several keys with names, beside api_key: see handlers/api_keys.py. Each key has its own prefixes
         and capsules.
@@ -77,6 +82,9 @@ class ServerSettings:
     """
 
     model_name: str | None = None
+    any_model_name: bool = False
+    reasoning_budget: int | None = None
+    effort_budgets: str | None = None
     api_key: str | None = field(default=None, repr=False, metadata={"secret": True})  # logs must not contain it
     api_keys: str | None = None
     share_prefixes: bool = False
@@ -100,8 +108,11 @@ class ServerSettings:
     continuation_seconds: float = 900.0
 
     def __post_init__(self) -> None:
-        if self.model_name is not None and not self.model_name.strip():
-            raise SettingsError("model_name is empty: give a name, or leave it out")
+        if self.model_name is not None and not all(name.strip() for name in self.model_name.split(",")):
+            raise SettingsError("model_name is empty: give a name, or names with commas, or leave it out")
+        if self.reasoning_budget is not None and not 1 <= self.reasoning_budget < 1 << 31:
+            raise SettingsError(f"reasoning_budget is {self.reasoning_budget}: give at least 1")
+        _effort_budgets(self.effort_budgets)
         if self.api_key is not None and not is_token(self.api_key):
             raise SettingsError("api_key is empty or has spaces or characters beyond ASCII: give another key")
         if self.base_path is not None and not _BASE_PATH.fullmatch(self.base_path):
@@ -131,6 +142,22 @@ class ServerSettings:
             choices = " or ".join(CapsuleCompression)
             raise SettingsError(f"capsule_compression is {self.capsule_compression!r}: give {choices}")
 
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """The names that requests may give; empty leaves it to the artifact."""
+        return tuple(name.strip() for name in (self.model_name or "").split(",") if name.strip())
+
+    def thinking_budget(self, effort: Effort | None, asked: int | None) -> int | None:
+        """Tokens of reasoning at most; None is no limit. The smallest of all limits counts.
+
+        Args:
+            effort: of the request.
+            asked: the request's own budget.
+        """
+        by_effort = None if effort is None else _effort_budgets(self.effort_budgets).get(effort)
+        limits = (asked, self.reasoning_budget, by_effort)
+        return min((limit for limit in limits if limit is not None), default=None)
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> ServerSettings:
         """Settings from QWONNX_<NAME> variables (QWONNX_MODEL_NAME, ...): see runtime.settings.read_environment.
@@ -139,6 +166,22 @@ class ServerSettings:
             SettingsError: a value is malformed or out of range; the message names the variable.
         """
         return read_environment(cls, environment)
+
+
+def _effort_budgets(text: str | None) -> dict[str, int]:
+    """
+    Raises:
+        SettingsError: the text is malformed.
+    """
+    found: dict[str, int] = {}
+    for pair in (text or "").split(",") if text else ():
+        name, _, number = pair.partition("=")
+        if name.strip() not in THINKING_EFFORTS or not number.strip().isdecimal() or not 1 <= int(number) < 1 << 31:
+            names = ", ".join(THINKING_EFFORTS)
+            message = f"effort_budgets has {pair!r}: give {names} with tokens, such as low=1024,high=8192"
+            raise SettingsError(message)
+        found[name.strip()] = int(number)
+    return found
 
 
 def is_token(text: str) -> bool:

@@ -57,6 +57,7 @@ ORDER: Mapping[str, tuple[str, ...]] = {
     ),
     "handlers": (
         "errors",
+        "effort",
         "settings",
         "environment",
         "api_keys",

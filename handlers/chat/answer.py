@@ -70,6 +70,8 @@ async def begin(
     try:
         params = request.params(engine.default_sampling)
         prompt = await prompt_of(engine, request)
+        if prompt.thinking_open:
+            params = dataclasses.replace(params, thinking_budget=request.thinking_budget)
         # Schemas take tens of milliseconds; the event loop must not wait.
         guide = None if request.guide is None else await asyncio.to_thread(request.guide_of, prompt)
         if guide is not None:

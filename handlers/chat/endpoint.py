@@ -5,6 +5,7 @@ If the client disconnects, its generation ends within one step, streaming or not
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Protocol
@@ -67,6 +68,8 @@ async def respond(
     continuations: Continuations | None = getattr(request.app.state, "continuations", None)
     ends_at = deadline.of_request(request.scope, settings)
     owner = owner_of(request.scope)
+    budget = settings.thinking_budget(chat.effort, chat.thinking_budget)
+    chat = dataclasses.replace(chat, thinking_budget=budget)
     fits = _fits(request.scope, writer, stream=stream)
     # An answer that may end by its content, or go on in another request, is looked at as it comes.
     is_whole = not (stream or fits or chat.one_call or continuations)

@@ -76,4 +76,5 @@ def _encoded(engine: Engine, request: ChatRequest, text: TemplateText) -> ChatPr
         request.tools,
         at_most=engine.max_model_len - 1,
         allow_special_tokens=engine.settings.allow_special_tokens,
+        beginning=request.beginning,
     )

@@ -12,7 +12,8 @@ from qwonnx.handlers.chat.validation import Strict
 
 MAX_TOOLS = 128
 
-FunctionName = Annotated[str, msgspec.Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+# MCP servers' names have dots, slashes and colons, and Anthropic allows 128 characters. None of these ends a tag.
+FunctionName = Annotated[str, msgspec.Meta(pattern="^[a-zA-Z0-9_./:-]{1,128}$")]
 
 
 class FunctionDefinition(Strict, omit_defaults=True):

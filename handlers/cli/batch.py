@@ -232,7 +232,8 @@ def _run(
     logging.getLogger("qwonnx").setLevel(logging.ERROR)  # each row says what became of its request
     host = ModelHost(
         lambda: open_engine(artifact, runtime),
-        model_name=server.model_name,
+        model_names=server.model_names,
+        any_model_name=server.any_model_name,
         on_ready=settle_process,
         on_failure=lambda error: None,
     )

@@ -55,7 +55,7 @@ def _serve_at(listener: socket.socket, options: ServeOptions, startup: StartUp) 
 
     def on_ready() -> None:
         settle_process()
-        print(_greeting(url_of(listener), model.model_name(), needs_key=_needs_key(options)), flush=True)
+        print(_greeting(url_of(listener), model.model_names()[0], needs_key=_needs_key(options)), flush=True)
 
     def on_failure(error: Exception) -> None:
         for server in servers:
@@ -65,7 +65,8 @@ def _serve_at(listener: socket.socket, options: ServeOptions, startup: StartUp) 
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     model = ModelHost(
         lambda: open_engine(artifact, options.runtime, verify=options.verify, startup=startup),
-        model_name=options.server.model_name,
+        model_names=options.server.model_names,
+        any_model_name=options.server.any_model_name,
         on_ready=on_ready,
         on_failure=on_failure,
     )

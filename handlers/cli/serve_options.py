@@ -187,7 +187,23 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ADDRESS,...",
         help="where stages 2, 3, ... of a model in stages listen, in their order; ARTIFACT is stage 1",
     )
-    add("--model-name", metavar="NAME", help="model name in requests; by default the checkpoint's")
+    add(
+        "--model-name",
+        metavar="NAME[,NAME]",
+        help="model name in requests, or several, the first of which is shown; by default the checkpoint's",
+    )
+    add(
+        "--any-model-name",
+        action="store_true",
+        default=None,
+        help="take every model name in requests: coding tools ask for a second, smaller model",
+    )
+    add("--reasoning-budget", type=int, metavar="TOKENS", help="tokens of reasoning at most; then the model answers")
+    add(
+        "--effort-budgets",
+        metavar="EFFORT=TOKENS[,...]",
+        help="the same for each reasoning effort, such as low=1024,medium=4096",
+    )
     add(
         "--api-keys",
         metavar="FILE",

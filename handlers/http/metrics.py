@@ -26,7 +26,7 @@ async def metrics(request: Request) -> Response:
 def _of_host(host: ModelHost) -> Iterator[str]:
     yield from value("ready", "gauge", "1 if the model answers.", int(host.status is HostStatus.READY))
     if host.fingerprint:
-        labels = {"model": host.model_name(), "artifact": host.fingerprint.removeprefix("fp_")}
+        labels = {"model": host.model_names()[0], "artifact": host.fingerprint.removeprefix("fp_")}
         yield from value("info", "gauge", "The model that is served.", 1, labels)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from qwonnx.handlers import errors
+from qwonnx.handlers.chat.answer_form import AnswerForm
 from qwonnx.handlers.openai.chat_protocol import (
     ChatCompletionRequest,
     JsonObjectFormat,
@@ -19,7 +20,6 @@ from qwonnx.handlers.openai.chat_protocol import (
 )
 from qwonnx.runtime.sampling import form_size
 from qwonnx.runtime.sampling.guide import Guide
-from qwonnx.runtime.sampling.tool_grammar import tool_guide
 
 _SCHEMA_PARAM = "response_format.json_schema.schema"
 
@@ -40,37 +40,27 @@ def of_request(request: ChatCompletionRequest) -> Guide | None:
         ServiceError: 400, it asks for two forms.
         InvalidRequestError: a schema cannot be followed; compilation may find other reasons.
     """
-    return _of_tools(request) or _of_format(request)
-
-
-def _of_tools(request: ChatCompletionRequest) -> Guide | None:
-    """A guide if tools may be called and calls are constrained; otherwise None."""
-    choice = request.tool_choice
-    tools = [] if choice == "none" else request.tools or []
-    named = choice.function.name if isinstance(choice, NamedTool) else None
-    required = named is not None or choice == "required"
-    answer = _schema(request)
-    if tools and request.structured_outputs is not None:
+    asked, form = request.structured_outputs, _form(request)
+    if asked is None:
+        return form.guide()
+    if form.tools:
         message = "structured_outputs contradicts tools that may be called: set tool_choice to 'none'"
         raise errors.invalid(message, "structured_outputs")
-    if not tools or not (required or answer is not None or any(tool.function.strict for tool in tools)):
-        return None
-    return tool_guide(
-        [msgspec.to_builtins(tool) for tool in tools],
-        required=required,
-        function=named,
-        parallel=named is None and request.parallel_tool_calls is not False,
-        answer=answer,
-    )
-
-
-def _of_format(request: ChatCompletionRequest) -> Guide | None:
-    schema = _schema(request)
-    if request.structured_outputs is None:
-        return None if schema is None else Guide.json_schema(schema, _SCHEMA_PARAM)
-    if schema is not None:
+    if form.schema is not None:
         raise errors.invalid("structured_outputs contradicts response_format: send one of them", "response_format")
-    return _of_structured_outputs(request.structured_outputs)
+    return _of_structured_outputs(asked)
+
+
+def _form(request: ChatCompletionRequest) -> AnswerForm:
+    choice = request.tool_choice
+    return AnswerForm(
+        tools=[] if choice == "none" else request.tools or [],
+        required=choice == "required",
+        named=choice.function.name if isinstance(choice, NamedTool) else None,
+        parallel=request.parallel_tool_calls is not False,
+        schema=_schema(request),
+        schema_parameter=_SCHEMA_PARAM,
+    )
 
 
 def _schema(request: ChatCompletionRequest) -> dict[str, Any] | bool | None:

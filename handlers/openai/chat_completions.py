@@ -77,7 +77,7 @@ async def create_chat_completion(request: Request) -> Response:
     try:
         return await respond(request, engine, understood.neutral, writer, stream=bool(chat.stream))
     except ServiceError as error:
-        raise engine_request.in_openai_words(error, chat) from error
+        raise engine_request.in_openai_words(error) from error
 
 
 @dataclass(frozen=True, slots=True)

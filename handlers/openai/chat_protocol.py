@@ -16,6 +16,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from qwonnx.handlers.chat.tools import FunctionName, Tools
 from qwonnx.handlers.chat.validation import Strict
+from qwonnx.handlers.effort import Effort
 
 # Bound of numbers that reach numpy or ONNX Runtime.
 _LARGE = 1 << 31
@@ -27,8 +28,16 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 
 
+class CacheControl(Strict):
+    """Anthropic's mark for its cache; here every beginning is cached."""
+
+    type: str
+    ttl: str | None = None
+
+
 class TextPart(Strict, tag_field="type", tag="text"):
     text: str
+    cache_control: CacheControl | None = None
 
 
 class RefusalPart(Strict, tag_field="type", tag="refusal"):
@@ -81,27 +90,36 @@ class MessageToolCall(Strict):
     index: int | None = None  # clients keep it when they join streamed deltas
 
 
-class SystemMessage(Strict, tag_field="role", tag="system"):
+class _Message(Strict, kw_only=True):
+    """Fields of every message that have no effect: clients send them to other servers too."""
+
+    cache_control: CacheControl | None = None
+    extra: Any = None  # qwen-agent's own notes
+    id: str | None = None
+
+
+class SystemMessage(_Message, kw_only=True, tag_field="role", tag="system"):
     content: Content
     name: str | None = None
 
 
-class DeveloperMessage(Strict, tag_field="role", tag="developer"):
+class DeveloperMessage(_Message, kw_only=True, tag_field="role", tag="developer"):
     """OpenAI's newer name of the system message."""
 
     content: Content
     name: str | None = None
 
 
-class UserMessage(Strict, tag_field="role", tag="user"):
+class UserMessage(_Message, kw_only=True, tag_field="role", tag="user"):
     content: Content
     name: str | None = None
 
 
-class AssistantMessage(Strict, tag_field="role", tag="assistant"):
+class AssistantMessage(_Message, kw_only=True, tag_field="role", tag="assistant"):
     content: Content | None = None
     name: str | None = None
     reasoning_content: str | None = None  # ours
+    reasoning: str | None = None  # vLLM's name of it
     tool_calls: list[MessageToolCall] | None = None
     # Answers have these, as null or empty, and clients send answers back unchanged.
     refusal: str | None = None
@@ -111,9 +129,9 @@ class AssistantMessage(Strict, tag_field="role", tag="assistant"):
     parsed: Any = None  # OpenAI's client adds this when it parses `content`; same content
 
 
-class ToolMessage(Strict, tag_field="role", tag="tool"):
+class ToolMessage(_Message, kw_only=True, tag_field="role", tag="tool"):
     content: Content
-    tool_call_id: str
+    tool_call_id: str | None = None  # qwen-agent sends none
     name: str | None = None
 
 
@@ -167,6 +185,8 @@ class StreamOptions(Strict):
 
 class ChatTemplateKwargs(Strict):
     enable_thinking: bool | UnsetType = UNSET
+    preserve_thinking: bool | UnsetType = UNSET
+    add_vision_id: bool | UnsetType = UNSET
 
 
 class ChatCompletionRequest(Strict):
@@ -188,10 +208,11 @@ class ChatCompletionRequest(Strict):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
+    reasoning_effort: Effort | None = None
     logit_bias: Annotated[dict[TokenId, Bias], Meta(max_length=300)] | None = None
 
     # Ours.
-    top_k: PositiveInt | None = None
+    top_k: Annotated[int, Meta(ge=-1, lt=_LARGE)] | None = None  # -1 and 0 keep all
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
     ignore_eos: bool | None = None
@@ -199,6 +220,9 @@ class ChatCompletionRequest(Strict):
     chat_template_kwargs: ChatTemplateKwargs | None = None
     structured_outputs: StructuredOutputs | None = None
     continuation: Annotated[str, Meta(max_length=1024)] | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
+    thinking_budget: PositiveInt | None = None
 
     # Without effect here: they concern OpenAI's accounts, storage, caches and prices.
     user: str | None = None
@@ -207,6 +231,10 @@ class ChatCompletionRequest(Strict):
     service_tier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+    moderation: None = None
+    cache_control: CacheControl | None = None
 
     # Not supported; chat_request.py lists the neutral values.
     n: Any = None
@@ -216,8 +244,6 @@ class ChatCompletionRequest(Strict):
     modalities: Any = None
     audio: Any = None
     prediction: Any = None
-    reasoning_effort: Any = None
-    verbosity: Any = None
     web_search_options: Any = None
     functions: Any = None
     function_call: Any = None

@@ -13,6 +13,7 @@ import msgspec
 from qwonnx.handlers import errors
 from qwonnx.handlers.chat import tools as tool_forms
 from qwonnx.handlers.chat.validation import of_validation
+from qwonnx.handlers.effort import thinks
 from qwonnx.handlers.http.json_size import MAX_VALUES, has_too_many_values
 from qwonnx.handlers.openai import chat_bounds
 from qwonnx.handlers.openai.chat_protocol import (
@@ -38,8 +39,6 @@ _NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
     "modalities": ((["text"],), "only text is supported: leave it out"),
     "audio": ((), "only text is supported: leave it out"),
     "prediction": ((), "leave it out"),
-    "reasoning_effort": (("none",), "use 'none', or chat_template_kwargs.enable_thinking"),
-    "verbosity": ((), "leave it out"),
     "web_search_options": ((), "leave it out"),
     "functions": (([],), "use tools"),
     "function_call": (("none",), "use tool_choice"),
@@ -68,6 +67,7 @@ def parse(body: bytes | bytearray) -> ChatCompletionRequest:
     chat_bounds.check(request)
     for index, message in enumerate(request.messages):
         _check_message(message, f"messages[{index}]")
+    _check_final(request)
     return request
 
 
@@ -105,17 +105,28 @@ def _check_tools(request: ChatCompletionRequest) -> None:
 
 def thinking(request: ChatCompletionRequest) -> bool | None:
     """Whether the request turns thinking on or off; None if it does neither."""
-    if request.reasoning_effort == "none":
-        return False
-    switches = request.chat_template_kwargs
-    return None if switches is None or switches.enable_thinking is msgspec.UNSET else switches.enable_thinking
+    asked = switch(request, "enable_thinking")
+    return thinks(request.reasoning_effort) if asked is None else asked
+
+
+def switch(request: ChatCompletionRequest, name: str) -> bool | None:
+    """A switch of the chat template that the request sets; None if it does not."""
+    found = getattr(request.chat_template_kwargs, name, msgspec.UNSET)
+    return None if found is msgspec.UNSET else found
 
 
 def _check_limits(request: ChatCompletionRequest) -> None:
-    switches = request.chat_template_kwargs
-    if request.reasoning_effort == "none" and switches is not None and switches.enable_thinking is True:
-        message = "reasoning_effort 'none' contradicts chat_template_kwargs.enable_thinking: send one of them"
+    asked = switch(request, "enable_thinking")
+    if asked is not None and asked is not (thinks(request.reasoning_effort) if request.reasoning_effort else asked):
+        effort = request.reasoning_effort
+        message = f"reasoning_effort {effort!r} contradicts chat_template_kwargs.enable_thinking: send one of them"
         raise errors.invalid(message, "reasoning_effort")
+    if request.add_generation_prompt is False and not request.continue_final_message:
+        message = "add_generation_prompt false is not supported without continue_final_message: leave it out"
+        raise errors.invalid(message, "add_generation_prompt", "unsupported_parameter")
+    if request.add_generation_prompt and request.continue_final_message:
+        message = "continue_final_message contradicts add_generation_prompt: send one of them"
+        raise errors.invalid(message, "continue_final_message")
     old, new = request.max_tokens, request.max_completion_tokens
     if old is not None and new is not None and old != new:
         raise errors.invalid("max_tokens and max_completion_tokens differ: send one of them", "max_tokens")
@@ -138,13 +149,32 @@ def _check_message(message: Message, where: str) -> None:
             kind = type(part).__struct_config__.tag
             raise errors.invalid(f"{param} is of type {kind}: send text", f"{param}.type", "unsupported_parameter")
     if isinstance(message, AssistantMessage):
+        both = message.reasoning is not None and message.reasoning_content is not None
+        if both and message.reasoning != message.reasoning_content:
+            param = f"{where}.reasoning"
+            raise errors.invalid(f"{param} and reasoning_content differ: send one of them", param)
         for name in ("refusal", "audio", "annotations", "function_call"):
             if getattr(message, name):
                 param = f"{where}.{name}"
                 raise errors.invalid(f"{param} is not supported: remove it", param, "unsupported_parameter")
-        if message.content is None and not message.tool_calls and message.reasoning_content is None:
+        if message.content is None and not message.tool_calls and _reasoning(message) is None:
             param = f"{where}.content"
             raise errors.invalid(f"{param} is missing: send the answer or its tool_calls", param)
+
+
+def _check_final(request: ChatCompletionRequest) -> None:
+    if request.continue_final_message:
+        last = request.messages[-1]
+        if not isinstance(last, AssistantMessage) or last.tool_calls:
+            message = "continue_final_message needs an assistant's message without tool_calls at the end: send one"
+            raise errors.invalid(message, "continue_final_message")
+        if len(request.messages) == 1:
+            message = "continue_final_message needs a message before the assistant's: send the user's"
+            raise errors.invalid(message, "messages")
+
+
+def _reasoning(message: AssistantMessage) -> str | None:
+    return message.reasoning if message.reasoning_content is None else message.reasoning_content
 
 
 def template_messages(messages: list[Message]) -> list[dict[str, Any]]:
@@ -154,10 +184,13 @@ def template_messages(messages: list[Message]) -> list[dict[str, Any]]:
         role = type(message).__struct_config__.tag
         entry: dict[str, Any] = {"role": "system" if isinstance(message, DeveloperMessage | SystemMessage) else role}
         entry["content"] = text_of(message.content)
-        for name in ("name", "reasoning_content", "tool_call_id"):
-            value = getattr(message, name, None)
-            if value is not None:
-                entry[name] = value
+        reasoning = _reasoning(message) if isinstance(message, AssistantMessage) else None
+        found = {
+            "name": message.name,
+            "reasoning_content": reasoning,
+            "tool_call_id": getattr(message, "tool_call_id", None),
+        }
+        entry.update((name, value) for name, value in found.items() if value is not None)
         if isinstance(message, AssistantMessage) and message.tool_calls:
             entry["tool_calls"] = [
                 {

@@ -35,23 +35,26 @@ def neutral(request: ChatCompletionRequest) -> ChatRequest:
         sampling=_sampling(request),
         guide=partial(answer_guide.of_request, request) if answer_guide.may_have_form(request) else None,
         thinking=chat_request.thinking(request),
+        effort=request.reasoning_effort,
+        thinking_budget=request.thinking_budget,
+        preserve_thinking=chat_request.switch(request, "preserve_thinking"),
+        number_pictures=chat_request.switch(request, "add_vision_id"),
+        continue_final=bool(request.continue_final_message),
         one_call=request.parallel_tool_calls is False,
         continuation=request.continuation,
     )
 
 
-def in_openai_words(error: ServiceError, request: ChatCompletionRequest) -> ServiceError:
+def in_openai_words(error: ServiceError) -> ServiceError:
     """The same error, with the client's name of the parameter instead of the engine's."""
-    if error.parameter == "prompt":
-        return error.renamed("messages")
-    if error.parameter == "max_tokens" and request.max_tokens is None:
-        return error.renamed("max_completion_tokens")
-    return error
+    return error.renamed("messages") if error.parameter == "prompt" else error
 
 
 def _sampling(request: ChatCompletionRequest) -> dict[str, Any]:
     """Fields of SamplingParams that the request sets."""
     given = {name: getattr(request, name) for name in _SAMPLING_FIELDS if getattr(request, name) is not None}
+    if given.get("top_k", 1) < 1:
+        given["top_k"] = None  # keep all
     return {
         **given,
         "stop": (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ()),

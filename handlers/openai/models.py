@@ -26,7 +26,9 @@ class ModelList(msgspec.Struct):
 
 
 async def list_models(request: Request) -> Response:
-    return _json(ModelList([await _served(request)]))
+    host: ModelHost = request.app.state.host
+    engine = await engine_for(request)
+    return _json(ModelList([ModelObject(name, 0, engine.max_model_len) for name in host.model_names()]))
 
 
 async def retrieve_model(request: Request) -> Response:
@@ -34,15 +36,8 @@ async def retrieve_model(request: Request) -> Response:
     name = request.path_params["model"]
     if not name:  # /v1/models/
         return await list_models(request)
-    served = await _served(request)
-    host.check_model(name)
-    return _json(served)
-
-
-async def _served(request: Request) -> ModelObject:
-    host: ModelHost = request.app.state.host
     engine = await engine_for(request)
-    return ModelObject(host.model_name(), 0, engine.max_model_len)
+    return _json(ModelObject(host.check_model(name), 0, engine.max_model_len))
 
 
 def _json(value: msgspec.Struct) -> Response:

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = RuntimeSettings(
         num_threads=options.threads, max_model_len=options.document_tokens + 2048, max_num_seqs=options.rows
     )
-    host = ModelHost(lambda: Engine.open(options.artifact, settings), model_name="bench")
+    host = ModelHost(lambda: Engine.open(options.artifact, settings), model_names=("bench",))
     host.wait()
     app = create_app(host)
     chat = ChatOptions("bench", max_tokens=options.tokens, temperature=0, thinking=True)

@@ -14,6 +14,7 @@ from qwonnx.runtime.errors import GuideError, InvalidRequestError
 from qwonnx.runtime.sampling.entropy import fresh_id
 from qwonnx.runtime.sampling.grammar import GrammarCompiler
 from qwonnx.runtime.sampling.params import SamplingParams
+from qwonnx.runtime.sampling.thinking_budget import ThinkingBudget
 from qwonnx.runtime.scheduling.sequence import Sequence
 from qwonnx.runtime.text.tokenizer import Tokenizer
 
@@ -54,7 +55,7 @@ class Admission:
             boundaries: ascending positions within the prompt at which its state is kept.
 
         Raises:
-            InvalidRequestError: an empty prompt, an unknown token id, more tokens than max_model_len, a guide that
+            InvalidRequestError: an empty prompt, an unknown token id, a prompt that leaves no room, a guide that
                 cannot be followed, or an answer that has ended before.
             QueueFullError: too many guides are being compiled.
             EngineClosedError: the compiler of guides was closed.
@@ -74,6 +75,7 @@ class Admission:
             on_output,
             deadline,
             None if guide is None else self.grammars.constraint(guide, ignore_eos=params.ignore_eos, owner=owner),
+            None if params.thinking_budget is None else ThinkingBudget(params.thinking_budget, self.tokenizer),
         )
         if generated:
             try:
@@ -83,10 +85,10 @@ class Admission:
         return made
 
     def settle_max_tokens(self, prompt: abc.Sequence[int], params: SamplingParams) -> int:
-        """The token limit of an answer: the requested one, or the remaining room.
+        """The token limit of an answer: the requested one, as far as there is room.
 
         Raises:
-            InvalidRequestError: an empty prompt, an unknown token id, or more tokens than max_model_len.
+            InvalidRequestError: an empty prompt, an unknown token id, or a prompt without room for a token after it.
         """
         room = self.max_model_len - len(prompt)
         if not prompt:
@@ -100,14 +102,7 @@ class Admission:
                 "prompt",
                 "context_length_exceeded",
             )
-        if params.max_tokens is not None and params.max_tokens > room:
-            raise InvalidRequestError(
-                f"max_tokens is {params.max_tokens} and {room} fit after a prompt of {len(prompt)} tokens "
-                f"(max_model_len {self.max_model_len}): ask for fewer",
-                "max_tokens",
-                "context_length_exceeded",
-            )
-        return params.max_tokens or room
+        return room if params.max_tokens is None else min(params.max_tokens, room)
 
     def unknown_token(self, token_ids: abc.Iterable[int]) -> int | None:
         """The first id that the tokenizer does not know, or None."""

@@ -253,7 +253,7 @@ class Engine:
                 outputs do not repeat them.
 
         Raises:
-            InvalidRequestError: an empty prompt, an unknown token id, more tokens than max_model_len, a guide that
+            InvalidRequestError: an empty prompt, an unknown token id, a prompt that leaves no room, a guide that
                 cannot be followed, or an answer that has ended before.
             QueueFullError: max_queued_requests wait already, or too many guides are being compiled.
             EngineClosedError: the engine was closed.

@@ -11,6 +11,7 @@ from qwonnx.runtime.sampling.grammar import Constraint
 from qwonnx.runtime.sampling.logits import RowLogits
 from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.sampling.sampler import Sampler
+from qwonnx.runtime.sampling.thinking_budget import ThinkingBudget
 from qwonnx.runtime.scheduling.sequence import Sequence
 from qwonnx.runtime.text.detokenizer import Detokenizer
 from qwonnx.runtime.text.stop_strings import StopStrings
@@ -30,6 +31,7 @@ class Generation:
         on_output: called with each delta.
         deadline: a time.monotonic() value, or None.
         constraint: made from the guide, or None.
+        thinking_budget: bounds the reasoning that the answer begins with, or None.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Generation:
         on_output: Callable[[RequestOutput], None],
         deadline: float | None = None,
         constraint: Constraint | None = None,
+        thinking_budget: ThinkingBudget | None = None,
     ) -> None:
         self.sequence = sequence
         self.deadline = deadline
@@ -52,6 +55,7 @@ class Generation:
         self.num_resumed = sequence.num_generated
         self._sampler = Sampler(params, sequence.token_ids[: sequence.num_prompt_tokens], num_sampled_tokens)
         self._constraint = constraint
+        self._thinking_budget = thinking_budget
         self.on_output = on_output
         self._detokenizer = Detokenizer(tokenizer)
         self._stop_strings = StopStrings(params.stop)
@@ -79,6 +83,8 @@ class Generation:
         if self._constraint is not None:
             self._constraint.resume(generated)
         for token_id in generated:
+            if self._thinking_budget is not None:
+                self._thinking_budget.accept(token_id)
             self._stop_strings.push(self._detokenizer.push(token_id))
 
     def begin(self) -> None:
@@ -93,13 +99,21 @@ class Generation:
             SessionError: the logits are not finite.
             GuideError: the guide cannot continue.
         """
-        allowed = None if self._constraint is None else self._constraint.allowed()
-        token_id = None if logits.top is None else self._sampler.sample_top(logits.top, allowed)
-        if token_id is None:
-            token_id = self._sampler.sample(logits.read_all(), allowed)
+        token_id = None if self._thinking_budget is None else self._thinking_budget.forced()
+        if token_id is not None:
+            self._sampler.resume((token_id,))
+        else:
+            token_id = self._sampled(logits)
         if self._constraint is not None:
             self._constraint.accept(token_id)
+        if self._thinking_budget is not None:
+            self._thinking_budget.accept(token_id)
         return token_id
+
+    def _sampled(self, logits: RowLogits) -> int:
+        allowed = None if self._constraint is None else self._constraint.allowed()
+        token_id = None if logits.top is None else self._sampler.sample_top(logits.top, allowed)
+        return self._sampler.sample(logits.read_all(), allowed) if token_id is None else token_id
 
     def push(self, token_id: int) -> RequestOutput:
         """Take the next token; the delta's finish_reason says whether it was the last."""

@@ -26,13 +26,15 @@ class SamplingParams:
     presence_penalty, frequency_penalty: subtracted from the logits of tokens generated so far, once and per occurrence.
     repetition_penalty: divides positive and multiplies negative logits of tokens in the prompt or generated so far.
     seed: fixes the random numbers, which do not depend on other requests; None takes new ones.
-    max_tokens: tokens to generate at most; None is up to max_model_len.
+    max_tokens: tokens to generate at most, and never more than fit into max_model_len; None is as many as fit.
     stop: strings that end the answer and are not part of it.
     stop_token_ids: tokens that end the answer, in addition to the model's own.
     ignore_eos: the model's own end tokens do not end the answer; a guide still ends it where nothing more may follow.
     logit_bias: added to the logits of these tokens before anything else, from -100 (hardly ever) to 100 (nearly always)
         for at most 300 tokens.
     guide: the form of the answer; only tokens that it allows are chosen.
+    thinking_budget: the answer begins in the reasoning, which has so many tokens at most; then it is closed. None: it
+        has no bound, or there is none.
 
     Raises:
         InvalidRequestError: a value out of range, with its name as param.
@@ -52,6 +54,7 @@ class SamplingParams:
     ignore_eos: bool = False
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)  # a dict has no hash; equality counts it
     guide: Guide | None = None
+    thinking_budget: int | None = None
 
     def __post_init__(self) -> None:
         _between("temperature", self.temperature, 0.0, 100.0)
@@ -66,6 +69,9 @@ class SamplingParams:
             raise InvalidRequestError(f"top_k is {self.top_k}: give at least 1, or leave it out to keep all", "top_k")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise InvalidRequestError(f"max_tokens is {self.max_tokens}: give at least 1", "max_tokens")
+        if self.thinking_budget is not None and self.thinking_budget < 0:
+            message = f"thinking_budget is {self.thinking_budget}: give at least 0"
+            raise InvalidRequestError(message, "thinking_budget")
         if self.seed is not None and not -(1 << 63) <= self.seed < 1 << 63:
             raise InvalidRequestError(f"seed is {self.seed}: give a 64-bit integer", "seed")
         if len(self.stop) > MAX_STOP_STRINGS:

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from qwonnx.runtime.errors import TemplateError
+from qwonnx.runtime.text.answer_beginning import AnswerBeginning, opens_thinking
 from qwonnx.runtime.text.chat_template import ChatTemplate
 from qwonnx.runtime.text.output_parser import OutputParser
-from qwonnx.runtime.text.template_text import TemplateText, is_own, own, plain
+from qwonnx.runtime.text.template_text import TemplateText, own, plain
 from qwonnx.runtime.text.tokenizer import Tokenizer
-
-_THINK = "<think>"
 
 
 class ChatModel(Protocol):
@@ -101,6 +100,7 @@ def encode_chat(
     *,
     at_most: int | None = None,
     allow_special_tokens: bool = False,
+    beginning: AnswerBeginning | None = None,
 ) -> ChatPrompt:
     """The second half of render_chat(): tokenize. The time and the memory are proportional to the text.
 
@@ -110,23 +110,21 @@ def encode_chat(
         tools: see ChatPrompt.
         at_most: a text that surely has more tokens is refused before the work.
         allow_special_tokens: special tokens count whoever wrote them, so that a message can end its turn.
+        beginning: of the answer.
 
     Raises:
         InvalidRequestError: the text has more tokens than at_most.
     """
+    thinking_open = opens_thinking(text) if beginning is None else beginning.leaves_open(text)
+    if beginning is not None:
+        text = beginning.after(text)
     if allow_special_tokens:
         text = own(plain(text))
     encoded = model.tokenizer.encode_chat(text, at_most)
     # Turns end with the same tokens as answers. The text after the last one opens the answer; later renderings change
     # it. No text of the request is an added token, so none ends a turn.
     ends = tuple(place + 1 for place in encoded.added_at if encoded.token_ids[place] in model.eos_token_ids)
-    return ChatPrompt(text, encoded.token_ids, _opens_thinking(text), tools, ends)
-
-
-def _opens_thinking(text: TemplateText) -> bool:
-    """Whether the template, and not a message, wrote a <think> at the end."""
-    ending = text.rstrip()
-    return ending.endswith(_THINK) and is_own(ending[len(ending) - len(_THINK) :])
+    return ChatPrompt(text, encoded.token_ids, thinking_open, tools, ends)
 
 
 def system_beginning(model: ChatModel, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> list[int]:

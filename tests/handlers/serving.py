@@ -61,7 +61,12 @@ def serving(
     """Serve an artifact. `artifact` may also be a function that opens the engine."""
     load = artifact if callable(artifact) else (lambda: Engine.open(artifact, runtime))
     settings = settings or ServerSettings(shutdown_seconds=0.5)
-    host = ModelHost(load, model_name=settings.model_name, on_failure=lambda error: None)
+    host = ModelHost(
+        load,
+        model_names=settings.model_names,
+        any_model_name=settings.any_model_name,
+        on_failure=lambda error: None,
+    )
     server = Server(host, settings, make_app=make_app)
     listener = bind("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, args=([listener],))

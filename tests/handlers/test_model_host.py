@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,8 +18,8 @@ from tests.handlers.serving import MODEL, RUNTIME, until
 pytestmark = pytest.mark.fast
 
 
-def host_of(folder: Path, **options: str) -> ModelHost:
-    return ModelHost(lambda: Engine.open(folder, RUNTIME), **options)  # type: ignore[arg-type]
+def host_of(folder: Path, **options: Any) -> ModelHost:
+    return ModelHost(lambda: Engine.open(folder, RUNTIME), **options)
 
 
 def refusal(host: ModelHost) -> ServiceError:
@@ -125,16 +126,18 @@ def test_an_engine_that_stopped_because_of_a_fault_has_failed(counting_folder: P
 
 
 def test_the_model_has_the_checkpoints_name_or_one_that_it_was_given(counting_folder: Path) -> None:
-    host, named = host_of(counting_folder), host_of(counting_folder, model_name="mine")
-    assert named.model_name() == "mine", "known before the model is loaded"
+    host, named = host_of(counting_folder), host_of(counting_folder, model_names=("mine", "other"))
+    assert named.model_names() == ("mine", "other"), "known before the model is loaded"
     with pytest.raises(ServiceError, match="is loading"):
-        host.model_name()
+        host.model_names()
     host.wait()
-    assert host.check_model(MODEL) == host.model_name() == MODEL
+    assert host.model_names() == (host.check_model(MODEL),) == (MODEL,)
     assert named.check_model("mine") == "mine"
     with pytest.raises(ServiceError) as unknown:
         named.check_model(MODEL)
     assert (unknown.value.kind, unknown.value.status) == (ErrorKind.NOT_FOUND, 404)
     assert (unknown.value.parameter, unknown.value.code) == ("model", "model_not_found")
-    assert unknown.value.message == f"there is no model {MODEL!r} here: use 'mine'"
+    assert unknown.value.message == f"there is no model {MODEL!r} here: use 'mine' or 'other'"
+    assert named.check_model("other") == "other"
+    assert host_of(counting_folder, model_names=("mine",), any_model_name=True).check_model("haiku") == "haiku"
     host.close()

@@ -21,7 +21,7 @@ def test_the_environment_is_read_and_empty_variables_keep_the_defaults() -> None
         "QWONNX_MAX_ANSWER_SECONDS": "29",
     }
     assert ServerSettings.from_environment(given) == ServerSettings(
-        "m", "k", max_body_bytes=9000, shutdown_seconds=0.5, max_answer_seconds=29.0
+        model_name="m", api_key="k", max_body_bytes=9000, shutdown_seconds=0.5, max_answer_seconds=29.0
     )
     given = {"QWONNX_CAPSULES": "s3://bucket", "QWONNX_CAPSULE_COMPRESSION": "zstd"}
     assert ServerSettings.from_environment(given) == ServerSettings(capsules="s3://bucket", capsule_compression="zstd")
@@ -32,6 +32,11 @@ def test_the_environment_is_read_and_empty_variables_keep_the_defaults() -> None
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
+        ("QWONNX_MODEL_NAME", "a,,b"),
+        ("QWONNX_REASONING_BUDGET", "0"),
+        ("QWONNX_EFFORT_BUDGETS", "low"),
+        ("QWONNX_EFFORT_BUDGETS", "low=0"),
+        ("QWONNX_EFFORT_BUDGETS", "none=5"),
         ("QWONNX_API_KEY", ""),
         ("QWONNX_API_KEY", "two words"),
         ("QWONNX_API_KEY", "clé"),

@@ -111,7 +111,9 @@ def test_sampling_is_checked_before_the_conversation_and_the_conversations_lengt
         assert (told.kind, told.status, told.parameter, told.message) == (ErrorKind.INVALID, 400, "messages", "No.")
     told = refusal(engine, request(messages=chat("y" * 600), guide=_refused_guide))
     assert (told.parameter, told.code) == ("prompt", "context_length_exceeded")
-    assert refusal(engine, request(sampling={"max_tokens": 10**5})).parameter == "max_tokens"
+    parts = answered(engine, request(sampling={"max_tokens": 10**5}))
+    assert isinstance(end := parts[-1], End)
+    assert (end.reason, end.usage.num_prompt_tokens + end.usage.num_generated_tokens) == (EndReason.LENGTH, 512)
 
 
 def test_a_forms_own_refusal_is_passed_on(engine: Engine) -> None:

@@ -91,7 +91,7 @@ class Whole:
 
     content: str = ""
     reasoning: str = ""
-    calls: list[str] = field(default_factory=list)
+    calls: list[dict[str, str]] = field(default_factory=list)
     num_tokens: int = 0
     num_reasoning: int = 0
     reason: str = ""
@@ -106,7 +106,7 @@ def take(whole: Whole, response: httpx.Response, *, stream: bool) -> str | None:
         message, usage = choice["message"], document["usage"]
         whole.content += message["content"] or ""
         whole.reasoning += message.get("reasoning_content", "")
-        whole.calls += [json.dumps(call["function"]) for call in message.get("tool_calls", ())]
+        whole.calls += [call["function"] for call in message.get("tool_calls", ())]
         token: str | None = document.get("continuation")
         whole.reason = choice["finish_reason"]
     else:
@@ -118,7 +118,11 @@ def take(whole: Whole, response: httpx.Response, *, stream: bool) -> str | None:
             delta = chunk["choices"][0]["delta"]
             whole.content += delta.get("content", "")
             whole.reasoning += delta.get("reasoning_content", "")
-            whole.calls += [json.dumps(call["function"]) for call in delta.get("tool_calls", ())]
+            for call in delta.get("tool_calls", ()):
+                if "name" in call["function"]:
+                    whole.calls.append(call["function"])
+                else:
+                    whole.calls[-1]["arguments"] += call["function"]["arguments"]
         token = chunks[-1].get("continuation")
         whole.reason = chunks[-1]["choices"][0]["finish_reason"]
     whole.num_tokens += usage["completion_tokens"]

@@ -40,11 +40,17 @@ def test_a_name_is_there_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "function", [{}, {"name": ""}, {"name": "a b"}, {"name": "é"}, {"name": "a" * 65}, {"name": "a", "returns": {}}]
+    "function",
+    [{}, {"name": ""}, {"name": "a b"}, {"name": "é"}, {"name": "a" * 129}, {"name": "a<b"}, {"name": "a", "z": {}}],
 )
 def test_what_is_no_function_is_refused(function: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError, match="function"):
         tools(function)
+
+
+@pytest.mark.parametrize("name", ["mcp__files__read", "files.read", "files/read", "files:read", "a" * 128])
+def test_names_of_mcp_servers_are_taken(name: str) -> None:
+    assert tools({"name": name})[0].function.name == name
 
 
 def test_there_may_be_so_many_and_no_more() -> None:

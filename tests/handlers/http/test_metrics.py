@@ -61,7 +61,7 @@ def test_what_is_asked_is_counted(counting_folder: Path) -> None:
 def test_while_the_model_loads_they_say_so_and_an_odd_name_is_escaped(counting_folder: Path) -> None:
     app = create_app(ModelHost(lambda: Engine.open(counting_folder)))
     assert samples(ask(app, "GET", "/metrics").text) == {"qwonnx_ready": 0}
-    host = ModelHost(lambda: Engine.open(counting_folder), model_name='a "b"\\\n')
+    host = ModelHost(lambda: Engine.open(counting_folder), model_names=('a "b"\\\n',))
     host.wait()
     text = ask(create_app(host), "GET", "/metrics").text
     host.close()

@@ -36,10 +36,10 @@ def refusal(**fields: Any) -> ServiceError:
         ({"n": 2}, "n is not supported: send one request for each answer", "n", "unsupported_parameter"),
         ({"n": True}, "n is not supported: send one request for each answer", "n", "unsupported_parameter"),
         (
-            {"reasoning_effort": "low"},
-            "reasoning_effort is not supported: use 'none', or chat_template_kwargs.enable_thinking",
+            {"reasoning_effort": "low", "chat_template_kwargs": {"enable_thinking": False}},
+            "reasoning_effort 'low' contradicts chat_template_kwargs.enable_thinking: send one of them",
             "reasoning_effort",
-            "unsupported_parameter",
+            None,
         ),
         (
             {"max_tokens": 1, "max_completion_tokens": 2},
@@ -117,6 +117,13 @@ def test_what_is_no_json_is_said_to_be_none() -> None:
         {"messages": [{"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}]},
         {"messages": [{"role": "assistant", "content": "x", "refusal": None, "annotations": [], "audio": None}]},
         {"user": "u", "metadata": {"a": "b"}, "service_tier": "auto", "prompt_cache_key": "k"},
+        {"moderation": None, "prompt_cache_options": {"mode": "implicit"}, "verbosity": "low", "top_k": -1},
+        {"cache_control": {"type": "ephemeral"}, "chat_template_kwargs": {"preserve_thinking": True}},
+        {"messages": [{"role": "user", "content": "x", "extra": {"function_id": "1"}}]},
+        {"messages": [{"role": "assistant", "content": "x", "reasoning": "Hm.", "reasoning_content": "Hm."}]},
+        {"messages": [{"role": "tool", "content": "x", "tool_call_id": "1", "id": "1", "name": "weigh"}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {"type": "e"}}]}]},
+        {"add_generation_prompt": True},
     ],
     ids=lambda value: json.dumps(value)[:50],
 )
@@ -129,6 +136,7 @@ def test_what_asks_for_nothing_special_is_taken(fields: dict[str, Any]) -> None:
     [
         ({}, None),
         ({"reasoning_effort": "none"}, False),
+        *(({"reasoning_effort": effort}, True) for effort in ("minimal", "low", "medium", "high", "xhigh")),
         ({"chat_template_kwargs": {}}, None),
         ({"chat_template_kwargs": {"enable_thinking": True}}, True),
         ({"chat_template_kwargs": {"enable_thinking": False}}, False),

@@ -1,4 +1,4 @@
-"""The list of models, which has one model."""
+"""The list of models, which has one model with its names."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Host:
             raise errors.not_ready("is loading")
         return SimpleNamespace(max_model_len=512)
 
-    def model_name(self) -> str:
-        return NAME
+    def model_names(self) -> tuple[str, ...]:
+        return (NAME, "other")
 
     def check_model(self, name: str) -> str:
         if name != NAME:
@@ -54,8 +54,9 @@ def app(host: Host) -> Starlette:
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/"])
-def test_the_list_has_the_one_model(path: str) -> None:
-    assert ask(app(Host()), "GET", path).json() == {"data": [MODEL], "object": "list"}
+def test_the_list_has_the_one_model_under_each_of_its_names(path: str) -> None:
+    both = [MODEL, {**MODEL, "id": "other"}]
+    assert ask(app(Host()), "GET", path).json() == {"data": both, "object": "list"}
 
 
 def test_a_model_is_found_by_its_name_with_slashes_and_no_other_is() -> None:

@@ -1,0 +1,53 @@
+"""The form of an answer that tools and a schema ask for, independent of an API.
+
+Tools and a schema may be combined: the answer is then tool calls, or JSON by the schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from qwonnx.handlers.chat.tools import Tool
+from qwonnx.runtime.sampling.guide import Guide
+from qwonnx.runtime.sampling.tool_grammar import tool_guide
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerForm:
+    """What tools and a schema say about the form.
+
+    tools: that may be called.
+    required: at least one of them must be called.
+    named: the one that must be called; None leaves the choice.
+    parallel: several calls may follow each other.
+    schema: of an answer that is not a call; None leaves it free.
+    schema_parameter: the API's name of the schema, for errors.
+    """
+
+    tools: Sequence[Tool] = ()
+    required: bool = False
+    named: str | None = None
+    parallel: bool = True
+    schema: dict[str, Any] | bool | None = None
+    schema_parameter: str = "schema"
+
+    def guide(self) -> Guide | None:
+        """The guide of this form; None if the answer is free. Calls of strict tools are guided wherever they come.
+
+        Raises:
+            InvalidRequestError: a schema cannot be followed; compilation may find other reasons.
+        """
+        required = self.required or self.named is not None
+        if self.tools and (required or self.schema is not None or any(tool.function.strict for tool in self.tools)):
+            return tool_guide(
+                [msgspec.to_builtins(tool) for tool in self.tools],
+                required=required,
+                function=self.named,
+                parallel=self.named is None and self.parallel,
+                answer=self.schema,
+            )
+        return None if self.schema is None else Guide.json_schema(self.schema, self.schema_parameter)
