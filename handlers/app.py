@@ -17,6 +17,7 @@ from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.routing import Route
 
+from qwonnx.handlers.anthropic.api import ANTHROPIC
 from qwonnx.handlers.api_keys import api_keys
 from qwonnx.handlers.chat.capsule_store import CapsuleStore
 from qwonnx.handlers.chat.continuations import Continuations
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # The first one also answers for paths that do not belong to an API.
-APIS: tuple[Api, ...] = (OPENAI,)
+APIS: tuple[Api, ...] = (OPENAI, ANTHROPIC)
 
 
 def create_app(

@@ -67,6 +67,7 @@ ORDER: Mapping[str, tuple[str, ...]] = {
         "http",
         "chat",
         "openai",
+        "anthropic",
         "app",
         "server",
         "functions",

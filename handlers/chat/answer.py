@@ -264,10 +264,14 @@ class Answer:
             await asyncio.shield(asyncio.to_thread(give_back))
 
     async def _read(self) -> AsyncGenerator[Part, None]:
+        has_begun = False
         async with aclosing(aiter(self._outputs)) as outputs:
             async for output in outputs:
                 self._check_alive(output)
                 self._give_back = None
+                if not has_begun:
+                    has_begun = True
+                    yield self._reader.begun(output)
                 if output.finish_reason is FinishReason.DEADLINE and self._offering is not None:
                     token = await self._offering(self._generated)
                     if token is not None:

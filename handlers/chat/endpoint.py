@@ -37,6 +37,10 @@ class AnswerWriter(Protocol):
     def id(self) -> str:
         """The answer's id, also in the engine's log."""
 
+    @property
+    def keep_alive(self) -> bytes:
+        """What a stream sends when nothing else comes: an event of the API, or sse.COMMENT."""
+
     def piece(self, part: Part, *, stream: bool) -> bytes:
         """What this part adds to the answer, for its size: of an End nothing."""
 
@@ -90,7 +94,9 @@ async def respond(
     answer = await while_connected(request.receive, beginning())
     if deadline.is_sent_as_a_whole(request.scope):
         await answer.begun()  # its status can still report an error
-    return sse.EventStream(writer.events(answer.parts), answer, background=_background(answer))
+    return sse.EventStream(
+        writer.events(answer.parts), answer, keep_alive=writer.keep_alive, background=_background(answer)
+    )
 
 
 async def _whole(beginning: Callable[[], Awaitable[Answer]], writer: AnswerWriter) -> Response:

@@ -43,14 +43,28 @@ class End:
     """The last part of every successful answer.
 
     continuation: a token with which another request goes on, after a deadline.
+    stop_string: the request's stop string that ended the answer.
     """
 
     reason: EndReason
     usage: Usage
     continuation: str | None = None
+    stop_string: str | None = None
 
 
-Part = Event | End
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The first part of every answer: its prompt has been read.
+
+    num_prompt_tokens: of the prompt.
+    num_cached_tokens: of them, reused instead of computed.
+    """
+
+    num_prompt_tokens: int
+    num_cached_tokens: int
+
+
+Part = Begun | Event | End
 
 
 class PartReader:
@@ -80,7 +94,8 @@ class PartReader:
                 yield End(EndReason.CALLS, self._usage(output))
                 return
         if output.finish_reason is not None:
-            yield End(self._end_reason(output.finish_reason), self._usage(output))
+            reason = self._end_reason(output.finish_reason)
+            yield End(reason, self._usage(output), stop_string=output.stop_string)
 
     def resume(self, texts: Iterable[str]) -> None:
         """Take the texts of an answer's tokens so far, which another request has given: their parts are not repeated.
@@ -100,6 +115,10 @@ class PartReader:
     def cut(self, output: RequestOutput) -> End:
         """The end of an answer whose next part has no room."""
         return End(EndReason.LENGTH, self._usage(output))
+
+    def begun(self, output: RequestOutput) -> Begun:
+        """The part before those of the first output."""
+        return Begun(output.num_prompt_tokens, output.num_cached_tokens)
 
     def _events(self, output: RequestOutput) -> list[Event]:
         if self._parser is None:

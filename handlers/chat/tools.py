@@ -33,8 +33,12 @@ class Tool(Strict):
 Tools = Annotated[list[Tool], msgspec.Meta(max_length=MAX_TOOLS)]
 
 
-def check_names(tools: Sequence[Tool]) -> None:
+def check_names(tools: Sequence[Tool], parameter: str = "tools[{index}].function.name") -> None:
     """Check that every name appears once.
+
+    Args:
+        tools: of the request.
+        parameter: the API's name of a tool's name.
 
     Raises:
         ServiceError: 400, two tools share a name.
@@ -43,7 +47,7 @@ def check_names(tools: Sequence[Tool]) -> None:
     for index, tool in enumerate(tools):
         if tool.function.name in names:
             message = f"two tools are named {tool.function.name}: rename one"
-            raise errors.invalid(message, f"tools[{index}].function.name")
+            raise errors.invalid(message, parameter.format(index=index))
         names.add(tool.function.name)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from contextvars import ContextVar
 from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -25,6 +26,7 @@ logger = logging.getLogger("qwonnx.access")
 REQUEST_ID_HEADER = "x-request-id"
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SCOPE = "qwonnx.request_id"
+_CURRENT: ContextVar[str] = ContextVar("qwonnx.request_id", default="")
 _CLIENT_LEFT = 499  # nginx's status for it; never sent
 _MAX_PATH_CHARACTERS = 200
 
@@ -45,6 +47,13 @@ class AccessLog:
             await self._app(scope, receive, send)
             return
         request_id = scope[_SCOPE] = _request_id(Headers(scope=scope).get(REQUEST_ID_HEADER))
+        _CURRENT.set(request_id)
+        api = self._apis.owner(scope["path"])
+        headers = (
+            [REQUEST_ID_HEADER]
+            if api is None or api.request_id_header is None
+            else [REQUEST_ID_HEADER, api.request_id_header]
+        )
         started = time.perf_counter()
         status: int | None = None
 
@@ -52,7 +61,8 @@ class AccessLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+                for name in headers:
+                    MutableHeaders(scope=message)[name] = request_id
             await send(message)
 
         try:
@@ -78,6 +88,11 @@ def request_id_of(scope: Scope) -> str:
     """The id that a request's answer and its log line have."""
     found: str = scope.get(_SCOPE, "")
     return found
+
+
+def current_request_id() -> str:
+    """The id of the request that this task answers; empty outside of one. For errors whose body has it."""
+    return _CURRENT.get()
 
 
 def _request_id(given: str | None) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -30,6 +31,7 @@ class Api:
     error_response: renders an error for this API's clients, with its status and its headers.
     hint: the routes and the base URL, for the error about an unknown route.
     key_headers: headers that may contain the key instead of `Authorization: Bearer`, in lower case.
+    request_id_header: of its clients, beside x-request-id; None without.
     main: the endpoint that answers a conversation, for platforms that have one route for all requests; None without.
     """
 
@@ -38,10 +40,26 @@ class Api:
     error_response: Callable[[ServiceError], Response]
     hint: str
     key_headers: Sequence[str] = ()
+    request_id_header: str | None = None
     main: Callable[[Request], Awaitable[Response]] | None = None
 
     def owns(self, path: str) -> bool:
         return path == self.prefix or path.startswith(self.prefix + "/")
+
+
+def imported(module: str, name: str) -> Callable[[Request], Awaitable[Response]]:
+    """An endpoint whose module is imported by its first request: most servers are asked in one API only.
+
+    Args:
+        module: its full name.
+        name: of the endpoint in it.
+    """
+
+    async def endpoint(request: Request) -> Response:
+        answer: Awaitable[Response] = getattr(import_module(module), name)(request)
+        return await answer
+
+    return endpoint
 
 
 class Apis:

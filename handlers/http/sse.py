@@ -19,7 +19,7 @@ from qwonnx.handlers.http.disconnect import while_connected
 
 # Proxies close idle connections, often after 30 or 60 seconds; a long prompt may take longer.
 KEEP_ALIVE_SECONDS = 15.0
-_COMMENT = b": keep-alive\n\n"
+COMMENT = b": keep-alive\n\n"
 
 _HEADERS = {
     "cache-control": "no-cache, no-transform",  # no-transform: a proxy that compresses would buffer
@@ -32,13 +32,19 @@ def event(value: object) -> bytes:
     return b"data: " + msgspec.json.encode(value) + b"\n\n"
 
 
+def named_event(name: str, value: object) -> bytes:
+    """A value as one event with a name, which must be one word."""
+    return b"event: " + name.encode() + b"\n" + event(value)
+
+
 class EventStream(Response):
     """A response that sends events as they come, and closes their source when the client disconnects.
 
     Args:
         events: encoded events.
         source: entered before the first event and left after the last one, even without events.
-        keep_alive_seconds: until a comment is sent; None: the events have their own.
+        keep_alive_seconds: until keep_alive is sent; None: the events have their own.
+        keep_alive: a comment, or an event that the API has for it.
         background: runs after everything was sent.
     """
 
@@ -50,6 +56,7 @@ class EventStream(Response):
         source: AbstractAsyncContextManager[object],
         *,
         keep_alive_seconds: float | None = KEEP_ALIVE_SECONDS,
+        keep_alive: bytes = COMMENT,
         background: BackgroundTask | None = None,
     ) -> None:
         self.status_code = 200
@@ -57,6 +64,7 @@ class EventStream(Response):
         self._events = events
         self._source = source
         self._keep_alive_seconds = keep_alive_seconds
+        self._keep_alive = keep_alive
         self.init_headers(_HEADERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,14 +76,16 @@ class EventStream(Response):
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async with aclosing(_kept_alive(self._events, self._keep_alive_seconds)) as pieces:
+        async with aclosing(_kept_alive(self._events, self._keep_alive_seconds, self._keep_alive)) as pieces:
             async for piece in pieces:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _kept_alive(events: AsyncGenerator[bytes, None], seconds: float | None) -> AsyncGenerator[bytes, None]:
-    """The events, and a comment after each period of so many seconds without an event."""
+async def _kept_alive(
+    events: AsyncGenerator[bytes, None], seconds: float | None, keep_alive: bytes
+) -> AsyncGenerator[bytes, None]:
+    """The events, and keep_alive after each period of so many seconds without an event."""
     upcoming: asyncio.Future[bytes] | None = None
     try:
         while True:
@@ -83,7 +93,7 @@ async def _kept_alive(events: AsyncGenerator[bytes, None], seconds: float | None
                 upcoming = asyncio.ensure_future(_next(events))
             done, _ = await asyncio.wait((upcoming,), timeout=seconds)
             if not done:
-                yield _COMMENT
+                yield keep_alive
                 continue
             try:
                 piece = upcoming.result()

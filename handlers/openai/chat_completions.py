@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from qwonnx.handlers.chat.endpoint import respond
-from qwonnx.handlers.chat.parts import End, EndReason, Part, Usage
+from qwonnx.handlers.chat.parts import Begun, End, EndReason, Part, Usage
 from qwonnx.handlers.chat.request import ChatRequest
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.http import sse
@@ -107,6 +107,8 @@ class CompletionWriter:
         fingerprint: of the artifact.
     """
 
+    keep_alive = sse.COMMENT
+
     def __init__(self, chat: ChatCompletionRequest, model: str, fingerprint: str) -> None:
         self.id = f"chatcmpl-{fresh_id()}"
         self._created = int(time.time())
@@ -127,7 +129,7 @@ class CompletionWriter:
                 return msgspec.json.encode(ToolCallObject(_call_id(), FunctionCall(name, ""))) + b","
             case ArgumentsDelta(text):
                 return self._chunk(_arguments_delta(_MOST_CALLS, text)) if stream else msgspec.json.encode(text)[1:-1]
-            case CallClosed() | End():
+            case Begun() | CallClosed() | End():
                 return b""
 
     async def whole(self, parts: AsyncIterator[Part]) -> bytes:
@@ -152,7 +154,7 @@ class CompletionWriter:
                     arguments.append("")
                 case ArgumentsDelta(text):
                     arguments[-1] += text
-                case CallClosed():
+                case Begun() | CallClosed():
                     pass
                 case End():
                     end = part
@@ -186,7 +188,7 @@ class CompletionWriter:
                         num_calls += 1
                     case ArgumentsDelta(text):
                         yield self._chunk(_arguments_delta(num_calls - 1, text))
-                    case CallClosed():
+                    case Begun() | CallClosed():
                         pass
                     case End(reason, usage, continuation):
                         last = self._chunk_object([ChunkChoice(Delta(), _FINISH_REASONS[reason])], None)

@@ -147,4 +147,5 @@ class Generation:
             num_generated_tokens=self.sequence.num_generated,
             num_cached_tokens=self.num_cached_tokens,
             error=error,
+            stop_string=self._stop_strings.found,
         )

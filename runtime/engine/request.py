@@ -28,6 +28,7 @@ class RequestOutput:
     num_prompt_tokens, num_generated_tokens: totals so far.
     num_cached_tokens: tokens of the prompt whose states were reused instead of computed.
     error: one line, with FinishReason.ERROR and FinishReason.GUIDE only.
+    stop_string: the one that ended the answer, with FinishReason.STOP only.
     """
 
     request_id: str
@@ -38,3 +39,4 @@ class RequestOutput:
     num_generated_tokens: int
     num_cached_tokens: int
     error: str | None = None
+    stop_string: str | None = None

@@ -15,6 +15,7 @@ class StopStrings:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
+        self.found: str | None = None  # the one that ended the text
 
     def push(self, text: str) -> tuple[str, bool]:
         """Take the next piece of text.
@@ -29,7 +30,8 @@ class StopStrings:
             self._held += character
             ending = [stop for stop in self._stops if self._held.endswith(stop)]
             if ending:
-                emitted, self._held = self._held[: -max(map(len, ending))], ""
+                self.found = max(ending, key=len)
+                emitted, self._held = self._held[: -len(self.found)], ""
                 return emitted, True
         keep = longest_beginning(self._held, self._stops)
         emitted, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]

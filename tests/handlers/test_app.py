@@ -22,7 +22,7 @@ from qwonnx.handlers.chat.endpoint import respond
 from qwonnx.handlers.chat.parts import End, Part
 from qwonnx.handlers.chat.request import ChatRequest
 from qwonnx.handlers.errors import ServiceError
-from qwonnx.handlers.http import body
+from qwonnx.handlers.http import body, sse
 from qwonnx.handlers.http.api import Api
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.settings import ServerSettings
@@ -37,6 +37,8 @@ CHAT = "/v1/chat/completions"
 
 
 class DummyWriter:
+    keep_alive = sse.COMMENT
+
     """`{"said": ..., "ended": ...}`, or a line for each part."""
 
     def __init__(self) -> None:

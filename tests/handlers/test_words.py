@@ -13,9 +13,9 @@ pytestmark = pytest.mark.fast
 
 ROOT = Path(__file__).resolve().parents[2]
 HANDLERS = ROOT / "handlers"
-OPENAI = "qwonnx.handlers.openai"
+APIS = ("openai", "anthropic", "responses")
 SHARED = sorted(path for folder in ("chat", "http", "cli", "functions") for path in (HANDLERS / folder).rglob("*.py"))
-OUTSIDE = sorted(path for path in HANDLERS.rglob("*.py") if HANDLERS / "openai" not in path.parents)
+OUTSIDE = sorted(path for path in HANDLERS.rglob("*.py") if path.relative_to(HANDLERS).parts[0] not in APIS)
 
 
 def _name(path: Path) -> str:
@@ -32,8 +32,10 @@ def _imports(path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", OUTSIDE, ids=_name)
 def test_only_the_application_imports_an_api(path: Path) -> None:
-    apis = [module for module in _imports(path) if f"{module}.".startswith(f"{OPENAI}.")]
-    assert apis == ([f"{OPENAI}.api.OPENAI"] if path == HANDLERS / "app.py" else [])
+    folders = tuple(f"qwonnx.handlers.{api}." for api in APIS)
+    imported = [module for module in _imports(path) if f"{module}.".startswith(folders)]
+    assert all(module.endswith(f".api.{module.split('.')[2].upper()}") for module in imported)
+    assert path == HANDLERS / "app.py" or not imported
 
 
 @pytest.mark.parametrize("path", OUTSIDE, ids=_name)

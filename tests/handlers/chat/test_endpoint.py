@@ -21,6 +21,7 @@ from qwonnx.handlers.chat.endpoint import respond
 from qwonnx.handlers.chat.parts import Part
 from qwonnx.handlers.chat.request import ChatRequest
 from qwonnx.handlers.errors import ServiceError
+from qwonnx.handlers.http import sse
 from qwonnx.handlers.http.deadline import InvocationDeadline
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.engine.engine import Engine
@@ -32,6 +33,8 @@ pytestmark = pytest.mark.fast
 
 class PlainWriter:
     """Writes the names of the parts, one per line."""
+
+    keep_alive = sse.COMMENT
 
     def __init__(self) -> None:
         self.id = uuid.uuid4().hex

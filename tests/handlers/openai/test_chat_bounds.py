@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from qwonnx.handlers.chat.bounds import MAX_CALLS, MAX_MESSAGES, MAX_PARTS, MAX_STOP_CHARACTERS, MAX_VALUES
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.openai import chat_request
-from qwonnx.handlers.openai.chat_bounds import MAX_CALLS, MAX_MESSAGES, MAX_PARTS, MAX_STOP_CHARACTERS, MAX_VALUES
 
 pytestmark = pytest.mark.fast
 
