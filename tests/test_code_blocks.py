@@ -20,6 +20,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from _pytest.mark import ParameterSet
 
 from infra.miniature.checkpoint import TRAINED
 from qwonnx.export import ExportOptions, export_checkpoint
@@ -33,6 +34,13 @@ PAGES = sorted(
         ROOT / "tests" / "miniature" / "CARD.md",
         *(ROOT / "docs").rglob("*.md"),
     ]
+)
+# Pages whose commands take half a minute or more: `make soak` runs them.
+_LONG = frozenset(
+    {
+        *("cuda.md", "eval.md", "long-context.md", "optimum.md", "performance.md", "plan.md", "prefixes.md"),
+        *("quantization.md", "CARD.md"),
+    }
 )
 _HUB_IDS = ("Qwen/Qwen3.5-35B-A3B", "Qwen/Qwen3.5-9B")
 # What a page's reader has, and the miniature or the time of a test has not.
@@ -105,7 +113,11 @@ def clone(tmp_path: Path, artifact: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def _param(page: Path) -> ParameterSet:
+    return pytest.param(page, id=page.name, marks=pytest.mark.soak if page.name in _LONG else ())
+
+
+@pytest.mark.parametrize("page", [_param(page) for page in PAGES])
 def test_the_code_of_a_page_works(page: Path, clone: Path, artifact: Path) -> None:
     found = list(blocks(page))
     commands = " ".join(line for block in found for line in block.lines)

@@ -13,7 +13,13 @@ ROOT = Path(__file__).resolve().parent.parent
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
 
 
-@pytest.mark.parametrize("extra", EXTRAS)
+# pip reads hundreds of pages of an index for these: `make soak` asks it.
+LARGE = ("gpu", "dev", "ray", "export")
+
+
+@pytest.mark.parametrize(
+    "extra", [pytest.param(extra, marks=pytest.mark.soak if extra in LARGE else ()) for extra in EXTRAS]
+)
 def test_pip_finds_versions_for(extra: str) -> None:
     """What is installed already counts, so only missing packages are looked up."""
     pip = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-build-isolation", "--disable-pip-version-check"]

@@ -18,7 +18,7 @@ from qwonnx.runtime.artifact.strict_json import StrictJsonError, parse_object, q
 # For an afternoon's search: QWONNX_TEST_FUZZ_SCALE=2000 QWONNX_TEST_FUZZ_SEED=7 \
 #   pytest tests/export/whole/test_fuzzed_checkpoints.py
 SEED = int(os.environ.get("QWONNX_TEST_FUZZ_SEED", "1"))
-SCALE = int(os.environ.get("QWONNX_TEST_FUZZ_SCALE", "120"))
+SCALE = int(os.environ.get("QWONNX_TEST_FUZZ_SCALE", "60"))
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 are functions (infra/native_emulation).
 
 The set amx has its own products for a dozen tokens and more; everything else is that of avx512. So all tests run with
-amx, and with avx512 only those of linear layers.
+amx, and with avx512 only those of linear layers. `make soak` runs those that are not of linear layers.
 """
 
 from __future__ import annotations
@@ -43,7 +43,12 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("instructions", "files"), [("amx", LINEAR + OTHERS), ("avx512", LINEAR)], ids=["amx", "avx512"]
+    ("instructions", "files"),
+    [
+        pytest.param("amx", LINEAR, id="amx"),
+        pytest.param("avx512", LINEAR, id="avx512"),
+        pytest.param("amx", OTHERS, id="amx, others", marks=pytest.mark.soak),
+    ],
 )
 def test_emulated_kernels_pass_the_tests_of_kernels(emulated: Path, instructions: str, files: list[str]) -> None:
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Seconds of mutated calls and of artifacts, under sanitizers; `make native-fuzz` runs them for longer."""
+"""Seconds of mutated calls and of artifacts, under sanitizers; `make soak` runs it, `make native-fuzz` for longer."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from qwonnx.runtime.native.build import find_compiler
 SECONDS = os.environ.get("QWONNX_TEST_NATIVE_FUZZ_SECONDS", "10")
 
 
+@pytest.mark.soak  # it compiles the kernels twice
 def test_mutated_calls_and_artifacts_have_no_finding() -> None:
     if find_compiler() is None:
         pytest.skip("there is no C++ compiler")

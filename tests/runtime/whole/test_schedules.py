@@ -37,7 +37,7 @@ from tests.runtime.counting_model import make
 from tests.runtime.engine.engine_driver import Received
 from tests.runtime.strict_buffers import StrictBuffers
 
-NUM_SCHEDULES = int(os.environ.get("QWONNX_TEST_SCHEDULES", "1000"))  # of the counting model, which is fast
+NUM_SCHEDULES = int(os.environ.get("QWONNX_TEST_SCHEDULES", "400"))  # of the counting model, which is fast
 NUM_STRICT_SCHEDULES = NUM_SCHEDULES // 4  # with rows that only their buffers can read: each step copies them
 MAX_MODEL_LEN = 96
 ENGINES = RuntimeSettings(num_threads=1, max_model_len=MAX_MODEL_LEN, max_queued_requests=64)
