@@ -1,6 +1,7 @@
 """The parts of an answer, independent of an API: reasoning, text, tool calls, and the end.
 
-Reasoning, text and calls are the events of the runtime's OutputParser; this module adds an end.
+Reasoning, text and calls are the events of the runtime's OutputParser; this module adds an end, and a beginning for an
+answer that goes on.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from enum import Enum
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
 from qwonnx.runtime.text.answer_events import CallClosed, CallOpened, ContentDelta, Event
 from qwonnx.runtime.text.output_parser import OutputParser
+
+# The model would have gone on.
+_CUT_OFF = (FinishReason.LENGTH, FinishReason.DEADLINE)
 
 
 class EndReason(Enum):
@@ -64,7 +68,19 @@ class Begun:
     num_cached_tokens: int
 
 
-Part = Begun | Event | End
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A part before the others of an answer that goes on after calls.
+
+    num_calls: calls that have begun in earlier requests.
+    open_call: the function's name of the last one if it goes on: ArgumentsDelta or CallClosed follows.
+    """
+
+    num_calls: int
+    open_call: str | None = None
+
+
+Part = Begun | Resumed | Event | End
 
 
 class PartReader:
@@ -81,12 +97,16 @@ class PartReader:
         self._called = False
         self._num_reasoning = 0
         self._num_resumed = 0
+        self._resumed: Resumed | None = None  # not given yet
 
     def read(self, output: RequestOutput) -> Iterator[Part]:
         """The parts of the next output. An End is the last part.
 
         The caller must handle outputs that end with an abort or an error: here every end counts as a normal one.
         """
+        if self._resumed is not None:
+            yield self._resumed
+            self._resumed = None
         for event in self._events(output):
             self._called = self._called or isinstance(event, CallOpened)
             yield event
@@ -103,10 +123,18 @@ class PartReader:
         Args:
             texts: of the outputs, one a token.
         """
+        num_calls, open_call = 0, None
         for text in texts:
             self._num_resumed += 1
-            if self._parser is not None:
-                self._called = any([self._called, *(isinstance(each, CallOpened) for each in self._parser.push(text))])
+            for event in () if self._parser is None else self._parser.push(text):
+                match event:
+                    case CallOpened(name):
+                        num_calls, open_call = num_calls + 1, name
+                    case CallClosed():
+                        open_call = None
+        if num_calls:
+            self._called = True
+            self._resumed = Resumed(num_calls, open_call)
 
     def suspended(self, output: RequestOutput, continuation: str) -> End:
         """The end of an answer that goes on: what may become a part waits, and the other request gives it."""
@@ -126,13 +154,13 @@ class PartReader:
         was_reasoning = self._parser.is_reasoning
         events = self._parser.push(output.text)
         if output.finish_reason is not None:
-            events += self._parser.finish()
+            events += self._parser.finish(cut_off=output.finish_reason in _CUT_OFF)
         if was_reasoning or self._parser.is_reasoning:  # the tags count as well
             self._num_reasoning += len(output.token_ids)
         return events
 
     def _end_reason(self, reason: FinishReason) -> EndReason:
-        if reason in (FinishReason.LENGTH, FinishReason.DEADLINE):
+        if reason in _CUT_OFF:
             return EndReason.LENGTH
         return EndReason.CALLS if self._called else EndReason.STOP
 

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from qwonnx.handlers.chat.endpoint import respond
-from qwonnx.handlers.chat.parts import Begun, End, EndReason, Part, Usage
+from qwonnx.handlers.chat.parts import Begun, End, EndReason, Part, Resumed, Usage
 from qwonnx.handlers.chat.request import ChatRequest
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.http import sse
@@ -129,11 +129,13 @@ class CompletionWriter:
                 return msgspec.json.encode(ToolCallObject(_call_id(), FunctionCall(name, ""))) + b","
             case ArgumentsDelta(text):
                 return self._chunk(_arguments_delta(_MOST_CALLS, text)) if stream else msgspec.json.encode(text)[1:-1]
+            case Resumed(_, name):
+                return b"" if stream or name is None else self.piece(CallOpened(name), stream=False)
             case Begun() | CallClosed() | End():
                 return b""
 
     async def whole(self, parts: AsyncIterator[Part]) -> bytes:
-        """A chat.completion.
+        """A chat.completion. A call that goes on is its first one, with the rest of the arguments.
 
         Raises:
             ServiceError: raised by `parts`.
@@ -141,7 +143,7 @@ class CompletionWriter:
         content: list[str] = []
         reasoning: list[str] = []
         calls: list[ToolCallObject] = []
-        arguments: list[str] = []  # of each call
+        arguments: list[list[str]] = []  # of each call
         end: End | None = None
         async for part in parts:
             match part:
@@ -149,18 +151,18 @@ class CompletionWriter:
                     content.append(text)
                 case ReasoningDelta(text):
                     reasoning.append(text)
-                case CallOpened(name):
+                case CallOpened(name) | Resumed(_, str(name)):
                     calls.append(ToolCallObject(_call_id(), FunctionCall(name, "")))
-                    arguments.append("")
+                    arguments.append([])
                 case ArgumentsDelta(text):
-                    arguments[-1] += text
-                case Begun() | CallClosed():
+                    arguments[-1].append(text)
+                case Begun() | CallClosed() | Resumed():
                     pass
                 case End():
                     end = part
         assert end is not None, "an answer without an end raises"
-        for call, text in zip(calls, arguments, strict=True):
-            call.function.arguments = text
+        for call, texts in zip(calls, arguments, strict=True):
+            call.function.arguments = "".join(texts)
         message = AnswerMessage(
             content="".join(content) if content or not calls else None,
             reasoning_content="".join(reasoning) if reasoning else msgspec.UNSET,
@@ -173,7 +175,10 @@ class CompletionWriter:
         return msgspec.json.encode(completion)
 
     async def events(self, parts: AsyncIterator[Part]) -> AsyncGenerator[bytes, None]:
-        """chat.completion.chunks; the last event is [DONE] or an error."""
+        """chat.completion.chunks; the last event is [DONE] or an error.
+
+        An answer that goes on counts its calls from the first request's on, and has no id for one that has begun there.
+        """
         num_calls = 0
         try:
             yield self._chunk(Delta(role="assistant", content=""))
@@ -188,6 +193,8 @@ class CompletionWriter:
                         num_calls += 1
                     case ArgumentsDelta(text):
                         yield self._chunk(_arguments_delta(num_calls - 1, text))
+                    case Resumed():
+                        num_calls = part.num_calls
                     case Begun() | CallClosed():
                         pass
                     case End(reason, usage, continuation):

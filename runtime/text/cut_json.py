@@ -1,9 +1,10 @@
-"""The object that a JSON text begins, if the text was cut: an answer may end within the arguments of a call."""
+"""The value that a JSON text begins, if the text was cut: an answer may end within the arguments of a call."""
 
 from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from typing import Any
 
 _TOKEN = re.compile(
@@ -15,6 +16,14 @@ _CUT_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*(\\(?:u[0-9a-fA-F]{0,3})?)\Z")
 _CLOSING = {"{": "}", "[": "]"}
 
 
+@dataclass(frozen=True, slots=True)
+class ClosedJson:
+    """A JSON text that was cut, made whole. num_closing: characters at its end that were added."""
+
+    text: str
+    num_closing: int
+
+
 def object_of(text: str) -> dict[str, Any] | None:
     """The object of a JSON text, or of one that was cut: strings and brackets are closed, keys without values left out.
 
@@ -24,16 +33,20 @@ def object_of(text: str) -> dict[str, Any] | None:
     try:
         value = json.loads(text) if text.strip() else {}
     except (ValueError, RecursionError):
-        closed = _closed(text)
+        whole = closed(text)
         try:
-            value = None if closed is None else json.loads(closed)
+            value = None if whole is None else json.loads(whole.text)
         except (ValueError, RecursionError):
             return None
     return value if isinstance(value, dict) else None
 
 
-def _closed(text: str) -> str | None:
-    """The longest beginning that closing brackets make whole, with them."""
+def closed(text: str) -> ClosedJson | None:
+    """The longest beginning of a JSON text that closing brackets make whole, with them.
+
+    Returns:
+        None if the text is not one of an object or array that was cut.
+    """
     opened: list[str] = []
     place, whole = 0, 0
     takes_value = True
@@ -62,9 +75,11 @@ def _closed(text: str) -> str | None:
         rest = text[place:]
         if (escape := _CUT_ESCAPE.search(rest)) is not None:
             rest = rest[: escape.start(1)]
-        return text[:place] + rest + '"' + _brackets(opened)
+        return ClosedJson(text[:place] + rest + '"' + _brackets(opened), 1 + len(opened))
     # After the last whole part there are only keys, marks and cut words, so the same brackets are open.
-    return text[:whole] + _brackets(opened) if opened and (not rest or rest.startswith('"')) else None
+    if not opened or (rest and not rest.startswith('"')):
+        return None
+    return ClosedJson(text[:whole] + _brackets(opened), len(opened))
 
 
 def _brackets(opened: list[str]) -> str:

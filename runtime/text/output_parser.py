@@ -2,62 +2,39 @@
 
     reasoning </think> content <tool_call> <function=NAME> <parameter=KEY> value </parameter> </function> </tool_call>
 
-Text is emitted as soon as it cannot be part of a call or a tag; a tool call is emitted as a whole. Nothing that was
-emitted is taken back, and the result does not depend on how the text is cut into pieces. Only tags and the line breaks
-around them are removed: what is no call stays text, character for character (tool_call_text.py says what a call is).
+Text is emitted as soon as it cannot be part of a call or a tag, and the arguments of a call as they are written
+(function_reader.py). Nothing that was emitted is taken back, and the result does not depend on how the text is cut into
+pieces. Only tags and the line breaks around them are removed: what is no call stays text, character for character.
 
 - <tool_call> begins a call of any function, because the model may make up a name; <function=NAME> alone only of an
-  offered one.
+  offered one. A parameter or the end of the function must follow the name.
 - A call in the reasoning is a part of it if </think> follows. If the answer ends without </think>, a complete call of
-  an offered function counts. So such text waits for the one or the other.
-
-tool_arguments.py converts values to the types of the tool's schema.
+  an offered function counts. So text from the beginning of such a call on waits for the one or the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
-from qwonnx.runtime.text.answer_events import (
-    ArgumentsDelta,
-    CallClosed,
-    CallOpened,
-    ContentDelta,
-    Event,
-    ReasoningDelta,
-)
+from qwonnx.runtime.text.answer_events import ContentDelta, Event, ReasoningDelta
+from qwonnx.runtime.text.call_tags import FoundTag, Tag, TaggedText
+from qwonnx.runtime.text.call_values import CallTags, Reading
+from qwonnx.runtime.text.function_reader import FunctionReader
 from qwonnx.runtime.text.stop_strings import longest_beginning
 from qwonnx.runtime.text.tool_arguments import ToolSchemas
-from qwonnx.runtime.text.tool_call_text import CallReader, FoundTag, FunctionCall, NoCall, Tag, TaggedText
 
 _THINK, _THINK_END = "<think>", "</think>"
 _CALL, _FUNCTION = "<tool_call>", "<function="
-# A call with so many tags in its values is looked at again only when it has a quarter more, and is text if the answer
-# ends within it: a model that repeats tags must not take the time of others.
-_MANY_TAGS = 256
 
 
 class _Part(Enum):
     REASONING = auto()
     OPENING = auto()  # only white space so far: a <think> may still begin the reasoning
     CONTENT = auto()
+    FUNCTION = auto()  # in a call
     AFTER_FUNCTION = auto()  # </tool_call> or another function may follow
-
-
-@dataclass(frozen=True, slots=True)
-class _Scan:
-    """What the text begins with: `start` characters that are certainly not of a call, then a call, or what may be one.
-
-    call: complete; None if the text from start on must wait, or if nothing is left there.
-    """
-
-    start: int
-    call: FunctionCall | None = None
-    in_tool_call: bool = False
-    is_value: bool = False  # what must wait stands within a value
 
 
 class OutputParser:
@@ -72,14 +49,14 @@ class OutputParser:
         self._part = _Part.REASONING if thinking_open else _Part.OPENING
         self._schemas = ToolSchemas(tools or ())
         self._has_tools = bool(tools)
-        self._pending = TaggedText()
+        self._written = TaggedText()
+        self._calls = CallTags(self._written, self._schemas.names)
         self._delta: type[ReasoningDelta] | type[ContentDelta] = ReasoningDelta if thinking_open else ContentDelta
         self._skip_breaks = False  # line breaks that follow a closing tag belong to it
+        self._next = 0  # index of the first tag that was not looked at
+        self._function: FunctionReader | None = None
         self._in_tool_call = False  # the last function was in a <tool_call>
-        self._is_final = False
-        self._tags_seen: int | None = None  # the text waits for more tags than these, whatever else comes
-        self._has_called = False  # in the reasoning: a call waits for </think> or the end
-        self._thought = 0  # characters in which no </think> begins
+        self._looked = 0  # in the reasoning: no </think> begins before; in the opening: only white space is before
 
     @property
     def is_reasoning(self) -> bool:
@@ -88,185 +65,199 @@ class OutputParser:
 
     def push(self, text: str) -> list[Event]:
         """Take the next piece of text; return the events that are certain now."""
-        self._pending.append(text)
+        self._written.append(text)
         events: list[Event] = []
         while self._advance(events):
             pass
         return events
 
-    def finish(self) -> list[Event]:
-        """End the answer; return the text that was held back, as events."""
-        events = self._rest()
-        if self._part is _Part.REASONING and self._has_tools and len(self._pending.tags) <= _MANY_TAGS:
+    def finish(self, *, cut_off: bool = False) -> list[Event]:
+        """End the answer; return what was held back, as events.
+
+        Args:
+            cut_off: the model would have gone on. A call that it is writing then stays open; otherwise it is closed, or
+                text if nothing of it was certain.
+        """
+        self._calls.is_patient = False
+        events = self.push("")
+        if self._part is _Part.REASONING and self._has_tools:
             self._part = _Part.CONTENT  # no </think> came: calls count, and the other text stays reasoning
-            events += self._rest()
-        if len(self._pending.tags) <= _MANY_TAGS:
-            self._is_final = True
-            events += self._rest()
-        self._emit(events, len(self._pending.text))
+            events += self.push("")
+        if self._function is not None:
+            self._end_function(events, self._function, cut_off)
+        if self._skip_breaks or self._part is _Part.AFTER_FUNCTION:
+            self._written.take(self._written.after_breaks())
+        self._emit(events, self._written.end)
         return events
 
-    def _rest(self) -> list[Event]:
-        """Look at all pending text again."""
-        self._tags_seen = None
-        return self.push("")
+    def _end_function(self, events: list[Event], function: FunctionReader, cut_off: bool) -> None:
+        """The answer has ended in a function."""
+        if cut_off:
+            function.cut(events)
+        elif not function.is_open:
+            function.give_up(events)
+        else:
+            self._written.is_final = True
+            function.advance(events)
+            self._after_function(function)
+            if not function.is_wrong:
+                self._end_tool_call()  # and no other call begins, for this one was not complete
 
     def _advance(self, events: list[Event]) -> bool:
         """Handle pending text in the present part; True if there may be more to do."""
-        if self._skip_breaks and self._part is not _Part.AFTER_FUNCTION:
-            text = self._pending.text
-            self._pending.drop(len(text) - len(text.lstrip("\n")))
-            self._skip_breaks = not self._pending.text
-        if not self._pending.text:
-            return False
-        if self._part is _Part.OPENING:
-            return self._advance_opening()
-        if self._part is _Part.REASONING:
-            return self._advance_reasoning(events)
-        if not self._has_tools:
-            self._emit(events, len(self._pending.text))
-            return False
-        if self._waits_for_tags():
-            return False
-        return self._advance_after_function(events) if self._part is _Part.AFTER_FUNCTION else self._read_call(events)
+        if self._skip_breaks:
+            self._written.take(self._written.after_breaks())
+            if self._written.start == self._written.end:
+                return False
+            self._skip_breaks = False
+        match self._part:
+            case _Part.OPENING:
+                return self._advance_opening()
+            case _Part.REASONING:
+                return self._advance_reasoning(events)
+            case _Part.FUNCTION:
+                return self._advance_function(events)
+            case _Part.AFTER_FUNCTION:
+                return self._advance_after_function()
+        if self._has_tools:
+            return self._advance_content(events)
+        self._emit(events, self._written.end)
+        return False
 
     def _advance_opening(self) -> bool:
-        stripped = self._pending.text.lstrip()
-        if stripped.startswith(_THINK):
-            self._pending.drop(len(self._pending.text) - len(stripped) + len(_THINK))
+        self._looked = self._written.after_space(self._looked)
+        if self._written.starts_with(_THINK, self._looked):
+            self._written.take(self._looked + len(_THINK))
             self._part, self._delta, self._skip_breaks = _Part.REASONING, ReasoningDelta, True
             return True
-        if _THINK.startswith(stripped) and not self._is_final:
+        if _THINK.startswith(self._written.rest(self._looked)):
             return False
         self._part = _Part.CONTENT
         return True
 
     def _advance_reasoning(self, events: list[Event]) -> bool:
-        text = self._pending.text
-        end = text.find(_THINK_END, self._thought)
-        if end >= 0:
-            self._emit(events, len(text[:end].rstrip("\n")))
-            self._pending.drop(len(_THINK_END) + end - (len(text) - len(self._pending.text)))
+        written = self._written
+        end = written.find(_THINK_END, self._looked)
+        if end is not None:
+            self._emit(events, written.before_breaks(end))
+            written.take(end + len(_THINK_END))
+            while self._next < len(written.tags) and written.tags[self._next].start < end:
+                self._next += 1
             self._part, self._delta, self._skip_breaks = _Part.CONTENT, ContentDelta, True
-            self._tags_seen = None
             return True
-        if not self._has_called and not self._waits_for_tags():
-            certain = len(text) - longest_beginning(text, (_THINK_END,))
-            if self._has_tools:
-                scan = self._scan(only_offered=True)
-                self._has_called = scan.call is not None
-                certain = min(certain, scan.start)
-            self._emit(events, len(text[:certain].rstrip("\n")))
-            if self._has_tools and scan.is_value:
-                self._tags_seen = len(self._pending.tags)
-        self._thought = max(0, len(self._pending.text) - len(_THINK_END) + 1)
+        self._looked = max(written.start, written.end - len(_THINK_END) + 1)
+        certain = written.end - longest_beginning(written.rest(self._looked), (_THINK_END,))
+        if self._has_tools:
+            self._find_function()
+            certain = min(certain, self._may_begin())
+        self._emit(events, written.before_breaks(certain))
         return False
 
-    def _read_call(self, events: list[Event]) -> bool:
-        """Emit text up to a call, and the call."""
-        scan = self._scan(only_offered=self._delta is ReasoningDelta)
-        text = self._pending.text
-        certain = len(text) if self._is_final and scan.call is None else len(text[: scan.start].rstrip("\n"))
-        self._emit(events, certain)
-        if scan.call is None:
-            self._tags_seen = len(self._pending.tags) if scan.is_value else None
+    def _advance_content(self, events: list[Event]) -> bool:
+        function = self._find_function()
+        self._emit(events, self._written.before_breaks(self._may_begin()))
+        if function is None:
             return False
-        self._call(events, scan.call, scan.call.end - certain)
-        self._in_tool_call = scan.in_tool_call
+        self._in_tool_call = function > self._next
+        self._begin_function(function)
         return True
 
-    def _advance_after_function(self, events: list[Event]) -> bool:
-        reader = self._reader()
-        tag = reader.tag_at(0, 0)
-        if isinstance(tag, NoCall) and tag.is_unfinished:
+    def _begin_function(self, index: int) -> None:
+        is_late = self._delta is ReasoningDelta
+        self._function = FunctionReader(
+            self._written, self._calls, self._schemas, index, self._delta, opens_late=is_late
+        )
+        self._part = _Part.FUNCTION
+
+    def _advance_function(self, events: list[Event]) -> bool:
+        function = self._function
+        assert function is not None, "a function has begun"
+        if not function.advance(events):
             return False
-        self._part, self._skip_breaks = _Part.CONTENT, True
-        if isinstance(tag, FoundTag) and tag.tag is Tag.CALL_END:
-            self._pending.drop(tag.end)
-        elif isinstance(tag, FoundTag) and tag.tag is Tag.FUNCTION and self._may_call(tag.name):
-            call = reader.function(0)
-            if isinstance(call, FunctionCall):
-                self._call(events, call, call.end)
-            elif call.resume is None:
-                self._part = _Part.AFTER_FUNCTION
-                self._tags_seen = len(self._pending.tags) if self._ends_in_value() else None
-                return False
-            else:  # all of it is text
-                text = self._pending.text[: call.resume].lstrip("\n")
-                self._pending.drop(call.resume - len(text))
-                self._skip_breaks = False
-                self._emit(events, len(text))
+        self._after_function(function)
         return True
+
+    def _after_function(self, function: FunctionReader) -> None:
+        self._next = function.index
+        self._function = None
+        self._part = _Part.CONTENT if function.is_wrong else _Part.AFTER_FUNCTION
+
+    def _advance_after_function(self) -> bool:
+        tag = self._calls.following(self._next)
+        if tag is Reading.UNDECIDED:
+            return False
+        if isinstance(tag, FoundTag) and tag.tag is Tag.FUNCTION and self._may_call(tag.name):
+            is_function = self._begins_function(self._next)
+            if is_function is None:
+                return False
+            self._written.take(self._written.after_breaks())
+            if is_function:
+                self._begin_function(self._next)
+                return True
+            self._next += 1
+            self._part = _Part.CONTENT
+            return True
+        self._end_tool_call()
+        return True
+
+    def _end_tool_call(self) -> None:
+        """After a call, </tool_call> and line breaks belong to it."""
+        tag = self._calls.following(self._next)
+        if isinstance(tag, FoundTag) and tag.tag is Tag.CALL_END:
+            self._written.take(tag.end)
+            self._next += 1
+        self._part, self._skip_breaks = _Part.CONTENT, True
 
     def _may_call(self, name: str) -> bool:
         """Whether a function may follow another one at once."""
         return name in self._schemas.names or (self._in_tool_call and self._delta is ContentDelta)
 
-    def _scan(self, *, only_offered: bool) -> _Scan:
-        """Look for the first call."""
-        tags, reader = self._pending.tags, self._reader()
-        resume = 0
-        for index, tag in enumerate(tags):
-            in_tool_call = tag.tag is Tag.CALL
-            if tag.start < resume:
-                continue
-            if in_tool_call:
-                following = reader.tag_at(tag.end, index + 1)
-                if isinstance(following, NoCall):
-                    if following.is_unfinished:
-                        return _Scan(tag.start)
-                    continue
-                if following.tag is not Tag.FUNCTION:
-                    continue
-                if only_offered and following.name not in self._schemas.names:
-                    continue
-            elif tag.tag is not Tag.FUNCTION or tag.name not in self._schemas.names:
-                continue
-            call = reader.function(index + 1 if in_tool_call else index)
-            if isinstance(call, FunctionCall):
-                return _Scan(tag.start, call, in_tool_call)
-            if call.resume is None:
-                return _Scan(tag.start, is_value=self._ends_in_value())
-            resume = call.resume
-        return _Scan(len(self._pending.text) - self._unfinished_tag())
+    def _find_function(self) -> int | None:
+        """Look for the first function of a call.
 
-    def _unfinished_tag(self) -> int:
-        """Length of the end of the text that may become the first tag of a call."""
-        text = self._pending.text
-        rest = text[start:] if (start := text.rfind("<")) >= 0 else ""
+        self._next is then the first tag that may begin a call. Returns the index of the function's tag, or None: there
+        is none, or it is undecided.
+        """
+        tags = self._written.tags
+        while self._next < len(tags):
+            tag, index = tags[self._next], self._next
+            is_offered_only = self._delta is ReasoningDelta
+            if tag.tag is Tag.CALL:
+                following = self._calls.following(index + 1)
+                if following is Reading.UNDECIDED:
+                    return None
+                if isinstance(following, FoundTag) and following.tag is Tag.FUNCTION:
+                    index += 1
+            elif tag.tag is Tag.FUNCTION:
+                is_offered_only = True
+            if tags[index].tag is Tag.FUNCTION and (not is_offered_only or tags[index].name in self._schemas.names):
+                begins = self._begins_function(index)
+                if begins is None:
+                    return None
+                if begins:
+                    return index
+            self._next += 1
+        return None
+
+    def _begins_function(self, index: int) -> bool | None:
+        """Whether a function's tag is followed by a parameter or the function's end; None: undecided."""
+        tag = self._calls.following(index + 1)
+        if tag is Reading.UNDECIDED:
+            return None
+        return isinstance(tag, FoundTag) and (tag.tag is Tag.PARAMETER or self._calls.ends_function(tag))
+
+    def _may_begin(self) -> int:
+        """The position from which on the text may be a call, after _find_function()."""
+        tags = self._written.tags
+        if self._next < len(tags):
+            return tags[self._next].start
+        rest = self._written.rest(self._written.tail)
         named = rest.removeprefix(_FUNCTION).strip()
-        begins_function = rest.startswith(_FUNCTION) and any(name.startswith(named) for name in self._schemas.names)
-        return len(rest) if rest and (begins_function or _CALL.startswith(rest) or _FUNCTION.startswith(rest)) else 0
+        is_function = rest.startswith(_FUNCTION) and any(name.startswith(named) for name in self._schemas.names)
+        may_begin = is_function or _CALL.startswith(rest) or _FUNCTION.startswith(rest)
+        return self._written.tail if may_begin else self._written.end
 
-    def _reader(self) -> CallReader:
-        return CallReader(self._pending, self._schemas.names, self._schemas.parameters, is_final=self._is_final)
-
-    def _ends_in_value(self) -> bool:
-        """Whether the text ends within a value, so that nothing but another tag matters."""
-        tail = self._pending.tags[-1].end
-        start = len(self._pending.text) - len(self._pending.text[tail:].lstrip())  # copies only what is after all tags
-        is_within = start < len(self._pending.text) and not self._pending.may_become_tag(start)
-        return is_within or len(self._pending.tags) > _MANY_TAGS
-
-    def _waits_for_tags(self) -> bool:
-        if self._tags_seen is None:
-            return False
-        wanted = self._tags_seen + (1 if self._tags_seen < _MANY_TAGS else self._tags_seen // 4)
-        if len(self._pending.tags) < wanted:
-            return True
-        self._tags_seen = None
-        return False
-
-    def _emit(self, events: list[Event], length: int) -> None:
-        """Emit the first characters of the pending text."""
-        if length:
-            events.append(self._delta(self._pending.text[:length]))
-            self._pending.drop(length)
-
-    def _call(self, events: list[Event], call: FunctionCall, end: int) -> None:
-        """Emit a call whose text ends there."""
-        arguments = self._schemas.arguments_json(call.name, call.values)
-        events += [CallOpened(call.name), ArgumentsDelta(arguments), CallClosed()]
-        self._pending.drop(end)
-        self._part = _Part.AFTER_FUNCTION
-        self._tags_seen = None
+    def _emit(self, events: list[Event], end: int) -> None:
+        """Emit the text before a position."""
+        if text := self._written.take(end):
+            events.append(self._delta(text))

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from qwonnx.runtime.text import cut_json
 from qwonnx.runtime.text.schema_types import TEXT, Allowed, SchemaReader, type_of
 
 # JSON's constants, and Python's spellings, which some templates teach the model.
@@ -33,6 +34,7 @@ class ToolSchemas:
             if isinstance(function.get("parameters"), Mapping)
         }
         self._parameters: dict[str, frozenset[str]] = {}
+        self._allowed: dict[tuple[str, str], Allowed] = {}
 
     def parameters(self, function: str) -> frozenset[str]:
         """Names of the parameters that a function's schema declares."""
@@ -41,13 +43,51 @@ class ToolSchemas:
             self._parameters[function] = frozenset() if reader is None else reader.property_names()
         return self._parameters[function]
 
+    def is_text(self, function: str, parameter: str) -> bool:
+        """Whether each text is a value of a parameter as it stands."""
+        return not self._of(function, parameter).types - {"string"}
+
+    def value_json(self, function: str, parameter: str, text: str) -> str:
+        """JSON text of a parameter's value. A parameter without a schema is a string."""
+        return _json(_coerced(text, self._of(function, parameter)))
+
+    def begun_json(self, function: str, parameter: str, text: str) -> str:
+        """The beginning of a value's JSON text, if its text was cut; empty if that is not certain."""
+        allowed = self._of(function, parameter)
+        value = _coerced(text, allowed)
+        if not isinstance(value, str):
+            written = _json(value)
+            if written == text.strip():
+                return written  # a number may have more digits
+            return ""
+        begun = cut_json.closed(text.lstrip())
+        value = None if begun is None else _coerced(begun.text, allowed)
+        if begun is None or not isinstance(value, (dict, list)):
+            return ""
+        return _json(value)[: -begun.num_closing]
+
     def arguments_json(self, function: str, values: Mapping[str, str]) -> str:
-        """JSON text of the arguments object. A parameter without a schema is a string."""
+        """JSON text of the arguments object."""
+        members = (f"{_json(key)}: {self.value_json(function, key, text)}" for key, text in values.items())
+        return f"{{{', '.join(members)}}}"
+
+    def _of(self, function: str, parameter: str) -> Allowed:
         reader = self._readers.get(function)
-        arguments = {
-            key: _coerced(text, TEXT if reader is None else reader.of_property(key)) for key, text in values.items()
-        }
-        return json.dumps(arguments, ensure_ascii=False)
+        if reader is None:
+            return TEXT
+        found = self._allowed.get((function, parameter))
+        if found is None:
+            found = self._allowed[function, parameter] = reader.of_property(parameter)
+        return found
+
+
+def text_json(text: str) -> str:
+    """A part of a text as it stands in JSON between its quotes."""
+    return _json(text)[1:-1]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def json_types(schema: Any, root: Mapping[str, Any]) -> frozenset[str]:

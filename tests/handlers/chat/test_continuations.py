@@ -97,6 +97,14 @@ class Whole:
     reason: str = ""
 
 
+def is_complete(call: dict[str, str]) -> bool:
+    try:
+        json.loads(call["arguments"])
+    except ValueError:
+        return False
+    return True
+
+
 def take(whole: Whole, response: httpx.Response, *, stream: bool) -> str | None:
     """Add an answer's content; return its continuation."""
     assert response.status_code == 200, response.text
@@ -106,7 +114,12 @@ def take(whole: Whole, response: httpx.Response, *, stream: bool) -> str | None:
         message, usage = choice["message"], document["usage"]
         whole.content += message["content"] or ""
         whole.reasoning += message.get("reasoning_content", "")
-        whole.calls += [call["function"] for call in message.get("tool_calls", ())]
+        for call in message.get("tool_calls", ()):
+            if whole.calls and not is_complete(whole.calls[-1]):
+                assert call["function"]["name"] == whole.calls[-1]["name"]
+                whole.calls[-1]["arguments"] += call["function"]["arguments"]
+            else:
+                whole.calls.append(call["function"])
         token: str | None = document.get("continuation")
         whole.reason = choice["finish_reason"]
     else:
@@ -119,10 +132,11 @@ def take(whole: Whole, response: httpx.Response, *, stream: bool) -> str | None:
             whole.content += delta.get("content", "")
             whole.reasoning += delta.get("reasoning_content", "")
             for call in delta.get("tool_calls", ()):
-                if "name" in call["function"]:
-                    whole.calls.append(call["function"])
-                else:
-                    whole.calls[-1]["arguments"] += call["function"]["arguments"]
+                if "id" in call:
+                    assert call["index"] == len(whole.calls)
+                    whole.calls.append({"name": call["function"]["name"], "arguments": ""})
+                assert call["index"] == len(whole.calls) - 1
+                whole.calls[-1]["arguments"] += call["function"]["arguments"]
         token = chunks[-1].get("continuation")
         whole.reason = chunks[-1]["choices"][0]["finish_reason"]
     whole.num_tokens += usage["completion_tokens"]
@@ -132,15 +146,16 @@ def take(whole: Whole, response: httpx.Response, *, stream: bool) -> str | None:
     return token
 
 
-def in_parts(made: Instances, cutting: list[int], after: int, *, stream: bool = False, **fields: Any) -> Whole:
-    """An answer whose parts have so many tokens each, alternately from each instance."""
+def in_parts(made: Instances, cutting: list[int], after: int, *, stream: bool | None = False, **fields: Any) -> Whole:
+    """An answer whose parts have so many tokens each, alternately from each instance; None: streamed and whole ones."""
     whole, token, part = Whole(), None, 0
-    more = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
     cutting.append(after)
     try:
         while part == 0 or token is not None:
             going_on: dict[str, Any] = {} if token is None else {"continuation": token}
-            token = take(whole, made.post(part, **fields, **more, **going_on), stream=stream)
+            streams = part % 2 == 0 if stream is None else stream
+            more = {"stream": True, "stream_options": {"include_usage": True}} if streams else {}
+            token = take(whole, made.post(part, **fields, **more, **going_on), stream=streams)
             part += 1
             assert part < 500
     finally:
@@ -149,7 +164,7 @@ def in_parts(made: Instances, cutting: list[int], after: int, *, stream: bool = 
     return whole
 
 
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stream", [False, True, None])
 @pytest.mark.parametrize(
     ("tools", "fields"),
     [
@@ -162,7 +177,7 @@ def in_parts(made: Instances, cutting: list[int], after: int, *, stream: bool = 
     ids=["tools", "text", "stop", "one-call", "max-tokens"],
 )
 def test_thoughts_text_and_calls_go_on(
-    tmp_path: Path, cutting: list[int], tools: bool, fields: dict[str, Any], stream: bool
+    tmp_path: Path, cutting: list[int], tools: bool, fields: dict[str, Any], stream: bool | None
 ) -> None:
     folder = counting_model.make(tmp_path / "artifact", script=THOUGHTS).folder
     fields = {**fields, "tools": [TOOL]} if tools else fields

@@ -163,11 +163,14 @@ def test_reasoning_and_tool_calls_are_separated_from_content(tmp_path: Path) -> 
 
         chunks = list(client.chat.completions.create(model=MODEL, messages=chat(), tools=[WEATHER], stream=True))
         deltas = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or ()]
-        opened = [delta for delta in deltas if delta.function is not None and delta.function.name]
+        opened = [delta for delta in deltas if delta.id is not None]
         assert [delta.index for delta in opened] == [0, 1]
-        for place, call in enumerate(calls):
-            pieces = [delta.function.arguments for delta in deltas if delta.index == place and delta.function]
-            assert "".join(piece or "" for piece in pieces) == call.function.arguments
+        assert all(delta.function is not None and delta.function.name == "weather" for delta in opened)
+        for call in opened:
+            functions = [delta.function for delta in deltas if delta.index == call.index and delta.function is not None]
+            said = "".join(function.arguments or "" for function in functions)
+            assert said == calls[call.index].function.arguments
+            assert len(functions) > 5
         assert text_of(chunks) == "I look it up."
         assert chunks[-1].choices[0].finish_reason == "tool_calls"
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from qwonnx.runtime.text.answer_events import CallClosed, CallOpened, ContentDelta, Event, ReasoningDelta, ToolCall
 from qwonnx.runtime.text.output_parser import OutputParser
-from tests.runtime.text.tool_call_texts import Joined, merged
+from tests.runtime.text.answer_account import Joined, merged
 
 pytestmark = pytest.mark.fast
 

@@ -1,29 +1,12 @@
-"""Texts of answers with tool calls, right and wrong ones, and an account of every character of them.
-
-A text is made of values, tags and mistakes. account() is a second reader: it follows the events through the text, and
-fails if a character is neither in an event nor in the tags of a call or of thoughts.
-"""
+"""Texts of answers with tool calls, right and wrong ones, by feature: made of values, tags and mistakes."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from random import Random
 from typing import Any
-
-from qwonnx.runtime.text.answer_events import (
-    CallClosed,
-    CallOpened,
-    ContentDelta,
-    Event,
-    ReasoningDelta,
-    ToolCall,
-    with_whole_calls,
-)
-from qwonnx.runtime.text.output_parser import OutputParser
 
 TOOLS: list[dict[str, Any]] = [
     {
@@ -80,80 +63,172 @@ def call(body: str, name: str = "f") -> str:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """An answer's text. calls: the names and arguments that are right; None if only the account matters."""
+    """An answer's text.
 
+    calls: the names and arguments that are right, if the model ended the answer; None if only the account matters.
+    """
+
+    feature: str
     text: str
     calls: list[tuple[str, dict[str, Any]]] | None
     thinking_open: bool = False
 
+    @property
+    def id(self) -> str:
+        return f"{self.feature}: {self.text[:40]!r}"
+
 
 def cases(seed: int = 0) -> list[Case]:
     """Some hundred texts."""
-    return [*_right(), *_mistakes(), *_shuffled(Random(seed), 160)]
+    return [*_reported(), *_right(), *_thoughts(), *_forgiven(), *_opened(), *_texts(), *_shuffled(Random(seed), 160)]
+
+
+def _reported() -> Iterator[Case]:
+    """What failed elsewhere, by the number of its report."""
+    s, x = parameter("s", "x"), ("f", {"s": "x"})
+    # A call in thoughts was lost.
+    yield Case("vllm#39056", f"I finish.\n{call(parameter('n', '204'))}", [("f", {"n": 204})], thinking_open=True)
+    yield Case("vllm#39056", f"I finish.\n{call(parameter('n', '204'))}\n</think>\n", [], thinking_open=True)
+    # A parameter whose tag is damaged made arguments that do not end.
+    command = "timeout 7\n7\n</parameter>\n<parameter=\necho A=$B; echo C"
+    yield Case("vllm#55495", call(parameter("s", command)), [("f", {"s": command})])
+    yield Case("vllm#55495", call(parameter("s", command))[:-40], None)
+    for damaged in (
+        "<parameter=l: [1, 2]\n</parameter>",
+        "<parameter=\n5\n</parameter>",
+        "<parameter>\n5\n</parameter>",
+    ):
+        yield Case("vllm#55497", call(f"{s}{damaged}\n{parameter('m', '2.5')}"), None)
+        yield Case("vllm#55497", call(f"{parameter('l', '[1]')}{damaged}\n{parameter('m', '2.5')}"), None)
+    yield Case("vllm#55497", call(s + "<parameter=note=>\n</parameter>\n"), [("f", {"s": "x", "note=": ""})])
+    # </parameter> was written twice.
+    yield Case("llama.cpp#24807", call(f"<parameter=s>\nx\n</parameter>\n{s[-13:]}{parameter('n', '1')}"), None)
+    yield Case("llama.cpp#24807", call(s + "</parameter>\n" + parameter("n", "1")), [("f", {"s": "x", "n": 1})])
+    yield Case("llama.cpp#24807", call(parameter("n", "1") + s + "</parameter>\n"), [("f", {"n": 1, "s": "x"})])
+    # Objects in an array: a part of a call reached the client.
+    todos = '[{"id": 1, "what": "a"}, {"id": 2, "what": "</b>"}]'
+    yield Case("llama.cpp#21771", call(parameter("o", todos)), None)
+    yield Case("llama.cpp#21771", call(parameter("s", todos)), [("f", {"s": todos})])
+    yield Case("llama.cpp#21771", call(parameter("free", todos) + s, "any"), [("any", {"free": todos, "s": "x"})])
+    yield Case("llama.cpp#21771", call(parameter("l", "[1, 2"))[:-45], None)
+    # Text that speaks of the tag silenced the stream.
+    prose = "The tag `<tool_call>` begins a call, and <tool_call>\n is text here.\n"
+    yield Case("club-3090#72", prose, [])
+    yield Case("club-3090#72", f"{prose}\n{call(s)}", [x])
+    yield Case(
+        "club-3090#72", f"Think of <tool_call> and <function=f> too.\n</think>\n\n{prose}", [], thinking_open=True
+    )
+    # An answer that ends in a call was an error of the server.
+    yield Case("ollama#14492", call(s).removesuffix("</tool_call>"), [x])
+    yield Case("ollama#14492", call(s).removesuffix("</function>\n</tool_call>"), [x])
+    yield Case("ollama#14492", "<tool_call>\n<function=f>\n<parameter=s>\nx", [x])
+    yield Case("ollama#14492", "<tool_call>\n<function=f>\n", [])
+    yield Case("ollama#14492", "<tool_call>", [])
 
 
 def _right() -> Iterator[Case]:
     for value in STRINGS:
-        yield Case(call(parameter("s", value)), [("f", {"s": value})])
-        yield Case(
-            f"Text.\n\n{call(parameter('n', '1') + parameter('s', value))}\n{call('', 'none')}\n",
-            [("f", {"n": 1, "s": value}), ("none", {})],
-        )
-        yield Case(function(parameter("s", value) + parameter("n", "2")), [("f", {"s": value, "n": 2})])
-        if "</think>" not in value:
-            yield Case(f"Hm.\n{call(parameter('s', value))}", [("f", {"s": value})], thinking_open=True)
-        yield Case(f"Hm.\n{call(parameter('s', value))}\n</think>\n\nYes", None, thinking_open=True)
+        yield Case("a string", call(parameter("s", value)), [("f", {"s": value})])
+        text = f"Text.\n\n{call(parameter('n', '1') + parameter('s', value))}\n{call('', 'none')}\n"
+        yield Case("text and two calls", text, [("f", {"n": 1, "s": value}), ("none", {})])
+        bare = function(parameter("s", value) + parameter("n", "2"))
+        yield Case("a function alone", bare, [("f", {"s": value, "n": 2})])
     for key, values in OTHERS.items():
         for value in values:
-            yield Case(call(parameter(key, value) + parameter("s", "x")), None)
-
-
-def _mistakes() -> Iterator[Case]:
-    yield from (Case(text, calls) for text, calls in _forgiven())
-    s = parameter("s", "x")
-    for text in (
-        function(s, "made_up"),  # bare, and not offered
-        call(s + s),  # a parameter twice
-        call(s + parameter("s", INNER)),  # and no call in it
-        call(s + "text\n"),
-        '<tool_call>\n{"name": "f"}\n</tool_call>',
-        "<tool_call>\n<function=f>\n<parameter=n>\n1\n</function>\n</tool_call>",
-        call(s)[:50],
-        f"<tool_call>\n<function=f>\n<parameter=s>\n{INNER}\nand",  # cut: what is in the value stays text
-    ):
-        yield Case(text, [])
-    yield Case(f"Hm.\n{call(s, 'made_up')}", [], thinking_open=True)
-    thoughts = f"Hm.\n{call(s)}\nMore.\n{function('', 'none')}Hm."
-    yield Case(thoughts, [("f", {"s": "x"}), ("none", {})], thinking_open=True)
-    yield Case(f"Hm.\n{call(s)}\n</think>\n\n{call(s)}", [("f", {"s": "x"})], thinking_open=True)
+            yield Case("a type", call(parameter(key, value) + parameter("s", "x")), None)
+            yield Case("a type", call(parameter("s", "x") + parameter(key, value)), None)
+    yield Case("a made-up name", call(parameter("s", "x"), "a.name/of:it"), [("a.name/of:it", {"s": "x"})])
+    two = parameter("a", "true") + parameter("b", "maybe")
+    yield Case("any parameter", call(two, "free"), [("free", {"a": True, "b": "maybe"})])
     for before, after in product(("", "\n", " \n"), ("", "\n\n", " !")):
-        yield Case(f"Text{before}{call(s)}{after}", [("f", {"s": "x"})])
-        yield Case(f"Text{before}<tool_call>{after}", [])
-    for cut in range(0, len(call(s + s)), 7):
-        yield Case(call("<parameter=n>\n1\n" + s)[:cut], None)
+        yield Case("line breaks", f"Text{before}{call(parameter('s', 'x'))}{after}", [("f", {"s": "x"})])
 
 
-def _forgiven() -> Iterator[tuple[str, list[tuple[str, dict[str, Any]]]]]:
+def _thoughts() -> Iterator[Case]:
+    s, x = parameter("s", "x"), ("f", {"s": "x"})
+    for value in STRINGS:
+        if "</think>" not in value:
+            text = f"Hm.\n{call(parameter('s', value))}"
+            yield Case("a call in thoughts that do not end", text, [("f", {"s": value})], thinking_open=True)
+        text = f"Hm.\n{call(parameter('s', value))}\n</think>\n\nYes"
+        calls: list[Any] | None = None if "</think>" in value else []
+        yield Case("a call in thoughts", text, calls, thinking_open=True)
+    yield Case("a made-up name in thoughts", f"Hm.\n{call(s, 'made_up')}", [], thinking_open=True)
+    text = f"Hm.\n{call(s)}\nMore.\n{function('', 'none')}Hm."
+    yield Case("two calls in thoughts", text, [x, ("none", {})], thinking_open=True)
+    yield Case("a call in thoughts and one after", f"Hm.\n{call(s)}\n</think>\n\n{call(s)}", [x], thinking_open=True)
+    for incomplete in (call(s)[:-30], call(s + s), call(s)[:45]):
+        yield Case("no call in thoughts", f"Hm.\n{incomplete}", [], thinking_open=True)
+
+
+def _forgiven() -> Iterator[Case]:
     n, s = "<parameter=n>\n1\n", parameter("s", "x")
     only_s, n_and_s = ("f", {"s": "x"}), ("f", {"n": 1, "s": "x"})
-    yield call(n + s), [n_and_s]  # </parameter> is missing
-    yield call(s + n + parameter("m", "2.5")), [("f", {"s": "x", "n": 1, "m": 2.5})]
-    yield call(n + "<parameter=s>\nx\n" + parameter("m", "null")), [("f", {"n": 1, "s": "x", "m": None})]
-    yield call(n + "</parameter>\n</parameter>\n" + s), [n_and_s]  # it is doubled
-    yield call(n + "</parameter>\n" + s + "</parameter>\n"), [n_and_s]
-    yield f"<tool_call>\n<function=f>\n{s}</parameter>\n</tool_call>", [only_s]
-    yield f"<tool_call>\n<function=f>\n{s}</tool_call>", [only_s]  # </function> is missing
-    yield f"<tool_call>\n<function=f>\n{s}<function=none>\n</function>\n</tool_call>", [only_s, ("none", {})]
-    yield f"<tool_call>\n{function(s)}{function('', 'made_up')}</tool_call>", [only_s, ("made_up", {})]
-    yield f"{function(s)}</tool_call>\nDone.", [only_s]  # <tool_call> is missing
-    yield f"<tool_call>\n{function(s)}", [only_s]
-    yield f"<tool_call>\n{function(s)}\n\nDone.", [only_s]
-    yield call(s, "made_up.name/of:it"), [("made_up.name/of:it", {"s": "x"})]
-    yield call(parameter("a", "true") + parameter("b", "maybe"), "free"), [("free", {"a": True, "b": "maybe"})]
+    for text, calls in (
+        (call(n + s), [n_and_s]),
+        (call(s + n + parameter("m", "2.5")), [("f", {"s": "x", "n": 1, "m": 2.5})]),
+        (call(n + "<parameter=s>\nx\n" + parameter("m", "null")), [("f", {"n": 1, "s": "x", "m": None})]),
+        (call("<parameter=s>\nx\n" + n + parameter("m", "2.5")), [("f", {"s": "x", "n": 1, "m": 2.5})]),
+    ):
+        yield Case("no </parameter> before a parameter", text, calls)
+    for text in (call(n + "</parameter>\n</parameter>\n" + s), call(n + "</parameter>\n" + s + "</parameter>\n")):
+        yield Case("</parameter> twice", text, [n_and_s])
+    yield Case("</parameter> twice", f"<tool_call>\n<function=f>\n{s}</parameter>\n</tool_call>", [only_s])
+    yield Case("no </function>", f"<tool_call>\n<function=f>\n{s}</tool_call>", [only_s])
+    text = f"<tool_call>\n<function=f>\n{s}<function=none>\n</function>\n</tool_call>"
+    yield Case("no </function>", text, [only_s, ("none", {})])
+    text = f"<tool_call>\n{function(s)}{function('', 'made_up')}</tool_call>"
+    yield Case("two functions", text, [only_s, ("made_up", {})])
+    yield Case("no <tool_call>", f"{function(s)}</tool_call>\nDone.", [only_s])
+    yield Case("no </tool_call>", f"<tool_call>\n{function(s)}", [only_s])
+    yield Case("no </tool_call>", f"<tool_call>\n{function(s)}\n\nDone.", [only_s])
     spoken = (parameter("n", "1") + parameter("m", "2")).rstrip()
-    yield call(parameter("s", spoken)), [("f", {"s": spoken})]
+    yield Case("parameters in a value", call(parameter("s", spoken)), [("f", {"s": spoken})])
     spoken = "of <parameter=n> and"
-    yield call(parameter("s", spoken) + parameter("n", "1")), [("f", {"s": spoken, "n": 1})]
+    calls = [("f", {"s": spoken, "n": 1})]
+    yield Case("a parameter in a value", call(parameter("s", spoken) + parameter("n", "1")), calls)
+
+
+def _opened() -> Iterator[Case]:
+    """Calls that are certain before their end, and then not as they should be."""
+    s, x = parameter("s", "x"), ("f", {"s": "x"})
+    yield Case("a parameter twice", call(s + s), [x])
+    yield Case(
+        "a parameter twice", call(parameter("n", "1") + s + s + parameter("m", "2")), [("f", {"n": 1, "s": "x"})]
+    )
+    yield Case("a call in a parameter given twice", call(s + parameter("s", INNER)), [x])
+    yield Case("a parameter without a name", call(s + "<parameter= >\n1\n</parameter>\n"), [x])
+    yield Case("text after a value", call(s + "text\n"), [("f", {"s": "x\n</parameter>\ntext"})])
+    yield Case("no </parameter> at the end", call("<parameter=s>\nx\n"), [x])
+    yield Case("no </parameter> at the end", call("<parameter=s>\nx\n").removesuffix("\n</tool_call>"), [x])
+    yield Case("no </parameter> at the end", "<tool_call>\n<function=f>\n<parameter=s>\nx\n</tool_call>", [x])
+    text = f"<tool_call>\n<function=f>\n<parameter=s>\n{INNER}\nand"
+    yield Case("an end in a value that holds a call", text, [("f", {"s": f"{INNER}\nand"})])
+    text = f"<tool_call>\n<function=f>\n<parameter=s>\n{INNER}"
+    yield Case("an end in a value that holds a call", text, [("f", {"s": INNER})])
+    for cut in range(0, len(call(s + s)), 7):
+        yield Case("an end in a call", call("<parameter=n>\n1\n" + s)[:cut], None)
+        yield Case("an end in a call", call(s + parameter("l", "[1, 2]"))[:cut], None)
+
+
+def _texts() -> Iterator[Case]:
+    """What is no call."""
+    n, s = parameter("n", "1"), parameter("s", "x")
+    for text in (
+        function(s, "made_up"),  # bare, and not offered
+        call(n + n),  # a parameter twice, before anything was certain
+        call(parameter("s", "") + parameter("s", INNER)),  # and no call in it
+        call("<parameter= >\n1\n</parameter>\n" + s),
+        call(s, " "),
+        '<tool_call>\n{"name": "f"}\n</tool_call>',
+        "<tool_call>\n<function=f>\ntext\n</function>\n</tool_call>",
+        "<tool_call>\n<function=f>\n<parameter=n>\n1\n</function>\n</tool_call>",
+        f"<tool_call>\n<function=f>\n<parameter=n>\n{INNER}\nand",
+        call(n)[:50],
+    ):
+        yield Case("no call", text, [])
+    for before, after in product(("", "\n", " \n"), ("", "\n\n", " !")):
+        yield Case("no call", f"Text{before}<tool_call>{after}", [])
 
 
 PIECES = (
@@ -168,86 +243,4 @@ def _shuffled(random: Random, count: int) -> Iterator[Case]:
         text = "".join(random.choice(PIECES) for _ in range(random.randint(3, 24)))
         if random.random() < 0.7:
             text = random.choice((text + call(parameter("s", "x")), call(parameter("s", text)), call(text)))
-        yield Case(text, None, thinking_open=random.random() < 0.4)
-
-
-def parse(pieces: list[str], thinking_open: bool, tools: list[dict[str, Any]] | None = TOOLS) -> list[Joined]:
-    """The events of an answer that comes in these pieces; texts of one kind that follow each other are joined."""
-    parser = OutputParser(thinking_open, tools)
-    events = [event for piece in pieces for event in parser.push(piece)]
-    events += parser.finish()
-    assert all(isinstance(event, CallOpened | CallClosed) or event.text for event in events)
-    return merged(events)
-
-
-Joined = ReasoningDelta | ContentDelta | ToolCall
-
-
-def merged(events: list[Event]) -> list[Joined]:
-    """Join each call, and adjacent deltas of one kind; streaming may change nothing else."""
-    joined: list[Joined] = []
-    for event in with_whole_calls(events):
-        last = joined[-1] if joined else None
-        if isinstance(event, ReasoningDelta) and isinstance(last, ReasoningDelta):
-            joined[-1] = ReasoningDelta(last.text + event.text)
-        elif isinstance(event, ContentDelta) and isinstance(last, ContentDelta):
-            joined[-1] = ContentDelta(last.text + event.text)
-        else:
-            joined.append(event)
-    return joined
-
-
-def account(text: str, events: list[Joined]) -> None:
-    """Follow the events through the text; what stands between them must be tags of thoughts or calls.
-
-    Raises:
-        AssertionError: a character is not accounted for, or an event is not in the text.
-    """
-    ends = {0}
-    for event in events:
-        ends = {end for start in ends for end in _ends_after(text, start, event)}
-        assert ends, f"{event} is not there"
-    assert any(_BETWEEN.fullmatch(text, end) for end in ends), f"lost: {[text[end:] for end in ends]}"
-
-
-# Between events: closing tags and line breaks, or the tags of thoughts.
-_BETWEEN = re.compile(r"\s*(?:</tool_call>\s*)?\n*(?:<think>\n*)?(?:\n*</think>\n*)?\n*")
-
-
-def _ends_after(text: str, start: int, event: Joined) -> Iterator[int]:
-    gaps = (_BETWEEN.fullmatch(text, start, end) for end in range(start, len(text) + 1))
-    for gap in (found.end() for found in gaps if found is not None):
-        if not isinstance(event, ToolCall):
-            if text.startswith(event.text, gap):
-                yield gap + len(event.text)
-            continue
-        opening = re.compile(r"(?:<tool_call>\s*)?<function=\s*" + re.escape(event.name) + r"\s*>").match(text, gap)
-        if opening is not None:
-            yield from _after_arguments(text, opening.end(), list(json.loads(event.arguments_json).items()))
-
-
-def _after_arguments(text: str, start: int, arguments: list[tuple[str, Any]]) -> Iterator[int]:
-    if not arguments:
-        end = re.compile(r"\s*(?:</function>)?").match(text, start)
-        assert end is not None
-        yield end.end()
-        return
-    (key, value), *rest = arguments
-    opening = re.compile(r"\s*<parameter=\s*" + re.escape(key) + r"\s*>").match(text, start)
-    if opening is None:
-        return
-    for place in re.compile(r"(?=\n?</parameter>|\n?<parameter=)").finditer(text, opening.end()):
-        closing = re.compile(r"\n?(?:</parameter>\s*)*").match(text, place.start())
-        assert closing is not None
-        raw = text[opening.end() : place.start()].removeprefix("\n")
-        for whole in {raw, raw.removesuffix("\n")}:
-            if whole == value or (not isinstance(value, str) and _reads(whole, value)):
-                yield from _after_arguments(text, closing.end(), rest)
-
-
-def _reads(text: str, value: Any) -> bool:
-    constants = {"None": None, "True": True, "False": False}
-    try:
-        return bool((constants[text.strip()] if text.strip() in constants else json.loads(text)) == value)
-    except ValueError:
-        return False
+        yield Case("at random", text, None, thinking_open=random.random() < 0.4)
