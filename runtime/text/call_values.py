@@ -3,7 +3,8 @@
 A value may contain the tags themselves, so its end is where the structure goes on:
 - </parameter> before <parameter=...>, </function> or </tool_call> ends it; elsewhere it is text. If it is written twice
   there, the second one is dropped.
-- A call in a value, from its opening tag to its closing one, is text.
+- A call in a value, from its opening tag to its closing one, is text. If nothing follows that could close the value,
+  the call was only begun there, and the value ends at the first closing tag.
 - <parameter=KNOWN>, of a parameter that this function has and this call has not given, ends a value whose </parameter>
   is missing: the call then has fewer closing tags than opening ones.
 - If the answer ends in the value, the closing tags that end the answer do not belong to it.
@@ -37,10 +38,16 @@ class Reading(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ValueEnd:
-    """The end of a value. start: position where it ends. index: of the tag with which the function goes on, if any."""
+    """The end of a value.
+
+    start: position where it ends.
+    index: of the tag with which the function goes on, if any.
+    is_forced: only the end of the answer ends it.
+    """
 
     start: int
     index: int
+    is_forced: bool = False
 
 
 class CallTags:
@@ -177,7 +184,7 @@ class ValueReader:
         self._index = index + 1  # of the next tag
         self._own = index + 1  # no tag before this one can close the value
         self._opened: list[int] = []  # opening tags in the value without a closing one so far
-        self._held: list[int] = []  # of these, the ones that may begin the next value
+        self._held: list[int] = []  # of these, the ones that may begin the next value, in order
         self._lone: int | None = None  # the first opening tag with a closing one that may have begun the next value
         self._seen: tuple[int, bool] | None = None  # what there was when a call in the value was undecided
         self._candidate = 0  # no tag before this one may end the value if a call in it is none
@@ -190,7 +197,7 @@ class ValueReader:
             if tag.tag in (Tag.CALL, Tag.FUNCTION):
                 if self._waits():
                     return None
-                after = self._calls.inner_call(self._index)
+                after = self._whole_call()
                 if after is Reading.UNDECIDED:
                     self._seen = self._state()
                     return None
@@ -200,7 +207,8 @@ class ValueReader:
                     continue
             elif tag.tag is Tag.PARAMETER:
                 self._opened.append(self._index)
-                if tag.name in self._missing:
+                is_of_function = tag.follows and tags[self._index - 1].tag is Tag.FUNCTION
+                if tag.name in self._missing and not is_of_function:
                     self._held.append(self._index)
             elif tag.tag is Tag.PARAMETER_END:
                 follower = self._calls.follower(self._index)
@@ -229,6 +237,21 @@ class ValueReader:
         closing = self._closing()
         return self._written.tail if closing is None else tags[closing].start
 
+    def _whole_call(self) -> int | Reading:
+        """The index after the call that begins in the value, if it is whole.
+
+        If the answer ends after it, or a </tool_call> follows a function alone, its last tags close the value.
+        """
+        after = self._calls.inner_call(self._index)
+        if isinstance(after, Reading):
+            return after
+        following = self._calls.following(after)
+        if following is Reading.UNDECIDED:
+            return following
+        is_alone = self._written.tags[self._index].tag is Tag.FUNCTION
+        is_call_end = isinstance(following, FoundTag) and following.tag is Tag.CALL_END
+        return Reading.WRONG if following is Reading.END or (is_alone and is_call_end) else after
+
     def _state(self) -> tuple[int, bool]:
         """What a look at a call in the value depends on."""
         return len(self._written.tags), self._written.may_follow
@@ -250,22 +273,22 @@ class ValueReader:
         if isinstance(follower, Reading):  # text follows, so this is text
             self._pop()
             return None
+        is_forced = follower == len(tags)
         if follower > self._index + 1:  # written twice
             if not self._opened:
-                return ValueEnd(tag.start, follower)
+                return ValueEnd(tag.start, follower, is_forced)
             self._pop()
             return None
-        following = tags[follower] if follower < len(tags) else None
-        next_name = following.name if following is not None and following.tag is Tag.PARAMETER else None
+        next_name = None if is_forced or tags[follower].tag is not Tag.PARAMETER else tags[follower].name
         # A parameter that this one cannot be, or that follows, was only spoken of.
-        while self._opened and not self._may_be_next(tags[self._opened[-1]].name, next_name):
+        while self._opened and not self._may_be_next(self._opened[-1], next_name):
             self._pop()
         if not self._opened:
-            return ValueEnd(tag.start, follower)
+            return ValueEnd(tag.start, follower, is_forced)
         if next_name is None:
             first = self._first()
             assert first is not None, "what was not popped is held"
-            return ValueEnd(tags[first].start, first)
+            return ValueEnd(tags[first].start, first, is_forced)
         lone = self._opened[-1]
         self._lone = lone if self._lone is None else min(self._lone, lone)
         self._pop()
@@ -277,8 +300,8 @@ class ValueReader:
         if first is None:
             first = self._closing()
         if first is None:
-            return ValueEnd(self._written.end, len(self._written.tags))
-        return ValueEnd(self._written.tags[first].start, first)
+            return ValueEnd(self._written.end, len(self._written.tags), is_forced=True)
+        return ValueEnd(self._written.tags[first].start, first, is_forced=True)
 
     def _first(self) -> int | None:
         """The first tag that may have begun the next value."""
@@ -302,8 +325,9 @@ class ValueReader:
                 break
         return first
 
-    def _may_be_next(self, name: str, given: str | None) -> bool:
-        return name in self._missing and name != given
+    def _may_be_next(self, index: int, given: str | None) -> bool:
+        """Whether an opened tag may begin the next value, if it is not the one that is given."""
+        return bool(self._held) and self._held[-1] == index and self._written.tags[index].name != given
 
     def _pop(self) -> None:
         if self._opened:

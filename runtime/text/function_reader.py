@@ -100,8 +100,8 @@ class FunctionReader:
 
     def cut(self, events: list[Event]) -> None:
         """The answer was cut off."""
-        if self._is_wrong or (self._opens_late and not self._is_open):
-            self.give_up(events)
+        if self._is_wrong or self._opens_late:
+            self._give_up(events)
             return
         value = self._value
         if value is not None and not value.is_said:
@@ -115,7 +115,7 @@ class FunctionReader:
         self._flush(events)
         self._written.take(self._written.end)
 
-    def give_up(self, events: list[Event]) -> None:
+    def _give_up(self, events: list[Event]) -> None:
         """The answer has ended before it was a call: it is text."""
         self._fail(events)
         self._skip(events, self._written.end)
@@ -137,6 +137,9 @@ class FunctionReader:
         value = self._value
         assert value is not None, "a value has begun"
         end = value.reader.read()
+        if end is not None and end.is_forced and not (self._is_open or self._is_wrong):
+            self._give_up(events)
+            end = ValueEnd(self._written.end, len(self._written.tags))
         until = value.reader.certain() if end is None else end.start
         self._grow(events, value, self._written.before_break(until))
         if end is None:

@@ -83,25 +83,15 @@ class OutputParser:
         if self._part is _Part.REASONING and self._has_tools:
             self._part = _Part.CONTENT  # no </think> came: calls count, and the other text stays reasoning
             events += self.push("")
-        if self._function is not None:
-            self._end_function(events, self._function, cut_off)
+        if not cut_off:
+            self._written.is_final = True
+            events += self.push("")
+        elif self._function is not None:
+            self._function.cut(events)
         if self._skip_breaks or self._part is _Part.AFTER_FUNCTION:
             self._written.take(self._written.after_breaks())
         self._emit(events, self._written.end)
         return events
-
-    def _end_function(self, events: list[Event], function: FunctionReader, cut_off: bool) -> None:
-        """The answer has ended in a function."""
-        if cut_off:
-            function.cut(events)
-        elif not function.is_open:
-            function.give_up(events)
-        else:
-            self._written.is_final = True
-            function.advance(events)
-            self._after_function(function)
-            if not function.is_wrong:
-                self._end_tool_call()  # and no other call begins, for this one was not complete
 
     def _advance(self, events: list[Event]) -> bool:
         """Handle pending text in the present part; True if there may be more to do."""
@@ -163,7 +153,7 @@ class OutputParser:
         return True
 
     def _begin_function(self, index: int) -> None:
-        is_late = self._delta is ReasoningDelta
+        is_late = self._delta is ReasoningDelta or self._written.is_final
         self._function = FunctionReader(
             self._written, self._calls, self._schemas, index, self._delta, opens_late=is_late
         )

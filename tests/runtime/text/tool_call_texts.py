@@ -204,8 +204,16 @@ def _opened() -> Iterator[Case]:
     yield Case("no </parameter> at the end", "<tool_call>\n<function=f>\n<parameter=s>\nx\n</tool_call>", [x])
     text = f"<tool_call>\n<function=f>\n<parameter=s>\n{INNER}\nand"
     yield Case("an end in a value that holds a call", text, [("f", {"s": f"{INNER}\nand"})])
-    text = f"<tool_call>\n<function=f>\n<parameter=s>\n{INNER}"
-    yield Case("an end in a value that holds a call", text, [("f", {"s": INNER})])
+    for mention in (
+        "<function=f>\n<parameter=n>",
+        "<function=f>\n<parameter=n>\n1",
+        "<tool_call>\n<function=f>\n<parameter=q>\n1",
+        f"<tool_call>\n<function=g>\n<parameter=n>\n{INNER}, {INNER}",
+    ):
+        for value in (mention, f"Write {mention} then"):
+            yield Case("a call that is begun in a value", call(parameter("s", value)), [("f", {"s": value})])
+            text = call(parameter("l", value) + parameter("s", "y"))
+            yield Case("a call that is begun in a value", text, [("f", {"l": value, "s": "y"})])
     for cut in range(0, len(call(s + s)), 7):
         yield Case("an end in a call", call("<parameter=n>\n1\n" + s)[:cut], None)
         yield Case("an end in a call", call(s + parameter("l", "[1, 2]"))[:cut], None)
