@@ -35,7 +35,7 @@ from qwonnx.handlers.anthropic.message_objects import (
     Usage,
 )
 from qwonnx.handlers.chat import parts as answer
-from qwonnx.handlers.chat.parts import Begun, End, EndReason, Part
+from qwonnx.handlers.chat.parts import Begun, End, EndReason, Part, Resumed
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.http import sse
 from qwonnx.runtime.sampling.entropy import fresh_id
@@ -99,11 +99,14 @@ class MessageWriter:
                 case CallOpened(name):
                     content.append(ToolUseContent(_call_id(), name, {}))
                     arguments.append("")
+                case Resumed(_, str(name)):  # the rest of a call that another request has begun
+                    content.append(ToolUseContent(_call_id(), name, {}))
+                    arguments.append("")
                 case ArgumentsDelta(text):
                     arguments[-1] += text
                 case End():
                     end = part
-                case Begun() | CallClosed():
+                case Begun() | CallClosed() | Resumed():
                     pass
         assert end is not None, "an answer without an end raises"
         texts = iter(arguments)
@@ -178,7 +181,7 @@ class _Blocks:
                     yield BlockDelta(self._index, InputJsonDelta(text))
             case CallClosed() | End():
                 yield from self.close()
-            case Begun():
+            case Begun() | Resumed():
                 pass
 
     def close(self) -> Iterator[Event]:
@@ -211,7 +214,7 @@ def _whole_piece(part: Part) -> bytes:
             return msgspec.json.encode(ToolUseContent(_call_id(), name, {})) + b","
         case ArgumentsDelta(text):
             return text.encode()
-        case Begun() | CallClosed() | End():
+        case Begun() | CallClosed() | Resumed() | End():
             return b""
 
 
