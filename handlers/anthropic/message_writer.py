@@ -35,7 +35,7 @@ from qwonnx.handlers.anthropic.message_objects import (
     Usage,
 )
 from qwonnx.handlers.chat import parts as answer
-from qwonnx.handlers.chat.parts import Begun, End, EndReason, Part, Resumed
+from qwonnx.handlers.chat.parts import Begun, ContentLogprobs, End, EndReason, Part, Resumed
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.http import sse
 from qwonnx.runtime.sampling.entropy import fresh_id
@@ -106,7 +106,7 @@ class MessageWriter:
                     arguments[-1] += text
                 case End():
                     end = part
-                case Begun() | CallClosed() | Resumed():
+                case Begun() | CallClosed() | Resumed() | ContentLogprobs():
                     pass
         assert end is not None, "an answer without an end raises"
         texts = iter(arguments)
@@ -181,7 +181,7 @@ class _Blocks:
                     yield BlockDelta(self._index, InputJsonDelta(text))
             case CallClosed() | End():
                 yield from self.close()
-            case Begun() | Resumed():
+            case Begun() | Resumed() | ContentLogprobs():
                 pass
 
     def close(self) -> Iterator[Event]:
@@ -214,7 +214,7 @@ def _whole_piece(part: Part) -> bytes:
             return msgspec.json.encode(ToolUseContent(_call_id(), name, {})) + b","
         case ArgumentsDelta(text):
             return text.encode()
-        case Begun() | CallClosed() | Resumed() | End():
+        case Begun() | CallClosed() | Resumed() | ContentLogprobs() | End():
             return b""
 
 

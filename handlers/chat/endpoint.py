@@ -6,9 +6,10 @@ If the client disconnects, its generation ends within one step, streaming or not
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from starlette.background import BackgroundTask
 from starlette.requests import Request
@@ -17,6 +18,7 @@ from starlette.types import Scope
 
 from qwonnx.handlers.chat.answer import Answer, Continuing, begin
 from qwonnx.handlers.chat.capsule_store import CapsuleStore
+from qwonnx.handlers.chat.choices import Numbered, begin_all
 from qwonnx.handlers.chat.continuations import Continuations
 from qwonnx.handlers.chat.parts import Part
 from qwonnx.handlers.chat.request import ChatRequest
@@ -30,8 +32,13 @@ from qwonnx.runtime.engine.engine import Engine
 _BURST = 32  # tokens of an answer that is sent whole
 
 
-class AnswerWriter(Protocol):
-    """Writes one answer in an API's format. `parts` is Answer.parts and raises its errors."""
+_Part_contra = TypeVar("_Part_contra", contravariant=True)
+_Part = TypeVar("_Part")
+_Part_co = TypeVar("_Part_co", covariant=True)
+
+
+class AnswerWriter(Protocol[_Part_contra]):
+    """Writes one answer, or several, in an API's format. `parts` are an Answer's or Choices', and raise its errors."""
 
     @property
     def id(self) -> str:
@@ -44,15 +51,27 @@ class AnswerWriter(Protocol):
     def piece(self, part: Part, *, stream: bool) -> bytes:
         """What this part adds to the answer, for its size: of an End nothing."""
 
-    async def whole(self, parts: AsyncIterator[Part]) -> bytes:
+    async def whole(self, parts: AsyncIterator[_Part_contra]) -> bytes:
         """The answer as the JSON text of one body. The caller handles the errors of `parts`."""
 
-    def events(self, parts: AsyncIterator[Part]) -> AsyncGenerator[bytes, None]:
+    def events(self, parts: AsyncIterator[_Part_contra]) -> AsyncGenerator[bytes, None]:
         """The answer as encoded events. The last one says that the answer ended, or which error `parts` raised."""
 
 
+class Answering(AbstractAsyncContextManager[Any], Protocol[_Part_co]):
+    """What is entered while an answer is written: an Answer, or Choices."""
+
+    @property
+    def parts(self) -> AsyncGenerator[_Part_co, None]: ...
+
+    @property
+    def saving(self) -> Callable[[], None] | None: ...
+
+    async def begun(self) -> None: ...
+
+
 async def respond(
-    request: Request, engine: Engine, chat: ChatRequest, writer: AnswerWriter, *, stream: bool
+    request: Request, engine: Engine, chat: ChatRequest, writer: AnswerWriter[Part], *, stream: bool
 ) -> Response:
     """Answer a chat.
 
@@ -67,28 +86,73 @@ async def respond(
         ServiceError: the request is refused, or the answer failed before anything was sent.
         ClientDisconnect: the client disconnected first.
     """
+    fits = _fits(request.scope, writer, stream=stream)
+    beginning = _beginning(request, engine, chat, writer.id, fits, stream=stream)
+    return await _respond(request, beginning, writer, stream=stream)
+
+
+async def respond_with_choices(
+    request: Request,
+    engine: Engine,
+    chats: Sequence[ChatRequest],
+    writer: AnswerWriter[Numbered],
+    *,
+    stream: bool,
+    prompt_is_shared: bool,
+) -> Response:
+    """Answer with several answers at once, each of its own request.
+
+    Args:
+        request, engine, writer, stream: see respond().
+        chats: the requests.
+        prompt_is_shared: they have the same prompt.
+
+    Raises:
+        see respond().
+    """
+    fits = _fits(request.scope, writer, stream=stream)
+    ids = [f"{writer.id}-{number}" for number in range(len(chats))]
+    beginnings = [_beginning(request, engine, *each, fits, stream=stream) for each in zip(chats, ids, strict=True)]
+    beginning = partial(begin_all, beginnings, prompt_is_shared=prompt_is_shared)
+    return await _respond(request, beginning, writer, stream=stream)
+
+
+def _beginning(
+    request: Request,
+    engine: Engine,
+    chat: ChatRequest,
+    request_id: str,
+    fits: Callable[[Part], bool] | None,
+    *,
+    stream: bool,
+) -> Callable[[], Coroutine[Any, Any, Answer]]:
     settings: ServerSettings = request.app.state.settings
     capsules: CapsuleStore | None = request.app.state.capsules
     continuations: Continuations | None = getattr(request.app.state, "continuations", None)
-    ends_at = deadline.of_request(request.scope, settings)
-    owner = owner_of(request.scope)
     budget = settings.thinking_budget(chat.effort, chat.thinking_budget)
-    chat = dataclasses.replace(chat, thinking_budget=budget)
-    fits = _fits(request.scope, writer, stream=stream)
     # An answer that may end by its content, or go on in another request, is looked at as it comes.
     is_whole = not (stream or fits or chat.one_call or continuations)
-    beginning = partial(
+    return partial(
         begin,
         engine,
-        chat,
-        request_id=writer.id,
-        deadline=ends_at,
+        dataclasses.replace(chat, thinking_budget=budget),
+        request_id=request_id,
+        deadline=deadline.of_request(request.scope, settings),
         capsules=capsules,
-        owner=owner,
+        owner=owner_of(request.scope),
         continuing=None if continuations is None else Continuing(continuations, name_of(request.scope)),
         fits=fits,
         burst=_BURST if is_whole else 1,
     )
+
+
+async def _respond(
+    request: Request,
+    beginning: Callable[[], Coroutine[Any, Any, Answering[_Part]]],
+    writer: AnswerWriter[_Part],
+    *,
+    stream: bool,
+) -> Response:
     if not stream:
         return await while_connected(request.receive, _whole(beginning, writer))
     answer = await while_connected(request.receive, beginning())
@@ -99,13 +163,15 @@ async def respond(
     )
 
 
-async def _whole(beginning: Callable[[], Awaitable[Answer]], writer: AnswerWriter) -> Response:
-    async with await beginning() as answer:
+async def _whole(
+    beginning: Callable[[], Coroutine[Any, Any, Answering[_Part]]], writer: AnswerWriter[_Part]
+) -> Response:
+    async with (answer := await beginning()):
         content = await writer.whole(answer.parts)
     return Response(content, media_type="application/json", background=_background(answer))
 
 
-def _fits(scope: Scope, writer: AnswerWriter, *, stream: bool) -> Callable[[Part], bool] | None:
+def _fits(scope: Scope, writer: AnswerWriter[Any], *, stream: bool) -> Callable[[Part], bool] | None:
     """Whether the next part fits the platform's limit; None without a limit."""
     limit = answer_bytes.of_request(scope)
     if limit is None:
@@ -114,6 +180,6 @@ def _fits(scope: Scope, writer: AnswerWriter, *, stream: bool) -> Callable[[Part
     return lambda part: room.takes(writer.piece(part, stream=stream))
 
 
-def _background(answer: Answer) -> BackgroundTask | None:
+def _background(answer: Answering[Any]) -> BackgroundTask | None:
     """Runs after the answer was sent; a function's invocation lasts until then."""
     return None if answer.saving is None else BackgroundTask(answer.saving)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
+from qwonnx.runtime.sampling.scores import SampledLogprobs
 from qwonnx.runtime.text.answer_events import CallClosed, CallOpened, ContentDelta, Event
 from qwonnx.runtime.text.output_parser import OutputParser
 
@@ -80,7 +81,14 @@ class Resumed:
     open_call: str | None = None
 
 
-Part = Begun | Resumed | Event | End
+@dataclass(frozen=True, slots=True)
+class ContentLogprobs:
+    """Log probabilities of a token outside of the reasoning. Its text comes with the next parts, if it has any."""
+
+    logprobs: SampledLogprobs
+
+
+Part = Begun | Resumed | ContentLogprobs | Event | End
 
 
 class PartReader:
@@ -107,7 +115,11 @@ class PartReader:
         if self._resumed is not None:
             yield self._resumed
             self._resumed = None
-        for event in self._events(output):
+        was_reasoning = self._parser is not None and self._parser.is_reasoning
+        events = self._events(output)
+        if output.logprobs is not None and not was_reasoning and not (self._parser and self._parser.is_reasoning):
+            yield ContentLogprobs(output.logprobs)
+        for event in events:
             self._called = self._called or isinstance(event, CallOpened)
             yield event
             if self._one_call and isinstance(event, CallClosed):

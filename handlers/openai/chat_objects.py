@@ -9,6 +9,8 @@ from typing import Literal
 
 import msgspec
 
+from qwonnx.handlers.openai.answer_timer import Timings
+
 DONE = b"data: [DONE]\n\n"  # the last event of a successful stream
 
 FinishReasonName = Literal["stop", "length", "tool_calls"]
@@ -63,11 +65,31 @@ class AnswerMessage(msgspec.Struct):
     tool_calls: list[ToolCallObject] | msgspec.UnsetType = msgspec.UNSET
 
 
+class TopLogprob(msgspec.Struct):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class LogprobToken(msgspec.Struct):
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[TopLogprob]
+
+
+class Logprobs(msgspec.Struct):
+    """Of the tokens outside of the reasoning."""
+
+    content: list[LogprobToken]
+    refusal: None = None
+
+
 class Choice(msgspec.Struct):
     message: AnswerMessage
     finish_reason: FinishReasonName
     index: int = 0
-    logprobs: None = None
+    logprobs: Logprobs | None = None
 
 
 class ChatCompletion(msgspec.Struct):
@@ -78,6 +100,7 @@ class ChatCompletion(msgspec.Struct):
     usage: CompletionUsage
     system_fingerprint: str  # with a seed: equal fingerprints mean equal models
     continuation: str | msgspec.UnsetType = msgspec.UNSET  # ours: another request goes on with it
+    timings: Timings | msgspec.UnsetType = msgspec.UNSET  # ours: if they are asked for
     object: Literal["chat.completion"] = "chat.completion"
 
 
@@ -92,7 +115,7 @@ class ChunkChoice(msgspec.Struct):
     delta: Delta
     finish_reason: FinishReasonName | None = None
     index: int = 0
-    logprobs: None = None
+    logprobs: Logprobs | None = None
 
 
 class ChatCompletionChunk(msgspec.Struct):
@@ -103,4 +126,5 @@ class ChatCompletionChunk(msgspec.Struct):
     system_fingerprint: str
     usage: CompletionUsage | msgspec.UnsetType | None = msgspec.UNSET
     continuation: str | msgspec.UnsetType = msgspec.UNSET  # in the chunk with the finish_reason
+    timings: Timings | msgspec.UnsetType = msgspec.UNSET  # in the last chunk with a finish_reason
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"

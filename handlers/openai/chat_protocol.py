@@ -14,9 +14,11 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
+from qwonnx.handlers.chat.choices import MAX_CHOICES
 from qwonnx.handlers.chat.tools import FunctionName, Tools
 from qwonnx.handlers.chat.validation import Strict
 from qwonnx.handlers.effort import Effort
+from qwonnx.runtime.sampling.params import MAX_LOGPROBS
 
 # Bound of numbers that reach numpy or ONNX Runtime.
 _LARGE = 1 << 31
@@ -208,6 +210,9 @@ class ChatCompletionRequest(Strict):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     reasoning_effort: Effort | None = None
     logit_bias: Annotated[dict[TokenId, Bias], Meta(max_length=300)] | None = None
 
@@ -223,6 +228,7 @@ class ChatCompletionRequest(Strict):
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
     thinking_budget: PositiveInt | None = None
+    timings: bool | None = None
 
     # Without effect here: they concern OpenAI's accounts, storage, caches and prices.
     user: str | None = None
@@ -237,10 +243,7 @@ class ChatCompletionRequest(Strict):
     cache_control: CacheControl | None = None
 
     # Not supported; chat_request.py lists the neutral values.
-    n: Any = None
     store: Any = None
-    logprobs: Any = None
-    top_logprobs: Any = None
     modalities: Any = None
     audio: Any = None
     prediction: Any = None

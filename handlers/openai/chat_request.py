@@ -32,10 +32,7 @@ _DECODER = msgspec.json.Decoder(ChatCompletionRequest)
 
 # Fields that are not supported: their neutral values, and the remedy.
 _NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
-    "n": ((1,), "send one request for each answer"),
     "store": ((False,), "answers are never stored"),
-    "logprobs": ((False,), "leave it out"),
-    "top_logprobs": ((0,), "leave it out"),
     "modalities": ((["text"],), "only text is supported: leave it out"),
     "audio": ((), "only text is supported: leave it out"),
     "prediction": ((), "leave it out"),
@@ -121,6 +118,10 @@ def _check_limits(request: ChatCompletionRequest) -> None:
         effort = request.reasoning_effort
         message = f"reasoning_effort {effort!r} contradicts chat_template_kwargs.enable_thinking: send one of them"
         raise errors.invalid(message, "reasoning_effort")
+    if request.top_logprobs and not request.logprobs:
+        raise errors.invalid("top_logprobs needs logprobs: set logprobs to true", "top_logprobs")
+    if request.continuation is not None and (request.n or 1) > 1:
+        raise errors.invalid("a continuation goes on with one answer: leave out n", "n")
     if request.add_generation_prompt is False and not request.continue_final_message:
         message = "add_generation_prompt false is not supported without continue_final_message: leave it out"
         raise errors.invalid(message, "add_generation_prompt", "unsupported_parameter")

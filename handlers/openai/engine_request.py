@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -45,6 +46,22 @@ def neutral(request: ChatCompletionRequest) -> ChatRequest:
     )
 
 
+def choices(request: ChatRequest, number: int) -> list[ChatRequest]:
+    """Requests for so many answers. If the request has a seed, their seeds follow it."""
+    seed = request.sampling.get("seed")
+    if seed is None:
+        return [request] * number
+    return [
+        dataclasses.replace(request, sampling={**request.sampling, "seed": _after(seed, index)})
+        for index in range(number)
+    ]
+
+
+def _after(seed: int, index: int) -> int:
+    """A seed after this one, which has 64 bits too."""
+    return (seed + index + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
 def in_openai_words(error: ServiceError) -> ServiceError:
     """The same error, with the client's name of the parameter instead of the engine's."""
     return error.renamed("messages") if error.parameter == "prompt" else error
@@ -60,5 +77,6 @@ def _sampling(request: ChatCompletionRequest) -> dict[str, Any]:
         "stop": (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ()),
         "stop_token_ids": tuple(request.stop_token_ids or ()),
         "logit_bias": request.logit_bias or {},
+        "logprobs": (request.top_logprobs or 0) if request.logprobs else None,
         "max_tokens": request.max_tokens if request.max_tokens is not None else request.max_completion_tokens,
     }

@@ -11,6 +11,7 @@ from qwonnx.runtime.sampling.grammar import Constraint
 from qwonnx.runtime.sampling.logits import RowLogits
 from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.sampling.sampler import Sampler
+from qwonnx.runtime.sampling.scores import SampledLogprobs
 from qwonnx.runtime.sampling.thinking_budget import ThinkingBudget
 from qwonnx.runtime.scheduling.sequence import Sequence
 from qwonnx.runtime.text.detokenizer import Detokenizer
@@ -56,6 +57,8 @@ class Generation:
         self._sampler = Sampler(params, sequence.token_ids[: sequence.num_prompt_tokens], num_sampled_tokens)
         self._constraint = constraint
         self._thinking_budget = thinking_budget
+        self._num_logprobs = params.logprobs
+        self._logprobs: SampledLogprobs | None = None  # of the chosen token
         self.on_output = on_output
         self._detokenizer = Detokenizer(tokenizer)
         self._stop_strings = StopStrings(params.stop)
@@ -102,6 +105,7 @@ class Generation:
         token_id = None if self._thinking_budget is None else self._thinking_budget.forced()
         if token_id is not None:
             self._sampler.resume((token_id,))
+            self._logprobs = None
         else:
             token_id = self._sampled(logits)
         if self._constraint is not None:
@@ -112,6 +116,11 @@ class Generation:
 
     def _sampled(self, logits: RowLogits) -> int:
         allowed = None if self._constraint is None else self._constraint.allowed()
+        if self._num_logprobs is not None:
+            scores = self._sampler.scores(logits.read_all(), allowed)
+            chosen = self._sampler.choose(scores)
+            self._logprobs = scores.logprobs(chosen, self._num_logprobs)
+            return chosen
         token_id = None if logits.top is None else self._sampler.sample_top(logits.top, allowed)
         return self._sampler.sample(logits.read_all(), allowed) if token_id is None else token_id
 
@@ -121,6 +130,7 @@ class Generation:
             self.first_token_at = time.monotonic()
         self.sequence.token_ids.append(token_id)
         if token_id in self._stop_tokens:
+            self._logprobs = None
             return self._output(self._stop_strings.finish(), (token_id,), FinishReason.STOP)
         text, stopped = self._stop_strings.push(self._detokenizer.push(token_id))
         if stopped:
@@ -148,4 +158,5 @@ class Generation:
             num_cached_tokens=self.num_cached_tokens,
             error=error,
             stop_string=self._stop_strings.found,
+            logprobs=self._logprobs if token_ids else None,
         )

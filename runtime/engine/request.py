@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from qwonnx.runtime.sampling.scores import SampledLogprobs
+
 
 class FinishReason(Enum):
     """Why an answer ended. Every accepted request ends with exactly one."""
@@ -28,6 +30,7 @@ class RequestOutput:
     num_prompt_tokens, num_generated_tokens: totals so far.
     num_cached_tokens: tokens of the prompt whose states were reused instead of computed.
     error: one line, with FinishReason.ERROR and FinishReason.GUIDE only.
+    logprobs: of the token, if the request asks for them and the model chose it; an end token has none.
     stop_string: the one that ended the answer, with FinishReason.STOP only.
     """
 
@@ -40,3 +43,4 @@ class RequestOutput:
     num_cached_tokens: int
     error: str | None = None
     stop_string: str | None = None
+    logprobs: SampledLogprobs | None = None

@@ -13,6 +13,7 @@ from qwonnx.runtime.sampling.guide import Guide
 MAX_STOP_STRINGS = 16
 MAX_STOP_LENGTH = 256  # characters; text that may still become a stop string is held back from the stream
 MAX_BIASED_TOKENS = 300
+MAX_LOGPROBS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class SamplingParams:
     logit_bias: added to the logits of these tokens before anything else, from -100 (hardly ever) to 100 (nearly always)
         for at most 300 tokens.
     guide: the form of the answer; only tokens that it allows are chosen.
+    logprobs: give the log probability of each token, and of so many of the likeliest tokens in its place, at most 20.
+        They are of the scores from which the token is chosen, before the temperature. None gives none.
     thinking_budget: the answer begins in the reasoning, which has so many tokens at most; then it is closed. None: it
         has no bound, or there is none.
 
@@ -54,6 +57,7 @@ class SamplingParams:
     ignore_eos: bool = False
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)  # a dict has no hash; equality counts it
     guide: Guide | None = None
+    logprobs: int | None = None
     thinking_budget: int | None = None
 
     def __post_init__(self) -> None:
@@ -69,6 +73,8 @@ class SamplingParams:
             raise InvalidRequestError(f"top_k is {self.top_k}: give at least 1, or leave it out to keep all", "top_k")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise InvalidRequestError(f"max_tokens is {self.max_tokens}: give at least 1", "max_tokens")
+        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
+            raise InvalidRequestError(f"logprobs is {self.logprobs}: give 0 to {MAX_LOGPROBS}", "logprobs")
         if self.thinking_budget is not None and self.thinking_budget < 0:
             message = f"thinking_budget is {self.thinking_budget}: give at least 0"
             raise InvalidRequestError(message, "thinking_budget")

@@ -22,9 +22,7 @@ from qwonnx.runtime.sampling.entropy import fresh_seed
 from qwonnx.runtime.sampling.logits import TopLogits
 from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.sampling.penalties import Penalties
-
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.intp]
+from qwonnx.runtime.sampling.scores import FloatArray, IntArray, Scores
 
 _COLDEST = 1e-6  # a lower temperature is 0: float32 may not divide by it, and logits are not that close
 _BLOCK = 256  # tokens per block, for the threshold of top_k and for the draw
@@ -71,24 +69,36 @@ class Sampler:
                 self._random()
 
     def sample(self, logits: FloatArray, allowed: AllowedTokens | None = None) -> int:
-        """The next token.
+        """The next token: choose() among scores().
+
+        Raises:
+            SessionError: see choose().
+        """
+        return self.choose(self.scores(logits, allowed))
+
+    def scores(self, logits: FloatArray, allowed: AllowedTokens | None = None) -> Scores:
+        """The scores of the tokens that may be chosen.
 
         Args:
             logits: `[vocab_size]`; not changed.
             allowed: tokens to choose from, at least one; None is all of them.
+        """
+        values = self._penalties.apply(self._biased(logits[: self._num_tokens]))
+        if allowed is None:
+            return Scores(values)
+        if not allowed.all_but:
+            return Scores(values[allowed.ids], allowed.ids)
+        values = values.copy()
+        values[allowed.ids] = -np.inf
+        return Scores(values)
+
+    def choose(self, scores: Scores) -> int:
+        """A token by its score.
 
         Raises:
-            SessionError: the largest logit is not a finite number, so the model's output is meaningless.
+            SessionError: the largest score is not a finite number, so the model's output is meaningless.
         """
-        scores = self._penalties.apply(self._biased(logits[: self._num_tokens]))
-        chosen_from: IntArray | None = None  # None is every id
-        if allowed is not None and allowed.all_but:
-            scores = scores.copy()
-            scores[allowed.ids] = -np.inf
-        elif allowed is not None:
-            chosen_from = allowed.ids
-            scores = scores[chosen_from]
-        return self._choose(scores, chosen_from)
+        return self._choose(scores.values, scores.ids)
 
     def sample_top(self, top: TopLogits, allowed: AllowedTokens | None = None) -> int | None:
         """The token that sample() would choose, from a row's largest logits.

@@ -13,7 +13,7 @@ import pytest
 
 from qwonnx.handlers.chat.answer import begin
 from qwonnx.handlers.chat.capsule_store import CapsuleStore
-from qwonnx.handlers.chat.parts import End, EndReason, Part
+from qwonnx.handlers.chat.parts import Begun, End, EndReason, Part
 from qwonnx.handlers.chat.request import ChatRequest
 from qwonnx.handlers.errors import ErrorKind, ServiceError
 from qwonnx.runtime.engine.engine import Engine
@@ -92,7 +92,7 @@ def test_one_call_ends_the_generation_too(tmp_path: Path) -> None:
     with Engine.open(folder, RUNTIME) as engine, paced(engine, 0.001):
         engine.start()
         parts = answered(engine, request(tools=[TOOL], sampling={}, one_call=True))
-        assert [type(part) for part in parts] == [CallOpened, ArgumentsDelta, CallClosed, End]
+        assert [type(part) for part in parts] == [Begun, CallOpened, ArgumentsDelta, CallClosed, End]
         until(lambda: engine.num_live_requests == 0)
         assert engine.metrics().generated_tokens < len(engine.tokenizer.encode(script))
 

@@ -218,9 +218,9 @@ def test_an_answer_ends_before_its_invocation_does(function: Function) -> None:
 def test_a_fault_in_the_middle_of_an_answer_is_told_in_trailers(
     function: Function, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from qwonnx.handlers.openai.chat_completions import CompletionWriter
+    from qwonnx.handlers.openai.completion_writer import CompletionWriter
 
-    original, count = CompletionWriter._chunk, 0
+    original, count = CompletionWriter._event, 0
 
     def broken(self: CompletionWriter, *given: Any) -> bytes:
         nonlocal count
@@ -229,7 +229,7 @@ def test_a_fault_in_the_middle_of_an_answer_is_told_in_trailers(
             raise ZeroDivisionError("secret")
         return original(self, *given)
 
-    monkeypatch.setattr(CompletionWriter, "_chunk", broken)
+    monkeypatch.setattr(CompletionWriter, "_event", broken)
     answer = function.stream(asked(stream=True))
     assert b"[DONE]" not in answer.body
     assert answer.trailers["lambda-runtime-function-error-type"] == "Function.Fault"

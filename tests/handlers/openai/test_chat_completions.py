@@ -14,7 +14,7 @@ from qwonnx.handlers import errors
 from qwonnx.handlers.chat.parts import End, EndReason, Part, Usage
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.openai import chat_request
-from qwonnx.handlers.openai.chat_completions import CompletionWriter
+from qwonnx.handlers.openai.completion_writer import CompletionWriter
 from qwonnx.runtime.text.answer_events import ArgumentsDelta, CallClosed, CallOpened, ContentDelta, ReasoningDelta
 
 pytestmark = pytest.mark.fast

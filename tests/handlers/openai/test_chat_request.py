@@ -33,8 +33,8 @@ def refusal(**fields: Any) -> ServiceError:
     [
         ({"wish": 1}, "unknown parameter wish: remove it", "wish", "unknown_parameter"),
         ({"messages": []}, "messages is empty: send at least one message", "messages", None),
-        ({"n": 2}, "n is not supported: send one request for each answer", "n", "unsupported_parameter"),
-        ({"n": True}, "n is not supported: send one request for each answer", "n", "unsupported_parameter"),
+        ({"top_logprobs": 3}, "top_logprobs needs logprobs: set logprobs to true", "top_logprobs", None),
+        ({"n": 2, "continuation": "t"}, "a continuation goes on with one answer: leave out n", "n", None),
         (
             {"reasoning_effort": "low", "chat_template_kwargs": {"enable_thinking": False}},
             "reasoning_effort 'low' contradicts chat_template_kwargs.enable_thinking: send one of them",
@@ -110,6 +110,7 @@ def test_what_is_no_json_is_said_to_be_none() -> None:
     "fields",
     [
         {"n": 1},
+        {"n": 8, "logprobs": True, "top_logprobs": 20, "timings": True},
         {"store": False, "logprobs": False, "top_logprobs": 0, "modalities": ["text"], "functions": []},
         {"max_tokens": 3, "max_completion_tokens": 3},
         {"stream": True, "stream_options": {"include_usage": True}},

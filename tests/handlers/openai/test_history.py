@@ -11,8 +11,8 @@ import pytest
 from qwonnx.handlers.openai import chat_request, engine_request
 from qwonnx.runtime.text.answer_events import ContentDelta, ReasoningDelta, ToolCall
 from qwonnx.runtime.text.chat_template import ChatTemplate
-from tests.runtime.text.templates import QWEN_TEMPLATES
 from tests.runtime.text.answer_account import parse
+from tests.runtime.text.templates import QWEN_TEMPLATES
 from tests.runtime.text.tool_call_texts import TOOLS, cases
 
 

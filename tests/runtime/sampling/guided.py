@@ -14,7 +14,8 @@ import numpy as np
 from qwonnx.runtime.sampling.grammar import Constraint, GrammarCompiler
 from qwonnx.runtime.sampling.guide import Guide
 from qwonnx.runtime.sampling.params import SamplingParams
-from qwonnx.runtime.sampling.sampler import FloatArray, Sampler
+from qwonnx.runtime.sampling.sampler import Sampler
+from qwonnx.runtime.sampling.scores import FloatArray
 from qwonnx.runtime.text.tokenizer import Tokenizer
 from tests.checkpoints.tokenizer import NUM_TOKENS, build_tokenizer, token_ids
 
