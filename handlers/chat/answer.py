@@ -24,6 +24,7 @@ from qwonnx.handlers.chat.outputs import OutputStream
 from qwonnx.handlers.chat.parts import End, Part, PartReader
 from qwonnx.handlers.chat.prompting import prompt_of
 from qwonnx.handlers.chat.request import ChatRequest
+from qwonnx.handlers.chat.text_request import TextRequest
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
 from qwonnx.runtime.errors import EngineClosedError, InvalidRequestError, QueueFullError
@@ -40,7 +41,7 @@ _STORING_SECONDS = 4.0
 
 async def begin(
     engine: Engine,
-    request: ChatRequest,
+    request: ChatRequest | TextRequest,
     *,
     request_id: str | None = None,
     deadline: float | None = None,

@@ -23,7 +23,7 @@ from qwonnx.runtime.cache.capsule import beginning_name, max_capsule_bytes
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.errors import CapsuleError, EngineClosedError, SettingsError
 from qwonnx.runtime.install import how_to_install
-from qwonnx.runtime.text.chat_prompt import ChatPrompt
+from qwonnx.runtime.text.text_prompt import Prompt
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class CapsuleStore:
         self._files = capsule_files(self._url, anew=True)
         self._rests_until = 0.0
 
-    def restore(self, engine: Engine, prompt: ChatPrompt, owner: str = "") -> None:
+    def restore(self, engine: Engine, prompt: Prompt, owner: str = "") -> None:
         """Load a prompt's longest capsule, if it is longer than the prefix that the engine has kept. Blocks.
 
         Args:
@@ -98,7 +98,7 @@ class CapsuleStore:
         """
         self._in_time(lambda: self._restore_longest(engine, prompt, owner), _DEADLINE_SECONDS, "restored")
 
-    def save(self, engine: Engine, prompt: ChatPrompt, owner: str = "") -> None:
+    def save(self, engine: Engine, prompt: Prompt, owner: str = "") -> None:
         """Write capsules of the ends of a prompt's first and last turn, unless they exist. Blocks.
 
         Baked prefixes are not written, because the artifact has them.
@@ -193,7 +193,7 @@ class CapsuleStore:
             logger.warning("a capsule was not %s (%s)", done, type(error).__name__)
         return _Outcome(is_done=False)
 
-    def _restore_longest(self, engine: Engine, prompt: ChatPrompt, owner: str) -> None:
+    def _restore_longest(self, engine: Engine, prompt: Prompt, owner: str) -> None:
         kept = engine.kept_tokens(prompt.token_ids[:-1], owner=owner)
         for position in _candidates(prompt.turn_ends):
             if position <= kept:
@@ -217,7 +217,7 @@ class CapsuleStore:
             logger.info("restored %d tokens from a capsule in %.3f s", restored, time.perf_counter() - started)
         return restored > 0
 
-    def _save_ends(self, engine: Engine, prompt: ChatPrompt, owner: str) -> None:
+    def _save_ends(self, engine: Engine, prompt: Prompt, owner: str) -> None:
         for position in prompt.snapshot_at:
             token_ids = prompt.token_ids[:position]
             self._is_set_aside(engine, token_ids, owner)

@@ -22,6 +22,7 @@ from qwonnx.handlers.chat.choices import Numbered, begin_all
 from qwonnx.handlers.chat.continuations import Continuations
 from qwonnx.handlers.chat.parts import Part
 from qwonnx.handlers.chat.request import ChatRequest
+from qwonnx.handlers.chat.text_request import TextRequest
 from qwonnx.handlers.http import answer_bytes, deadline, sse
 from qwonnx.handlers.http.answer_bytes import AnswerRoom
 from qwonnx.handlers.http.api_key import name_of, owner_of
@@ -71,7 +72,7 @@ class Answering(AbstractAsyncContextManager[Any], Protocol[_Part_co]):
 
 
 async def respond(
-    request: Request, engine: Engine, chat: ChatRequest, writer: AnswerWriter[Part], *, stream: bool
+    request: Request, engine: Engine, chat: ChatRequest | TextRequest, writer: AnswerWriter[Part], *, stream: bool
 ) -> Response:
     """Answer a chat.
 
@@ -94,7 +95,7 @@ async def respond(
 async def respond_with_choices(
     request: Request,
     engine: Engine,
-    chats: Sequence[ChatRequest],
+    chats: Sequence[ChatRequest | TextRequest],
     writer: AnswerWriter[Numbered],
     *,
     stream: bool,
@@ -120,7 +121,7 @@ async def respond_with_choices(
 def _beginning(
     request: Request,
     engine: Engine,
-    chat: ChatRequest,
+    chat: ChatRequest | TextRequest,
     request_id: str,
     fits: Callable[[Part], bool] | None,
     *,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # imports the tokenizer and the template, which a command nee
     from qwonnx.runtime.text.answer_beginning import AnswerBeginning
     from qwonnx.runtime.text.chat_prompt import ChatModel, ChatPrompt
     from qwonnx.runtime.text.template_text import TemplateText
+    from qwonnx.runtime.text.text_prompt import Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ class ChatRequest:
         last = self.messages[-1]
         return AnswerBeginning(last["content"], last.get("reasoning_content", ""))
 
-    def guide_of(self, prompt: ChatPrompt) -> Guide | None:
+    def guide_of(self, prompt: Prompt) -> Guide | None:
         """The form of the answer to this prompt. If the prompt opens the reasoning, the form applies after that.
 
         Raises:

@@ -16,8 +16,8 @@ from qwonnx.handlers.openai.chat_protocol import (
     JsonObjectFormat,
     JsonSchemaFormat,
     NamedTool,
-    StructuredOutputs,
 )
+from qwonnx.handlers.openai.generation_fields import StructuredOutputs
 from qwonnx.runtime.sampling import form_size
 from qwonnx.runtime.sampling.guide import Guide
 
@@ -48,7 +48,7 @@ def of_request(request: ChatCompletionRequest) -> Guide | None:
         raise errors.invalid(message, "structured_outputs")
     if form.schema is not None:
         raise errors.invalid("structured_outputs contradicts response_format: send one of them", "response_format")
-    return _of_structured_outputs(asked)
+    return of_structured_outputs(asked)
 
 
 def _form(request: ChatCompletionRequest) -> AnswerForm:
@@ -72,7 +72,13 @@ def _schema(request: ChatCompletionRequest) -> dict[str, Any] | bool | None:
     return None
 
 
-def _of_structured_outputs(asked: StructuredOutputs) -> Guide | None:
+def of_structured_outputs(asked: StructuredOutputs) -> Guide | None:
+    """The guide of an explicit form.
+
+    Raises:
+        ServiceError: 400, it asks for two forms.
+        InvalidRequestError: a form cannot be followed.
+    """
     given = [name for name in asked.__struct_fields__ if getattr(asked, name) is not None]
     if asked.json_object is False:
         given.remove("json_object")

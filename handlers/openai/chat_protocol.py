@@ -14,20 +14,11 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from qwonnx.handlers.chat.choices import MAX_CHOICES
 from qwonnx.handlers.chat.tools import FunctionName, Tools
 from qwonnx.handlers.chat.validation import Strict
 from qwonnx.handlers.effort import Effort
+from qwonnx.handlers.openai.generation_fields import GenerationFields, PositiveInt
 from qwonnx.runtime.sampling.params import MAX_LOGPROBS
-
-# Bound of numbers that reach numpy or ONNX Runtime.
-_LARGE = 1 << 31
-
-Name = Annotated[str, Meta(min_length=1, max_length=256)]
-PositiveInt = Annotated[int, Meta(ge=1, lt=_LARGE)]
-TokenId = Annotated[int, Meta(ge=0, lt=_LARGE)]
-Penalty = Annotated[float, Meta(ge=-2, le=2)]
-Bias = Annotated[float, Meta(ge=-100, le=100)]
 
 
 class CacheControl(Strict):
@@ -170,60 +161,27 @@ class JsonSchemaFormat(Strict, tag_field="type", tag="json_schema"):
     json_schema: JsonSchema
 
 
-class StructuredOutputs(Strict):
-    """One form of the answer, as in vLLM's API."""
-
-    json: dict[str, Any] | bool | str | None = None  # a schema, or its text
-    regex: str | None = None
-    choice: list[str] | None = None
-    grammar: str | None = None
-    json_object: bool | None = None
-
-
-class StreamOptions(Strict):
-    include_usage: bool = False
-    include_obfuscation: bool = False
-
-
 class ChatTemplateKwargs(Strict):
     enable_thinking: bool | UnsetType = UNSET
     preserve_thinking: bool | UnsetType = UNSET
     add_vision_id: bool | UnsetType = UNSET
 
 
-class ChatCompletionRequest(Strict):
+class ChatCompletionRequest(GenerationFields, kw_only=True):
     """The body of POST /v1/chat/completions."""
 
-    model: Name
     messages: list[Message]
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    max_tokens: PositiveInt | None = None
     max_completion_tokens: PositiveInt | None = None
-    stop: str | Annotated[list[str], Meta(max_length=4)] | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    seed: int | None = None
     tools: Tools | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
-    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     reasoning_effort: Effort | None = None
-    logit_bias: Annotated[dict[TokenId, Bias], Meta(max_length=300)] | None = None
 
     # Ours.
-    top_k: Annotated[int, Meta(ge=-1, lt=_LARGE)] | None = None  # -1 and 0 keep all
-    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
-    ignore_eos: bool | None = None
-    stop_token_ids: Annotated[list[TokenId], Meta(max_length=64)] | None = None
     chat_template_kwargs: ChatTemplateKwargs | None = None
-    structured_outputs: StructuredOutputs | None = None
     continuation: Annotated[str, Meta(max_length=1024)] | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
@@ -231,7 +189,6 @@ class ChatCompletionRequest(Strict):
     timings: bool | None = None
 
     # Without effect here: they concern OpenAI's accounts, storage, caches and prices.
-    user: str | None = None
     safety_identifier: str | None = None
     metadata: dict[str, str] | None = None
     service_tier: str | None = None

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from qwonnx.handlers.chat.request import ChatRequest
+from qwonnx.handlers.chat.text_request import TextRequest
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.openai import answer_guide, chat_request
 from qwonnx.handlers.openai.chat_protocol import ChatCompletionRequest
+from qwonnx.handlers.openai.generation_fields import GenerationFields
 
+_Request = TypeVar("_Request", ChatRequest, TextRequest)
 _SAMPLING_FIELDS = (
     "temperature",
     "top_k",
@@ -33,7 +36,11 @@ def neutral(request: ChatCompletionRequest) -> ChatRequest:
     return ChatRequest(
         messages=chat_request.template_messages(request.messages),
         tools=chat_request.offered_tools(request),
-        sampling=_sampling(request),
+        sampling={
+            **sampling(request),
+            "logprobs": (request.top_logprobs or 0) if request.logprobs else None,
+            "max_tokens": request.max_tokens if request.max_tokens is not None else request.max_completion_tokens,
+        },
         guide=partial(answer_guide.of_request, request) if answer_guide.may_have_form(request) else None,
         thinking=chat_request.thinking(request),
         effort=request.reasoning_effort,
@@ -46,7 +53,7 @@ def neutral(request: ChatCompletionRequest) -> ChatRequest:
     )
 
 
-def choices(request: ChatRequest, number: int) -> list[ChatRequest]:
+def choices(request: _Request, number: int) -> list[_Request]:
     """Requests for so many answers. If the request has a seed, their seeds follow it."""
     seed = request.sampling.get("seed")
     if seed is None:
@@ -67,8 +74,8 @@ def in_openai_words(error: ServiceError) -> ServiceError:
     return error.renamed("messages") if error.parameter == "prompt" else error
 
 
-def _sampling(request: ChatCompletionRequest) -> dict[str, Any]:
-    """Fields of SamplingParams that the request sets."""
+def sampling(request: GenerationFields) -> dict[str, Any]:
+    """Fields of SamplingParams that both kinds of requests set."""
     given = {name: getattr(request, name) for name in _SAMPLING_FIELDS if getattr(request, name) is not None}
     if given.get("top_k", 1) < 1:
         given["top_k"] = None  # keep all
@@ -77,6 +84,5 @@ def _sampling(request: ChatCompletionRequest) -> dict[str, Any]:
         "stop": (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ()),
         "stop_token_ids": tuple(request.stop_token_ids or ()),
         "logit_bias": request.logit_bias or {},
-        "logprobs": (request.top_logprobs or 0) if request.logprobs else None,
-        "max_tokens": request.max_tokens if request.max_tokens is not None else request.max_completion_tokens,
+        "max_tokens": request.max_tokens,
     }

@@ -36,7 +36,9 @@ def chat(text: str, tools: list[dict[str, Any]] | None = None) -> ChatRequest:
 
 
 def prompt(engine: Engine, request: ChatRequest) -> ChatPrompt:
-    return asyncio.run(prompt_of(engine, request))
+    made = asyncio.run(prompt_of(engine, request))
+    assert isinstance(made, ChatPrompt)
+    return made
 
 
 def test_a_prompt_is_that_of_the_request(engine: Engine) -> None:

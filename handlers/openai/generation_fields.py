@@ -1,0 +1,62 @@
+"""Fields that a chat completion and a text completion share: how tokens are chosen, and what is sent of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from qwonnx.handlers.chat.choices import MAX_CHOICES
+from qwonnx.handlers.chat.validation import Strict
+
+# Bound of numbers that reach numpy or ONNX Runtime.
+_LARGE = 1 << 31
+
+Name = Annotated[str, Meta(min_length=1, max_length=256)]
+PositiveInt = Annotated[int, Meta(ge=1, lt=_LARGE)]
+TokenId = Annotated[int, Meta(ge=0, lt=_LARGE)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Bias = Annotated[float, Meta(ge=-100, le=100)]
+
+
+class StructuredOutputs(Strict):
+    """One form of the answer, as in vLLM's API."""
+
+    json: dict[str, Any] | bool | str | None = None  # a schema, or its text
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+
+
+class StreamOptions(Strict):
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class GenerationFields(Strict, kw_only=True):
+    """The fields. Those after "ours" are extensions that other servers of open models share."""
+
+    model: Name
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: PositiveInt | None = None
+    stop: str | Annotated[list[str], Meta(max_length=4)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    seed: int | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    logit_bias: Annotated[dict[TokenId, Bias], Meta(max_length=300)] | None = None
+
+    # Ours.
+    top_k: Annotated[int, Meta(ge=-1, lt=_LARGE)] | None = None  # -1 and 0 keep all
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
+    ignore_eos: bool | None = None
+    stop_token_ids: Annotated[list[TokenId], Meta(max_length=64)] | None = None
+    structured_outputs: StructuredOutputs | None = None
+
+    # Without effect here.
+    user: str | None = None

@@ -1,0 +1,54 @@
+"""POST /v1/completions: the model continues texts, or tokens, without a chat template.
+
+body -> text_request -> chat/endpoint -> numbered parts -> text_completion
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from qwonnx.handlers.chat.endpoint import respond_with_choices
+from qwonnx.handlers.http.body import BodyLimits, received
+from qwonnx.handlers.http.held_requests import engine_for
+from qwonnx.handlers.model_host import ModelHost
+from qwonnx.handlers.openai import text_request
+from qwonnx.handlers.openai.text_writer import TextWriter
+
+_SMALL_BYTES = 16 << 10  # the event loop itself decodes bodies up to this size
+
+
+async def create_completion(request: Request) -> Response:
+    """The endpoint.
+
+    Raises:
+        ServiceError: the request is refused, or the answer failed before anything was sent.
+        ClientDisconnect: the client disconnected first.
+    """
+    host: ModelHost = request.app.state.host
+    limits: BodyLimits = request.app.state.bodies
+    async with received(request, limits) as data:
+        parse = text_request.parse
+        asked = parse(data) if len(data) <= _SMALL_BYTES else await asyncio.to_thread(parse, data)
+    prompts = text_request.prompts(asked)
+    engine = await engine_for(request)
+    writer = TextWriter(asked, prompts, host.check_model(asked.model), host.fingerprint, engine.tokenizer)
+    return await respond_with_choices(
+        request,
+        engine,
+        text_request.neutral(asked, prompts),
+        writer,
+        stream=bool(asked.stream),
+        prompt_is_shared=len(prompts) == 1,
+    )
+
+
+async def create_embeddings(request: Request) -> Response:
+    """There are none.
+
+    Raises:
+        ServiceError: 404, always.
+    """
+    raise text_request.no_embeddings()
