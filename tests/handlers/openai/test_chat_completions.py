@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from qwonnx.handlers import errors
-from qwonnx.handlers.chat.parts import End, EndReason, Part, Usage
+from qwonnx.handlers.chat.parts import End, EndReason, Part, Resumed, Usage
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.openai import chat_request
 from qwonnx.handlers.openai.completion_writer import CompletionWriter
@@ -135,6 +135,32 @@ def test_a_stream_has_one_chunk_for_each_part_between_the_role_and_the_end() -> 
     assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
     assert len({chunk["id"] for chunk in chunks}) == 1
     assert all("usage" not in chunk for chunk in chunks)
+
+
+def test_a_call_that_goes_on_has_its_index_and_no_id_in_a_stream_and_the_rest_of_its_arguments_in_a_whole() -> None:
+    parts = [Resumed(3, "c"), ArgumentsDelta('lo"'), ArgumentsDelta("}"), CallClosed(), *call("d", "{}")]
+    ends = End(EndReason.CALLS, END.usage)
+    deltas = [chunk["choices"][0]["delta"] for chunk in events(*parts, ends)[:-1]]
+    calls = [delta["tool_calls"][0] for delta in deltas if "tool_calls" in delta]
+    assert calls[:2] == [
+        {"index": 2, "function": {"arguments": 'lo"'}},
+        {"index": 2, "function": {"arguments": "}"}},
+    ]
+    assert (calls[2]["index"], calls[2]["function"]["name"], "id" in calls[2]) == (3, "d", True)
+    found = whole(*parts, ends)["choices"][0]["message"]["tool_calls"]
+    assert [each["function"] for each in found] == [
+        {"name": "c", "arguments": 'lo"}'},
+        {"name": "d", "arguments": "{}"},
+    ]
+    assert events(Resumed(2), *call("c", "{}"), ends)[1]["choices"][0]["delta"]["tool_calls"][0]["index"] == 2
+
+
+def test_a_call_that_was_cut_off_is_left_open() -> None:
+    parts = [CallOpened("a"), ArgumentsDelta('{"n": [1'), End(EndReason.LENGTH, END.usage)]
+    choice = whole(*parts)["choices"][0]
+    assert choice["finish_reason"] == "length"
+    assert choice["message"]["tool_calls"][0]["function"] == {"name": "a", "arguments": '{"n": [1'}
+    assert [chunk["choices"][0]["finish_reason"] for chunk in events(*parts)[:-1]][-1] == "length"
 
 
 def test_usage_that_was_asked_for_comes_last_and_is_null_before() -> None:

@@ -224,6 +224,55 @@ def test_answers_name_the_model_they_come_from(served: Served, tmp_path: Path) -
     assert all(name is not None and name.startswith("fp_") for name in ours | theirs)
 
 
+def test_a_long_argument_comes_as_it_is_written(tmp_path: Path) -> None:
+    """Each token has its own event, the first one too, whatever the argument's length."""
+    city = "Llanfair pwll " * 20
+    folder = counting_model.make(tmp_path / "artifact", script=CALL.format(city)).folder
+    with serving(folder) as served, served.client() as client:
+        fields: Any = {"model": MODEL, "messages": chat(), "tools": [WEATHER], "stream": True}
+        chunks = list(client.chat.completions.create(**fields, stream_options={"include_usage": True}))
+        tokens = [served.engine.tokenizer.decode([token]) for token in served.engine.tokenizer.encode(city)]
+    usage = chunks.pop().usage
+    calls = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or ()]
+    texts = [call.function.arguments or "" for call in calls if call.function is not None]
+    assert texts[0] == ""  # with the name
+    assert "".join(tokens[:2]).startswith(texts[1].removeprefix('{"city": "'))
+    assert usage is not None
+    assert len(tokens) < len(texts) < usage.completion_tokens
+    assert json.loads("".join(texts)) == {"city": city, "days": 3}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_max_tokens_in_a_call_leaves_its_arguments_open(tmp_path: Path, stream: bool) -> None:
+    folder = counting_model.make(tmp_path / "artifact", script="So.\n" + CALL.format("Oslo <b>")).folder
+    with serving(folder) as served, served.client() as client:
+
+        def ask(max_tokens: int) -> tuple[str, str, str | None]:
+            """Content, arguments, finish reason."""
+            fields: Any = {"model": MODEL, "messages": chat(), "tools": [WEATHER], "max_tokens": max_tokens}
+            if not stream:
+                choice = client.chat.completions.create(**fields).choices[0]
+                calls = [call for call in choice.message.tool_calls or () if call.type == "function"]
+                arguments = "".join(call.function.arguments for call in calls)
+                return choice.message.content or "", arguments, choice.finish_reason
+            chunks = list(client.chat.completions.create(**fields, stream=True))
+            deltas = [call.function for chunk in chunks for call in chunk.choices[0].delta.tool_calls or ()]
+            said = "".join(delta.arguments or "" for delta in deltas if delta is not None)
+            return text_of(chunks), said, chunks[-1].choices[0].finish_reason
+
+        content, whole, reason = ask(200)
+        assert (content, json.loads(whole), reason) == ("So.", {"city": "Oslo <b>", "days": 3}, "tool_calls")
+        seen = set()
+        for max_tokens in range(1, 200, 2):
+            content, arguments, reason = ask(max_tokens)
+            if reason != "length":
+                break
+            assert whole.startswith(arguments)
+            assert content == "So." if arguments else "So.\n<tool_call>".startswith(content[:15])
+            seen.add(arguments)
+        assert {'{"city": "', '{"city": "Oslo <b>", "days": 3'} <= seen
+
+
 def test_the_clients_own_stream_and_its_messages_are_understood(tmp_path: Path) -> None:
     folder = counting_model.make(tmp_path / "artifact", script="I look it up.\n\n" + CALL.format("Oslo")).folder
     with serving(folder) as served, served.client() as client:
