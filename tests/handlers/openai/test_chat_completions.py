@@ -138,7 +138,7 @@ def test_a_stream_has_one_chunk_for_each_part_between_the_role_and_the_end() -> 
 
 
 def test_a_call_that_goes_on_has_its_index_and_no_id_in_a_stream_and_the_rest_of_its_arguments_in_a_whole() -> None:
-    parts = [Resumed(3, "c"), ArgumentsDelta('lo"'), ArgumentsDelta("}"), CallClosed(), *call("d", "{}")]
+    parts: list[Part] = [Resumed(3, "c"), ArgumentsDelta('lo"'), ArgumentsDelta("}"), CallClosed(), *call("d", "{}")]
     ends = End(EndReason.CALLS, END.usage)
     deltas = [chunk["choices"][0]["delta"] for chunk in events(*parts, ends)[:-1]]
     calls = [delta["tool_calls"][0] for delta in deltas if "tool_calls" in delta]
@@ -156,7 +156,7 @@ def test_a_call_that_goes_on_has_its_index_and_no_id_in_a_stream_and_the_rest_of
 
 
 def test_a_call_that_was_cut_off_is_left_open() -> None:
-    parts = [CallOpened("a"), ArgumentsDelta('{"n": [1'), End(EndReason.LENGTH, END.usage)]
+    parts: list[Part] = [CallOpened("a"), ArgumentsDelta('{"n": [1'), End(EndReason.LENGTH, END.usage)]
     choice = whole(*parts)["choices"][0]
     assert choice["finish_reason"] == "length"
     assert choice["message"]["tool_calls"][0]["function"] == {"name": "a", "arguments": '{"n": [1'}

@@ -29,9 +29,9 @@ def rendered(answer: dict[str, Any], name: str) -> str:
     return str(template(name).render(request.messages, tools=request.tools))
 
 
-def as_message(text: str, thinking_open: bool) -> dict[str, Any]:
+def as_message(text: str, thinking_open: bool, *, cut_off: bool) -> dict[str, Any]:
     """The message that an answer with this text is."""
-    events = parse([text], thinking_open)
+    events = parse([text], thinking_open, cut_off=cut_off)
     calls = [
         {
             "id": f"call_{number}",
@@ -50,8 +50,17 @@ def as_message(text: str, thinking_open: bool) -> dict[str, Any]:
 @pytest.mark.parametrize("name", QWEN_TEMPLATES)
 def test_every_answer_is_accepted_as_history(name: str) -> None:
     for case in cases():
-        message = as_message(case.text, case.thinking_open)
+        message = as_message(case.text, case.thinking_open, cut_off=False)
         text = rendered(message, name)
+        for call in message.get("tool_calls", ()):
+            assert f"<function={call['function']['name']}>" in text
+
+
+def test_every_answer_that_was_cut_off_is_accepted_as_history() -> None:
+    for number, case in enumerate(cases()):
+        cut = number * 37 % (len(case.text) + 1)
+        message = as_message(case.text[:cut], case.thinking_open, cut_off=True)
+        text = rendered(message, "Qwen 3.5")
         for call in message.get("tool_calls", ()):
             assert f"<function={call['function']['name']}>" in text
 
