@@ -23,6 +23,8 @@ from qwonnx.runtime.text.call_tags import FoundTag, Tag, TaggedText
 from qwonnx.runtime.text.call_values import CallTags, ValueEnd, ValueReader
 from qwonnx.runtime.text.tool_arguments import ToolSchemas, text_json
 
+_MOST_FORGIVEN = 64  # values without </parameter> in a function: each costs a look at all that follow
+
 
 class FunctionReader:
     """Reads one function.
@@ -58,6 +60,7 @@ class FunctionReader:
         self._opens_late = opens_late
         self._missing = set(schemas.parameters(opening.name))
         self._given: set[str] = set()
+        self._num_forgiven = 0  # values whose </parameter> is missing
         self._value: _Value | None = None
         self._has_arguments = False
         self._said: list[str] = []  # of the arguments, not given out
@@ -129,7 +132,8 @@ class FunctionReader:
         self._skip(events, opening.end)
         self._given.add(name)
         self._missing.discard(name)
-        reader = ValueReader(self._written, self._calls, self.index, self._missing)
+        missing = self._missing if self._num_forgiven < _MOST_FORGIVEN else frozenset()
+        reader = ValueReader(self._written, self._calls, self.index, missing)
         self._value = _Value(name, reader, self._schemas.is_text(self._name, name))
 
     def _read(self, events: list[Event]) -> bool:
@@ -167,6 +171,8 @@ class FunctionReader:
         self._argue(text_json(text))
 
     def _end(self, events: list[Event], value: _Value, end: ValueEnd) -> None:
+        tags = self._written.tags
+        self._num_forgiven += end.index < len(tags) and tags[end.index].start == end.start
         if not self._is_open and self._is_unfit(end.index):
             self._fail(events)
         if self._is_wrong:

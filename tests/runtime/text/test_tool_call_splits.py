@@ -168,6 +168,18 @@ def test_a_model_that_repeats_tags_does_not_take_the_time_of_others(name: str, t
     assert events == parse([text], thinking_open)
 
 
+def test_values_without_end_of_a_tool_with_many_parameters_take_little_time() -> None:
+    names = [f"p{number}" for number in range(3000)]
+    properties = {name: {"type": "string"} for name in names}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"properties": properties}}}]
+    text = "<function=f>\n" + "".join(f"<parameter={name}>x" for name in names) + "</parameter></function>"
+    started = time.process_time()
+    (found,) = parse([text], False, tools)
+    assert time.process_time() - started < 2
+    assert isinstance(found, ToolCall)
+    assert list(json.loads(found.arguments_json)) == names[:65]
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("s", "x" * 100_000), ("s", "a <b>\n" * 17_000), ("l", json.dumps([1234567] * 11_000))],
