@@ -36,6 +36,7 @@ from qwonnx.handlers.http.extension import Extension
 from qwonnx.handlers.http.microvm import MicrovmHooks
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.openai.api import OPENAI
+from qwonnx.handlers.responses.api import RESPONSES
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.errors import SettingsError
 from qwonnx.runtime.settings import RuntimeSettings
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # The first one also answers for paths that do not belong to an API.
-APIS: tuple[Api, ...] = (OPENAI, ANTHROPIC)
+APIS: tuple[Api, ...] = (OPENAI, RESPONSES, ANTHROPIC)
 
 
 def create_app(

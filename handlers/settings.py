@@ -79,6 +79,8 @@ class ServerSettings:
     continuation_secret: signs the tokens with which a client continues an answer that its deadline cut off; at least 16
         characters, the same in all instances. None gives no such tokens. They need capsules.
     continuation_seconds: for which such a token is valid.
+    strict_tools: requests with hosted tools, such as web_search, are refused; otherwise /v1/responses ignores these
+        tools and names them in the header x-qwonnx-ignored-tools.
     """
 
     model_name: str | None = None
@@ -106,6 +108,7 @@ class ServerSettings:
     microvm_hooks: bool = False
     continuation_secret: str | None = field(default=None, repr=False, metadata={"secret": True})
     continuation_seconds: float = 900.0
+    strict_tools: bool = False
 
     def __post_init__(self) -> None:
         if self.model_name is not None and not all(name.strip() for name in self.model_name.split(",")):

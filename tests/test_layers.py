@@ -67,6 +67,7 @@ ORDER: Mapping[str, tuple[str, ...]] = {
         "http",
         "chat",
         "openai",
+        "responses",
         "anthropic",
         "app",
         "server",

@@ -237,6 +237,12 @@ def _parser() -> argparse.ArgumentParser:
         default=None,
         help="special tokens that a message spells out count as such: it can then forge a turn",
     )
+    add(
+        "--strict-tools",
+        action="store_true",
+        default=None,
+        help="refuse requests with hosted tools such as web_search, which are ignored and named otherwise",
+    )
     add("--header-seconds", type=float, metavar="SECONDS", help="time for a request's headers; by default 30")
     add("--body-seconds", type=float, metavar="SECONDS", help="time for a request's body; by default 30")
     add(

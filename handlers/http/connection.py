@@ -115,6 +115,9 @@ class Connection(H11Protocol):
         self._others.remove(self)
         self.transport.abort()
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Clients try a WebSocket first and read the refusal; the log need not have a line for each."""
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if hasattr(transport, "max_size"):

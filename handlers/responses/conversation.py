@@ -1,0 +1,189 @@
+"""The items of an input as the messages that chat templates take.
+
+The items of one turn of the model become one message: its reasoning, then text and calls. A turn ends where someone
+else speaks, where it thinks again after it has spoken, and between two messages that follow each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from qwonnx.handlers import errors
+from qwonnx.handlers.http.json_size import has_too_many_values
+from qwonnx.handlers.openai.chat_bounds import MAX_CALLS, MAX_MESSAGES, MAX_PARTS
+from qwonnx.handlers.openai.chat_bounds import MAX_VALUES as MAX_ARGUMENT_VALUES
+from qwonnx.handlers.responses import items as item_types
+from qwonnx.handlers.responses import sealed_reasoning
+from qwonnx.handlers.responses.items import (
+    CustomToolCallItem,
+    CustomToolCallOutputItem,
+    FunctionCallItem,
+    FunctionCallOutputItem,
+    Item,
+    ItemReference,
+    MessageItem,
+    ReasoningItem,
+)
+from qwonnx.handlers.responses.tools import CUSTOM_ARGUMENT, flat_name
+
+_REASONING_ID = "rs_"
+_MAX_REASONING_CHARACTERS = 8 << 20  # that are unpacked, of all items
+_SYSTEM_ROLES = ("system", "developer")
+
+
+def check_bounds(items: Sequence[Item]) -> None:
+    """Check the numbers of items, parts, calls and of values in their arguments.
+
+    Raises:
+        ServiceError: 400, with the item at fault as param.
+    """
+    num_parts = num_calls = 0
+    arguments: list[str] = []
+    for index, item in enumerate(items):
+        where = f"input[{index}]"
+        num_parts += _num_parts(item)
+        if num_parts > MAX_PARTS:
+            raise _too_many(f"the items have more than {MAX_PARTS} parts up to {where}", MAX_PARTS, where)
+        if isinstance(item, FunctionCallItem | CustomToolCallItem):
+            num_calls += 1
+            if num_calls > MAX_CALLS:
+                raise _too_many(f"there are more than {MAX_CALLS} calls up to {where}", MAX_CALLS, where)
+        if isinstance(item, FunctionCallItem):
+            arguments.append(item.arguments)
+    if has_too_many_values(",".join(arguments).encode(), MAX_ARGUMENT_VALUES):
+        raise _too_many("the arguments of the calls have more values than allowed", MAX_ARGUMENT_VALUES, "input")
+
+
+def messages_of(items: Sequence[Item], instructions: str | None) -> list[dict[str, Any]]:
+    """The conversation: instructions, then the items in order. `developer` is `system`.
+
+    Raises:
+        ServiceError: 400, an item cannot be read without stored responses, or is not text; too many messages.
+    """
+    builder = _Builder()
+    if instructions:
+        builder.messages.append({"role": "system", "content": instructions})
+    for index, item in enumerate(items):
+        builder.add(item, f"input[{index}]")
+    builder.end_turn()
+    if len(builder.messages) > MAX_MESSAGES:
+        raise _too_many(f"input has {len(builder.messages)} messages", MAX_MESSAGES, "input")
+    return builder.messages
+
+
+class _Turn:
+    """What the model did in one turn, so far."""
+
+    def __init__(self) -> None:
+        self.reasoning: list[str] = []
+        self.texts: list[str] = []
+        self.calls: list[dict[str, Any]] = []
+        self.ends_with_message = False
+
+    def message(self) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": "".join(self.texts)}
+        if self.reasoning:
+            message["reasoning_content"] = "\n".join(self.reasoning)
+        if self.calls:
+            message["tool_calls"] = self.calls
+        return message
+
+
+class _Builder:
+    def __init__(self) -> None:
+        self.messages: list[dict[str, Any]] = []
+        self._turn: _Turn | None = None
+        self._num_unpacked = 0
+
+    def add(self, item: Item, where: str) -> None:
+        match item:
+            case MessageItem(role="assistant"):
+                self._say(item_types.text_of(item.content, f"{where}.content"))
+            case MessageItem():
+                self.end_turn()
+                role = "system" if item.role in _SYSTEM_ROLES else "user"
+                content = item_types.text_of(item.content, f"{where}.content")
+                self.messages.append({"role": role, "content": content})
+            case ReasoningItem():
+                self._think(item, where)
+            case FunctionCallItem():
+                self._call(item, item.arguments)
+            case CustomToolCallItem():
+                self._call(item, msgspec.json.encode({CUSTOM_ARGUMENT: item.input}).decode())
+            case FunctionCallOutputItem() | CustomToolCallOutputItem():
+                self.end_turn()
+                content = item_types.text_of(item.output, f"{where}.output")
+                answered: dict[str, Any] = {"role": "tool", "content": content}
+                if item.call_id is not None:
+                    answered["tool_call_id"] = item.call_id
+                self.messages.append(answered)
+            case ItemReference():
+                _check_reference(item, where)
+
+    def end_turn(self) -> None:
+        if self._turn is not None:
+            self.messages.append(self._turn.message())
+            self._turn = None
+
+    def _open(self) -> _Turn:
+        if self._turn is None:
+            self._turn = _Turn()
+        self._turn.ends_with_message = False
+        return self._turn
+
+    def _say(self, text: str) -> None:
+        if self._turn is not None and self._turn.ends_with_message:
+            self.end_turn()
+        turn = self._open()
+        turn.texts.append(text)
+        turn.ends_with_message = True
+
+    def _think(self, item: ReasoningItem, where: str) -> None:
+        text = self._thoughts(item, where)
+        if not text:
+            return  # another server's
+        if self._turn is not None and (self._turn.texts or self._turn.calls):
+            self.end_turn()
+        self._open().reasoning.append(text)
+
+    def _thoughts(self, item: ReasoningItem, where: str) -> str:
+        if item.content:
+            return "".join(part.text for part in item.content)
+        if item.encrypted_content is not None:
+            text = sealed_reasoning.opened(item.encrypted_content)
+            if text is not None:
+                self._num_unpacked += len(text)
+                if self._num_unpacked > _MAX_REASONING_CHARACTERS:
+                    param = f"{where}.encrypted_content"
+                    message = f"the reasoning up to {param} is longer than {_MAX_REASONING_CHARACTERS} characters"
+                    raise errors.invalid(f"{message}: leave out older items", param, "string_above_max_length")
+                return text
+        return "\n".join(part.text for part in item.summary or ())
+
+    def _call(self, item: FunctionCallItem | CustomToolCallItem, arguments: str) -> None:
+        function = {"name": flat_name(item.name, item.namespace), "arguments": arguments}
+        self._open().calls.append({"id": item.call_id, "type": "function", "function": function})
+
+
+def _check_reference(item: ItemReference, where: str) -> None:
+    """A reference to reasoning is ignored: without it the answer is still right. Others are refused."""
+    if item.id.startswith(_REASONING_ID):
+        return
+    message = f"{where} refers to {item.id[:64]}, and this server stores nothing: send the item itself"
+    raise errors.invalid(f"{message} (clients do with `store: false`)", f"{where}.id", "item_not_found")
+
+
+def _num_parts(item: Item) -> int:
+    match item:
+        case MessageItem(content=parts) | FunctionCallOutputItem(output=parts) | CustomToolCallOutputItem(output=parts):
+            return 1 if isinstance(parts, str) else max(1, len(parts))
+        case ReasoningItem():
+            return max(1, len(item.summary or ()) + len(item.content or ()))
+    return 1
+
+
+def _too_many(found: str, allowed: int, parameter: str) -> errors.ServiceError:
+    return errors.invalid(f"{found}: at most {allowed} fit", parameter, "array_above_max_length")

@@ -1,0 +1,58 @@
+"""POST /v1/responses: translate the request and the answer; chat/ does the rest.
+
+body -> request -> chat/endpoint -> parts -> output -> a response, or events of one
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from qwonnx.handlers.chat.endpoint import respond
+from qwonnx.handlers.errors import ServiceError
+from qwonnx.handlers.http.body import BodyLimits, received
+from qwonnx.handlers.http.held_requests import engine_for
+from qwonnx.handlers.model_host import ModelHost
+from qwonnx.handlers.responses import request as requests
+from qwonnx.handlers.responses.tools import OfferedTools
+from qwonnx.handlers.responses.writer import ResponseWriter
+from qwonnx.handlers.settings import ServerSettings
+
+IGNORED_TOOLS = "x-qwonnx-ignored-tools"
+# The event loop itself decodes bodies up to this size, within a millisecond; a thread would add a tenth of one.
+SMALL_BYTES = 16 << 10
+
+
+async def create_response(request: Request) -> Response:
+    """The endpoint.
+
+    Raises:
+        ServiceError: the request is refused, or the answer failed before anything was sent.
+        ClientDisconnect: the client disconnected first.
+    """
+    host: ModelHost = request.app.state.host
+    limits: BodyLimits = request.app.state.bodies
+    settings: ServerSettings = request.app.state.settings
+    understand = partial(requests.understood, strict_tools=settings.strict_tools)
+    async with received(request, limits) as data:
+        if len(data) <= SMALL_BYTES:
+            understood = understand(data)
+        else:
+            understood = await asyncio.to_thread(understand, data)
+    engine = await engine_for(request)
+    writer = ResponseWriter(understood, host.check_model(understood.body.model))
+    try:
+        response = await respond(request, engine, understood.neutral, writer, stream=bool(understood.body.stream))
+    except ServiceError as error:
+        raise requests.in_request_words(error, understood.tools) from error
+    name_ignored(response, understood.tools)
+    return response
+
+
+def name_ignored(response: Response, tools: OfferedTools) -> None:
+    """Name the tools that were ignored in a header of the response."""
+    if tools.ignored:
+        response.headers[IGNORED_TOOLS] = ", ".join(tools.ignored)

@@ -1,0 +1,127 @@
+"""The body of POST /v1/responses and of POST /v1/responses/input_tokens as types.
+
+All fields of OpenAI's request are known here, so that a misspelt one is refused. There are three kinds:
+- honoured: with a precise type;
+- without effect here (user, metadata, ...): typed, accepted, named in docs/responses.md;
+- not supported (previous_response_id, ...): accepted only with a neutral value, see request.py.
+
+Items and tools stay raw JSON: the type of each decides how items.py and tools.py read it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Raw
+
+from qwonnx.handlers.chat.tools import FunctionName
+from qwonnx.handlers.chat.validation import Strict
+from qwonnx.handlers.openai.chat_protocol import Name, Penalty, PositiveInt
+
+EffortName = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+class Reasoning(Strict):
+    """effort: "none" switches thinking off, any other effort switches it on.
+
+    context: "all_turns" keeps the thoughts of all turns in the prompt, "current_turn" those since the last user
+        message; the template decides otherwise.
+    summary, generate_summary: without effect; thoughts are always given as text and as a summary.
+    """
+
+    effort: EffortName | None = None
+    context: Literal["auto", "current_turn", "all_turns"] | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
+    generate_summary: Literal["auto", "concise", "detailed"] | None = None
+    mode: Literal["standard"] | None = None
+
+
+class TextFormat(Strict, tag_field="type", tag="text"):
+    pass
+
+
+class JsonObjectFormat(Strict, tag_field="type", tag="json_object"):
+    pass
+
+
+class JsonSchemaFormat(Strict, tag_field="type", tag="json_schema", omit_defaults=True):
+    name: FunctionName
+    schema: dict[str, Any] | bool
+    description: str | None = None
+    strict: bool | None = None  # the schema is always followed
+
+
+class TextOptions(Strict):
+    format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None  # without effect
+
+
+class StreamOptions(Strict):
+    include_obfuscation: bool = False
+
+
+class _Conversation(Strict):
+    """What a prompt is made of. input: a text, or items."""
+
+    input: str | list[Raw] | None = None
+    instructions: str | None = None
+    tools: list[Raw] | None = None
+    tool_choice: str | dict[str, Any] | None = None  # tools.py checks it
+    parallel_tool_calls: bool | None = None
+    reasoning: Reasoning | None = None
+    text: TextOptions | None = None
+    truncation: Any = None
+
+    # They need stored responses: refused.
+    previous_response_id: Any = None
+    conversation: Any = None
+
+
+class InputTokensRequest(_Conversation):
+    """The body of POST /v1/responses/input_tokens."""
+
+    model: Name | None = None
+    personality: Any = None
+
+
+class ResponsesRequest(_Conversation, kw_only=True):
+    """The body of POST /v1/responses."""
+
+    model: Name
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    include: list[str] | None = None  # request.py checks the names
+    max_output_tokens: PositiveInt | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+
+    # Ours, as in chat completions.
+    top_k: PositiveInt | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
+    seed: int | None = None
+    continuation: Annotated[str, Meta(max_length=1024)] | None = None
+
+    # Without effect here: they concern OpenAI's accounts, storage, caches, prices and hosted tools.
+    store: bool | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    metadata: dict[str, str] | None = None
+    client_metadata: dict[str, Any] | None = None
+    service_tier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    max_tool_calls: PositiveInt | None = None
+
+    # Not supported; request.py lists the neutral values.
+    background: Any = None
+    background_options: Any = None
+    prompt: Any = None
+    context_management: Any = None
+    moderation: Any = None
+    image: Any = None
+    access_programs: Any = None

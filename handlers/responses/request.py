@@ -1,0 +1,240 @@
+"""Decode and check a request's body, and translate it to a neutral one; parameters of errors back to its names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import msgspec
+
+from qwonnx.handlers import errors
+from qwonnx.handlers.chat.request import ChatRequest
+from qwonnx.handlers.chat.validation import of_validation
+from qwonnx.handlers.errors import ServiceError
+from qwonnx.handlers.http.json_size import MAX_VALUES, has_too_many_values
+from qwonnx.handlers.responses import conversation, items
+from qwonnx.handlers.responses import tools as tool_types
+from qwonnx.handlers.responses.protocol import (
+    InputTokensRequest,
+    JsonObjectFormat,
+    JsonSchemaFormat,
+    ResponsesRequest,
+)
+from qwonnx.handlers.responses.tools import OfferedTools
+from qwonnx.runtime.sampling.guide import Guide
+from qwonnx.runtime.sampling.tool_grammar import tool_guide
+
+ENCRYPTED_REASONING = "reasoning.encrypted_content"
+_LOGPROBS = "message.output_text.logprobs"
+# They concern hosted tools and pictures, which are not served: there is nothing to include.
+_EMPTY_INCLUDES = frozenset(
+    {
+        "code_interpreter_call.outputs",
+        "computer_call_output.output.image_url",
+        "file_search_call.results",
+        "message.input_image.image_url",
+        "web_search_call.action.sources",
+        "web_search_call.results",
+    }
+)
+
+_STATELESS = "this server stores nothing: send the earlier output items in input"
+# Fields that are not supported: their neutral values, and the remedy.
+_NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
+    "previous_response_id": ((), _STATELESS),
+    "conversation": ((), _STATELESS),
+    "background": ((False,), "this server stores nothing: use stream"),
+    "background_options": ((), "leave it out"),
+    "prompt": ((), "this server stores nothing: send the text in instructions or input"),
+    "truncation": (("disabled",), "items are never left out of the input: use 'disabled'"),
+    "context_management": (([],), "leave it out, and shorten the input"),
+    "moderation": ((), "leave it out"),
+    "image": ((), "only text is supported: leave it out"),
+    "access_programs": ((), "leave it out"),
+    "personality": ((), "send it as instructions"),
+}
+
+_SAMPLING_FIELDS = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "seed",
+)
+_SCHEMA_PARAM = "text.format.schema"
+
+Body = TypeVar("Body", ResponsesRequest, InputTokensRequest)
+_RESPONSES = msgspec.json.Decoder(ResponsesRequest)
+_INPUT_TOKENS = msgspec.json.Decoder(InputTokensRequest)
+
+
+@dataclass(frozen=True, slots=True)
+class Understood:
+    """A request for a response as the client wrote it, and as the other layers take it."""
+
+    body: ResponsesRequest
+    tools: OfferedTools
+    neutral: ChatRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A request for a number of tokens. model: that it names, if any."""
+
+    model: str | None
+    tools: OfferedTools
+    neutral: ChatRequest
+
+
+def understood(data: bytes | bytearray, *, strict_tools: bool = False) -> Understood:
+    """Decode, check and translate the body of a request for a response. Takes up to 0.3 s for 10 MB.
+
+    Args:
+        data: JSON.
+        strict_tools: refuse hosted tools instead of ignoring them.
+
+    Raises:
+        ServiceError: 400, with the parameter at fault as param.
+    """
+    body = _decoded(data, _RESPONSES.decode)
+    _check_includes(body.include or ())
+    if body.top_logprobs:
+        raise errors.invalid("top_logprobs is not supported: leave it out", "top_logprobs", "unsupported_parameter")
+    _check_stream_options(body)
+    if body.input is None:
+        raise errors.invalid("input is missing: send it", "input", "missing_required_parameter")
+    tools = tool_types.offered(body.tools or (), body.tool_choice, strict=strict_tools)
+    guide = partial(_guide_of, body, tools) if _may_have_form(body, tools) else None
+    neutral = ChatRequest(
+        messages=_messages(body),
+        tools=tool_types.template_tools(tools),
+        sampling=_sampling(body),
+        guide=guide,
+        thinking=_thinking(body),
+        one_call=body.parallel_tool_calls is False,
+        continuation=body.continuation,
+    )
+    body.input = body.tools = None  # they refer to the body's bytes
+    return Understood(body, tools, neutral)
+
+
+def counted(data: bytes | bytearray, *, strict_tools: bool = False) -> Counted:
+    """Decode, check and translate the body of a request for a number of tokens.
+
+    Raises:
+        ServiceError: 400, with the parameter at fault as param.
+    """
+    body = _decoded(data, _INPUT_TOKENS.decode)
+    tools = tool_types.offered(body.tools or (), body.tool_choice, strict=strict_tools)
+    neutral = ChatRequest(messages=_messages(body), tools=tool_types.template_tools(tools), thinking=_thinking(body))
+    return Counted(body.model, tools, neutral)
+
+
+def in_request_words(error: ServiceError, tools: OfferedTools) -> ServiceError:
+    """The same error, with the client's name of the parameter instead of the engine's."""
+    if error.parameter in ("prompt", "messages"):
+        return error.renamed("input")
+    if error.parameter == "max_tokens":
+        return error.renamed("max_output_tokens")
+    return tool_types.in_request_words(error, tools)
+
+
+def _decoded(data: bytes | bytearray, decode: Callable[[bytes | bytearray], Body]) -> Body:
+    if has_too_many_values(data):
+        raise errors.invalid(f"the body has more than {MAX_VALUES} values: shorten the conversation")
+    try:
+        body = decode(data)
+    except msgspec.ValidationError as error:
+        raise of_validation(error) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise errors.invalid(f"the body is not valid JSON: {error}", code="invalid_json") from error
+    for name, (neutral, remedy) in _NEUTRAL.items():
+        value = getattr(body, name, None)
+        # Types are compared too, because True == 1.
+        if value is None or any(type(value) is type(other) and value == other for other in neutral):
+            continue
+        raise errors.invalid(f"{name} is not supported: {remedy}", name, "unsupported_parameter")
+    return body
+
+
+def _messages(body: ResponsesRequest | InputTokensRequest) -> list[dict[str, Any]]:
+    if isinstance(body.input, str):
+        given: list[items.Item] = [items.MessageItem(role="user", content=body.input)]
+    else:
+        given = items.decoded(body.input or ())
+    conversation.check_bounds(given)
+    messages = conversation.messages_of(given, body.instructions)
+    if not messages:
+        raise errors.invalid("input is empty: send a text, or at least one item", "input")
+    return messages
+
+
+def _check_includes(includes: Sequence[str]) -> None:
+    for index, name in enumerate(includes):
+        if name == ENCRYPTED_REASONING or name in _EMPTY_INCLUDES:
+            continue
+        param = f"include[{index}]"
+        if name == _LOGPROBS:
+            raise errors.invalid(f"{param} is not supported: leave it out", param, "unsupported_parameter")
+        known = ", ".join(sorted({ENCRYPTED_REASONING, *_EMPTY_INCLUDES}))
+        raise errors.invalid(f"{param} is {name[:100]!r}: use one of {known}", param, "invalid_value")
+
+
+def _check_stream_options(body: ResponsesRequest) -> None:
+    if body.stream_options is None:
+        return
+    if not body.stream:
+        raise errors.invalid("stream_options needs stream: set stream to true", "stream_options")
+    if body.stream_options.include_obfuscation:
+        param = "stream_options.include_obfuscation"
+        raise errors.invalid(f"{param} is not supported: leave it out", param, "unsupported_parameter")
+
+
+def _thinking(body: ResponsesRequest | InputTokensRequest) -> bool | None:
+    effort = None if body.reasoning is None else body.reasoning.effort
+    return None if effort is None else effort != "none"
+
+
+def _sampling(body: ResponsesRequest) -> dict[str, Any]:
+    """Fields of SamplingParams that the request sets."""
+    given = {name: getattr(body, name) for name in _SAMPLING_FIELDS if getattr(body, name) is not None}
+    return {**given, "max_tokens": body.max_output_tokens}
+
+
+def _schema(body: ResponsesRequest) -> dict[str, Any] | bool | None:
+    """The schema of an answer without calls; None for any text."""
+    match None if body.text is None else body.text.format:
+        case JsonObjectFormat():
+            return {"type": "object"}
+        case JsonSchemaFormat(schema=schema):
+            return schema
+    return None
+
+
+def _may_have_form(body: ResponsesRequest, tools: OfferedTools) -> bool:
+    """False if _guide_of() would return None for certain; at once."""
+    return _schema(body) is not None or bool(tools.tools)
+
+
+def _guide_of(body: ResponsesRequest, tools: OfferedTools) -> Guide | None:
+    """The form of the answer, or None.
+
+    Raises:
+        InvalidRequestError: a schema cannot be followed; compilation may find other reasons.
+    """
+    schema = _schema(body)
+    offered = tools.tools
+    if offered and (tools.required or schema is not None or any(tool.function.strict for tool in offered)):
+        return tool_guide(
+            [msgspec.to_builtins(tool) for tool in offered],
+            required=tools.required,
+            function=tools.named,
+            parallel=tools.named is None and body.parallel_tool_calls is not False,
+            answer=schema,
+        )
+    return None if schema is None else Guide.json_schema(schema, _SCHEMA_PARAM)
