@@ -106,6 +106,7 @@ class _Call(Strict):
     status: Status | None = None
     caller: Any = None
     is_async: bool | None = msgspec.field(default=None, name="async")
+    async_: bool | None = None  # how OpenAI's client dumps it
 
 
 class FunctionCallItem(_Call, kw_only=True):

@@ -67,6 +67,7 @@ _SAMPLING_FIELDS = (
     "seed",
 )
 _SCHEMA_PARAM = "text.format.schema"
+_ANSWER_PARAM = "response_format"  # the name that a guide of tools has for it
 
 Body = TypeVar("Body", ResponsesRequest, InputTokensRequest)
 _RESPONSES = msgspec.json.Decoder(ResponsesRequest)
@@ -141,6 +142,8 @@ def in_request_words(error: ServiceError, tools: OfferedTools) -> ServiceError:
         return error.renamed("input")
     if error.parameter == "max_tokens":
         return error.renamed("max_output_tokens")
+    if error.parameter is not None and error.parameter.startswith(_ANSWER_PARAM):
+        return error.renamed(_SCHEMA_PARAM + error.parameter.removeprefix(_ANSWER_PARAM))
     return tool_types.in_request_words(error, tools)
 
 

@@ -25,6 +25,7 @@ def test_the_environment_is_read_and_empty_variables_keep_the_defaults() -> None
     )
     given = {"QWONNX_CAPSULES": "s3://bucket", "QWONNX_CAPSULE_COMPRESSION": "zstd"}
     assert ServerSettings.from_environment(given) == ServerSettings(capsules="s3://bucket", capsule_compression="zstd")
+    assert ServerSettings.from_environment({"QWONNX_STRICT_TOOLS": "1"}) == ServerSettings(strict_tools=True)
     empty = {"QWONNX_MODEL_NAME": "", "QWONNX_MAX_BODY_BYTES": " "}
     assert ServerSettings.from_environment(empty) == ServerSettings()
 
@@ -59,6 +60,7 @@ def test_the_environment_is_read_and_empty_variables_keep_the_defaults() -> None
         ("QWONNX_MICROVM_HOOKS", "perhaps"),
         ("QWONNX_CONTINUATION_SECRET", "two words"),
         ("QWONNX_CONTINUATION_SECONDS", "0"),
+        ("QWONNX_STRICT_TOOLS", "some"),
     ],
 )
 def test_a_malformed_variable_is_named(variable: str, value: str) -> None:

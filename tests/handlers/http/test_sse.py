@@ -10,7 +10,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from qwonnx.handlers.http.sse import EventStream, event
+from qwonnx.handlers.http.sse import EventStream, event, named_event
 
 pytestmark = pytest.mark.fast
 
@@ -85,3 +85,4 @@ def test_a_source_is_given_back_when_the_client_leaves_even_before_the_first_eve
 
 def test_text_with_line_breaks_stays_one_event() -> None:
     assert event({"text": "a\n\ndata: b\r"}) == b'data: {"text":"a\\n\\ndata: b\\r"}\n\n'
+    assert named_event("a.b", {"text": "a\n"}) == b'event: a.b\ndata: {"text":"a\\n"}\n\n'
