@@ -16,20 +16,19 @@ from msgspec import Meta, Raw
 
 from qwonnx.handlers.chat.tools import FunctionName
 from qwonnx.handlers.chat.validation import Strict
+from qwonnx.handlers.effort import Effort
 from qwonnx.handlers.openai.chat_protocol import Name, Penalty, PositiveInt
-
-EffortName = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class Reasoning(Strict):
     """effort: "none" switches thinking off, any other effort switches it on.
 
-    context: "all_turns" keeps the thoughts of all turns in the prompt, "current_turn" those since the last user
-        message; the template decides otherwise.
+    context: "all_turns" keeps the thoughts of all turns in the prompt, if the template can do that; "current_turn"
+        keeps those since the last user message.
     summary, generate_summary: without effect; thoughts are always given as text and as a summary.
     """
 
-    effort: EffortName | None = None
+    effort: Effort | None = None
     context: Literal["auto", "current_turn", "all_turns"] | None = None
     summary: Literal["auto", "concise", "detailed"] | None = None
     generate_summary: Literal["auto", "concise", "detailed"] | None = None
@@ -97,12 +96,13 @@ class ResponsesRequest(_Conversation, kw_only=True):
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
 
     # Ours, as in chat completions.
-    top_k: PositiveInt | None = None
+    top_k: Annotated[int, Meta(ge=-1, lt=1 << 31)] | None = None  # -1 and 0 keep all
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
     seed: int | None = None
+    thinking_budget: PositiveInt | None = None
     continuation: Annotated[str, Meta(max_length=1024)] | None = None
 
     # Without effect here: they concern OpenAI's accounts, storage, caches, prices and hosted tools.

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 
 from qwonnx.handlers import errors
+from qwonnx.handlers.chat.answer_form import AnswerForm
 from qwonnx.handlers.chat.request import ChatRequest
 from qwonnx.handlers.chat.validation import of_validation
+from qwonnx.handlers.effort import Effort
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.http.json_size import MAX_VALUES, has_too_many_values
 from qwonnx.handlers.responses import conversation, items
@@ -23,8 +24,6 @@ from qwonnx.handlers.responses.protocol import (
     ResponsesRequest,
 )
 from qwonnx.handlers.responses.tools import OfferedTools
-from qwonnx.runtime.sampling.guide import Guide
-from qwonnx.runtime.sampling.tool_grammar import tool_guide
 
 ENCRYPTED_REASONING = "reasoning.encrypted_content"
 _LOGPROBS = "message.output_text.logprobs"
@@ -110,13 +109,15 @@ def understood(data: bytes | bytearray, *, strict_tools: bool = False) -> Unders
     if body.input is None:
         raise errors.invalid("input is missing: send it", "input", "missing_required_parameter")
     tools = tool_types.offered(body.tools or (), body.tool_choice, strict=strict_tools)
-    guide = partial(_guide_of, body, tools) if _may_have_form(body, tools) else None
+    form = _form(body, tools)
     neutral = ChatRequest(
         messages=_messages(body),
         tools=tool_types.template_tools(tools),
         sampling=_sampling(body),
-        guide=guide,
-        thinking=_thinking(body),
+        guide=form.guide if form.tools or form.schema is not None else None,
+        effort=_effort(body),
+        thinking_budget=body.thinking_budget,
+        preserve_thinking=_preserve_thinking(body),
         one_call=body.parallel_tool_calls is False,
         continuation=body.continuation,
     )
@@ -132,7 +133,12 @@ def counted(data: bytes | bytearray, *, strict_tools: bool = False) -> Counted:
     """
     body = _decoded(data, _INPUT_TOKENS.decode)
     tools = tool_types.offered(body.tools or (), body.tool_choice, strict=strict_tools)
-    neutral = ChatRequest(messages=_messages(body), tools=tool_types.template_tools(tools), thinking=_thinking(body))
+    neutral = ChatRequest(
+        messages=_messages(body),
+        tools=tool_types.template_tools(tools),
+        effort=_effort(body),
+        preserve_thinking=_preserve_thinking(body),
+    )
     return Counted(body.model, tools, neutral)
 
 
@@ -198,14 +204,21 @@ def _check_stream_options(body: ResponsesRequest) -> None:
         raise errors.invalid(f"{param} is not supported: leave it out", param, "unsupported_parameter")
 
 
-def _thinking(body: ResponsesRequest | InputTokensRequest) -> bool | None:
-    effort = None if body.reasoning is None else body.reasoning.effort
-    return None if effort is None else effort != "none"
+def _effort(body: ResponsesRequest | InputTokensRequest) -> Effort | None:
+    return None if body.reasoning is None else body.reasoning.effort
+
+
+def _preserve_thinking(body: ResponsesRequest | InputTokensRequest) -> bool | None:
+    """Whether thoughts of earlier turns stay in the prompt; None leaves it to the template."""
+    context = None if body.reasoning is None else body.reasoning.context
+    return None if context in (None, "auto") else context == "all_turns"
 
 
 def _sampling(body: ResponsesRequest) -> dict[str, Any]:
     """Fields of SamplingParams that the request sets."""
     given = {name: getattr(body, name) for name in _SAMPLING_FIELDS if getattr(body, name) is not None}
+    if given.get("top_k", 1) < 1:
+        given["top_k"] = None  # keep all
     return {**given, "max_tokens": body.max_output_tokens}
 
 
@@ -219,25 +232,12 @@ def _schema(body: ResponsesRequest) -> dict[str, Any] | bool | None:
     return None
 
 
-def _may_have_form(body: ResponsesRequest, tools: OfferedTools) -> bool:
-    """False if _guide_of() would return None for certain; at once."""
-    return _schema(body) is not None or bool(tools.tools)
-
-
-def _guide_of(body: ResponsesRequest, tools: OfferedTools) -> Guide | None:
-    """The form of the answer, or None.
-
-    Raises:
-        InvalidRequestError: a schema cannot be followed; compilation may find other reasons.
-    """
-    schema = _schema(body)
-    offered = tools.tools
-    if offered and (tools.required or schema is not None or any(tool.function.strict for tool in offered)):
-        return tool_guide(
-            [msgspec.to_builtins(tool) for tool in offered],
-            required=tools.required,
-            function=tools.named,
-            parallel=tools.named is None and body.parallel_tool_calls is not False,
-            answer=schema,
-        )
-    return None if schema is None else Guide.json_schema(schema, _SCHEMA_PARAM)
+def _form(body: ResponsesRequest, tools: OfferedTools) -> AnswerForm:
+    return AnswerForm(
+        tools=tools.tools,
+        required=tools.required,
+        named=tools.named,
+        parallel=body.parallel_tool_calls is not False,
+        schema=_schema(body),
+        schema_parameter=_SCHEMA_PARAM,
+    )

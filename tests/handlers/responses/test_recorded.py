@@ -12,12 +12,13 @@ import pytest
 
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.settings import RuntimeSettings
+from tests.checkpoints import chat_template
 from tests.handlers.serving import Served, serving
 from tests.runtime import counting_model
 
 RECORDED = Path(__file__).parents[1] / "data" / "recorded"
 PREFIX = "/v1/responses"
-RUNTIME = RuntimeSettings(num_threads=1, max_num_seqs=4, max_num_batched_tokens=2048, max_model_len=4096, spin=False)
+RUNTIME = RuntimeSettings(num_threads=1, max_num_seqs=4, max_num_batched_tokens=512, max_model_len=32_768, spin=False)
 
 # Statuses of a client's requests to these paths, in order.
 STATUSES = {
@@ -43,12 +44,15 @@ def recorded() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A model with a long context, under the recorded name."""
-    template = "{%- for tool in tools or [] %}{{ tool.function.name + ' ' }}{% endfor %}" + counting_model.CHAT_TEMPLATE
+    """A model with a long context and Qwen's template, under the recorded name."""
     artifact = tmp_path_factory.mktemp("recorded") / "artifact"
-    folder = counting_model.make(artifact, script="Yes.", chat_template=template).folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(counting_model, "MAX_POSITION_EMBEDDINGS", RUNTIME.max_model_len)
+        header = "<|im_start|>assistant\n<think>\n"
+        script = "\n</think>\n\nYes."
+        made = counting_model.make(artifact, script=script, script_after=header, chat_template=chat_template())
     settings = ServerSettings(model_name="checkpoint", shutdown_seconds=0.5)
-    with serving(folder, runtime=RUNTIME, settings=settings) as served:
+    with serving(made.folder, runtime=RUNTIME, settings=settings) as served:
         yield served
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from qwonnx.handlers import errors
+from qwonnx.handlers.effort import Effort
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.responses import request
 from qwonnx.runtime.sampling.guide import GuideKind
@@ -126,7 +127,7 @@ def test_fields_without_effect_are_accepted() -> None:
     ).neutral
     assert neutral.messages == [{"role": "user", "content": "Hi"}]
     assert dict(neutral.sampling) == {"max_tokens": None}
-    assert (neutral.tools, neutral.guide, neutral.thinking, neutral.one_call) == ([], None, None, False)
+    assert (neutral.tools, neutral.guide, neutral.effort, neutral.one_call) == ([], None, None, False)
 
 
 def test_sampling_is_passed_on_under_the_engines_names() -> None:
@@ -141,20 +142,16 @@ def test_sampling_is_passed_on_under_the_engines_names() -> None:
     assert dict(understood(max_output_tokens=7, **sampling).neutral.sampling) == {**sampling, "max_tokens": 7}
 
 
+@pytest.mark.parametrize("effort", [None, *get_args(Effort)])
+def test_an_effort_is_passed_on(effort: str | None) -> None:
+    assert understood(reasoning={"effort": effort}).neutral.effort == effort
+
+
 @pytest.mark.parametrize(
-    ("effort", "thinking"),
-    [
-        (None, None),
-        ("none", False),
-        ("minimal", True),
-        ("low", True),
-        ("medium", True),
-        ("high", True),
-        ("xhigh", True),
-    ],
+    ("context", "preserved"), [(None, None), ("auto", None), ("all_turns", True), ("current_turn", False)]
 )
-def test_an_effort_switches_thinking(effort: str | None, thinking: bool | None) -> None:
-    assert understood(reasoning={"effort": effort}).neutral.thinking is thinking
+def test_a_context_says_whether_thoughts_of_earlier_turns_are_kept(context: str | None, preserved: bool | None) -> None:
+    assert understood(reasoning={"context": context}).neutral.preserve_thinking is preserved
 
 
 def test_calls_one_at_a_time_end_the_answer_after_the_first() -> None:
@@ -218,7 +215,7 @@ def test_the_number_of_tokens_is_asked_for_with_fewer_fields() -> None:
     counted = request.counted(json.dumps(body).encode())
     assert counted.model is None
     assert counted.neutral.messages == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
-    assert counted.neutral.thinking is False
+    assert counted.neutral.effort == "none"
     assert [tool["function"]["name"] for tool in counted.neutral.tools] == ["weather"]
     for field, value in {"stream": True, "personality": "friendly", "previous_response_id": "r"}.items():
         with pytest.raises(ServiceError) as raised:
