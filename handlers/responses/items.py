@@ -19,8 +19,10 @@ import msgspec
 from msgspec import Raw
 
 from qwonnx.handlers import errors
-from qwonnx.handlers.chat.validation import Strict, of_validation
-from qwonnx.handlers.errors import ServiceError
+from qwonnx.handlers.chat.validation import Strict
+from qwonnx.handlers.responses import raw_json
+
+_MAX_SHOWN = 100  # characters of a type that is not known
 
 Status = Literal["in_progress", "completed", "incomplete"]
 
@@ -209,29 +211,14 @@ def text_of(content: Content, where: str) -> str:
 
 
 def _decoded(item: Raw, where: str) -> Item:
-    try:
-        kind = _KIND.decode(item)
-    except msgspec.ValidationError as error:
-        raise inside(of_validation(error), where) from error
+    kind = raw_json.decoded(_KIND, item, where)
     name = kind.type
     if name is None:
         name = "item_reference" if kind.role is None and kind.id is not None else "message"
     decoder = _DECODERS.get(name)
     if decoder is None:
         known = ", ".join(_DECODERS)
-        message = f"{where} is of type {name}: leave it out, or send one of {known}"
+        message = f"{where} is of type {name[:_MAX_SHOWN]}: leave it out, or send one of {known}"
         raise errors.invalid(message, f"{where}.type", "unsupported_parameter")
-    try:
-        read: Item = decoder.decode(item)
-    except msgspec.ValidationError as error:
-        raise inside(of_validation(error), where) from error
+    read: Item = raw_json.decoded(decoder, item, where)
     return read
-
-
-def inside(error: ServiceError, where: str) -> ServiceError:
-    """An error about a value as an error about the whole body that holds it at `where`."""
-    parameter = where if error.parameter is None else f"{where}.{error.parameter}"
-    message = (
-        f"{where}: {error.message}" if error.parameter is None else error.message.replace(error.parameter, parameter, 1)
-    )
-    return errors.invalid(message, parameter, error.code)

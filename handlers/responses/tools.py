@@ -22,7 +22,7 @@ from qwonnx.handlers.chat import tools as tool_forms
 from qwonnx.handlers.chat.tools import MAX_TOOLS, FunctionDefinition, FunctionName, Tool
 from qwonnx.handlers.chat.validation import Strict, of_validation
 from qwonnx.handlers.errors import ServiceError
-from qwonnx.handlers.responses.items import inside
+from qwonnx.handlers.responses.raw_json import decoded, inside
 
 CUSTOM_ARGUMENT = "input"
 _SEPARATOR = "__"
@@ -93,7 +93,9 @@ class _Kind(msgspec.Struct):
 
 
 _KIND = msgspec.json.Decoder(_Kind)
-_TOOL = msgspec.json.Decoder(FunctionTool | CustomTool | NamespaceTool)
+_TOOL: msgspec.json.Decoder[FunctionTool | CustomTool | NamespaceTool] = msgspec.json.Decoder(
+    FunctionTool | CustomTool | NamespaceTool
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,18 +177,15 @@ class _Found:
         self.ignored: list[str] = []
 
     def add(self, raw: Raw, where: str, *, strict: bool) -> None:
-        try:
-            kind = _KIND.decode(raw).type
-            if kind in HOSTED:
-                if strict:
-                    message = f"{where} is of type {kind}, which this server does not have: leave it out"
-                    raise errors.invalid(message, f"{where}.type", "unsupported_tool")
-                self.ignored.append(kind)
-                return
-            tool = _TOOL.decode(raw)
-        except msgspec.ValidationError as error:
-            raise inside(of_validation(error), where) from error
-        self.given.append(Raw(bytes(raw)))  # a copy: the body's memory is given back
+        kind = decoded(_KIND, raw, where).type
+        if kind in HOSTED:
+            if strict:
+                message = f"{where} is of type {kind}, which this server does not have: leave it out"
+                raise errors.invalid(message, f"{where}.type", "unsupported_tool")
+            self.ignored.append(kind)
+            return
+        tool = decoded(_TOOL, raw, where)
+        self.given.append(Raw(msgspec.json.format(bytes(raw), indent=-1)))  # in one line, as events need it
         if isinstance(tool, NamespaceTool):
             for index, member in enumerate(tool.tools):
                 self._add(member, f"{where}.tools[{index}]", tool.name)
@@ -269,7 +268,8 @@ def _chosen(choice: str | dict[str, Any] | None, found: _Found) -> _Choice:
 
 def _name_of(entry: dict[str, Any], found: _Found, where: str) -> str | None:
     """The name of an allowed tool; None of a hosted one, which was ignored or refused before."""
-    if entry.get("type") in HOSTED:
+    kind = entry.get("type")
+    if isinstance(kind, str) and kind in HOSTED:
         return None
     try:
         named = msgspec.convert(entry, _Named)

@@ -99,6 +99,25 @@ def test_a_body_that_is_not_a_request_is_refused(body: bytes) -> None:
     assert raised.value.status == 400
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        b'"input":[{"role":"user","content":"Hi","wish":' + b"[" * 5000 + b"]" * 5000 + b"}]",
+        b'"input":[{"role":"user","content":"\xff"}]',
+        b'"input":[{"role":"user","content":"Hi","id":"\xff"}]',
+        b'"input":[{"type":"function_call_output","output":"","caller":' + b"[" * 5000 + b"]" * 5000 + b"}]",
+        b'"input":"Hi","tools":[{"type":"function","name":"f","description":"\xff"}]',
+        b'"input":"Hi","tools":[{"type":"function","name":"f","parameters":{"a":' + b"[" * 5000 + b"]" * 5000 + b"}}]",
+        b'"input":"Hi","tools":[{"type":"function","name":"f"}],"tool_choice":{"type":[1]}',
+        b'"input":"Hi","tool_choice":{"type":"allowed_tools","mode":"auto","tools":[{"type":[1]}]}',
+    ],
+)
+def test_a_part_that_is_not_what_it_seems_is_refused(part: bytes) -> None:
+    with pytest.raises(ServiceError) as raised:
+        request.understood(b'{"model":"m",' + part + b"}")
+    assert raised.value.status == 400
+
+
 def test_fields_without_effect_are_accepted() -> None:
     neutral = understood(
         store=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from openai.types.responses import Response
 from qwonnx.handlers import errors
 from qwonnx.handlers.chat.parts import End, EndReason, Part
 from qwonnx.handlers.errors import ErrorKind, ServiceError
+from qwonnx.handlers.responses import request
 from qwonnx.handlers.responses.writer import ResponseWriter
 from qwonnx.runtime.text.answer_events import ContentDelta, ReasoningDelta
 from tests.handlers.responses.bodies import AGENTS, PATCH, WEATHER, understood
@@ -71,6 +73,13 @@ def test_what_was_not_asked_for_is_null_or_its_default() -> None:
     assert (document["tools"], document["tool_choice"], document["metadata"]) == ([], "auto", {})
     assert document["parallel_tool_calls"] is True
     assert document["text"] == {"format": {"type": "text"}}
+
+
+def test_tools_that_were_sent_in_many_lines_come_back_in_one() -> None:
+    body = json.dumps({"model": "m", "input": "Hi", "stream": True, "tools": [WEATHER]}, indent=2).encode()
+    document = msgspec.json.encode(ResponseWriter(request.understood(body), "m")._response)
+    assert b"\n" not in document
+    assert json.loads(document)["tools"] == [WEATHER]
 
 
 def test_all_events_of_a_stream_name_one_response() -> None:
