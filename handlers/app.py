@@ -37,6 +37,7 @@ from qwonnx.handlers.http.microvm import MicrovmHooks
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.openai.api import OPENAI
 from qwonnx.handlers.responses.api import RESPONSES
+from qwonnx.handlers.responses.recent_items import RecentItems
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.errors import SettingsError
 from qwonnx.runtime.settings import RuntimeSettings
@@ -110,6 +111,7 @@ def create_app(
         BodyBudget(max(settings.max_bodies_bytes, settings.max_body_bytes)),  # one body always fits
     )
     app.state.capsules = capsules
+    app.state.recent_items = RecentItems(settings.recent_items_bytes)
     app.state.continuations = _continuations(settings, capsules)
     return app
 

@@ -14,6 +14,7 @@ from qwonnx.handlers.effort import THINKING_EFFORTS, Effort
 from qwonnx.runtime.errors import SettingsError
 from qwonnx.runtime.settings import read_environment
 
+DEFAULT_RECENT_ITEMS_BYTES = 8 << 20
 DEFAULT_MAX_BODIES_BYTES = 64 << 20
 DEFAULT_MAX_BODY_BYTES = 10 << 20  # the limit of API gateways; about 3 million tokens of English
 _MAX_HELD = 1024  # their bodies and connections wait too
@@ -81,6 +82,8 @@ class ServerSettings:
     continuation_seconds: for which such a token is valid.
     strict_tools: requests with hosted tools, such as web_search, are refused; otherwise /v1/responses ignores these
         tools and names them in the header x-qwonnx-ignored-tools.
+    recent_items_bytes: limit for the output items of /v1/responses that are kept in memory for clients that refer to
+        them by id; 0 keeps none.
     """
 
     model_name: str | None = None
@@ -109,6 +112,7 @@ class ServerSettings:
     continuation_secret: str | None = field(default=None, repr=False, metadata={"secret": True})
     continuation_seconds: float = 900.0
     strict_tools: bool = False
+    recent_items_bytes: int = DEFAULT_RECENT_ITEMS_BYTES
 
     def __post_init__(self) -> None:
         if self.model_name is not None and not all(name.strip() for name in self.model_name.split(",")):
@@ -122,6 +126,8 @@ class ServerSettings:
             raise SettingsError(f"base_path is {self.base_path!r}: give a path such as /prod")
         if self.max_body_bytes < 1:
             raise SettingsError(f"max_body_bytes is {self.max_body_bytes}: give at least 1")
+        if self.recent_items_bytes < 0:
+            raise SettingsError(f"recent_items_bytes is {self.recent_items_bytes}: give at least 0")
         if self.max_bodies_bytes < 1:
             raise SettingsError(f"max_bodies_bytes is {self.max_bodies_bytes}: give at least 1")
         for name in ("header_seconds", "body_seconds", "send_seconds"):

@@ -29,7 +29,6 @@ from qwonnx.handlers.responses.items import (
 )
 from qwonnx.handlers.responses.tools import CUSTOM_ARGUMENT, flat_name
 
-_REASONING_ID = "rs_"
 _MAX_REASONING_CHARACTERS = 8 << 20  # that are unpacked, of all items
 _SYSTEM_ROLES = ("system", "developer")
 
@@ -121,7 +120,7 @@ class _Builder:
                     answered["tool_call_id"] = item.call_id
                 self.messages.append(answered)
             case ItemReference():
-                _check_reference(item, where)
+                pass  # to reasoning that is gone: without it the answer is still right
 
     def end_turn(self) -> None:
         if self._turn is not None:
@@ -166,14 +165,6 @@ class _Builder:
     def _call(self, item: FunctionCallItem | CustomToolCallItem, arguments: str) -> None:
         function = {"name": flat_name(item.name, item.namespace), "arguments": arguments}
         self._open().calls.append({"id": item.call_id, "type": "function", "function": function})
-
-
-def _check_reference(item: ItemReference, where: str) -> None:
-    """A reference to reasoning is ignored: without it the answer is still right. Others are refused."""
-    if item.id.startswith(_REASONING_ID):
-        return
-    message = f"{where} refers to {item.id[:64]}, and this server stores nothing: send the item itself"
-    raise errors.invalid(f"{message} (clients do with `store: false`)", f"{where}.id", "item_not_found")
 
 
 def _num_parts(item: Item) -> int:

@@ -13,10 +13,12 @@ from starlette.responses import Response
 
 from qwonnx.handlers.chat.endpoint import respond
 from qwonnx.handlers.errors import ServiceError
+from qwonnx.handlers.http.api_key import owner_of
 from qwonnx.handlers.http.body import BodyLimits, received
 from qwonnx.handlers.http.held_requests import engine_for
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.responses import request as requests
+from qwonnx.handlers.responses.recent_items import RecentItems
 from qwonnx.handlers.responses.tools import OfferedTools
 from qwonnx.handlers.responses.writer import ResponseWriter
 from qwonnx.handlers.settings import ServerSettings
@@ -36,16 +38,21 @@ async def create_response(request: Request) -> Response:
     host: ModelHost = request.app.state.host
     limits: BodyLimits = request.app.state.bodies
     settings: ServerSettings = request.app.state.settings
-    understand = partial(requests.understood, strict_tools=settings.strict_tools)
+    recent: RecentItems = request.app.state.recent_items
+    owner = owner_of(request.scope)
+    find = partial(recent.find, owner)
+    understand = partial(requests.understood, strict_tools=settings.strict_tools, find=find)
     async with received(request, limits) as data:
         if len(data) <= SMALL_BYTES:
             understood = understand(data)
         else:
             understood = await asyncio.to_thread(understand, data)
     engine = await engine_for(request)
-    writer = ResponseWriter(understood, host.check_model(understood.body.model))
+    body = understood.body
+    keep = (lambda _: None) if body.store is False else partial(recent.keep, owner)
+    writer = ResponseWriter(understood, host.check_model(body.model), keep)
     try:
-        response = await respond(request, engine, understood.neutral, writer, stream=bool(understood.body.stream))
+        response = await respond(request, engine, understood.neutral, writer, stream=bool(body.stream))
     except ServiceError as error:
         raise requests.in_request_words(error, understood.tools) from error
     name_ignored(response, understood.tools)

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from qwonnx.handlers import errors
 from qwonnx.handlers.chat.prompting import prompt_of
 from qwonnx.handlers.errors import ServiceError
+from qwonnx.handlers.http.api_key import owner_of
 from qwonnx.handlers.http.body import BodyLimits, received
 from qwonnx.handlers.http.disconnect import while_connected
 from qwonnx.handlers.http.held_requests import engine_for
@@ -19,6 +20,7 @@ from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.responses import request as requests
 from qwonnx.handlers.responses.create import SMALL_BYTES, name_ignored
 from qwonnx.handlers.responses.objects import InputTokens
+from qwonnx.handlers.responses.recent_items import RecentItems
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.errors import InvalidRequestError
 
@@ -33,7 +35,9 @@ async def count_input_tokens(request: Request) -> Response:
     host: ModelHost = request.app.state.host
     limits: BodyLimits = request.app.state.bodies
     settings: ServerSettings = request.app.state.settings
-    count = partial(requests.counted, strict_tools=settings.strict_tools)
+    recent: RecentItems = request.app.state.recent_items
+    find = partial(recent.find, owner_of(request.scope))
+    count = partial(requests.counted, strict_tools=settings.strict_tools, find=find)
     async with received(request, limits) as data:
         counted = count(data) if len(data) <= SMALL_BYTES else await asyncio.to_thread(count, data)
     engine = await engine_for(request)

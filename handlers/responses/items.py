@@ -12,7 +12,7 @@ Answers are sent back unchanged, so every field of an output item is known here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -22,7 +22,10 @@ from qwonnx.handlers import errors
 from qwonnx.handlers.chat.validation import Strict
 from qwonnx.handlers.responses import raw_json
 
-_MAX_SHOWN = 100  # characters of a type that is not known
+_MAX_SHOWN = 100  # characters of a type or an id that is not known
+_REASONING_ID = "rs_"
+
+FindItem = Callable[[str], bytes | None]
 
 Status = Literal["in_progress", "completed", "incomplete"]
 
@@ -180,13 +183,38 @@ _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
 }
 
 
-def decoded(items: Sequence[Raw]) -> list[Item]:
-    """The items of an input.
+def decoded(items: Sequence[Raw], find: FindItem) -> list[Item]:
+    """The items of an input. A reference becomes the item that it names; one to reasoning may stay a reference.
+
+    Args:
+        items: JSON.
+        find: returns the JSON text of an earlier item by its id, or None.
 
     Raises:
         ServiceError: 400, with the item or its field as param.
     """
-    return [_decoded(item, f"input[{index}]") for index, item in enumerate(items)]
+    read: list[Item] = []
+    referred: set[str] = set()
+    for index, item in enumerate(items):
+        where = f"input[{index}]"
+        one = _decoded(item, where)
+        if isinstance(one, ItemReference):
+            if one.id in referred:  # a small body must not become a large conversation
+                raise errors.invalid(f"{where} refers to the item of an earlier reference: remove it", f"{where}.id")
+            referred.add(one.id)
+            one = _referred(one, where, find)
+        read.append(one)
+    return read
+
+
+def _referred(reference: ItemReference, where: str, find: FindItem) -> Item:
+    text = find(reference.id)
+    if text is not None:
+        return _decoded(Raw(text), where)
+    if reference.id.startswith(_REASONING_ID):
+        return reference
+    message = f"{where} refers to {reference.id[:_MAX_SHOWN]}, and this server does not have it: send the item itself"
+    raise errors.invalid(f"{message} (clients do with `store: false`)", f"{where}.id", "item_not_found")
 
 
 def text_of(content: Content, where: str) -> str:

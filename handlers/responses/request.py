@@ -17,6 +17,7 @@ from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.http.json_size import MAX_VALUES, has_too_many_values
 from qwonnx.handlers.responses import conversation, items
 from qwonnx.handlers.responses import tools as tool_types
+from qwonnx.handlers.responses.items import FindItem
 from qwonnx.handlers.responses.protocol import (
     InputTokensRequest,
     JsonObjectFormat,
@@ -91,12 +92,13 @@ class Counted:
     neutral: ChatRequest
 
 
-def understood(data: bytes | bytearray, *, strict_tools: bool = False) -> Understood:
+def understood(data: bytes | bytearray, *, strict_tools: bool = False, find: FindItem = lambda _: None) -> Understood:
     """Decode, check and translate the body of a request for a response. Takes up to 0.3 s for 10 MB.
 
     Args:
         data: JSON.
         strict_tools: refuse hosted tools instead of ignoring them.
+        find: see items.decoded().
 
     Raises:
         ServiceError: 400, with the parameter at fault as param.
@@ -111,7 +113,7 @@ def understood(data: bytes | bytearray, *, strict_tools: bool = False) -> Unders
     tools = tool_types.offered(body.tools or (), body.tool_choice, strict=strict_tools)
     form = _form(body, tools)
     neutral = ChatRequest(
-        messages=_messages(body),
+        messages=_messages(body, find),
         tools=tool_types.template_tools(tools),
         sampling=_sampling(body),
         guide=form.guide if form.tools or form.schema is not None else None,
@@ -125,7 +127,7 @@ def understood(data: bytes | bytearray, *, strict_tools: bool = False) -> Unders
     return Understood(body, tools, neutral)
 
 
-def counted(data: bytes | bytearray, *, strict_tools: bool = False) -> Counted:
+def counted(data: bytes | bytearray, *, strict_tools: bool = False, find: FindItem = lambda _: None) -> Counted:
     """Decode, check and translate the body of a request for a number of tokens.
 
     Raises:
@@ -134,7 +136,7 @@ def counted(data: bytes | bytearray, *, strict_tools: bool = False) -> Counted:
     body = _decoded(data, _INPUT_TOKENS.decode)
     tools = tool_types.offered(body.tools or (), body.tool_choice, strict=strict_tools)
     neutral = ChatRequest(
-        messages=_messages(body),
+        messages=_messages(body, find),
         tools=tool_types.template_tools(tools),
         effort=_effort(body),
         preserve_thinking=_preserve_thinking(body),
@@ -171,11 +173,11 @@ def _decoded(data: bytes | bytearray, decode: Callable[[bytes | bytearray], Body
     return body
 
 
-def _messages(body: ResponsesRequest | InputTokensRequest) -> list[dict[str, Any]]:
+def _messages(body: ResponsesRequest | InputTokensRequest, find: FindItem) -> list[dict[str, Any]]:
     if isinstance(body.input, str):
         given: list[items.Item] = [items.MessageItem(role="user", content=body.input)]
     else:
-        given = items.decoded(body.input or ())
+        given = items.decoded(body.input or (), find)
     conversation.check_bounds(given)
     messages = conversation.messages_of(given, body.instructions)
     if not messages:

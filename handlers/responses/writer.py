@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 
 import msgspec
 from msgspec import UNSET
@@ -17,6 +17,7 @@ from qwonnx.handlers.responses.events import Event
 from qwonnx.handlers.responses.objects import (
     IncompleteDetails,
     InputTokensDetails,
+    OutputItem,
     OutputTokensDetails,
     ReasoningEcho,
     ResponseError,
@@ -36,13 +37,17 @@ class ResponseWriter:
     Args:
         request: the request.
         model: the model's name in the answer.
+        keep: called with the items of a response that has ended, before its client knows it.
     """
 
-    def __init__(self, request: Understood, model: str) -> None:
+    def __init__(
+        self, request: Understood, model: str, keep: Callable[[Sequence[OutputItem]], None] = lambda _: None
+    ) -> None:
         self.id = f"resp_{fresh_id()}"
         self._response = _begun(self.id, request, model)
         encrypted = ENCRYPTED_REASONING in (request.body.include or ())
         self._output = Output(request.tools, encrypted=encrypted)
+        self._keep = keep
         self._num_events = 0
         self._size: AnswerSize | None = None
 
@@ -101,6 +106,7 @@ class ResponseWriter:
 
     def _ended(self, end: End) -> ResponseObject:
         is_cut = end.reason is EndReason.LENGTH
+        self._keep(self._output.items)
         return msgspec.structs.replace(
             self._response,
             status="incomplete" if is_cut else "completed",

@@ -61,6 +61,7 @@ def test_the_environment_is_read_and_empty_variables_keep_the_defaults() -> None
         ("QWONNX_CONTINUATION_SECRET", "two words"),
         ("QWONNX_CONTINUATION_SECONDS", "0"),
         ("QWONNX_STRICT_TOOLS", "some"),
+        ("QWONNX_RECENT_ITEMS_BYTES", "-1"),
     ],
 )
 def test_a_malformed_variable_is_named(variable: str, value: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
+from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.openai import chat_bounds
-from qwonnx.handlers.responses import conversation
+from qwonnx.handlers.responses import conversation, request
 from qwonnx.handlers.responses.sealed_reasoning import sealed
 from tests.handlers.responses.bodies import refusal, understood
 
@@ -121,13 +123,28 @@ def test_thoughts_are_read_from_any_of_their_places_and_foreign_ones_are_left_ou
     assert read(content=None, encrypted_content=None) is None
 
 
-def test_a_reference_to_reasoning_is_left_out_and_any_other_is_refused() -> None:
+def test_a_reference_to_reasoning_that_is_gone_is_left_out_and_any_other_is_refused() -> None:
     reference = {"type": "item_reference", "id": "rs_1"}
     assert messages(USER, reference, said("a"))[1:] == [{"role": "assistant", "content": "a"}]
     for other in ({"id": "msg_1"}, {"type": "item_reference", "id": "fc_1"}, {"type": None, "id": "x"}):
         refused = refusal(input=[USER, other])
         assert (refused.parameter, refused.code) == ("input[1].id", "item_not_found")
         assert "send the item itself" in refused.message
+
+
+def test_a_reference_to_an_item_that_is_kept_is_that_item_once() -> None:
+    kept = {item["id"]: json.dumps(item).encode() for item in (thought("Hm."), said("a"))}
+    references = [{"type": "item_reference", "id": item_id} for item_id in kept]
+    body = {"model": "m", "input": [USER, *references, called()]}
+    neutral = request.understood(json.dumps(body).encode(), find=kept.get).neutral
+    calls = [call("f", "{}")]
+    assert neutral.messages[1:] == [
+        {"role": "assistant", "content": "a", "reasoning_content": "Hm.", "tool_calls": calls}
+    ]
+    twice = {"model": "m", "input": [USER, *references, references[1]]}
+    with pytest.raises(ServiceError) as raised:
+        request.understood(json.dumps(twice).encode(), find=kept.get)
+    assert raised.value.parameter == "input[3].id"
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,31 @@ def test_nothing_is_stored(served: Served) -> None:
         assert "send the earlier output items in input" in stateful.value.message
 
 
+def test_a_client_may_refer_to_items_unless_it_said_that_nothing_shall_be_stored(scripted: Served) -> None:
+    def turn(item_ids: list[str]) -> Any:
+        references: Any = [{"type": "item_reference", "id": item_id} for item_id in item_ids]
+        return [{"role": "user", "content": "Hi"}, *references, {"role": "user", "content": "And?"}]
+
+    with scripted.client() as client:
+        for stream in (False, True):
+            if stream:
+                with client.responses.stream(model=MODEL, input="Hi") as reader:
+                    items = reader.get_final_response().output
+            else:
+                items = list(client.responses.create(model=MODEL, input="Hi").output)
+            referred = turn([str(item.id) for item in items])
+            sent = [*turn([])[:1], *items, *turn([])[1:]]
+            counts = [
+                client.responses.input_tokens.count(model=MODEL, input=each).input_tokens for each in (referred, sent)
+            ]
+            assert counts[0] == counts[1]
+            assert client.responses.create(model=MODEL, input=referred).output
+        unstored = client.responses.create(model=MODEL, input="Hi", store=False).output
+        with pytest.raises(openai.BadRequestError) as raised:
+            client.responses.create(model=MODEL, input=turn([str(unstored[-1].id)]))
+        assert raised.value.code == "item_not_found"
+
+
 def test_an_upgrade_to_a_websocket_is_refused(served: Served) -> None:
     upgrade = {"connection": "Upgrade", "upgrade": "websocket", "sec-websocket-version": "13"}
     with served.http() as http:
