@@ -21,6 +21,7 @@ from qwonnx.handlers.anthropic.api import ANTHROPIC
 from qwonnx.handlers.api_keys import api_keys
 from qwonnx.handlers.chat.capsule_store import CapsuleStore
 from qwonnx.handlers.chat.continuations import Continuations
+from qwonnx.handlers.chat.recent_items import RecentItems
 from qwonnx.handlers.chat.restore import RestoreHooks
 from qwonnx.handlers.engine_start import open_engine
 from qwonnx.handlers.environment import warnings_about
@@ -37,7 +38,6 @@ from qwonnx.handlers.http.microvm import MicrovmHooks
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.openai.api import OPENAI
 from qwonnx.handlers.responses.api import RESPONSES
-from qwonnx.handlers.responses.recent_items import RecentItems
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.errors import SettingsError
 from qwonnx.runtime.settings import RuntimeSettings

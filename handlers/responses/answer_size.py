@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from qwonnx.handlers.chat.parts import Begun, Resumed
 from qwonnx.handlers.http import sse
 from qwonnx.handlers.responses import events
 from qwonnx.handlers.responses.events import Event
@@ -44,15 +45,15 @@ class AnswerSize:
     def __init__(self, response: ResponseObject, *, stream: bool) -> None:
         self._stream = stream
         self._frames = msgspec.json.encode(response) * (_NUM_FRAMES if stream else 1)
-        self._kind: type[AnswerEvent] | None = None
+        self._kind: type[Begun | Resumed | AnswerEvent] | None = None
 
-    def piece(self, part: AnswerEvent) -> bytes:
+    def piece(self, part: Begun | Resumed | AnswerEvent) -> bytes:
         """What the part and its repetitions take, or a little more."""
         frames, self._frames = self._frames, b""
         match part:
-            case CallOpened(name):
+            case CallOpened(name) | Resumed(_, str(name)):
                 # As a custom tool: the names of its events are the longest.
-                opened = self._item(part, OfferedTools(callees={name: Callee(name, is_custom=True)}))
+                opened = self._item(CallOpened(name), OfferedTools(callees={name: Callee(name, is_custom=True)}))
             case ContentDelta() | ReasoningDelta() if type(part) is not self._kind:
                 opened = self._item(type(part)("x"), OfferedTools())
             case _:
@@ -67,8 +68,8 @@ class AnswerSize:
         item = msgspec.json.encode(output.items)
         return b"".join(map(_encoded, told)) * 2 + item * _ITEMS if self._stream else item
 
-    def _delta(self, part: AnswerEvent) -> bytes:
-        if isinstance(part, CallOpened | CallClosed):
+    def _delta(self, part: Begun | Resumed | AnswerEvent) -> bytes:
+        if isinstance(part, Begun | Resumed | CallOpened | CallClosed):
             return b""
         text = msgspec.json.encode(part.text)[1:-1]
         if not self._stream:

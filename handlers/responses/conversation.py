@@ -12,9 +12,7 @@ from typing import Any
 import msgspec
 
 from qwonnx.handlers import errors
-from qwonnx.handlers.http.json_size import has_too_many_values
-from qwonnx.handlers.openai.chat_bounds import MAX_CALLS, MAX_MESSAGES, MAX_PARTS
-from qwonnx.handlers.openai.chat_bounds import MAX_VALUES as MAX_ARGUMENT_VALUES
+from qwonnx.handlers.chat.bounds import ConversationBounds
 from qwonnx.handlers.responses import items as item_types
 from qwonnx.handlers.responses import sealed_reasoning
 from qwonnx.handlers.responses.items import (
@@ -34,26 +32,20 @@ _SYSTEM_ROLES = ("system", "developer")
 
 
 def check_bounds(items: Sequence[Item]) -> None:
-    """Check the numbers of items, parts, calls and of values in their arguments.
+    """Check the numbers of parts, calls and of values in their arguments.
 
     Raises:
         ServiceError: 400, with the item at fault as param.
     """
-    num_parts = num_calls = 0
-    arguments: list[str] = []
+    bounds = ConversationBounds()
     for index, item in enumerate(items):
         where = f"input[{index}]"
-        num_parts += _num_parts(item)
-        if num_parts > MAX_PARTS:
-            raise _too_many(f"the items have more than {MAX_PARTS} parts up to {where}", MAX_PARTS, where)
-        if isinstance(item, FunctionCallItem | CustomToolCallItem):
-            num_calls += 1
-            if num_calls > MAX_CALLS:
-                raise _too_many(f"there are more than {MAX_CALLS} calls up to {where}", MAX_CALLS, where)
+        bounds.parts(_num_parts(item), where)
         if isinstance(item, FunctionCallItem):
-            arguments.append(item.arguments)
-    if has_too_many_values(",".join(arguments).encode(), MAX_ARGUMENT_VALUES):
-        raise _too_many("the arguments of the calls have more values than allowed", MAX_ARGUMENT_VALUES, "input")
+            bounds.calls([item.arguments.encode(errors="replace")], where)
+        elif isinstance(item, CustomToolCallItem):
+            bounds.calls([b""], where)
+    bounds.end("input")
 
 
 def messages_of(items: Sequence[Item], instructions: str | None) -> list[dict[str, Any]]:
@@ -68,8 +60,7 @@ def messages_of(items: Sequence[Item], instructions: str | None) -> list[dict[st
     for index, item in enumerate(items):
         builder.add(item, f"input[{index}]")
     builder.end_turn()
-    if len(builder.messages) > MAX_MESSAGES:
-        raise _too_many(f"input has {len(builder.messages)} messages", MAX_MESSAGES, "input")
+    ConversationBounds().messages(len(builder.messages), "input")
     return builder.messages
 
 
@@ -174,7 +165,3 @@ def _num_parts(item: Item) -> int:
         case ReasoningItem():
             return max(1, len(item.summary or ()) + len(item.content or ()))
     return 1
-
-
-def _too_many(found: str, allowed: int, parameter: str) -> errors.ServiceError:
-    return errors.invalid(f"{found}: at most {allowed} fit", parameter, "array_above_max_length")

@@ -12,13 +12,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from qwonnx.handlers.chat.endpoint import respond
+from qwonnx.handlers.chat.recent_items import RecentItems
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.http.api_key import owner_of
 from qwonnx.handlers.http.body import BodyLimits, received
 from qwonnx.handlers.http.held_requests import engine_for
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.responses import request as requests
-from qwonnx.handlers.responses.recent_items import RecentItems
 from qwonnx.handlers.responses.tools import OfferedTools
 from qwonnx.handlers.responses.writer import ResponseWriter
 from qwonnx.handlers.settings import ServerSettings
@@ -49,7 +49,7 @@ async def create_response(request: Request) -> Response:
             understood = await asyncio.to_thread(understand, data)
     engine = await engine_for(request)
     body = understood.body
-    keep = (lambda _: None) if body.store is False else partial(recent.keep, owner)
+    keep = None if body.store is False else partial(recent.keep, owner)
     writer = ResponseWriter(understood, host.check_model(body.model), keep)
     try:
         response = await respond(request, engine, understood.neutral, writer, stream=bool(body.stream))

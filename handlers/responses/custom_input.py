@@ -19,9 +19,14 @@ _PLAIN = re.compile(r'[^"\\]*')
 
 
 class CustomInput:
-    """Reads the arguments of one call. The deltas together are the input."""
+    """Reads the arguments of one call. The deltas together are the input.
 
-    def __init__(self) -> None:
+    Args:
+        goes_on: another request has begun the call. What comes is the rest of the string, unless it is an object.
+    """
+
+    def __init__(self, *, goes_on: bool = False) -> None:
+        self._goes_on = goes_on
         self._waiting = ""  # JSON text that is not decoded yet
         self._in_string = False
         self._ended = False  # the string has
@@ -40,10 +45,10 @@ class CustomInput:
         self._waiting += arguments
         if not self._in_string:
             found = _BEGINNING.match(self._waiting)
-            if found is None:
+            if found is None and not (self._goes_on and self._waiting and not self._waiting.startswith("{")):
                 return ""
             self._in_string = True
-            self._waiting = self._waiting[found.end() :]
+            self._waiting = self._waiting[found.end() if found else 0 :]
         return self._told(self._decoded())
 
     def close(self) -> str:

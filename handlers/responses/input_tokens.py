@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from qwonnx.handlers import errors
 from qwonnx.handlers.chat.prompting import prompt_of
+from qwonnx.handlers.chat.recent_items import RecentItems
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.http.api_key import owner_of
 from qwonnx.handlers.http.body import BodyLimits, received
@@ -20,7 +21,6 @@ from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.responses import request as requests
 from qwonnx.handlers.responses.create import SMALL_BYTES, name_ignored
 from qwonnx.handlers.responses.objects import InputTokens
-from qwonnx.handlers.responses.recent_items import RecentItems
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.errors import InvalidRequestError
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from msgspec import UNSET
 
-from qwonnx.handlers.chat.parts import EndReason
+from qwonnx.handlers.chat.parts import Begun, EndReason, Resumed
 from qwonnx.handlers.responses import events, sealed_reasoning
 from qwonnx.handlers.responses.custom_input import CustomInput
 from qwonnx.handlers.responses.events import Event
@@ -56,8 +56,11 @@ class Output:
         """The items so far; the last one may be open, and is then incomplete."""
         return self._done if self._open is None else [*self._done, self._open.item("incomplete")]
 
-    def add(self, part: AnswerEvent) -> Iterator[Event]:
-        """The events of the next part. They must be consumed."""
+    def add(self, part: Begun | Resumed | AnswerEvent) -> Iterator[Event]:
+        """The events of the next part. They must be consumed.
+
+        A call that another request has begun is an item with the rest of its arguments.
+        """
         match part:
             case ReasoningDelta(text):
                 if text:
@@ -67,15 +70,19 @@ class Output:
                 if text:
                     yield from self._opened(_Message)
                     yield from self._delta(text)
-            case CallOpened(name):
+            case CallOpened(name) | Resumed(_, str(name)):
                 yield from self._closed("completed")
                 callee = self._tools.callee(name)
                 yield from self._begun(_CustomCall if callee.is_custom else _FunctionCall, callee)
+                if isinstance(part, Resumed) and isinstance(self._open, _CustomCall):
+                    self._open.go_on()
             case ArgumentsDelta(text):
                 if text:
                     yield from self._delta(text)
             case CallClosed():
                 yield from self._closed("completed")
+            case Begun() | Resumed():
+                pass
 
     def end(self, reason: EndReason) -> Iterator[Event]:
         """The events of the end. A successful answer without text and calls has an empty message."""
@@ -212,6 +219,10 @@ class _CustomCall(_OpenCall):
 
     def item(self, status: ItemStatus) -> CustomToolCallItem:
         return CustomToolCallItem(self._id, self._call_id, self._name, self._input.text, status, self._namespace)
+
+    def go_on(self) -> None:
+        """Another request has begun the call."""
+        self._input = CustomInput(goes_on=True)
 
     def delta(self, text: str) -> Iterator[Event]:
         yield from self._more(self._input.push(text))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 
 import msgspec
 from msgspec import UNSET
@@ -17,7 +17,6 @@ from qwonnx.handlers.responses.events import Event
 from qwonnx.handlers.responses.objects import (
     IncompleteDetails,
     InputTokensDetails,
-    OutputItem,
     OutputTokensDetails,
     ReasoningEcho,
     ResponseError,
@@ -37,12 +36,13 @@ class ResponseWriter:
     Args:
         request: the request.
         model: the model's name in the answer.
-        keep: called with the items of a response that has ended, before its client knows it.
+        keep: called with the id and the JSON text of each item of a response that has ended, before its client knows
+            it; None: nothing is kept.
     """
 
-    def __init__(
-        self, request: Understood, model: str, keep: Callable[[Sequence[OutputItem]], None] = lambda _: None
-    ) -> None:
+    keep_alive = sse.COMMENT
+
+    def __init__(self, request: Understood, model: str, keep: Callable[[str, bytes], None] | None = None) -> None:
         self.id = f"resp_{fresh_id()}"
         self._response = _begun(self.id, request, model)
         encrypted = ENCRYPTED_REASONING in (request.body.include or ())
@@ -106,11 +106,14 @@ class ResponseWriter:
 
     def _ended(self, end: End) -> ResponseObject:
         is_cut = end.reason is EndReason.LENGTH
-        self._keep(self._output.items)
+        items = self._output.items
+        if self._keep is not None:
+            for item in items:
+                self._keep(item.id, msgspec.json.encode(item))
         return msgspec.structs.replace(
             self._response,
             status="incomplete" if is_cut else "completed",
-            output=self._output.items,
+            output=items,
             usage=_usage(end.usage),
             completed_at=None if is_cut else int(time.time()),
             incomplete_details=IncompleteDetails() if is_cut else None,

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from qwonnx.handlers.chat import bounds
 from qwonnx.handlers.errors import ServiceError
-from qwonnx.handlers.openai import chat_bounds
 from qwonnx.handlers.responses import conversation, request
 from qwonnx.handlers.responses.sealed_reasoning import sealed
 from tests.handlers.responses.bodies import refusal, understood
@@ -175,12 +175,9 @@ def test_an_item_that_cannot_be_read_is_refused_by_its_place(item: Any, param: s
 def test_numbers_of_items_are_bounded() -> None:
     parts = [{"type": "input_text", "text": "a"}] * 4096
     assert refusal(input=[{"role": "user", "content": parts}] * 3).parameter == "input[2]"
-    assert refusal(input=[USER] * (chat_bounds.MAX_MESSAGES + 1)).parameter == "input"
-    assert (
-        refusal(input=[USER, *[called()] * (chat_bounds.MAX_CALLS + 1)]).parameter
-        == f"input[{chat_bounds.MAX_CALLS + 1}]"
-    )
-    many = "[" + ",".join("1" * (chat_bounds.MAX_VALUES + 1)) + "]"
+    assert refusal(input=[USER] * (bounds.MAX_MESSAGES + 1)).parameter == "input"
+    assert refusal(input=[USER, *[called()] * (bounds.MAX_CALLS + 1)]).parameter == f"input[{bounds.MAX_CALLS + 1}]"
+    many = "[" + ",".join("1" * (bounds.MAX_VALUES + 1)) + "]"
     assert refusal(input=[USER, called(arguments=many)]).parameter == "input"
 
 

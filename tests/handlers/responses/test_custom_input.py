@@ -68,3 +68,11 @@ def test_the_input_comes_as_soon_as_it_is_known() -> None:
 def test_arguments_of_another_form_are_not_lost(arguments: str, text: str) -> None:
     assert read(arguments) == text
     assert read(*arguments) == text
+
+
+@pytest.mark.parametrize(
+    ("rest", "text"), [('bc"}', "bc"), ("b\\n", "b\n"), ('{"input": "abc"}', "abc"), ("", ""), ('"}', "")]
+)
+def test_a_call_that_goes_on_has_the_rest_of_its_string(rest: str, text: str) -> None:
+    reader = CustomInput(goes_on=True)
+    assert "".join([*map(reader.push, rest), reader.close()]) == text

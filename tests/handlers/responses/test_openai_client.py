@@ -222,21 +222,20 @@ def test_a_client_may_refer_to_items_unless_it_said_that_nothing_shall_be_stored
 
     with scripted.client() as client:
         for stream in (False, True):
+            items: list[Any]
             if stream:
                 with client.responses.stream(model=MODEL, input="Hi") as reader:
-                    items = reader.get_final_response().output
+                    items = list(reader.get_final_response().output)
             else:
                 items = list(client.responses.create(model=MODEL, input="Hi").output)
-            referred = turn([str(item.id) for item in items])
+            referred = turn([item.id for item in items])
             sent = [*turn([])[:1], *items, *turn([])[1:]]
-            counts = [
-                client.responses.input_tokens.count(model=MODEL, input=each).input_tokens for each in (referred, sent)
-            ]
-            assert counts[0] == counts[1]
+            counts = {client.responses.input_tokens.count(input=each).input_tokens for each in (referred, sent)}
+            assert len(counts) == 1
             assert client.responses.create(model=MODEL, input=referred).output
-        unstored = client.responses.create(model=MODEL, input="Hi", store=False).output
+        unstored: Any = client.responses.create(model=MODEL, input="Hi", store=False).output
         with pytest.raises(openai.BadRequestError) as raised:
-            client.responses.create(model=MODEL, input=turn([str(unstored[-1].id)]))
+            client.responses.create(model=MODEL, input=turn([unstored[-1].id]))
         assert raised.value.code == "item_not_found"
 
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwonnx.handlers import errors
-from qwonnx.handlers.chat.parts import End, EndReason, Part
+from qwonnx.handlers.chat.parts import Begun, End, EndReason, Part, Resumed
 from qwonnx.handlers.responses.sealed_reasoning import opened
-from qwonnx.runtime.text.answer_events import ArgumentsDelta, CallOpened, ContentDelta, ReasoningDelta
+from qwonnx.runtime.text.answer_events import ArgumentsDelta, CallClosed, CallOpened, ContentDelta, ReasoningDelta
 from tests.handlers.responses.bodies import AGENTS, PATCH, WEATHER
 from tests.handlers.responses.streams import CUT, END, call, events, read_by_the_client, sent, whole
 
@@ -29,7 +29,7 @@ _arguments = st.one_of(_texts, st.lists(st.sampled_from(['{"input": "', "a", "\\
 @st.composite
 def answers(draw: st.DrawFn) -> list[Part]:
     """Parts in an order that a model can give: thoughts, then text and calls, then an end."""
-    parts: list[Part] = []
+    parts: list[Part] = [Begun(7, 2)]
     for _ in range(draw(st.integers(0, 4))):
         kind = draw(st.sampled_from([ReasoningDelta, ContentDelta, None]))
         if kind is None:
@@ -195,3 +195,15 @@ def test_encrypted_reasoning_is_there_if_it_is_asked_for() -> None:
     asked = whole(ReasoningDelta("Hm."), ContentDelta("a"), END, include=["reasoning.encrypted_content"])
     assert opened(asked["output"][0]["encrypted_content"]) == "Hm."
     assert "encrypted_content" not in whole(ReasoningDelta("Hm."), END)["output"][0]
+
+
+def test_the_rest_of_a_call_that_another_request_began_is_an_item() -> None:
+    rest: list[Part] = [Begun(7, 2), Resumed(2, "agents__patch"), ArgumentsDelta('b"}'), CallClosed()]
+    (item,) = whole(*rest, End(EndReason.CALLS, END.usage), tools=TOOLS)["output"]
+    assert (item["type"], item["name"], item["namespace"], item["input"]) == (
+        "custom_tool_call",
+        "patch",
+        "agents",
+        "b",
+    )
+    assert kinds(events(Begun(7, 2), Resumed(2), ContentDelta("a"), END))[2] == "output_item.added"
