@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import msgspec
 
-from qwonnx.handlers.chat.parts import Begun, Resumed
+from qwonnx.handlers.chat.parts import Begun, ContentLogprobs, Resumed
 from qwonnx.handlers.http import sse
+from qwonnx.handlers.openai.logprobs import LogprobsWriter
 from qwonnx.handlers.responses import events
 from qwonnx.handlers.responses.events import Event
 from qwonnx.handlers.responses.objects import ResponseObject
@@ -39,15 +40,17 @@ class AnswerSize:
 
     Args:
         response: before its first part.
+        logprobs: of the writer.
         stream: it is sent as events.
     """
 
-    def __init__(self, response: ResponseObject, *, stream: bool) -> None:
+    def __init__(self, response: ResponseObject, logprobs: LogprobsWriter | None, *, stream: bool) -> None:
+        self._logprobs = logprobs
         self._stream = stream
         self._frames = msgspec.json.encode(response) * (_NUM_FRAMES if stream else 1)
-        self._kind: type[Begun | Resumed | AnswerEvent] | None = None
+        self._kind: type[Begun | Resumed | ContentLogprobs | AnswerEvent] | None = None
 
-    def piece(self, part: Begun | Resumed | AnswerEvent) -> bytes:
+    def piece(self, part: Begun | Resumed | ContentLogprobs | AnswerEvent) -> bytes:
         """What the part and its repetitions take, or a little more."""
         frames, self._frames = self._frames, b""
         match part:
@@ -58,7 +61,8 @@ class AnswerSize:
                 opened = self._item(type(part)("x"), OfferedTools())
             case _:
                 opened = b""
-        self._kind = type(part)
+        if not isinstance(part, ContentLogprobs):
+            self._kind = type(part)
         return frames + opened + self._delta(part)
 
     def _item(self, opening: CallOpened | ContentDelta | ReasoningDelta, tools: OfferedTools) -> bytes:
@@ -68,9 +72,12 @@ class AnswerSize:
         item = msgspec.json.encode(output.items)
         return b"".join(map(_encoded, told)) * 2 + item * _ITEMS if self._stream else item
 
-    def _delta(self, part: Begun | Resumed | AnswerEvent) -> bytes:
+    def _delta(self, part: Begun | Resumed | ContentLogprobs | AnswerEvent) -> bytes:
         if isinstance(part, Begun | Resumed | CallOpened | CallClosed):
             return b""
+        if isinstance(part, ContentLogprobs):
+            token = b"" if self._logprobs is None else msgspec.json.encode(self._logprobs.token(part.logprobs)) + b","
+            return token * (_TEXT_COPIES + 1) if self._stream else token
         text = msgspec.json.encode(part.text)[1:-1]
         if not self._stream:
             return text * _WHOLE_REASONING_COPIES if isinstance(part, ReasoningDelta) else text

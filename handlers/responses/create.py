@@ -18,6 +18,7 @@ from qwonnx.handlers.http.api_key import owner_of
 from qwonnx.handlers.http.body import BodyLimits, received
 from qwonnx.handlers.http.held_requests import engine_for
 from qwonnx.handlers.model_host import ModelHost
+from qwonnx.handlers.openai.logprobs import LogprobsWriter
 from qwonnx.handlers.responses import request as requests
 from qwonnx.handlers.responses.tools import OfferedTools
 from qwonnx.handlers.responses.writer import ResponseWriter
@@ -50,7 +51,8 @@ async def create_response(request: Request) -> Response:
     engine = await engine_for(request)
     body = understood.body
     keep = None if body.store is False else partial(recent.keep, owner)
-    writer = ResponseWriter(understood, host.check_model(body.model), keep)
+    logprobs = LogprobsWriter(engine.tokenizer) if requests.wants_logprobs(body) else None
+    writer = ResponseWriter(understood, host.check_model(body.model), logprobs, keep)
     try:
         response = await respond(request, engine, understood.neutral, writer, stream=bool(body.stream))
     except ServiceError as error:

@@ -13,10 +13,9 @@ The number of each event is its place in the stream; the writer sets it.
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
+from qwonnx.handlers.openai.chat_objects import LogprobToken
 from qwonnx.handlers.responses.objects import OutputItem, OutputText, ReasoningText, ResponseObject, SummaryText
 
 
@@ -73,12 +72,12 @@ class PartDone(_OfPart, kw_only=True, tag="response.content_part.done"):
 
 class TextDelta(_OfPart, kw_only=True, tag="response.output_text.delta"):
     delta: str
-    logprobs: list[Any] = []
+    logprobs: list[LogprobToken] = []
 
 
 class TextDone(_OfPart, kw_only=True, tag="response.output_text.done"):
     text: str
-    logprobs: list[Any] = []
+    logprobs: list[LogprobToken] = []
 
 
 class ReasoningDelta(_OfPart, kw_only=True, tag="response.reasoning_text.delta"):

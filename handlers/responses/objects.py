@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from qwonnx.handlers.openai.chat_objects import LogprobToken
 from qwonnx.handlers.responses.protocol import JsonObjectFormat, JsonSchemaFormat, TextFormat
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
@@ -30,7 +31,7 @@ class OutputText(msgspec.Struct):
     text: str
     type: Literal["output_text"] = "output_text"
     annotations: list[Any] = []
-    logprobs: list[Any] = []
+    logprobs: list[LogprobToken] = []
 
 
 class ReasoningItem(msgspec.Struct):
@@ -142,7 +143,7 @@ class ResponseObject(msgspec.Struct):
     previous_response_id: None = None
     service_tier: Literal["default"] = "default"
     store: Literal[False] = False
-    top_logprobs: Literal[0] = 0
+    top_logprobs: int = 0
     truncation: Literal["disabled"] = "disabled"
 
 

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 
 from msgspec import UNSET
 
-from qwonnx.handlers.chat.parts import Begun, EndReason, Resumed
+from qwonnx.handlers.chat.parts import Begun, ContentLogprobs, EndReason, Resumed
+from qwonnx.handlers.openai.chat_objects import LogprobToken
+from qwonnx.handlers.openai.logprobs import LogprobsWriter
 from qwonnx.handlers.responses import events, sealed_reasoning
 from qwonnx.handlers.responses.custom_input import CustomInput
 from qwonnx.handlers.responses.events import Event
@@ -43,10 +45,13 @@ class Output:
     Args:
         tools: of the request.
         encrypted: items of reasoning also have encrypted_content.
+        logprobs: writes the log probabilities of texts; None: texts have none.
     """
 
-    def __init__(self, tools: OfferedTools, *, encrypted: bool) -> None:
+    def __init__(self, tools: OfferedTools, *, encrypted: bool, logprobs: LogprobsWriter | None = None) -> None:
         self._tools = tools
+        self._logprobs = logprobs
+        self._coming: list[LogprobToken] = []  # of tokens whose text comes next
         self._encrypted = encrypted
         self._done: list[OutputItem] = []
         self._open: _Reasoning | _Message | _FunctionCall | _CustomCall | None = None
@@ -56,7 +61,7 @@ class Output:
         """The items so far; the last one may be open, and is then incomplete."""
         return self._done if self._open is None else [*self._done, self._open.item("incomplete")]
 
-    def add(self, part: Begun | Resumed | AnswerEvent) -> Iterator[Event]:
+    def add(self, part: Begun | Resumed | ContentLogprobs | AnswerEvent) -> Iterator[Event]:
         """The events of the next part. They must be consumed.
 
         A call that another request has begun is an item with the rest of its arguments.
@@ -69,17 +74,25 @@ class Output:
             case ContentDelta(text):
                 if text:
                     yield from self._opened(_Message)
+                    assert isinstance(self._open, _Message)
+                    self._open.logprobs, self._coming = self._coming, []
                     yield from self._delta(text)
+            case ContentLogprobs(logprobs):
+                if self._logprobs is not None:
+                    self._coming.append(self._logprobs.token(logprobs))
             case CallOpened(name) | Resumed(_, str(name)):
                 yield from self._closed("completed")
+                self._coming = []  # of the call's tags, which are not text
                 callee = self._tools.callee(name)
                 yield from self._begun(_CustomCall if callee.is_custom else _FunctionCall, callee)
                 if isinstance(part, Resumed) and isinstance(self._open, _CustomCall):
                     self._open.go_on()
             case ArgumentsDelta(text):
+                self._coming = []
                 if text:
                     yield from self._delta(text)
             case CallClosed():
+                self._coming = []
                 yield from self._closed("completed")
             case Begun() | Resumed():
                 pass
@@ -165,10 +178,17 @@ class _Reasoning(_OpenItem):
 
 
 class _Message(_OpenItem):
+    """logprobs: of the tokens of the next delta."""
+
     prefix = "msg"
 
+    def __init__(self, index: int, callee: Callee | None, *, encrypted: bool) -> None:
+        super().__init__(index, callee, encrypted=encrypted)
+        self.logprobs: list[LogprobToken] = []
+        self._all_logprobs: list[LogprobToken] = []
+
     def item(self, status: ItemStatus) -> MessageItem:
-        content = [] if status == "in_progress" else [OutputText(self._text)]
+        content = [] if status == "in_progress" else [self._part()]
         return MessageItem(self._id, content, status)
 
     def beginning(self) -> Iterator[Event]:
@@ -176,12 +196,18 @@ class _Message(_OpenItem):
 
     def delta(self, text: str) -> Iterator[Event]:
         self._texts.append(text)
-        yield events.TextDelta(item_id=self._id, output_index=self._index, delta=text)
+        logprobs, self.logprobs = self.logprobs, []
+        self._all_logprobs += logprobs
+        yield events.TextDelta(item_id=self._id, output_index=self._index, delta=text, logprobs=logprobs)
 
     def ending(self) -> Iterator[Event]:
-        text = self._text
-        yield events.TextDone(item_id=self._id, output_index=self._index, text=text)
-        yield events.PartDone(item_id=self._id, output_index=self._index, part=OutputText(text))
+        part = self._part()
+        done = events.TextDone(item_id=self._id, output_index=self._index, text=part.text, logprobs=part.logprobs)
+        yield done
+        yield events.PartDone(item_id=self._id, output_index=self._index, part=part)
+
+    def _part(self) -> OutputText:
+        return OutputText(self._text, logprobs=self._all_logprobs)
 
 
 class _OpenCall(_OpenItem):

@@ -18,6 +18,7 @@ from qwonnx.handlers.chat.tools import FunctionName
 from qwonnx.handlers.chat.validation import Strict
 from qwonnx.handlers.effort import Effort
 from qwonnx.handlers.openai.chat_protocol import Name, Penalty, PositiveInt
+from qwonnx.runtime.sampling.params import MAX_LOGPROBS
 
 
 class Reasoning(Strict):
@@ -93,7 +94,7 @@ class ResponsesRequest(_Conversation, kw_only=True):
     max_output_tokens: PositiveInt | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
 
     # Ours, as in chat completions.
     top_k: Annotated[int, Meta(ge=-1, lt=1 << 31)] | None = None  # -1 and 0 keep all

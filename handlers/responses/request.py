@@ -28,9 +28,11 @@ from qwonnx.handlers.responses.tools import OfferedTools
 
 ENCRYPTED_REASONING = "reasoning.encrypted_content"
 _LOGPROBS = "message.output_text.logprobs"
-# They concern hosted tools and pictures, which are not served: there is nothing to include.
-_EMPTY_INCLUDES = frozenset(
+_INCLUDES = frozenset(
     {
+        ENCRYPTED_REASONING,
+        _LOGPROBS,
+        # They concern hosted tools and pictures, which are not served: there is nothing to include.
         "code_interpreter_call.outputs",
         "computer_call_output.output.image_url",
         "file_search_call.results",
@@ -105,8 +107,6 @@ def understood(data: bytes | bytearray, *, strict_tools: bool = False, find: Fin
     """
     body = _decoded(data, _RESPONSES.decode)
     _check_includes(body.include or ())
-    if body.top_logprobs:
-        raise errors.invalid("top_logprobs is not supported: leave it out", "top_logprobs", "unsupported_parameter")
     _check_stream_options(body)
     if body.input is None:
         raise errors.invalid("input is missing: send it", "input", "missing_required_parameter")
@@ -142,6 +142,11 @@ def counted(data: bytes | bytearray, *, strict_tools: bool = False, find: FindIt
         preserve_thinking=_preserve_thinking(body),
     )
     return Counted(body.model, tools, neutral)
+
+
+def wants_logprobs(body: ResponsesRequest) -> bool:
+    """Whether texts of the answer have the log probabilities of their tokens."""
+    return bool(body.top_logprobs) or _LOGPROBS in (body.include or ())
 
 
 def in_request_words(error: ServiceError, tools: OfferedTools) -> ServiceError:
@@ -187,12 +192,10 @@ def _messages(body: ResponsesRequest | InputTokensRequest, find: FindItem) -> li
 
 def _check_includes(includes: Sequence[str]) -> None:
     for index, name in enumerate(includes):
-        if name == ENCRYPTED_REASONING or name in _EMPTY_INCLUDES:
+        if name in _INCLUDES:
             continue
         param = f"include[{index}]"
-        if name == _LOGPROBS:
-            raise errors.invalid(f"{param} is not supported: leave it out", param, "unsupported_parameter")
-        known = ", ".join(sorted({ENCRYPTED_REASONING, *_EMPTY_INCLUDES}))
+        known = ", ".join(sorted(_INCLUDES))
         raise errors.invalid(f"{param} is {name[:100]!r}: use one of {known}", param, "invalid_value")
 
 
@@ -221,7 +224,8 @@ def _sampling(body: ResponsesRequest) -> dict[str, Any]:
     given = {name: getattr(body, name) for name in _SAMPLING_FIELDS if getattr(body, name) is not None}
     if given.get("top_k", 1) < 1:
         given["top_k"] = None  # keep all
-    return {**given, "max_tokens": body.max_output_tokens}
+    logprobs = (body.top_logprobs or 0) if wants_logprobs(body) else None
+    return {**given, "logprobs": logprobs, "max_tokens": body.max_output_tokens}
 
 
 def _schema(body: ResponsesRequest) -> dict[str, Any] | bool | None:

@@ -11,6 +11,7 @@ from msgspec import UNSET
 from qwonnx.handlers.chat.parts import End, EndReason, Part, Usage
 from qwonnx.handlers.errors import ErrorKind, ServiceError
 from qwonnx.handlers.http import sse
+from qwonnx.handlers.openai.logprobs import LogprobsWriter
 from qwonnx.handlers.responses import events
 from qwonnx.handlers.responses.answer_size import AnswerSize
 from qwonnx.handlers.responses.events import Event
@@ -36,17 +37,25 @@ class ResponseWriter:
     Args:
         request: the request.
         model: the model's name in the answer.
+        logprobs: writes the log probabilities of texts; None: they have none.
         keep: called with the id and the JSON text of each item of a response that has ended, before its client knows
             it; None: nothing is kept.
     """
 
     keep_alive = sse.COMMENT
 
-    def __init__(self, request: Understood, model: str, keep: Callable[[str, bytes], None] | None = None) -> None:
+    def __init__(
+        self,
+        request: Understood,
+        model: str,
+        logprobs: LogprobsWriter | None = None,
+        keep: Callable[[str, bytes], None] | None = None,
+    ) -> None:
         self.id = f"resp_{fresh_id()}"
         self._response = _begun(self.id, request, model)
         encrypted = ENCRYPTED_REASONING in (request.body.include or ())
-        self._output = Output(request.tools, encrypted=encrypted)
+        self._output = Output(request.tools, encrypted=encrypted, logprobs=logprobs)
+        self._logprobs = logprobs
         self._keep = keep
         self._num_events = 0
         self._size: AnswerSize | None = None
@@ -56,7 +65,7 @@ class ResponseWriter:
         if isinstance(part, End):
             return b""
         if self._size is None:
-            self._size = AnswerSize(self._response, stream=stream)
+            self._size = AnswerSize(self._response, self._logprobs, stream=stream)
         return self._size.piece(part)
 
     async def whole(self, parts: AsyncIterator[Part]) -> bytes:
@@ -158,6 +167,7 @@ def _begun(response_id: str, request: Understood, model: str) -> ResponseObject:
         user=body.user,
         safety_identifier=body.safety_identifier,
         prompt_cache_key=body.prompt_cache_key,
+        top_logprobs=body.top_logprobs or 0,
     )
 
 

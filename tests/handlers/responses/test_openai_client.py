@@ -180,6 +180,26 @@ def test_a_form_is_followed_and_parsed(served: Served) -> None:
         assert isinstance(json.loads(called.arguments)["on"], bool)
 
 
+@pytest.mark.parametrize("top", [0, 3])
+def test_texts_have_the_log_probabilities_of_their_tokens(served: Served, top: int) -> None:
+    fields: dict[str, Any] = {"model": MODEL, "input": "Hi", "max_output_tokens": 12, "top_logprobs": top}
+    fields["include"] = ["message.output_text.logprobs"]
+    with served.client() as client:
+        (message,) = client.responses.create(**fields).output
+        events = list(client.responses.create(**fields, stream=True))
+    assert message.type == "message"
+    (content,) = message.content
+    assert content.type == "output_text"
+    assert content.logprobs is not None
+    assert b"".join(bytes(token.bytes) for token in content.logprobs).decode() == content.text
+    assert all(len(token.top_logprobs) == top and token.logprob <= 0 for token in content.logprobs)
+    streamed = [
+        token.token for event in events if event.type == "response.output_text.delta" for token in event.logprobs
+    ]
+    (done,) = (event for event in events if event.type == "response.output_text.done")
+    assert streamed == [token.token for token in done.logprobs] == [token.token for token in content.logprobs]
+
+
 def test_input_tokens_are_those_of_the_answer(served: Served) -> None:
     items: Any = [{"role": "user", "content": "Hi"}]
     with served.client() as client:

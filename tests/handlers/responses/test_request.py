@@ -56,13 +56,6 @@ STATELESS = "this server stores nothing: send the earlier output items in input"
             "truncation",
             "unsupported_parameter",
         ),
-        (
-            {"include": ["message.output_text.logprobs"]},
-            "include[0] is not supported: leave it out",
-            "include[0]",
-            "unsupported_parameter",
-        ),
-        ({"top_logprobs": 2}, "top_logprobs is not supported: leave it out", "top_logprobs", "unsupported_parameter"),
         ({"stream_options": {}}, "stream_options needs stream: set stream to true", "stream_options", None),
         (
             {"stream": True, "stream_options": {"include_obfuscation": True}},
@@ -145,7 +138,7 @@ def test_fields_without_effect_are_accepted() -> None:
         reasoning={"summary": "auto", "generate_summary": "concise", "mode": "standard"},
     ).neutral
     assert neutral.messages == [{"role": "user", "content": "Hi"}]
-    assert dict(neutral.sampling) == {"max_tokens": None}
+    assert dict(neutral.sampling) == {"max_tokens": None, "logprobs": None}
     assert (neutral.tools, neutral.guide, neutral.effort, neutral.one_call) == ([], None, None, False)
 
 
@@ -158,7 +151,25 @@ def test_sampling_is_passed_on_under_the_engines_names() -> None:
         "seed": 3,
         "presence_penalty": 1.5,
     }
-    assert dict(understood(max_output_tokens=7, **sampling).neutral.sampling) == {**sampling, "max_tokens": 7}
+    assert dict(understood(max_output_tokens=7, **sampling).neutral.sampling) == {
+        **sampling,
+        "max_tokens": 7,
+        "logprobs": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "logprobs"),
+    [
+        ({}, None),
+        ({"top_logprobs": 0}, None),
+        ({"top_logprobs": 3}, 3),
+        ({"include": ["message.output_text.logprobs"]}, 0),
+        ({"include": ["message.output_text.logprobs"], "top_logprobs": 2}, 2),
+    ],
+)
+def test_log_probabilities_are_asked_for_by_either_field(fields: dict[str, Any], logprobs: int | None) -> None:
+    assert understood(**fields).neutral.sampling["logprobs"] == logprobs
 
 
 @pytest.mark.parametrize("effort", [None, *get_args(Effort)])
