@@ -1,7 +1,7 @@
 """Server-sent events: https://html.spec.whatwg.org/multipage/server-sent-events.html.
 
 Each event is one `data:` line of JSON. The API writes the last event, and the event of an error after the status was
-sent.
+sent. Events that are ready at the same time are sent together: a write costs more than an event.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, aclosing
+from types import TracebackType
 
 import msgspec
 from starlette.background import BackgroundTask
@@ -20,6 +21,8 @@ from qwonnx.handlers.http.disconnect import while_connected
 # Proxies close idle connections, often after 30 or 60 seconds; a long prompt may take longer.
 KEEP_ALIVE_SECONDS = 15.0
 COMMENT = b": keep-alive\n\n"
+# Events that wait while earlier ones are sent; then their source waits, too.
+_MOST_BYTES = 32 << 10
 
 _HEADERS = {
     "cache-control": "no-cache, no-transform",  # no-transform: a proxy that compresses would buffer
@@ -76,36 +79,103 @@ class EventStream(Response):
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async with aclosing(_kept_alive(self._events, self._keep_alive_seconds, self._keep_alive)) as pieces:
-            async for piece in pieces:
+        async with _ReadyEvents(self._events, self._keep_alive_seconds, self._keep_alive) as ready:
+            while piece := await ready.next():
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _kept_alive(
-    events: AsyncGenerator[bytes, None], seconds: float | None, keep_alive: bytes
-) -> AsyncGenerator[bytes, None]:
-    """The events, and keep_alive after each period of so many seconds without an event."""
-    upcoming: asyncio.Future[bytes] | None = None
-    try:
-        while True:
-            if upcoming is None:
-                upcoming = asyncio.ensure_future(_next(events))
-            done, _ = await asyncio.wait((upcoming,), timeout=seconds)
-            if not done:
-                yield keep_alive
+class _ReadyEvents:
+    """Events that wait to be sent: a task reads their source, so those that come while others are sent go together.
+
+    As an asynchronous context manager it runs the task, and at its end the source is not read any more.
+
+    Args:
+        events: the source.
+        keep_alive_seconds: without an event, until keep_alive comes instead; None: never.
+        keep_alive: a comment, or an event that the API has for it.
+    """
+
+    def __init__(
+        self, events: AsyncGenerator[bytes, None], keep_alive_seconds: float | None, keep_alive: bytes
+    ) -> None:
+        self._events = events
+        self._keep_alive = keep_alive
+        self._seconds = keep_alive_seconds
+        self._loop = asyncio.get_running_loop()
+        self._ready: list[bytes] = []
+        self._num_bytes = 0
+        self._taker: asyncio.Future[None] | None = None  # waits for an event
+        self._room: asyncio.Future[None] | None = None  # the reader waits for it
+        self._taken_at = self._loop.time()
+        self._timer: asyncio.TimerHandle | None = None  # one a stream: a timer an event costs more than the event
+
+    async def next(self) -> bytes:
+        """All events that are ready, at least one; empty after the last one.
+
+        Raises:
+            the errors of the source.
+        """
+        if not self._ready and not self._reader.done():
+            self._taker = self._loop.create_future()
+            await self._taker
+        piece = self._ready[0] if len(self._ready) == 1 else b"".join(self._ready)
+        self._ready.clear()
+        self._num_bytes = 0
+        self._taken_at = self._loop.time()
+        if self._room is not None:
+            _settle(self._room)
+            self._room = None
+        if not piece:
+            self._reader.result()
+        return piece
+
+    async def _read(self) -> None:
+        async for event in self._events:
+            if not event:
                 continue
-            try:
-                piece = upcoming.result()
-            except StopAsyncIteration:
-                return
-            upcoming = None
-            yield piece
-    finally:
-        if upcoming is not None:
-            upcoming.cancel()
-            await asyncio.gather(upcoming, return_exceptions=True)
+            self._put(event)
+            if self._num_bytes >= _MOST_BYTES:
+                self._room = self._loop.create_future()
+                await self._room
+
+    def _put(self, event: bytes) -> None:
+        self._ready.append(event)
+        self._num_bytes += len(event)
+        self._wake()
+
+    def _wake(self, *_: object) -> None:
+        if self._taker is not None:
+            _settle(self._taker)
+            self._taker = None
+
+    def _watch(self, seconds: float) -> None:
+        """Put keep_alive if nothing was taken for so long, and look again when the next one may be due."""
+        due_at = self._taken_at + seconds
+        if self._loop.time() >= due_at:
+            # While nothing waits for an event, the client does not even take what it was sent.
+            if self._taker is not None:
+                self._put(self._keep_alive)
+            due_at = self._loop.time() + seconds
+        self._timer = self._loop.call_at(due_at, self._watch, seconds)
+
+    async def __aenter__(self) -> _ReadyEvents:
+        self._reader = asyncio.ensure_future(self._read())
+        self._reader.add_done_callback(self._wake)
+        if self._seconds is not None:
+            self._timer = self._loop.call_later(self._seconds, self._watch, self._seconds)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._reader.cancel()
+        # Wait for it, so that the source can be closed.
+        await asyncio.gather(self._reader, return_exceptions=True)
 
 
-async def _next(events: AsyncGenerator[bytes, None]) -> bytes:
-    return await anext(events)
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
