@@ -6,6 +6,7 @@ An API is a folder with an Api record (http/api.py) and a line in APIS. GET /hea
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
@@ -18,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from qwonnx.handlers.anthropic.api import ANTHROPIC
-from qwonnx.handlers.api_keys import api_keys
+from qwonnx.handlers.api_keys import KeyRing
 from qwonnx.handlers.chat.capsule_store import CapsuleStore
 from qwonnx.handlers.chat.continuations import Continuations
 from qwonnx.handlers.chat.recent_items import RecentItems
@@ -34,7 +35,12 @@ from qwonnx.handlers.http.base_path import BasePath
 from qwonnx.handlers.http.body import BodyLimits
 from qwonnx.handlers.http.body_budget import BodyBudget
 from qwonnx.handlers.http.extension import Extension
+from qwonnx.handlers.http.finished_request import Endpoints
+from qwonnx.handlers.http.hangup import reloading_on_hangup
+from qwonnx.handlers.http.microvm import PREFIX as microvm_path
 from qwonnx.handlers.http.microvm import MicrovmHooks
+from qwonnx.handlers.http.request_limits import RequestLimits
+from qwonnx.handlers.http.request_totals import RequestTotals
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.openai.api import OPENAI
 from qwonnx.handlers.responses.api import RESPONSES
@@ -49,6 +55,9 @@ logger = logging.getLogger(__name__)
 
 # The first one also answers for paths that do not belong to an API.
 APIS: tuple[Api, ...] = (OPENAI, RESPONSES, ANTHROPIC)
+
+_HEALTH = ("/health", "/health/live", "/health/ready")
+_OPENAPI = "/openapi.json"
 
 
 def create_app(
@@ -67,24 +76,19 @@ def create_app(
     """
     settings = settings or ServerSettings()
     extension = extension or Extension()
+    ring = KeyRing(settings)
     host = engine if isinstance(engine, ModelHost) else _host(lambda: engine, settings)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         host.start()
         try:
-            yield
+            with reloading_on_hangup(ring):
+                yield
         finally:
             await asyncio.to_thread(host.close)
 
     apis = Apis((*APIS, *extension.apis))
-    base_path = settings.base_path or ""
-    middleware = [Middleware(BasePath, base_path_of=lambda scope: base_path), Middleware(AccessLog, apis=apis)]
-    if keys := api_keys(settings):
-        closed = () if settings.open_metrics else (metrics.PATH,)
-        open_paths = [route.path for route in extension.routes]  # of health checks
-        middleware.append(Middleware(RequireApiKey, keys=keys, apis=apis, others=closed, open_paths=open_paths))
-    middleware.extend(extension.middleware)
     capsules = _capsule_store(settings)
     hooks = RestoreHooks(host, capsules)
     microvm = MicrovmHooks(host, hooks.before_snapshot, hooks.after_restore).routes if settings.microvm_hooks else ()
@@ -95,8 +99,28 @@ def create_app(
         Route("/health/ready", health.ready),
         Route(metrics.PATH, metrics.metrics),
     ]
+    routes = [*added, *Apis(APIS).routes, *own]  # a platform may want another answer on a path of an API
+    totals = RequestTotals()
+    base_path = settings.base_path or ""
+    log = Middleware(
+        AccessLog,
+        apis=apis,
+        endpoints=Endpoints(routes),
+        observers=[totals.observe],
+        log_format=settings.log_format,
+    )
+    middleware = [Middleware(BasePath, base_path_of=lambda scope: base_path), log]
+    if ring.keys:
+        open_prefix = microvm_path if settings.microvm_hooks else ""
+        open_paths = _open_paths(settings, extension)
+        middleware.append(
+            Middleware(RequireApiKey, ring=ring, apis=apis, open_paths=open_paths, open_prefix=open_prefix)
+        )
+    if ring.keys or settings.max_requests_in_flight is not None:
+        middleware.append(Middleware(RequestLimits, apis=apis, max_in_flight=settings.max_requests_in_flight))
+    middleware.extend(extension.middleware)
     app = Starlette(
-        routes=[*added, *Apis(APIS).routes, *own],  # a platform may want another answer on a path of an API
+        routes=routes,
         middleware=middleware,
         exception_handlers=apis.exception_handlers(),
         lifespan=lifespan,
@@ -104,7 +128,8 @@ def create_app(
     # A redirect would name the host that the client's Host header gives.
     app.router.redirect_slashes = False
     app.state.host = host
-    app.state.settings = settings
+    app.state.settings = dataclasses.replace(settings, api_key=None)  # the ring has its digest
+    app.state.totals = totals
     app.state.bodies = BodyLimits(
         settings.max_body_bytes,
         settings.body_seconds,
@@ -114,6 +139,16 @@ def create_app(
     app.state.recent_items = RecentItems(settings.recent_items_bytes)
     app.state.continuations = _continuations(settings, capsules)
     return app
+
+
+def _open_paths(settings: ServerSettings, extension: Extension) -> list[str]:
+    """Paths that can be read without a key."""
+    opened = [*_HEALTH, *(route.path for route in extension.routes)]
+    if settings.open_metrics:
+        opened.append(metrics.PATH)
+    if settings.open_openapi:
+        opened.append(_OPENAPI)
+    return opened
 
 
 def error_response(error: ServiceError, path: str = "") -> Response:

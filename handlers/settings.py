@@ -19,6 +19,8 @@ DEFAULT_MAX_BODIES_BYTES = 64 << 20
 DEFAULT_MAX_BODY_BYTES = 10 << 20  # the limit of API gateways; about 3 million tokens of English
 _MAX_HELD = 1024  # their bodies and connections wait too
 _MIN_SECRET = 16  # characters
+_MOST = 10**12
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.\[\]:_-]{1,255}")  # without a path: browsers send none
 _BASE_PATH = re.compile(r"(/[A-Za-z0-9._~-]+){1,8}")
 
 
@@ -27,6 +29,20 @@ class CapsuleCompression(StrEnum):
 
     NONE = "none"
     ZSTD = "zstd"
+
+
+class MetricsNames(StrEnum):
+    """Under which names GET /metrics tells its numbers."""
+
+    QWONNX = "qwonnx"
+    VLLM = "vllm"
+
+
+class LogFormat(StrEnum):
+    """The form of a line of the access log."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 class PlatformName(StrEnum):
@@ -84,6 +100,21 @@ class ServerSettings:
         tools and names them in the header x-qwonnx-ignored-tools.
     recent_items_bytes: limit for the output items of /v1/responses that are kept in memory for clients that refer to
         them by id; 0 keeps none.
+    key_max_requests: requests of one key that may be in flight at a time; a line of api_keys can give another number.
+        None is no limit.
+    key_tokens_per_minute: tokens of prompts and answers that one key may use; a line of api_keys can give another
+        number. None is no limit.
+    max_requests_in_flight: requests of all clients that may be in flight at a time; further ones get a 429. None is no
+        limit.
+    metrics_names: of /metrics: "qwonnx", or "vllm" for the same numbers under vLLM's names as well.
+    open_openapi: /openapi.json needs no key; without keys nothing does.
+    log_format: of the access log, "text" or "json".
+    cors_origins: origins whose pages may use the server from a browser, such as https://example.com, or *; none by
+        default.
+    tls_certificate: file of the server's certificate chain, in PEM; needs tls_key. None is plain HTTP.
+    tls_key: file of its private key, in PEM.
+    telemetry: spans and metrics for OpenTelemetry, if its SDK is installed; OTEL_EXPORTER_OTLP_ENDPOINT turns it on,
+        too.
     """
 
     model_name: str | None = None
@@ -113,6 +144,16 @@ class ServerSettings:
     continuation_seconds: float = 900.0
     strict_tools: bool = False
     recent_items_bytes: int = DEFAULT_RECENT_ITEMS_BYTES
+    key_max_requests: int | None = None
+    key_tokens_per_minute: int | None = None
+    max_requests_in_flight: int | None = None
+    metrics_names: str = "qwonnx"
+    open_openapi: bool = False
+    log_format: str = "text"
+    cors_origins: tuple[str, ...] = ()
+    tls_certificate: str | None = None
+    tls_key: str | None = None
+    telemetry: bool = False
 
     def __post_init__(self) -> None:
         if self.model_name is not None and not all(name.strip() for name in self.model_name.split(",")):
@@ -137,6 +178,19 @@ class ServerSettings:
             raise SettingsError(f"max_connections is {self.max_connections}: give 1 to {1 << 20}")
         if not 0 <= self.hold_while_loading <= _MAX_HELD:
             raise SettingsError(f"hold_while_loading is {self.hold_while_loading}: give 0 to {_MAX_HELD}")
+        for name in ("key_max_requests", "key_tokens_per_minute", "max_requests_in_flight"):
+            number = getattr(self, name)
+            if number is not None and not 1 <= number < _MOST:
+                raise SettingsError(f"{name} is {number}: give 1 to {_MOST - 1}")
+        if self.metrics_names not in list(MetricsNames):
+            raise SettingsError(f"metrics_names is {self.metrics_names!r}: give {' or '.join(MetricsNames)}")
+        if self.log_format not in list(LogFormat):
+            raise SettingsError(f"log_format is {self.log_format!r}: give {' or '.join(LogFormat)}")
+        for origin in self.cors_origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise SettingsError(f"cors_origins has {origin!r}: give an origin such as https://example.com, or *")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise SettingsError("tls_certificate and tls_key belong together: give both files, or none")
         if self.platform not in list(PlatformName):
             raise SettingsError(f"platform is {self.platform!r}: give {', '.join(PlatformName)}")
         if not 0 <= self.shutdown_seconds <= 3600:

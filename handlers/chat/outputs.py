@@ -16,6 +16,8 @@ from typing import Any
 
 from qwonnx.handlers import errors
 from qwonnx.handlers.chat.loop_inbox import LoopInbox
+from qwonnx.handlers.http import meter
+from qwonnx.handlers.http.meter import AnswerMeter
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
 from qwonnx.runtime.sampling.params import SamplingParams
@@ -44,6 +46,7 @@ class OutputStream:
         generated: Sequence[int] = (),
         keeps: bool = False,
         burst: int = 1,
+        meter: AnswerMeter | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         """Submit the request. The time is proportional to the prompt: 40 ms for 100,000 tokens.
@@ -54,6 +57,7 @@ class OutputStream:
             keeps: such an answer ends with DEADLINE, and the engine keeps its state: see Engine.abort.
             burst: outputs that come at a time, but for the first one and the last ones. Nobody looks at a whole answer
                 before its end, and a wake of the loop for each token costs more than the token's text.
+            meter: gets the outputs as the event loop does.
             loop: that iterates it; None is the running one.
 
         Raises:
@@ -68,6 +72,7 @@ class OutputStream:
         self._deadline = deadline
         self._keeps = keeps
         self._burst = burst
+        self._meter = meter
         self._held: list[RequestOutput] = []  # on the way to a burst
         self._lock = threading.Lock()  # of what is held
         self._ended = False
@@ -85,11 +90,14 @@ class OutputStream:
     async def submitted(
         cls, engine: Engine, prompt_token_ids: Sequence[int], params: SamplingParams, **options: Any
     ) -> OutputStream:
-        """As the constructor, but a long prompt is submitted in a thread. If this is cancelled, the request is aborted.
+        """As the constructor, but metered, and a long prompt is submitted in a thread.
+
+        If this is cancelled, the request is aborted.
 
         Raises:
             InvalidRequestError, QueueFullError, EngineClosedError: see Engine.submit.
         """
+        options.setdefault("meter", meter.opened(prompt_token_ids, len(options.get("generated", ()))))
         if len(prompt_token_ids) <= _SHORT_PROMPT:
             return cls(engine, prompt_token_ids, params, **options)
         loop = asyncio.get_running_loop()
@@ -116,6 +124,8 @@ class OutputStream:
     def _put(self, outputs: Sequence[RequestOutput]) -> None:
         for output in outputs:
             self._queue.put_nowait(output)
+        if self._meter is not None and outputs:
+            self._meter.took(outputs[-1])
         self._begun.set()
 
     def _put_held(self) -> None:

@@ -1,7 +1,7 @@
 """The outermost middleware: a request id per answer, a log line per request, and no traceback for clients.
 
-A line has method, path, status, seconds, request id, and the name of the API key. It does not have the query, headers
-or content.
+A line has method, path, status, seconds, request id, and the name of the API key; as JSON also tokens and their times.
+It does not have the query, headers or content. Metrics and traces get the same facts as a FinishedRequest.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Sequence
 from contextvars import ContextVar
 from urllib.parse import quote
 
@@ -19,9 +20,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from qwonnx.handlers import errors
 from qwonnx.handlers.http.api import Apis
 from qwonnx.handlers.http.api_key import name_of
+from qwonnx.handlers.http.finished_request import Endpoints, FinishedRequest, Observer, method_of
+from qwonnx.handlers.http.log_lines import ACCESS_LOGGER, AccessLine
+from qwonnx.handlers.http.meter import metering
+from qwonnx.handlers.settings import LogFormat
 from qwonnx.runtime.sampling.entropy import fresh_id
 
-logger = logging.getLogger("qwonnx.access")
+logger = logging.getLogger(ACCESS_LOGGER)
 
 REQUEST_ID_HEADER = "x-request-id"
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -36,11 +41,25 @@ class AccessLog:
 
     Args:
         apis: they render the error after a fault.
+        endpoints: of the application, for the observers.
+        observers: called with each request that has ended.
+        log_format: of the lines.
     """
 
-    def __init__(self, app: ASGIApp, *, apis: Apis) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        apis: Apis,
+        endpoints: Endpoints | None = None,
+        observers: Sequence[Observer] = (),
+        log_format: str = LogFormat.TEXT,
+    ) -> None:
         self._app = app
         self._apis = apis
+        self._endpoints = endpoints or Endpoints(())
+        self._observers = tuple(observers)
+        self._format = LogFormat(log_format)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -54,7 +73,6 @@ class AccessLog:
             if api is None or api.request_id_header is None
             else [REQUEST_ID_HEADER, api.request_id_header]
         )
-        started = time.perf_counter()
         status: int | None = None
 
         async def send_with_id(message: Message) -> None:
@@ -65,23 +83,34 @@ class AccessLog:
                     MutableHeaders(scope=message)[name] = request_id
             await send(message)
 
-        try:
-            await self._app(scope, receive, send_with_id)
-        except ClientDisconnect:
-            status = _CLIENT_LEFT
-        except Exception:
-            logger.exception("request %s failed because of a fault in qwonnx", request_id)
-            if status is None:
-                answer = self._apis.error_response(scope["path"], errors.internal())
-                await answer(scope, receive, send_with_id)
-            else:
-                raise  # an answer that has begun can only be cut off
-        finally:
-            # Quoted, so that a path cannot forge a line.
-            path = quote(scope["path"])[:_MAX_PATH_CHARACTERS]
-            seconds = time.perf_counter() - started
-            words = (scope["method"], path, str(status or "-"), f"{seconds:.3f}s", request_id, name_of(scope))
-            logger.info("%s", " ".join(word for word in words if word))
+        with metering() as meter:
+            try:
+                await self._app(scope, receive, send_with_id)
+            except ClientDisconnect:
+                status = _CLIENT_LEFT
+            except Exception:
+                logger.exception("request %s failed because of a fault in qwonnx", request_id)
+                if status is None:
+                    answer = self._apis.error_response(scope["path"], errors.internal())
+                    await answer(scope, receive, send_with_id)
+                else:
+                    raise  # an answer that has begun can only be cut off
+            finally:
+                finished = FinishedRequest(
+                    self._endpoints.of(scope),
+                    method_of(scope),
+                    status,
+                    time.perf_counter() - meter.arrived_at,
+                    name_of(scope),
+                    meter.usage,
+                    meter.seconds_to_first_token,
+                    meter.seconds_per_token,
+                )
+                # Quoted, so that a path cannot forge a line.
+                path = quote(scope["path"])[:_MAX_PATH_CHARACTERS]
+                logger.info("%s", AccessLine(finished, scope["method"], path, request_id).text(self._format))
+                for observer in self._observers:
+                    observer(finished)
 
 
 def request_id_of(scope: Scope) -> str:

@@ -1,17 +1,16 @@
-"""The optional keys, on every path of an API: `Authorization: Bearer KEY`, or a header that the API names.
+"""The optional keys, on every path: `Authorization: Bearer KEY`, or a header that the path's API names.
 
-Health checks do not need a key. The metrics need one, unless a setting opens them.
+Only health checks, and what a setting opens, need no key.
 """
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Collection, Sequence
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from qwonnx.handlers.api_keys import ApiKey
+from qwonnx.handlers.api_keys import ApiKey, KeyRing
 from qwonnx.handlers.errors import ErrorKind, ServiceError
 from qwonnx.handlers.http.api import Apis
 
@@ -22,32 +21,25 @@ class RequireApiKey:
     """ASGI middleware.
 
     Args:
-        keys: at least one; requests must send one of them. They are only compared.
-        apis: their paths are protected, and they render the refusal.
-        others: further paths that are protected.
-        open_paths: that can be read without a key even so. Other methods on them need one: a platform may give a
-            health check the path of an API's route.
+        ring: with at least one key; requests must send one of its keys.
+        apis: they name further headers, and render the refusal.
+        open_paths: that can be read without a key. Other methods on them need one: a platform may give a health check
+            the path of an API's route.
+        open_prefix: paths below it need no key, whatever the method; empty: there are none.
     """
 
     def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        keys: Sequence[ApiKey],
-        apis: Apis,
-        others: Collection[str] = (),
-        open_paths: Collection[str] = (),
+        self, app: ASGIApp, *, ring: KeyRing, apis: Apis, open_paths: Collection[str] = (), open_prefix: str = ""
     ) -> None:
         self._app = app
-        self._keys = tuple(keys)
+        self._ring = ring
         self._apis = apis
-        self._others = frozenset(others)
         self._open_paths = frozenset(open_paths)
+        self._open_prefix = open_prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_protected = scope["type"] == "http" and not self._is_open(scope)
-        api = self._apis.owner(scope["path"]) if is_protected else None
-        if api is not None or (is_protected and scope["path"] in self._others):
+        if scope["type"] == "http" and not self._is_open(scope):
+            api = self._apis.owner(scope["path"])
             key = self._given(Headers(scope=scope), () if api is None else api.key_headers)
             if key is None:
                 refusal = ServiceError(
@@ -63,27 +55,33 @@ class RequireApiKey:
         await self._app(scope, receive, send)
 
     def _is_open(self, scope: Scope) -> bool:
-        return scope["method"] in ("GET", "HEAD") and scope["path"] in self._open_paths
+        path: str = scope["path"]
+        if self._open_prefix and path.startswith(self._open_prefix + "/"):
+            return True
+        return scope["method"] in ("GET", "HEAD") and path in self._open_paths
 
     def _given(self, headers: Headers, key_headers: Sequence[str]) -> ApiKey | None:
         scheme, _, key = headers.get("authorization", "").partition(" ")
         bearer = [key.strip()] if scheme.lower() == "bearer" else []  # the case does not matter: RFC 9110, 11.1
         found = None
         for given in (*bearer, *(headers.get(name, "") for name in key_headers)):
-            # All keys are compared, and each takes the same time whatever is wrong.
-            for each in self._keys:
-                if hmac.compare_digest(given.encode("latin-1", errors="replace"), each.key.encode()):
-                    found = each
+            found = self._ring.find(given.encode("latin-1", errors="replace")) or found
         return found
+
+
+def key_of(scope: Scope) -> ApiKey | None:
+    """A request's key; None without keys, and where none is needed."""
+    found: ApiKey | None = scope.get(_SCOPE)
+    return found
 
 
 def owner_of(scope: Scope) -> str:
     """Whose prefixes and capsules a request uses: see Engine.submit()."""
-    key: ApiKey | None = scope.get(_SCOPE)
+    key = key_of(scope)
     return "" if key is None else key.owner
 
 
 def name_of(scope: Scope) -> str:
     """The name of a request's key; empty without keys."""
-    key: ApiKey | None = scope.get(_SCOPE)
+    key = key_of(scope)
     return "" if key is None else key.name

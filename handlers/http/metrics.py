@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from qwonnx.handlers.http.prometheus_text import head, histogram, line, page, value
+from qwonnx.handlers.http.request_totals import RequestTotals
 from qwonnx.handlers.model_host import HostStatus, ModelHost
 from qwonnx.runtime.engine.metrics import MetricsSnapshot
 
@@ -20,6 +21,8 @@ async def metrics(request: Request) -> Response:
     lines = list(_of_host(host))
     if (snapshot := host.metrics()) is not None:
         lines += _of_engine(snapshot)
+    totals: RequestTotals = request.app.state.totals
+    lines += totals.lines()
     return page(lines)
 
 

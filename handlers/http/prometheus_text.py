@@ -26,15 +26,18 @@ def value(name: str, kind: str, meaning: str, number: float, labels: Mapping[str
     yield line(name, number, labels or {})
 
 
-def histogram(name: str, meaning: str, counted: HistogramSnapshot) -> Iterator[str]:
-    """A histogram with its sum and count."""
-    yield from head(name, "histogram", meaning)
-    count = 0
+def histogram(
+    name: str, meaning: str, counted: HistogramSnapshot, labels: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """A histogram with its sum and count; without a meaning, the head was written already."""
+    if meaning:
+        yield from head(name, "histogram", meaning)
+    others, count = dict(labels or {}), 0
     for bound, here in zip((*(f"{bound:g}" for bound in counted.bounds), "+Inf"), counted.counts, strict=True):
         count += here
-        yield line(f"{name}_bucket", count, {"le": bound})
-    yield line(f"{name}_sum", counted.total, {})
-    yield line(f"{name}_count", count, {})
+        yield line(f"{name}_bucket", count, {**others, "le": bound})
+    yield line(f"{name}_sum", counted.total, others)
+    yield line(f"{name}_count", count, others)
 
 
 def head(name: str, kind: str, meaning: str) -> Iterator[str]:

@@ -13,7 +13,7 @@ from qwonnx.runtime.engine.generation import Generation
 from qwonnx.runtime.engine.request import FinishReason
 from qwonnx.runtime.native.expert_memory import ExpertAccount
 
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _SECONDS_PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
@@ -93,8 +93,8 @@ class EngineMetrics:
     generated_tokens: int = 0
     preemptions: int = 0
     failed_steps: int = 0
-    queue_seconds: Histogram = field(default_factory=lambda: Histogram(_SECONDS))
-    first_token_seconds: Histogram = field(default_factory=lambda: Histogram(_SECONDS))
+    queue_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS))
+    first_token_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS))
     seconds_per_token: Histogram = field(default_factory=lambda: Histogram(_SECONDS_PER_TOKEN))
     decoding_rows: Histogram = field(default_factory=lambda: Histogram(_ROWS))
 

@@ -1,15 +1,18 @@
-"""The key: on the paths of every API and no others, in any header that the API's clients use."""
+"""The key: on every path but open ones, in any header that the path's clients use."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from qwonnx.handlers.api_keys import ApiKey
+from qwonnx.handlers.api_keys import KeyRing
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.http.api import Api, Apis
 from qwonnx.handlers.http.api_key import RequireApiKey, name_of, owner_of
+from qwonnx.handlers.settings import ServerSettings
 from tests.handlers.fakes import ask
 
 pytestmark = pytest.mark.fast
@@ -20,7 +23,10 @@ def _speak(error: ServiceError) -> Response:
 
 
 APIS = Apis([Api("/v1", (), _speak, ""), Api("/v1/other", (), _speak, "", key_headers=("x-api-key",))])
-APP = RequireApiKey(PlainTextResponse("inside"), keys=[ApiKey("only", "s3cret")], apis=APIS)
+RING = KeyRing(ServerSettings(api_key="s3cret"))
+APP = RequireApiKey(
+    PlainTextResponse("inside"), ring=RING, apis=APIS, open_paths=["/health/ready"], open_prefix="/hooks"
+)
 
 
 def status(path: str, **headers: str) -> int:
@@ -41,14 +47,19 @@ def test_anything_else_does_not(given: str) -> None:
     assert answer.headers["www-authenticate"] == "Bearer"
 
 
-@pytest.mark.parametrize("path", ["/v1", "/v1/", "/v1/unknown", "/v1/other/x"])
-def test_every_path_of_an_api_needs_it(path: str) -> None:
+@pytest.mark.parametrize(
+    "path",
+    ["/v1", "/v1/", "/v1/unknown", "/v1/other/x", "/", "/v1x", "/metrics", "/health/ready/", "/hooksx"],
+)
+def test_every_path_needs_it(path: str) -> None:
     assert status(path) == 401
 
 
-@pytest.mark.parametrize("path", ["/", "/health/ready", "/v1x", "/v2/models"])
-def test_other_paths_need_none(path: str) -> None:
-    assert status(path) == 200
+def test_open_paths_need_none_to_be_read_and_an_open_prefix_never() -> None:
+    assert status("/health/ready") == 200
+    assert ask(APP, "HEAD", "/health/ready").status_code == 200
+    assert ask(APP, "POST", "/health/ready").status_code == 401
+    assert ask(APP, "POST", "/hooks/run").status_code == 200
 
 
 def test_a_header_of_one_api_lets_in_there_only_and_bearer_does_everywhere() -> None:
@@ -58,12 +69,17 @@ def test_a_header_of_one_api_lets_in_there_only_and_bearer_does_everywhere() -> 
     assert status("/v1/models", x_api_key="s3cret") == 401
 
 
-def test_one_of_several_keys_lets_in_and_its_name_and_owner_go_with_the_request() -> None:
+def test_one_of_several_keys_lets_in_and_its_name_and_owner_go_with_the_request(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("a: first\nb: second\n")
+    (tmp_path / "keys").chmod(0o600)
+    ring = KeyRing(ServerSettings(api_keys=str(tmp_path / "keys")))
+    owners = [each.owner for each in ring.keys]
+
     async def tell(scope: Scope, receive: Receive, send: Send) -> None:
         await PlainTextResponse(f"{name_of(scope)} {owner_of(scope)}")(scope, receive, send)
 
-    app = RequireApiKey(tell, keys=[ApiKey("a", "first", "A"), ApiKey("b", "second", "B")], apis=APIS)
+    app = RequireApiKey(tell, ring=ring, apis=APIS)
     answers = [ask(app, "GET", "/v1/x", headers={"authorization": f"Bearer {key}"}) for key in ("first", "second", "x")]
-    assert [answer.text for answer in answers[:2]] == ["a A", "b B"]
+    assert [answer.text for answer in answers[:2]] == [f"a {owners[0]}", f"b {owners[1]}"]
     assert answers[2].status_code == 401
     assert ask(tell, "GET", "/v1/x").text == " "

@@ -67,8 +67,8 @@ def test_a_mounted_application_needs_the_key_as_well(wrap: str, path: str) -> No
             await app(dict(scope, root_path="/outer"), receive, send)
 
     refused = ask(outer, "GET", path)
-    assert refused.status_code == (404 if "outer/outer" in path else 401)
-    assert refused.json()["error"]["code"] == ("route_not_found" if "outer/outer" in path else "invalid_api_key")
+    assert refused.status_code == 401
+    assert refused.json()["error"]["code"] == "invalid_api_key"
     assert ask(outer, "GET", "/outer/health/live").status_code == 200
 
 

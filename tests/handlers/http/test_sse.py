@@ -103,7 +103,7 @@ def test_a_source_waits_for_a_client_that_does_not_read() -> None:
         source = Source(*[0] * 20_000)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(run(source.response(), seconds_to_send=3600), 0.2)
-        assert 0 < source.given * len(event({"pause": 0})) < 64 << 10
+        assert 0 < source.given * len(event({"pause": 0})) < 80 << 10
         assert (source.left, source.closed) == (1, 1)
 
     asyncio.run(main())
