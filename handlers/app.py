@@ -27,7 +27,7 @@ from qwonnx.handlers.chat.restore import RestoreHooks
 from qwonnx.handlers.engine_start import open_engine
 from qwonnx.handlers.environment import warnings_about
 from qwonnx.handlers.errors import ServiceError
-from qwonnx.handlers.http import health, metrics
+from qwonnx.handlers.http import health, metrics, server_info
 from qwonnx.handlers.http.access_log import AccessLog
 from qwonnx.handlers.http.api import Api, Apis
 from qwonnx.handlers.http.api_key import RequireApiKey
@@ -95,6 +95,9 @@ def create_app(
     added = [*extension.routes, *(route for api in extension.apis for route in api.routes)]
     own = [
         *microvm,
+        Route("/", server_info.root),
+        Route("/version", server_info.version),
+        Route("/health", health.ready),
         Route("/health/live", health.live),
         Route("/health/ready", health.ready),
         Route(metrics.PATH, metrics.metrics),

@@ -36,6 +36,7 @@ class ChatRequest:
     preserve_thinking: the reasoning of earlier turns stays in the prompt, if the template can do that.
     number_pictures: the template numbers pictures and videos.
     continue_final: the last message is an assistant's, and its text is the beginning of the answer.
+    opens_answer: the prompt opens the assistant's turn; a prompt that is only looked at may not.
     one_call: the answer ends after its first tool call.
     continuation: the token of an answer to this request that goes on.
     """
@@ -50,6 +51,7 @@ class ChatRequest:
     preserve_thinking: bool | None = None
     number_pictures: bool | None = None
     continue_final: bool = False
+    opens_answer: bool = True
     one_call: bool = False
     continuation: str | None = None
 
@@ -84,6 +86,7 @@ class ChatRequest:
             "enable_thinking": thinking,
             "preserve_thinking": self.preserve_thinking,
             "add_vision_id": self.number_pictures,
+            "add_generation_prompt": None if self.opens_answer else False,
         }
         variables = {name: value for name, value in switches.items() if value is not None}
         messages = self.messages[:-1] if self.continue_final else self.messages

@@ -27,7 +27,7 @@ class Api:
 
     prefix: of its paths, without a slash at its end: /v1 owns /v1 and /v1/models, not /v1x. A path belongs to the API
         with the longest matching prefix.
-    routes: under the prefix.
+    routes: under the prefix, or under none, whose errors are the first API's.
     error_response: renders an error for this API's clients, with its status and its headers.
     hint: the routes and the base URL, for the error about an unknown route.
     key_headers: headers that may contain the key instead of `Authorization: Bearer`, in lower case.

@@ -56,7 +56,9 @@ class Endpoints:
 
     def of(self, scope: Scope) -> str:
         """The route of a request that was answered."""
-        return self._paths.get(scope.get("endpoint"), OTHER)
+        route = scope.get("route")  # newer versions of Starlette tell
+        path: str = getattr(route, "path", None) or self._paths.get(scope.get("endpoint"), OTHER)
+        return path
 
 
 def method_of(scope: Scope) -> str:

@@ -1,4 +1,4 @@
-"""GET /health/live and /health/ready, for process managers and load balancers."""
+"""GET /health/live, /health/ready and /health, which is the same, for process managers and load balancers."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 POST /v1/chat/completions              chat_completions.py
 POST /v1/completions                   text_completions.py
 GET  /v1/models, /v1/models/{model}    models.py
+POST /tokenize, /detokenize            tokenize.py
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from starlette.routing import Route
 from qwonnx.handlers.http.api import Api, imported
 from qwonnx.handlers.openai import chat_completions, errors, models
 
+_TOKENS = "qwonnx.handlers.openai.tokenize"
 _TEXTS = "qwonnx.handlers.openai.text_completions"
 
 OPENAI = Api(
@@ -20,6 +22,8 @@ OPENAI = Api(
         Route("/v1/chat/completions", chat_completions.create_chat_completion, methods=["POST"]),
         Route("/v1/completions", imported(_TEXTS, "create_completion"), methods=["POST"]),
         Route("/v1/embeddings", imported(_TEXTS, "create_embeddings"), methods=["POST"]),
+        Route("/tokenize", imported(_TOKENS, "tokenize"), methods=["POST"]),
+        Route("/detokenize", imported(_TOKENS, "detokenize"), methods=["POST"]),
         Route("/v1/models", models.list_models),
         Route("/v1/models/{model:path}", models.retrieve_model),
     ),

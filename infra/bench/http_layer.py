@@ -19,9 +19,11 @@ import statistics
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from infra.bench.measured import ratio_summary
@@ -121,10 +123,17 @@ def _wait_until_ready(port: int) -> None:
     raise SystemExit(f"the server did not start in {_READY_SECONDS:.0f} s: run infra/bench/instant_server.py by itself")
 
 
-def _request(tokens: int) -> bytes:
+@cache
+def _model_of(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=_READY_SECONDS) as answer:
+        name: str = json.load(answer)["data"][0]["id"]
+    return name
+
+
+def _request(port: int, tokens: int) -> bytes:
     body = json.dumps(
         {
-            "model": "bench",
+            "model": _model_of(port),
             "messages": [{"role": "user", "content": "Say something."}],
             "max_tokens": tokens,
             "stream": True,
@@ -142,7 +151,7 @@ def _round(port: int, streams: int, tokens: int, into: Measured) -> None:
             connection = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
             selector.register(connection, selectors.EVENT_READ, bytearray())
         began = time.perf_counter()
-        request = _request(tokens)
+        request = _request(port, tokens)
         for key in list(selector.get_map().values()):
             assert isinstance(key.fileobj, socket.socket)
             key.fileobj.sendall(request)
@@ -172,9 +181,10 @@ def _cpu_seconds(port: int) -> float:
 
 def _first_seconds(port: int) -> float:
     """From a short chat's request to the first event with text."""
+    request = _request(port, 3)
     with socket.create_connection(("127.0.0.1", port)) as connection:
         began = time.perf_counter()
-        connection.sendall(_request(3))
+        connection.sendall(request)
         received = b""
         while b'"content":" word"' not in received:
             received += connection.recv(_RECEIVED_BYTES)

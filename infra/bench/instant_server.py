@@ -105,7 +105,7 @@ def main() -> None:
     async def cpu(request: Request) -> Response:
         return PlainTextResponse(f"{time.process_time():.6f}")
 
-    host = ModelHost(load, model_name="bench")
+    host = ModelHost(load)
     extension = Extension(routes=(Route("/cpu", cpu),))
     server = Server(
         host, ServerSettings(), make_app=lambda host, settings: create_app(host, settings, extension=extension)
