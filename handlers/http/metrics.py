@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from starlette.requests import Request
 from starlette.responses import Response
 
+from qwonnx.handlers.http import vllm_names
 from qwonnx.handlers.http.prometheus_text import head, histogram, line, page, value
 from qwonnx.handlers.http.request_totals import RequestTotals
 from qwonnx.handlers.model_host import HostStatus, ModelHost
+from qwonnx.handlers.settings import MetricsNames, ServerSettings
 from qwonnx.runtime.engine.metrics import MetricsSnapshot
+from qwonnx.runtime.text.parser_fallbacks import PARSER_FALLBACKS
 
 PATH = "/metrics"
 
@@ -21,6 +24,9 @@ async def metrics(request: Request) -> Response:
     lines = list(_of_host(host))
     if (snapshot := host.metrics()) is not None:
         lines += _of_engine(snapshot)
+        settings: ServerSettings = request.app.state.settings
+        if settings.metrics_names == MetricsNames.VLLM:
+            lines += vllm_names.lines(snapshot, host.model_names()[0])
     totals: RequestTotals = request.app.state.totals
     lines += totals.lines()
     return page(lines)
@@ -55,4 +61,12 @@ def _of_engine(snapshot: MetricsSnapshot) -> Iterator[str]:
     yield from histogram("time_to_first_token_seconds", text, snapshot.first_token_seconds)
     text = "Mean time of a token after the first, for each request."
     yield from histogram("time_per_output_token_seconds", text, snapshot.seconds_per_token)
+    text = "Time between two tokens of a request, for each token."
+    yield from histogram("between_tokens_seconds", text, snapshot.between_tokens_seconds)
+    text = "From a request's arrival at the engine to its last token."
+    yield from histogram("request_seconds", text, snapshot.request_seconds)
+    text = "Time to check and compile a guide, from its first request on; refused ones too."
+    yield from histogram("guide_compile_seconds", text, snapshot.compile_seconds)
+    text = "Texts that looked like a tool call and were given as text."
+    yield from value("parser_fallbacks_total", "counter", text, PARSER_FALLBACKS.total)
     yield from histogram("decoding_rows", "Rows of each decoding step.", snapshot.decoding_rows)

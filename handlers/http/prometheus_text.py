@@ -1,4 +1,4 @@
-"""Lines of Prometheus' text format, version 0.0.4. Every name begins with qwonnx_.
+"""Lines of Prometheus' text format, version 0.0.4. A name without a colon is one of ours, and gets the prefix qwonnx_.
 
 No library: what is written is counted already, and the format is lines. A test reads them with Prometheus' own parser.
 """
@@ -42,14 +42,18 @@ def histogram(
 
 def head(name: str, kind: str, meaning: str) -> Iterator[str]:
     """What precedes the lines of a name."""
-    yield f"# HELP qwonnx_{name} {meaning}"
-    yield f"# TYPE qwonnx_{name} {kind}"
+    yield f"# HELP {_full(name)} {meaning}"
+    yield f"# TYPE {_full(name)} {kind}"
 
 
 def line(name: str, number: float, labels: Mapping[str, str]) -> str:
     """One line."""
     written = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels.items())
-    return f"qwonnx_{name}{f'{{{written}}}' if written else ''} {number!r}"
+    return f"{_full(name)}{f'{{{written}}}' if written else ''} {number!r}"
+
+
+def _full(name: str) -> str:
+    return name if ":" in name else f"qwonnx_{name}"
 
 
 def _escaped(text: str) -> str:

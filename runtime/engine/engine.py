@@ -33,7 +33,7 @@ from qwonnx.runtime.cache.rows import CacheSnapshot, RowMove
 from qwonnx.runtime.engine.admission import Admission
 from qwonnx.runtime.engine.generation import Generation
 from qwonnx.runtime.engine.mailbox import Mailbox
-from qwonnx.runtime.engine.metrics import EngineMetrics, MetricsSnapshot
+from qwonnx.runtime.engine.metrics import SECONDS, EngineMetrics, Histogram, MetricsSnapshot
 from qwonnx.runtime.engine.prefix_reuse import PrefixReuse
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
 from qwonnx.runtime.engine.startup import StartUp
@@ -109,7 +109,10 @@ class Engine:
             free = placement.device.memory().free_bytes // (1 if placement.in_place else 2)
             budget, self.max_model_len = row_budget.settle_reserved(states, settings, max_model_len, free)
         num_tokens = min(facts.vocab_size, model.tokenizer.num_tokens)
-        self._grammars = GrammarCompiler(model.tokenizer, model.eos_token_ids, num_tokens)
+        self._compile_seconds = Histogram(SECONDS)
+        self._grammars = GrammarCompiler(
+            model.tokenizer, model.eos_token_ids, num_tokens, on_compiled=self._compile_seconds.observe
+        )
         self._admission = Admission(
             model.tokenizer, model.eos_token_ids, num_tokens, self.max_model_len, self._grammars
         )
@@ -451,6 +454,7 @@ class Engine:
             cache_bytes=rows.used_bytes,
             max_cache_bytes=rows.max_bytes,
             experts=self._memory.account(),
+            compile_seconds=self._compile_seconds.snapshot(),
         )
 
     def expert_uses(self) -> list[list[int]]:

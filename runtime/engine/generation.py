@@ -52,6 +52,7 @@ class Generation:
         self.deadline = deadline
         self.accepted_at = time.monotonic()
         self.first_token_at: float | None = None
+        self.last_token_at: float | None = None  # for the metrics
         self.has_begun = False
         self.num_resumed = sequence.num_generated
         self._sampler = Sampler(params, sequence.token_ids[: sequence.num_prompt_tokens], num_sampled_tokens)

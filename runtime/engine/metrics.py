@@ -63,6 +63,9 @@ class MetricsSnapshot:
         queue_seconds: from submit() to the first chunk.
         first_token_seconds: from submit() to the first token.
         seconds_per_token: after the first token, the mean of each request that ended.
+        between_tokens_seconds: between two tokens of a request, each.
+        request_seconds: from submit() to the end.
+        compile_seconds: of guides, those that were refused too.
         decoding_rows: rows of each decoding step.
     """
 
@@ -80,6 +83,9 @@ class MetricsSnapshot:
     queue_seconds: HistogramSnapshot
     first_token_seconds: HistogramSnapshot
     seconds_per_token: HistogramSnapshot
+    between_tokens_seconds: HistogramSnapshot
+    request_seconds: HistogramSnapshot
+    compile_seconds: HistogramSnapshot
     decoding_rows: HistogramSnapshot
 
 
@@ -96,6 +102,8 @@ class EngineMetrics:
     queue_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS))
     first_token_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS))
     seconds_per_token: Histogram = field(default_factory=lambda: Histogram(_SECONDS_PER_TOKEN))
+    between_tokens_seconds: Histogram = field(default_factory=lambda: Histogram(_SECONDS_PER_TOKEN))
+    request_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS))
     decoding_rows: Histogram = field(default_factory=lambda: Histogram(_ROWS))
 
     def count_beginning(self, generation: Generation) -> None:
@@ -109,16 +117,30 @@ class EngineMetrics:
         self.generated_tokens += 1
         if generation.sequence.num_generated == generation.num_resumed + 1 and generation.first_token_at is not None:
             self.first_token_seconds.observe(generation.first_token_at - generation.accepted_at)
+            generation.last_token_at = generation.first_token_at
+            return
+        now = time.monotonic()
+        if generation.last_token_at is not None:
+            self.between_tokens_seconds.observe(now - generation.last_token_at)
+        generation.last_token_at = now
 
     def count_end(self, generation: Generation, reason: FinishReason) -> None:
         """A request has ended."""
         self.finished[reason] += 1
+        self.request_seconds.observe(time.monotonic() - generation.accepted_at)
         further = generation.sequence.num_generated - generation.num_resumed - 1
         if generation.first_token_at is not None and further > 0:
             self.seconds_per_token.observe((time.monotonic() - generation.first_token_at) / further)
 
     def snapshot(
-        self, *, num_waiting: int, num_running: int, cache_bytes: int, max_cache_bytes: int, experts: ExpertAccount
+        self,
+        *,
+        num_waiting: int,
+        num_running: int,
+        cache_bytes: int,
+        max_cache_bytes: int,
+        experts: ExpertAccount,
+        compile_seconds: HistogramSnapshot,
     ) -> MetricsSnapshot:
         """The totals, with the state that the caller gives."""
         return MetricsSnapshot(
@@ -136,5 +158,8 @@ class EngineMetrics:
             queue_seconds=self.queue_seconds.snapshot(),
             first_token_seconds=self.first_token_seconds.snapshot(),
             seconds_per_token=self.seconds_per_token.snapshot(),
+            between_tokens_seconds=self.between_tokens_seconds.snapshot(),
+            request_seconds=self.request_seconds.snapshot(),
+            compile_seconds=compile_seconds,
             decoding_rows=self.decoding_rows.snapshot(),
         )

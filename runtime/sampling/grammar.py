@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -76,6 +77,7 @@ class GrammarCompiler:
         end_token_ids: tokens that end an answer; they are allowed where the grammar may end.
         num_tokens: ids from here on are never allowed.
         trusted: the guides cannot harm the process, so they are not checked in a separate one.
+        on_compiled: called with the seconds that each guide took, compiled or refused; one call at a time.
     """
 
     def __init__(
@@ -85,10 +87,12 @@ class GrammarCompiler:
         num_tokens: int,
         *,
         trusted: bool = False,
+        on_compiled: Callable[[float], None] | None = None,
     ) -> None:
         ends = tuple(sorted(token for token in end_token_ids if 0 <= token < num_tokens))
         self._vocabulary = _Vocabulary(tokenizer, ends, num_tokens)
         self._trusted = trusted
+        self._on_compiled = on_compiled
         self._kept = KeptGrammars()
         self._lock = threading.RLock()  # of _kept; a future calls its callbacks at once if it is done
         self._checker = GrammarChecker()
@@ -159,6 +163,8 @@ class GrammarCompiler:
     def _settle(self, key: tuple[str, ...], entry: Compilation, work: Future[LLMatcher]) -> None:
         """Keep nothing of a guide that was refused: it is large perhaps, and seldom asked for again."""
         with self._lock:
+            if self._on_compiled is not None and not work.cancelled():
+                self._on_compiled(time.monotonic() - entry.asked_at)
             if work.cancelled() or work.exception() is not None:
                 self._kept.drop(key, entry)
             else:

@@ -29,6 +29,7 @@ class Compilation:
     check: the part of it that can be abandoned.
     num_callers: that still wait for it.
     num_bytes: what the compiled guide holds, as measured by its check.
+    asked_at: when its first caller came, in seconds of the monotonic clock.
     ended_at: when it was compiled, in seconds of the monotonic clock.
     """
 
@@ -36,6 +37,7 @@ class Compilation:
     work: Future[LLMatcher] = field(default_factory=Future)
     num_callers: int = 0
     num_bytes: int = 0
+    asked_at: float = field(default_factory=time.monotonic)
     ended_at: float = 0.0
 
 

@@ -166,7 +166,7 @@ def test_its_clients_read_in_its_words_that_the_model_is_not_ready(counting_fold
 
 def test_the_others_and_paths_of_none_speak_as_before(app: Starlette) -> None:
     openai_words = {"message", "type", "param", "code"}
-    for path in ("/v1/nothing", "/nothing", "//", "/dummyx"):
+    for path in ("/v1/nothing", "/nothing", "/nothing/else", "/dummyx"):
         answer = ask(app, "GET", path, headers=BEARER)
         assert answer.status_code == 404
         assert answer.json()["error"].keys() == openai_words
