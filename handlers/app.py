@@ -113,6 +113,8 @@ def create_app(
         log_format=settings.log_format,
     )
     middleware = [Middleware(BasePath, base_path_of=lambda scope: base_path), log]
+    if settings.cors_origins:
+        middleware.append(_cors(settings))
     if ring.keys:
         open_prefix = microvm_path if settings.microvm_hooks else ""
         open_paths = _open_paths(settings, extension)
@@ -142,6 +144,20 @@ def create_app(
     app.state.recent_items = RecentItems(settings.recent_items_bytes)
     app.state.continuations = _continuations(settings, capsules)
     return app
+
+
+def _cors(settings: ServerSettings) -> Middleware:
+    """Answers browsers that ask for a page of another origin; a preflight needs no key."""
+    from starlette.middleware.cors import CORSMiddleware  # most servers have none
+
+    limits = [f"x-ratelimit-{kind}-{of}" for kind in ("limit", "remaining", "reset") for of in ("requests", "tokens")]
+    return Middleware(
+        CORSMiddleware,
+        allow_origins=settings.cors_origins,
+        allow_methods=("GET", "POST", "DELETE"),
+        allow_headers=("*",),
+        expose_headers=("x-request-id", "retry-after", *limits),
+    )
 
 
 def _open_paths(settings: ServerSettings, extension: Extension) -> list[str]:

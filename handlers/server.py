@@ -57,6 +57,26 @@ def max_connections(settings: ServerSettings) -> int:
     return settings.max_connections
 
 
+def _tls(settings: ServerSettings) -> dict[str, Any]:
+    """uvicorn's options for TLS.
+
+    Raises:
+        SettingsError: the certificate or its key cannot be used.
+    """
+    certificate, key = settings.tls_certificate, settings.tls_key
+    if certificate is None or key is None:
+        return {}
+    import ssl
+
+    try:
+        # Without a password here, a key that needs one would ask for it on the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: b"")
+    except (OSError, ValueError) as error:  # SSLError is one
+        message = f"tls_certificate {certificate} and tls_key {key} cannot be used ({error})"
+        raise SettingsError(f"{message}: give a certificate chain and its key without a password, in PEM") from error
+    return {"ssl_certfile": certificate, "ssl_keyfile": key}
+
+
 def _max_files() -> int:
     try:
         import resource
@@ -81,7 +101,8 @@ class Server(uvicorn.Server):
 
     Args:
         host: what the application uses, such as a ModelHost; the server ends it.
-        settings: of the application.
+        settings: of the application. SettingsError: its certificate cannot be used, or too many connections are asked
+            for.
         owns_process: after a signal the process ends, even if a thread does not.
         make_app: makes the application of the host; by default that of a ModelHost.
     """
@@ -106,6 +127,7 @@ class Server(uvicorn.Server):
             server_header=False,
             backlog=_ACCEPTED_AT_ONCE,
             timeout_graceful_shutdown=int(settings.shutdown_seconds) + _SEND_SECONDS,
+            **_tls(settings),
         )
         super().__init__(config)
         self._host = host

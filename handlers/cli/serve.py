@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qwonnx.handlers.cli.serve_options import ServeOptions, read_options
+from qwonnx.handlers.settings import LogFormat
 from qwonnx.runtime.engine.startup import StartUp
 from qwonnx.runtime.machine import prepare_process, settle_process
 
@@ -55,13 +56,20 @@ def _serve_at(listener: socket.socket, options: ServeOptions, startup: StartUp) 
 
     def on_ready() -> None:
         settle_process()
-        print(_greeting(url_of(listener), model.model_names()[0], needs_key=_needs_key(options)), flush=True)
+        scheme = "http" if options.server.tls_certificate is None else "https"
+        url = url_of(listener).replace("http", scheme, 1)
+        print(_greeting(url, model.model_names()[0], needs_key=_needs_key(options)), flush=True)
 
     def on_failure(error: Exception) -> None:
         for server in servers:
             server.should_exit = True
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if options.server.log_format == LogFormat.JSON:
+        from qwonnx.handlers.http.log_lines import JsonLines
+
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(JsonLines())
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     model = ModelHost(
         lambda: open_engine(artifact, options.runtime, verify=options.verify, startup=startup),

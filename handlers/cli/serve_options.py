@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from qwonnx.handlers.cli.word_parser import WordParser, port_of
 from qwonnx.handlers.functions.artifact_folder import artifact_folder
-from qwonnx.handlers.settings import CapsuleCompression, PlatformName, ServerSettings
+from qwonnx.handlers.settings import CapsuleCompression, LogFormat, MetricsNames, PlatformName, ServerSettings
 from qwonnx.runtime.native.kernels import Kernels
 from qwonnx.runtime.quantities import parse_bytes
 from qwonnx.runtime.settings import Residency, RuntimeSettings
@@ -73,6 +73,8 @@ def read_options(words: Sequence[str]) -> ServeOptions:
     given = {name: value for name, value in vars(_parser().parse_args(words)).items() if value is not None}
     sizes = {name: parse_bytes(given[name], option, at_least=0) for name, option in _SIZES.items() if name in given}
     given.update(sizes)
+    if "cors_origins" in given:
+        given["cors_origins"] = tuple(given["cors_origins"])
     server = ServerSettings.from_environment()
     name = given.get("platform", server.platform)
     platform = None if name == PlatformName.NONE else _platform(name)
@@ -256,6 +258,31 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         help="requests that wait while the model loads instead of being refused; by default 8",
+    )
+    add(
+        "--max-requests-in-flight",
+        type=int,
+        metavar="N",
+        help="POST requests of all clients that are answered or wait at a time; further ones get a 429",
+    )
+    add("--key-max-requests", type=int, metavar="N", help="the same of one key, unless its line gives another number")
+    add("--key-tokens-per-minute", type=int, metavar="N", help="tokens that one key may use, prompts and answers")
+    add("--metrics-names", choices=[each.value for each in MetricsNames], help="vllm adds vLLM's names to /metrics")
+    add("--log-format", choices=[each.value for each in LogFormat], help="form of the log's lines; by default text")
+    add(
+        "--cors-origin",
+        dest="cors_origins",
+        action="append",
+        metavar="ORIGIN",
+        help="origin whose pages may use the server from a browser, or *; may be given several times",
+    )
+    add("--tls-certificate", metavar="FILE", help="certificate chain in PEM, for HTTPS; needs --tls-key")
+    add("--tls-key", metavar="FILE", help="its private key in PEM")
+    add(
+        "--telemetry",
+        action="store_true",
+        default=None,
+        help="spans and metrics for OpenTelemetry, by its OTEL_* variables",
     )
     add("--verify", action="store_true", help="also check the hashes of the weights first")
     return parser

@@ -1,4 +1,4 @@
-"""The deadline of an answer: shortly before its invocation times out, or after the settings' limit.
+"""The deadline of an answer: shortly before its invocation times out, after the settings' limit, or after the client's.
 
 At the deadline an answer ends as if it had reached its token limit. If it has not begun, the request fails with a 504.
 Times are those of the event loop.
@@ -9,10 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from qwonnx.handlers import errors
 from qwonnx.handlers.settings import ServerSettings
 
+HEADER = "x-request-timeout"
+_MOST_SECONDS = 1e6
 _KEY = "qwonnx.deadline"
 _ARRIVED = "qwonnx.arrived"
 _STREAMS = "qwonnx.deadline.streams"
@@ -69,11 +73,32 @@ def is_sent_as_a_whole(scope: Scope) -> bool:
 
 
 def of_request(scope: Scope, settings: ServerSettings) -> float | None:
-    """The earlier of the invocation's deadline and the settings' limit, which counts from the noted arrival or now.
+    """The earliest of the invocation's deadline, the settings' limit and the client's; None without any.
 
-    None without both.
+    The limits count from the noted arrival, or from now.
+
+    Raises:
+        ServiceError: 400, the client's limit is not a number of seconds.
     """
-    limit = settings.max_answer_seconds
+    limits = (settings.max_answer_seconds, _asked_seconds(scope))
     arrived = scope.get(_ARRIVED) or asyncio.get_running_loop().time()
-    found = [of_invocation(scope), None if limit is None else arrived + limit]
+    found = [of_invocation(scope), *(None if limit is None else arrived + limit for limit in limits)]
     return min((deadline for deadline in found if deadline is not None), default=None)
+
+
+def _asked_seconds(scope: Scope) -> float | None:
+    """The client's limit; None without one.
+
+    Raises:
+        ServiceError: 400.
+    """
+    text = Headers(scope=scope).get(HEADER) if "headers" in scope else None
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= _MOST_SECONDS:
+        raise errors.invalid(f"the header {HEADER} is {text!r}: send seconds, such as 30", code="invalid_header")
+    return seconds

@@ -62,6 +62,13 @@ def test_the_environment_is_read_and_empty_variables_keep_the_defaults() -> None
         ("QWONNX_CONTINUATION_SECONDS", "0"),
         ("QWONNX_STRICT_TOOLS", "some"),
         ("QWONNX_RECENT_ITEMS_BYTES", "-1"),
+        ("QWONNX_KEY_MAX_REQUESTS", "0"),
+        ("QWONNX_KEY_TOKENS_PER_MINUTE", "-5"),
+        ("QWONNX_MAX_REQUESTS_IN_FLIGHT", "many"),
+        ("QWONNX_METRICS_NAMES", "tgi"),
+        ("QWONNX_LOG_FORMAT", "xml"),
+        ("QWONNX_CORS_ORIGINS", "https://a.example/path"),
+        ("QWONNX_TLS_KEY", "alone"),
     ],
 )
 def test_a_malformed_variable_is_named(variable: str, value: str) -> None:
