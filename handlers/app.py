@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
@@ -39,6 +40,7 @@ from qwonnx.handlers.http.finished_request import Endpoints
 from qwonnx.handlers.http.hangup import reloading_on_hangup
 from qwonnx.handlers.http.microvm import PREFIX as microvm_path
 from qwonnx.handlers.http.microvm import MicrovmHooks
+from qwonnx.handlers.http.otel import telemetry_of
 from qwonnx.handlers.http.request_limits import RequestLimits
 from qwonnx.handlers.http.request_totals import RequestTotals
 from qwonnx.handlers.model_host import ModelHost
@@ -87,6 +89,8 @@ def create_app(
                 yield
         finally:
             await asyncio.to_thread(host.close)
+            if telemetry is not None:
+                await asyncio.to_thread(telemetry.close)
 
     apis = Apis((*APIS, *extension.apis))
     capsules = _capsule_store(settings)
@@ -104,12 +108,14 @@ def create_app(
     ]
     routes = [*added, *Apis(APIS).routes, *own]  # a platform may want another answer on a path of an API
     totals = RequestTotals()
+    telemetry = telemetry_of(settings, os.environ, partial(_shown_name, host))
+    observers = [totals.observe] if telemetry is None else [totals.observe, telemetry.observe]
     base_path = settings.base_path or ""
     log = Middleware(
         AccessLog,
         apis=apis,
         endpoints=Endpoints(routes),
-        observers=[totals.observe],
+        observers=observers,
         log_format=settings.log_format,
     )
     middleware = [Middleware(BasePath, base_path_of=lambda scope: base_path), log]
@@ -144,6 +150,14 @@ def create_app(
     app.state.recent_items = RecentItems(settings.recent_items_bytes)
     app.state.continuations = _continuations(settings, capsules)
     return app
+
+
+def _shown_name(host: ModelHost) -> str | None:
+    """The model's name; None while it loads."""
+    try:
+        return host.model_names()[0]
+    except ServiceError:
+        return None
 
 
 def _cors(settings: ServerSettings) -> Middleware:

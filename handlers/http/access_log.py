@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from qwonnx.handlers import errors
 from qwonnx.handlers.http.api import Apis
 from qwonnx.handlers.http.api_key import name_of
-from qwonnx.handlers.http.finished_request import Endpoints, FinishedRequest, Observer, method_of
+from qwonnx.handlers.http.finished_request import Endpoints, FinishedRequest, Observer, method_of, trace_parent_of
 from qwonnx.handlers.http.log_lines import ACCESS_LOGGER, AccessLine
 from qwonnx.handlers.http.meter import metering
 from qwonnx.handlers.settings import LogFormat
@@ -105,6 +105,7 @@ class AccessLog:
                     meter.usage,
                     meter.seconds_to_first_token,
                     meter.seconds_per_token,
+                    trace_parent_of(scope),
                 )
                 # Quoted, so that a path cannot forge a line.
                 path = quote(scope["path"])[:_MAX_PATH_CHARACTERS]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.routing import BaseRoute
 from starlette.types import Scope
 
@@ -26,6 +28,7 @@ class FinishedRequest:
     usage: its tokens.
     first_token_seconds: from its arrival; None without a token.
     seconds_per_token: mean after the first token; None without one.
+    trace_parent: the W3C header of that name, if it is well formed; else empty.
     """
 
     endpoint: str
@@ -36,9 +39,11 @@ class FinishedRequest:
     usage: Usage
     first_token_seconds: float | None
     seconds_per_token: float | None
+    trace_parent: str = ""
 
 
 Observer = Callable[[FinishedRequest], None]
+_TRACE_PARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"))
 
 
@@ -65,3 +70,9 @@ def method_of(scope: Scope) -> str:
     """A method as a label: a client may send any word."""
     method: str = scope["method"]
     return method if method in _METHODS else OTHER
+
+
+def trace_parent_of(scope: Scope) -> str:
+    """The client's span, if it tells one."""
+    given = Headers(scope=scope).get("traceparent", "")
+    return given if _TRACE_PARENT.fullmatch(given) else ""
