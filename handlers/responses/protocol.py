@@ -17,7 +17,7 @@ from msgspec import Meta, Raw
 from qwonnx.handlers.chat.tools import FunctionName
 from qwonnx.handlers.chat.validation import Strict
 from qwonnx.handlers.effort import Effort
-from qwonnx.handlers.openai.chat_protocol import Name, Penalty, PositiveInt
+from qwonnx.handlers.openai.generation_fields import Name, Penalty, PositiveInt
 from qwonnx.runtime.sampling.params import MAX_LOGPROBS
 
 
