@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -28,20 +28,17 @@ from qwonnx.handlers.chat.restore import RestoreHooks
 from qwonnx.handlers.engine_start import open_engine
 from qwonnx.handlers.environment import warnings_about
 from qwonnx.handlers.errors import ServiceError
-from qwonnx.handlers.http import health, metrics, server_info
+from qwonnx.handlers.http import health
 from qwonnx.handlers.http.access_log import AccessLog
-from qwonnx.handlers.http.api import Api, Apis
+from qwonnx.handlers.http.api import Api, Apis, imported
 from qwonnx.handlers.http.api_key import RequireApiKey
 from qwonnx.handlers.http.base_path import BasePath
 from qwonnx.handlers.http.body import BodyLimits
 from qwonnx.handlers.http.body_budget import BodyBudget
 from qwonnx.handlers.http.extension import Extension
 from qwonnx.handlers.http.finished_request import Endpoints
-from qwonnx.handlers.http.hangup import reloading_on_hangup
 from qwonnx.handlers.http.microvm import PREFIX as microvm_path
 from qwonnx.handlers.http.microvm import MicrovmHooks
-from qwonnx.handlers.http.otel import telemetry_of
-from qwonnx.handlers.http.request_limits import RequestLimits
 from qwonnx.handlers.http.request_totals import RequestTotals
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.openai.api import OPENAI
@@ -51,6 +48,7 @@ from qwonnx.runtime.errors import SettingsError
 from qwonnx.runtime.settings import RuntimeSettings
 
 if TYPE_CHECKING:
+    from qwonnx.handlers.http.otel import Telemetry
     from qwonnx.runtime.engine.engine import Engine
 
 logger = logging.getLogger(__name__)
@@ -60,6 +58,8 @@ APIS: tuple[Api, ...] = (OPENAI, RESPONSES, ANTHROPIC)
 
 _HEALTH = ("/health", "/health/live", "/health/ready")
 _OPENAPI = "/openapi.json"
+_METRICS = "/metrics"
+_INFO = "qwonnx.handlers.http.server_info"
 
 
 def create_app(
@@ -85,7 +85,7 @@ def create_app(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         host.start()
         try:
-            with reloading_on_hangup(ring):
+            with _watching(ring):
                 yield
         finally:
             await asyncio.to_thread(host.close)
@@ -99,16 +99,16 @@ def create_app(
     added = [*extension.routes, *(route for api in extension.apis for route in api.routes)]
     own = [
         *microvm,
-        Route("/", server_info.root),
-        Route("/version", server_info.version),
+        Route("/", imported(_INFO, "root")),
+        Route("/version", imported(_INFO, "version")),
         Route("/health", health.ready),
         Route("/health/live", health.live),
         Route("/health/ready", health.ready),
-        Route(metrics.PATH, metrics.metrics),
+        Route(_METRICS, imported("qwonnx.handlers.http.metrics", "metrics")),
     ]
     routes = [*added, *Apis(APIS).routes, *own]  # a platform may want another answer on a path of an API
     totals = RequestTotals()
-    telemetry = telemetry_of(settings, os.environ, partial(_shown_name, host))
+    telemetry = _telemetry(settings, host)
     observers = [totals.observe] if telemetry is None else [totals.observe, telemetry.observe]
     base_path = settings.base_path or ""
     log = Middleware(
@@ -128,6 +128,8 @@ def create_app(
             Middleware(RequireApiKey, ring=ring, apis=apis, open_paths=open_paths, open_prefix=open_prefix)
         )
     if ring.keys or settings.max_requests_in_flight is not None:
+        from qwonnx.handlers.http.request_limits import RequestLimits  # what a server lacks costs its start nothing
+
         middleware.append(Middleware(RequestLimits, apis=apis, max_in_flight=settings.max_requests_in_flight))
     middleware.extend(extension.middleware)
     app = Starlette(
@@ -150,6 +152,27 @@ def create_app(
     app.state.recent_items = RecentItems(settings.recent_items_bytes)
     app.state.continuations = _continuations(settings, capsules)
     return app
+
+
+def _watching(ring: KeyRing) -> AbstractContextManager[None]:
+    """Reads a file of keys again when it is told to."""
+    if not ring.can_change:
+        return nullcontext()
+    from qwonnx.handlers.http.hangup import reloading_on_hangup
+
+    return reloading_on_hangup(ring)
+
+
+def _telemetry(settings: ServerSettings, host: ModelHost) -> Telemetry | None:
+    """
+    Raises:
+        SettingsError: it is asked for, and not installed.
+    """
+    if not settings.telemetry and not any(name.startswith("OTEL_EXPORTER_OTLP_") for name in os.environ):
+        return None
+    from qwonnx.handlers.http.otel import telemetry_of
+
+    return telemetry_of(settings, os.environ, partial(_shown_name, host))
 
 
 def _shown_name(host: ModelHost) -> str | None:
@@ -178,7 +201,7 @@ def _open_paths(settings: ServerSettings, extension: Extension) -> list[str]:
     """Paths that can be read without a key."""
     opened = [*_HEALTH, *(route.path for route in extension.routes)]
     if settings.open_metrics:
-        opened.append(metrics.PATH)
+        opened.append(_METRICS)
     if settings.open_openapi:
         opened.append(_OPENAPI)
     return opened

@@ -21,12 +21,11 @@ from qwonnx.handlers import errors
 from qwonnx.handlers.http.api import Apis
 from qwonnx.handlers.http.api_key import name_of
 from qwonnx.handlers.http.finished_request import Endpoints, FinishedRequest, Observer, method_of, trace_parent_of
-from qwonnx.handlers.http.log_lines import ACCESS_LOGGER, AccessLine
 from qwonnx.handlers.http.meter import metering
 from qwonnx.handlers.settings import LogFormat
 from qwonnx.runtime.sampling.entropy import fresh_id
 
-logger = logging.getLogger(ACCESS_LOGGER)
+logger = logging.getLogger("qwonnx.access")
 
 REQUEST_ID_HEADER = "x-request-id"
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -109,9 +108,18 @@ class AccessLog:
                 )
                 # Quoted, so that a path cannot forge a line.
                 path = quote(scope["path"])[:_MAX_PATH_CHARACTERS]
-                logger.info("%s", AccessLine(finished, scope["method"], path, request_id).text(self._format))
+                logger.info("%s", self._line(finished, scope["method"], path, request_id))
                 for observer in self._observers:
                     observer(finished)
+
+    def _line(self, finished: FinishedRequest, method: str, path: str, request_id: str) -> str:
+        if self._format is LogFormat.JSON:
+            from qwonnx.handlers.http.log_lines import access_line
+
+            return access_line(finished, method, path, request_id)
+        status = str(finished.status or "-")
+        words = (method, path, status, f"{finished.seconds:.3f}s", request_id, finished.key_name)
+        return " ".join(word for word in words if word)
 
 
 def request_id_of(scope: Scope) -> str:

@@ -1,64 +1,49 @@
-"""Lines of the logs, as text for people or as JSON for collectors: one object a line."""
+"""Lines of the logs as JSON, for collectors: one object a line."""
 
 from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from qwonnx.handlers.http.finished_request import FinishedRequest
-from qwonnx.handlers.settings import LogFormat
 
 ACCESS_LOGGER = "qwonnx.access"
 
 
-@dataclass(frozen=True, slots=True)
-class AccessLine:
-    """One request of the access log.
+def access_line(finished: FinishedRequest, method: str, path: str, request_id: str) -> str:
+    """A line of the access log.
 
-    method, path: quoted, as the client sent them.
-    request_id: of the answer's x-request-id.
+    Args:
+        finished: the request.
+        method, path: quoted, as the client sent them.
+        request_id: of the answer's x-request-id.
     """
-
-    finished: FinishedRequest
-    method: str
-    path: str
-    request_id: str
-
-    def text(self, form: LogFormat) -> str:
-        """The line."""
-        finished = self.finished
-        if form is LogFormat.TEXT:
-            seconds = f"{finished.seconds:.3f}s"
-            status = str(finished.status or "-")
-            words = (self.method, self.path, status, seconds, self.request_id, finished.key_name)
-            return " ".join(word for word in words if word)
-        fields: dict[str, Any] = {
-            "time": _time(time.time()),
-            "level": "INFO",
-            "logger": ACCESS_LOGGER,
-            "method": self.method,
-            "path": self.path,
-            "endpoint": finished.endpoint,
-            "status": finished.status,
-            "seconds": round(finished.seconds, 6),
-            "request_id": self.request_id,
-        }
-        if finished.key_name:
-            fields["key"] = finished.key_name
-        usage = finished.usage
-        if usage.total_tokens:
-            fields["prompt_tokens"] = usage.prompt_tokens
-            fields["cached_tokens"] = usage.cached_tokens
-            fields["generated_tokens"] = usage.generated_tokens
-        for name in ("first_token_seconds", "seconds_per_token"):
-            seconds_of = getattr(finished, name)
-            if seconds_of is not None:
-                fields[name] = round(seconds_of, 6)
-        return msgspec.json.encode(fields).decode()
+    fields: dict[str, Any] = {
+        "time": _time(time.time()),
+        "level": "INFO",
+        "logger": ACCESS_LOGGER,
+        "method": method,
+        "path": path,
+        "endpoint": finished.endpoint,
+        "status": finished.status,
+        "seconds": round(finished.seconds, 6),
+        "request_id": request_id,
+    }
+    if finished.key_name:
+        fields["key"] = finished.key_name
+    usage = finished.usage
+    if usage.total_tokens:
+        fields["prompt_tokens"] = usage.prompt_tokens
+        fields["cached_tokens"] = usage.cached_tokens
+        fields["generated_tokens"] = usage.generated_tokens
+    for name in ("first_token_seconds", "seconds_per_token"):
+        seconds_of = getattr(finished, name)
+        if seconds_of is not None:
+            fields[name] = round(seconds_of, 6)
+    return msgspec.json.encode(fields).decode()
 
 
 class JsonLines(logging.Formatter):

@@ -7,15 +7,12 @@ from collections.abc import Iterator
 from starlette.requests import Request
 from starlette.responses import Response
 
-from qwonnx.handlers.http import vllm_names
 from qwonnx.handlers.http.prometheus_text import head, histogram, line, page, value
 from qwonnx.handlers.http.request_totals import RequestTotals
 from qwonnx.handlers.model_host import HostStatus, ModelHost
 from qwonnx.handlers.settings import MetricsNames, ServerSettings
 from qwonnx.runtime.engine.metrics import MetricsSnapshot
 from qwonnx.runtime.text.parser_fallbacks import PARSER_FALLBACKS
-
-PATH = "/metrics"
 
 
 async def metrics(request: Request) -> Response:
@@ -26,9 +23,11 @@ async def metrics(request: Request) -> Response:
         lines += _of_engine(snapshot)
         settings: ServerSettings = request.app.state.settings
         if settings.metrics_names == MetricsNames.VLLM:
+            from qwonnx.handlers.http import vllm_names  # few ask for them
+
             lines += vllm_names.lines(snapshot, host.model_names()[0])
     totals: RequestTotals = request.app.state.totals
-    lines += totals.lines()
+    lines += _of_requests(totals)
     return page(lines)
 
 
@@ -70,3 +69,24 @@ def _of_engine(snapshot: MetricsSnapshot) -> Iterator[str]:
     text = "Texts that looked like a tool call and were given as text."
     yield from value("parser_fallbacks_total", "counter", text, PARSER_FALLBACKS.total)
     yield from histogram("decoding_rows", "Rows of each decoding step.", snapshot.decoding_rows)
+
+
+def _of_requests(totals: RequestTotals) -> Iterator[str]:
+    if totals.requests:
+        yield from head("http_requests_total", "counter", "Requests that ended; 499: the client left.")
+    for (endpoint, method, status), count in sorted(totals.requests.items()):
+        labels = {"endpoint": endpoint, "method": method, "status": status}
+        yield line("http_requests_total", count, labels)
+    if totals.seconds:
+        yield from head("http_request_seconds", "histogram", "From a request's arrival to its answer's end.")
+    for endpoint, seconds in sorted(totals.seconds.items()):
+        yield from histogram("http_request_seconds", "", seconds.snapshot(), {"endpoint": endpoint})
+    if totals.of_keys:
+        yield from head("key_requests_total", "counter", "Requests that ended, by the name of their key.")
+    for name, counts in sorted(totals.of_keys.items()):
+        yield line("key_requests_total", counts["requests"], {"key": name})
+    if totals.of_keys:
+        yield from head("key_tokens_total", "counter", "Tokens that requests of a key used.")
+    for name, counts in sorted(totals.of_keys.items()):
+        for kind in ("prompt", "generated"):
+            yield line("key_tokens_total", counts[kind], {"key": name, "kind": kind})

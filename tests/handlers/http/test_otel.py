@@ -56,7 +56,7 @@ class Collected:
 @contextmanager
 def collected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Served, Collected]]:
     into = Collected()
-    monkeypatch.setattr(application, "telemetry_of", lambda *arguments: into.telemetry)
+    monkeypatch.setattr(application, "_telemetry", lambda *arguments: into.telemetry)
     settings = ServerSettings(api_key="secret-canary", shutdown_seconds=0.5)
     with serving(folder, settings=settings) as served:
         yield served, into
