@@ -91,7 +91,7 @@ class KeyRing:
         except SettingsError as error:
             logger.error("the keys stay as they are: %s", error)
             return False
-        logger.info("%d keys were read again", len(self._keys))
+        logger.info("the file of keys was read again: %d keys are valid", len(self._keys))
         return True
 
 

@@ -113,7 +113,7 @@ def test_its_routes_are_served_whole_and_streamed_beside_the_others(app: Starlet
     completion = ask(app, "POST", CHAT, json={"model": MODEL, "messages": chat("Hi"), "max_tokens": 3}, headers=BEARER)
     assert said.json() == {"said": completion.json()["choices"][0]["message"]["content"], "ended": "length"}
     streamed = ask(app, "POST", "/dummy/say", json={"text": "Hi", "stream": True}, headers=KEY)
-    assert streamed.text.startswith("event: ContentDelta\n\n")
+    assert streamed.text.startswith("event: Begun\n\nevent: ContentDelta\n\n")
     assert streamed.text.endswith("event: End\n\n")
 
 
