@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-_SECONDS = 120
+from tests.handlers.clients.programs import run
 
 
 def installed(name: str) -> Path:
@@ -25,29 +23,6 @@ def installed(name: str) -> Path:
     if not folder or not (modules / name).exists() or shutil.which("node") is None:
         pytest.skip(f"{name} is not installed: see {__name__}, QWONNX_NODE_CLIENTS")
     return modules
-
-
-def run(words: Sequence[str | Path], folder: Path, **environment: str) -> str:
-    """Run a program in a folder, with a home of its own. Returns its output, of both kinds.
-
-    Raises:
-        AssertionError: it failed.
-    """
-    home = folder / "home"
-    home.mkdir(exist_ok=True)
-    ended = subprocess.run(
-        words,
-        cwd=folder,
-        env={"PATH": os.environ["PATH"], "HOME": str(home), **environment},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=_SECONDS,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stdout
-    return ended.stdout
 
 
 def run_script(script: Path, modules: Path, folder: Path, *words: str) -> str:

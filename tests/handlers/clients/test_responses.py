@@ -1,4 +1,4 @@
-"""/v1/responses as JavaScript's clients and Codex use it, with a scripted model: node.py says how to install them."""
+"""/v1/responses as real clients use it, with a scripted model: node.py and python.py say how to install them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.handlers.clients import node
+from tests.handlers.clients import python as python_clients
+from tests.handlers.clients.programs import run
 from tests.handlers.clients.scripted import MODEL, scripted
 
 pytestmark = pytest.mark.soak
@@ -36,6 +38,16 @@ def test_javascripts_clients_finish_their_sessions(tmp_path: Path) -> None:
     assert "22 passed, 0 failed" in told
 
 
+def test_pythons_frameworks_finish_their_sessions(tmp_path: Path) -> None:
+    python = python_clients.interpreter()
+    script = Path(__file__).with_name("responses_session.py")
+    # Without it, litellm waits for a list of prices from the network.
+    environment = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "PYTHONSAFEPATH": "1"}
+    with scripted(tmp_path / "artifact", say) as served:
+        told = run([python, script, served.url], tmp_path, **environment)
+    assert "18 passed, 0 failed" in told
+
+
 def test_codex_finishes_a_session_of_two_turns_with_a_call(tmp_path: Path) -> None:
     codex = node.installed("@openai/codex") / ".bin" / "codex"
     (tmp_path / "note.txt").write_text("hi from the note\n", encoding="utf-8")
@@ -48,8 +60,8 @@ def test_codex_finishes_a_session_of_two_turns_with_a_call(tmp_path: Path) -> No
             f'[model_providers.local]\nname = "local"\nbase_url = "{served.url}/v1"\nwire_api = "responses"\n',
             encoding="utf-8",
         )
-        first = node.run([codex, "exec", *options, "Read the note."], tmp_path, CODEX_HOME=str(home))
-        second = node.run([codex, "exec", "resume", "--last", *options, "Germany?"], tmp_path, CODEX_HOME=str(home))
+        first = run([codex, "exec", *options, "Read the note."], tmp_path, CODEX_HOME=str(home))
+        second = run([codex, "exec", "resume", "--last", *options, "Germany?"], tmp_path, CODEX_HOME=str(home))
     assert "hi from the note" in first
     assert "The note says hi." in first
     assert "Ujerumani it is." in second
