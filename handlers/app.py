@@ -105,6 +105,7 @@ def create_app(
         Route("/health/live", health.live),
         Route("/health/ready", health.ready),
         Route(_METRICS, imported("qwonnx.handlers.http.metrics", "metrics")),
+        Route(_OPENAPI, imported("qwonnx.handlers.http.openapi", "openapi")),
     ]
     routes = [*added, *Apis(APIS).routes, *own]  # a platform may want another answer on a path of an API
     totals = RequestTotals()
@@ -141,6 +142,7 @@ def create_app(
     # A redirect would name the host that the client's Host header gives.
     app.router.redirect_slashes = False
     app.state.host = host
+    app.state.apis = APIS
     app.state.settings = dataclasses.replace(settings, api_key=None)  # the ring has its digest
     app.state.totals = totals
     app.state.bodies = BodyLimits(

@@ -22,4 +22,5 @@ ANTHROPIC = Api(
     hint="use /v1/messages or /v1/messages/count_tokens; a base URL ends before /v1",
     key_headers=("x-api-key",),
     request_id_header="request-id",
+    operations="qwonnx.handlers.anthropic.operations",
 )

@@ -18,22 +18,19 @@ class Usage(msgspec.Struct):
     cache_creation_input_tokens: int = 0
 
 
-class TextContent(msgspec.Struct):
+class TextContent(msgspec.Struct, tag_field="type", tag="text"):
     text: str
-    type: Literal["text"] = "text"
 
 
-class ThinkingContent(msgspec.Struct):
+class ThinkingContent(msgspec.Struct, tag_field="type", tag="thinking"):
     thinking: str
     signature: str
-    type: Literal["thinking"] = "thinking"
 
 
-class ToolUseContent(msgspec.Struct):
+class ToolUseContent(msgspec.Struct, tag_field="type", tag="tool_use"):
     id: str
     name: str
     input: Any  # an object; raw JSON text in a whole answer
-    type: Literal["tool_use"] = "tool_use"
 
 
 Content = TextContent | ThinkingContent | ToolUseContent
@@ -63,24 +60,20 @@ class BlockStart(msgspec.Struct, tag_field="type", tag="content_block_start"):
     content_block: Content
 
 
-class TextDelta(msgspec.Struct):
+class TextDelta(msgspec.Struct, tag_field="type", tag="text_delta"):
     text: str
-    type: Literal["text_delta"] = "text_delta"
 
 
-class ThinkingDelta(msgspec.Struct):
+class ThinkingDelta(msgspec.Struct, tag_field="type", tag="thinking_delta"):
     thinking: str
-    type: Literal["thinking_delta"] = "thinking_delta"
 
 
-class SignatureDelta(msgspec.Struct):
+class SignatureDelta(msgspec.Struct, tag_field="type", tag="signature_delta"):
     signature: str
-    type: Literal["signature_delta"] = "signature_delta"
 
 
-class InputJsonDelta(msgspec.Struct):
+class InputJsonDelta(msgspec.Struct, tag_field="type", tag="input_json_delta"):
     partial_json: str
-    type: Literal["input_json_delta"] = "input_json_delta"
 
 
 Delta = TextDelta | ThinkingDelta | SignatureDelta | InputJsonDelta

@@ -32,6 +32,7 @@ class Api:
     hint: the routes and the base URL, for the error about an unknown route.
     key_headers: headers that may contain the key instead of `Authorization: Bearer`, in lower case.
     request_id_header: of its clients, beside x-request-id; None without.
+    operations: the module whose OPERATIONS describe the routes for /openapi.json; None: they are not described.
     main: the endpoint that answers a conversation, for platforms that have one route for all requests; None without.
     """
 
@@ -41,6 +42,7 @@ class Api:
     hint: str
     key_headers: Sequence[str] = ()
     request_id_header: str | None = None
+    operations: str | None = None
     main: Callable[[Request], Awaitable[Response]] | None = None
 
     def owns(self, path: str) -> bool:

@@ -30,4 +30,5 @@ OPENAI = Api(
     error_response=errors.response,
     main=chat_completions.create_chat_completion,
     hint="use /v1/chat/completions, /v1/completions or /v1/models; a base URL ends in /v1",
+    operations="qwonnx.handlers.openai.operations",
 )

@@ -13,21 +13,28 @@ from __future__ import annotations
 
 from starlette.routing import Route
 
-from qwonnx.handlers.http.api import Api
+from qwonnx.handlers.http.api import Api, imported
 from qwonnx.handlers.openai import errors
-from qwonnx.handlers.responses import absent, create, input_tokens
+
+_FOLDER = "qwonnx.handlers.responses"
+_ABSENT = f"{_FOLDER}.absent"
+_COUNT = f"{_FOLDER}.input_tokens"
+_stored_response = imported(_ABSENT, "stored_response")
 
 RESPONSES = Api(
     prefix="/v1/responses",
     routes=(
-        Route("/v1/responses", create.create_response, methods=["POST"]),
-        Route("/v1/responses", absent.read_responses, methods=["GET"]),
-        Route("/v1/responses/input_tokens", input_tokens.count_input_tokens, methods=["POST"]),
-        Route("/v1/responses/compact", absent.compaction, methods=["POST"]),
-        Route("/v1/responses/{response_id}", absent.stored_response, methods=["GET", "DELETE"]),
-        Route("/v1/responses/{response_id}/cancel", absent.stored_response, methods=["POST"]),
-        Route("/v1/responses/{response_id}/input_items", absent.stored_response),
+        Route("/v1/responses", imported(f"{_FOLDER}.create", "create_response"), methods=["POST"]),
+        Route("/v1/responses", imported(_ABSENT, "read_responses"), methods=["GET"]),
+        Route(
+            "/v1/responses/input_tokens", imported(f"{_FOLDER}.input_tokens", "count_input_tokens"), methods=["POST"]
+        ),
+        Route("/v1/responses/compact", imported(_ABSENT, "compaction"), methods=["POST"]),
+        Route("/v1/responses/{response_id}", _stored_response, methods=["GET", "DELETE"]),
+        Route("/v1/responses/{response_id}/cancel", _stored_response, methods=["POST"]),
+        Route("/v1/responses/{response_id}/input_items", _stored_response),
     ),
     error_response=errors.response,
     hint="use POST /v1/responses; a base URL ends in /v1",
+    operations="qwonnx.handlers.responses.operations",
 )

@@ -17,24 +17,21 @@ ItemStatus = Literal["in_progress", "completed", "incomplete"]
 ResponseStatus = Literal["in_progress", "completed", "incomplete", "failed"]
 
 
-class ReasoningText(msgspec.Struct):
+class ReasoningText(msgspec.Struct, tag_field="type", tag="reasoning_text"):
     text: str
-    type: Literal["reasoning_text"] = "reasoning_text"
 
 
-class SummaryText(msgspec.Struct):
+class SummaryText(msgspec.Struct, tag_field="type", tag="summary_text"):
     text: str
-    type: Literal["summary_text"] = "summary_text"
 
 
-class OutputText(msgspec.Struct):
+class OutputText(msgspec.Struct, tag_field="type", tag="output_text"):
     text: str
-    type: Literal["output_text"] = "output_text"
     annotations: list[Any] = []
     logprobs: list[LogprobToken] = []
 
 
-class ReasoningItem(msgspec.Struct):
+class ReasoningItem(msgspec.Struct, tag_field="type", tag="reasoning"):
     """The thoughts, as text and as a summary: clients show one or the other."""
 
     id: str
@@ -42,35 +39,31 @@ class ReasoningItem(msgspec.Struct):
     content: list[ReasoningText]
     status: ItemStatus
     encrypted_content: str | UnsetType = UNSET  # if the request includes it
-    type: Literal["reasoning"] = "reasoning"
 
 
-class MessageItem(msgspec.Struct):
+class MessageItem(msgspec.Struct, tag_field="type", tag="message"):
     id: str
     content: list[OutputText]
     status: ItemStatus
     role: Literal["assistant"] = "assistant"
-    type: Literal["message"] = "message"
 
 
-class FunctionCallItem(msgspec.Struct):
+class FunctionCallItem(msgspec.Struct, tag_field="type", tag="function_call"):
     id: str
     call_id: str
     name: str
     arguments: str  # JSON text of an object; open if the answer was cut
     status: ItemStatus
     namespace: str | UnsetType = UNSET
-    type: Literal["function_call"] = "function_call"
 
 
-class CustomToolCallItem(msgspec.Struct):
+class CustomToolCallItem(msgspec.Struct, tag_field="type", tag="custom_tool_call"):
     id: str
     call_id: str
     name: str
     input: str
     status: ItemStatus
     namespace: str | UnsetType = UNSET
-    type: Literal["custom_tool_call"] = "custom_tool_call"
 
 
 OutputItem = ReasoningItem | MessageItem | FunctionCallItem | CustomToolCallItem
