@@ -8,15 +8,19 @@ from starlette.responses import Response
 from qwonnx.handlers.errors import ErrorKind, ServiceError
 
 _MAX_ID_CHARACTERS = 100
+_ACTIONS = ("input_tokens", "compact")
 
 
 async def stored_response(request: Request) -> Response:
     """Read, delete or cancel a response.
 
     Raises:
-        ServiceError: always: 404.
+        ServiceError: always: 404, or 405 where the id is the name of an action.
     """
     name = request.path_params["response_id"][:_MAX_ID_CHARACTERS]
+    if name in _ACTIONS:
+        message = f"{request.method} is not allowed on /v1/responses/{name}: use POST"
+        raise ServiceError(ErrorKind.INVALID, 405, message, code="method_not_allowed", headers={"allow": "POST"})
     message = f"there is no response {name!r}: this server stores nothing; send the earlier output items in input"
     raise ServiceError(ErrorKind.NOT_FOUND, 404, message, parameter="response_id", code="response_not_found")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from qwonnx.runtime.artifact.folder import Artifact
 from tests.handlers.serving import serving
 
 COMMAND = os.environ.get("QWONNX_SCHEMATHESIS", "schemathesis")
@@ -30,10 +31,10 @@ positive_data_acceptance.expected-statuses = ["2xx", "400", "404"]
 
 
 def test_no_request_by_the_document_fails_the_server_or_gets_an_undocumented_answer(
-    counting_folder: Path, tmp_path: Path
+    tiny_fp32: Artifact, tmp_path: Path
 ) -> None:
     (tmp_path / "schemathesis.toml").write_text(SETTINGS)
-    with serving(counting_folder) as served:
+    with serving(tiny_fp32.folder) as served:
         done = subprocess.run(
             [
                 *(COMMAND, "--config-file", str(tmp_path / "schemathesis.toml"), "run", f"{served.url}/openapi.json"),

@@ -266,6 +266,7 @@ def test_an_upgrade_to_a_websocket_is_refused(served: Served) -> None:
         assert (answer.status_code, answer.json()["error"]["code"]) == (426, "upgrade_not_supported")
         assert answer.headers["upgrade"]
         assert http.get("/v1/responses").status_code == 405
+        assert http.get("/v1/responses/input_tokens").status_code == 405
         assert http.get("/v1/responses").headers["allow"] == "POST"
         unknown = http.post("/v1/responses/a/b")
         assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "route_not_found")
