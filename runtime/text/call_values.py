@@ -182,7 +182,7 @@ class ValueReader:
         self._calls = calls
         self._missing = missing
         self._index = index + 1  # of the next tag
-        self._own = index + 1  # no tag before this one can close the value
+        self._opening = index
         self._opened: list[int] = []  # opening tags in the value without a closing one so far
         self._held: list[int] = []  # of these, the ones that may begin the next value, in order
         self._lone: int | None = None  # the first opening tag with a closing one that may have begun the next value
@@ -203,7 +203,7 @@ class ValueReader:
                     return None
                 self._seen = None
                 if not isinstance(after, Reading):
-                    self._index = self._own = after
+                    self._index = after
                     continue
             elif tag.tag is Tag.PARAMETER:
                 self._opened.append(self._index)
@@ -315,7 +315,7 @@ class ValueReader:
         if not self._written.may_follow or (self._written.is_final and not self._written.ends_in_tag):
             return None
         first = None
-        for index in range(len(tags) - 1, max(len(tags) - 3, self._own - 1), -1):
+        for index in range(len(tags) - 1, max(len(tags) - 3, self._opening), -1):
             if tags[index].tag is Tag.FUNCTION_END:
                 return index
             if tags[index].tag is not Tag.CALL_END or first is not None:

@@ -153,7 +153,7 @@ class OutputParser:
         return True
 
     def _begin_function(self, index: int) -> None:
-        is_late = self._delta is ReasoningDelta or self._written.is_final
+        is_late = self._delta is ReasoningDelta
         self._function = FunctionReader(
             self._written, self._calls, self._schemas, index, self._delta, opens_late=is_late
         )

@@ -111,6 +111,51 @@ def test_no_delta_is_empty(text: str, thinking_open: bool, with_tools: bool, exp
         assert isinstance(event, CallOpened | CallClosed) or event.text
 
 
+F_OPEN = "<tool_call>\n<function=f>\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        (F_OPEN + "<parameter=s>\n", '{"s": "'),
+        (F_OPEN + "<parameter=s>\nab\n", '{"s": "ab'),
+        (F_OPEN + "<parameter=s>\nab\n</par", '{"s": "ab'),
+        (F_OPEN + "<parameter=s>\nab\n</parameter>\n</fun", '{"s": "ab'),
+        (F_OPEN + "<parameter=s>\nab <b", '{"s": "ab <b'),
+        (F_OPEN + "<parameter=n>\n", "{"),
+        (F_OPEN + "<parameter=n>\n12", '{"n": 12'),
+        (F_OPEN + "<parameter=n>\n12\n</parameter>\n<parameter=s>", '{"n": 12, "s": "'),
+        (
+            F_OPEN + "<parameter=n>\n12\n</parameter>\n<parameter=s>\nab\n<parameter=n>",
+            '{"n": 12, "s": "ab\\n<parameter=n>',
+        ),
+        (F_OPEN + "<parameter=s>\nab\n<parameter=n>\n1", '{"s": "ab'),
+    ],
+)
+def test_a_call_that_is_cut_off_stays_open(text: str, arguments: str) -> None:
+    for pieces in ([text], list(text)):
+        parser = OutputParser(False, TOOLS)
+        events = [event for piece in pieces for event in parser.push(piece)] + parser.finish(cut_off=True)
+        assert merged(events) == [ToolCall("f", arguments)]
+        assert not any(isinstance(event, CallClosed) for event in events)
+
+
+@pytest.mark.parametrize(
+    "text", ["<tool_call>", F_OPEN, F_OPEN + "<par", F_OPEN + "text", "<function=other>\n<parameter=s>\nx"]
+)
+def test_what_is_cut_off_before_a_parameter_is_text(text: str) -> None:
+    parser = OutputParser(False, TOOLS)
+    assert merged([*parser.push(text), *parser.finish(cut_off=True)]) == [ContentDelta(text)]
+
+
+def test_thoughts_that_are_cut_off_in_a_call_stay_thoughts() -> None:
+    for text in (F_OPEN + "<parameter=s>\nab", F_OPEN + "<parameter=n>\n1\n</parameter>\n<parameter=s>\nab"):
+        parser = OutputParser(True, TOOLS)
+        assert merged([*parser.push(text), *parser.finish(cut_off=True)]) == [ReasoningDelta(text)]
+    parser = OutputParser(True, TOOLS)
+    assert merged([*parser.push(CALL), *parser.finish(cut_off=True)]) == [F]
+
+
 TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<function=f>", "</function>", "<parameter=n>")
 PIECES = st.lists(st.sampled_from([*TAGS, "</parameter>", "\n", "a", "<", "7", " "]), max_size=25)
 

@@ -213,3 +213,41 @@ def test_a_parameter_or_function_without_a_schema_has_text() -> None:
     schemas = ToolSchemas([{"name": "flat", "parameters": {"properties": {"n": {"type": "integer"}}}}, {"type": "odd"}])
     assert schemas.arguments_json("flat", {"n": "1", "m": "1"}) == '{"n": 1, "m": "1"}'
     assert schemas.arguments_json("unknown", {"n": "ü"}) == '{"n": "ü"}'
+
+
+@pytest.mark.parametrize(
+    ("text", "schema", "expected"),
+    [
+        ("12", {"type": "integer"}, "12"),
+        (" -2.5", {"type": "number"}, "-2.5"),
+        ("5.0", {"type": "integer"}, ""),
+        ("tru", {"type": "boolean"}, ""),
+        ("true", {"type": "boolean"}, "true"),
+        ("None", {"type": "null"}, ""),
+        ("12", {"type": "array"}, ""),
+        ("five", {"type": "integer"}, ""),
+        ("\n[1,2", {"type": "array"}, "[1, 2"),
+        ('{"a": [1, {"b":"c', {"type": "object"}, '{"a": [1, {"b": "c'),
+        ('{"a": 1, "b', {"type": "object"}, '{"a": 1'),
+        ("{'a': 1", {"type": "object"}, ""),
+        ("[1", {"type": "object"}, ""),
+        ("[1", {"type": ["array", "null"]}, "[1"),
+        ("[" * 5000, {"type": "array"}, ""),
+    ],
+)
+def test_a_value_that_is_cut_off_has_the_beginning_of_its_json(text: str, schema: Any, expected: str) -> None:
+    tool = {"function": {"name": "f", "parameters": {"type": "object", "properties": {"x": schema}}}}
+    assert ToolSchemas([tool]).begun_json("f", "x", text) == expected
+
+
+def test_a_value_may_stream_if_it_can_only_be_a_string() -> None:
+    properties = {
+        "s": {"type": "string"},
+        "e": {"enum": ["a", "b"]},
+        "u": {"type": ["string", "null"]},
+        "n": {"type": "integer"},
+        "free": {},
+    }
+    schemas = ToolSchemas([{"name": "f", "parameters": {"properties": properties}}])
+    assert {key for key in (*properties, "unknown") if schemas.is_text("f", key)} == {"s", "e", "unknown"}
+    assert schemas.is_text("other", "x")

@@ -129,7 +129,7 @@ def test_a_call_that_is_cut_off_has_the_beginning_of_its_arguments(feature: str)
             calls = [event for event in cut if isinstance(event, ToolCall)]
             for event, wanted in zip(calls, arguments, strict=False):
                 # One with a value that its schema does not allow is a text, which shows only at its end.
-                if re.search(r'"[nolm]": "', wanted):
+                if re.search(r'"[nolmu]": "', wanted):
                     continue
                 assert wanted.startswith(event.arguments_json), case.text[: place + 1]
             if "<parameter=" in case.text[: place + 1].rpartition("</tool_call>")[2].rpartition(">")[0]:
@@ -147,6 +147,9 @@ HOSTILE = {
     "calls in a value that end late": "<function=f>\n<parameter=s>\n" * 700 + "\n</parameter>\n</function>" * 300,
     "parameters in a value": "<tool_call>\n<function=f>\n<parameter=s>\n" + "<parameter=n>\n<parameter=m>1" * 500,
     "pairs in a value": "<function=f>\n<parameter=s>\n" + "<parameter=n>1</parameter><parameter=m>" * 500,
+    "a call in a value with many tags": "<function=f>\n<parameter=s>\nx <function=f>\n<parameter=n>\n"
+    + "</parameter> y\n" * 300
+    + "</parameter>\n</function> y",
     "a parameter twice": "<tool_call>\n<function=f>\n" + parameter("s", "x") * 500,
     "functions in thoughts": call(parameter("s", "x")) * 300 + call(parameter("s", "x"))[:-30],
     "line breaks": "\n" * 30_000,

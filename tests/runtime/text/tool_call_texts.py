@@ -21,6 +21,7 @@ TOOLS: list[dict[str, Any]] = [
                     "o": {"properties": {"x": {"type": "integer"}}},
                     "l": {"$ref": "#/$defs/list~1of"},
                     "m": {"anyOf": [{"type": "number"}, {"type": "null"}]},
+                    "u": {"type": ["string", "integer"]},
                 },
                 "$defs": {"list/of": {"type": "array", "items": {"type": "integer"}}},
             },
@@ -46,6 +47,7 @@ OTHERS = {
     "o": ('{"x": 1}', "{}", "{'x': 1}"),
     "l": ("[1, 2]", "[]", "[1"),
     "m": ("2.5", "null", "None", "1e999"),
+    "u": ("5", "five", "null", "5\n"),
 }
 
 
@@ -137,6 +139,9 @@ def _right() -> Iterator[Case]:
         for value in values:
             yield Case("a type", call(parameter(key, value) + parameter("s", "x")), None)
             yield Case("a type", call(parameter("s", "x") + parameter(key, value)), None)
+    both = parameter("u", "5") + parameter("s", "5")
+    yield Case("a string or a number", call(both), [("f", {"u": 5, "s": "5"})])
+    yield Case("a string or a number", call(parameter("u", "five")), [("f", {"u": "five"})])
     yield Case("a made-up name", call(parameter("s", "x"), "a.name/of:it"), [("a.name/of:it", {"s": "x"})])
     two = parameter("a", "true") + parameter("b", "maybe")
     yield Case("any parameter", call(two, "free"), [("free", {"a": True, "b": "maybe"})])
@@ -185,6 +190,8 @@ def _forgiven() -> Iterator[Case]:
     spoken = (parameter("n", "1") + parameter("m", "2")).rstrip()
     yield Case("parameters in a value", call(parameter("s", spoken)), [("f", {"s": spoken})])
     spoken = "of <parameter=n> and"
+    given = parameter("n", "1") + parameter("s", spoken) + parameter("m", "2")
+    yield Case("a parameter in a value", call(given), [("f", {"n": 1, "s": spoken, "m": 2})])
     calls = [("f", {"s": spoken, "n": 1})]
     yield Case("a parameter in a value", call(parameter("s", spoken) + parameter("n", "1")), calls)
 
