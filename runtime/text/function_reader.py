@@ -21,6 +21,7 @@ from qwonnx.runtime.text.answer_events import (
 )
 from qwonnx.runtime.text.call_tags import FoundTag, Tag, TaggedText
 from qwonnx.runtime.text.call_values import CallTags, ValueEnd, ValueReader
+from qwonnx.runtime.text.parser_fallbacks import PARSER_FALLBACKS
 from qwonnx.runtime.text.tool_arguments import ToolSchemas, text_json
 
 _MOST_FORGIVEN = 64  # values without </parameter> in a function: each costs a look at all that follow
@@ -228,6 +229,7 @@ class FunctionReader:
             events.append(self._text(raw))
         self._raw.clear()
         self._is_wrong = True
+        PARSER_FALLBACKS.add()
 
     def _skip(self, events: list[Event], end: int) -> None:
         """Take text that is in no value."""

@@ -22,6 +22,7 @@ from qwonnx.runtime.text.answer_events import ContentDelta, Event, ReasoningDelt
 from qwonnx.runtime.text.call_tags import FoundTag, Tag, TaggedText
 from qwonnx.runtime.text.call_values import CallTags, Reading
 from qwonnx.runtime.text.function_reader import FunctionReader
+from qwonnx.runtime.text.parser_fallbacks import PARSER_FALLBACKS
 from qwonnx.runtime.text.stop_strings import longest_beginning
 from qwonnx.runtime.text.tool_arguments import ToolSchemas
 
@@ -226,6 +227,8 @@ class OutputParser:
                     return None
                 if begins:
                     return index
+            if tag.tag is Tag.CALL and self._delta is ContentDelta:
+                PARSER_FALLBACKS.add()
             self._next += 1
         return None
 

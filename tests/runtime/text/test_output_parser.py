@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from qwonnx.runtime.text.answer_events import CallClosed, CallOpened, ContentDelta, Event, ReasoningDelta, ToolCall
 from qwonnx.runtime.text.output_parser import OutputParser
+from qwonnx.runtime.text.parser_fallbacks import PARSER_FALLBACKS
 from tests.runtime.text.answer_account import Joined, merged
 
 pytestmark = pytest.mark.fast
@@ -154,6 +155,26 @@ def test_thoughts_that_are_cut_off_in_a_call_stay_thoughts() -> None:
         assert merged([*parser.push(text), *parser.finish(cut_off=True)]) == [ReasoningDelta(text)]
     parser = OutputParser(True, TOOLS)
     assert merged([*parser.push(CALL), *parser.finish(cut_off=True)]) == [F]
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("An answer.", 0),
+        (CALL, 0),
+        (f"{CALL}\n{CALL}", 0),
+        ("<tool_call>\n{}\n</tool_call>", 1),
+        ("<tool_call>", 1),
+        (F_OPEN + "<parameter=n>\n1", 1),
+        (F_OPEN + "<parameter=s>\n1", 0),
+        (CALL.replace("=n>", "=s>"), 1),
+    ],
+)
+def test_what_looked_like_a_call_and_is_text_is_counted(text: str, count: int) -> None:
+    for thinking_open in (False, True):
+        before = PARSER_FALLBACKS.total
+        _parse(list(f"{text}</think>" * thinking_open + text), thinking_open, TOOLS)
+        assert PARSER_FALLBACKS.total - before == count
 
 
 TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<function=f>", "</function>", "<parameter=n>")
