@@ -186,9 +186,14 @@ class TestFraming:
         assert b" 200 OK" in received.splitlines()[0]
         assert b'"live"' in received
 
-    @pytest.mark.parametrize(
-        "target", [b"http://evil", b"http://evil?/health/live", b"*", b"/health/live/", b"//health/live", b"/v1/"]
-    )
+    @pytest.mark.parametrize("target", [b"http://evil", b"http://evil?/health/live"])
+    def test_a_target_without_a_path_is_the_root(self, server: ServedProcess, target: bytes) -> None:
+        received = self._talk(server, b"GET %s HTTP/1.1\r\nhost: evil\r\n\r\n" % target)
+        assert b" 200 OK" in received.splitlines()[0]
+        assert b'"name":"qwonnx"' in received
+        assert b"evil" not in received
+
+    @pytest.mark.parametrize("target", [b"*", b"/health/live/", b"//health/live", b"/v1/"])
     def test_other_targets_are_not_found_and_never_redirected(self, server: ServedProcess, target: bytes) -> None:
         received = self._talk(server, b"GET %s HTTP/1.1\r\nhost: evil\r\n\r\n" % target)
         assert b" 404 " in received.splitlines()[0]
