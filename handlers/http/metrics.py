@@ -41,8 +41,12 @@ def _of_host(host: ModelHost) -> Iterator[str]:
 def _of_engine(snapshot: MetricsSnapshot) -> Iterator[str]:
     yield from value("requests_running", "gauge", "Requests with a row of the engine.", snapshot.num_running)
     yield from value("requests_waiting", "gauge", "Requests that wait for a row.", snapshot.num_waiting)
+    yield from value("rows_max", "gauge", "Limit of qwonnx_requests_running.", snapshot.max_rows)
     yield from value("cache_bytes", "gauge", "Bytes of states of running requests.", snapshot.cache_bytes)
     yield from value("cache_max_bytes", "gauge", "Limit of qwonnx_cache_bytes.", snapshot.max_cache_bytes)
+    kept, limit = snapshot.prefix_cache_bytes, snapshot.max_prefix_cache_bytes
+    yield from value("prefix_cache_bytes", "gauge", "Bytes of kept beginnings of prompts.", kept)
+    yield from value("prefix_cache_max_bytes", "gauge", "Limit of qwonnx_prefix_cache_bytes.", limit)
     yield from head("requests_finished_total", "counter", "Requests that ended, by reason.")
     for reason, count in snapshot.finished.items():
         yield line("requests_finished_total", count, {"reason": reason.value})

@@ -22,7 +22,7 @@ from qwonnx.handlers.http.disconnect import while_connected
 KEEP_ALIVE_SECONDS = 15.0
 COMMENT = b": keep-alive\n\n"
 # Events that wait while earlier ones are sent; then their source waits, too.
-_MOST_BYTES = 32 << 10
+_MOST_BYTES = 16 << 10
 
 _HEADERS = {
     "cache-control": "no-cache, no-transform",  # no-transform: a proxy that compresses would buffer

@@ -207,6 +207,11 @@ class PrefixCache:
                 break
             self._drop(each)
 
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of snapshots that are not permanent; from any thread."""
+        return self._used_bytes
+
     def account(self) -> PrefixCacheAccount:
         nodes = list(self._all())
         return PrefixCacheAccount(

@@ -451,8 +451,11 @@ class Engine:
         return self._metrics.snapshot(
             num_waiting=self._scheduler.num_waiting + self._mailbox.num_arrived,
             num_running=self._scheduler.num_running,
+            max_rows=self.settings.max_num_seqs,
             cache_bytes=rows.used_bytes,
             max_cache_bytes=rows.max_bytes,
+            prefix_cache_bytes=self._reuse.used_bytes,
+            max_prefix_cache_bytes=self.settings.prefix_cache_bytes,
             experts=self._memory.account(),
             compile_seconds=self._compile_seconds.snapshot(),
         )

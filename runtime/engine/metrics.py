@@ -53,7 +53,9 @@ class MetricsSnapshot:
 
     Attributes:
         num_waiting, num_running: requests without and with a row.
+        max_rows: requests that may run at a time.
         cache_bytes: bytes that the rows in use hold, at most max_cache_bytes.
+        prefix_cache_bytes: bytes of kept prefixes, at most max_prefix_cache_bytes.
         finished: requests by finish reason.
         prompt_tokens, cached_tokens: of requests that began; the latter were restored instead of computed.
         generated_tokens: sampled.
@@ -71,8 +73,11 @@ class MetricsSnapshot:
 
     num_waiting: int
     num_running: int
+    max_rows: int
     cache_bytes: int
     max_cache_bytes: int
+    prefix_cache_bytes: int
+    max_prefix_cache_bytes: int
     finished: dict[FinishReason, int]
     prompt_tokens: int
     cached_tokens: int
@@ -137,8 +142,11 @@ class EngineMetrics:
         *,
         num_waiting: int,
         num_running: int,
+        max_rows: int,
         cache_bytes: int,
         max_cache_bytes: int,
+        prefix_cache_bytes: int,
+        max_prefix_cache_bytes: int,
         experts: ExpertAccount,
         compile_seconds: HistogramSnapshot,
     ) -> MetricsSnapshot:
@@ -146,8 +154,11 @@ class EngineMetrics:
         return MetricsSnapshot(
             num_waiting=num_waiting,
             num_running=num_running,
+            max_rows=max_rows,
             cache_bytes=cache_bytes,
             max_cache_bytes=max_cache_bytes,
+            prefix_cache_bytes=prefix_cache_bytes,
+            max_prefix_cache_bytes=max_prefix_cache_bytes,
             finished=dict(self.finished),
             prompt_tokens=self.prompt_tokens,
             cached_tokens=self.cached_tokens,

@@ -124,6 +124,11 @@ class PrefixReuse:
         """Keep the state in a capsule permanently. Call this before the first request."""
         self._snapshots.add_permanent(capsule.token_ids, self._segment_of(capsule))
 
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of kept prefixes; from any thread."""
+        return self._snapshots.used_bytes
+
     def account(self) -> PrefixCacheAccount:
         return self._snapshots.account()
 

@@ -14,7 +14,7 @@ from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.text.parser_fallbacks import PARSER_FALLBACKS
 from tests.handlers.fakes import ask
-from tests.handlers.serving import MODEL, Served, chat, serving
+from tests.handlers.serving import MODEL, RUNTIME, Served, chat, serving
 
 pytestmark = pytest.mark.fast
 
@@ -61,6 +61,8 @@ def test_what_is_asked_is_counted(counting_folder: Path) -> None:
     assert grown["qwonnx_time_to_first_token_seconds_bucket{le=+Inf}"] == 2
     assert grown["qwonnx_time_to_first_token_seconds_sum"] > 0
     assert grown["qwonnx_between_tokens_seconds_count"] == 10
+    assert 0 < grown["qwonnx_prefix_cache_bytes"] < after["qwonnx_prefix_cache_max_bytes"]
+    assert after["qwonnx_rows_max"] == RUNTIME.max_num_seqs
     assert grown["qwonnx_request_seconds_count"] == grown["qwonnx_queue_seconds_count"] == 2
     assert grown["qwonnx_request_seconds_sum"] >= grown["qwonnx_between_tokens_seconds_sum"]
     chats = "endpoint=/v1/chat/completions"
