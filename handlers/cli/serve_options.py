@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 HELP = "Serve an artifact over HTTP, until Ctrl-C."
 _DESCRIPTION = f"""{HELP}
 
-If the environment variable QWONNX_API_KEY is set, requests under /v1 need this key; --api-keys gives several keys.
+If the environment variable QWONNX_API_KEY is set, requests need this key; --api-keys gives several keys.
 Every option also has a variable: QWONNX_MAX_NUM_SEQS, QWONNX_NUM_THREADS, ..."""
 _EXAMPLES = """examples:
   qwonnx serve ./qwen-int4
