@@ -145,15 +145,29 @@ class RequestLimits:
             return
         self._num_in_flight += 1
         self._num_admitted += 1
-        name = self._num_admitted
+        name, has_ended = self._num_admitted, False
         if account is not None:
             account.begin(name, _used_of(meter.current()), _body_bytes(scope))
-        try:
-            await self._app(scope, receive, self._telling(key, account, send))
-        finally:
+
+        def end() -> None:
+            nonlocal has_ended
+            if has_ended:
+                return
+            has_ended = True
             self._num_in_flight -= 1
             if account is not None:
                 account.end(name, self._clock(), (key and key.tokens_per_minute) or math.inf)
+
+        async def send_until_end(message: Message) -> None:
+            # A client that has its answer may ask again at once, while a state is still stored.
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                end()
+            await send(message)
+
+        try:
+            await self._app(scope, receive, self._telling(key, account, send_until_end))
+        finally:
+            end()
 
     def _refusal(self, key: ApiKey | None, account: KeyAccount | None) -> ServiceError | None:
         if self._max_in_flight is not None and self._num_in_flight >= self._max_in_flight:

@@ -283,6 +283,29 @@ def test_an_account_outlives_the_change_of_a_secret(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_client_that_has_its_answer_may_ask_again_while_the_server_still_tidies_up(tmp_path: Path) -> None:
+    async def main() -> None:
+        tidied = asyncio.Event()
+
+        async def answers(scope: Scope, receive: Receive, send: Send) -> None:
+            await PlainTextResponse("done")(scope, receive, send)
+            await tidied.wait()
+
+        app = limited(answers, ring_of(tmp_path, "a: key-a max-requests=1\n"), Clock(), max_in_flight=1)
+        asked = [Asked(app, "key-a")]
+        await asyncio.sleep(0.001)
+        asked.append(Asked(app, "key-a"))
+        await asyncio.sleep(0.001)
+        assert [each.status for each in asked] == [200, 200]
+        tidied.set()
+        await asyncio.gather(*(each.task for each in asked))
+        asked = [Asked(app, "key-a")]
+        await asked[0].task
+        assert asked[0].status == 200
+
+    asyncio.run(main())
+
+
 def test_without_keys_all_clients_share_one_limit() -> None:
     async def main() -> None:
         inside = Held()
