@@ -16,14 +16,14 @@ from qwonnx.handlers.chat.bounds import ConversationBounds
 from qwonnx.handlers.responses import items as item_types
 from qwonnx.handlers.responses import sealed_reasoning
 from qwonnx.handlers.responses.items import (
-    CustomToolCallItem,
-    CustomToolCallOutputItem,
-    FunctionCallItem,
-    FunctionCallOutputItem,
+    GivenCall,
+    GivenCallOutput,
+    GivenCustomCall,
+    GivenCustomCallOutput,
+    GivenMessage,
+    GivenReasoning,
     Item,
     ItemReference,
-    MessageItem,
-    ReasoningItem,
 )
 from qwonnx.handlers.responses.tools import CUSTOM_ARGUMENT, flat_name
 
@@ -41,9 +41,9 @@ def check_bounds(items: Sequence[Item]) -> None:
     for index, item in enumerate(items):
         where = f"input[{index}]"
         bounds.parts(_num_parts(item), where)
-        if isinstance(item, FunctionCallItem):
+        if isinstance(item, GivenCall):
             bounds.calls([item.arguments.encode(errors="replace")], where)
-        elif isinstance(item, CustomToolCallItem):
+        elif isinstance(item, GivenCustomCall):
             bounds.calls([b""], where)
     bounds.end("input")
 
@@ -90,20 +90,20 @@ class _Builder:
 
     def add(self, item: Item, where: str) -> None:
         match item:
-            case MessageItem(role="assistant"):
+            case GivenMessage(role="assistant"):
                 self._say(item_types.text_of(item.content, f"{where}.content"))
-            case MessageItem():
+            case GivenMessage():
                 self.end_turn()
                 role = "system" if item.role in _SYSTEM_ROLES else "user"
                 content = item_types.text_of(item.content, f"{where}.content")
                 self.messages.append({"role": role, "content": content})
-            case ReasoningItem():
+            case GivenReasoning():
                 self._think(item, where)
-            case FunctionCallItem():
+            case GivenCall():
                 self._call(item, item.arguments)
-            case CustomToolCallItem():
+            case GivenCustomCall():
                 self._call(item, msgspec.json.encode({CUSTOM_ARGUMENT: item.input}).decode())
-            case FunctionCallOutputItem() | CustomToolCallOutputItem():
+            case GivenCallOutput() | GivenCustomCallOutput():
                 self.end_turn()
                 content = item_types.text_of(item.output, f"{where}.output")
                 answered: dict[str, Any] = {"role": "tool", "content": content}
@@ -131,7 +131,7 @@ class _Builder:
         turn.texts.append(text)
         turn.ends_with_message = True
 
-    def _think(self, item: ReasoningItem, where: str) -> None:
+    def _think(self, item: GivenReasoning, where: str) -> None:
         text = self._thoughts(item, where)
         if not text:
             return  # another server's
@@ -139,7 +139,7 @@ class _Builder:
             self.end_turn()
         self._open().reasoning.append(text)
 
-    def _thoughts(self, item: ReasoningItem, where: str) -> str:
+    def _thoughts(self, item: GivenReasoning, where: str) -> str:
         if item.content:
             return "".join(part.text for part in item.content)
         if item.encrypted_content is not None:
@@ -153,15 +153,15 @@ class _Builder:
                 return text
         return "\n".join(part.text for part in item.summary or ())
 
-    def _call(self, item: FunctionCallItem | CustomToolCallItem, arguments: str) -> None:
+    def _call(self, item: GivenCall | GivenCustomCall, arguments: str) -> None:
         function = {"name": flat_name(item.name, item.namespace), "arguments": arguments}
         self._open().calls.append({"id": item.call_id, "type": "function", "function": function})
 
 
 def _num_parts(item: Item) -> int:
     match item:
-        case MessageItem(content=parts) | FunctionCallOutputItem(output=parts) | CustomToolCallOutputItem(output=parts):
+        case GivenMessage(content=parts) | GivenCallOutput(output=parts) | GivenCustomCallOutput(output=parts):
             return 1 if isinstance(parts, str) else max(1, len(parts))
-        case ReasoningItem():
+        case GivenReasoning():
             return max(1, len(item.summary or ()) + len(item.content or ()))
     return 1

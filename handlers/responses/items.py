@@ -35,7 +35,7 @@ class InputText(Strict, tag_field="type", tag="input_text"):
     prompt_cache_breakpoint: Any = None  # without effect
 
 
-class OutputText(Strict, tag_field="type", tag="output_text"):
+class GivenOutputText(Strict, tag_field="type", tag="output_text"):
     text: str
     annotations: list[Any] | None = None
     logprobs: list[Any] | None = None
@@ -71,11 +71,11 @@ class InputAudio(_Unsupported, tag_field="type", tag="input_audio"):
     pass
 
 
-Part = InputText | OutputText | Refusal | InputImage | InputFile | InputAudio
+Part = InputText | GivenOutputText | Refusal | InputImage | InputFile | InputAudio
 Content = str | list[Part]
 
 
-class MessageItem(Strict):
+class GivenMessage(Strict):
     role: Literal["user", "assistant", "system", "developer"]
     content: Content
     type: Literal["message"] = "message"
@@ -84,20 +84,20 @@ class MessageItem(Strict):
     phase: Literal["commentary", "final_answer"] | None = None  # without effect
 
 
-class SummaryText(Strict):
+class GivenSummary(Strict):
     text: str
     type: Literal["summary_text"] = "summary_text"
 
 
-class ReasoningText(Strict):
+class GivenThought(Strict):
     text: str
     type: Literal["reasoning_text"] = "reasoning_text"
 
 
-class ReasoningItem(Strict):
+class GivenReasoning(Strict):
     type: Literal["reasoning"]
-    summary: list[SummaryText] | None = None
-    content: list[ReasoningText] | None = None
+    summary: list[GivenSummary] | None = None
+    content: list[GivenThought] | None = None
     encrypted_content: str | None = None
     id: str | None = None
     status: Status | None = None
@@ -114,7 +114,7 @@ class _Call(Strict):
     async_: bool | None = None  # how OpenAI's client dumps it
 
 
-class FunctionCallItem(_Call, kw_only=True):
+class GivenCall(_Call, kw_only=True):
     """A call that the model made in an earlier turn. The model may have made up its name, and been cut in it."""
 
     type: Literal["function_call"]
@@ -122,7 +122,7 @@ class FunctionCallItem(_Call, kw_only=True):
     parsed_arguments: Any = None  # OpenAI's client adds this when it parses `arguments`; same content
 
 
-class CustomToolCallItem(_Call, kw_only=True):
+class GivenCustomCall(_Call, kw_only=True):
     type: Literal["custom_tool_call"]
     input: str
 
@@ -137,11 +137,11 @@ class _Output(Strict):
     caller: Any = None
 
 
-class FunctionCallOutputItem(_Output, kw_only=True):
+class GivenCallOutput(_Output, kw_only=True):
     type: Literal["function_call_output"]
 
 
-class CustomToolCallOutputItem(_Output, kw_only=True):
+class GivenCustomCallOutput(_Output, kw_only=True):
     type: Literal["custom_tool_call_output"]
 
 
@@ -153,12 +153,12 @@ class ItemReference(Strict):
 
 
 Item = (
-    MessageItem
-    | ReasoningItem
-    | FunctionCallItem
-    | FunctionCallOutputItem
-    | CustomToolCallItem
-    | CustomToolCallOutputItem
+    GivenMessage
+    | GivenReasoning
+    | GivenCall
+    | GivenCallOutput
+    | GivenCustomCall
+    | GivenCustomCallOutput
     | ItemReference
 )
 
@@ -173,12 +173,12 @@ class _Kind(msgspec.Struct):
 
 _KIND = msgspec.json.Decoder(_Kind)
 _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
-    "message": msgspec.json.Decoder(MessageItem),
-    "reasoning": msgspec.json.Decoder(ReasoningItem),
-    "function_call": msgspec.json.Decoder(FunctionCallItem),
-    "function_call_output": msgspec.json.Decoder(FunctionCallOutputItem),
-    "custom_tool_call": msgspec.json.Decoder(CustomToolCallItem),
-    "custom_tool_call_output": msgspec.json.Decoder(CustomToolCallOutputItem),
+    "message": msgspec.json.Decoder(GivenMessage),
+    "reasoning": msgspec.json.Decoder(GivenReasoning),
+    "function_call": msgspec.json.Decoder(GivenCall),
+    "function_call_output": msgspec.json.Decoder(GivenCallOutput),
+    "custom_tool_call": msgspec.json.Decoder(GivenCustomCall),
+    "custom_tool_call_output": msgspec.json.Decoder(GivenCustomCallOutput),
     "item_reference": msgspec.json.Decoder(ItemReference),
 }
 
@@ -227,7 +227,7 @@ def text_of(content: Content, where: str) -> str:
         return content
     texts = []
     for index, part in enumerate(content):
-        if isinstance(part, InputText | OutputText):
+        if isinstance(part, InputText | GivenOutputText):
             texts.append(part.text)
         elif isinstance(part, Refusal):
             texts.append(part.refusal)

@@ -5,11 +5,13 @@ All fields of OpenAI's request are known here, so that a misspelt one is refused
 - without effect here (user, metadata, ...): typed, accepted, named in docs/responses.md;
 - not supported (previous_response_id, ...): accepted only with a neutral value, see request.py.
 
-Items and tools stay raw JSON: the type of each decides how items.py and tools.py read it.
+Items and tools stay raw JSON: the type of each decides how items.py and tools.py read it. Some types are wider than
+what is accepted, so that a refusal can name the remedy; their JSON schemas are not.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Raw
@@ -18,7 +20,70 @@ from qwonnx.handlers.chat.tools import FunctionName
 from qwonnx.handlers.chat.validation import Strict
 from qwonnx.handlers.effort import Effort
 from qwonnx.handlers.openai.generation_fields import Name, Penalty, PositiveInt
+from qwonnx.handlers.responses.items import (
+    GivenCall,
+    GivenCallOutput,
+    GivenCustomCall,
+    GivenCustomCallOutput,
+    GivenMessage,
+    GivenReasoning,
+    ItemReference,
+)
+from qwonnx.handlers.responses.tools import (
+    HOSTED_TOOL,
+    AllowedTools,
+    ChosenTool,
+    CustomTool,
+    FunctionTool,
+    NamespaceTool,
+)
 from qwonnx.runtime.sampling.params import MAX_LOGPROBS
+
+ENCRYPTED_REASONING = "reasoning.encrypted_content"
+LOGPROBS = "message.output_text.logprobs"
+INCLUDES = (
+    ENCRYPTED_REASONING,
+    LOGPROBS,
+    # They concern hosted tools and pictures, which are not served: there is nothing to include.
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "message.input_image.image_url",
+    "web_search_call.action.sources",
+    "web_search_call.results",
+)
+
+_ITEMS = (
+    GivenMessage,
+    GivenReasoning,
+    GivenCall,
+    GivenCallOutput,
+    GivenCustomCall,
+    GivenCustomCallOutput,
+    ItemReference,
+)
+_TOOLS = (FunctionTool, CustomTool, NamespaceTool)
+REFERRED = (*_ITEMS, *_TOOLS, ChosenTool, AllowedTools)
+"""Structs to which JSON schemas of this module refer by name: a document with these schemas needs theirs."""
+
+
+def _references(structs: Sequence[type]) -> list[dict[str, Any]]:
+    return [{"$ref": f"#/components/schemas/{struct.__name__}"} for struct in structs]
+
+
+_TOOL_CHOICES = ({"enum": ["none", "auto", "required", None]}, *_references((ChosenTool, AllowedTools)))
+
+RawItem = Annotated[Raw, Meta(extra_json_schema={"anyOf": _references(_ITEMS)})]
+RawTool = Annotated[Raw, Meta(extra_json_schema={"anyOf": [*_references(_TOOLS), HOSTED_TOOL]})]
+Input = str | Annotated[list[RawItem], Meta(extra_json_schema={"minItems": 1})]
+ToolChoice = Annotated[str | dict[str, Any] | None, Meta(extra_json_schema={"allOf": [{"anyOf": _TOOL_CHOICES}]})]
+Include = Annotated[str, Meta(extra_json_schema={"enum": INCLUDES})]
+
+# Any value, so that request.py can refuse it with the remedy, but for those of the schema.
+OnlyNull = Annotated[Any, Meta(extra_json_schema={"type": "null"})]
+OnlyFalse = Annotated[Any, Meta(extra_json_schema={"enum": [False, None]})]
+OnlyDisabled = Annotated[Any, Meta(extra_json_schema={"enum": ["disabled", None]})]
+OnlyEmpty = Annotated[Any, Meta(extra_json_schema={"enum": [[], None]})]
 
 
 class Reasoning(Strict):
@@ -63,25 +128,25 @@ class StreamOptions(Strict):
 class _Conversation(Strict):
     """What a prompt is made of. input: a text, or items."""
 
-    input: str | list[Raw] | None = None
+    input: Input
     instructions: str | None = None
-    tools: list[Raw] | None = None
-    tool_choice: str | dict[str, Any] | None = None  # tools.py checks it
+    tools: list[RawTool] | None = None
+    tool_choice: ToolChoice = None  # tools.py checks it
     parallel_tool_calls: bool | None = None
     reasoning: Reasoning | None = None
     text: TextOptions | None = None
-    truncation: Any = None
+    truncation: OnlyDisabled = None
 
     # They need stored responses: refused.
-    previous_response_id: Any = None
-    conversation: Any = None
+    previous_response_id: OnlyNull = None
+    conversation: OnlyNull = None
 
 
 class InputTokensRequest(_Conversation):
     """The body of POST /v1/responses/input_tokens."""
 
     model: Name | None = None
-    personality: Any = None
+    personality: OnlyNull = None
 
 
 class ResponsesRequest(_Conversation, kw_only=True):
@@ -90,7 +155,7 @@ class ResponsesRequest(_Conversation, kw_only=True):
     model: Name
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    include: list[str] | None = None  # request.py checks the names
+    include: list[Include] | None = None
     max_output_tokens: PositiveInt | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
@@ -119,10 +184,10 @@ class ResponsesRequest(_Conversation, kw_only=True):
     max_tool_calls: PositiveInt | None = None
 
     # Not supported; request.py lists the neutral values.
-    background: Any = None
-    background_options: Any = None
-    prompt: Any = None
-    context_management: Any = None
-    moderation: Any = None
-    image: Any = None
-    access_programs: Any = None
+    background: OnlyFalse = None
+    background_options: OnlyNull = None
+    prompt: OnlyNull = None
+    context_management: OnlyEmpty = None
+    moderation: OnlyNull = None
+    image: OnlyNull = None
+    access_programs: OnlyNull = None

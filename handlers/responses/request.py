@@ -19,28 +19,14 @@ from qwonnx.handlers.responses import conversation, items
 from qwonnx.handlers.responses import tools as tool_types
 from qwonnx.handlers.responses.items import FindItem
 from qwonnx.handlers.responses.protocol import (
+    INCLUDES,
+    LOGPROBS,
     InputTokensRequest,
     JsonObjectFormat,
     JsonSchemaFormat,
     ResponsesRequest,
 )
 from qwonnx.handlers.responses.tools import OfferedTools
-
-ENCRYPTED_REASONING = "reasoning.encrypted_content"
-_LOGPROBS = "message.output_text.logprobs"
-_INCLUDES = frozenset(
-    {
-        ENCRYPTED_REASONING,
-        _LOGPROBS,
-        # They concern hosted tools and pictures, which are not served: there is nothing to include.
-        "code_interpreter_call.outputs",
-        "computer_call_output.output.image_url",
-        "file_search_call.results",
-        "message.input_image.image_url",
-        "web_search_call.action.sources",
-        "web_search_call.results",
-    }
-)
 
 _STATELESS = "this server stores nothing: send the earlier output items in input"
 # Fields that are not supported: their neutral values, and the remedy.
@@ -108,8 +94,6 @@ def understood(data: bytes | bytearray, *, strict_tools: bool = False, find: Fin
     body = _decoded(data, _RESPONSES.decode)
     _check_includes(body.include or ())
     _check_stream_options(body)
-    if body.input is None:
-        raise errors.invalid("input is missing: send it", "input", "missing_required_parameter")
     tools = tool_types.offered(body.tools or (), body.tool_choice, strict=strict_tools)
     form = _form(body, tools)
     neutral = ChatRequest(
@@ -123,7 +107,7 @@ def understood(data: bytes | bytearray, *, strict_tools: bool = False, find: Fin
         one_call=body.parallel_tool_calls is False,
         continuation=body.continuation,
     )
-    body.input = body.tools = None  # they refer to the body's bytes
+    body.input, body.tools = "", None  # they refer to the body's bytes
     return Understood(body, tools, neutral)
 
 
@@ -146,7 +130,7 @@ def counted(data: bytes | bytearray, *, strict_tools: bool = False, find: FindIt
 
 def wants_logprobs(body: ResponsesRequest) -> bool:
     """Whether texts of the answer have the log probabilities of their tokens."""
-    return bool(body.top_logprobs) or _LOGPROBS in (body.include or ())
+    return bool(body.top_logprobs) or LOGPROBS in (body.include or ())
 
 
 def in_request_words(error: ServiceError, tools: OfferedTools) -> ServiceError:
@@ -180,9 +164,9 @@ def _decoded(data: bytes | bytearray, decode: Callable[[bytes | bytearray], Body
 
 def _messages(body: ResponsesRequest | InputTokensRequest, find: FindItem) -> list[dict[str, Any]]:
     if isinstance(body.input, str):
-        given: list[items.Item] = [items.MessageItem(role="user", content=body.input)]
+        given: list[items.Item] = [items.GivenMessage(role="user", content=body.input)]
     else:
-        given = items.decoded(body.input or (), find)
+        given = items.decoded(body.input, find)
     conversation.check_bounds(given)
     messages = conversation.messages_of(given, body.instructions)
     if not messages:
@@ -192,10 +176,10 @@ def _messages(body: ResponsesRequest | InputTokensRequest, find: FindItem) -> li
 
 def _check_includes(includes: Sequence[str]) -> None:
     for index, name in enumerate(includes):
-        if name in _INCLUDES:
+        if name in INCLUDES:
             continue
         param = f"include[{index}]"
-        known = ", ".join(sorted(_INCLUDES))
+        known = ", ".join(INCLUDES)
         raise errors.invalid(f"{param} is {name[:100]!r}: use one of {known}", param, "invalid_value")
 
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Raw
+from msgspec import Meta, Raw
 
 from qwonnx.handlers import errors
 from qwonnx.handlers.chat import tools as tool_forms
@@ -222,16 +222,29 @@ def template_tools(offered_tools: OfferedTools) -> list[dict[str, Any]]:
     return tool_forms.template_tools(offered_tools.tools)
 
 
-class _Named(Strict):
+class ChosenTool(Strict):
+    """The tool that must be called, or one that may be."""
+
     type: Literal["function", "custom"]
     name: str
     namespace: str | None = None
 
 
-class _Allowed(Strict):
+# How JSON schemas describe a tool that is ignored, or refused.
+HOSTED_TOOL: dict[str, Any] = {
+    "type": "object",
+    "properties": {"type": {"enum": sorted(HOSTED)}},
+    "required": ["type"],
+}
+_CHOSEN = {"anyOf": [{"$ref": "#/components/schemas/ChosenTool"}, HOSTED_TOOL]}
+
+
+class AllowedTools(Strict):
+    """The tools that may be called, or one of which must be."""
+
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: list[dict[str, Any]]
+    tools: list[Annotated[dict[str, Any], Meta(extra_json_schema=_CHOSEN)]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,14 +268,14 @@ def _chosen(choice: str | dict[str, Any] | None, found: _Found) -> _Choice:
         raise errors.invalid(message, "tool_choice", "invalid_value")
     kind = choice.get("type")
     if kind == "allowed_tools":
-        allowed = _converted(choice, _Allowed)
+        allowed = _converted(choice, AllowedTools)
         names = [_name_of(entry, found, f"tool_choice.tools[{i}]") for i, entry in enumerate(allowed.tools)]
         kept = frozenset(name for name in names if name is not None)
         return _Choice(required=allowed.mode == "required", allowed=kept)
     if isinstance(kind, str) and kind in HOSTED:
         message = f"tool_choice is {kind}, which this server does not have: choose another tool"
         raise errors.invalid(message, "tool_choice.type", "unsupported_tool")
-    named = _converted(choice, _Named)
+    named = _converted(choice, ChosenTool)
     return _Choice(required=True, named=_found_name(named, found, "tool_choice"))
 
 
@@ -272,13 +285,13 @@ def _name_of(entry: dict[str, Any], found: _Found, where: str) -> str | None:
     if isinstance(kind, str) and kind in HOSTED:
         return None
     try:
-        named = msgspec.convert(entry, _Named)
+        named = msgspec.convert(entry, ChosenTool)
     except msgspec.ValidationError as error:
         raise inside(of_validation(error), where) from error
     return _found_name(named, found, where)
 
 
-def _found_name(named: _Named, found: _Found, where: str) -> str:
+def _found_name(named: ChosenTool, found: _Found, where: str) -> str:
     """The name that the model is told. The client may give the namespace apart, in the name, or not at all."""
     flat = flat_name(named.name, named.namespace)
     if flat in found.callees:

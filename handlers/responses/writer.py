@@ -26,8 +26,8 @@ from qwonnx.handlers.responses.objects import (
     TextEcho,
 )
 from qwonnx.handlers.responses.output import Output
-from qwonnx.handlers.responses.protocol import TextFormat
-from qwonnx.handlers.responses.request import ENCRYPTED_REASONING, Understood
+from qwonnx.handlers.responses.protocol import ENCRYPTED_REASONING, TextFormat
+from qwonnx.handlers.responses.request import Understood
 from qwonnx.runtime.sampling.entropy import fresh_id
 
 

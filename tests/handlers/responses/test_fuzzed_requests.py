@@ -22,7 +22,7 @@ from tests.handlers.whole.fuzzed_bodies import trees
 
 pytestmark = pytest.mark.fast
 
-EXAMPLES = int(os.environ.get("QWONNX_FUZZED_RESPONSES", "100"))
+EXAMPLES = int(os.environ.get("QWONNX_FUZZED_RESPONSES", "50"))
 BODY: dict[str, Any] = {
     "model": "m",
     "instructions": "Be brief.",

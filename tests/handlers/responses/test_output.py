@@ -72,7 +72,7 @@ def texts_of(output: list[dict[str, Any]]) -> dict[str, str]:
     return texts
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(answers(), st.booleans())
 def test_the_client_reads_of_any_stream_what_the_whole_answer_says(parts: list[Part], encrypted: bool) -> None:
     include = ["reasoning.encrypted_content"] if encrypted else []
@@ -95,7 +95,7 @@ def test_the_client_reads_of_any_stream_what_the_whole_answer_says(parts: list[P
             assert last["output"][event["output_index"]]["id"] == event["item_id"]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(answers())
 def test_the_clients_own_reader_follows_any_stream(parts: list[Part]) -> None:
     stream = sent(*parts, tools=TOOLS)

@@ -24,7 +24,7 @@ STATELESS = "this server stores nothing: send the earlier output items in input"
     ("fields", "message", "param", "code"),
     [
         ({"wish": 1}, "unknown parameter wish: remove it", "wish", "unknown_parameter"),
-        ({"input": None}, "input is missing: send it", "input", "missing_required_parameter"),
+        ({"input": None}, "input is invalid: expected 'str | array', got 'null'", "input", "invalid_value"),
         ({"input": []}, "input is empty: send a text, or at least one item", "input", None),
         (
             {"previous_response_id": "resp_1"},

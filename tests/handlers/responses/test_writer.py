@@ -117,7 +117,7 @@ def measured(parts: Sequence[Part], *, stream: bool, **fields: Any) -> int:
     return sum(len(writer.piece(part, stream=stream)) for part in parts)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(answers())
 def test_the_measured_size_is_never_below_the_real_one(parts: list[Part]) -> None:
     fields: dict[str, Any] = {"tools": TOOLS, "include": ["reasoning.encrypted_content"], "instructions": "Be brief."}
