@@ -20,6 +20,10 @@ Name = Annotated[str, Meta(min_length=1, max_length=256)]
 PositiveInt = Annotated[int, Meta(ge=1, lt=_LARGE)]
 
 
+# Any value, so that message_request.py can refuse it with the remedy.
+OnlyNull = Annotated[Any, Meta(extra_json_schema={"type": "null"})]
+
+
 class _Block(Strict, kw_only=True):
     """Marks that have no effect: every beginning is cached, and text has no citations."""
 
@@ -183,7 +187,7 @@ class CountTokensRequest(Strict, kw_only=True):
     """The body of POST /v1/messages/count_tokens, and the part of a message request that makes the prompt."""
 
     model: Name
-    messages: list[Message]
+    messages: Annotated[list[Message], Meta(extra_json_schema={"minItems": 1})]
     system: str | list[TextBlock] | None = None
     tools: Annotated[list[ToolDefinition], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
@@ -197,9 +201,9 @@ class CountTokensRequest(Strict, kw_only=True):
     betas: list[str] | None = None
 
     # Refused by name: see message_request.py.
-    thread: Any = None
-    container: Any = None
-    mcp_servers: Any = None
+    thread: OnlyNull = None
+    container: OnlyNull = None
+    mcp_servers: OnlyNull = None
 
 
 class MessageRequest(CountTokensRequest, kw_only=True):

@@ -65,8 +65,6 @@ def document(described: Sequence[Operation], models: Sequence[str] | None) -> di
     (schemas, components) = msgspec.json.schema_components(types, ref_template=_TEMPLATE)
     by_type = dict(zip(types, schemas, strict=True))
     for operation in described:
-        for (struct, name), shown in operation.fields.items():
-            _component(by_type[struct], components)["properties"][name] = _schema(shown, by_type)
         if operation.body is not None:
             properties = _component(by_type[operation.body], components)["properties"]
             if "model" in properties and models is not None:
@@ -95,31 +93,8 @@ def document(described: Sequence[Operation], models: Sequence[str] | None) -> di
 
 
 def _types(operation: Operation) -> Iterator[type]:
-    yield from (each for each in (operation.body, operation.answer, operation.error, *operation.events) if each)
-    for (struct, _), shown in operation.fields.items():
-        yield struct
-        yield from _leaves(shown)
-
-
-def _leaves(shown: Any) -> Iterator[type]:
-    """The types within what a field holds."""
-    if isinstance(shown, (list, tuple)):
-        for each in shown:
-            yield from _leaves(each)
-    elif shown is not None:
-        yield shown
-
-
-def _schema(shown: Any, by_type: dict[type, Any]) -> dict[str, Any]:
-    """Any of the types in a tuple; a list is one of its types."""
-    if isinstance(shown, list):
-        return {"type": "array", "items": _schema(tuple(shown), by_type)}
-    if isinstance(shown, tuple):
-        return {"anyOf": [_schema(each, by_type) for each in shown]}
-    if shown is None:
-        return {"type": "null"}
-    found: dict[str, Any] = by_type[shown]
-    return found
+    found = (operation.body, operation.answer, operation.error, *operation.events, *operation.others)
+    yield from (each for each in found if each is not None)
 
 
 def _component(schema: dict[str, Any], components: dict[str, Any]) -> dict[str, Any]:

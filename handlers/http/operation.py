@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 # What an endpoint that generates may answer instead of 200, beside 401 and 405; docs/http-api.md has the causes.
 GENERATION_REFUSALS = (400, 404, 408, 413, 415, 429, 500, 503, 504)
@@ -23,8 +22,7 @@ class Operation:
     refusals: statuses of errors, beside 401.
     error: type of their body.
     status: of the answer.
-    fields: what a field of the body holds that its type does not say, by its struct and name: a tuple of what it
-        may be, where a list stands for a list of that.
+    others: types to which the schemas of the body refer by name.
     """
 
     method: str
@@ -36,4 +34,4 @@ class Operation:
     refusals: Sequence[int] = GENERATION_REFUSALS
     error: type | None = None
     status: int = 200
-    fields: Mapping[tuple[type, str], Sequence[Any]] = field(default_factory=dict)
+    others: Sequence[type] = ()

@@ -62,6 +62,13 @@ class VideoPart(_UnsupportedPart, tag_field="type", tag="video_url"):
     pass
 
 
+# Any value, so that chat_request.py can refuse it with the remedy, but for those of the schema.
+OnlyNull = Annotated[Any, Meta(extra_json_schema={"type": "null"})]
+OnlyFalse = Annotated[Any, Meta(extra_json_schema={"enum": [False, None]})]
+OnlyText = Annotated[Any, Meta(extra_json_schema={"enum": [["text"], None]})]
+OnlyEmpty = Annotated[Any, Meta(extra_json_schema={"enum": [[], None]})]
+OnlyNone = Annotated[Any, Meta(extra_json_schema={"enum": ["none", None]})]
+
 Part = TextPart | RefusalPart | ImagePart | AudioPart | FilePart | VideoPart
 Content = str | list[Part]
 
@@ -170,7 +177,7 @@ class ChatTemplateKwargs(Strict):
 class ChatCompletionRequest(GenerationFields, kw_only=True):
     """The body of POST /v1/chat/completions."""
 
-    messages: list[Message]
+    messages: Annotated[list[Message], Meta(extra_json_schema={"minItems": 1})]
     max_completion_tokens: PositiveInt | None = None
     tools: Tools | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
@@ -200,10 +207,10 @@ class ChatCompletionRequest(GenerationFields, kw_only=True):
     cache_control: CacheControl | None = None
 
     # Not supported; chat_request.py lists the neutral values.
-    store: Any = None
-    modalities: Any = None
-    audio: Any = None
-    prediction: Any = None
-    web_search_options: Any = None
-    functions: Any = None
-    function_call: Any = None
+    store: OnlyFalse = None
+    modalities: OnlyText = None
+    audio: OnlyNull = None
+    prediction: OnlyNull = None
+    web_search_options: OnlyNull = None
+    functions: OnlyEmpty = None
+    function_call: OnlyNone = None

@@ -8,7 +8,7 @@ from qwonnx.handlers.openai.chat_protocol import ChatCompletionRequest
 from qwonnx.handlers.openai.errors import ErrorBody
 from qwonnx.handlers.openai.models import ModelList, ModelObject
 from qwonnx.handlers.openai.text_objects import TextCompletion
-from qwonnx.handlers.openai.text_protocol import TextCompletionRequest, TokenIds
+from qwonnx.handlers.openai.text_protocol import TextCompletionRequest
 from qwonnx.handlers.openai.tokenize import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
 
 OPERATIONS = (
@@ -29,7 +29,6 @@ OPERATIONS = (
         TextCompletionRequest,
         events=(TextCompletion,),
         error=ErrorBody,
-        fields={(TextCompletionRequest, "prompt"): (str, TokenIds, [str, TokenIds])},
     ),
     Operation("GET", "/v1/models", "The served model", ModelList, refusals=READING_REFUSALS, error=ErrorBody),
     Operation("GET", "/v1/models/{model}", "The served model", ModelObject, refusals=READING_REFUSALS, error=ErrorBody),

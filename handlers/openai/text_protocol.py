@@ -13,11 +13,19 @@ MAX_PROMPTS = 16
 TokenIds = Annotated[list[TokenId], Meta(min_length=1)]
 
 
+_TOKENS = {"type": "array", "items": {"type": "integer", "minimum": 0, "exclusiveMaximum": 1 << 31}, "minItems": 1}
+_LISTS = [
+    _TOKENS,
+    {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MAX_PROMPTS},
+    {"type": "array", "items": _TOKENS, "minItems": 1, "maxItems": MAX_PROMPTS},
+]
+
+
 class TextCompletionRequest(GenerationFields, kw_only=True):
     """The body of POST /v1/completions."""
 
     # A text, tokens, or a list of either. text_request.py tells them apart: msgspec has no union of two lists.
-    prompt: str | list[Any]
+    prompt: str | Annotated[list[Any], Meta(extra_json_schema={"anyOf": _LISTS})]
     echo: bool | None = None
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
 

@@ -5,24 +5,9 @@ from __future__ import annotations
 from qwonnx.handlers.http.operation import Operation
 from qwonnx.handlers.openai.errors import ErrorBody
 from qwonnx.handlers.responses import events
-from qwonnx.handlers.responses.items import (
-    CustomToolCallItem,
-    CustomToolCallOutputItem,
-    FunctionCallItem,
-    FunctionCallOutputItem,
-    ItemReference,
-    MessageItem,
-    ReasoningItem,
-)
 from qwonnx.handlers.responses.objects import InputTokens, ResponseObject
-from qwonnx.handlers.responses.protocol import InputTokensRequest, ResponsesRequest
-from qwonnx.handlers.responses.tools import CustomTool, FunctionTool, NamespaceTool
+from qwonnx.handlers.responses.protocol import REFERRED, InputTokensRequest, ResponsesRequest
 
-_ITEMS = [
-    *(MessageItem, ReasoningItem, FunctionCallItem, FunctionCallOutputItem),
-    *(CustomToolCallItem, CustomToolCallOutputItem, ItemReference),
-]
-_TOOLS = [FunctionTool, CustomTool, NamespaceTool]
 _EVENTS = (
     *(events.Created, events.InProgress, events.Completed, events.Incomplete, events.Failed),
     *(events.ItemAdded, events.ItemDone, events.PartAdded, events.PartDone, events.TextDelta, events.TextDone),
@@ -30,10 +15,6 @@ _EVENTS = (
     *(events.SummaryDelta, events.SummaryDone, events.ArgumentsDelta, events.ArgumentsDone),
     *(events.InputDelta, events.InputDone),
 )
-
-
-def _fields(body: type) -> dict[tuple[type, str], tuple[object, ...]]:
-    return {(body, "input"): (str, _ITEMS, None), (body, "tools"): (_TOOLS, None)}
 
 
 OPERATIONS = (
@@ -45,7 +26,7 @@ OPERATIONS = (
         ResponsesRequest,
         events=_EVENTS,
         error=ErrorBody,
-        fields=_fields(ResponsesRequest),
+        others=REFERRED,
     ),
     Operation(
         "POST",
@@ -54,6 +35,6 @@ OPERATIONS = (
         InputTokens,
         InputTokensRequest,
         error=ErrorBody,
-        fields=_fields(InputTokensRequest),
+        others=REFERRED,
     ),
 )
