@@ -161,7 +161,8 @@ class ThinkingDisabled(Strict, tag_field="type", tag="disabled"):
 Thinking = ThinkingEnabled | ThinkingAdaptive | ThinkingBetweenTools | ThinkingDisabled
 
 
-class JsonSchemaFormat(Strict, tag_field="type", tag="json_schema"):
+class JsonSchemaFormat(Strict):
+    type: Literal["json_schema"]
     schema: dict[str, Any]
     name: str | None = None
 

@@ -27,13 +27,14 @@ _COMMANDS = {
     "verify": ("verify", "verify"),
     "eval": ("eval", "evaluate"),
     "generate": ("generate", "generate"),
+    "chat": ("chat", "chat"),
     "batch": ("batch", "batch"),
     "bench": ("bench", "bench"),
 }
 # Servers read their own options.
 _UNREAD = {"allow_extra_args": True, "ignore_unknown_options": True}
 _EXPORTERS = ("plan", "export", "verify", "eval")
-_FIRST_STEPS = "First steps: qwonnx export CHECKPOINT OUT, then qwonnx generate OUT --chat Hello, or qwonnx serve OUT."
+_FIRST_STEPS = "First steps: qwonnx export CHECKPOINT OUT, then qwonnx chat OUT, or qwonnx serve OUT."
 _ONLY_SERVES = "This installation only serves: plan, export, verify and eval need qwonnx.export."
 
 

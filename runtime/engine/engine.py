@@ -300,19 +300,24 @@ class Engine:
         self._mailbox.abort(request_id, keep=keep)
 
     def generate(
-        self, prompt_token_ids: abc.Sequence[int], params: SamplingParams, *, deadline: float | None = None
-    ) -> abc.Iterator[RequestOutput]:
+        self,
+        prompt_token_ids: abc.Sequence[int],
+        params: SamplingParams,
+        *,
+        deadline: float | None = None,
+        snapshot_at: abc.Sequence[int] = (),
+    ) -> abc.Generator[RequestOutput, None, None]:
         """Submit on the first next() and yield all outputs; closing the iterator aborts the request.
 
         Args:
-            prompt_token_ids, params, deadline: see submit().
+            prompt_token_ids, params, deadline, snapshot_at: see submit().
 
         Raises:
             the errors of submit().
         """
         outputs: queue.SimpleQueue[RequestOutput] = queue.SimpleQueue()
         self.start()
-        request_id = self.submit(prompt_token_ids, params, outputs.put, deadline=deadline)
+        request_id = self.submit(prompt_token_ids, params, outputs.put, deadline=deadline, snapshot_at=snapshot_at)
         try:
             while True:
                 output = outputs.get()

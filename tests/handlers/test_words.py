@@ -46,7 +46,7 @@ def test_an_error_body_of_openais_is_written_in_its_folder_alone(path: Path) -> 
 
 
 # These name a path or a field that a platform defines, or greet with an example.
-WITH_NAMES = ("batch.py", "bench.py", "kserve.py", "runpod.py", "serve.py")
+WITH_NAMES = ("batch.py", "bench.py", "kserve.py", "partner.py", "runpod.py", "serve.py")
 
 
 @pytest.mark.parametrize("path", [path for path in SHARED if path.name not in WITH_NAMES], ids=_name)
