@@ -71,11 +71,6 @@ class FunctionReader:
         self._is_wrong = False
 
     @property
-    def is_open(self) -> bool:
-        """Whether it is certainly a call, and not complete."""
-        return self._is_open
-
-    @property
     def is_wrong(self) -> bool:
         """Whether its rest is text."""
         return self._is_wrong

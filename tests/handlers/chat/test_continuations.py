@@ -164,17 +164,18 @@ def in_parts(made: Instances, cutting: list[int], after: int, *, stream: bool | 
     return whole
 
 
-@pytest.mark.parametrize("stream", [False, True, None])
 @pytest.mark.parametrize(
-    ("tools", "fields"),
+    ("tools", "fields", "stream"),
     [
-        (True, {}),
-        (False, {}),
-        (True, {"stop": ["Bergen"]}),
-        (True, {"parallel_tool_calls": False}),
-        (False, {"max_tokens": 57}),
+        (True, {}, False),
+        (True, {}, True),
+        (True, {}, None),
+        (False, {}, None),
+        (True, {"stop": ["Bergen"]}, None),
+        (True, {"parallel_tool_calls": False}, None),
+        (False, {"max_tokens": 57}, None),
     ],
-    ids=["tools", "text", "stop", "one-call", "max-tokens"],
+    ids=["tools", "tools-streamed", "tools-both", "text", "stop", "one-call", "max-tokens"],
 )
 def test_thoughts_text_and_calls_go_on(
     tmp_path: Path, cutting: list[int], tools: bool, fields: dict[str, Any], stream: bool | None
