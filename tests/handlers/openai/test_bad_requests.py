@@ -235,7 +235,7 @@ def test_an_unknown_model_route_or_method_has_its_own_status(served: Served) -> 
     with served.http() as client:
         error = refusal(client.post(PATH, json=completion_request(model="gpt")), 404)
         assert (error["param"], error["code"]) == ("model", "model_not_found")
-        for path in ("/v1/nothing", "/chat/completions", "/"):
+        for path in ("/v1/nothing", "/chat/completions", "/v2"):
             error = refusal(client.get(path), 404)
             assert error["code"] == "route_not_found"
             assert "/v1/chat/completions" in error["message"], "a wrong base URL should be easy to mend"
