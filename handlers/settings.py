@@ -67,7 +67,8 @@ class ServerSettings:
     any_model_name: requests may give any name, and answers name it too: coding tools ask for a second, smaller model.
     reasoning_budget: tokens of reasoning at most, in all requests; then the model has to answer. None is no limit.
     effort_budgets: the same for each effort that a request may ask for, such as low=1024,medium=4096. None is no limit.
-    api_key: the key that all requests but health checks must send as `Authorization: Bearer`; None needs none.
+    api_key: the key that all requests but health checks must send, as `Authorization: Bearer` or `x-api-key`; None
+        needs none.
     api_keys: a file of several keys with names, beside api_key: see handlers/api_keys.py. Each key has its own prefixes
         and capsules.
     share_prefixes: all keys use each other's prefixes and capsules. Times then tell one user what another one sent.

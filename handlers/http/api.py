@@ -30,7 +30,7 @@ class Api:
     routes: under the prefix, or under none, whose errors are the first API's.
     error_response: renders an error for this API's clients, with its status and its headers.
     hint: the routes and the base URL, for the error about an unknown route.
-    key_headers: headers that may contain the key instead of `Authorization: Bearer`, in lower case.
+    key_headers: headers that may contain the key instead of `Authorization: Bearer`, in lower case; on all paths.
     request_id_header: of its clients, beside x-request-id; None without.
     operations: the module whose OPERATIONS describe the routes for /openapi.json; None: they are not described.
     main: the endpoint that answers a conversation, for platforms that have one route for all requests; None without.
@@ -78,6 +78,11 @@ class Apis:
     @property
     def routes(self) -> list[BaseRoute]:
         return [route for api in self._apis for route in api.routes]
+
+    @property
+    def key_headers(self) -> tuple[str, ...]:
+        """Of all APIs, each once."""
+        return tuple(dict.fromkeys(name for api in self._apis for name in api.key_headers))
 
     def owner(self, path: str) -> Api | None:
         """The API of a path, or None."""

@@ -1,11 +1,13 @@
-"""The optional keys, on every path: `Authorization: Bearer KEY`, or a header that the path's API names.
+"""The optional keys, on every path: `Authorization: Bearer KEY`, or a header that an API names.
+
+Every such header counts on all paths: clients of one API also ask for models, for the root, or for what is shared.
 
 Only health checks, and what a setting opens, need no key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -34,13 +36,13 @@ class RequireApiKey:
         self._app = app
         self._ring = ring
         self._apis = apis
+        self._key_headers = apis.key_headers
         self._open_paths = frozenset(open_paths)
         self._open_prefix = open_prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self._is_open(scope):
-            api = self._apis.owner(scope["path"])
-            key = self._given(Headers(scope=scope), () if api is None else api.key_headers)
+            key = self._given(Headers(scope=scope))
             if key is None:
                 refusal = ServiceError(
                     ErrorKind.UNAUTHENTICATED,
@@ -60,11 +62,11 @@ class RequireApiKey:
             return True
         return scope["method"] in ("GET", "HEAD") and path in self._open_paths
 
-    def _given(self, headers: Headers, key_headers: Sequence[str]) -> ApiKey | None:
+    def _given(self, headers: Headers) -> ApiKey | None:
         scheme, _, key = headers.get("authorization", "").partition(" ")
         bearer = [key.strip()] if scheme.lower() == "bearer" else []  # the case does not matter: RFC 9110, 11.1
         found = None
-        for given in (*bearer, *(headers.get(name, "") for name in key_headers)):
+        for given in (*bearer, *(headers.get(name, "") for name in self._key_headers)):
             found = self._ring.find(given.encode("latin-1", errors="replace")) or found
         return found
 

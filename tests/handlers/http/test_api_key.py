@@ -62,11 +62,12 @@ def test_open_paths_need_none_to_be_read_and_an_open_prefix_never() -> None:
     assert ask(APP, "POST", "/hooks/run").status_code == 200
 
 
-def test_a_header_of_one_api_lets_in_there_only_and_bearer_does_everywhere() -> None:
+def test_a_header_of_one_api_lets_in_everywhere_as_bearer_does() -> None:
     assert status("/v1/other/x", x_api_key="s3cret") == 200
     assert status("/v1/other/x", x_api_key="s3cre") == 401
     assert status("/v1/other/x", authorization="Bearer s3cret") == 200
-    assert status("/v1/models", x_api_key="s3cret") == 401
+    assert status("/v1/models", x_api_key="s3cret") == status("/", x_api_key="s3cret") == 200
+    assert status("/v1/models", x_api_key="s3cre") == status("/", x_other="s3cret") == 401
 
 
 def test_one_of_several_keys_lets_in_and_its_name_and_owner_go_with_the_request(tmp_path: Path) -> None:
