@@ -49,7 +49,6 @@ def test_chats_show_thoughts_on_stderr_and_the_answer_on_stdout(tmp_path: Path) 
         (["--prompt", "x", "--system", "y"], "need --chat"),
         (["--prompt", ""], "the prompt is empty"),
         (["--prompt", "x", "--temperature", "-1"], "temperature is -1"),
-        (["--prompt", "x", "--max-tokens", "99999"], "ask for fewer"),
         (["--prompt", "x", "--threads", "0"], "num_threads is 0"),
         (["--prompt", "x" + counting_model.FAILING_TEXT.replace("\x00", "\x02")], "the model failed"),
     ],

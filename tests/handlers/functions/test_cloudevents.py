@@ -64,7 +64,7 @@ def test_data_as_base64_counts_too(knative: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "parameter"), [({"temperature": "hot"}, "temperature"), ({"stream": True}, "stream"), ({"n": 2}, "n")]
+    ("fields", "parameter"), [({"temperature": "hot"}, "temperature"), ({"stream": True}, "stream"), ({"n": 9}, "n")]
 )
 def test_a_refusal_is_an_event_with_the_apis_status_and_error(
     knative: Served, fields: dict[str, Any], parameter: str
