@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from qwonnx.handlers.settings import ServerSettings
 from tests.handlers.responses.bodies import AGENTS, PATCH, WEATHER
-from tests.handlers.serving import MODEL, Served, serving
+from tests.handlers.serving import MODEL, Served, paced, serving, until
 from tests.runtime import counting_model
 
 PROMPT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
@@ -257,6 +257,28 @@ def test_a_client_may_refer_to_items_unless_it_said_that_nothing_shall_be_stored
         with pytest.raises(openai.BadRequestError) as raised:
             client.responses.create(model=MODEL, input=turn([unstored[-1].id]))
         assert raised.value.code == "item_not_found"
+
+
+def test_a_client_that_leaves_ends_its_answer(served: Served) -> None:
+    body = {"model": MODEL, "input": "Hi", "max_output_tokens": 400, "stream": True}
+    with paced(served.engine), served.http() as http, http.stream("POST", "/v1/responses", json=body) as stream:
+        lines = stream.iter_lines()
+        until(lambda: "output_text.delta" in next(lines))
+        assert served.engine.num_live_requests == 1
+    until(lambda: served.engine.num_live_requests == 0)
+
+
+def test_every_route_needs_the_key(counting_folder: Path) -> None:
+    settings = ServerSettings(api_key="s3cret", shutdown_seconds=0.5)
+    body = {"model": MODEL, "input": "Hi", "max_output_tokens": 1}
+    paths = ("/v1/responses", "/v1/responses/input_tokens", "/v1/responses/resp_1/cancel")
+    with serving(counting_folder, settings=settings) as served, served.http() as http:
+        for path in paths:
+            refused = http.post(path, json=body)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+        key = {"authorization": "Bearer s3cret"}
+        statuses = [http.post(path, json={**body, "stream": None}, headers=key).status_code for path in paths]
+    assert statuses == [200, 400, 404]  # the number of tokens has no max_output_tokens
 
 
 def test_an_upgrade_to_a_websocket_is_refused(served: Served) -> None:

@@ -1,4 +1,4 @@
-"""The types as JSON schemas: they take what clients send, and what they take is refused for stated reasons only."""
+"""The published schemas: they take what clients send, and what they take is refused for stated reasons only."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import json
 from typing import Any
 
 import jsonschema
-import msgspec
 import pytest
 from hypothesis import given, settings
 
 from qwonnx.handlers.errors import ServiceError
+from qwonnx.handlers.http.openapi import document, operations
 from qwonnx.handlers.responses import request
-from qwonnx.handlers.responses.objects import ResponseObject
-from qwonnx.handlers.responses.protocol import REFERRED, InputTokensRequest, ResponsesRequest
+from qwonnx.handlers.responses.api import RESPONSES
+from qwonnx.handlers.responses.protocol import REFERRED
 from tests.handlers.responses.streams import END, whole
 from tests.handlers.responses.test_fuzzed_requests import BODY, EXAMPLES, bodies
 from tests.handlers.test_recorded_requests import recorded
 
 pytestmark = pytest.mark.fast
 
-_STRUCTS = (ResponsesRequest, InputTokensRequest, ResponseObject, *REFERRED)
+_COMPONENTS = document(operations([RESPONSES]), None)["components"]
 # What a schema does not say: numbers of things together, names that must differ or be found, text alone.
 _STATED = (
     "two tools are named",
@@ -38,19 +38,14 @@ _STATED = (
 
 
 def validator(name: str) -> jsonschema.Draft202012Validator:
-    template = "#/components/schemas/{name}"
-    _, components = msgspec.json.schema_components(_STRUCTS, ref_template=template)
-    document = {"$ref": template.format(name=name), "components": {"schemas": components}}
-    jsonschema.Draft202012Validator.check_schema(document)
-    return jsonschema.Draft202012Validator(document)
+    return jsonschema.Draft202012Validator({"$ref": f"#/components/schemas/{name}", "components": _COMPONENTS})
 
 
 _REQUEST = validator("ResponsesRequest")
 
 
-def test_all_structs_have_names_of_their_own() -> None:
-    _, components = msgspec.json.schema_components(_STRUCTS)
-    assert {struct.__name__ for struct in _STRUCTS} <= set(components)
+def test_what_schemas_refer_to_has_the_name_by_which_they_do() -> None:
+    assert {struct.__name__ for struct in REFERRED} <= _COMPONENTS["schemas"].keys()
 
 
 def test_recorded_requests_and_answers_are_valid() -> None:
