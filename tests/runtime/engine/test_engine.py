@@ -247,5 +247,5 @@ def test_generate_streams_and_closing_it_aborts(counting_model: CountingModel) -
         stream = engine.generate([70], SamplingParams(temperature=0))
         next(stream)
         assert engine.num_live_requests == 1
-        stream.close()  # type: ignore[attr-defined]
+        stream.close()
         wait_until(lambda: engine.num_live_requests == 0)
