@@ -41,6 +41,7 @@ from qwonnx.handlers.http.microvm import PREFIX as microvm_path
 from qwonnx.handlers.http.microvm import MicrovmHooks
 from qwonnx.handlers.http.request_totals import RequestTotals
 from qwonnx.handlers.model_host import ModelHost
+from qwonnx.handlers.ollama.api import OLLAMA
 from qwonnx.handlers.openai.api import OPENAI
 from qwonnx.handlers.responses.api import RESPONSES
 from qwonnx.handlers.settings import ServerSettings
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # The first one also answers for paths that do not belong to an API.
-APIS: tuple[Api, ...] = (OPENAI, RESPONSES, ANTHROPIC)
+APIS: tuple[Api, ...] = (OPENAI, RESPONSES, ANTHROPIC, OLLAMA)
 
 _HEALTH = ("/health", "/health/live", "/health/ready")
 _OPENAPI = "/openapi.json"

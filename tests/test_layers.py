@@ -69,6 +69,7 @@ ORDER: Mapping[str, tuple[str, ...]] = {
         "openai",
         "responses",
         "anthropic",
+        "ollama",
         "app",
         "server",
         "functions",
@@ -86,7 +87,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "qwonnx.handlers": ("qwonnx.handlers", "qwonnx.runtime"),
     "qwonnx.handlers.cli": ("qwonnx.handlers", "qwonnx.export", "qwonnx.runtime"),
 }
-MAX_ENTRIES = 21  # of a package's top folder; handlers has a folder for each door
+MAX_ENTRIES = 22  # of a package's top folder; handlers has a folder for each door
 MODULES = sorted(path for folder in ORDER for path in (ROOT / folder).rglob("*.py"))
 
 # Packages that only an export needs; a server must start, and fit, without them.

@@ -47,7 +47,7 @@ class AnswerWriter(Protocol[_Part_contra]):
 
     @property
     def keep_alive(self) -> bytes:
-        """What a stream sends when nothing else comes: an event of the API, or sse.COMMENT."""
+        """What a stream sends when nothing else comes: an event of the API, or sse.COMMENT. Empty: nothing."""
 
     def piece(self, part: Part, *, stream: bool) -> bytes:
         """What this part adds to the answer, for its size: of an End nothing."""
@@ -160,7 +160,11 @@ async def _respond(
     if deadline.is_sent_as_a_whole(request.scope):
         await answer.begun()  # its status can still report an error
     return sse.EventStream(
-        writer.events(answer.parts), answer, keep_alive=writer.keep_alive, background=_background(answer)
+        writer.events(answer.parts),
+        answer,
+        keep_alive_seconds=sse.KEEP_ALIVE_SECONDS if writer.keep_alive else None,
+        keep_alive=writer.keep_alive,
+        background=_background(answer),
     )
 
 

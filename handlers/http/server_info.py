@@ -13,17 +13,18 @@ _NAME = "qwonnx"
 
 async def version(request: Request) -> Response:
     """The installed version."""
-    return JSONResponse({"version": await asyncio.to_thread(_version)})
+    return JSONResponse({"version": await asyncio.to_thread(installed_version)})
 
 
 async def root(request: Request) -> Response:
     """The name, the version, and the routes."""
     routes = sorted({route.path for route in request.app.routes if hasattr(route, "path")} - {"/"})
-    return JSONResponse({"name": _NAME, "version": await asyncio.to_thread(_version), "routes": routes})
+    return JSONResponse({"name": _NAME, "version": await asyncio.to_thread(installed_version), "routes": routes})
 
 
 @cache
-def _version() -> str:
+def installed_version() -> str:
+    """The version of the installed package."""
     from importlib.metadata import PackageNotFoundError, version  # 20 ms, which a start does not spend
 
     try:

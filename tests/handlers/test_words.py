@@ -13,7 +13,7 @@ pytestmark = pytest.mark.fast
 
 ROOT = Path(__file__).resolve().parents[2]
 HANDLERS = ROOT / "handlers"
-APIS = ("openai", "anthropic", "responses")
+APIS = ("openai", "anthropic", "responses", "ollama")
 SHARED = sorted(path for folder in ("chat", "http", "cli", "functions") for path in (HANDLERS / folder).rglob("*.py"))
 OUTSIDE = sorted(path for path in HANDLERS.rglob("*.py") if path.relative_to(HANDLERS).parts[0] not in APIS)
 

@@ -16,7 +16,8 @@ from tests.handlers.serving import MODEL, Served
 
 RECORDED = Path(__file__).parents[1] / "data" / "recorded"
 # Routes that only say that there is nothing, and those of the server itself that are no JSON API.
-UNDESCRIBED = {"/v1/embeddings", "/v1/responses/compact"}
+ABSENT = ("pull", "push", "create", "copy", "delete", "embed", "embeddings")
+UNDESCRIBED = {"/v1/embeddings", "/v1/responses/compact", *(f"/api/{name}" for name in ABSENT)}
 
 
 @pytest.fixture(scope="module")
