@@ -5,8 +5,8 @@
 A string's text goes out as it comes; another value when it is complete (tool_arguments.py gives values their types).
 The call opens with its first argument, or at its end. Before, it may still turn out to be text; after, it stays a call:
 - A parameter that is given twice or has no name closes it. From that parameter on to its end, the function is text.
-- If the answer ends in it, it closes with what there is. If the answer was cut off, a call with a parameter stays open,
-  and what is undecided in it is left out: its arguments are a beginning of what they would have been.
+- If the answer ends in it, it closes with what there is. If the answer was cut off, a call whose name is complete stays
+  open, and what is undecided in it is left out: its arguments are a beginning of what they would have been.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class FunctionReader:
     """Reads one function.
 
     Args:
-        written: the text, from what may be part of the call on; its opening tag has come, and a tag follows that.
+        written: the text, from what may be part of the call on; its opening tag has come, and a tag follows that or the
+            answer was cut off.
         calls: the tags of the text.
         schemas: of the tools.
         index: of the opening tag.

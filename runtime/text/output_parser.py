@@ -87,8 +87,12 @@ class OutputParser:
         if not cut_off:
             self._written.is_final = True
             events += self.push("")
-        elif self._function is not None:
-            self._function.cut(events)
+        else:
+            named = self._last_function()
+            if named is not None:
+                self._begin_function(named)
+            if self._function is not None:
+                self._function.cut(events)
         if self._skip_breaks or self._part is _Part.AFTER_FUNCTION:
             self._written.take(self._written.after_breaks())
         self._emit(events, self._written.end)
@@ -231,6 +235,19 @@ class OutputParser:
                 PARSER_FALLBACKS.add()
             self._next += 1
         return None
+
+    def _last_function(self) -> int | None:
+        """The index of a function's tag after which the text ends, if a call may begin with it."""
+        tags, index = self._written.tags, self._next
+        if self._function is not None or self._delta is ReasoningDelta or index >= len(tags):
+            return None
+        is_alone = tags[index].tag is Tag.FUNCTION
+        index += not is_alone
+        if index != len(tags) - 1 or tags[index].tag is not Tag.FUNCTION or not tags[index].name:
+            return None
+        is_after = self._part is _Part.AFTER_FUNCTION and self._may_call(tags[index].name)
+        is_call = not is_alone or is_after or tags[index].name in self._schemas.names
+        return index if is_call and self._begins_function(index) is None else None
 
     def _begins_function(self, index: int) -> bool | None:
         """Whether a function's tag is followed by a parameter or the function's end; None: undecided."""

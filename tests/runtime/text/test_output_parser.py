@@ -123,6 +123,9 @@ F_OPEN = "<tool_call>\n<function=f>\n"
         (F_OPEN + "<parameter=s>\nab\n</par", '{"s": "ab'),
         (F_OPEN + "<parameter=s>\nab\n</parameter>\n</fun", '{"s": "ab'),
         (F_OPEN + "<parameter=s>\nab <b", '{"s": "ab <b'),
+        (F_OPEN.rstrip(), "{"),
+        (F_OPEN + "<par", "{"),
+        ("<function=f>\n", "{"),
         (F_OPEN + "<parameter=n>\n", "{"),
         (F_OPEN + "<parameter=n>\n12", '{"n": 12'),
         (F_OPEN + "<parameter=n>\n12\n</parameter>\n<parameter=s>", '{"n": 12, "s": "'),
@@ -142,15 +145,32 @@ def test_a_call_that_is_cut_off_stays_open(text: str, arguments: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["<tool_call>", F_OPEN, F_OPEN + "<par", F_OPEN + "text", "<function=other>\n<parameter=s>\nx"]
+    "text",
+    [
+        "<tool_call>",
+        F_OPEN[:-2],
+        F_OPEN + "text",
+        F_OPEN + "<parameter=s>"[:-1] + "\n",
+        "<tool_call>\n<function= >\n",
+        "<tool_call>\n<tool_call>",
+        "<function=other>\n",
+        "<function=other>\n<parameter=s>\nx",
+    ],
 )
-def test_what_is_cut_off_before_a_parameter_is_text(text: str) -> None:
+def test_what_is_cut_off_before_the_name_of_a_call_is_complete_is_text(text: str) -> None:
     parser = OutputParser(False, TOOLS)
     assert merged([*parser.push(text), *parser.finish(cut_off=True)]) == [ContentDelta(text)]
 
 
+def test_a_second_function_that_is_cut_off_stays_open() -> None:
+    for opening in ("<function=other>\n", "</tool_call>\n<tool_call>\n<function=other>"):
+        parser = OutputParser(False, TOOLS)
+        text = CALL.removesuffix("</tool_call>") + opening
+        assert merged([*parser.push(text), *parser.finish(cut_off=True)]) == [F, ToolCall("other", "{")]
+
+
 def test_thoughts_that_are_cut_off_in_a_call_stay_thoughts() -> None:
-    for text in (F_OPEN + "<parameter=s>\nab", F_OPEN + "<parameter=n>\n1\n</parameter>\n<parameter=s>\nab"):
+    for text in (F_OPEN, F_OPEN + "<parameter=s>\nab", F_OPEN + "<parameter=n>\n1\n</parameter>\n<parameter=s>\nab"):
         parser = OutputParser(True, TOOLS)
         assert merged([*parser.push(text), *parser.finish(cut_off=True)]) == [ReasoningDelta(text)]
     parser = OutputParser(True, TOOLS)
