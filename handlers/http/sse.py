@@ -81,7 +81,11 @@ class EventStream(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         async with _ReadyEvents(self._events, self._keep_alive_seconds, self._keep_alive) as ready:
             while piece := await ready.next():
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                # Clients leave as soon as they have the last event: the body's end must not come after it.
+                is_last = ready.are_over
+                await send({"type": "http.response.body", "body": piece, "more_body": not is_last})
+                if is_last:
+                    return
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -109,6 +113,12 @@ class _ReadyEvents:
         self._room: asyncio.Future[None] | None = None  # the reader waits for it
         self._taken_at = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None  # one a stream: a timer an event costs more than the event
+
+    @property
+    def are_over(self) -> bool:
+        """No event follows those that were taken, and no error."""
+        over = self._reader.done() and not self._ready
+        return over and not self._reader.cancelled() and self._reader.exception() is None
 
     async def next(self) -> bytes:
         """All events that are ready, at least one; empty after the last one.

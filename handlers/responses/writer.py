@@ -101,6 +101,7 @@ class ResponseWriter:
                 is_cut = part.reason is EndReason.LENGTH
                 last = events.Incomplete(response=ended) if is_cut else events.Completed(response=ended)
                 yield self._encoded([last])
+                return  # at once: the client leaves when it has this event
         except ServiceError as error:
             yield self._encoded([events.Failed(response=self._failed(error))])
 

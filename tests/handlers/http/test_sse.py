@@ -83,12 +83,14 @@ def test_events_are_data_lines_and_end_with_the_body() -> None:
     assert start["status"] == 200
     assert whole(bodies) == b'data: {"pause":0.01}\n\n' * 2 + b'data: "done"\n\n'
     assert [body["more_body"] for body in bodies] == [True] * (len(bodies) - 1) + [False]
+    # A client that leaves as soon as it has the last event has left after the end.
+    assert bodies[-1]["body"].endswith(b'data: "done"\n\n')
     assert (source.entered, source.left, source.closed) == (1, 1, 1)
 
 
 def test_events_that_are_ready_together_are_sent_together_and_others_at_once() -> None:
     _, *bodies = asyncio.run(run(Source(0, 0, 0, 0.05, 0).response()))
-    assert [body["body"].count(b"data: ") for body in bodies] == [3, 3, 0]
+    assert [body["body"].count(b"data: ") for body in bodies] == [3, 3]
 
 
 def test_events_that_come_while_others_are_sent_wait_for_one_write() -> None:

@@ -268,6 +268,19 @@ def test_a_client_that_leaves_ends_its_answer(served: Served) -> None:
     until(lambda: served.engine.num_live_requests == 0)
 
 
+def test_a_client_that_leaves_with_the_last_event_has_its_whole_answer(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = {"model": MODEL, "input": "Hi", "max_output_tokens": 3, "stream": True}
+    with caplog.at_level("INFO", "qwonnx.access"):
+        for _ in range(5):
+            with served.http() as http, http.stream("POST", "/v1/responses", json=body) as stream:
+                lines = stream.iter_lines()
+                until(lambda lines=lines: next(lines).startswith("event: response.incomplete"))  # type: ignore[misc]
+        until(lambda: caplog.text.count("POST /v1/responses ") == 5)
+    assert caplog.text.count("POST /v1/responses 200") == 5
+
+
 def test_every_route_needs_the_key(counting_folder: Path) -> None:
     settings = ServerSettings(api_key="s3cret", shutdown_seconds=0.5)
     body = {"model": MODEL, "input": "Hi", "max_output_tokens": 1}
