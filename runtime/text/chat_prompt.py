@@ -115,11 +115,12 @@ def encode_chat(
     Raises:
         InvalidRequestError: the text has more tokens than at_most.
     """
+    if allow_special_tokens:
+        text = own(plain(text))
     thinking_open = opens_thinking(text) if beginning is None else beginning.leaves_open(text)
     if beginning is not None:
         text = beginning.after(text)
-    if allow_special_tokens:
-        text = own(plain(text))
+        text = own(plain(text)) if allow_special_tokens else text
     encoded = model.tokenizer.encode_chat(text, at_most)
     # Turns end with the same tokens as answers. The text after the last one opens the answer; later renderings change
     # it. No text of the request is an added token, so none ends a turn.
