@@ -61,7 +61,7 @@ class KeyAccount:
         excess = self.spent(now, limit) - limit
         if excess < 0:
             return 0.0
-        seconds = self._tokens.seconds_until(self._tokens.used(now, limit) - excess - 1, now, limit)
+        seconds = self._tokens.seconds_until(max(0.0, self._tokens.used(now, limit) - excess - 1), now, limit)
         return seconds or float(RETRY_AFTER_SECONDS)  # the requests in flight hold the rest
 
     def seconds_until_unused(self, now: float, limit: float) -> float:

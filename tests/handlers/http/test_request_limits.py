@@ -265,6 +265,14 @@ def test_a_request_of_many_minutes_tokens_is_a_debt_of_many_minutes() -> None:
     assert account.seconds_until_unused(641.0, limit) == pytest.approx(59, abs=0.1)
 
 
+def test_a_large_request_in_flight_holds_others_until_it_ends_and_not_for_as_long_as_its_reserve() -> None:
+    account, limit = KeyAccount(), 600
+    account.begin(1, lambda: 0, 40_000)
+    assert account.seconds_until_below(limit, 100.0) == 1
+    account.end(1, 101.0, limit)
+    assert account.seconds_until_below(limit, 101.0) == 0
+
+
 def test_an_account_outlives_the_change_of_a_secret(tmp_path: Path) -> None:
     async def main() -> None:
         inside = Held()

@@ -89,22 +89,34 @@ def test_events_are_data_lines_and_end_with_the_body() -> None:
 
 
 def test_events_that_are_ready_together_are_sent_together_and_others_at_once() -> None:
-    _, *bodies = asyncio.run(run(Source(0, 0, 0, 0.05, 0).response()))
+    _, *bodies = asyncio.run(run(Source(0, 0, 0, 0.3, 0).response()))
     assert [body["body"].count(b"data: ") for body in bodies] == [3, 3]
 
 
 def test_events_that_come_while_others_are_sent_wait_for_one_write() -> None:
-    _, *bodies = asyncio.run(run(Source(*[0.01] * 20).response(), seconds_to_send=0.15))
-    counts = [body["body"].count(b"data: ") for body in bodies]
-    assert sum(counts) == 21
-    assert len(counts) <= 6
+    source, sent = Source(*[0.002] * 20), []
+
+    async def main() -> None:
+        async def receive() -> Message:
+            await asyncio.sleep(3600)
+            raise AssertionError
+
+        async def send(message: Message) -> None:
+            sent.append(message.get("body", b"").count(b"data: "))
+            while sent[-1] and source.closed == 0:  # the client reads when all have come
+                await asyncio.sleep(0.005)
+
+        await source.response()({"type": "http"}, receive, send)
+
+    asyncio.run(main())
+    assert sent == [0, 1, 20, 0]
 
 
 def test_a_source_waits_for_a_client_that_does_not_read() -> None:
     async def main() -> None:
         source = Source(*[0] * 20_000)
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(run(source.response(), seconds_to_send=3600), 0.2)
+            await asyncio.wait_for(run(source.response(), seconds_to_send=3600), 0.5)
         assert 0 < source.given * len(event({"pause": 0})) < 80 << 10
         assert (source.left, source.closed) == (1, 1)
 
@@ -148,7 +160,7 @@ def test_comments_keep_a_quiet_connection_alive() -> None:
 
 
 def test_a_stream_that_is_not_quiet_has_no_comments() -> None:
-    sent = whole(asyncio.run(run(Source(*[0.02] * 15).response(keep_alive_seconds=0.15))))
+    sent = whole(asyncio.run(run(Source(*[0.04] * 18).response(keep_alive_seconds=0.6))))
     assert b": keep-alive" not in sent
 
 
