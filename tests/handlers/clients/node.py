@@ -2,6 +2,8 @@
 
     mkdir clients && cd clients && npm install openai@6.49.0 ai@6.0.326 @ai-sdk/openai@3.0.141 zod@4 \
         @langchain/openai@1.5.8 @langchain/core @openai/codex@0.171.0
+    npm install @anthropic-ai/claude-code@2.1.197 @qwen-code/qwen-code@0.15.10 opencode-ai@1.18.33 \
+        @mariozechner/pi-coding-agent@0.73.1 @continuedev/cli@1.5.47
     QWONNX_NODE_CLIENTS=$PWD make soak
 """
 
