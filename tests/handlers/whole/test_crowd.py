@@ -22,6 +22,8 @@ from tests.handlers.serving import RUNTIME, Served, serving, until
 from tests.resident import resident_bytes
 from tests.runtime.counting_model import CountingModel, make
 
+# Of asyncio's own pool, which grows to this while others are busy: a thread of it may be new in the second crowd.
+POOL_THREADS = min(32, (os.cpu_count() or 1) + 4)
 CLIENTS, SECONDS = (int(part) for part in os.environ.get("QWONNX_TEST_CROWD", "24x4").split("x"))
 
 
@@ -100,5 +102,5 @@ def test_nothing_of_a_crowd_is_left(tmp_path: Path) -> None:
     assert after.rows == before.rows == 0
     assert after.tasks <= before.tasks
     assert after.files <= before.files
-    assert after.threads <= before.threads
+    assert after.threads <= before.threads + POOL_THREADS
     assert after.bytes <= 1.05 * before.bytes
