@@ -121,6 +121,10 @@ def create_app(
         log_format=settings.log_format,
     )
     middleware = [Middleware(BasePath, base_path_of=lambda scope: base_path), log]
+    if settings.ui:
+        from qwonnx.handlers.http.page import Page  # most servers have none
+
+        middleware.append(Middleware(Page))  # in front of the keys: the page asks for one
     if settings.cors_origins:
         middleware.append(_cors(settings))
     if ring.keys:

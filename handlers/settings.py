@@ -116,6 +116,7 @@ class ServerSettings:
     tls_key: file of its private key, in PEM.
     telemetry: spans and metrics for OpenTelemetry, if its SDK is installed; OTEL_EXPORTER_OTLP_ENDPOINT turns it on,
         too.
+    ui: a page for conversations at /, for browsers: see docs/page.md.
     """
 
     model_name: str | None = None
@@ -155,6 +156,7 @@ class ServerSettings:
     tls_certificate: str | None = None
     tls_key: str | None = None
     telemetry: bool = False
+    ui: bool = False
 
     def __post_init__(self) -> None:
         if self.model_name is not None and not all(name.strip() for name in self.model_name.split(",")):

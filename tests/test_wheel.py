@@ -122,7 +122,7 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
         for folder in ("export", "runtime", "handlers")
         for path in (ROOT / folder).rglob("*")
         if path.suffix == ".py"
-        or path.name in ("py.typed", "cuda_kernels.txt", "rtx_importers.txt")
+        or path.name in ("py.typed", "cuda_kernels.txt", "rtx_importers.txt", "page.html")
         or path.parent.name in ("recipes", "sources")
     }
     kernels = {f"qwonnx/runtime/native/{LIBRARY}"} if find_compiler() else set()

@@ -59,6 +59,8 @@ def _serve_at(listener: socket.socket, options: ServeOptions, startup: StartUp) 
         scheme = "http" if options.server.tls_certificate is None else "https"
         url = url_of(listener).replace("http", scheme, 1)
         print(_greeting(url, model.model_names()[0], needs_key=_needs_key(options)), flush=True)
+        if options.server.ui:
+            print(f"A page for conversations is at {url}/", flush=True)
 
     def on_failure(error: Exception) -> None:
         for server in servers:

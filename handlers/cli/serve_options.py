@@ -284,6 +284,7 @@ def _parser() -> argparse.ArgumentParser:
         default=None,
         help="spans and metrics for OpenTelemetry, by its OTEL_* variables",
     )
+    add("--ui", action="store_true", default=None, help="a page for conversations at /, for browsers")
     add("--verify", action="store_true", help="also check the hashes of the weights first")
     return parser
 
