@@ -127,9 +127,11 @@ def test_a_bug_keeps_its_traceback() -> None:
 
 def test_serve_prints_a_curl_line_that_works_and_ends_cleanly_on_either_signal(counting_folder: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
-        with running("serve", counting_folder, "--port", 0, "--max-model-len", 512) as process:
+        with running("serve", counting_folder, "--port", 0, "--max-model-len", 512, "--ui") as process:
             greeting = [_line(process.stdout) for _ in range(4)]
             assert greeting[1].startswith(f"Serving {MODEL} at http://127.0.0.1:")
+            page = _line(process.stdout).rstrip()
+            assert page == f"A page for conversations is at {greeting[1].split(' at ')[1].split('/v1')[0]}/"
             answer = subprocess.run("".join(greeting[2:]), shell=True, capture_output=True, text=True, timeout=30)
             assert json.loads(answer.stdout)["usage"]["completion_tokens"] == 64
             process.send_signal(number)

@@ -7,8 +7,10 @@ import hashlib
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
+from starlette.applications import Starlette
 
 from qwonnx.handlers.app import create_app
 from qwonnx.handlers.http.page import content_security_policy, wants_html
@@ -47,8 +49,8 @@ def elements() -> _Elements:
     return parser
 
 
-def _app(counting_folder: Path, **settings: object) -> object:
-    return create_app(ModelHost(lambda: Engine.open(counting_folder)), ServerSettings(**settings))  # type: ignore[arg-type]
+def _app(counting_folder: Path, **settings: Any) -> Starlette:
+    return create_app(ModelHost(lambda: Engine.open(counting_folder)), ServerSettings(**settings))
 
 
 def test_browsers_get_the_page_and_others_the_json(counting_folder: Path) -> None:
