@@ -42,7 +42,6 @@ def page_response() -> Response:
         "content-security-policy": content_security_policy(text),
         "x-content-type-options": "nosniff",
         "referrer-policy": "no-referrer",
-        "cross-origin-opener-policy": "same-origin",
         "cache-control": "no-cache",
         "vary": "accept",
     }

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 
 from qwonnx.handlers.settings import ServerSettings
+from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.settings import RuntimeSettings
 from tests.handlers.serving import MODEL, Served, paced, serving
 from tests.runtime import counting_model
@@ -275,6 +277,61 @@ def test_the_servers_error_is_shown_as_it_says_it(browser: Any, counting: Served
         send(page, "Hello")
         ended(page)
         assert "top_p" in page.locator("#log .problem:visible").inner_text()
+
+
+def test_a_server_that_is_away_or_fails_is_told_and_tried_again(browser: Any, counting: Served) -> None:
+    with opened(browser, counting.url, expected="ERR_INTERNET_DISCONNECTED|500") as page:
+        set_limit(page, 5)
+        page.context.set_offline(True)
+        send(page, "Hello")
+        ended(page)
+        assert "The server does not answer: " in page.locator("#log .problem:visible").inner_text()
+        page.context.set_offline(False)
+        page.get_by_role("button", name="Regenerate").click()
+        ended(page)
+        assert answers(page)[-1]
+        send(page, counting_model.FAILING_TEXT)
+        ended(page)
+        said = page.locator("#log .problem:visible").inner_text()
+        assert re.fullmatch(r"the server failed to answer: see its log under this request's x-request-id \(\S+\)", said)
+
+
+def test_a_model_that_loads_is_waited_for(browser: Any, counting_folder: Path) -> None:
+    loads = threading.Event()
+
+    def load() -> Engine:
+        loads.wait(30)
+        return Engine.open(counting_folder, RUNTIME)
+
+    settings = ServerSettings(shutdown_seconds=0.5, ui=True, hold_while_loading=0)
+    with (
+        serving(load, settings=settings, ready=False) as served,
+        opened(browser, served.url, expected="503") as page,
+    ):
+        try:
+            page.locator("#notice", has_text="loading").wait_for()
+        finally:
+            loads.set()
+        page.get_by_text("of 4000 tokens").wait_for()
+        assert not page.locator("#notice").is_visible()
+
+
+def test_an_answer_that_was_cut_off_goes_on(browser: Any, saying: Served) -> None:
+    with opened(browser, saying.url) as page:
+        set_limit(page, 60)
+        send(page, "Hello")
+        ended(page)
+        assert "limit of tokens" in page.locator("#log .assistant").inner_text()
+        (begun,) = answers(page)
+        bodies: list[dict[str, Any]] = []
+        page.on("request", lambda request: bodies.append(request.post_data_json))
+        page.get_by_role("button", name="Continue").click()
+        ended(page)
+        (whole,) = answers(page)
+        assert whole.startswith(begun)
+        assert len(whole) > len(begun)
+        assert bodies[0]["continue_final_message"] is True
+        assert bodies[0]["messages"][-1]["role"] == "assistant"
 
 
 def test_a_key_is_asked_for_and_kept_for_the_tab_only(browser: Any, counting_folder: Path) -> None:
