@@ -16,7 +16,7 @@ from rich.console import Console
 from qwonnx.handlers.chat.parts import End, EndReason, Usage
 from qwonnx.handlers.cli.engine_options import DeviceOption, KernelsOption, runtime_settings
 from qwonnx.handlers.cli.failures import CommandError
-from qwonnx.handlers.cli.generate import AnswerPrinter
+from qwonnx.handlers.cli.generate import CONTROLS, AnswerPrinter
 from qwonnx.handlers.cli.partner import LocalPartner, Partner, RemotePartner
 from qwonnx.handlers.cli.transcript import Transcript
 from qwonnx.runtime.errors import InvalidRequestError
@@ -186,7 +186,7 @@ class Session:
             self._note(clock.told(end))
 
     def _note(self, text: str) -> None:
-        self._notes.print(text, style="dim", markup=False, soft_wrap=True)
+        self._notes.print(text.translate(CONTROLS), style="dim", markup=False, soft_wrap=True)
 
 
 class _Clock:

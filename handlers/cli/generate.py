@@ -23,7 +23,7 @@ from qwonnx.runtime.text.answer_events import ContentDelta, ReasoningDelta
 
 CUT_OFF = 3  # exit status
 # A model's text must not move the cursor, rename the window or type into the terminal.
-_CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
 def generate(
@@ -135,7 +135,7 @@ class AnswerPrinter:
         match part:
             case ReasoningDelta(text):
                 self._thinking = True
-                self._errors.print(text.translate(_CONTROLS), style="dim", end="", markup=False, soft_wrap=True)
+                self._errors.print(text.translate(CONTROLS), style="dim", end="", markup=False, soft_wrap=True)
             case ContentDelta(text):
                 self._end_thinking(followed=True)
                 self._answer(text)
@@ -152,7 +152,7 @@ class AnswerPrinter:
     def _answer(self, text: str) -> None:
         if text:
             self._is_in_a_line = not text.endswith("\n")
-        sys.stdout.write(text.translate(_CONTROLS) if sys.stdout.isatty() else text)
+        sys.stdout.write(text.translate(CONTROLS) if sys.stdout.isatty() else text)
         sys.stdout.flush()
 
 
