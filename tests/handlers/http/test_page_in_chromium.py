@@ -65,6 +65,38 @@ print("<script>document.title='run'</script>")
 """
 
 
+# Markdown, and the HTML of the nodes that are made of it, without attributes but href and start.
+RENDERED = {
+    "a\nb\n\nc": "<p>a<br>b</p><p>c</p>",
+    "**a *b* c** ***d*** ***e f* g**": "<p><strong>a <em>b</em> c</strong> <strong><em>d</em></strong> "
+    "<strong><em>e f</em> g</strong></p>",
+    "2 * 3 * 4, **open, snake_case_x, __init__": "<p>2 * 3 * 4, **open, snake_case_x, <strong>init</strong></p>",
+    "`` a`b `` \\*c\\* &lt;i&gt; <br>": "<p><code>a`b</code> *c* &lt;i&gt; <br></p>",
+    "In\n2020. x\n1. a\n2. b\n   - c\n\n     d": "<p>In<br>2020. x</p><ol start=1><li><p>a</p></li>"
+    "<li><p>b</p><ul><li><p>c</p><p>d</p></li></ul></li></ol>",
+    "3) a\n4) b\n\n- c": "<ol start=3><li><p>a</p></li><li><p>b</p></li></ol><ul><li><p>c</p></li></ul>",
+    "1. a\n   ```\n   x\n    y\n   ```": "<ol start=1><li><p>a</p><pre><code>x\n y</code></pre></li></ol>",
+    "> a\n> > b": "<blockquote><p>a</p><blockquote><p>b</p></blockquote></blockquote>",
+    "# C#\n####### x": "<h3>C#</h3><p>####### x</p>",
+    "a|b\n-|-\n`x|y`|\\|": "<table><thead><tr><th>a</th><th>b</th></tr></thead>"
+    "<tbody><tr><td><code>x|y</code></td><td>|</td></tr></tbody></table>",
+    "~~~\n<b>\n": "<pre><code>&lt;b&gt;\n</code></pre>",
+    "[a](https://x.example/(b) 't') (http://y.example/z).": '<p><a href="https://x.example/(b)">a</a> '
+    '(<a href="http://y.example/z">http://y.example/z</a>).</p>',
+    "[`a`](HTTPS://x.example) [b](ftp://x.example) [c](/d) [e]": '<p><a href="https://x.example/"><code>a</code></a> '
+    "[b](ftp://x.example) [c](/d) [e]</p>",
+    "[j](jav&#39;ascript:1) [v](vbscript:1) [d](data:,1) [b](blob:x) [f](file:///x)": "<p>[j](jav'ascript:1) "
+    "[v](vbscript:1) [d](data:,1) [b](blob:x) [f](file:///x)</p>",
+    "*** \n_x": "<hr><p>_x</p>",
+}
+SHOW = """(text) => {
+  localStorage.clear();
+  localStorage['qwonnx.conversation.c'] = JSON.stringify({id: 'c', title: 'T', updated: 1, leaf: 'b', messages: [
+    {id: 'a', parent: null, role: 'user', content: 'q'}, {id: 'b', parent: 'a', role: 'assistant', content: text}]});
+  localStorage['qwonnx.current'] = 'c';
+}"""
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
@@ -190,6 +222,43 @@ def test_no_text_can_become_html_or_a_script_even_by_the_pages_own_fault(browser
         )
         assert page.evaluate(loads, "/health/live") == "error"
         assert page.title() == "qwonnx"
+
+
+def test_markdown_becomes_the_nodes_that_it_means(browser: Any, counting: Served) -> None:
+    with opened(browser, counting.url) as page:
+        for text, html in RENDERED.items():
+            page.evaluate(SHOW, text)
+            page.reload()
+            found = page.locator("#log .assistant .box").evaluate("each => each['inner' + 'HTML']")
+            found = re.sub(r'<div class="(code|wide)"[^>]*>(<div.*?</div>)?|</div>', "", found)
+            found = re.sub(r' (title|rel|target|scope|tabindex|role|aria-label)="[^"]*"', "", found)
+            assert found.replace('start="1"', "start=1").replace('start="3"', "start=3") == html
+
+
+def test_no_text_takes_long_to_show(browser: Any, counting: Served) -> None:
+    pieces = (
+        "[",
+        "[a](",
+        "![",
+        "*a ",
+        "**a",
+        "_a ",
+        "~~a ",
+        "`",
+        "``a` ",
+        "> ",
+        "- ",
+        "|",
+        "a|b\n-|-\n",
+        "#",
+        "<",
+        "\\",
+    )
+    with opened(browser, counting.url) as page:
+        for piece in (*pieces, "https://a.b/(", "> > - 1. * ", "```\n", "*a **b ***c "):
+            page.evaluate(SHOW, (piece * 19_000)[:19_000])
+            page.reload(timeout=LONG)
+            page.locator("#log .assistant").wait_for(state="attached", timeout=LONG / 4)
 
 
 def test_esc_and_the_button_stop_an_answer_and_what_came_stays(browser: Any, counting: Served) -> None:
