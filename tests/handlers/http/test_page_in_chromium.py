@@ -348,6 +348,26 @@ def test_the_servers_error_is_shown_as_it_says_it(browser: Any, counting: Served
         assert "top_p" in page.locator("#log .problem:visible").inner_text()
 
 
+def test_a_model_is_chosen_where_there_are_several_also_below_a_base_path(browser: Any, counting_folder: Path) -> None:
+    settings = ServerSettings(shutdown_seconds=0.5, ui=True, model_name="one,two", base_path="/prod")
+    sent: list[Any] = []
+    with serving(counting_folder, runtime=RUNTIME, settings=settings) as served:
+        for path in ("/prod", "/prod/"):
+            sent.clear()
+            with opened(browser, served.url + path) as page:
+                page.on("request", lambda request: sent.append(request))
+                page.get_by_label("Model", exact=True).select_option("two")
+                set_limit(page, 5)
+                send(page, "Hello")
+                ended(page)
+                page.reload()
+                page.get_by_text("of 4000 tokens").wait_for()
+                assert page.get_by_label("Model", exact=True).input_value() == "two"
+            (asked,) = [request for request in sent if request.method == "POST"]
+            assert asked.url == f"{served.url}/prod/v1/chat/completions"
+            assert asked.post_data_json["model"] == "two"
+
+
 def test_a_server_that_is_away_or_fails_is_told_and_tried_again(browser: Any, counting: Served) -> None:
     with opened(browser, counting.url, expected="ERR_INTERNET_DISCONNECTED|500") as page:
         set_limit(page, 5)
@@ -583,6 +603,37 @@ def test_everything_has_a_name_for_screen_readers(browser: Any, counting: Served
         dialog = page.get_by_role("dialog", name="Settings").aria_snapshot()
         assert not re.search(r"- (?:button|textbox|combobox|spinbutton)(?::|$| \[)", dialog, re.MULTILINE)
         assert dialog.count("spinbutton") == 4
+
+
+def test_another_tab_sees_what_was_said_and_what_was_deleted(browser: Any, counting: Served) -> None:
+    with opened(browser, counting.url) as page:
+        set_limit(page, 5)
+        send(page, "Hello")
+        ended(page)
+        other = page.context.new_page()
+        other.goto(counting.url)
+        assert other.locator("#log .user .box").all_inner_texts() == ["Hello"]
+        send(other, "Again")
+        ended(other)
+        page.get_by_text("Again").wait_for()
+        assert page.locator("#log .user .box").all_inner_texts() == ["Hello", "Again"]
+        other.on("dialog", lambda dialog: dialog.accept())
+        other.get_by_role("button", name="Delete Hello").click()
+        page.locator("#list .open").wait_for(state="detached")
+
+
+def test_a_conversation_goes_on_in_the_background(browser: Any, counting: Served) -> None:
+    with opened(browser, counting.url) as page, paced(counting.engine, 0.02):
+        set_limit(page, 40)
+        send(page, "First")
+        page.get_by_role("button", name="New conversation").click()
+        assert page.locator("#log li").count() == 0
+        send(page, "Not yet")
+        assert page.locator("#log li").count() == 0
+        ended(page)
+        page.get_by_role("button", name="First", exact=True).click()
+        assert "limit of tokens" in page.locator("#log .assistant").inner_text()
+        assert answers(page)[0]
 
 
 def test_copy_buttons_copy(browser: Any, saying: Served) -> None:
