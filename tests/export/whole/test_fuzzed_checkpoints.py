@@ -37,7 +37,7 @@ def test_every_malformed_checkpoint_is_refused_in_one_line_and_leaves_nothing(re
 
 
 def test_the_corpus_reaches_every_reader_and_leaves_some_checkpoints_sound(report: Any) -> None:
-    assert report["cases"] > 2500
+    assert report["cases"] > 2000
     outcomes = report["outcomes"]
     expected = {"ConfigError", "UnsupportedModelError", "TensorFormatError", "MissingTensorError", "CheckpointError"}
     assert outcomes.keys() >= {*expected, "accepted"}
