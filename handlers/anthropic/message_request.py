@@ -173,8 +173,8 @@ def _blocks(message: Message, kind: type[_Kind]) -> list[_Kind]:
 
 def _template_messages(request: CountTokensRequest) -> Iterator[dict[str, Any]]:
     if request.system is not None:
-        blocks = [TextBlock(text=request.system)] if isinstance(request.system, str) else request.system
-        if text := _BLANK_LINE.join(block.text for block in blocks if not block.text.startswith(_NOT_OURS)):
+        texts = [request.system] if isinstance(request.system, str) else [block.text for block in request.system]
+        if text := _BLANK_LINE.join(text for text in texts if not text.startswith(_NOT_OURS)):
             yield {"role": "system", "content": text}
     for message in request.messages:
         for result in _blocks(message, ToolResultBlock):

@@ -35,6 +35,13 @@ class TextBlock(_Block, kw_only=True, tag_field="type", tag="text"):
     text: str
 
 
+class SystemBlock(_Block, kw_only=True):
+    """A text block of the system prompt, which has no others."""
+
+    type: Literal["text"]
+    text: str
+
+
 class ThinkingBlock(_Block, kw_only=True, tag_field="type", tag="thinking"):
     """Reasoning of an earlier answer; its signature is not checked."""
 
@@ -189,7 +196,7 @@ class CountTokensRequest(Strict, kw_only=True):
 
     model: Name
     messages: Annotated[list[Message], Meta(extra_json_schema={"minItems": 1})]
-    system: str | list[TextBlock] | None = None
+    system: str | list[SystemBlock] | None = None
     tools: Annotated[list[ToolDefinition], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None

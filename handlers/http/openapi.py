@@ -118,7 +118,7 @@ def _described(operation: Operation, by_type: dict[type, Any]) -> dict[str, Any]
     content: dict[str, Any] = {"application/json": {"schema": by_type.get(operation.answer, {})}}  # type: ignore[arg-type]
     if operation.events:
         events = {"anyOf": [by_type[each] for each in operation.events]}
-        content["text/event-stream"] = {"x-event-schema": events}  # of the JSON in each event's data
+        content[operation.stream_type] = {"x-event-schema": events}  # of the JSON in each event's data
     error = {"application/json": {"schema": by_type.get(operation.error, {})}}  # type: ignore[arg-type]
     answers: dict[str, Any] = {str(operation.status): {"description": operation.summary, "content": content}}
     for status in (401, *operation.refusals):

@@ -19,6 +19,7 @@ class Operation:
     body: type of the request's JSON, or None.
     answer: type of the answer with status 200, or None: any JSON.
     events: types of the events that a stream has instead.
+    stream_type: content type of such a stream.
     refusals: statuses of errors, beside 401.
     error: type of their body.
     status: of the answer.
@@ -31,6 +32,7 @@ class Operation:
     answer: type | None = None
     body: type | None = None
     events: Sequence[type] = ()
+    stream_type: str = "text/event-stream"
     refusals: Sequence[int] = GENERATION_REFUSALS
     error: type | None = None
     status: int = 200

@@ -21,6 +21,7 @@ from qwonnx.handlers.http.server_info import installed_version
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.ollama import requests
 from qwonnx.handlers.ollama.objects import (
+    LINES,
     AnswerMessage,
     ChatAnswer,
     Details,
@@ -36,7 +37,6 @@ from qwonnx.runtime.engine.engine import Engine
 
 _SMALL_BYTES = 16 << 10  # the event loop itself decodes bodies up to this size
 _TAG = ":latest"  # that its clients add to a name
-_LINES = "application/x-ndjson"
 
 _Body = TypeVar("_Body")
 
@@ -128,7 +128,7 @@ async def _answered(
 
 def _as_lines(response: Response, *, stream: bool) -> Response:
     if stream:
-        response.headers["content-type"] = _LINES
+        response.headers["content-type"] = LINES
     return response
 
 

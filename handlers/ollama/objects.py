@@ -7,6 +7,8 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+LINES = "application/x-ndjson"  # content type of a stream
+
 DoneReason = Literal["stop", "length", "load"]
 
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from qwonnx.handlers.http.operation import READING_REFUSALS, Operation
 from qwonnx.handlers.ollama.errors import ErrorBody
-from qwonnx.handlers.ollama.objects import ChatAnswer, ModelList, ModelPage, TextAnswer, Version
+from qwonnx.handlers.ollama.objects import LINES, ChatAnswer, ModelList, ModelPage, TextAnswer, Version
 from qwonnx.handlers.ollama.protocol import ChatRequest, GenerateRequest, ShowRequest
 
 OPERATIONS = (
     Operation(
-        "POST", "/api/chat", "Answer a chat, in lines unless stream is false", ChatAnswer, ChatRequest, error=ErrorBody
+        "POST",
+        "/api/chat",
+        "Answer a chat, in lines unless stream is false",
+        ChatAnswer,
+        ChatRequest,
+        (ChatAnswer, ErrorBody),
+        LINES,
+        error=ErrorBody,
     ),
     Operation(
         "POST",
@@ -17,6 +24,8 @@ OPERATIONS = (
         "Continue a text, in lines unless stream is false",
         TextAnswer,
         GenerateRequest,
+        (TextAnswer, ErrorBody),
+        LINES,
         error=ErrorBody,
     ),
     Operation("POST", "/api/show", "The served model", ModelPage, ShowRequest, error=ErrorBody),
