@@ -36,9 +36,8 @@ from qwonnx.handlers.chat.answer_form import AnswerForm
 from qwonnx.handlers.chat.bounds import ConversationBounds, check_stops
 from qwonnx.handlers.chat.request import ChatRequest
 from qwonnx.handlers.chat.tools import FunctionDefinition, Tool
-from qwonnx.handlers.chat.validation import of_validation
+from qwonnx.handlers.chat.validation import decoded
 from qwonnx.handlers.errors import ServiceError
-from qwonnx.handlers.http.json_size import MAX_VALUES, has_too_many_values
 
 _BLANK_LINE = "\n\n"
 _NOT_OURS = "x-anthropic-billing-header"  # Claude Code writes it for Anthropic's servers, with a new value in each run
@@ -60,14 +59,7 @@ def parse(body: bytes | bytearray, kind: type[_Request]) -> _Request:
     Raises:
         ServiceError: 400, with the parameter at fault.
     """
-    if has_too_many_values(body):
-        raise errors.invalid(f"the body has more than {MAX_VALUES} values: shorten the conversation")
-    try:
-        request = msgspec.json.decode(body, type=kind)
-    except msgspec.ValidationError as error:
-        raise of_validation(error) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise errors.invalid(f"the body is not valid JSON: {error}", code="invalid_json") from error
+    request = decoded(body, msgspec.json.Decoder(kind).decode)
     for name, remedy in _REFUSED.items():
         if getattr(request, name) is not None:
             raise errors.invalid(f"{name} is not supported: {remedy}", name, "unsupported_parameter")

@@ -5,8 +5,6 @@ body -> message_request -> chat/endpoint -> parts -> message, or events
 
 from __future__ import annotations
 
-import asyncio
-from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -21,13 +19,10 @@ from qwonnx.handlers.anthropic.protocol import CountTokensRequest, MessageReques
 from qwonnx.handlers.chat.endpoint import respond
 from qwonnx.handlers.chat.prompting import prompt_of
 from qwonnx.handlers.errors import ServiceError
-from qwonnx.handlers.http.body import BodyLimits, received
+from qwonnx.handlers.http.body import BodyLimits, read_with, received
 from qwonnx.handlers.http.held_requests import engine_for
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.runtime.errors import InvalidRequestError
-
-# The event loop itself decodes bodies up to this size, within a millisecond; a thread would add a tenth of one.
-_SMALL_BYTES = 16 << 10
 
 _Asked = TypeVar("_Asked", bound=CountTokensRequest)
 
@@ -71,5 +66,4 @@ async def count_tokens(request: Request) -> Response:
 async def _received(request: Request, kind: type[_Asked]) -> _Asked:
     limits: BodyLimits = request.app.state.bodies
     async with received(request, limits) as data:
-        parse = partial(message_request.parse, data, kind)
-        return parse() if len(data) <= _SMALL_BYTES else await asyncio.to_thread(parse)
+        return await read_with(lambda body: message_request.parse(body, kind), data)

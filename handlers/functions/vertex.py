@@ -10,8 +10,6 @@ put the artifact into the image, or mount its bucket.
 
 from __future__ import annotations
 
-import asyncio
-
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,15 +21,13 @@ from qwonnx.handlers.app import create_app
 from qwonnx.handlers.functions.extensions import answer, conversations, refuse_events
 from qwonnx.handlers.functions.platform import Platform
 from qwonnx.handlers.http import health
-from qwonnx.handlers.http.body import BodyLimits, received
+from qwonnx.handlers.http.body import BodyLimits, read_with, received
 from qwonnx.handlers.http.extension import Extension
 from qwonnx.handlers.http.json_size import has_too_many_values
 from qwonnx.handlers.http.replayed import with_body
 from qwonnx.handlers.http.sse import EventStream
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.settings import ServerSettings
-
-_SMALL_BYTES = 16 << 10  # decoded by the event loop itself, within a millisecond
 
 
 class _Wrapped(msgspec.Struct):
@@ -59,7 +55,7 @@ def application(host: ModelHost, settings: ServerSettings, platform: Platform) -
 async def _predict(request: Request) -> Response:
     limits: BodyLimits = request.app.state.bodies
     async with received(request, limits) as data:
-        instance = _instance(data) if len(data) <= _SMALL_BYTES else await asyncio.to_thread(_instance, data)
+        instance = await read_with(_instance, data)
         body = bytes(data) if instance is None else instance
     response = await answer(with_body(request, body))
     if instance is None or isinstance(response, EventStream):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from starlette.requests import Request
 
@@ -15,6 +16,9 @@ from qwonnx.handlers.http.body_budget import BodyBudget
 # As much of a body as the server reads before anybody asks for it. Small bodies do not need the budget.
 _FREE_BYTES = 64 << 10
 _JSON = "application/json"
+_SMALL_BYTES = 16 << 10
+
+_Understood = TypeVar("_Understood")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,3 +106,11 @@ def _no_room() -> ServiceError:
     message = "the server has no memory for the body at the moment: try again later"
     headers = {"retry-after": str(RETRY_AFTER_SECONDS)}
     return ServiceError(ErrorKind.UNAVAILABLE, 503, message, code="server_busy", headers=headers)
+
+
+async def read_with(read: Callable[[bytearray], _Understood], body: bytearray) -> _Understood:
+    """What a function reads in a body: here if that takes at most a millisecond, otherwise in a thread.
+
+    A thread would add a tenth of a millisecond to every small request.
+    """
+    return read(body) if len(body) <= _SMALL_BYTES else await asyncio.to_thread(read, body)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -15,7 +14,7 @@ from qwonnx.handlers.chat.endpoint import respond
 from qwonnx.handlers.chat.request import ChatRequest as NeutralChat
 from qwonnx.handlers.chat.text_request import TextRequest
 from qwonnx.handlers.errors import ErrorKind, ServiceError
-from qwonnx.handlers.http.body import BodyLimits, received
+from qwonnx.handlers.http.body import BodyLimits, read_with, received
 from qwonnx.handlers.http.held_requests import engine_for
 from qwonnx.handlers.http.server_info import installed_version
 from qwonnx.handlers.model_host import ModelHost
@@ -35,7 +34,6 @@ from qwonnx.handlers.ollama.protocol import ChatRequest, GenerateRequest, ShowRe
 from qwonnx.handlers.ollama.writer import AnswerWriter
 from qwonnx.runtime.engine.engine import Engine
 
-_SMALL_BYTES = 16 << 10  # the event loop itself decodes bodies up to this size
 _TAG = ":latest"  # that its clients add to a name
 
 _Body = TypeVar("_Body")
@@ -147,8 +145,7 @@ def _checked(request: Request, name: str) -> str:
 async def _received(request: Request, kind: type[_Body]) -> _Body:
     limits: BodyLimits = request.app.state.bodies
     async with received(request, limits) as data:
-        parse = partial(requests.parse, data, kind)
-        return parse() if len(data) <= _SMALL_BYTES else await asyncio.to_thread(parse)
+        return await read_with(lambda body: requests.parse(body, kind), data)
 
 
 def _entry(name: str, engine: Engine) -> ModelEntry:

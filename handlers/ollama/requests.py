@@ -14,8 +14,7 @@ from qwonnx.handlers.chat.request import ChatRequest as NeutralChat
 from qwonnx.handlers.chat.text_request import TextRequest
 from qwonnx.handlers.chat.tools import FunctionDefinition as NeutralFunction
 from qwonnx.handlers.chat.tools import Tool as NeutralTool
-from qwonnx.handlers.chat.validation import of_validation
-from qwonnx.handlers.http.json_size import MAX_VALUES, has_too_many_values
+from qwonnx.handlers.chat.validation import decoded
 from qwonnx.handlers.ollama.protocol import ChatRequest, GenerateRequest, Message, Options
 
 _NEUTRAL = {"mirostat": (0,), "typical_p": (1.0,), "tfs_z": (1.0,)}
@@ -29,14 +28,7 @@ def parse(body: bytes | bytearray, kind: type[_Body]) -> _Body:
     Raises:
         ServiceError: 400.
     """
-    if has_too_many_values(body):
-        raise errors.invalid(f"the body has more than {MAX_VALUES} values: shorten the conversation")
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.ValidationError as error:
-        raise of_validation(error) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise errors.invalid(f"the body is not valid JSON: {error}", code="invalid_json") from error
+    return decoded(body, msgspec.json.Decoder(kind).decode)
 
 
 def chat(request: ChatRequest) -> NeutralChat:

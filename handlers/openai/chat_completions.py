@@ -6,7 +6,6 @@ body -> chat_request -> engine_request -> chat/endpoint -> parts -> chat.complet
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -15,16 +14,13 @@ from starlette.responses import Response
 from qwonnx.handlers.chat.endpoint import respond, respond_with_choices
 from qwonnx.handlers.chat.request import ChatRequest
 from qwonnx.handlers.errors import ServiceError
-from qwonnx.handlers.http.body import BodyLimits, received
+from qwonnx.handlers.http.body import BodyLimits, read_with, received
 from qwonnx.handlers.http.held_requests import engine_for
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.openai import chat_request, engine_request
 from qwonnx.handlers.openai.chat_protocol import ChatCompletionRequest
 from qwonnx.handlers.openai.completion_writer import CompletionWriter
 from qwonnx.handlers.openai.logprobs import LogprobsWriter
-
-# The event loop itself decodes bodies up to this size, within a millisecond; a thread would add a tenth of one.
-_SMALL_BYTES = 16 << 10
 
 
 async def create_chat_completion(request: Request) -> Response:
@@ -37,19 +33,16 @@ async def create_chat_completion(request: Request) -> Response:
     host: ModelHost = request.app.state.host
     limits: BodyLimits = request.app.state.bodies
     async with received(request, limits) as data:
-        if len(data) <= _SMALL_BYTES:
-            understood = _understood(data)
-        else:
-            understood = await asyncio.to_thread(_understood, data)
-    chat = understood.chat
+        asked = await read_with(_understood, data)
+    chat = asked.chat
     engine = await engine_for(request)
     logprobs = LogprobsWriter(engine.tokenizer) if chat.logprobs else None
     writer = CompletionWriter(chat, host.check_model(chat.model), host.fingerprint, logprobs)
     stream = bool(chat.stream)
     try:
         if (chat.n or 1) == 1:
-            return await respond(request, engine, understood.neutral, writer, stream=stream)
-        choices = engine_request.choices(understood.neutral, chat.n or 1)
+            return await respond(request, engine, asked.neutral, writer, stream=stream)
+        choices = engine_request.choices(asked.neutral, chat.n or 1)
         return await respond_with_choices(request, engine, choices, writer, stream=stream, prompt_is_shared=True)
     except ServiceError as error:
         raise engine_request.in_openai_words(error) from error

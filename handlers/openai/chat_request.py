@@ -12,9 +12,8 @@ import msgspec
 
 from qwonnx.handlers import errors
 from qwonnx.handlers.chat import tools as tool_forms
-from qwonnx.handlers.chat.validation import of_validation
+from qwonnx.handlers.chat.validation import check_neutral, decoded
 from qwonnx.handlers.effort import thinks
-from qwonnx.handlers.http.json_size import MAX_VALUES, has_too_many_values
 from qwonnx.handlers.openai import chat_bounds
 from qwonnx.handlers.openai.chat_protocol import (
     AssistantMessage,
@@ -27,6 +26,7 @@ from qwonnx.handlers.openai.chat_protocol import (
     SystemMessage,
     TextPart,
 )
+from qwonnx.handlers.openai.generation_fields import check_stream_options
 
 _DECODER = msgspec.json.Decoder(ChatCompletionRequest)
 
@@ -48,15 +48,8 @@ def parse(body: bytes | bytearray) -> ChatCompletionRequest:
     Raises:
         ServiceError: 400, with the parameter at fault as param.
     """
-    if has_too_many_values(body):
-        raise errors.invalid(f"the body has more than {MAX_VALUES} values: shorten the conversation")
-    try:
-        request = _DECODER.decode(body)
-    except msgspec.ValidationError as error:
-        raise of_validation(error) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise errors.invalid(f"the body is not valid JSON: {error}", code="invalid_json") from error
-    _check_unsupported(request)
+    request = decoded(body, _DECODER.decode)
+    check_neutral(request, _NEUTRAL)
     _check_tools(request)
     _check_limits(request)
     if not request.messages:
@@ -78,15 +71,6 @@ def text_of(content: Content | None) -> str:
 def offered_tools(request: ChatCompletionRequest) -> list[dict[str, Any]]:
     """The tools that the model may call; empty if it must not call tools."""
     return [] if request.tool_choice == "none" else tool_forms.template_tools(request.tools or ())
-
-
-def _check_unsupported(request: ChatCompletionRequest) -> None:
-    for name, (neutral, remedy) in _NEUTRAL.items():
-        value = getattr(request, name)
-        # Types are compared too, because True == 1.
-        if value is None or any(type(value) is type(other) and value == other for other in neutral):
-            continue
-        raise errors.invalid(f"{name} is not supported: {remedy}", name, "unsupported_parameter")
 
 
 def _check_tools(request: ChatCompletionRequest) -> None:
@@ -131,12 +115,7 @@ def _check_limits(request: ChatCompletionRequest) -> None:
     old, new = request.max_tokens, request.max_completion_tokens
     if old is not None and new is not None and old != new:
         raise errors.invalid("max_tokens and max_completion_tokens differ: send one of them", "max_tokens")
-    if request.stream_options is not None:
-        if not request.stream:
-            raise errors.invalid("stream_options needs stream: set stream to true", "stream_options")
-        if request.stream_options.include_obfuscation:
-            param = "stream_options.include_obfuscation"
-            raise errors.invalid(f"{param} is not supported: leave it out", param, "unsupported_parameter")
+    check_stream_options(request.stream_options, is_stream=bool(request.stream))
 
 
 def _check_message(message: Message, where: str) -> None:

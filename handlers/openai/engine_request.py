@@ -11,20 +11,9 @@ from qwonnx.handlers.chat.text_request import TextRequest
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.openai import answer_guide, chat_request
 from qwonnx.handlers.openai.chat_protocol import ChatCompletionRequest
-from qwonnx.handlers.openai.generation_fields import GenerationFields
+from qwonnx.handlers.openai.generation_fields import GenerationFields, sampling_fields
 
 _Request = TypeVar("_Request", ChatRequest, TextRequest)
-_SAMPLING_FIELDS = (
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "seed",
-    "ignore_eos",
-)
 
 
 def neutral(request: ChatCompletionRequest) -> ChatRequest:
@@ -76,11 +65,8 @@ def in_openai_words(error: ServiceError) -> ServiceError:
 
 def sampling(request: GenerationFields) -> dict[str, Any]:
     """Fields of SamplingParams that both kinds of requests set."""
-    given = {name: getattr(request, name) for name in _SAMPLING_FIELDS if getattr(request, name) is not None}
-    if given.get("top_k", 1) < 1:
-        given["top_k"] = None  # keep all
     return {
-        **given,
+        **sampling_fields(request),
         "stop": (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ()),
         "stop_token_ids": tuple(request.stop_token_ids or ()),
         "logit_bias": request.logit_bias or {},

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
-from msgspec import Meta
+from msgspec import Meta, Struct
 
+from qwonnx.handlers import errors
 from qwonnx.handlers.chat.choices import MAX_CHOICES
 from qwonnx.handlers.chat.validation import Strict
 
@@ -17,6 +18,12 @@ PositiveInt = Annotated[int, Meta(ge=1, lt=_LARGE)]
 TokenId = Annotated[int, Meta(ge=0, lt=_LARGE)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
+
+
+_SAMPLING_FIELDS = (
+    *("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"),
+    *("seed", "ignore_eos"),
+)
 
 
 class StructuredOutputs(Strict):
@@ -60,3 +67,32 @@ class GenerationFields(Strict, kw_only=True):
 
     # Without effect here.
     user: str | None = None
+
+
+class _WithObfuscation(Protocol):
+    @property
+    def include_obfuscation(self) -> bool | None: ...
+
+
+def check_stream_options(options: _WithObfuscation | None, *, is_stream: bool) -> None:
+    """Check that there is a stream for its options, and none that is not supported.
+
+    Raises:
+        ServiceError: 400.
+    """
+    if options is None:
+        return
+    if not is_stream:
+        raise errors.invalid("stream_options needs stream: set stream to true", "stream_options")
+    if options.include_obfuscation:
+        param = "stream_options.include_obfuscation"
+        raise errors.invalid(f"{param} is not supported: leave it out", param, "unsupported_parameter")
+
+
+def sampling_fields(request: Struct) -> dict[str, Any]:
+    """Fields of SamplingParams that a request sets under the same names; it may lack some."""
+    values = {name: getattr(request, name, None) for name in _SAMPLING_FIELDS}
+    given = {name: value for name, value in values.items() if value is not None}
+    if given.get("top_k", 1) < 1:
+        given["top_k"] = None  # keep all
+    return given

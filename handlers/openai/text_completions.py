@@ -5,19 +5,15 @@ body -> text_request -> chat/endpoint -> numbered parts -> text_completion
 
 from __future__ import annotations
 
-import asyncio
-
 from starlette.requests import Request
 from starlette.responses import Response
 
 from qwonnx.handlers.chat.endpoint import respond_with_choices
-from qwonnx.handlers.http.body import BodyLimits, received
+from qwonnx.handlers.http.body import BodyLimits, read_with, received
 from qwonnx.handlers.http.held_requests import engine_for
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.openai import text_request
 from qwonnx.handlers.openai.text_writer import TextWriter
-
-_SMALL_BYTES = 16 << 10  # the event loop itself decodes bodies up to this size
 
 
 async def create_completion(request: Request) -> Response:
@@ -30,8 +26,7 @@ async def create_completion(request: Request) -> Response:
     host: ModelHost = request.app.state.host
     limits: BodyLimits = request.app.state.bodies
     async with received(request, limits) as data:
-        parse = text_request.parse
-        asked = parse(data) if len(data) <= _SMALL_BYTES else await asyncio.to_thread(parse, data)
+        asked = await read_with(text_request.parse, data)
     prompts = text_request.prompts(asked)
     engine = await engine_for(request)
     writer = TextWriter(asked, prompts, host.check_model(asked.model), host.fingerprint, engine.tokenizer)

@@ -10,10 +10,10 @@ import msgspec
 from qwonnx.handlers import errors
 from qwonnx.handlers.chat.bounds import check_stops
 from qwonnx.handlers.chat.text_request import TextRequest
-from qwonnx.handlers.chat.validation import of_validation
+from qwonnx.handlers.chat.validation import decoded
 from qwonnx.handlers.errors import ErrorKind, ServiceError
-from qwonnx.handlers.http.json_size import MAX_VALUES, has_too_many_values
 from qwonnx.handlers.openai import answer_guide, engine_request
+from qwonnx.handlers.openai.generation_fields import check_stream_options
 from qwonnx.handlers.openai.text_protocol import MAX_PROMPTS, TextCompletionRequest, TokenIds
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
@@ -25,14 +25,7 @@ def parse(body: bytes | bytearray) -> TextCompletionRequest:
     Raises:
         ServiceError: 400, with the parameter at fault.
     """
-    if has_too_many_values(body):
-        raise errors.invalid(f"the body has more than {MAX_VALUES} values: shorten the prompt")
-    try:
-        request = msgspec.json.decode(body, type=TextCompletionRequest)
-    except msgspec.ValidationError as error:
-        raise of_validation(error) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise errors.invalid(f"the body is not valid JSON: {error}", code="invalid_json") from error
+    request = decoded(body, msgspec.json.Decoder(TextCompletionRequest).decode, remedy="shorten the prompt")
     if request.suffix:
         message = "suffix is not supported: put the text before and after the gap into a chat"
         raise errors.invalid(message, "suffix", "unsupported_parameter")
@@ -42,12 +35,7 @@ def parse(body: bytes | bytearray) -> TextCompletionRequest:
     if request.echo and request.logprobs is not None:
         message = "echo with logprobs is not supported: the prompt's tokens have no logprobs here"
         raise errors.invalid(message, "echo", "unsupported_parameter")
-    if request.stream_options is not None:
-        if not request.stream:
-            raise errors.invalid("stream_options needs stream: set stream to true", "stream_options")
-        if request.stream_options.include_obfuscation:
-            param = "stream_options.include_obfuscation"
-            raise errors.invalid(f"{param} is not supported: leave it out", param, "unsupported_parameter")
+    check_stream_options(request.stream_options, is_stream=bool(request.stream))
     check_stops([request.stop] if isinstance(request.stop, str) else request.stop or [], "stop")
     return request
 

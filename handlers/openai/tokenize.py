@@ -19,11 +19,10 @@ from starlette.responses import Response
 from qwonnx.handlers import errors
 from qwonnx.handlers.chat.prompting import prompt_of
 from qwonnx.handlers.chat.request import ChatRequest
-from qwonnx.handlers.chat.validation import Strict, of_validation
+from qwonnx.handlers.chat.validation import Strict, decoded
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.http.body import BodyLimits, received
 from qwonnx.handlers.http.held_requests import engine_for
-from qwonnx.handlers.http.json_size import MAX_VALUES, has_too_many_values
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.openai import chat_request, engine_request
 from qwonnx.runtime.engine.engine import Engine
@@ -82,7 +81,7 @@ async def tokenize(request: Request) -> Response:
     host: ModelHost = request.app.state.host
     limits: BodyLimits = request.app.state.bodies
     async with received(request, limits) as data:
-        asked = await asyncio.to_thread(_decoded, _TOKENIZE, data)
+        asked = await asyncio.to_thread(decoded, data, _TOKENIZE.decode, remedy="send less")
         chat = await asyncio.to_thread(_conversation, asked)
     engine = await engine_for(request)
     if asked.model is not None:
@@ -110,26 +109,11 @@ async def detokenize(request: Request) -> Response:
     host: ModelHost = request.app.state.host
     limits: BodyLimits = request.app.state.bodies
     async with received(request, limits) as data:
-        asked = await asyncio.to_thread(_decoded, _DETOKENIZE, data)
+        asked = await asyncio.to_thread(decoded, data, _DETOKENIZE.decode, remedy="send less")
     engine = await engine_for(request)
     if asked.model is not None:
         host.check_model(asked.model)
     return await asyncio.to_thread(_detokenized, engine, asked.tokens)
-
-
-def _decoded(decoder: msgspec.json.Decoder[Any], body: bytearray) -> Any:
-    """
-    Raises:
-        ServiceError: 400.
-    """
-    if has_too_many_values(body):
-        raise errors.invalid(f"the body has more than {MAX_VALUES} values: send less")
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise of_validation(error) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise errors.invalid(f"the body is not valid JSON: {error}", code="invalid_json") from error
 
 
 def _conversation(asked: TokenizeRequest) -> ChatRequest | None:

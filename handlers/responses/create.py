@@ -5,7 +5,6 @@ body -> request -> chat/endpoint -> parts -> output -> a response, or events of 
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 
 from starlette.requests import Request
@@ -15,7 +14,7 @@ from qwonnx.handlers.chat.endpoint import respond
 from qwonnx.handlers.chat.recent_items import RecentItems
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.http.api_key import owner_of
-from qwonnx.handlers.http.body import BodyLimits, received
+from qwonnx.handlers.http.body import BodyLimits, read_with, received
 from qwonnx.handlers.http.held_requests import engine_for
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.openai.logprobs import LogprobsWriter
@@ -25,8 +24,6 @@ from qwonnx.handlers.responses.writer import ResponseWriter
 from qwonnx.handlers.settings import ServerSettings
 
 IGNORED_TOOLS = "x-qwonnx-ignored-tools"
-# The event loop itself decodes bodies up to this size, within a millisecond; a thread would add a tenth of one.
-SMALL_BYTES = 16 << 10
 
 
 async def create_response(request: Request) -> Response:
@@ -44,10 +41,7 @@ async def create_response(request: Request) -> Response:
     find = partial(recent.find, owner)
     understand = partial(requests.understood, strict_tools=settings.strict_tools, find=find)
     async with received(request, limits) as data:
-        if len(data) <= SMALL_BYTES:
-            understood = understand(data)
-        else:
-            understood = await asyncio.to_thread(understand, data)
+        understood = await read_with(understand, data)
     engine = await engine_for(request)
     body = understood.body
     keep = None if body.store is False else partial(recent.keep, owner)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 
 import msgspec
@@ -14,12 +13,12 @@ from qwonnx.handlers.chat.prompting import prompt_of
 from qwonnx.handlers.chat.recent_items import RecentItems
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.http.api_key import owner_of
-from qwonnx.handlers.http.body import BodyLimits, received
+from qwonnx.handlers.http.body import BodyLimits, read_with, received
 from qwonnx.handlers.http.disconnect import while_connected
 from qwonnx.handlers.http.held_requests import engine_for
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.responses import request as requests
-from qwonnx.handlers.responses.create import SMALL_BYTES, name_ignored
+from qwonnx.handlers.responses.create import name_ignored
 from qwonnx.handlers.responses.objects import InputTokens
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.errors import InvalidRequestError
@@ -39,7 +38,7 @@ async def count_input_tokens(request: Request) -> Response:
     find = partial(recent.find, owner_of(request.scope))
     count = partial(requests.counted, strict_tools=settings.strict_tools, find=find)
     async with received(request, limits) as data:
-        counted = count(data) if len(data) <= SMALL_BYTES else await asyncio.to_thread(count, data)
+        counted = await read_with(count, data)
     engine = await engine_for(request)
     if counted.model is not None:
         host.check_model(counted.model)

@@ -11,10 +11,10 @@ import msgspec
 from qwonnx.handlers import errors
 from qwonnx.handlers.chat.answer_form import AnswerForm
 from qwonnx.handlers.chat.request import ChatRequest
-from qwonnx.handlers.chat.validation import of_validation
+from qwonnx.handlers.chat.validation import check_neutral, decoded
 from qwonnx.handlers.effort import Effort
 from qwonnx.handlers.errors import ServiceError
-from qwonnx.handlers.http.json_size import MAX_VALUES, has_too_many_values
+from qwonnx.handlers.openai.generation_fields import check_stream_options, sampling_fields
 from qwonnx.handlers.responses import conversation, items
 from qwonnx.handlers.responses import tools as tool_types
 from qwonnx.handlers.responses.items import FindItem
@@ -44,16 +44,6 @@ _NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
     "personality": ((), "send it as instructions"),
 }
 
-_SAMPLING_FIELDS = (
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "seed",
-)
 _SCHEMA_PARAM = "text.format.schema"
 _ANSWER_PARAM = "response_format"  # the name that a guide of tools has for it
 
@@ -93,7 +83,7 @@ def understood(data: bytes | bytearray, *, strict_tools: bool = False, find: Fin
     """
     body = _decoded(data, _RESPONSES.decode)
     _check_includes(body.include or ())
-    _check_stream_options(body)
+    check_stream_options(body.stream_options, is_stream=bool(body.stream))
     tools = tool_types.offered(body.tools or (), body.tool_choice, strict=strict_tools)
     form = _form(body, tools)
     neutral = ChatRequest(
@@ -145,20 +135,8 @@ def in_request_words(error: ServiceError, tools: OfferedTools) -> ServiceError:
 
 
 def _decoded(data: bytes | bytearray, decode: Callable[[bytes | bytearray], Body]) -> Body:
-    if has_too_many_values(data):
-        raise errors.invalid(f"the body has more than {MAX_VALUES} values: shorten the conversation")
-    try:
-        body = decode(data)
-    except msgspec.ValidationError as error:
-        raise of_validation(error) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise errors.invalid(f"the body is not valid JSON: {error}", code="invalid_json") from error
-    for name, (neutral, remedy) in _NEUTRAL.items():
-        value = getattr(body, name, None)
-        # Types are compared too, because True == 1.
-        if value is None or any(type(value) is type(other) and value == other for other in neutral):
-            continue
-        raise errors.invalid(f"{name} is not supported: {remedy}", name, "unsupported_parameter")
+    body = decoded(data, decode)
+    check_neutral(body, _NEUTRAL)
     return body
 
 
@@ -183,16 +161,6 @@ def _check_includes(includes: Sequence[str]) -> None:
         raise errors.invalid(f"{param} is {name[:100]!r}: use one of {known}", param, "invalid_value")
 
 
-def _check_stream_options(body: ResponsesRequest) -> None:
-    if body.stream_options is None:
-        return
-    if not body.stream:
-        raise errors.invalid("stream_options needs stream: set stream to true", "stream_options")
-    if body.stream_options.include_obfuscation:
-        param = "stream_options.include_obfuscation"
-        raise errors.invalid(f"{param} is not supported: leave it out", param, "unsupported_parameter")
-
-
 def _effort(body: ResponsesRequest | InputTokensRequest) -> Effort | None:
     return None if body.reasoning is None else body.reasoning.effort
 
@@ -205,11 +173,8 @@ def _preserve_thinking(body: ResponsesRequest | InputTokensRequest) -> bool | No
 
 def _sampling(body: ResponsesRequest) -> dict[str, Any]:
     """Fields of SamplingParams that the request sets."""
-    given = {name: getattr(body, name) for name in _SAMPLING_FIELDS if getattr(body, name) is not None}
-    if given.get("top_k", 1) < 1:
-        given["top_k"] = None  # keep all
     logprobs = (body.top_logprobs or 0) if wants_logprobs(body) else None
-    return {**given, "logprobs": logprobs, "max_tokens": body.max_output_tokens}
+    return {**sampling_fields(body), "logprobs": logprobs, "max_tokens": body.max_output_tokens}
 
 
 def _schema(body: ResponsesRequest) -> dict[str, Any] | bool | None:
