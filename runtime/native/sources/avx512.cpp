@@ -1,10 +1,11 @@
 // AVX-512 with VNNI: vpdpbusd multiplies 64 unsigned codes by 64 signed activations and adds them to 16 sums of 32 bits.
 // The order of activations is in avx512.h. Two products use it:
-//   few tokens:  lanes run along the columns of one row, or of two rows, which are read as they lie and fetched some KB
-//                ahead; each unpacked code meets up to eight tokens;
+//   few tokens:  lanes run along the columns of one row, or of some rows, which are read as they lie and fetched some KB
+//                ahead; each unpacked code meets up to four tokens;
 //   more tokens: avx512_panels.cpp.
 #if defined(__x86_64__)
 #include "avx512.h"
+#include "avx512_lane_sums.h"
 #include "processor.h"
 
 namespace qwonnx {
@@ -13,11 +14,30 @@ namespace {
 // Bytes: the processor itself looks ahead only to the end of a page.
 constexpr ptrdiff_t AHEAD = 8192;
 
-// How many tokens at once are worth the time to compile them; panels take more.
+// How many tokens meet four rows at once: their sums and the rows' unpacked codes must fit the registers.
 template <int BITS, int BLOCK>
-constexpr size_t MOST_FEW = BLOCK < 32 || BLOCK > 128 || BITS == 2 ? 2 : BITS == 4 ? 8 : 4;
+constexpr size_t MOST_AT_ONCE = BLOCK < 32 || BLOCK > 128 || BITS == 2 ? 2 : 4;
 
-// R rows times T tokens. Blocks come in groups of 16, whose factors (the row's scale times the token's) are computed at
+// How many tokens are few; panels take more. Measured on a Zen 5: the shorter a row, the more of its time goes into the
+// sums across its lanes, which panels do not need.
+size_t most_few(const Blocks& weights) {
+  const size_t most = weights.columns / 512;
+  return most < 3 ? 3 : most > 8 ? 8 : most;
+}
+
+// Bytes of a row's codes. Of shorter rows, one token takes four at once.
+constexpr size_t SHORT = 512;
+
+// Loaded once: gcc would rather load it again in each product that uses it.
+INLINE __m512i loaded(const uint8_t* at) {
+  __m512i vector = _mm512_loadu_si512(at);
+#if !defined(QWONNX_EMULATED)
+  __asm__("" : "+v"(vector));
+#endif
+  return vector;
+}
+
+// One or four rows (R) times T tokens. Blocks come in groups of 16, whose factors (the row's scale times the token's) are computed at
 // once and stored; each step takes the codes of one block, or of one chunk if that has several blocks.
 template <int BITS, int BLOCK, int R, int T>
 struct RowsByFew {
@@ -38,17 +58,17 @@ struct RowsByFew {
   __attribute__((always_inline)) void factors_of(const size_t* rows, size_t block, size_t count) {
     const __mmask16 mask = first_lanes(count);
     __m512 x_scales[T], x_sums[T];
-#pragma GCC unroll 8
+#pragma GCC unroll 4
     for (int t = 0; t < T; t++) {
       x_scales[t] = _mm512_maskz_loadu_ps(mask, x[t].scales + block);
       x_sums[t] = _mm512_maskz_loadu_ps(mask, x[t].sums + block);
     }
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int r = 0; r < R; r++) {
       prefetch(further(scales[r] + block, ahead_scales));
       const __m512 scale = _mm512_maskz_loadu_ps(mask, scales[r] + block);
       const __m512 zero = _mm512_mul_ps(scale, negative_zeros<BITS>(weights, rows[r], block, count));
-#pragma GCC unroll 8
+#pragma GCC unroll 4
       for (int t = 0; t < T; t++) {
         _mm512_store_ps(factors[r][t], _mm512_mul_ps(scale, x_scales[t]));
         sums[r][t] = _mm512_fmadd_ps(zero, x_sums[t], sums[r][t]);
@@ -59,7 +79,7 @@ struct RowsByFew {
   // Step s of a group, whose first chunk has this number; `bytes` are left of its last chunk.
   __attribute__((always_inline)) void step(size_t chunk, int s, size_t bytes) {
     __m512i planes[R][CHUNKS][PLANES<BITS>];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
       for (int c = 0; c < CHUNKS; c++) {
@@ -78,17 +98,22 @@ struct RowsByFew {
                                                 : IN_CHUNK == 8  ? 1
                                                                  : 0)),
         _mm512_set1_epi32(s * IN_CHUNK));
-#pragma GCC unroll 8
+#pragma GCC unroll 4
     for (int t = 0; t < T; t++) {
       const uint8_t* tokens = static_cast<const uint8_t*>(x[t].codes) + BYTES * chunk;
-#pragma GCC unroll 2
+      __m512i x_codes[CHUNKS][PLANES<BITS>];
+#pragma GCC unroll 4
+      for (int c = 0; c < CHUNKS; c++)
+#pragma GCC unroll 4
+        for (int p = 0; p < PLANES<BITS>; p++) x_codes[c][p] = loaded(tokens + BYTES * c + 64 * p);
+#pragma GCC unroll 4
       for (int r = 0; r < R; r++) {
         __m512i dots = _mm512_setzero_si512();
 #pragma GCC unroll 4
         for (int c = 0; c < CHUNKS; c++)
 #pragma GCC unroll 4
           for (int p = 0; p < PLANES<BITS>; p++)
-            add_products(dots, planes[r][c][p], _mm512_loadu_si512(tokens + BYTES * c + 64 * p));
+            add_products(dots, planes[r][c][p], x_codes[c][p]);
         const __m512 factor = IN_CHUNK == 1 ? _mm512_set1_ps(factors[r][t][s])
                                             : _mm512_permutexvar_ps(places, _mm512_load_ps(factors[r][t]));
         sums[r][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), factor, sums[r][t]);
@@ -116,8 +141,15 @@ struct RowsByFew {
         step(chunk, s, left < 64 ? left : 64);
       }
     }
-    for (int r = 0; r < R; r++)
-      for (int t = 0; t < T; t++) y[t * stride + r] = _mm512_reduce_add_ps(sums[r][t]);
+#pragma GCC unroll 4
+    for (int t = 0; t < T; t++) {
+      const __m128 four = sums_of_four(sums[0][t], sums[1 % R][t], sums[2 % R][t], sums[3 % R][t]);
+      if (R == 4) {
+        _mm_storeu_ps(y + t * stride, four);
+      } else {
+        _mm_store_ss(y + t * stride, four);
+      }
+    }
   }
 };
 
@@ -132,36 +164,43 @@ void rows_by_few(const Blocks& weights, const size_t* rows, const Activations* x
   all.run(rows, y, stride);
 }
 
-// One token: row by row, which is one stream of memory. More: two rows, so that a token's codes are loaded once for both.
+// At most MOST_AT_ONCE tokens with four rows. How many they were?
+template <int BITS, int BLOCK>
+size_t four_rows_by_some(const Blocks& weights, const size_t* rows, const Activations* x, size_t num_tokens, float* y,
+                         size_t stride, ptrdiff_t ahead) {
+  if constexpr (MOST_AT_ONCE<BITS, BLOCK> == 4) {
+    if (num_tokens >= 4) return rows_by_few<BITS, BLOCK, 4, 4>(weights, rows, x, y, stride, ahead), 4;
+    if (num_tokens == 3) return rows_by_few<BITS, BLOCK, 4, 3>(weights, rows, x, y, stride, ahead), 3;
+  }
+  if (num_tokens >= 2) return rows_by_few<BITS, BLOCK, 4, 2>(weights, rows, x, y, stride, ahead), 2;
+  return rows_by_few<BITS, BLOCK, 4, 1>(weights, rows, x, y, stride, ahead), 1;
+}
+
+// One token: row by row, which is one stream of memory. More tokens, or short rows: four rows, so that a token's codes
+// are loaded once for all of them.
 template <int BITS, int BLOCK>
 void by_few(const Blocks& weights, size_t first, size_t last, const Activations* x, size_t num_tokens, float* y,
             size_t stride, ptrdiff_t ahead) {
+  const bool by_fours = num_tokens > 1 || weights.row_bytes() <= SHORT;
   for (size_t row = first; row < last;) {
-    const size_t rows[2] = {row, row + 1};
+    const size_t rows[4] = {row, row + 1, row + 2, row + 3};
+    const bool four = by_fours && row + 4 <= last;
     float* at = y + (row - first);
-    if (num_tokens == 1 || row + 1 == last) {
-      for (size_t t = 0; t < num_tokens; t++) rows_by_few<BITS, BLOCK, 1, 1>(weights, rows, x + t, at + t * stride, stride, ahead);
-      row++;
-      continue;
-    }
-    size_t t = 0;
-    if constexpr (MOST_FEW<BITS, BLOCK> >= 8)
-      for (; t + 8 <= num_tokens; t += 8) rows_by_few<BITS, BLOCK, 2, 8>(weights, rows, x + t, at + t * stride, stride, ahead);
-    if constexpr (MOST_FEW<BITS, BLOCK> >= 4)
-      for (; t + 4 <= num_tokens; t += 4) rows_by_few<BITS, BLOCK, 2, 4>(weights, rows, x + t, at + t * stride, stride, ahead);
-    for (; t + 2 <= num_tokens; t += 2) rows_by_few<BITS, BLOCK, 2, 2>(weights, rows, x + t, at + t * stride, stride, ahead);
-    for (; t < num_tokens; t++) {
-      rows_by_few<BITS, BLOCK, 1, 1>(weights, rows, x + t, at + t * stride, stride, ahead);
-      rows_by_few<BITS, BLOCK, 1, 1>(weights, rows + 1, x + t, at + t * stride + 1, stride, ahead);
-    }
-    row += 2;
+    for (size_t t = 0; t < num_tokens;)
+      if (four) {
+        t += four_rows_by_some<BITS, BLOCK>(weights, rows, x + t, num_tokens - t, at + t * stride, stride, ahead);
+      } else {
+        rows_by_few<BITS, BLOCK, 1, 1>(weights, rows, x + t, at + t * stride, stride, ahead);
+        t++;
+      }
+    row += four ? 4 : 1;
   }
 }
 
 template <int BITS, int BLOCK>
 void multiply_by_block(const Blocks& weights, size_t first, size_t last, const Activations* x, size_t num_tokens, float* y,
                        size_t stride, ptrdiff_t ahead) {
-  if (num_tokens > MOST_FEW<BITS, BLOCK>) return avx512::multiply_panels(weights, first, last, x, num_tokens, y, stride, ahead);
+  if (num_tokens > most_few(weights)) return avx512::multiply_panels(weights, first, last, x, num_tokens, y, stride, ahead);
   by_few<BITS, BLOCK>(weights, first, last, x, num_tokens, y, stride, ahead);
 }
 

@@ -7,19 +7,14 @@
 #define QWONNX_OWN_VECTORS
 #define QWONNX_CODE_PRODUCTS
 #include "attention_vectors.h"
+#include "avx512_lane_sums.h"
 #include "x86_lane_sums.h"
 
 namespace qwonnx {
 namespace {
 
-INLINE __m256 sum_halves(Floats vector) {
-  return _mm256_add_ps(_mm512_castps512_ps256(vector), _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(vector), 1)));
-}
-
 INLINE void sum_four(const Floats* vectors, float* sums) {
-  const __m256 pairs = _mm256_hadd_ps(sum_halves(vectors[0]), sum_halves(vectors[1]));
-  const __m256 halves = _mm256_hadd_ps(pairs, _mm256_hadd_ps(sum_halves(vectors[2]), sum_halves(vectors[3])));
-  _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1)));
+  _mm_storeu_ps(sums, sums_of_four(vectors[0], vectors[1], vectors[2], vectors[3]));
 }
 
 INLINE __m128i sixteen_bytes(const void* codes) { return _mm_loadu_si128(static_cast<const __m128i*>(codes)); }
