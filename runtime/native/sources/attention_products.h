@@ -104,7 +104,7 @@ void add_many(const float* weights, const float* values, size_t stride, size_t h
 // ---- few rows ----
 
 constexpr size_t FOUR = 4;  // rows that are computed at once
-constexpr size_t FEW_POSITIONS = 24;  // of a block; they stay in the L1 cache
+constexpr size_t FEW_POSITIONS = 9;  // of a block: with what is fetched meanwhile they stay in the L1 cache
 
 static inline size_t pairs_of(size_t head_dim) { return (head_dim + PAIR - 1) / PAIR; }
 
@@ -142,7 +142,8 @@ INLINE void score_four(const float* queries, const uint8_t* keys, size_t bytes, 
   size_t p = 0;
   for (; p < whole; p++, queries += FOUR * PAIR) {
     if (next && p * each % LINE == 0)
-      UNROLL for (int k = 0; k < K; k++) prefetch(next + k * bytes + p * each);
+      UNROLL for (int k = 0; k < K; k++)
+        UNROLL for (size_t line = 0; line < each; line += LINE) prefetch(next + k * bytes + p * each + line);
     multiply_four<TYPE, K>(queries, keys + p * each, bytes, sums);
   }
   if (p < num_pairs) {
@@ -178,8 +179,10 @@ INLINE void add_four(const float* weights, size_t stride, const uint8_t* values,
   Floats totals[FOUR][2];
   UNROLL for (size_t r = 0; r < FOUR; r++)
     UNROLL for (int half = 0; half < 2; half++) totals[r][half] = load(sums + (r * 2 + half) * LANES) * scale[r];
+  constexpr size_t fetched = pair_bytes<TYPE>() > LINE ? pair_bytes<TYPE>() : LINE;  // bytes for each position
   for (size_t n = 0; n < count; n++, values += bytes, weights += stride) {
-    if (next) prefetch(next + n * LINE);
+    if (next)
+      UNROLL for (size_t line = 0; line < fetched; line += LINE) prefetch(next + n * fetched + line);
     const Floats value[2] = {load_half<TYPE>(values, 0), load_half<TYPE>(values, 1)};
     UNROLL for (size_t r = 0; r < FOUR; r++) {
       const Floats weight = all(weights[r]);
