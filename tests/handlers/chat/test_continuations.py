@@ -188,7 +188,7 @@ def test_thoughts_text_and_calls_go_on(
         assert expected.reasoning
         for after in (1, 7, 33):
             assert in_parts(made, cutting, after, stream=stream, **fields) == expected
-        assert made.num_parts > 6
+        assert made.num_parts > 3, "an answer was cut: how often, is decided by how many tokens an output brings"
         assert not list((tmp_path / "store").glob("*.continuation"))  # each was used
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -83,9 +83,10 @@ def scripted(pieces: Sequence[bytes], *, health: bytes = b"200 OK") -> Iterator[
             if b"/health/ready" in request:
                 connection.sendall(b"HTTP/1.1 %s\r\ncontent-length: 0\r\nconnection: close\r\n\r\n" % health)
                 return
-            for piece in pieces:
-                connection.sendall(piece)
-            connection.shutdown(socket.SHUT_WR)
+            with suppress(OSError):  # who asked may have left
+                for piece in pieces:
+                    connection.sendall(piece)
+                connection.shutdown(socket.SHUT_WR)
 
     def accept() -> None:
         while True:
