@@ -13,6 +13,7 @@ from qwonnx.export.targets.target import Activations, TargetChoice
 from qwonnx.runtime.artifact.manifest import (
     SCHEMA_VERSION,
     WHOLE_MODEL,
+    AdapterFacts,
     FileEntry,
     GraphSpec,
     Manifest,
@@ -33,6 +34,7 @@ def describe_artifact(
     files: tuple[FileEntry, ...],
     choice: TargetChoice,
     stage: StageFacts = WHOLE_MODEL,
+    adapters: tuple[AdapterFacts, ...] = (),
 ) -> Manifest:
     """The manifest of an artifact.
 
@@ -43,6 +45,7 @@ def describe_artifact(
         files: all files but the manifest itself.
         choice: the target, and its types of activations and cache.
         stage: the part of the model.
+        adapters: that were merged into the weights.
     """
     groups = weight_groups(stored)
     return Manifest(
@@ -63,6 +66,7 @@ def describe_artifact(
         graphs=graphs,
         files=files,
         stage=stage,
+        adapters=adapters,
     )
 
 

@@ -6,7 +6,8 @@ ExportError
 |   |   `-- UnsupportedModelError   an architecture that is not Qwen 3.5
 |   |-- MissingTensorError     a weight or a shard that the model needs is not there
 |   |-- UnusedTensorError      a weight that nothing uses
-|   `-- TensorFormatError      a shard is truncated or malformed, or a tensor has the wrong shape or dtype
+|   |-- TensorFormatError      a shard is truncated or malformed, or a tensor has the wrong shape or dtype
+|   `-- AdapterError           an adapter cannot be merged into the checkpoint
 |-- RecipeError                a quantisation recipe cannot be applied
 |-- CalibrationError           a calibration text cannot be used
 |-- PlanError                  an argument of `plan` is not understood
@@ -42,6 +43,10 @@ class UnusedTensorError(CheckpointError):
 
 class TensorFormatError(CheckpointError):
     """A shard is truncated or malformed, or a tensor has another shape or dtype than the model needs."""
+
+
+class AdapterError(CheckpointError):
+    """An adapter is malformed, of a kind that is not merged, or does not fit the checkpoint."""
 
 
 class RecipeError(ExportError):

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwonnx.export.checkpoint.checkpoint import resolve_checkpoint
+from qwonnx.export.adapters.adapted_checkpoint import AdaptedCheckpoint, resolve_adapted
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.checkpoint.text_files import check_text_files
 from qwonnx.export.checkpoint.weight_names import tied_weights
-from qwonnx.export.checkpoint.weight_source import SkippedPart, WeightSource
+from qwonnx.export.checkpoint.weight_source import SkippedPart
 from qwonnx.export.description import describe_artifact
-from qwonnx.export.errors import ExportError, OutputError
+from qwonnx.export.errors import AdapterError, ExportError, OutputError
 from qwonnx.export.lowering.shared_weights import SharedWeights
 from qwonnx.export.modeling.stage_cut import StageCut
 from qwonnx.export.modeling.trace import decoder_weights, trace_decoder
@@ -68,6 +68,8 @@ class ExportOptions:
     weights_file: which of several models in a folder is exported: a safetensors file or an index, by name.
     num_threads: of the weight stage; None: as many as the machine has.
     memory_bytes: limit of tensors in flight in the weight stage.
+    adapters: folders of LoRA adapters, which are merged into the checkpoint in this order.
+    requantize: quantise weights again that the checkpoint has as codes and that an adapter changes.
     """
 
     target: str = DEFAULT_TARGET
@@ -83,6 +85,8 @@ class ExportOptions:
     weights_file: str | None = None
     num_threads: int | None = None
     memory_bytes: int = DEFAULT_MEMORY_BYTES
+    adapters: tuple[str | os.PathLike[str], ...] = ()
+    requantize: bool = False
 
 
 def export_checkpoint(
@@ -98,7 +102,7 @@ def export_checkpoint(
     """Export a checkpoint to an artifact.
 
     Args:
-        checkpoint: a folder in Hugging Face layout, or a hub repo id.
+        checkpoint: a folder in Hugging Face layout, a hub repo id, or the folder of an adapter that names one of them.
         out: the folder to make. It must not exist, unless it is an artifact and options.overwrite is set.
         options: see ExportOptions.
         on_progress: called from this thread at every stage, and repeatedly while weights are written.
@@ -119,7 +123,8 @@ def export_checkpoint(
     out = Path(out)
     _check_output(out, overwrite=options.overwrite)
 
-    resolved = resolve_checkpoint(str(checkpoint), options.revision, options.weights_file)
+    adapted = resolve_adapted(str(checkpoint), options.revision, options.weights_file, options.adapters)
+    resolved = adapted.resolved
     config = resolved.config
     cut = None if choose_cut is None else choose_cut(config)
     if cut is not None and not choice.target.has_stages:
@@ -127,17 +132,24 @@ def export_checkpoint(
     recipe = options.recipe or Recipe.choose(
         None, options.weights, options.weight_block_size, choice.target.default_recipe
     )
-    source = WeightSource(resolved.tensors, config)
+    source = adapted.source()
     shapes = fitting_weights(source, config)
     recipe.check_rules_match(shapes)
+    requantized = _requantized(adapted, recipe, allowed=options.requantize)
     texts = check_text_files(resolved.folder, config.vocab_size)
 
     if on_note is not None:
-        for note in (*resolved.tensors.notes, *texts.files.notes):
+        for note in (*adapted.notes, *requantized, *resolved.tensors.notes, *texts.files.notes):
             on_note(note)
 
     fingerprint = export_fingerprint(
-        resolved.tensors, resolved.source, config, recipe, choice.described(), options.calibration
+        resolved.tensors,
+        resolved.source,
+        config,
+        recipe,
+        choice.described(),
+        options.calibration,
+        adapted.adapters,
     )
     stage = WHOLE_MODEL if cut is None else cut.facts(fingerprint)
     if cut is not None:
@@ -155,7 +167,7 @@ def export_checkpoint(
         if options.calibration is not None:
             importance = calibrate(
                 resolved.folder,
-                resolved.tensors,
+                source,
                 config,
                 options.calibration,
                 on_layer=lambda done, total: report(ExportProgress("calibrate", done, total)),
@@ -189,12 +201,31 @@ def export_checkpoint(
             (*writer.files, *(_file_entry(building, name) for name in (*graph_files, *texts.files.contents))),
             choice,
             stage,
+            adapted.facts,
         )
         write_manifest(building, manifest)
     if on_skipped is not None:
         for part in source.skipped:
             on_skipped(part)
     return manifest
+
+
+def _requantized(adapted: AdaptedCheckpoint, recipe: Recipe, *, allowed: bool) -> tuple[str, ...]:
+    """A note about weights that lose the checkpoint's codes and are quantised again; none if there are none.
+
+    Raises:
+        AdapterError: there are some, and that is not allowed.
+    """
+    names = () if adapted.weights is None or not recipe.quantizes else adapted.weights.lost_codes
+    if not names:
+        return ()
+    shown = ", ".join(map(quoted, names[:2])) + (", ..." if len(names) > 2 else "")
+    if not allowed:
+        raise AdapterError(
+            f"adapters change {len(names)} weights that the checkpoint has as codes ({shown}): quantise these again"
+            " with --requantize, at some loss, or merge into the checkpoint that is not quantised"
+        )
+    return (f"requantised: {len(names)} weights that adapters change and the checkpoint has as codes ({shown})",)
 
 
 def _check_system() -> None:

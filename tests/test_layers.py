@@ -42,6 +42,7 @@ ORDER: Mapping[str, tuple[str, ...]] = {
     "export": (
         "errors",
         "checkpoint",
+        "adapters",
         "operators",
         "modeling",
         "quantization",

@@ -29,6 +29,8 @@ class Float8Weight:
     """One matrix, checked but not read yet; make one with `open`."""
 
     codes: ClassVar[None] = None  # no kernel takes these codes: the matrix is read as values
+    reading_bytes: ClassVar[int] = 0
+    reading_bytes_per_value: ClassVar[int] = 0
     name: str
     num_rows: int
     num_columns: int

@@ -16,7 +16,7 @@ from qwonnx.export.errors import CheckpointError
 from qwonnx.runtime.artifact.manifest import MANIFEST_NAME
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, quoted, read_object
 
-ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _ADAPTER_WEIGHTS = re.compile(r"adapter_model.*\.(safetensors|bin)|adapters\.(safetensors|npz)", re.IGNORECASE)
 _MAX_CONFIG_BYTES = 4 << 20
 
@@ -121,12 +121,11 @@ def refuse_adapter(folder: Path, *, has_weights: bool) -> None:
     if has_weights:
         raise CheckpointError(
             f"{folder} has weights and {_kind(described)}{of} beside them ({named}), and an export would hold only one"
-            " of them: merge the adapter with peft (merge_and_unload, then save_pretrained into another folder), or"
-            " move it away to export the weights alone; an option that merges at export is to come"
+            f" of them: move the adapter into a folder of its own, and give that with --adapter to merge it"
         )
     raise CheckpointError(
-        f"{folder} is {_kind(described)}{of} ({named}) and not a whole model: merge it into its base model with peft"
-        " (merge_and_unload, then save_pretrained) and export the result; an option that merges at export is to come"
+        f"{folder} is {_kind(described)}{of} ({named}) and not a whole model: give its base, and the adapter with"
+        " qwonnx export BASE OUT --adapter FOLDER"
     )
 
 

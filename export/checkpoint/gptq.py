@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import torch
 
@@ -48,6 +49,8 @@ class CodeRows:
 class GptqWeight:
     """One matrix, checked but not read yet; make one with `open`. name is the module's, without a suffix."""
 
+    reading_bytes: ClassVar[int] = 0
+    reading_bytes_per_value: ClassVar[int] = 0
     name: str
     codes: StoredCodes
     num_rows: int

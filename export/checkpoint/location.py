@@ -84,6 +84,11 @@ def locate_checkpoint(name_or_path: str, revision: str | None) -> Location:
     return Location(Path(folder), name_or_path, commit, config)
 
 
+def is_repository_name(name: str) -> bool:
+    """Whether a name has the form of a hub repository's."""
+    return _REPO_ID.fullmatch(name) is not None
+
+
 def fetch_config(repository: str, revision: str | None) -> Path:
     """Download only the config.json of a hub repository, and that of an adapter.
 

@@ -69,6 +69,8 @@ class RowReader:
     stored_codes: frozenset[StoredCodes | None]
     _groups: tuple[tuple[Rows, ...], ...]
     _transform: Transform
+    _reading_bytes: int = 0
+    _reading_bytes_per_value: int = 0
     _unfilled: tuple[int, int] | None = None  # rows of a lane, and columns, that are not zeros; None: all
 
     @property
@@ -94,7 +96,8 @@ class RowReader:
         Codes are stored transposed, so a read holds a copy in the stored order and one of its transpose.
         """
         stored = -(-self.num_source_bytes * num_values // self.num_values)
-        return stored if self.codes is None else 2 * stored
+        copies = self._reading_bytes + self._reading_bytes_per_value * num_values
+        return copies + (stored if self.codes is None else 2 * stored)
 
     def rows_at_once(self, num_values: int) -> int:
         """How many rows to read at a time, where `num_values` floats are a good amount.

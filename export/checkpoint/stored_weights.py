@@ -14,14 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import KeysView
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 
 from qwonnx.export.checkpoint.checkpoint import FLOAT_DTYPES, Checkpoint, TensorInfo
 from qwonnx.export.checkpoint.float8 import SCALE_SUFFIX, Float8Weight
 from qwonnx.export.checkpoint.gptq import CODES_SUFFIX, SUFFIXES, GptqWeight, gptq_shape
-from qwonnx.export.checkpoint.source_quantization import Fp8Format, GptqFormat, SourceQuantization
+from qwonnx.export.checkpoint.source_quantization import Fp8Format, GptqFormat, SourceQuantization, StoredCodes
 from qwonnx.export.errors import TensorFormatError
 
 _WEIGHT = ".weight"
@@ -32,6 +32,8 @@ class PlainWeight:
     """A tensor of floats as a matrix: all axes but the last are flattened."""
 
     codes: ClassVar[None] = None
+    reading_bytes: ClassVar[int] = 0
+    reading_bytes_per_value: ClassVar[int] = 0
     name: str
     num_rows: int
     num_columns: int
@@ -52,9 +54,67 @@ class PlainWeight:
         return self._checkpoint.read_flat(self.name, row * self.num_columns + first_column, num_columns).view(1, -1)
 
 
-# All have `codes` (None if there are no codes to keep), their size as a matrix, `num_bytes` of all their tensors,
-# `read` and `read_part`, which are thread-safe and raise CheckpointError if the checkpoint cannot be read.
-StoredWeight = PlainWeight | Float8Weight | GptqWeight
+class StoredWeight(Protocol):
+    """A weight as a matrix. Reads are thread-safe, and raise CheckpointError if the checkpoint cannot be read."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def codes(self) -> StoredCodes | None:
+        """The format of codes that can be kept; None if there are none."""
+        ...
+
+    @property
+    def num_rows(self) -> int: ...
+
+    @property
+    def num_columns(self) -> int: ...
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all its tensors."""
+        ...
+
+    @property
+    def reading_bytes(self) -> int:
+        """Memory that a read of any size takes, besides the stored bytes and the result."""
+        ...
+
+    @property
+    def reading_bytes_per_value(self) -> int:
+        """The same, for each value that is read."""
+        ...
+
+    def read(self, start: int, count: int) -> torch.Tensor:
+        """Rows [count, num_columns] of floats, in a fresh buffer."""
+        ...
+
+    def read_part(self, row: int, first_column: int, num_columns: int) -> torch.Tensor:
+        """Some columns [1, num_columns] of one row."""
+        ...
+
+
+class CheckpointWeights(Protocol):
+    """The weights of a checkpoint by their logical names: its own (StoredWeights), or changed ones."""
+
+    @property
+    def names(self) -> KeysView[str]: ...
+
+    def tensors(self, name: str) -> tuple[TensorInfo, ...]:
+        """All tensors that store a weight."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+    def open(self, name: str, shape: tuple[int, ...]) -> StoredWeight:
+        """Open a weight, which must have this shape.
+
+        Raises:
+            MissingTensorError: the checkpoint lacks the weight, or a part of it.
+            TensorFormatError: a tensor has another shape, or a type that cannot be read.
+        """
+        ...
 
 
 class StoredWeights:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import KeysView
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +28,7 @@ from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.checkpoint.foreign_formats import recognised_tensors
 from qwonnx.export.checkpoint.row_reader import RowReader, Rows, Transform
 from qwonnx.export.checkpoint.source_quantization import StoredCodes
-from qwonnx.export.checkpoint.stored_weights import StoredWeight, StoredWeights
+from qwonnx.export.checkpoint.stored_weights import CheckpointWeights, StoredWeight, StoredWeights
 from qwonnx.export.checkpoint.weight_names import EMBEDDING, HEAD, ExpertTensor, tied_weights
 from qwonnx.export.checkpoint.weight_part import Form, WeightPart
 from qwonnx.export.errors import TensorFormatError, UnusedTensorError
@@ -64,16 +65,26 @@ class SkippedPart:
     num_bytes: int
 
 
-class WeightSource:
-    """Gives weights by the exporter's names, and records which of the checkpoint's tensors were used."""
+def text_prefix(names: KeysView[str]) -> str:
+    """The beginning of the text model's names in a checkpoint."""
+    return next((prefix for prefix in _PREFIXES if prefix + EMBEDDING in names), _PREFIXES[0])
 
-    def __init__(self, checkpoint: Checkpoint, config: ModelConfig) -> None:
-        self._stored = StoredWeights(checkpoint, config.quantization)
+
+class WeightSource:
+    """Gives weights by the exporter's names, and records which of the checkpoint's tensors were used.
+
+    Args:
+        checkpoint: that has the weights.
+        config: of the model.
+        changed: the checkpoint's weights after a change; None: they are taken as they are stored.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, config: ModelConfig, changed: CheckpointWeights | None = None) -> None:
+        self._stored = StoredWeights(checkpoint, config.quantization) if changed is None else changed
         self._tied = tied_weights(config)
         self._head_dim = config.head_dim
         self._opened: dict[tuple[str, tuple[int, ...]], StoredWeight] = {}  # by stored name and shape
-        names = self._stored.names
-        self._prefix = next((prefix for prefix in _PREFIXES if prefix + EMBEDDING in names), _PREFIXES[0])
+        self._prefix = text_prefix(self._stored.names)
 
     @property
     def skipped(self) -> tuple[SkippedPart, ...]:
@@ -109,6 +120,8 @@ class WeightSource:
             stored_codes=frozenset(weight.codes for weight in weights.values()),
             _groups=groups,
             _transform=transform,
+            _reading_bytes=max(weight.reading_bytes for weight in weights.values()),
+            _reading_bytes_per_value=max(weight.reading_bytes_per_value for weight in weights.values()),
         )
 
     def part(self, part: WeightPart) -> RowReader:

@@ -7,7 +7,7 @@ float32 on the weights as stored; the artifact runs as it is served, in chunks, 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +92,7 @@ def compare(
     on_progress: Callable[[str], None] | None = None,
     weights_file: str | None = None,
     kernels: Kernels = Kernels.AUTO,
+    adapters: Sequence[Path] = (),
 ) -> VerificationReport:
     """Run both models on a text.
 
@@ -102,6 +103,7 @@ def compare(
         on_progress: called with a short text about the next step.
         weights_file: the file or index that the export was told to read, see choose_files.
         kernels: that run the artifact's own operators.
+        adapters: folders of the adapters that the export merged, in their order; peft merges them here.
 
     Raises:
         NativeKernelsError: native kernels are asked for, and the artifact cannot have them here.
@@ -122,7 +124,7 @@ def compare(
             " its files were changed; if not, export the checkpoint again"
         )
     report("running the checkpoint with transformers")
-    reference = run_reference(resolved.folder, token_ids, weights_file)
+    reference = run_reference(resolved.folder, token_ids, weights_file, adapters)
     return measure(reference.logits, actual, token_ids, reference.layer_peaks)
 
 
@@ -142,18 +144,21 @@ def measure(
     )
 
 
-def run_reference(checkpoint: Path, token_ids: TokenIds, weights_file: str | None = None) -> ReferenceRun:
+def run_reference(
+    checkpoint: Path, token_ids: TokenIds, weights_file: str | None = None, adapters: Sequence[Path] = ()
+) -> ReferenceRun:
     """Run transformers, in float32, on the stored weights.
 
     Raises:
-        CheckpointError, VerificationError: see load_reference_model.
+        CheckpointError, VerificationError: see load_reference_model and merge_adapters.
     """
     import torch
 
+    from qwonnx.export.evaluation.reference_adapters import merge_adapters
     from qwonnx.export.evaluation.reference_model import layer_peaks, load_reference_model, quiet_transformers
 
     with quiet_transformers():
-        model = load_reference_model(checkpoint, weights_file)
+        model = merge_adapters(load_reference_model(checkpoint, weights_file), adapters)
         with torch.no_grad(), layer_peaks(model) as peaks:
             logits = model(torch.tensor(token_ids)[None], use_cache=False).logits[0]
     return ReferenceRun(logits.float().numpy(), tuple(peaks))

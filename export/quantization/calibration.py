@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qwonnx.export.checkpoint.checkpoint import Checkpoint
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.checkpoint.text_files import load_tokenizer
 from qwonnx.export.checkpoint.weight_names import EMBEDDING, HEAD, tied_weights
@@ -41,12 +40,13 @@ _FLOOR = 0.01
 
 
 def calibrate(
-    folder: Path, checkpoint: Checkpoint, config: ModelConfig, text: str, on_layer: Callable[[int, int], None]
+    folder: Path, source: WeightSource, config: ModelConfig, text: str, on_layer: Callable[[int, int], None]
 ) -> Importance:
     """Run the checkpoint over a text.
 
     Args:
         folder: the checkpoint's, for its tokenizer and transformers' view of its config.json.
+        source: of its weights.
         text: at most MAX_TOKENS of its tokens are used.
         on_layer: called with the number of finished layers and of all layers.
 
@@ -54,13 +54,13 @@ def calibrate(
         CalibrationError: the text is too short.
         CheckpointError: the checkpoint cannot be read.
     """
-    moments = gather_moments(folder, checkpoint, config, calibration_tokens(folder, text), on_layer)
+    moments = gather_moments(folder, source, config, calibration_tokens(folder, text), on_layer)
     return Importance({name: importance_of(moments.squares[name], moments.counts[name]) for name in moments.squares})
 
 
 def gather_moments(
     folder: Path,
-    checkpoint: Checkpoint,
+    source: WeightSource,
     config: ModelConfig,
     sequences: Tensor,
     on_layer: Callable[[int, int], None] | None = None,
@@ -70,7 +70,7 @@ def gather_moments(
     Memory: three times the hidden states (num_sequences * T * hidden_size float32), one expert or a slice of a matrix,
     one sequence's activations within a layer, and the moments themselves.
     """
-    source, moments = WeightSource(checkpoint, config), Moments()
+    moments = Moments()
     runner = LayerRunner(folder, config, source, moments)
     embedding = source.rows(EMBEDDING, (config.vocab_size, config.hidden_size))
     hidden = torch.empty((*sequences.shape, config.hidden_size))

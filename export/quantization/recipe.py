@@ -243,6 +243,11 @@ class Recipe:
             rules.append(Rule(**_fields(table, where, {"pattern": str, "bits": int}, {"weight_block_size": int})))
         return cls(weights, fields.get("weight_block_size", 0 if weights == "fp32" else 128), tuple(rules))
 
+    @property
+    def quantizes(self) -> bool:
+        """Whether some weights may get codes."""
+        return any(rule.bits != 32 for rule in self._all_rules())
+
     def storage(self, name: str, shape: tuple[int, ...]) -> WeightStorage:
         """How to store a weight.
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
+from qwonnx.export.adapters.adapter import Adapter
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.quantization.recipe import Recipe
@@ -26,6 +27,7 @@ def export_fingerprint(
     recipe: Recipe,
     choice: Mapping[str, str],
     calibration: str | None,
+    adapters: Sequence[Adapter] = (),
 ) -> dict[str, Any]:
     """The fingerprint, as it is read back from JSON.
 
@@ -33,6 +35,7 @@ def export_fingerprint(
         checkpoint, source, config, recipe: what is exported, and how its weights are stored.
         choice: the target and its types, by name.
         calibration: the text, if there is one.
+        adapters: that are merged into the checkpoint, in their order.
     """
     fingerprint = {
         "qwonnx": version("qwonnx"),
@@ -41,6 +44,7 @@ def export_fingerprint(
         "calibration": calibration and hashlib.sha256(calibration.encode()).hexdigest(),
         "recipe": dataclasses.asdict(recipe),
         "checkpoint": dataclasses.asdict(source),
+        "adapters": [{"tensors": adapter.sha256, "config": adapter.config_sha256} for adapter in adapters],
         "config": dataclasses.asdict(config),
         "files": {
             file.name: {"size": file.size, "changed": file.changed_ns, "header": file.header_sha256}

@@ -40,7 +40,9 @@ class _Calls(TypedDict):
 
 
 def export(
-    checkpoint: Annotated[str, typer.Argument(help="A folder in Hugging Face layout, or a hub repo id.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="A folder in Hugging Face layout, a hub repo id, or an adapter's folder.")
+    ],
     out: Annotated[Path, typer.Argument(help="The artifact's folder, which must not exist yet.")],
     target: Annotated[TargetName, typer.Option(help=summaries())] = FIRST_TARGET,
     weights: Annotated[
@@ -100,6 +102,19 @@ def export(
             metavar="FILE",
         ),
     ] = None,
+    adapter: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Merge this LoRA adapter of peft into the checkpoint; may be given several times, in order.",
+            metavar="FOLDER",
+        ),
+    ] = None,
+    requantize: Annotated[
+        bool,
+        typer.Option(
+            "--requantize", help="Quantise again the weights that an adapter changes and the checkpoint has as codes."
+        ),
+    ] = False,
     prefix: Annotated[
         list[Path] | None,
         typer.Option(
@@ -127,6 +142,8 @@ def export(
         qwonnx export ./checkpoint ./long --kv int8
 
         qwonnx export ./checkpoint ./qwen-cuda --target cuda
+
+        qwonnx export ./Qwen3.5-0.8B ./tuned --adapter ./adapter
 
         qwonnx export ./checkpoint ./assistant --prefix system.txt --prefix agent.json
 
@@ -159,6 +176,8 @@ def export(
         revision=revision,
         weights_file=weights_file,
         memory_bytes=memory_bytes,
+        adapters=tuple(adapter or ()),
+        requantize=requantize,
     )
     console = Console(stderr=True)
     if not resume and incomplete_folder(out).exists():

@@ -19,7 +19,7 @@ from qwonnx.handlers.cli.tables import add_row, facts_table, weights_table
 from qwonnx.runtime.artifact.compiled import CompiledFolder, compiled_folders
 from qwonnx.runtime.artifact.file_names import DECODER
 from qwonnx.runtime.artifact.folder import Artifact, open_artifact
-from qwonnx.runtime.artifact.manifest import Manifest
+from qwonnx.runtime.artifact.manifest import AdapterFacts, Manifest
 from qwonnx.runtime.cache.baked_prefixes import FOLDER, PrefixFile, prefix_files
 from qwonnx.runtime.cache.rows import item_bytes
 from qwonnx.runtime.quantities import bytes_text
@@ -107,11 +107,17 @@ def _artifact_facts(artifact: Artifact) -> dict[str, object]:
         **({} if manifest.stage.is_whole else {"stage": f"{manifest.stage.number} of {manifest.stage.count}"}),
         "checkpoint": source.checkpoint + (f" at {source.revision}" if source.revision else ""),
         "checkpoint's dtype": source.dtype,
+        **{f"adapter {number}": _adapter(facts) for number, facts in enumerate(manifest.adapters, 1)},
         "exported by": f"qwonnx {manifest.qwonnx_version}",
         "needs": f"ONNX Runtime {manifest.minimum_onnxruntime} or later",
         "native kernels": ", ".join(sorted(_native_operators(manifest))) or "none",
         "schema": manifest.schema_version,
     }
+
+
+def _adapter(facts: AdapterFacts) -> str:
+    kind = {"lora": "LoRA", "dora": "DoRA"}.get(facts.kind, facts.kind)
+    return f"{facts.name}, {kind}, rank {facts.rank}, scaling {facts.scaling}, sha256 {facts.sha256[:16]}"
 
 
 def _native_operators(manifest: Manifest) -> set[str]:

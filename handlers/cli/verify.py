@@ -29,6 +29,12 @@ def verify(
     weights_file: Annotated[
         str | None, typer.Option(help="The one that `qwonnx export` was given, if any.", metavar="FILE")
     ] = None,
+    adapter: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="The adapters that `qwonnx export` was given, in their order; peft merges them.", metavar="FOLDER"
+        ),
+    ] = None,
     kernels: KernelsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
@@ -42,13 +48,17 @@ def verify(
         qwonnx verify ./qwen-int4 --against ./Qwen3.5-0.8B
 
         qwonnx verify ./qwen-int4 --against ./checkpoint --text sample.txt --max-kl 0.05
+
+        qwonnx verify ./tuned --against ./Qwen3.5-0.8B --adapter ./adapter
     """
     from qwonnx.export.evaluation.verify import compare
 
     settings = runtime_settings(kernels=kernels)
     content = None if text is None else read_text(text)
     with Console(stderr=True).status("reading") as status:
-        report = compare(artifact, against, content, status.update, weights_file, Kernels(settings.kernels))
+        report = compare(
+            artifact, against, content, status.update, weights_file, Kernels(settings.kernels), adapter or ()
+        )
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(report), indent=1))
     else:

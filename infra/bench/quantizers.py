@@ -30,6 +30,7 @@ from infra.bench.ort_quantizers import ZERO_POINT_BITS, OrtQuantizer
 from infra.bench.trained_checkpoint import training_text
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
 from qwonnx.export.checkpoint.config import load_config
+from qwonnx.export.checkpoint.weight_source import WeightSource
 from qwonnx.export.evaluation.verify import artifact_logits
 from qwonnx.export.quantization.calibration import calibrate
 from qwonnx.export.quantization.importance import Importance
@@ -114,7 +115,7 @@ def learn_importance(checkpoint: Path) -> Importance:
     text = training_text()
     return calibrate(
         checkpoint,
-        Checkpoint.open(checkpoint),
+        WeightSource(Checkpoint.open(checkpoint), load_config(checkpoint)),
         load_config(checkpoint),
         text[len(text) // 2 :],
         lambda done, total: None,

@@ -28,8 +28,8 @@ from qwonnx.runtime.artifact.file_names import DECODER
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, build, parse_object, quoted, read_object
 
 # 1: keys and values are float32. 2: QuantizationFacts.kv says what they are. 3: every graph has its own states.
-# 4: GraphSpec.native_operators. 5: Manifest.stage.
-SCHEMA_VERSION = 5
+# 4: GraphSpec.native_operators. 5: Manifest.stage. 6: Manifest.adapters.
+SCHEMA_VERSION = 6
 MANIFEST_NAME = "manifest.json"
 
 # A 60-layer manifest with 240 states takes about 60 kB; more than this is not a manifest, and is not read.
@@ -173,6 +173,17 @@ WHOLE_MODEL = StageFacts(1, 1, "")
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterFacts:
+    """An adapter that was merged into the weights. rank and scaling are numbers, or "4 to 16" if modules differ."""
+
+    name: str  # of its folder
+    sha256: str  # of its tensors' file
+    kind: str  # "lora" or "dora"
+    rank: str
+    scaling: str
+
+
+@dataclass(frozen=True, slots=True)
 class FileEntry:
     """A file of the artifact, by its path relative to the folder, with "/" between parts."""
 
@@ -195,6 +206,7 @@ class Manifest:
     graphs: dict[str, GraphSpec]  # by name, file_names.DECODER among them
     files: tuple[FileEntry, ...]
     stage: StageFacts = WHOLE_MODEL
+    adapters: tuple[AdapterFacts, ...] = ()  # in the order in which they were merged
 
     @property
     def num_bytes(self) -> int:
@@ -280,6 +292,8 @@ def _as_newest(document: dict[str, Any], version: int) -> dict[str, Any]:
     if version < 5:
         whole = None if "stage" in document else dataclasses.asdict(WHOLE_MODEL)  # build() refuses None
         document = {**document, "stage": whole}
+    if version < 6:
+        document = {**document, "adapters": None if "adapters" in document else []}
     return document
 
 
@@ -343,6 +357,8 @@ def _conditions(manifest: Manifest) -> Iterable[tuple[bool, str]]:
 def manifest_json(manifest: Manifest) -> str:
     """The canonical text of a manifest, in its own schema version."""
     document = dataclasses.asdict(manifest)
+    if manifest.schema_version < 6:
+        del document["adapters"]
     if manifest.schema_version < 5:
         del document["stage"]
     if manifest.schema_version < 4:

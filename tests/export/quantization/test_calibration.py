@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from qwonnx.export import ExportOptions, export_checkpoint
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
 from qwonnx.export.checkpoint.config import load_config
+from qwonnx.export.checkpoint.weight_source import WeightSource
 from qwonnx.export.errors import CalibrationError
 from qwonnx.export.quantization.calibration import (
     MAX_TOKENS,
@@ -79,7 +80,7 @@ def test_moments_are_those_that_hooks_on_the_whole_model_see(tmp_path: Path, var
     checkpoint = write_tiny(tmp_path, **variant)
     config = load_config(checkpoint)
     sequences = torch.randint(0, config.vocab_size, (3, 70), generator=torch.Generator().manual_seed(0))
-    moments = gather_moments(checkpoint, Checkpoint.open(checkpoint), config, sequences)
+    moments = gather_moments(checkpoint, WeightSource(Checkpoint.open(checkpoint), config), config, sequences)
     expected = _hooked_moments(checkpoint, sequences)
     if config.tie_word_embeddings:
         del expected["lm_head.weight"]
@@ -95,7 +96,7 @@ def test_calibration_gives_positive_importance_of_mean_one_for_every_expert(tiny
     config, layers = load_config(tiny_checkpoint), []
     importance = calibrate(
         tiny_checkpoint,
-        Checkpoint.open(tiny_checkpoint),
+        WeightSource(Checkpoint.open(tiny_checkpoint), config),
         config,
         TEXT,
         lambda done, total: layers.append((done, total)),
@@ -154,7 +155,7 @@ def test_a_text_of_a_few_words_is_refused(tiny_checkpoint: Path) -> None:
     with pytest.raises(CalibrationError, match="tokens: give at least 64"):
         calibrate(
             tiny_checkpoint,
-            Checkpoint.open(tiny_checkpoint),
+            WeightSource(Checkpoint.open(tiny_checkpoint), load_config(tiny_checkpoint)),
             load_config(tiny_checkpoint),
             "a few words",
             lambda done, total: None,

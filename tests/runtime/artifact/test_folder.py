@@ -60,8 +60,15 @@ def test_a_newer_schema_asks_for_an_upgrade(artifact: Path) -> None:
     _refused(artifact, ManifestError, str(SCHEMA_VERSION + 1), "upgrade qwonnx")
 
 
+def _as_schema_5(document: dict[str, Any]) -> None:
+    """As it was before adapters were merged."""
+    document.update(schema_version=5)
+    del document["adapters"]
+
+
 def _as_schema_4(document: dict[str, Any]) -> None:
     """As it was before models in stages."""
+    _as_schema_5(document)
     document.update(schema_version=4)
     del document["stage"]
 
@@ -114,12 +121,24 @@ def test_an_artifact_of_the_third_schema_has_no_operators_for_native_kernels(art
 
 
 def test_an_artifact_of_the_fourth_schema_is_a_whole_model(artifact: Path) -> None:
+    _edit(artifact, _as_schema_5)
     _edit(artifact, lambda document: document.update(schema_version=4))
     _refused(artifact, ManifestError, "stage")
-    _edit(artifact, _as_schema_4)
+    _edit(artifact, lambda document: document.pop("stage"))
     text = (artifact / "manifest.json").read_text()
     opened = open_artifact(artifact)
     assert opened.manifest.stage.is_whole
+    canonical = json.dumps(json.loads(text), indent=1, ensure_ascii=False)
+    assert opened.id == hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def test_an_artifact_of_the_fifth_schema_has_no_adapters(artifact: Path) -> None:
+    _edit(artifact, lambda document: document.update(schema_version=5))
+    _refused(artifact, ManifestError, "adapters")
+    _edit(artifact, _as_schema_5)
+    text = (artifact / "manifest.json").read_text()
+    opened = open_artifact(artifact)
+    assert opened.manifest.adapters == ()
     canonical = json.dumps(json.loads(text), indent=1, ensure_ascii=False)
     assert opened.id == hashlib.sha256(canonical.encode()).hexdigest()
 

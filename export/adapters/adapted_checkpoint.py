@@ -1,0 +1,150 @@
+"""A checkpoint and the adapters that an export merges into it, found and opened.
+
+The adapters are given beside their base, or an adapter is given in the place of a checkpoint and names its base.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qwonnx.export.adapters.adapted_weights import AdaptedWeights
+from qwonnx.export.adapters.adapter import Adapter, open_adapter
+from qwonnx.export.adapters.adapter_config import read_adapter_config
+from qwonnx.export.checkpoint.checkpoint import ResolvedCheckpoint, resolve_checkpoint
+from qwonnx.export.checkpoint.foreign_formats import ADAPTER_CONFIG
+from qwonnx.export.checkpoint.location import is_repository_name
+from qwonnx.export.checkpoint.stored_weights import StoredWeights
+from qwonnx.export.checkpoint.weight_source import WeightSource
+from qwonnx.export.errors import AdapterError
+from qwonnx.runtime.artifact.manifest import AdapterFacts
+from qwonnx.runtime.artifact.strict_json import quoted
+
+# Files that say how a model is prompted. An adapter's trainer may have written others than the base has.
+_TEXT_FILES = ("tokenizer.json", "chat_template.jinja")
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptedCheckpoint:
+    """A checkpoint as adapters change it; without any, as it is.
+
+    resolved.config may differ from config.json: an adapter can part a head from the embedding that it was tied to.
+    """
+
+    resolved: ResolvedCheckpoint
+    adapters: tuple[Adapter, ...]
+    weights: AdaptedWeights | None
+    notes: tuple[str, ...]  # for display
+
+    @property
+    def facts(self) -> tuple[AdapterFacts, ...]:
+        """The adapters' entries in a manifest."""
+        return () if self.weights is None else self.weights.edits.facts
+
+    def source(self) -> WeightSource:
+        """A new source of the weights."""
+        return WeightSource(self.resolved.tensors, self.resolved.config, self.weights)
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """A base and adapters by name."""
+
+    base: str
+    revision: str | None
+    adapters: tuple[Path, ...]
+
+
+def resolve_adapted(
+    name_or_path: str,
+    revision: str | None,
+    weights_file: str | None = None,
+    adapters: Sequence[str | os.PathLike[str]] = (),
+) -> AdaptedCheckpoint:
+    """Find and open a checkpoint and its adapters.
+
+    Args:
+        name_or_path: a checkpoint's folder, a hub repository, or a folder with an adapter that names its base.
+        revision: of the checkpoint, if it is a hub repository.
+        weights_file: see choose_files.
+        adapters: folders, in the order in which they are merged.
+
+    Raises:
+        AdapterError: an adapter is not supported, does not fit the checkpoint, or does not name a base that is found.
+        CheckpointError: the checkpoint does not exist, cannot be opened, or is not supported.
+    """
+    named = _named(name_or_path, revision, tuple(map(Path, adapters)))
+    resolved = resolve_checkpoint(named.base, named.revision, weights_file)
+    opened = tuple(map(open_adapter, named.adapters))
+    if not opened:
+        return AdaptedCheckpoint(resolved, (), None, ())
+    config = resolved.config
+    weights = AdaptedWeights(StoredWeights(resolved.tensors, config.quantization), config, opened)
+    notes = [_merged(facts, adapter) for facts, adapter in zip(weights.edits.facts, opened, strict=True)]
+    for adapter in opened:
+        notes += _differences(adapter, resolved)
+    if weights.edits.parts_head:
+        config = dataclasses.replace(config, tie_word_embeddings=False)
+        notes.append(
+            "an adapter trains only one of the head and the embedding, which the base ties: the artifact has both, as"
+            " in the training"
+        )
+    changed = dataclasses.replace(resolved, config=config)
+    return AdaptedCheckpoint(changed, opened, weights, tuple(notes))
+
+
+def is_adapter(name_or_path: str) -> bool:
+    """Whether a name is a folder with an adapter and without weights of a model."""
+    folder = Path(name_or_path)
+    try:
+        if not (folder / ADAPTER_CONFIG).is_file():
+            return False
+        return all(path.name.lower().startswith("adapter") for path in folder.glob("*.safetensors"))
+    except OSError:  # the name is too long, or a folder may not be searched: locating it says so
+        return False
+
+
+def _named(name_or_path: str, revision: str | None, adapters: tuple[Path, ...]) -> _Named:
+    if not is_adapter(name_or_path):
+        return _Named(name_or_path, revision, adapters)
+    folder = Path(name_or_path)
+    config = read_adapter_config(folder)
+    give = f"qwonnx export BASE OUT --adapter {folder}"
+    if config.base is None:
+        raise AdapterError(f"{config.where} does not name its base: give it, {give}")
+    if not os.path.isdir(config.base) and not is_repository_name(config.base):
+        raise AdapterError(f"{config.where} names the base {quoted(config.base)}, which is not here: give it, {give}")
+    is_local = os.path.isdir(config.base)
+    return _Named(config.base, revision or (None if is_local else config.base_revision), (folder, *adapters))
+
+
+def _merged(facts: AdapterFacts, adapter: Adapter) -> str:
+    kind = "DoRA" if adapter.config.is_dora else "LoRA"
+    whole = f", {len(adapter.wholes)} whole tensors" if adapter.wholes else ""
+    return (
+        f"adapter {facts.name}: {kind} of {len(adapter.modules)} modules, rank {facts.rank}, scaling"
+        f" {facts.scaling}{whole}"
+    )
+
+
+def _differences(adapter: Adapter, resolved: ResolvedCheckpoint) -> list[str]:
+    """What may be wrong with an adapter and a base that fit each other."""
+    notes = []
+    base, given = adapter.config.base, resolved.source.checkpoint
+    if base is not None and _last_part(base) != _last_part(given):
+        notes.append(f"adapter {adapter.name}: it names the base {quoted(base)}, and {quoted(given)} is exported")
+    for name in _TEXT_FILES:
+        own, others = adapter.path.parent / name, resolved.folder / name
+        if own.is_file() and others.is_file() and own.read_bytes() != others.read_bytes():
+            notes.append(
+                f"adapter {adapter.name}: its {name} differs from the base's, which is used: copy it over the base's if"
+                " the adapter was trained with it"
+            )
+    return notes
+
+
+def _last_part(name: str) -> str:
+    return Path(name).name.lower()
