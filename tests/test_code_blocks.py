@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from _pytest.mark import ParameterSet
+from safetensors.numpy import save_file
 
 from infra.miniature.checkpoint import TRAINED
 from qwonnx.export import ExportOptions, export_checkpoint
@@ -39,7 +41,7 @@ PAGES = sorted(
 _LONG = frozenset(
     {
         *("cuda.md", "eval.md", "long-context.md", "optimum.md", "performance.md", "plan.md", "prefixes.md"),
-        *("quantization.md", "CARD.md"),
+        *("quantization.md", "CARD.md", "adapters.md"),
     }
 )
 _HUB_IDS = ("Qwen/Qwen3.5-35B-A3B", "Qwen/Qwen3.5-9B")
@@ -107,10 +109,27 @@ def clone(tmp_path: Path, artifact: Path) -> Path:
     (folder / ".bench").mkdir()
     for name in (*_HUB_IDS, "checkpoint", ".bench/geometry"):
         (folder / name).symlink_to(TRAINED)
+    _write_adapter(folder / "adapter", folder / "checkpoint")
     (folder / "keys.txt").write_text("one: first\ntwo: second\n")
     (folder / "keys.txt").chmod(0o600)
     (folder / "conversations.txt").write_text("What is Germany called in Swahili? Ujerumani. " * 40)
     return folder
+
+
+def _write_adapter(folder: Path, base: Path) -> None:
+    """A LoRA adapter of the miniature's router in its first layer."""
+    folder.mkdir()
+    config = {"peft_type": "LORA", "r": 1, "target_modules": [], "target_parameters": ["layers.0.mlp.gate.weight"]}
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": str(base)}))
+    text = json.loads((base / "config.json").read_text())["text_config"]
+    factors = {"A": (1, text["hidden_size"]), "B": (text["num_experts"], 1)}
+    save_file(
+        {
+            f"base_model.model.model.layers.0.mlp.gate.lora_{name}.weight": np.full(shape, 1e-3, np.float32)
+            for name, shape in factors.items()
+        },
+        folder / "adapter_model.safetensors",
+    )
 
 
 def _param(page: Path) -> ParameterSet:

@@ -23,11 +23,8 @@ from tests.checkpoints import write_tiny
 TEXT = {
     "num_hidden_layers": 2,
     "layer_types": ["linear_attention", "full_attention"],
-    "moe_intermediate_size": 48,
-    "num_experts": 6,
-    "num_experts_per_tok": 2,
-    "vocab_size": 1280,
 }
+EXPERTS_TEXT = {"moe_intermediate_size": 48, "num_experts": 6, "num_experts_per_tok": 2}
 LINEAR = [
     *("q_proj", "k_proj", "v_proj", "o_proj"),
     *("in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj"),
@@ -41,8 +38,9 @@ State = dict[str, Tensor]
 
 def write_base(folder: Path, **options: Any) -> Path:
     """A checkpoint of the text model alone, in float32, that adapters are trained on."""
-    text = {**TEXT, **options.pop("text_overrides", {})}
     arguments = {"architecture": "Qwen3_5MoeForCausalLM", "dtype": "F32", "vision": False, **options}
+    experts = EXPERTS_TEXT if "Moe" in arguments["architecture"] else {}
+    text = {**TEXT, **experts, **arguments.pop("text_overrides", {})}
     return write_tiny(folder, text_overrides=text, **arguments)
 
 
