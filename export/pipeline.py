@@ -13,13 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwonnx.export.adapters.adapted_checkpoint import AdaptedCheckpoint, resolve_adapted
+from qwonnx.export.adapters.adapted_checkpoint import resolve_adapted
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.checkpoint.text_files import check_text_files
 from qwonnx.export.checkpoint.weight_names import tied_weights
 from qwonnx.export.checkpoint.weight_source import SkippedPart
 from qwonnx.export.description import describe_artifact
-from qwonnx.export.errors import AdapterError, ExportError, OutputError
+from qwonnx.export.errors import ExportError, OutputError
 from qwonnx.export.lowering.shared_weights import SharedWeights
 from qwonnx.export.modeling.stage_cut import StageCut
 from qwonnx.export.modeling.trace import decoder_weights, trace_decoder
@@ -135,11 +135,11 @@ def export_checkpoint(
     source = adapted.source()
     shapes = fitting_weights(source, config)
     recipe.check_rules_match(shapes)
-    requantized = _requantized(adapted, recipe, allowed=options.requantize)
+    requantised = adapted.requantised(allowed=options.requantize) if recipe.quantizes else ()
     texts = check_text_files(resolved.folder, config.vocab_size)
 
     if on_note is not None:
-        for note in (*adapted.notes, *requantized, *resolved.tensors.notes, *texts.files.notes):
+        for note in (*adapted.notes, *requantised, *resolved.tensors.notes, *texts.files.notes):
             on_note(note)
 
     fingerprint = export_fingerprint(
@@ -208,24 +208,6 @@ def export_checkpoint(
         for part in source.skipped:
             on_skipped(part)
     return manifest
-
-
-def _requantized(adapted: AdaptedCheckpoint, recipe: Recipe, *, allowed: bool) -> tuple[str, ...]:
-    """A note about weights that lose the checkpoint's codes and are quantised again; none if there are none.
-
-    Raises:
-        AdapterError: there are some, and that is not allowed.
-    """
-    names = () if adapted.weights is None or not recipe.quantizes else adapted.weights.lost_codes
-    if not names:
-        return ()
-    shown = ", ".join(map(quoted, names[:2])) + (", ..." if len(names) > 2 else "")
-    if not allowed:
-        raise AdapterError(
-            f"adapters change {len(names)} weights that the checkpoint has as codes ({shown}): quantise these again"
-            " with --requantize, at some loss, or merge into the checkpoint that is not quantised"
-        )
-    return (f"requantised: {len(names)} weights that adapters change and the checkpoint has as codes ({shown})",)
 
 
 def _check_system() -> None:

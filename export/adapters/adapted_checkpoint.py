@@ -44,6 +44,23 @@ class AdaptedCheckpoint:
         """The adapters' entries in a manifest."""
         return () if self.weights is None else self.weights.edits.facts
 
+    def requantised(self, *, allowed: bool) -> tuple[str, ...]:
+        """A note about weights that lose the base's codes, which are quantised again; none if there are none.
+
+        Raises:
+            AdapterError: there are some, and that is not allowed.
+        """
+        names = () if self.weights is None else self.weights.lost_codes
+        if not names:
+            return ()
+        shown = ", ".join(map(quoted, names[:2])) + (", ..." if len(names) > 2 else "")
+        if not allowed:
+            raise AdapterError(
+                f"adapters change {len(names)} weights that the checkpoint has as codes ({shown}): quantise these again"
+                " with --requantize, at some loss, or merge into the checkpoint that is not quantised"
+            )
+        return (f"requantised: {len(names)} weights that adapters change and the checkpoint has as codes ({shown})",)
+
     def source(self) -> WeightSource:
         """A new source of the weights."""
         return WeightSource(self.resolved.tensors, self.resolved.config, self.weights)

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 from collections.abc import KeysView, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from qwonnx.export.adapters.adapter import Adapter
 from qwonnx.export.adapters.changes import Change, ScaledColumns
@@ -20,6 +17,9 @@ from qwonnx.export.checkpoint.checkpoint import TensorInfo
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.checkpoint.stored_weights import CheckpointWeights, StoredWeight
 from qwonnx.export.checkpoint.weight_names import HEAD
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _FLOAT32_BYTES = 4
 
@@ -58,7 +58,7 @@ class AdaptedWeight:
 
     def read(self, start: int, count: int) -> Tensor:
         """Rows as float32 [count, num_columns], in a fresh buffer."""
-        values = self.base.read(start, count).to(torch.float32)
+        values = self.base.read(start, count).float()
         for change in self.changes:
             change.apply(values, start)
         return values

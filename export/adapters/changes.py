@@ -12,13 +12,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from qwonnx.export.adapters.factors import Factor
 from qwonnx.export.adapters.targets import Target
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _TILE_ROWS = 32
 _FLOAT32_BYTES = 4
@@ -59,6 +59,8 @@ class LowRank:
         return product + self.left.reading_bytes(_TILE_ROWS) + self.right.reading_bytes(self.num_columns)
 
     def apply(self, values: Tensor, start: int) -> None:
+        import torch
+
         first_row, num_rows, row = self.target.first_row, self.target.num_rows, self.target.row
         begin, end = max(first_row, start), min(first_row + num_rows, start + len(values))
         if begin >= end:
@@ -97,6 +99,8 @@ class ScaledColumns:
 
     def _column_scales(self) -> Tensor:
         """The magnitude over the length of each column of the whole weight, which is read once for it."""
+        import torch
+
         with self._lock:
             if self._scales is None:
                 squares = torch.zeros(self.product.num_columns, dtype=torch.float64)

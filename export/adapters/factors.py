@@ -12,11 +12,12 @@ last, and those of all experts in one tensor:
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Rows of a factor with the expert last that are read at a time, to pick one expert's columns.
 _ROWS_AT_ONCE = 128
@@ -44,6 +45,8 @@ class Factor:
         Raises:
             CheckpointError: the adapter's file cannot be read.
         """
+        import torch
+
         if self.is_rank_first:
             if self.num_experts == 1:
                 return self.tensors.read_columns(self.name, start, count).float().t()

@@ -19,8 +19,10 @@ from collections.abc import Iterator, KeysView, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
 from qwonnx.export.checkpoint.chosen_files import choose_files
 from qwonnx.export.checkpoint.config import ModelConfig
@@ -32,15 +34,18 @@ from qwonnx.export.errors import CheckpointError, MissingTensorError, TensorForm
 from qwonnx.runtime.artifact.manifest import SourceFacts
 from qwonnx.runtime.artifact.strict_json import quoted
 
+if TYPE_CHECKING:  # only to read values: headers are checked without it
+    import torch
+
 FLOAT_DTYPES = ("BF16", "F16", "F32")
 
-# Types that can be read: of weights, and of codes in quantised checkpoints.
+# Types that can be read, by torch's names: of weights, and of codes in quantised checkpoints.
 _TORCH_DTYPES = {
-    "BF16": torch.bfloat16,
-    "F16": torch.float16,
-    "F32": torch.float32,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "I32": torch.int32,
+    "BF16": "bfloat16",
+    "F16": "float16",
+    "F32": "float32",
+    "F8_E4M3": "float8_e4m3fn",
+    "I32": "int32",
 }
 
 
@@ -130,7 +135,7 @@ class Checkpoint:
         for _, entry in self._tensors.values():
             sizes[entry.dtype] += entry.num_bytes
         most = max(sizes, key=lambda name: sizes[name], default="F32")
-        return str(_TORCH_DTYPES[most]).removeprefix("torch.") if most in _TORCH_DTYPES else most.lower()
+        return _TORCH_DTYPES.get(most, most.lower())
 
     def info(self, name: str) -> TensorInfo:
         """A tensor's facts from the header.
@@ -190,6 +195,8 @@ class Checkpoint:
 
     def read_flat(self, name: str, start: int, count: int) -> torch.Tensor:
         """`count` values from index `start`, in stored order, as one axis; raises as `read` does."""
+        import torch
+
         path, entry = self._entry(name)
         dtype = _torch_dtype(entry)
         assert 0 <= start <= start + count <= math.prod(entry.shape), f"values {start}+{count} of {name}"
@@ -198,12 +205,23 @@ class Checkpoint:
             _read_into(file, path, values.view(torch.uint8).numpy().data, entry.offset + start * dtype.itemsize)
         return values
 
+    def read_bytes(self, name: str, start: int, count: int) -> npt.NDArray[np.uint8]:
+        """`count` bytes of a tensor from byte `start`, as stored; raises as `read` does."""
+        path, entry = self._entry(name)
+        assert 0 <= start <= start + count <= entry.num_bytes, f"bytes {start}+{count} of {name}"
+        content = np.empty(count, np.uint8)
+        with _opened(path) as file:
+            _read_into(file, path, content.data, entry.offset + start)
+        return content
+
     def read_columns(self, name: str, start: int, count: int) -> torch.Tensor:
         """Columns of a matrix, in the stored dtype, [num_rows, count] in a fresh buffer; raises as `read` does.
 
         All columns take one read. Fewer columns take one read per row, so ask for as many as memory allows. The
         operating system is advised to prefetch the whole matrix, which it does in large pieces.
         """
+        import torch
+
         path, entry = self._entry(name)
         dtype = _torch_dtype(entry)
         num_rows, num_columns = entry.shape
@@ -267,8 +285,11 @@ def _file_facts(path: Path, entries: list[TensorEntry]) -> CheckpointFile:
 
 
 def _torch_dtype(entry: TensorEntry) -> torch.dtype:
+    import torch
+
     try:
-        return _TORCH_DTYPES[entry.dtype]
+        dtype: torch.dtype = getattr(torch, _TORCH_DTYPES[entry.dtype])
+        return dtype
     except KeyError:
         raise TensorFormatError(
             f"{entry.name} is stored as {entry.dtype}: export a BF16, F16 or F32 checkpoint"

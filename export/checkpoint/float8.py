@@ -10,18 +10,17 @@ BF16 or F16 scale (8 or 11) is exact in float32.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
+from functools import cache
+from typing import TYPE_CHECKING, ClassVar
 
 from qwonnx.export.checkpoint.checkpoint import FLOAT_DTYPES, Checkpoint
 from qwonnx.export.checkpoint.source_quantization import FP8_BLOCK
 from qwonnx.export.errors import MissingTensorError, TensorFormatError
 
-SCALE_SUFFIX = "_scale_inv"  # after the weight's own name
+if TYPE_CHECKING:
+    import torch
 
-# The value of each of the 256 codes: a lookup takes a sixth of the time of torch's conversion.
-_VALUES = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+SCALE_SUFFIX = "_scale_inv"  # after the weight's own name
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +55,10 @@ class Float8Weight:
 
     def read(self, start: int, count: int) -> torch.Tensor:
         """Rows as float32 [count, num_columns]."""
+        import torch
+
         stored = self._checkpoint.read_flat(self.name, start * self.num_columns, count * self.num_columns)
-        values = _VALUES.index_select(0, stored.view(torch.uint8).int()).view(count, self.num_columns)
+        values = _values().index_select(0, stored.view(torch.uint8).int()).view(count, self.num_columns)
         first, stop = start // FP8_BLOCK, -(-(start + count) // FP8_BLOCK)
         by_block = self._checkpoint.read(self.name + SCALE_SUFFIX, first, stop - first).float()
         scales = by_block[torch.arange(start, start + count) // FP8_BLOCK - first]  # [count, blocks of columns]
@@ -70,3 +71,11 @@ class Float8Weight:
     def read_part(self, row: int, first_column: int, num_columns: int) -> torch.Tensor:
         """Some columns [1, num_columns] of one row. The whole row is read: no model has very wide rows."""
         return self.read(row, 1)[:, first_column : first_column + num_columns]
+
+
+@cache
+def _values() -> torch.Tensor:
+    """The value of each of the 256 codes: a lookup takes a sixth of the time of torch's conversion."""
+    import torch
+
+    return torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()

@@ -18,13 +18,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
+import numpy as np
 
 from qwonnx.export.checkpoint.checkpoint import FLOAT_DTYPES, Checkpoint
 from qwonnx.export.checkpoint.source_quantization import GptqFormat, StoredCodes
 from qwonnx.export.errors import MissingTensorError, TensorFormatError
+
+if TYPE_CHECKING:
+    import torch
 
 CODES_SUFFIX = ".qweight"
 SUFFIXES = (CODES_SUFFIX, ".qzeros", ".scales", ".g_idx")  # after the module's name
@@ -78,7 +81,8 @@ class GptqWeight:
         )
         if g_idx in checkpoint.names:
             num_bytes += checkpoint.expect(g_idx, (num_columns,), ("I32",))
-            if not torch.equal(checkpoint.read(g_idx), _groups(num_columns, codes.group_size)):
+            groups = checkpoint.read_bytes(g_idx, 0, 4 * num_columns).view("<i4")
+            if not np.array_equal(groups, np.arange(num_columns) // codes.group_size):
                 raise TensorFormatError(
                     f"{g_idx} permutes the input features, and kernels take groups in their order only:"
                     " export a checkpoint that was quantised with desc_act false"
@@ -110,6 +114,8 @@ class GptqWeight:
         """
         blocks = _groups(self.num_columns, self.codes.group_size)[::block_size]  # the group of each block
         zero_points = self._zero_points(start, count)[:, blocks]
+        import torch
+
         return CodeRows(
             codes=self._words(start, count).view(torch.uint8),
             scales=self._scales(start, count)[:, blocks],
@@ -130,6 +136,8 @@ class GptqWeight:
         Raises:
             TensorFormatError: config.json says that the checkpoint is symmetric, and a zero point is not the middle.
         """
+        import torch
+
         bits = self.codes.bits
         per_word = _WORD_BITS // bits
         first, stop = start // per_word, -(-(start + count) // per_word)
@@ -198,17 +206,23 @@ def _fitting(checkpoint: Checkpoint, name: str, num_columns: int, stored: GptqFo
 @lru_cache(maxsize=16)
 def _groups(num_columns: int, group_size: int) -> torch.Tensor:
     """The group of each input feature, int32 [num_columns]. The result is cached: do not write to it."""
+    import torch
+
     return torch.arange(num_columns, dtype=torch.int32) // group_size
 
 
 def _unpack(words: torch.Tensor, bits: int) -> torch.Tensor:
     """int32 [rows, n] -> uint8 [rows, n * 32 / bits], lowest bits first."""
+    import torch
+
     packed = words.view(torch.uint8)
     return packed if bits == 8 else torch.stack((packed & 0xF, packed >> 4), -1).flatten(-2)
 
 
 def _pack(values: torch.Tensor, bits: int) -> torch.Tensor:
     """uint8 [rows, n] of 4 or 8 significant bits -> uint8 [rows, ceil(n * bits / 8)], lowest bits first."""
+    import torch
+
     if bits == 8:
         return values
     if values.shape[1] % 2:

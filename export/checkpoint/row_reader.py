@@ -10,12 +10,14 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-
-import torch
+from typing import TYPE_CHECKING
 
 from qwonnx.export.checkpoint.gptq import CodeRows, GptqWeight
 from qwonnx.export.checkpoint.source_quantization import StoredCodes
 from qwonnx.export.checkpoint.stored_weights import PlainWeight, StoredWeight
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Transform(Enum):
@@ -121,6 +123,8 @@ class RowReader:
         Raises:
             CheckpointError: the checkpoint cannot be read any more.
         """
+        import torch
+
         columns = self.num_columns - first_column if num_columns is None else num_columns
         assert columns == self.num_columns or (count == 1 and 0 <= first_column <= self.num_columns - columns)
         make = torch.empty if self._unfilled is None else torch.zeros
@@ -169,6 +173,8 @@ class RowReader:
             TensorFormatError: zero points contradict config.json.
             CheckpointError: the checkpoint cannot be read any more.
         """
+        import torch
+
         assert self.codes is not None, self.name
         bits, num_blocks = self.codes.bits, self.num_columns // block_size
         rows = CodeRows(

@@ -14,15 +14,19 @@ from __future__ import annotations
 import math
 from collections.abc import KeysView
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
 from qwonnx.export.checkpoint.checkpoint import FLOAT_DTYPES, Checkpoint, TensorInfo
 from qwonnx.export.checkpoint.float8 import SCALE_SUFFIX, Float8Weight
 from qwonnx.export.checkpoint.gptq import CODES_SUFFIX, SUFFIXES, GptqWeight, gptq_shape
 from qwonnx.export.checkpoint.source_quantization import Fp8Format, GptqFormat, SourceQuantization, StoredCodes
 from qwonnx.export.errors import TensorFormatError
+
+if TYPE_CHECKING:
+    import torch
 
 _WEIGHT = ".weight"
 
@@ -48,6 +52,19 @@ class PlainWeight:
         """Rows [count, num_columns] in the stored dtype."""
         values = self._checkpoint.read_flat(self.name, start * self.num_columns, count * self.num_columns)
         return values.view(count, self.num_columns)
+
+    def read_floats(self, start: int, count: int) -> npt.NDArray[np.float32]:
+        """Rows as float32 [count, num_columns], without torch."""
+        row_bytes = self._checkpoint.info(self.name).num_bytes // self.num_rows
+        stored = self._checkpoint.read_bytes(self.name, start * row_bytes, count * row_bytes)
+        match self._checkpoint.info(self.name).dtype:
+            case "BF16":
+                values = (stored.view("<u2").astype(np.uint32) << 16).view(np.float32)
+            case "F16":
+                values = stored.view("<f2").astype(np.float32)
+            case _:
+                values = stored.view("<f4")
+        return values.reshape(count, self.num_columns)
 
     def read_part(self, row: int, first_column: int, num_columns: int) -> torch.Tensor:
         """Some columns [1, num_columns] of one row; only these are read."""

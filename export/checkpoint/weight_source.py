@@ -21,14 +21,15 @@ from collections import Counter
 from collections.abc import KeysView
 from dataclasses import dataclass
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.checkpoint.foreign_formats import recognised_tensors
 from qwonnx.export.checkpoint.row_reader import RowReader, Rows, Transform
 from qwonnx.export.checkpoint.source_quantization import StoredCodes
-from qwonnx.export.checkpoint.stored_weights import CheckpointWeights, StoredWeight, StoredWeights
+from qwonnx.export.checkpoint.stored_weights import CheckpointWeights, PlainWeight, StoredWeight, StoredWeights
 from qwonnx.export.checkpoint.weight_names import EMBEDDING, HEAD, ExpertTensor, tied_weights
 from qwonnx.export.checkpoint.weight_part import Form, WeightPart
 from qwonnx.export.errors import TensorFormatError, UnusedTensorError
@@ -236,8 +237,16 @@ class WeightSource:
         rows_at_once = max(1, (1 << 20) // num_columns)
         for start in range(0, num_rows, rows_at_once):
             count = min(rows_at_once, num_rows - start)
-            if not torch.equal(head.read(start, count).float(), embedding.read(start, count).float()):
+            if not np.array_equal(_floats(head, start, count), _floats(embedding, start, count)):
                 raise TensorFormatError(
                     f"{HEAD} differs from {self._prefix + EMBEDDING} where config.json says tie_word_embeddings:"
                     " set that to false, or remove the tensor"
                 )
+
+
+def _floats(weight: StoredWeight, start: int, count: int) -> npt.NDArray[np.float32]:
+    """Rows as float32; without torch where they are floats already."""
+    if isinstance(weight, PlainWeight):
+        return weight.read_floats(start, count)
+    values: npt.NDArray[np.float32] = weight.read(start, count).float().numpy()
+    return values

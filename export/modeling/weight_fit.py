@@ -6,26 +6,42 @@ that does not fit is refused in milliseconds, and later stages can trust the siz
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.checkpoint.weight_source import WeightSource
 from qwonnx.export.errors import MissingTensorError
-from qwonnx.export.modeling.trace import decoder_weights
+
+Shapes = dict[str, tuple[int, ...]]
 
 
-def fitting_weights(source: WeightSource, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+def fitting_weights(source: WeightSource, config: ModelConfig) -> Shapes:
     """Names and shapes of the model's weights, after a check that the checkpoint has exactly these.
 
     Raises:
         MissingTensorError, TensorFormatError, UnusedTensorError: see WeightSource.
     """
+    from qwonnx.export.modeling.trace import decoder_weights  # torch, which a check alone does not need
+
+    return check_fit(source, config, partial(decoder_weights, config))
+
+
+def check_fit(source: WeightSource, config: ModelConfig, shapes_of: Callable[[], Shapes]) -> Shapes:
+    """The shapes, after a check that the checkpoint has exactly these weights; raises as fitting_weights does.
+
+    Args:
+        source: of the weights.
+        config: of the model.
+        shapes_of: makes the shapes. It is called last, because building a thousand layers takes seconds.
+    """
     source.check_format()
-    # Before the weights, because building a thousand layers takes seconds.
     if source.num_layers < config.num_hidden_layers:
         raise MissingTensorError(
             f"config.json has {config.num_hidden_layers} layers and the checkpoint {source.num_layers}:"
             " a save or a copy is incomplete, or its config.json belongs to another model"
         )
-    shapes = decoder_weights(config)
+    shapes = shapes_of()
     for name, shape in shapes.items():
         source.rows(name, shape)
     source.check_all_used()

@@ -19,6 +19,7 @@ from qwonnx.handlers.cli.serve import serve
 
 # By name: the module, and the function in it.
 _COMMANDS = {
+    "check": ("check", "check"),
     "plan": ("plan", "plan"),
     "export": ("export", "export"),
     "bake": ("bake", "bake"),
@@ -33,9 +34,9 @@ _COMMANDS = {
 }
 # Servers read their own options.
 _UNREAD = {"allow_extra_args": True, "ignore_unknown_options": True}
-_EXPORTERS = ("plan", "export", "verify", "eval")
+_EXPORTERS = ("check", "plan", "export", "verify", "eval")
 _FIRST_STEPS = "First steps: qwonnx export CHECKPOINT OUT, then qwonnx chat OUT, or qwonnx serve OUT."
-_ONLY_SERVES = "This installation only serves: plan, export, verify and eval need qwonnx.export."
+_ONLY_SERVES = "This installation only serves: check, plan, export, verify and eval need qwonnx.export."
 
 
 def command_line(words: Sequence[str] = ()) -> typer.Typer:

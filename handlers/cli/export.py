@@ -20,6 +20,7 @@ from qwonnx.handlers.cli.choices import FIRST_TARGET, TargetName, default_recipe
 from qwonnx.handlers.cli.engine_options import runtime_settings
 from qwonnx.handlers.cli.export_progress import export_progress, note_that_the_artifact_is_whole, note_what_is_kept
 from qwonnx.handlers.cli.failures import CommandError
+from qwonnx.handlers.cli.notes import print_notes
 from qwonnx.handlers.cli.system_prompts import bake_prompts, read_prompt
 from qwonnx.handlers.cli.tables import weights_table
 from qwonnx.handlers.cli.text_file import read_text
@@ -200,12 +201,7 @@ def export(
         if stages is not None:
             output.print(f"stage {manifest.stage.number} of {stages}", highlight=False)
         output.print(weights_table(manifest.quantization))
-    for part in skipped:
-        tensors = "1 tensor" if part.num_tensors == 1 else f"{part.num_tensors} tensors"
-        line = f"skipped: {part.name}, {tensors}, {bytes_text(part.num_bytes)}"
-        output.print(line, markup=False, highlight=False, soft_wrap=True)
-    for note in notes:
-        output.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+    print_notes(output, skipped, notes)
     seconds, in_flight = time.monotonic() - started, bytes_text(shown.peak_bytes)
     size = bytes_text(sum(each.num_bytes for each in manifests))
     summary = f"{out}: {size} in {seconds:.0f} s, with {in_flight} of tensors in flight at most"

@@ -1,0 +1,158 @@
+"""What an export makes of a checkpoint, before it: what is used, skipped and noted, or why it is refused.
+
+The same functions decide as in an export, and raise the same errors; without torch, because only names, shapes and text
+files are read. Values of weights are not: those that are not finite, or zero points that contradict config.json, show
+when they are exported.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from qwonnx.export.adapters.adapted_checkpoint import AdaptedCheckpoint, is_adapter, resolve_adapted
+from qwonnx.export.adapters.adapter_config import read_adapter_config
+from qwonnx.export.checkpoint.foreign_formats import ADAPTER_CONFIG
+from qwonnx.export.checkpoint.location import is_repository_name
+from qwonnx.export.checkpoint.text_files import check_text_files
+from qwonnx.export.checkpoint.weight_source import SkippedPart
+from qwonnx.export.errors import AdapterError, CheckpointError, ExportError
+from qwonnx.export.modeling.weight_fit import check_fit
+from qwonnx.export.planning.decoder_weights import planned_shapes, planned_weights
+from qwonnx.export.quantization.recipe import Recipe
+from qwonnx.export.quantization.storage_plan import StoragePlan
+from qwonnx.export.targets.register import choose_target
+from qwonnx.runtime.artifact.manifest import AdapterFacts
+from qwonnx.runtime.artifact.strict_json import quoted
+
+# Files beside the weights that an export reads, or that say nothing about the model. Tokenizers have more forms.
+_READ = frozenset(
+    {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors.index.json",
+        *("tokenizer.json", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"),
+        *("vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "processor_config.json"),
+    }
+)
+_HARMLESS = ("readme", "license", "notice", ".git", "configuration.json", "preprocessor_config", "video_preprocessor")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedModel:
+    """Facts of a checkpoint that an export takes."""
+
+    architecture: str
+    num_layers: int
+    num_experts: int  # 0 in a dense model
+    dtype: str  # of most bytes, or the format of codes
+    files: tuple[str, ...]  # that hold tensors
+    num_tensors: int  # that are used
+    num_bytes: int  # of these
+    num_kept_codes: int  # weights of the model whose codes go into the artifact unchanged
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """The verdict on a checkpoint. refusal is the line with which an export refuses it; None: it is exported.
+
+    unread are files of the folder that an export does not read, and that may matter.
+    """
+
+    name: str
+    refusal: str | None
+    model: CheckedModel | None = None
+    adapters: tuple[AdapterFacts, ...] = ()
+    skipped: tuple[SkippedPart, ...] = ()
+    notes: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+
+
+def check_checkpoint(
+    folder: str,
+    weights_file: str | None = None,
+    adapters: Sequence[str | os.PathLike[str]] = (),
+    *,
+    recipe: Recipe | None = None,
+    target: str | None = None,
+    requantize: bool = False,
+) -> CheckReport:
+    """Check a checkpoint's folder, or that of an adapter that names a local base.
+
+    Args:
+        folder: it must be local: nothing is downloaded.
+        weights_file: see choose_files.
+        adapters: that the export merges, in their order.
+        recipe: the export's; None: the target's default.
+        target: by name; None: the default one.
+        requantize: see ExportOptions.
+
+    Raises:
+        CheckpointError: there is no such folder.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise CheckpointError(f"{folder} is not a folder, and a check downloads nothing: give a folder, or use plan")
+    name = path.resolve().name
+    choice = choose_target(*(() if target is None else (target,)))
+    recipe = recipe or Recipe.choose(None, None, None, choice.target.default_recipe)
+    try:
+        _check_is_local(folder)
+        adapted = resolve_adapted(folder, None, weights_file, adapters)
+        config, source = adapted.resolved.config, adapted.source()
+        shapes = check_fit(source, config, partial(planned_shapes, config))
+        recipe.check_rules_match((*shapes, "lm_head.weight"))
+        requantised = adapted.requantised(allowed=requantize) if recipe.quantizes else ()
+        texts = check_text_files(adapted.resolved.folder, config.vocab_size)
+        planned_weights(config, StoragePlan(recipe, source), choice)
+    except ExportError as error:
+        return CheckReport(name, str(error), unread=_unread(path, None))
+    kept = sum(source.rows(name, shape).codes is not None for name, shape in shapes.items())
+    skipped = source.skipped
+    tensors = adapted.resolved.tensors
+    return CheckReport(
+        name=name,
+        refusal=None,
+        model=CheckedModel(
+            architecture=config.architecture,
+            num_layers=config.num_hidden_layers,
+            num_experts=config.num_experts,
+            dtype=adapted.resolved.source.dtype,
+            files=tuple(file.name for file in tensors.files),
+            num_tensors=len(tensors.names) - sum(part.num_tensors for part in skipped),
+            num_bytes=tensors.total_bytes - sum(part.num_bytes for part in skipped),
+            num_kept_codes=kept if recipe.quantizes else 0,
+        ),
+        adapters=adapted.facts,
+        skipped=skipped,
+        notes=(*adapted.notes, *requantised, *tensors.notes, *texts.files.notes),
+        unread=_unread(adapted.resolved.folder, adapted),
+    )
+
+
+def _check_is_local(folder: str) -> None:
+    """Refuse an adapter whose base would be downloaded.
+
+    Raises:
+        AdapterError: its base is in the hub.
+    """
+    base = read_adapter_config(Path(folder)).base if is_adapter(folder) else None
+    if base is not None and not Path(base).is_dir() and is_repository_name(base):
+        raise AdapterError(
+            f"{folder} names the base {quoted(base)} of the hub, and a check downloads nothing: give a folder of it,"
+            f" and --adapter {folder}"
+        )
+
+
+def _unread(folder: Path, adapted: AdaptedCheckpoint | None) -> tuple[str, ...]:
+    """Names of files and folders that are not read, but for those that cannot matter."""
+    read = set(_READ)
+    if adapted is not None:
+        read |= {file.name for file in adapted.resolved.tensors.files}
+    else:
+        read |= {path.name for path in folder.glob("*.safetensors*")} | {ADAPTER_CONFIG}
+    names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
+    return tuple(name for name in names if name not in read and not name.lower().startswith(_HARMLESS))
