@@ -111,6 +111,8 @@ def compare(
         CheckpointError: the checkpoint does not open.
         VerificationError: they are not the same model, or the text has fewer than two tokens.
     """
+    import torch  # noqa: F401 - a missing package is reported before the artifact runs
+
     report = on_progress or (lambda stage: None)
     opened = open_artifact(artifact)
     resolved = resolve_checkpoint(os.fspath(checkpoint), None, weights_file)

@@ -81,7 +81,7 @@ def test_a_tied_copy_that_differs_is_refused(checkpoints: Path, tmp_path: Path) 
 
 
 def test_codes_that_an_adapter_changes_are_a_refusal_without_the_option(checkpoints: Path, tmp_path: Path) -> None:
-    fields = {"target_parameters": ["layers.0.mlp.experts.down_proj"]}
+    fields: dict[str, Any] = {"target_parameters": ["layers.0.mlp.experts.down_proj"]}
     adapter = train(load(checkpoints / "unfused"), tmp_path / "tuned", r=2, target_modules=["q_proj"], **fields).folder
     gptq = str(checkpoints / "gptq")
     assert "--requantize" in (check_checkpoint(gptq, adapters=[adapter]).refusal or "")

@@ -90,7 +90,7 @@ def test_inspect_shows_what_runs_each_node(counting_folder: Path) -> None:
 
 def test_version_and_help_are_quick_and_teach() -> None:
     assert qwonnx("--version").stdout == f"qwonnx {version('qwonnx')}\n"
-    for command in ("plan", "export", "inspect", "verify", "eval", "generate", "serve"):
+    for command in ("check", "plan", "export", "inspect", "verify", "eval", "generate", "serve"):
         shown = qwonnx(command, "--help")
         assert shown.returncode == 0
         assert f"qwonnx {command} ./" in shown.stdout or f"qwonnx {command} Qwen" in shown.stdout
