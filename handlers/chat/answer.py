@@ -29,8 +29,8 @@ from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
 from qwonnx.runtime.errors import EngineClosedError, InvalidRequestError, QueueFullError
 from qwonnx.runtime.sampling.guide import Guide
+from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.text.detokenizer import Detokenizer
-from qwonnx.runtime.text.stop_strings import StopStrings
 from qwonnx.runtime.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -72,12 +72,12 @@ async def begin(
         params = request.params(engine.default_sampling)
         prompt = await prompt_of(engine, request)
         if prompt.thinking_open:
-            params = dataclasses.replace(params, thinking_budget=request.thinking_budget)
+            params = dataclasses.replace(params, begins_thinking=True, thinking_budget=request.thinking_budget)
         # Schemas take tens of milliseconds; the event loop must not wait.
         guide = None if request.guide is None else await asyncio.to_thread(request.guide_of, prompt)
         if guide is not None:
+            guide = await _compiled(engine, guide, deadline, owner)
             params = dataclasses.replace(params, guide=guide)
-            await _compiled(engine, guide, deadline, owner)
         if continuing is None and request.continuation is not None:
             raise unsupported()
         digest = b"" if continuing is None else request_digest(prompt.token_ids, params, one_call=request.one_call)
@@ -95,7 +95,7 @@ async def begin(
         generated = () if resumed is None else resumed.generated
         try:
             if generated:
-                texts = await asyncio.to_thread(texts_of, engine.tokenizer, params.stop, generated)
+                texts = await asyncio.to_thread(texts_of, engine.tokenizer, params, generated)
                 await asyncio.to_thread(reader.resume, texts)
             outputs = await OutputStream.submitted(
                 engine,
@@ -177,16 +177,20 @@ async def _offer(
         return None
 
 
-def texts_of(tokenizer: Tokenizer, stop: Sequence[str], token_ids: Sequence[int]) -> list[str]:
+def texts_of(tokenizer: Tokenizer, params: SamplingParams, token_ids: Sequence[int]) -> list[str]:
     """The texts of the outputs that gave these tokens."""
-    detokenizer, stop_strings = Detokenizer(tokenizer), StopStrings(stop)
+    detokenizer, stop_strings = Detokenizer(tokenizer), params.stop_strings()
     return [stop_strings.push(detokenizer.push(token_id))[0] for token_id in token_ids]
 
 
-async def _compiled(engine: Engine, guide: Guide, deadline: float | None, owner: str) -> None:
+async def _compiled(engine: Engine, guide: Guide, deadline: float | None, owner: str) -> Guide:
     """Wait until a guide is compiled. If the client leaves first or the deadline passes, nothing compiles it further.
 
+    Returns:
+        The guide; if it cannot be followed and has another one, that one.
+
     Raises:
+        InvalidRequestError: it cannot be followed.
         ServiceError: 504, the deadline passed.
     """
     try:
@@ -194,6 +198,11 @@ async def _compiled(engine: Engine, guide: Guide, deadline: float | None, owner:
             await asyncio.wrap_future(engine.compile_guide(guide, owner=owner))
     except TimeoutError:
         raise errors.out_of_time() from None
+    except InvalidRequestError:
+        if guide.otherwise is None:
+            raise
+        return await _compiled(engine, guide.otherwise, deadline, owner)
+    return guide
 
 
 class Answer:

@@ -109,4 +109,4 @@ class ChatRequest:
             ServiceError, InvalidRequestError: raised by the request's guide.
         """
         guide = None if self.guide is None else self.guide()
-        return None if guide is None else dataclasses.replace(guide, after_thinking=prompt.thinking_open)
+        return None if guide is None else guide.begun(after_thinking=prompt.thinking_open)

@@ -15,7 +15,6 @@ from qwonnx.runtime.sampling.scores import SampledLogprobs
 from qwonnx.runtime.sampling.thinking_budget import ThinkingBudget
 from qwonnx.runtime.scheduling.sequence import Sequence
 from qwonnx.runtime.text.detokenizer import Detokenizer
-from qwonnx.runtime.text.stop_strings import StopStrings
 from qwonnx.runtime.text.tokenizer import Tokenizer
 
 
@@ -62,7 +61,7 @@ class Generation:
         self._logprobs: SampledLogprobs | None = None  # of the chosen token
         self.on_output = on_output
         self._detokenizer = Detokenizer(tokenizer)
-        self._stop_strings = StopStrings(params.stop)
+        self._stop_strings = params.stop_strings()
         # A guide allows an end token only where the answer may end, and with ignore_eos only where it must.
         ignored = params.ignore_eos and constraint is None
         self._stop_tokens = frozenset(params.stop_token_ids) | (frozenset() if ignored else frozenset(end_token_ids))

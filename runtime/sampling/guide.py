@@ -6,9 +6,10 @@ tool_grammar.py makes a grammar of tool calls.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -37,6 +38,7 @@ class Guide:
     param: the request's parameter that asked for it, for errors.
     after_thinking: the prompt ends inside <think>. The reasoning is free; the form applies to the text after </think>,
         except for up to two line breaks.
+    otherwise: counts if this one cannot be followed. None: the request is then refused.
 
     Raises:
         InvalidRequestError: too large.
@@ -46,9 +48,15 @@ class Guide:
     source: str
     param: str = "guide"
     after_thinking: bool = False
+    otherwise: Guide | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         form_size.check_text(self.source, self.param)
+
+    def begun(self, *, after_thinking: bool) -> Guide:
+        """The form of an answer whose prompt ends inside <think>, or not."""
+        otherwise = None if self.otherwise is None else self.otherwise.begun(after_thinking=after_thinking)
+        return dataclasses.replace(self, after_thinking=after_thinking, otherwise=otherwise)
 
     @classmethod
     def json_schema(cls, schema: Mapping[str, Any] | bool, param: str = "guide") -> Guide:

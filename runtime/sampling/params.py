@@ -9,11 +9,13 @@ from typing import Any
 
 from qwonnx.runtime.errors import InvalidRequestError
 from qwonnx.runtime.sampling.guide import Guide
+from qwonnx.runtime.text.stop_strings import StopStrings
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_LENGTH = 256  # characters; text that may still become a stop string is held back from the stream
 MAX_BIASED_TOKENS = 300
 MAX_LOGPROBS = 20
+_THINKING_END = "</think>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class SamplingParams:
     guide: the form of the answer; only tokens that it allows are chosen.
     logprobs: give the log probability of each token, and of so many of the likeliest tokens in its place, at most 20.
         They are of the scores from which the token is chosen, before the temperature. None gives none.
+    begins_thinking: the answer begins in the reasoning. Stop strings count after its closing tag.
     thinking_budget: the answer begins in the reasoning, which has so many tokens at most; then it is closed. None: it
         has no bound, or there is none.
 
@@ -58,6 +61,7 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)  # a dict has no hash; equality counts it
     guide: Guide | None = None
     logprobs: int | None = None
+    begins_thinking: bool = False
     thinking_budget: int | None = None
 
     def __post_init__(self) -> None:
@@ -93,6 +97,10 @@ class SamplingParams:
             raise InvalidRequestError(message, "logit_bias")
         for bias in self.logit_bias.values():
             _between("logit_bias", bias, -100.0, 100.0)
+
+    def stop_strings(self) -> StopStrings:
+        """Finds the stop strings in the text of one answer."""
+        return StopStrings(self.stop, _THINKING_END if self.begins_thinking else "")
 
     @classmethod
     def defaults_from(cls, generation_config: Mapping[str, Any]) -> SamplingParams:

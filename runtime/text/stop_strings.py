@@ -10,10 +10,13 @@ class StopStrings:
 
     Args:
         stops: the strings; if empty, all text passes at once.
+        after: they are looked for after this text, such as the tag that ends the reasoning. Empty: from the beginning.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], after: str = "") -> None:
         self._stops = tuple(stops)
+        self._after = after  # what has to come first
+        self._before = ""  # the end of the text so far, which may be a beginning of that
         self._held = ""
         self.found: str | None = None  # the one that ended the text
 
@@ -26,6 +29,24 @@ class StopStrings:
         """
         if not self._stops:
             return text, False
+        passed = ""
+        if self._after:
+            passed, text = self._split(text)
+        emitted, stopped = self._searched(text)
+        return passed + emitted, stopped
+
+    def _split(self, text: str) -> tuple[str, str]:
+        """A piece's text where stop strings do not count, and the rest."""
+        seen = self._before + text
+        place = seen.find(self._after)
+        if place < 0:
+            self._before = seen[max(0, len(seen) - len(self._after) + 1) :]
+            return text, ""
+        num_passed = place + len(self._after) - len(self._before)
+        self._after = ""
+        return text[:num_passed], text[num_passed:]
+
+    def _searched(self, text: str) -> tuple[str, bool]:
         for character in text:
             self._held += character
             ending = [stop for stop in self._stops if self._held.endswith(stop)]

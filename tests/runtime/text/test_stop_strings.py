@@ -64,3 +64,19 @@ def test_the_longest_beginning_is_shorter_than_the_string_itself() -> None:
     assert longest_beginning("xab", ["abc", "b"]) == 2
     assert longest_beginning("abc", ["abc"]) == 0
     assert longest_beginning("anything", []) == 0
+
+
+@given(stops=STOPS, before=LETTERS, after=LETTERS, data=st.data())
+def test_stops_are_looked_for_after_a_text_if_one_is_given(
+    stops: list[str], before: str, after: str, data: st.DataObject
+) -> None:
+    text = f"{before}</t>{after}"
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=4)))
+    machine = StopStrings(stops, "</t>")
+    emitted, stopped = "", False
+    for begin, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
+        if not stopped:
+            piece, stopped = machine.push(text[begin:end])
+            emitted += piece
+    said, found = _reference(stops, after)
+    assert (emitted + machine.finish(), stopped) == (f"{before}</t>{said}", found)
