@@ -19,7 +19,7 @@ SOURCES := export runtime handlers tests infra/install.py infra/demo.py infra/co
 # A file's tests share what they make, so each file stays on one core.
 ALL_CORES := --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo demo-once test soak quick test-fast check bench native native-fuzz cuda-standin image-root sbom format clean
+.PHONY: help demo demo-once test soak clients quick test-fast check bench native native-fuzz cuda-standin image-root sbom format clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ test: .venv/.dev  ## Run all tests
 
 soak: .venv/.dev  ## Run the tests that take a cluster, minutes or downloads, which `test` leaves out
 	$(BIN)/python -m pytest -m soak --durations 10
+
+clients: .venv/.dev  ## Install the clients that `soak` tries, in .clients: minutes, 3 GB
+	$(BIN)/python -m tests.handlers.clients.install
 
 quick: .venv/.dev  ## Lint, types and the tests marked fast, side by side: run it often
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target check test-fast
@@ -72,7 +75,7 @@ bench: .venv/.bench  ## Measure exports, and the runtime beside its peer; makes 
 	$(BIN)/python -m infra.bench.export_speed .bench/geometry
 
 clean:  ## Remove everything that the other targets made
-	rm -rf .venv .cuda-standin .bench .demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .clients .cuda-standin .bench .demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
 .venv/.demo: pyproject.toml infra/constraints.txt infra/install.py
 	$(INSTALL) --extras cpu,export --with openai $(PIP_FLAGS)

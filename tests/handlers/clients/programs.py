@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-_SECONDS = 120
+_SECONDS = 240
 
 
 def run(words: Sequence[str | Path], folder: Path, **environment: str) -> str:
@@ -16,12 +18,10 @@ def run(words: Sequence[str | Path], folder: Path, **environment: str) -> str:
     Raises:
         AssertionError: it failed.
     """
-    home = folder / "home"
-    home.mkdir(exist_ok=True)
     ended = subprocess.run(
         words,
         cwd=folder,
-        env={"PATH": os.environ["PATH"], "HOME": str(home), **environment},
+        env=_environment(folder, environment),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -31,3 +31,28 @@ def run(words: Sequence[str | Path], folder: Path, **environment: str) -> str:
     )
     assert ended.returncode == 0, ended.stdout
     return ended.stdout
+
+
+@contextmanager
+def running(words: Sequence[str | Path], folder: Path, **environment: str) -> Iterator[None]:
+    """Run a program in the same way, and end it and its children with the context. Its output is not kept."""
+    process = subprocess.Popen(
+        words,
+        cwd=folder,
+        env=_environment(folder, environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _environment(folder: Path, more: dict[str, str]) -> dict[str, str]:
+    home = folder / "home"
+    home.mkdir(exist_ok=True)
+    return {"PATH": os.environ["PATH"], "HOME": str(home), **more}
