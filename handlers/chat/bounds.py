@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 from qwonnx.handlers import errors
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.http.json_size import has_too_many_values
+from qwonnx.runtime.sampling.params import MAX_STOP_LENGTH
 
 MAX_MESSAGES = 2048  # as many as the largest APIs take
 MAX_PARTS = 8192  # of all messages
 MAX_CALLS = 2048  # in all messages
 MAX_VALUES = 50_000  # of JSON in the arguments of all calls
-MAX_STOP_CHARACTERS = 1024  # of one stop string
 
 
 class ConversationBounds:
@@ -58,8 +58,8 @@ def check_stops(stops: Iterable[str], parameter: str) -> None:
     Raises:
         ServiceError: 400.
     """
-    if any(len(stop) > MAX_STOP_CHARACTERS for stop in stops):
-        message = f"a stop string is longer than {MAX_STOP_CHARACTERS} characters: shorten it"
+    if any(len(stop) > MAX_STOP_LENGTH for stop in stops):
+        message = f"a stop string is longer than {MAX_STOP_LENGTH} characters: shorten it"
         raise errors.invalid(message, parameter)
 
 

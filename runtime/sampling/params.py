@@ -12,7 +12,7 @@ from qwonnx.runtime.sampling.guide import Guide
 from qwonnx.runtime.text.stop_strings import StopStrings
 
 MAX_STOP_STRINGS = 16
-MAX_STOP_LENGTH = 256  # characters; text that may still become a stop string is held back from the stream
+MAX_STOP_LENGTH = 1024  # characters; text that may still become a stop string is held back from the stream
 MAX_BIASED_TOKENS = 300
 MAX_LOGPROBS = 20
 _THINKING_END = "</think>"

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from qwonnx.handlers.chat.bounds import MAX_CALLS, MAX_MESSAGES, MAX_PARTS, MAX_STOP_CHARACTERS, MAX_VALUES
+from qwonnx.handlers.chat.bounds import MAX_CALLS, MAX_MESSAGES, MAX_PARTS, MAX_VALUES
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.openai import chat_request
+from qwonnx.runtime.sampling.params import MAX_STOP_LENGTH
 
 pytestmark = pytest.mark.fast
 
@@ -38,7 +39,7 @@ def test_what_is_just_small_enough_passes() -> None:
         [USER, _calling(_call("[" + "1," * (MAX_VALUES - 2) + "1]"))],
         [USER, _calling(_call(json.dumps({"text": "[," * MAX_VALUES})))],
     ):
-        assert chat_request.parse(_body(messages, stop="x" * MAX_STOP_CHARACTERS)).messages
+        assert chat_request.parse(_body(messages, stop="x" * MAX_STOP_LENGTH)).messages
 
 
 @pytest.mark.parametrize(
@@ -51,8 +52,8 @@ def test_what_is_just_small_enough_passes() -> None:
         ([_calling(*[_call()] * 1025)] * 2, {}, "messages[1].tool_calls", MAX_CALLS),
         ([_calling(_call("[[]" + ",[]" * MAX_VALUES + "]"))], {}, "messages", MAX_VALUES),
         ([_calling(_call("[1" + ",1" * 30_000 + "]"))] * 2, {}, "messages", MAX_VALUES),
-        ([USER], {"stop": "x" * (MAX_STOP_CHARACTERS + 1)}, "stop", MAX_STOP_CHARACTERS),
-        ([USER], {"stop": ["x", "x" * (MAX_STOP_CHARACTERS + 1)]}, "stop", MAX_STOP_CHARACTERS),
+        ([USER], {"stop": "x" * (MAX_STOP_LENGTH + 1)}, "stop", MAX_STOP_LENGTH),
+        ([USER], {"stop": ["x", "x" * (MAX_STOP_LENGTH + 1)]}, "stop", MAX_STOP_LENGTH),
     ],
 )
 def test_more_is_refused_by_the_limit(messages: list[Any], fields: dict[str, Any], param: str, limit: int) -> None:

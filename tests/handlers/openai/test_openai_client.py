@@ -102,6 +102,12 @@ def test_stop_strings_end_the_answer_before_them(served: Served) -> None:
     assert completion.choices[0].finish_reason == "stop"
 
 
+def test_a_stop_string_may_be_as_long_as_the_document_says(served: Served) -> None:
+    with served.client() as client:
+        long = client.chat.completions.create(model=MODEL, messages=chat("Hi"), max_tokens=5, stop=["x" * 1024])
+    assert long.choices[0].message.content == expected(served, "Hi", 5)
+
+
 def test_a_seed_makes_sampling_repeatable_and_extensions_are_honoured(served: Served) -> None:
     def ask(client: openai.OpenAI, seed: int, **extensions: Any) -> str | None:
         completion = client.chat.completions.create(

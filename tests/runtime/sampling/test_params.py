@@ -26,7 +26,7 @@ pytestmark = pytest.mark.fast
         ("seed", 1 << 63),
         ("max_tokens", 0),
         ("stop", ("",)),
-        ("stop", ("x" * 257,)),
+        ("stop", ("x" * 1025,)),
         ("stop", ("x",) * 17),
         ("stop_token_ids", (-1,)),
     ],
