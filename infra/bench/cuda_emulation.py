@@ -3,9 +3,8 @@
     python -m infra.bench.cuda_emulation [--checkpoint FOLDER] [--suite FILE] [--weights int4]
 
 Both are exported here, by default from the trained miniature, in blocks of 32 without zero points. The CPU computes in
-float32. The emulation is
-that of infra.gpu.emulation: every kernel rounds its output to float16. Both answer all questions of a suite, by default
-1,408 held-out ones of the miniature. The divergences are of the next token's distribution, at every position of the
+float32. The emulation is that of infra.gpu.emulation: every kernel rounds its output to float16. Both answer all questions
+of a suite that have no pictures, by default the miniature's own. The divergences are of the next token's distribution, at every position of the
 questions and of their expected answers. The last line is JSON.
 """
 
@@ -15,6 +14,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from qwonnx.export.evaluation.artifact_subject import ArtifactSubject
 from qwonnx.export.evaluation.decoder_session import DecoderSession
 from qwonnx.export.evaluation.measures import kl_divergence
 from qwonnx.export.evaluation.run import Outcome, evaluate
-from qwonnx.export.evaluation.subject import Prompt
+from qwonnx.export.evaluation.subject import Prompt, SkippedError
 from qwonnx.export.evaluation.suite import read_suite
 from qwonnx.export.quantization.recipe import Recipe
 from qwonnx.runtime.artifact.folder import open_artifact
@@ -59,12 +59,15 @@ def measure(artifact: Path, emulation: Path, suite: Path) -> dict[str, object]:
     read = read_suite(suite)
     settings = RuntimeSettings(max_num_seqs=8, prefix_cache_bytes=0)
     answered: list[Sequence[Outcome]] = []
-    for folder in (artifact, emulation):
-        subject = ArtifactSubject(folder, settings)
-        answered.append(evaluate(subject, read, read.questions, None).outcomes)
-        print(f"{folder.name}: {sum(one.right for one in answered[-1])} of {len(read.questions)} right", flush=True)
     subject = ArtifactSubject(artifact, settings)
-    prompts = [subject.prompt(question, None) for question in read.questions]
+    questions, prompts = [], []
+    for question in read.questions:
+        with suppress(SkippedError):  # with pictures
+            prompts.append(subject.prompt(question, None))
+            questions.append(question)
+    for folder in (artifact, emulation):
+        answered.append(evaluate(ArtifactSubject(folder, settings), read, questions, None).outcomes)
+        print(f"{folder.name}: {sum(one.right for one in answered[-1])} of {len(questions)} right", flush=True)
     divergence, equal = _divergences(artifact, emulation, prompts)
     pairs = list(zip(*answered, strict=True))
     return {
