@@ -232,7 +232,7 @@ def test_the_state_of_a_model_that_was_not_saved_by_peft_is_understood(
         return re.sub(r"lora_magnitude_vector$", "lora_magnitude_vector.default.weight", name)
 
     edit_tensors(dora.folder, lambda state: {raw(name): value for name, value in state.items()})
-    assert_same(merged(base, dora.folder), dora.merged)
+    assert_same(merged(base, dora.folder), dora.merged, is_dora=True)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_a_tied_head_parts_from_the_embedding_as_in_the_training(
     trained = train(model, tmp_path / "adapter", r=2, **fields)
     expected = merged_by_peft(model, trained.folder)
     found = {name.replace("language_model.", ""): value for name, value in merged(base, trained.folder).items()}
-    assert_same(found, expected)
+    assert_same(found, expected, is_dora=True)
     adapted = resolve_adapted(str(base), None, None, [trained.folder])
     assert not adapted.resolved.config.tie_word_embeddings
     assert any("which the base ties" in note for note in adapted.notes)

@@ -57,7 +57,7 @@ def test_dora_is_merged_as_by_peft(base: Path, model: nn.Module, tmp_path: Path,
     adapter = train(
         model, tmp_path / "adapter", r=rank, lora_alpha=16, use_dora=True, use_rslora=use_rslora, target_modules=targets
     )
-    assert_same(merged(base, adapter.folder), adapter.merged)
+    assert_same(merged(base, adapter.folder), adapter.merged, is_dora=True)
 
 
 _NAMES = st.sampled_from(
@@ -120,7 +120,7 @@ def test_any_adapter_is_merged_as_by_peft(
         modules_to_save=sorted(whole) or None,
         dtype=dtype,
     )
-    assert_same(merged(base, adapter.folder), adapter.merged)
+    assert_same(merged(base, adapter.folder), adapter.merged, is_dora=use_dora)
 
 
 def test_a_rows_values_do_not_depend_on_the_rows_that_are_read_with_it(
@@ -145,4 +145,4 @@ def test_adapters_are_merged_one_after_the_other(base: Path, model: nn.Module, t
     third = train(model, tmp_path / "third", seed=3, r=2, target_modules=["k_proj"], modules_to_save=["o_proj"])
     for order in ((first, second, third), (third, second, first)):
         folders = [adapter.folder for adapter in order]
-        assert_same(merged(base, *folders), merged_by_peft(model, *folders))
+        assert_same(merged(base, *folders), merged_by_peft(model, *folders), is_dora=True)

@@ -117,9 +117,14 @@ def merged(base: Path, *folders: Path) -> State:
     return state
 
 
-def assert_same(found: State, expected: State) -> None:
-    """Equal to 1e-6 of the largest value of each weight, or absolutely where that is less than one."""
+def assert_same(found: State, expected: State, *, is_dora: bool = False) -> None:
+    """Equal to 1e-6 of the largest value of each weight, or absolutely where that is less than one.
+
+    is_dora: peft sums the squares of an embedding's columns in float32, which alone is wrong by up to 1e-6 (we sum in
+    float64), so the embedding gets 4e-6.
+    """
     assert found.keys() == expected.keys()
     for name, values in expected.items():
-        largest = max(1.0, float(values.abs().max()))
-        torch.testing.assert_close(found[name], values, rtol=0, atol=1e-6 * largest, msg=f"{name} differs")
+        tolerance = 4e-6 if is_dora and "embed_tokens" in name else 1e-6
+        atol = tolerance * max(1.0, float(values.abs().max()))
+        torch.testing.assert_close(found[name], values, rtol=0, atol=atol, msg=f"{name} differs")
