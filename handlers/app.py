@@ -9,7 +9,7 @@ import asyncio
 import dataclasses
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
@@ -37,8 +37,6 @@ from qwonnx.handlers.http.body import BodyLimits
 from qwonnx.handlers.http.body_budget import BodyBudget
 from qwonnx.handlers.http.extension import Extension
 from qwonnx.handlers.http.finished_request import Endpoints
-from qwonnx.handlers.http.microvm import PREFIX as microvm_path
-from qwonnx.handlers.http.microvm import MicrovmHooks
 from qwonnx.handlers.http.request_totals import RequestTotals
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.ollama.api import OLLAMA
@@ -96,7 +94,7 @@ def create_app(
     apis = Apis((*APIS, *extension.apis))
     capsules = _capsule_store(settings)
     hooks = RestoreHooks(host, capsules)
-    microvm = MicrovmHooks(host, hooks.before_snapshot, hooks.after_restore).routes if settings.microvm_hooks else ()
+    microvm, microvm_path = _microvm(host, hooks) if settings.microvm_hooks else ((), "")
     added = [*extension.routes, *(route for api in extension.apis for route in api.routes)]
     own = [
         *microvm,
@@ -128,10 +126,9 @@ def create_app(
     if settings.cors_origins:
         middleware.append(_cors(settings))
     if ring.keys:
-        open_prefix = microvm_path if settings.microvm_hooks else ""
         open_paths = _open_paths(settings, extension)
         middleware.append(
-            Middleware(RequireApiKey, ring=ring, apis=apis, open_paths=open_paths, open_prefix=open_prefix)
+            Middleware(RequireApiKey, ring=ring, apis=apis, open_paths=open_paths, open_prefix=microvm_path)
         )
     if ring.keys or settings.max_requests_in_flight is not None:
         from qwonnx.handlers.http.request_limits import RequestLimits  # what a server lacks costs its start nothing
@@ -202,6 +199,13 @@ def _cors(settings: ServerSettings) -> Middleware:
         allow_headers=("*",),
         expose_headers=("x-request-id", "retry-after", *limits),
     )
+
+
+def _microvm(host: ModelHost, hooks: RestoreHooks) -> tuple[Sequence[Route], str]:
+    """Routes of a MicroVM's hooks, and the prefix of their paths."""
+    from qwonnx.handlers.http.microvm import PREFIX, MicrovmHooks  # most servers have none
+
+    return MicrovmHooks(host, hooks.before_snapshot, hooks.after_restore).routes, PREFIX
 
 
 def _open_paths(settings: ServerSettings, extension: Extension) -> list[str]:

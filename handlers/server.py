@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Protocol
 
-import uvicorn
 from starlette.types import ASGIApp
 
 from qwonnx.handlers.app import create_app
+from qwonnx.handlers.http import uvicorn_parts
 from qwonnx.handlers.http.connection import Connection, ConnectionLimits, LimitedConfig
 from qwonnx.handlers.listener import BACKLOG
 from qwonnx.handlers.settings import ServerSettings
@@ -96,7 +96,7 @@ class Closable(Protocol):
         """End running requests. Blocks until that is done."""
 
 
-class Server(uvicorn.Server):
+class Server(uvicorn_parts.Server):
     """One application. Run it with `run(sockets=[bind(...)])`.
 
     Args:

@@ -69,7 +69,7 @@ class RuntimeSettings:
     memory_bytes: memory for the whole process. If the weights do not fit, experts are read when they are needed, and
         the least used ones go. None is the container's or machine's memory if the weights do not fit it; 0 is no limit.
     prefix_cache_bytes: memory for snapshots of prompts, so that shared beginnings are not read again; 0 turns it off.
-    spin: threads busy-wait between operators: faster, but cores are at 100 % during a step.
+    spin: threads busy-wait between operators, at most 1 ms: faster, but cores are at 100 % during a step.
     log_severity: ONNX Runtime's, from 0 (verbose) to 4 (fatal only); errors that it logs are also raised.
     allow_special_tokens: special tokens count in a chat whoever wrote them, so a message can end its turn and begin
         another. By default only the chat template's own do.

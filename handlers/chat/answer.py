@@ -13,9 +13,10 @@ import dataclasses
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
+
+from msgspec import Struct
 
 from qwonnx.handlers import errors
 from qwonnx.handlers.chat.capsule_store import CapsuleStore
@@ -48,6 +49,7 @@ async def begin(
     capsules: CapsuleStore | None = None,
     owner: str = "",
     burst: int = 1,
+    keeps_end: bool = True,
     fits: Callable[[Part], bool] | None = None,
     continuing: Continuing | None = None,
 ) -> Answer:
@@ -61,6 +63,7 @@ async def begin(
         capsules: store of the states of conversations.
         owner: see Engine.submit().
         burst: see OutputStream.
+        keeps_end: the state at the end of the last turn is kept, for the chat's next turn.
         fits: called with each part in order; the answer ends with LENGTH before the first that does not fit.
         continuing: what makes an answer go on in another request after its deadline; None: nothing does.
 
@@ -102,7 +105,7 @@ async def begin(
                 prompt.token_ids,
                 params,
                 request_id=request_id,
-                snapshot_at=prompt.snapshot_at,
+                snapshot_at=prompt.snapshot_at if keeps_end else prompt.snapshot_at[:-1],
                 deadline=deadline if continuing is None else continuing.ends_at(deadline),
                 owner=owner,
                 generated=generated,
@@ -124,8 +127,7 @@ async def begin(
     return Answer(outputs, reader, saving, guide, fits, offering, generated, give_back)
 
 
-@dataclass(frozen=True, slots=True)
-class Continuing:
+class Continuing(Struct, frozen=True):
     """How answers go on.
 
     continuations: of the application.

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from qwonnx.handlers.chat.tools import Tool
 from qwonnx.runtime.errors import InvalidRequestError
 from qwonnx.runtime.sampling.guide import Guide
-from qwonnx.runtime.sampling.tool_grammar import tool_guide
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerForm:
+class AnswerForm(Struct, frozen=True):
     """What tools and a schema say about the form.
 
     tools: that may be called.
@@ -52,7 +50,7 @@ class AnswerForm:
         return None if self.schema is None else Guide.json_schema(self.schema, self.schema_parameter)
 
     def _calls(self, tools: Sequence[dict[str, Any]]) -> Guide:
-        return tool_guide(
+        return _tool_guide(
             tools,
             required=self.required or self.named is not None,
             function=self.named,
@@ -74,7 +72,13 @@ class AnswerForm:
 def _strict_if_it_can_be(tool: dict[str, Any]) -> dict[str, Any]:
     strict = tool | {"function": tool["function"] | {"strict": True}}
     try:
-        tool_guide([strict], required=True)
+        _tool_guide([strict], required=True)
     except InvalidRequestError:
         return tool
     return strict
+
+
+def _tool_guide(tools: Sequence[dict[str, Any]], **form: Any) -> Guide:
+    from qwonnx.runtime.sampling.tool_grammar import tool_guide  # most answers have no such form
+
+    return tool_guide(tools, **form)

@@ -14,9 +14,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Generic, TypeVar
+
+from msgspec import Struct
 
 from qwonnx.handlers.chat.capsule_files import capsule_files
 from qwonnx.runtime.cache.capsule import beginning_name, max_capsule_bytes
@@ -45,8 +46,7 @@ class CapsuleStoreError(Exception):
     """The store does not answer, or has failed; the log has the reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome(Generic[_Value]):
+class _Outcome(Struct, Generic[_Value], frozen=True):
     """What work with the store gave.
 
     is_done: it ended well and in time.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from types import TracebackType
+
+from msgspec import Struct
 
 from qwonnx.handlers.chat.answer import Answer
 from qwonnx.handlers.chat.parts import End, Part
@@ -14,8 +15,7 @@ from qwonnx.handlers.chat.parts import End, Part
 MAX_CHOICES = 8  # answers to one prompt
 
 
-@dataclass(frozen=True, slots=True)
-class Numbered:
+class Numbered(Struct, frozen=True):
     """A part of one of several answers."""
 
     index: int

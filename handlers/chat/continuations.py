@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 
 from qwonnx.handlers import errors
 from qwonnx.handlers.chat.capsule_store import CapsuleStore, CapsuleStoreError
@@ -32,8 +33,7 @@ PARAMETER = "continuation"
 _DIGEST_BYTES = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Asker:
+class Asker(Struct, frozen=True):
     """Who asks.
 
     name: of the API key.
@@ -48,8 +48,7 @@ class Asker:
         return digest(self.name.encode(), self.owner.encode())
 
 
-@dataclass(frozen=True, slots=True)
-class Resumed:
+class Resumed(Struct, frozen=True):
     """An answer that goes on.
 
     generated: its tokens so far.

@@ -5,12 +5,12 @@ If the client disconnects, its generation ends within one step, streaming or not
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+from msgspec.structs import replace
 from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response
@@ -31,6 +31,15 @@ from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.engine.engine import Engine
 
 _BURST = 32  # tokens of an answer that is sent whole
+_LAST_TURN = "qwonnx.last_turn"
+
+
+def has_last_turn(scope: Scope) -> None:
+    """Say of a request that its chat does not go on, so that the state at the prompt's end need not be kept.
+
+    A copy of the state takes as long as some tokens, and the prompt's last tokens would be read in a step of their own.
+    """
+    scope[_LAST_TURN] = True
 
 
 _Part_contra = TypeVar("_Part_contra", contravariant=True)
@@ -88,7 +97,9 @@ async def respond(
         ClientDisconnect: the client disconnected first.
     """
     fits = _fits(request.scope, writer, stream=stream)
-    beginning = _beginning(request, engine, chat, writer.id, fits, stream=stream)
+    # A capsule is made of the state that is kept.
+    keeps_end = _LAST_TURN not in request.scope or request.app.state.capsules is not None
+    beginning = _beginning(request, engine, chat, writer.id, fits, stream=stream, keeps_end=keeps_end)
     return await _respond(request, beginning, writer, stream=stream)
 
 
@@ -126,6 +137,7 @@ def _beginning(
     fits: Callable[[Part], bool] | None,
     *,
     stream: bool,
+    keeps_end: bool = True,
 ) -> Callable[[], Coroutine[Any, Any, Answer]]:
     settings: ServerSettings = request.app.state.settings
     capsules: CapsuleStore | None = request.app.state.capsules
@@ -136,7 +148,7 @@ def _beginning(
     return partial(
         begin,
         engine,
-        dataclasses.replace(chat, thinking_budget=budget),
+        replace(chat, thinking_budget=budget),
         request_id=request_id,
         deadline=deadline.of_request(request.scope, settings),
         capsules=capsules,
@@ -144,6 +156,7 @@ def _beginning(
         continuing=None if continuations is None else Continuing(continuations, name_of(request.scope)),
         fits=fits,
         burst=_BURST if is_whole else 1,
+        keeps_end=keeps_end,
     )
 
 

@@ -7,12 +7,13 @@ exactly once.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import threading
 from collections.abc import AsyncGenerator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any
+
+from msgspec.structs import replace
 
 from qwonnx.handlers import errors
 from qwonnx.handlers.chat.loop_inbox import LoopInbox
@@ -178,7 +179,7 @@ class OutputStream:
             reason = FinishReason.DEADLINE
         if output is None:
             raise errors.out_of_time()
-        yield dataclasses.replace(output, text="", token_ids=(), finish_reason=reason)
+        yield replace(output, text="", token_ids=(), finish_reason=reason)
 
     async def _next(self) -> RequestOutput | None:
         """The next output. If the deadline comes first, abort the request and return None."""

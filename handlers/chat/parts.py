@@ -7,8 +7,9 @@ answer that goes on.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
 from qwonnx.runtime.sampling.scores import SampledLogprobs
@@ -27,8 +28,7 @@ class EndReason(Enum):
     CALLS = "calls"  # it called tools, and waits for their results
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """Tokens of a request and its answer.
 
     num_prompt_tokens: of the prompt.
@@ -43,8 +43,7 @@ class Usage:
     num_reasoning_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(Struct, frozen=True):
     """The last part of every successful answer.
 
     continuation: a token with which another request goes on, after a deadline.
@@ -57,8 +56,7 @@ class End:
     stop_string: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
+class Begun(Struct, frozen=True):
     """The first part of every answer: its prompt has been read.
 
     num_prompt_tokens: of the prompt.
@@ -69,8 +67,7 @@ class Begun:
     num_cached_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class Resumed:
+class Resumed(Struct, frozen=True):
     """A part before the others of an answer that goes on after calls.
 
     num_calls: calls that have begun in earlier requests.
@@ -81,8 +78,7 @@ class Resumed:
     open_call: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ContentLogprobs:
+class ContentLogprobs(Struct, frozen=True):
     """Log probabilities of a token outside of the reasoning. Its text comes with the next parts, if it has any."""
 
     logprobs: SampledLogprobs

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 from qwonnx.handlers.chat.conversation import folded
 from qwonnx.handlers.effort import Effort, thinks
@@ -19,8 +20,7 @@ if TYPE_CHECKING:  # imports the tokenizer and the template, which a command nee
     from qwonnx.runtime.text.text_prompt import Prompt
 
 
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
+class ChatRequest(Struct, frozen=True):
     """A request for one answer. An API translates its body into this; the command line makes it from options.
 
     messages: as chat templates take them: role, content as a string, and optionally reasoning_content, tool_calls,

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -57,7 +58,7 @@ def inspect(
     if nodes:
         placed = _placed_nodes(opened, runtime_settings(device=device))
         if as_json:
-            listed = {name: [dataclasses.asdict(node) for node in graph] for name, graph in placed.items()}
+            listed = {name: [msgspec.structs.asdict(node) for node in graph] for name, graph in placed.items()}
             typer.echo(json.dumps(listed, indent=1))
         else:
             Console().print(_nodes_table(placed))

@@ -6,8 +6,8 @@ A longer answer ends as if it had reached its token limit, before the platform w
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from msgspec import Struct
 from starlette.types import Scope
 
 _KEY = "qwonnx.answer_bytes"
@@ -16,8 +16,7 @@ _KEY = "qwonnx.answer_bytes"
 _RESERVED_BYTES = 64 << 10
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerBytes:
+class AnswerBytes(Struct, frozen=True):
     """The limit of one answer.
 
     max_bytes: of the whole document that carries it.

@@ -7,10 +7,10 @@ the error.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from msgspec import Struct
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,8 +21,7 @@ from qwonnx.handlers.errors import ErrorKind, ServiceError
 _MAX_PATH_CHARACTERS = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Api:
+class Api(Struct, frozen=True):
     """One API. handlers/app.py lists all.
 
     prefix: of its paths, without a slash at its end: /v1 owns /v1 and /v1/models, not /v1x. A path belongs to the API

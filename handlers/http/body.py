@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TypeVar
 
+from msgspec import Struct
 from starlette.requests import Request
 
 from qwonnx.handlers.errors import RETRY_AFTER_SECONDS, ErrorKind, ServiceError
@@ -21,8 +21,7 @@ _SMALL_BYTES = 16 << 10
 _Understood = TypeVar("_Understood")
 
 
-@dataclass(frozen=True, slots=True)
-class BodyLimits:
+class BodyLimits(Struct, frozen=True):
     """Limits for the bodies of an application.
 
     max_bytes: of one body.

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from dataclasses import dataclass
 from typing import Any
 
 import h11
-import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from msgspec import Struct
 
 from qwonnx.handlers.http.request_head import RequestReader
+from qwonnx.handlers.http.uvicorn_parts import Config, H11Protocol
 
 # One turn of the event loop reads at most this much of one connection: asyncio's 256 KiB in tiny chunks take 0.7 s.
 _READ_BYTES = 16 << 10
@@ -29,8 +28,7 @@ _MAX_HEAD_BYTES = 16 << 10
 _BODY_MARGIN_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
+class ConnectionLimits(Struct, frozen=True):
     """Limits of the connections of a server.
 
     max_connections: that are open at a time.
@@ -80,7 +78,7 @@ class OpenConnections:
         return next(iter(self._for_head), None) or next(iter(self._for_body), None)
 
 
-class LimitedConfig(uvicorn.Config):
+class LimitedConfig(Config):
     """uvicorn's configuration, with limits.
 
     Args:

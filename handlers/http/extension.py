@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from msgspec import Struct
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from qwonnx.handlers.http.api import Api
 
 
-@dataclass(frozen=True, slots=True)
-class Extension:
+class Extension(Struct, frozen=True):
     """Additions of one platform.
 
     apis: with routes that need the key, and with errors in the platform's form.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 from starlette.datastructures import Headers
 from starlette.routing import BaseRoute
 from starlette.types import Scope
@@ -16,8 +16,7 @@ from qwonnx.handlers.http.meter import Usage
 OTHER = "other"  # what is no route
 
 
-@dataclass(frozen=True, slots=True)
-class FinishedRequest:
+class FinishedRequest(Struct, frozen=True):
     """One request.
 
     endpoint: the route, with its parameters as they are declared: /v1/models/{model:path}. OTHER if it has none.

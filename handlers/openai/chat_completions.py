@@ -6,8 +6,7 @@ body -> chat_request -> engine_request -> chat/endpoint -> parts -> chat.complet
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -48,8 +47,7 @@ async def create_chat_completion(request: Request) -> Response:
         raise engine_request.in_openai_words(error) from error
 
 
-@dataclass(frozen=True, slots=True)
-class _Understood:
+class _Understood(Struct, frozen=True):
     """A request as OpenAI's client wrote it, and as the other layers take it."""
 
     chat: ChatCompletionRequest

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 from typing import Any, TypeVar
+
+from msgspec.structs import replace
 
 from qwonnx.handlers.chat.request import ChatRequest
 from qwonnx.handlers.chat.text_request import TextRequest
@@ -47,10 +48,7 @@ def choices(request: _Request, number: int) -> list[_Request]:
     seed = request.sampling.get("seed")
     if seed is None:
         return [request] * number
-    return [
-        dataclasses.replace(request, sampling={**request.sampling, "seed": _after(seed, index)})
-        for index in range(number)
-    ]
+    return [replace(request, sampling={**request.sampling, "seed": _after(seed, index)}) for index in range(number)]
 
 
 def _after(seed: int, index: int) -> int:

@@ -7,12 +7,12 @@ is text: special tokens that it spells are ordinary ones, unless the server allo
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
+from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -137,7 +137,7 @@ def _conversation(asked: TokenizeRequest) -> ChatRequest | None:
     if chat.continue_final and not asked.add_generation_prompt:
         message = "continue_final_message opens the answer: leave add_generation_prompt true"
         raise errors.invalid(message, "add_generation_prompt")
-    return dataclasses.replace(chat, opens_answer=asked.add_generation_prompt)
+    return replace(chat, opens_answer=asked.add_generation_prompt)
 
 
 def _tokens_of(engine: Engine, text: str) -> list[int]:

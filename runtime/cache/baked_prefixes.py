@@ -14,10 +14,10 @@ import logging
 import mmap
 import os
 import re
-import secrets
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from qwonnx.runtime.artifact.folder import Artifact
 from qwonnx.runtime.cache.capsule import Capsule, beginning_name, decode
@@ -34,8 +34,7 @@ MAX_TOTAL_BYTES = 16 << 30
 _NAME = re.compile(r"[0-9a-f]{64}\.capsule")
 
 
-@dataclass(frozen=True, slots=True)
-class PrefixFile:
+class PrefixFile(Struct, frozen=True):
     """A file among the baked prefixes. If capsule is None, refusal says why it is not used."""
 
     path: Path
@@ -104,7 +103,7 @@ def write_prefix(path: Path, data: bytes) -> None:
     if len(others) >= MAX_FILES or sum(others) + len(data) > MAX_TOTAL_BYTES:
         limits = f"at most {MAX_FILES} files and {MAX_TOTAL_BYTES >> 30} GiB together"
         raise CapsuleError(f"{folder} is full ({limits}): remove some")
-    part = folder / f".{path.name}.{secrets.token_hex(4)}"
+    part = folder / f".{path.name}.{os.urandom(4).hex()}"
     try:
         with part.open("xb") as file:
             file.write(data)

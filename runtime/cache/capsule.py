@@ -26,11 +26,11 @@ import mmap
 import struct
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 
 from qwonnx.runtime.artifact.manifest import StateSpec
 from qwonnx.runtime.cache.host_segments import storage_dtype
@@ -54,8 +54,7 @@ assert sys.byteorder == "little", "states are written as they lie in memory"
 assert _HEAD.size % _ALIGNMENT == 0
 
 
-@dataclass(frozen=True, slots=True)
-class Capsule:
+class Capsule(Struct, frozen=True):
     """The beginning of a sequence: its tokens, and the bytes of a row's states after them.
 
     Attributes:

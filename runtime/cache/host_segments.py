@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 
 from qwonnx.runtime.artifact.manifest import StateSpec
 from qwonnx.runtime.cache.buffers import HostArray, Segment
@@ -15,8 +15,7 @@ from qwonnx.runtime.cache.rows import is_growing, row_shape
 _BITS = {"bfloat16": "uint16", "float8e4m3fn": "uint8"}
 
 
-@dataclass(frozen=True, slots=True)
-class HostSegment:
+class HostSegment(Struct, frozen=True):
     """Arrays that are never written: copies of a row's arrays, or views of bytes from outside."""
 
     num_tokens: int

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from qwonnx.runtime.artifact.manifest import StateSpec
 
@@ -43,8 +44,7 @@ def item_bytes(spec: StateSpec) -> int:
     return _ITEM_BYTES[spec.dtype]
 
 
-@dataclass(frozen=True, slots=True)
-class RowCost:
+class RowCost(Struct, frozen=True):
     """Bytes of a row's fixed states, and of the keys and values of each token."""
 
     bytes_per_row: int
@@ -63,8 +63,7 @@ def row_cost(states: Sequence[StateSpec]) -> RowCost:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class RowMove:
+class RowMove(Struct, frozen=True):
     """Row `source`, holding a sequence of num_tokens, becomes row `target`; `source` is free afterwards."""
 
     source: int
@@ -72,8 +71,7 @@ class RowMove:
     num_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class CacheSnapshot:
+class CacheSnapshot(Struct, frozen=True):
     """The accounting at one moment: tokens in each row (None for a free one), and bytes.
 
     reserved_bytes is address space; used_bytes is the part that the rows in use need; touched_bytes was written and not

@@ -6,7 +6,8 @@ This module knows the tokenizer's ids and the length limit. It does not know row
 from __future__ import annotations
 
 from collections import abc
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from qwonnx.runtime.engine.generation import Generation
 from qwonnx.runtime.engine.request import RequestOutput
@@ -19,8 +20,7 @@ from qwonnx.runtime.scheduling.sequence import Sequence
 from qwonnx.runtime.text.tokenizer import Tokenizer
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(Struct, frozen=True):
     """The admission of requests to one engine.
 
     Attributes:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from msgspec import Struct
 
 from qwonnx.runtime.engine.generation import Generation
 from qwonnx.runtime.errors import EngineClosedError, InvalidRequestError, QueueFullError
@@ -20,8 +21,7 @@ _Result = TypeVar("_Result")
 _CLOSED = "the engine is closed: open the artifact again"
 
 
-@dataclass(frozen=True, slots=True)
-class Mail:
+class Mail(Struct, frozen=True):
     """Messages since the last take(): calls to make, new requests, ids of requests to abort, those to keep first."""
 
     calls: list[Callable[[], None]]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from qwonnx.runtime.engine.generation import Generation
 from qwonnx.runtime.engine.request import FinishReason
@@ -18,8 +19,7 @@ _SECONDS_PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15,
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
-@dataclass(frozen=True, slots=True)
-class HistogramSnapshot:
+class HistogramSnapshot(Struct, frozen=True):
     """counts[i] is the number of observations in (bounds[i - 1], bounds[i]]; the last count has no upper bound."""
 
     bounds: tuple[float, ...]
@@ -47,8 +47,7 @@ class Histogram:
         return HistogramSnapshot(self._bounds, tuple(self._counts), self._total)
 
 
-@dataclass(frozen=True, slots=True)
-class MetricsSnapshot:
+class MetricsSnapshot(Struct, frozen=True):
     """Totals since the start of the engine, and its current state.
 
     Attributes:
@@ -94,8 +93,7 @@ class MetricsSnapshot:
     decoding_rows: HistogramSnapshot
 
 
-@dataclass(slots=True)
-class EngineMetrics:
+class EngineMetrics(Struct):
     """The totals; see MetricsSnapshot."""
 
     finished: dict[FinishReason, int] = field(default_factory=lambda: dict.fromkeys(FinishReason, 0))

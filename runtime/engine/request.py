@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 from qwonnx.runtime.sampling.scores import SampledLogprobs
 
@@ -19,8 +20,7 @@ class FinishReason(Enum):
     GUIDE = "guide"  # the guide cannot continue: it is too complex; RequestOutput.error says why
 
 
-@dataclass(frozen=True, slots=True)
-class RequestOutput:
+class RequestOutput(Struct, frozen=True):
     """One delta of one answer.
 
     text: whole characters that continue the earlier deltas. Often empty: text that may become part of a character or of

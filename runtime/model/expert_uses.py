@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,7 +59,7 @@ def save(artifact: Artifact, uses: Sequence[Sequence[int]]) -> Path:
         OSError: it cannot be written.
     """
     path = artifact.folder / FILE
-    part = path.with_name(f".{FILE}.{secrets.token_hex(4)}")
+    part = path.with_name(f".{FILE}.{os.urandom(4).hex()}")
     try:
         with part.open("x", encoding="utf-8") as file:
             json.dump({"artifact": artifact.id, "uses": [list(layer) for layer in uses]}, file)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from qwonnx.runtime.artifact.file_names import CHAT_TEMPLATE_FILE, GENERATION_CONFIG_FILE
 from qwonnx.runtime.artifact.folder import Artifact
@@ -20,8 +21,7 @@ from qwonnx.runtime.text.end_tokens import end_token_ids
 from qwonnx.runtime.text.tokenizer import Tokenizer
 
 
-@dataclass(frozen=True, slots=True)
-class ModelFiles:
+class ModelFiles(Struct, frozen=True):
     """An opened artifact's parts."""
 
     artifact: Artifact

@@ -6,10 +6,10 @@ The addresses never change, so a binding for one shape is valid for every later 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from qwonnx.runtime.cache.buffers import HostArray
 from qwonnx.runtime.scheduling.sequence import StepPlan
@@ -22,8 +22,7 @@ Int32Array = npt.NDArray[np.int32]
 HOST_INPUTS = frozenset({"total_sequence_length"})
 
 
-@dataclass(frozen=True, slots=True)
-class StepInputs:
+class StepInputs(Struct, frozen=True):
     """Views of the buffers, in the decoder's shapes."""
 
     input_ids: IntArray  # [batch, sequence]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from qwonnx.runtime.artifact.folder import Artifact
 from qwonnx.runtime.model.artifact_placement import place_artifact
@@ -12,8 +12,7 @@ from qwonnx.runtime.model.weight_files import WeightFiles
 from qwonnx.runtime.settings import RuntimeSettings
 
 
-@dataclass(frozen=True, slots=True)
-class OpenedModel:
+class OpenedModel(Struct, frozen=True):
     """An artifact's decoder, loaded.
 
     weights: its files, which the session maps.

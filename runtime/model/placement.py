@@ -13,11 +13,11 @@ import io
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnxruntime
+from msgspec import Struct
 
 from qwonnx.runtime.artifact.manifest import Manifest
 from qwonnx.runtime.errors import SettingsError
@@ -47,8 +47,7 @@ TENSORRT = "TensorrtExecutionProvider"
 _NAMES = {CUDA: "CUDA", TENSORRT: "TensorRT"}
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(Struct, frozen=True):
     """ONNX Runtime's providers in their order, by name with their options, and the device of the first one.
 
     device: None if the states are in the host's memory.

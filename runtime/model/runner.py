@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from qwonnx.runtime.artifact.manifest import StateSpec
 from qwonnx.runtime.cache.buffers import RowBinding, Runnable
@@ -34,13 +34,12 @@ from qwonnx.runtime.scheduling.sequence import StepPlan
 FloatArray = npt.NDArray[np.float32]
 
 TOP_VALUES, TOP_IDS = "top_logits", "top_ids"
-_KNOWN_INPUTS = frozenset(field.name for field in fields(StepInputs))
+_KNOWN_INPUTS = frozenset(StepInputs.__struct_fields__)
 # Up to so many rows each number has its graph. Above, every eighth has one, and free rows fill up a step.
 _GRAPH_FOR_EACH = 8
 
 
-@dataclass(slots=True)
-class _Binding:
+class _Binding(Struct):
     """A bound range of rows, and the current shapes of the step's other inputs and outputs."""
 
     rows: RowBinding

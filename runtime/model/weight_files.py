@@ -17,8 +17,9 @@ import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from qwonnx.runtime.artifact.file_names import is_weight_file
 from qwonnx.runtime.artifact.folder import Artifact
@@ -34,8 +35,7 @@ _MAPS = Path("/proc/self/maps")
 _WILLNEED, _POPULATE_READ = 3, 22  # of Linux's madvise(2)
 
 
-@dataclass(frozen=True, slots=True)
-class MappedRange:
+class MappedRange(Struct, frozen=True):
     """A part of a weight file in the process's memory: first address and bytes."""
 
     address: int

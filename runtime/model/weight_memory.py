@@ -15,8 +15,9 @@ import threading
 import time
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate, islice
+
+from msgspec import Struct
 
 from qwonnx.runtime.errors import SettingsError
 from qwonnx.runtime.machine import anonymous_bytes, file_bytes, memory_limit_bytes
@@ -32,8 +33,7 @@ _RESERVE_BYTES, _RESERVE_SHARE = 32 << 20, 0.02
 _MIB = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class _Sizes:
+class _Sizes(Struct, frozen=True):
     """Bytes of mapped weights: of all experts, of the largest layer's, and of what every token needs."""
 
     experts: int

@@ -17,8 +17,9 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 SOURCES = Path(__file__).resolve().parent / "sources"
 LIBRARY = "libqwonnx_native.dylib" if sys.platform == "darwin" else "libqwonnx_native.so"
@@ -35,8 +36,7 @@ class BuildError(Exception):
     """The library was not built; the message says why and what helps."""
 
 
-@dataclass(frozen=True, slots=True)
-class Instructions:
+class Instructions(Struct, frozen=True):
     """The files of an instruction set, by the beginning of their names. They are empty for other processors."""
 
     architecture: str  # what a compiler for their processors defines
@@ -54,8 +54,7 @@ INSTRUCTIONS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Compiler:
+class Compiler(Struct, frozen=True):
     """How to call a compiler: `compile_command` takes -c, `link_command` makes a shared library."""
 
     compile_command: tuple[str, ...]

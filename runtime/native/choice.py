@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from qwonnx.runtime.errors import NativeKernelsError
 from qwonnx.runtime.native.kernels import Kernels
 from qwonnx.runtime.native.library import NativeLibrary, native_library
 
 
-@dataclass(frozen=True, slots=True)
-class KernelChoice:
+class KernelChoice(Struct, frozen=True):
     """What a session gets.
 
     library: to be registered with it; None: ONNX Runtime's kernels run.

@@ -6,8 +6,9 @@ import ctypes
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from qwonnx.runtime.errors import NativeKernelsError
 
@@ -15,16 +16,14 @@ _MAX_PARTS = 6
 _ACCOUNT = 8
 
 
-@dataclass(frozen=True, slots=True)
-class ExpertPart:
+class ExpertPart(Struct, frozen=True):
     """A stacked weight of a layer's experts: the address of the first expert's share, and the bytes of each share."""
 
     address: int
     bytes_each: int
 
 
-@dataclass(frozen=True, slots=True)
-class ExpertLayer:
+class ExpertLayer(Struct, frozen=True):
     """The experts of one layer: codes, scales and zero points of both matrices."""
 
     num_experts: int
@@ -36,8 +35,7 @@ class ExpertLayer:
         return self.num_experts * self.bytes_each
 
 
-@dataclass(frozen=True, slots=True)
-class ExpertAccount:
+class ExpertAccount(Struct, frozen=True):
     """Totals since the session was created.
 
     limit_bytes: of experts in memory; None: there is no limit, and the next two are 0.

@@ -10,10 +10,11 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from qwonnx.runtime.errors import NativeKernelsError
 from qwonnx.runtime.native import expert_memory, token_merging
@@ -27,8 +28,7 @@ DOMAIN = "ai.qwonnx"
 _BUILD = "python -m qwonnx.runtime.native.build"
 
 
-@dataclass(frozen=True, slots=True)
-class NativeLibrary:
+class NativeLibrary(Struct, frozen=True):
     """A library that passed its checks."""
 
     path: Path

@@ -6,8 +6,9 @@ import ctypes
 import enum
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 _SECTIONS = (
     *("byte_ids", "starts", "text", "first_merges", "rights", "ranks", "results", "slots"),
@@ -32,8 +33,7 @@ class Outcome(enum.Enum):
     LONG_PIECE = -3
 
 
-@dataclass(frozen=True, slots=True)
-class Merged:
+class Merged(Struct, frozen=True):
     """tokens: uint32, empty unless the outcome is MERGED."""
 
     outcome: Outcome

@@ -16,11 +16,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+from msgspec import Struct
 
 from qwonnx.runtime.errors import EngineClosedError, GuideError, InvalidRequestError, QueueFullError
 from qwonnx.runtime.sampling.grammar_checker import GrammarChecker
@@ -45,8 +45,7 @@ _THINK_END = b"</think>"
 _MAX_BREAKS = 2  # line breaks that follow </think> in the model's own format
 
 
-@dataclass(frozen=True)
-class _Vocabulary:
+class _Vocabulary(Struct, frozen=True, dict=True):
     """The tokens, as constraints need them. Ids from num_tokens on are padding of the embedding."""
 
     tokenizer: Tokenizer

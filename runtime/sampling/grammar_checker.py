@@ -13,9 +13,10 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from qwonnx.runtime.sampling.grammar_check import Question, Reply  # imports llguidance, which takes 0.1 s
@@ -27,8 +28,7 @@ _INHERITED = ("LD_LIBRARY_PATH", "PATH", "PYTHONHOME", "SYSTEMROOT")  # all that
 _TOO_MUCH = f"it needs more than {CHECK_SECONDS:g} s of a processor, or too much memory or stack, to compile"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """What a check found.
 
     reason: why the grammar is refused, or an empty text.

@@ -6,8 +6,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from qwonnx.runtime.sampling.grammar_checker import Check
 
@@ -21,8 +22,7 @@ _MAX_NUMBER = 64
 _AWAITED_SECONDS = 1.0
 
 
-@dataclass(slots=True, eq=False)
-class Compilation:
+class Compilation(Struct, eq=False):
     """One guide that is compiled, or was.
 
     work: the compiled guide, or why it cannot be followed.

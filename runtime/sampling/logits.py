@@ -7,16 +7,15 @@ no others; those that do read the whole row.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 FloatArray = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
-class TopLogits:
+class TopLogits(Struct, frozen=True):
     """The largest logits of a row, in falling order. Every other token's logit is at most the last one.
 
     ids: int64 `[k]`.
@@ -27,8 +26,7 @@ class TopLogits:
     values: FloatArray
 
 
-@dataclass(frozen=True, slots=True)
-class RowLogits:
+class RowLogits(Struct, frozen=True):
     """The logits of one row, until the next step.
 
     read_all: gives all of them, `[vocab_size]`; from a device it copies them.

@@ -5,11 +5,10 @@ This does not check the expression; the compiler of grammars does.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class PatternOutline:
+class PatternOutline(Struct, frozen=True):
     """Where an expression has anchors and alternatives.
 
     begins, ends: it begins with `^`; it ends with `$`.

@@ -12,24 +12,24 @@ threshold among the maxima of blocks, and top_p first drops tokens that cannot b
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from qwonnx.runtime.errors import SessionError
 from qwonnx.runtime.sampling.entropy import fresh_seed
 from qwonnx.runtime.sampling.logits import TopLogits
 from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.sampling.penalties import Penalties
+from qwonnx.runtime.sampling.philox import Philox
 from qwonnx.runtime.sampling.scores import FloatArray, IntArray, Scores
 
 _COLDEST = 1e-6  # a lower temperature is 0: float32 may not divide by it, and logits are not that close
 _BLOCK = 256  # tokens per block, for the threshold of top_k and for the draw
 
 
-@dataclass(frozen=True, slots=True)
-class AllowedTokens:
+class AllowedTokens(Struct, frozen=True):
     """The tokens that may be chosen: those with these ascending ids, or with all_but all others."""
 
     ids: IntArray
@@ -56,7 +56,7 @@ class Sampler:
         self._params = params
         self._num_tokens = num_tokens
         seed = fresh_seed() if params.seed is None else params.seed & 0xFFFF_FFFF_FFFF_FFFF
-        self._random = random or np.random.Generator(np.random.Philox(seed)).random
+        self._random = random or Philox(seed).random
         self._biased_ids = np.fromiter(params.logit_bias.keys(), dtype=np.intp)
         self._biases = np.fromiter(params.logit_bias.values(), dtype=np.float32)
         self._penalties = Penalties(params, prompt_token_ids)

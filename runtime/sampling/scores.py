@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.intp]
 
 
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
+class TokenLogprob(Struct, frozen=True):
     """A token and the natural logarithm of its probability."""
 
     token_id: int
     logprob: float
 
 
-@dataclass(frozen=True, slots=True)
-class SampledLogprobs:
+class SampledLogprobs(Struct, frozen=True):
     """A sampled token, and the most likely ones in its place, in falling order."""
 
     chosen: TokenLogprob
     top: tuple[TokenLogprob, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Scores:
+class Scores(Struct, frozen=True):
     """Logits after bias and penalties, of the tokens that may be chosen.
 
     values: float32 `[n]`; a token that may not be chosen has no value, or minus infinity.

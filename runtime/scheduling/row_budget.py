@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from qwonnx.runtime.artifact.manifest import StateSpec
 from qwonnx.runtime.cache.rows import RowCost, row_cost
@@ -12,8 +11,7 @@ from qwonnx.runtime.machine import free_memory_bytes
 from qwonnx.runtime.settings import RuntimeSettings
 
 
-@dataclass(frozen=True, slots=True)
-class RowBudget(RowCost):
+class RowBudget(RowCost, frozen=True):
     """The cost of a row, and the bytes that all rows may take together."""
 
     max_bytes: int

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from qwonnx.runtime.cache.rows import CacheSnapshot, RowMove
 from qwonnx.runtime.scheduling.row_budget import UNLIMITED, RowBudget
@@ -27,8 +28,7 @@ from qwonnx.runtime.scheduling.sequence import Sequence, StepPlan
 HEADROOM = 64
 
 
-@dataclass(frozen=True, slots=True)
-class SchedulerSnapshot:
+class SchedulerSnapshot(Struct, frozen=True):
     """Request ids and computed tokens in row order, and the number of decoding sequences."""
 
     waiting: tuple[str, ...]

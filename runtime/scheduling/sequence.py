@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct
 
 
-@dataclass(slots=True, eq=False)
-class Sequence:
+class Sequence(Struct, eq=False):
     """The tokens of one request. Those up to num_computed are in the states of its row.
 
     Attributes:
@@ -22,10 +21,10 @@ class Sequence:
     num_computed: int = 0
     boundaries: tuple[int, ...] = ()
     owner: str = ""
-    num_known: int = field(init=False)
+    num_known: int = 0  # set below
     reads_alone: bool = False
-    arrival: int = field(default=0, repr=False)
-    last_turn: int = field(default=0, repr=False)
+    arrival: int = 0
+    last_turn: int = 0
 
     def __post_init__(self) -> None:
         self.num_known = len(self.token_ids)
@@ -44,8 +43,7 @@ class Sequence:
         return max(self.num_known, self.num_computed + 1)
 
 
-@dataclass(frozen=True, slots=True)
-class StepPlan:
+class StepPlan(Struct, frozen=True):
     """One rectangle: num_tokens of each of these sequences, which hold consecutive rows from first_row on.
 
     wants_logits is False if no sequence reaches the end of its tokens, so that no token is sampled.

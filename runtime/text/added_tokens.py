@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
+
+from msgspec import Struct
 
 from qwonnx.runtime.text.template_text import Span
 
@@ -19,8 +20,7 @@ _SPACES = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(ma
 _WINDOW = 16  # characters on each side that decide whether a match survives normalisation; Unicode's forms need fewer
 
 
-@dataclass(frozen=True, slots=True)
-class AddedToken:
+class AddedToken(Struct, frozen=True):
     """One token. The flags are those of tokenizer.json.
 
     special: it structures a conversation and has no text of its own in an answer.
@@ -37,8 +37,7 @@ class AddedToken:
     rstrip: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """A part of a text: an added token, or text between them (token_id None)."""
 
     text: str
@@ -119,15 +118,13 @@ class AddedTokens:
         return self._normalised(before + text[start:end] + after) == "".join(parts)
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(Struct, frozen=True):
     start: int
     end: int
     token_id: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
+class _Found(Struct, frozen=True):
     start: int
     end: int
     token_id: int

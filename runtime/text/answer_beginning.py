@@ -6,15 +6,14 @@ answer was begun, with the tags that it would write itself.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from qwonnx.runtime.text.template_text import TemplateText, is_own, joined, own
 
 _THINK, _THINK_END = "<think>", "</think>"
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerBeginning:
+class AnswerBeginning(Struct, frozen=True):
     """Reasoning and content that come first in the answer. Without content, the reasoning itself goes on."""
 
     content: str

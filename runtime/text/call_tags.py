@@ -7,8 +7,9 @@ text, in whatever pieces it comes.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import Enum, auto
+
+from msgspec import Struct
 
 _MAX_NAME = 1024  # characters of a name in a tag; longer ones are text
 
@@ -38,8 +39,7 @@ _BREAKS = re.compile(r"\n*+")
 _BEGINNINGS = (*_LITERAL, "<function=", "<parameter=")
 
 
-@dataclass(frozen=True, slots=True)
-class FoundTag:
+class FoundTag(Struct, frozen=True):
     """A tag at [start, end).
 
     name: what stands after =, without white space around it.

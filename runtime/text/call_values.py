@@ -16,8 +16,9 @@ where the text certainly belongs to the value.
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass
 from enum import Enum, auto
+
+from msgspec import Struct
 
 from qwonnx.runtime.text.call_tags import FoundTag, Tag, TaggedText
 
@@ -36,8 +37,7 @@ class Reading(Enum):
     END = auto()  # the answer has ended
 
 
-@dataclass(frozen=True, slots=True)
-class ValueEnd:
+class ValueEnd(Struct, frozen=True):
     """The end of a value.
 
     start: position where it ends.

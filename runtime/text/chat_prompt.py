@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from qwonnx.runtime.errors import TemplateError
 from qwonnx.runtime.text.answer_beginning import AnswerBeginning, opens_thinking
@@ -26,16 +27,14 @@ class ChatModel(Protocol):
     def eos_token_ids(self) -> frozenset[int]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class SystemPrompt:
+class SystemPrompt(Struct, frozen=True):
     """System messages and tools, in the form that chat templates take."""
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class ChatPrompt:
+class ChatPrompt(Struct, frozen=True):
     """A rendered conversation.
 
     text: output of the template.

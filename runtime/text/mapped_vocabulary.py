@@ -11,10 +11,10 @@ import logging
 import threading
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 
 import msgspec
+from msgspec import Struct
 
 from qwonnx.runtime.errors import NativeKernelsError
 from qwonnx.runtime.text.added_tokens import AddedToken
@@ -29,8 +29,7 @@ from qwonnx.runtime.text.vocabulary_file import MAX_TOKENS, VocabularyFile, Voca
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class MappedTokens:
+class MappedTokens(Struct, frozen=True):
     """See vocabulary.py."""
 
     found: array[int]

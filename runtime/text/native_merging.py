@@ -6,7 +6,8 @@ If the file has classes of characters, the library cuts texts into pieces too, a
 from __future__ import annotations
 
 from array import array
-from dataclasses import asdict
+
+from msgspec.structs import asdict
 
 from qwonnx.runtime.errors import NativeKernelsError
 from qwonnx.runtime.native.library import native_merging

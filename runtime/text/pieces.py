@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from qwonnx.runtime.text.library_vocabulary import library_tokenizer
 from qwonnx.runtime.text.tokenizer_frame import TokenizerFrame
@@ -24,8 +24,7 @@ _ASCII = re.compile(r"[\x00-\x7f]")
 _MODEL = {"type": "WordLevel", "vocab": {"?": 0}, "unk_token": "?"}
 
 
-@dataclass(frozen=True, slots=True)
-class CutText:
+class CutText(Struct, frozen=True):
     """A normalised text, and its pieces: bounds has the first character of each and the one after its last."""
 
     text: str

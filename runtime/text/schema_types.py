@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
+
+from msgspec import Struct
 
 from qwonnx.runtime.errors import InvalidRequestError
 
@@ -34,8 +35,7 @@ _KEYWORDS: Mapping[str, frozenset[str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Allowed:
+class Allowed(Struct, frozen=True):
     """What a schema allows.
 
     types: names of JSON Schema.
@@ -51,8 +51,7 @@ FREE = Allowed(frozenset({"string", "array", "object"}))
 TEXT = Allowed(frozenset({"string"}))
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
+class _Found(Struct, frozen=True):
     """What a schema says about a property; allowed is None if that is nothing."""
 
     allowed: Allowed | None

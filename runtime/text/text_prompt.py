@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from qwonnx.runtime.text.chat_prompt import ChatPrompt
 from qwonnx.runtime.text.template_text import own
 from qwonnx.runtime.text.tokenizer import Tokenizer
 
 
-@dataclass(frozen=True, slots=True)
-class TextPrompt:
+class TextPrompt(Struct, frozen=True):
     """Tokens to continue; the same names as ChatPrompt's.
 
     token_ids: of the prompt.

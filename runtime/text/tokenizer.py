@@ -8,10 +8,11 @@ found here; a vocabulary (vocabulary.py) encodes the text between them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from qwonnx.runtime.errors import InvalidRequestError, TokenizerError
 from qwonnx.runtime.text.added_tokens import AddedTokens, Piece
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 128 << 20  # Qwen 3.5's tokenizer.json has 13 to 20 MB, depending on its spacing
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedText:
+class EncodedText(Struct, frozen=True):
     """A text as tokens.
 
     token_ids: all of them.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import Struct
 
 from qwonnx.runtime.artifact.strict_json import quoted
 from qwonnx.runtime.errors import TokenizerError
@@ -45,8 +45,7 @@ class _Document(msgspec.Struct):
     model: msgspec.Raw = _ABSENT
 
 
-@dataclass(frozen=True, slots=True)
-class TokenizerFrame:
+class TokenizerFrame(Struct, frozen=True):
     """A checked tokenizer.json.
 
     parts: normalizer, pre_tokenizer, post_processor and decoder, as JSON values; None for a missing one.

@@ -29,9 +29,10 @@ import os
 import struct
 import sys
 import zlib
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+
+from msgspec import Struct
 
 MAGIC = b"qwonnxvo"
 VERSION = 1
@@ -70,8 +71,7 @@ class VocabularyFileError(Exception):
     """A vocabulary.bin that cannot be used; the message is a phrase. The runtime falls back to tokenizer.json."""
 
 
-@dataclass(frozen=True, slots=True)
-class VocabularyHeader:
+class VocabularyHeader(Struct, frozen=True):
     """The numbers at the beginning of the file.
 
     num_slots is a power of two. longest is the bytes of the longest token. source_sha256 and source_bytes are those of

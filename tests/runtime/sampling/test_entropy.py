@@ -56,8 +56,5 @@ def test_nothing_else_makes_ids_or_seeds() -> None:
         "handlers/chat/restore.py",  # seeds `random` anew
         "runtime/sampling/grammar_check.py",  # a child process, with a fixed seed
         "runtime/model/stages/wire.py",  # a challenge for one connection, from the system
-        # Names of files that are written beside others, in a folder that nobody else writes:
-        "runtime/cache/baked_prefixes.py",
-        "runtime/model/compiling.py",
-        "runtime/model/expert_uses.py",
+        "runtime/model/compiling.py",  # a name of a file beside others, in a folder that nobody else writes
     }
