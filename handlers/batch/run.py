@@ -1,4 +1,8 @@
-"""Ask the requests of a batch, as many at once as the engine can run and a few more, and write each answer as it comes.
+"""Ask the requests of a batch, as many at once as the engine can run, and write each answer as it comes.
+
+Requests begin several at a time, when a quarter of the engine's rows is free. Their prompts are then read together: a
+step that reads four prompts takes little longer than one that reads one, for it reads the same weights. The rows that
+stay empty meanwhile cost less.
 
 Requests that begin with the same long text wait for the first of them: they then find its states in the prefix cache.
 Meanwhile others run.
@@ -23,6 +27,7 @@ _BUSY = (429, 503)
 _MOST_BUSY = 600
 _TRIES = 3  # of an answer that its check refuses
 _MOST_PARKED, _MOST_PARKED_BYTES = 4096, 64 << 20
+_SHARE_TOGETHER = 4  # a quarter
 _MOST_GROUPS = 65536  # whose first request is known to have ended
 
 
@@ -58,7 +63,7 @@ class BatchRun:
         app: answers the requests.
         source: the work, read as it is needed.
         results: where rows go.
-        at_once: requests that are asked at a time.
+        at_once: requests that are asked at a time: the engine's rows.
         on_progress: called after each row.
     """
 
@@ -85,7 +90,8 @@ class BatchRun:
         running: set[asyncio.Task[None]] = set()
         try:
             while True:
-                while len(running) < self._at_once and (work := self._queue.next()) is not None:
+                begins = not running or self._at_once - len(running) >= self._at_once // _SHARE_TOGETHER
+                while begins and len(running) < self._at_once and (work := self._queue.next()) is not None:
                     running.add(asyncio.create_task(self._answer(work)))
                 if not running:
                     return

@@ -41,7 +41,6 @@ from qwonnx.runtime.machine import prepare_process, settle_process
 from qwonnx.runtime.quantities import parse_bytes
 from qwonnx.runtime.settings import RuntimeSettings
 
-_MORE_AT_ONCE = 4  # requests that wait, so that a row of the engine is never empty
 _LINE_SECONDS = 30.0
 _MAX_TOKENS = 1024
 _STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -242,7 +241,7 @@ def _run(
     try:
         results.forget_errors()  # of an earlier run: their lines are asked again
         with _shown(total) as show:
-            run = BatchRun(app, source, results, at_once=runtime.max_num_seqs + _MORE_AT_ONCE, on_progress=show)
+            run = BatchRun(app, source, results, at_once=runtime.max_num_seqs, on_progress=show)
             stopped = asyncio.run(_until_signal(run))
     finally:
         host.close()

@@ -37,8 +37,6 @@ from qwonnx.handlers.model_host import ModelHost
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.settings import RuntimeSettings
 
-_MORE_AT_ONCE = 4
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -70,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 )
                 for line in range(options.lines)
             ]
-            seconds, progress = _timed(app, work, settings.max_num_seqs + _MORE_AT_ONCE)
+            seconds, progress = _timed(app, work, settings.max_num_seqs)
             rates["batch"].append((progress.prompt_tokens + progress.generated_tokens) / seconds)
             rates["one by one"].append(_one_by_one(port, work))
             print(", ".join(f"{name}: {each[-1]:.0f} tokens/s" for name, each in rates.items()))
@@ -136,7 +134,7 @@ def _document(app: Starlette, host: ModelHost, chat: ChatOptions, tokens: int, c
         (Path(folder) / "document.txt").write_text(text, encoding="utf-8")
         questions = [f"Question {number}: what does it say?" for number in range(count)]
         work = list(questions_about(Path(folder), questions, replace(chat, max_tokens=8, thinking=False)))
-        seconds, progress = _timed(app, work, host.ready_engine().settings.max_num_seqs + _MORE_AT_ONCE)
+        seconds, progress = _timed(app, work, host.ready_engine().settings.max_num_seqs)
     print(f"{count} questions: {seconds:.2f} s, {progress.cached_tokens} of {progress.prompt_tokens} tokens found")
     return seconds
 

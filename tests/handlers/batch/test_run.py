@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,42 @@ def test_the_answers_are_those_of_single_requests_and_a_beginning_is_read_once(a
         run(app, list(read_lines([lines[number]], {PATH}, 10_000)), alone)
         (row,) = map(json.loads, alone.read_text().splitlines())
         assert row["response"]["body"]["choices"][0]["message"]["content"] == texts[str(number)]
+
+
+def test_only_shared_beginnings_are_kept(app: Starlette, tmp_path: Path) -> None:
+    """No line goes on with another's chat. Several answers to one prompt begin with its state."""
+
+    def line(name: str, *messages: tuple[str, str], **fields: Any) -> bytes:
+        chat = [{"role": role, "content": content} for role, content in messages]
+        body = {"model": MODEL, "messages": chat, "max_tokens": 2, **fields}
+        return json.dumps({"custom_id": name, "url": PATH, "body": body}).encode()
+
+    engine: Engine = app.state.host.ready_engine()
+
+    def kept(name: str, *lines: bytes) -> int:
+        before = engine.prefix_account().num_snapshots
+        run(app, list(read_lines(lines, {PATH}, 10_000)), tmp_path / name)
+        return engine.prefix_account().num_snapshots - before
+
+    assert kept("alone", line("1", ("user", "One?")), line("2", ("user", "Two?"))) == 0
+    system = ("system", "You are another clerk. " * 20)
+    assert kept("system", *(line(number, system, ("user", f"{number}?")) for number in "123")) == 1
+    assert kept("turns", line("1", ("user", "a"), ("assistant", "b"), ("user", "c"))) == 1
+    assert kept("several", line("1", ("user", "Three?"), n=3)) == 1
+
+
+def test_requests_begin_several_at_a_time(tmp_path: Path) -> None:
+    """So that their prompts are read together."""
+    events: list[str] = []
+    clerk = Clerk()
+
+    async def noting(scope: Any, receive: Any, send: Any) -> None:
+        events.append("begins")
+        await clerk.app(scope, receive, send)
+        events.append("ends")
+
+    run(noting, [work(str(number)) for number in range(64)], tmp_path / "out", at_once=16)
+    assert clerk.most_running == 16
+    together = [len(list(group)) for event, group in groupby(events) if event == "begins"]
+    assert sum(together) == 64
+    assert min(together) >= 4
