@@ -2,10 +2,10 @@
 
     python -m infra.bench.cuda_emulation [--checkpoint FOLDER] [--suite FILE] [--weights int4]
 
-Both are exported here, by default from the trained miniature, in blocks of 32 without zero points. The CPU computes in
-float32. The emulation is that of infra.gpu.emulation: every kernel rounds its output to float16. Both answer all questions
-of a suite that have no pictures, by default the miniature's own. The divergences are of the next token's distribution, at every position of the
-questions and of their expected answers. The last line is JSON.
+Both are exported here, by default from the trained miniature, in blocks of 32 without zero points. The CPU computes
+in float32. The emulation is that of infra.gpu.emulation: every kernel rounds its output to float16. Both answer all
+questions of a suite that have no pictures, by default the miniature's own. The divergences are of the next token's
+distribution, at every position of the questions and of their expected answers. The last line is JSON.
 """
 
 from __future__ import annotations
