@@ -18,7 +18,7 @@ from qwonnx.runtime.artifact.strict_json import StrictJsonError, parse_object, q
 # For an afternoon's search: QWONNX_TEST_FUZZ_SCALE=2000 QWONNX_TEST_FUZZ_SEED=7 \
 #   pytest tests/export/whole/test_fuzzed_checkpoints.py
 SEED = int(os.environ.get("QWONNX_TEST_FUZZ_SEED", "1"))
-SCALE = int(os.environ.get("QWONNX_TEST_FUZZ_SCALE", "60"))
+SCALE = int(os.environ.get("QWONNX_TEST_FUZZ_SCALE", "30"))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_every_malformed_checkpoint_is_refused_in_one_line_and_leaves_nothing(re
 
 
 def test_the_corpus_reaches_every_reader_and_leaves_some_checkpoints_sound(report: Any) -> None:
-    assert report["cases"] > 2000
+    assert report["cases"] > 1000
     outcomes = report["outcomes"]
     expected = {"ConfigError", "UnsupportedModelError", "TensorFormatError", "MissingTensorError", "CheckpointError"}
     assert outcomes.keys() >= {*expected, "accepted"}

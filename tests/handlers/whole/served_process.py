@@ -24,7 +24,9 @@ import http.client, json, sys, time
 port, every, late, delays = int(sys.argv[1]), float(sys.argv[2]), 0, []
 print("watching", flush=True)
 import select
-while not select.select([sys.stdin], [], [], every)[0]:
+ended = False
+while not ended:
+    ended = bool(select.select([sys.stdin], [], [], every)[0])  # and once more after the end
     began = time.perf_counter()
     try:
         client = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
