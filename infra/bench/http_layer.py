@@ -137,6 +137,7 @@ def _request(port: int, tokens: int) -> bytes:
             "messages": [{"role": "user", "content": "Say something."}],
             "max_tokens": tokens,
             "stream": True,
+            "reasoning_effort": "none",  # else the words of a model that thinks are no text
         }
     ).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\ncontent-length: {len(body)}\r\n"
@@ -158,8 +159,7 @@ def _round(port: int, streams: int, tokens: int, into: Measured) -> None:
         while selector.get_map():
             for key, _ in selector.select(_READY_SECONDS):
                 assert isinstance(key.fileobj, socket.socket)
-                received = key.fileobj.recv(_RECEIVED_BYTES)
-                assert received, "the server has closed a stream"
+                received = _more(key.fileobj)
                 end: bytearray = key.data
                 end[:] = end[-len(_DONE) :] + received
                 if _DONE in end:
@@ -187,11 +187,17 @@ def _first_seconds(port: int) -> float:
         connection.sendall(request)
         received = b""
         while b'"content":" word"' not in received:
-            received += connection.recv(_RECEIVED_BYTES)
+            received += _more(connection)
         seconds = time.perf_counter() - began
         while _DONE not in received:
-            received += connection.recv(_RECEIVED_BYTES)
+            received += _more(connection)
         return seconds
+
+
+def _more(connection: socket.socket) -> bytes:
+    received = connection.recv(_RECEIVED_BYTES)
+    assert received, "the server has closed a stream"
+    return received
 
 
 if __name__ == "__main__":
