@@ -17,6 +17,7 @@ import pytest
 from onnx import AttributeProto, FunctionProto, TensorProto, helper, numpy_helper
 
 from qwonnx.runtime.native.library import DOMAIN, NativeLibrary
+from tests.runtime.native.fused import tolerance_of_codes
 from tests.runtime.native.reference import random_weight
 
 pytestmark = pytest.mark.fast
@@ -140,4 +141,4 @@ def test_with_the_library_its_kernels_run(library: NativeLibrary, tmp_path: Path
     plain, _ = run(graph(own=False), None, tmp_path / "plain.onnx")
     output, nodes = run(graph(own=True), library, tmp_path / "own.onnx")
     assert nodes == {f"{DOMAIN}.QuantizedLinear": 2, f"{DOMAIN}.QuantizedExperts": 1, ".Add": 1}
-    assert np.allclose(output, plain, rtol=0, atol=1e-4 * np.abs(plain).max())
+    assert np.allclose(output, plain, rtol=0, atol=tolerance_of_codes(1e-4) * np.abs(plain).max())
