@@ -242,7 +242,7 @@ def _run(
         results.forget_errors()  # of an earlier run: their lines are asked again
         with _shown(total) as show:
             run = BatchRun(app, source, results, at_once=runtime.max_num_seqs, on_progress=show)
-            stopped = asyncio.run(_until_signal(run))
+            stopped = asyncio.run(_until_signal(run, host.close))
     finally:
         host.close()
     if stopped is not None:
@@ -253,8 +253,8 @@ def _run(
     return run.progress
 
 
-async def _until_signal(run: BatchRun) -> signal.Signals | None:
-    """Run; the signal that ended it, or None."""
+async def _until_signal(run: BatchRun, close: Callable[[], None]) -> signal.Signals | None:
+    """Run; the signal that ended it, or None. The engine is closed before the loop, to which it gives its outputs."""
     loop, task = asyncio.get_running_loop(), asyncio.ensure_future(run.run())
     came: list[signal.Signals] = []
 
@@ -271,6 +271,8 @@ async def _until_signal(run: BatchRun) -> signal.Signals | None:
         if not came:
             raise
         return came[0]
+    finally:
+        await asyncio.to_thread(close)
     return None
 
 
