@@ -81,7 +81,9 @@ def _failure_of(document: dict[str, Any], paths: Collection[str]) -> Failure | N
 
 def _group_of(body: dict[str, Any]) -> bytes | None:
     """What names the beginning that this request shares with others: its tools and its first system text."""
-    messages = body.get("messages")
+    if isinstance(instructions := body.get("instructions"), str):  # of the Responses API
+        return group_of([instructions, body.get("tools")])
+    messages = body.get("messages") or body.get("input")
     first = messages[0] if isinstance(messages, list) and messages else None
     if not isinstance(first, dict) or first.get("role") not in ("system", "developer"):
         return None

@@ -47,12 +47,13 @@ class Progress:
         return self.kept + self.answered + self.failed
 
     def count(self, reply: Reply) -> None:
-        """Add an answer's tokens; answers of other forms have none."""
+        """Add an answer's tokens, which the Responses API calls otherwise; answers of other forms have none."""
         usage = reply.body.get("usage") if isinstance(reply.body, dict) else None
         if isinstance(usage, dict):
-            self.prompt_tokens += int(usage.get("prompt_tokens") or 0)
-            self.generated_tokens += int(usage.get("completion_tokens") or 0)
-            details = usage.get("prompt_tokens_details")
+            prompt, generated = ("input", "output") if "input_tokens" in usage else ("prompt", "completion")
+            self.prompt_tokens += int(usage.get(f"{prompt}_tokens") or 0)
+            self.generated_tokens += int(usage.get(f"{generated}_tokens") or 0)
+            details = usage.get(f"{prompt}_tokens_details")
             self.cached_tokens += int((details or {}).get("cached_tokens") or 0)
 
 

@@ -46,7 +46,7 @@ _MAX_TOKENS = 1024
 _STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 _FAILED = 1
 
-_PATHS = (CHAT_PATH,)  # of the application's routes, those that a line may name
+_PATHS = (CHAT_PATH, "/v1/completions", "/v1/responses")  # of the application's routes, those that a line may name
 
 
 def batch(
@@ -102,9 +102,10 @@ def batch(
     """Answer the requests of a file, many at a time.
 
     IN has a request in each line, in the form of OpenAI's batches: {"custom_id": "1", "method": "POST", "url":
-    "/v1/chat/completions", "body": {...}}. OUT gets a line for each answer, in the order in which they end. Lines that
-    have no answer go to OUT.errors.jsonl, and the exit status is then 1. After Ctrl-C, a crash or a power cut, --resume
-    goes on. Requests that begin with the same system prompt share its states.
+    "/v1/chat/completions", "body": {...}}; url may be /v1/responses or /v1/completions, too. OUT gets a line for
+    each answer, in the order in which they end. Lines that have no answer go to OUT.errors.jsonl, and the exit
+    status is then 1. After Ctrl-C, a crash or a power cut, --resume goes on. Requests that begin with the same
+    system prompt share its states.
 
     Examples:
 

@@ -44,6 +44,30 @@ def texts(path: Path) -> dict[str, str]:
     return found
 
 
+def test_lines_of_several_apis_are_answered_as_their_apis_do(counting_folder: Path, tmp_path: Path) -> None:
+    bodies: dict[str, dict[str, Any]] = {
+        "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3},
+        "/v1/completions": {"prompt": "Hi", "max_tokens": 3},
+        "/v1/responses": {"input": "Hi", "instructions": "Count.", "max_output_tokens": 16},
+        "/v1/embeddings": {"input": "Hi"},
+    }
+    asked, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    lines = [
+        {"custom_id": url, "method": "POST", "url": url, "body": {"model": MODEL, **body}}
+        for url, body in bodies.items()
+    ]
+    asked.write_text("".join(json.dumps(each) + "\n" for each in lines))
+    assert qwonnx("batch", counting_folder, asked, out, *ENGINE).returncode == 1
+    rows = {row["custom_id"]: row["response"]["body"] for row in map(json.loads, out.read_text().splitlines())}
+    assert {url: body["object"] for url, body in rows.items()} == {
+        "/v1/chat/completions": "chat.completion",
+        "/v1/completions": "text_completion",
+        "/v1/responses": "response",
+    }
+    assert rows["/v1/responses"]["usage"]["output_tokens"] > 0
+    assert "invalid_url" in (tmp_path / "out.errors.jsonl").read_text()
+
+
 def test_a_batch_that_is_killed_again_and_again_answers_every_line_once(counting_folder: Path, tmp_path: Path) -> None:
     asked, whole = write_lines(tmp_path / "in.jsonl", LINES), tmp_path / "whole.jsonl"
     began = time.monotonic()
