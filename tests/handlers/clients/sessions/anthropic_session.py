@@ -17,18 +17,16 @@ from tests.handlers.clients.sessions.questions import (
     NEXT_ANSWER,
     NEXT_QUESTION,
     PARAMETERS,
-    QUESTION,
     THOUGHTS,
+    USER,
     WEATHER,
     WEATHER_ANSWER,
-    WEATHER_QUESTION,
+    WEATHER_USER,
     is_fact,
 )
 from tests.handlers.clients.sessions.steps import URL, main, step
 
 client = anthropic.Anthropic(base_url=URL, api_key="none", max_retries=0)
-USER = [{"role": "user", "content": QUESTION}]
-WEATHER_USER = [{"role": "user", "content": WEATHER_QUESTION}]
 TOOL = {"name": "get_weather", "description": "The weather of a city", "input_schema": PARAMETERS}
 THINKING = {"type": "enabled", "budget_tokens": 1024}
 COMMON = {"model": MODEL, "max_tokens": 2000}

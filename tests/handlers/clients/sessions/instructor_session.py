@@ -15,7 +15,7 @@ import openai
 from instructor import Mode
 from pydantic import BaseModel
 
-from tests.handlers.clients.sessions.questions import CALL, MODEL, QUESTION, WEATHER_QUESTION
+from tests.handlers.clients.sessions.questions import CALL, MODEL, USER, WEATHER_QUESTION
 from tests.handlers.clients.sessions.steps import URL, V1, main, step
 
 
@@ -32,7 +32,6 @@ class Fact(BaseModel):
 
 
 WEATHER = [{"role": "user", "content": WEATHER_QUESTION}]
-USER = [{"role": "user", "content": QUESTION}]
 
 
 def of_openai(mode: Mode) -> instructor.Instructor:

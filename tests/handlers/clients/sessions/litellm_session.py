@@ -18,17 +18,15 @@ from tests.handlers.clients.sessions.questions import (
     PARAMETERS,
     QUESTION,
     THOUGHTS,
-    TOOL,
+    TOOLS,
+    USER,
     WEATHER,
     WEATHER_ANSWER,
-    WEATHER_QUESTION,
+    WEATHER_USER,
     is_fact,
 )
 from tests.handlers.clients.sessions.steps import URL, V1, main, step
 
-USER = [{"role": "user", "content": QUESTION}]
-WEATHER_USER = [{"role": "user", "content": WEATHER_QUESTION}]
-TOOLS = [{"type": "function", "function": TOOL}]
 OPENAI = {"model": f"openai/{MODEL}", "api_base": V1, "api_key": "none"}
 ANTHROPIC = {"model": f"anthropic/{MODEL}", "api_base": URL, "api_key": "none", "max_tokens": 500}
 FORM = {"type": "json_schema", "json_schema": {"name": "fact", "schema": FACT, "strict": True}}

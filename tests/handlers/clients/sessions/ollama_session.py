@@ -16,19 +16,17 @@ from tests.handlers.clients.sessions.questions import (
     NEXT_QUESTION,
     QUESTION,
     THOUGHTS,
-    TOOL,
+    TOOLS,
+    USER,
     WEATHER,
     WEATHER_ANSWER,
-    WEATHER_QUESTION,
+    WEATHER_USER,
     get_weather,
     is_fact,
 )
 from tests.handlers.clients.sessions.steps import URL, main, step
 
 client = ollama.Client(host=URL)
-USER = [{"role": "user", "content": QUESTION}]
-WEATHER_USER = [{"role": "user", "content": WEATHER_QUESTION}]
-TOOLS = [{"type": "function", "function": TOOL}]
 
 
 @step("api/chat")

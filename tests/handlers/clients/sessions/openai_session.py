@@ -19,17 +19,16 @@ from tests.handlers.clients.sessions.questions import (
     QUESTION,
     THOUGHTS,
     TOOL,
+    TOOLS,
+    USER,
     WEATHER,
     WEATHER_ANSWER,
-    WEATHER_QUESTION,
+    WEATHER_USER,
     is_fact,
 )
 from tests.handlers.clients.sessions.steps import V1, main, step
 
 client = openai.OpenAI(base_url=V1, api_key="none", max_retries=0)
-USER = [{"role": "user", "content": QUESTION}]
-WEATHER_USER = [{"role": "user", "content": WEATHER_QUESTION}]
-TOOLS = [{"type": "function", "function": TOOL}]
 RESPONSE_TOOLS = [{"type": "function", **TOOL, "strict": True}]
 
 

@@ -10,6 +10,7 @@ _KNOWN: dict[str, Any] = json.loads(Path(__file__).with_name("questions.json").r
 
 MODEL = "miniature"
 QUESTION: str = _KNOWN["question"]
+USER: list[dict[str, Any]] = [{"role": "user", "content": QUESTION}]
 ANSWER: str = _KNOWN["answer"]
 THOUGHTS: str = _KNOWN["thoughts"]
 """The reasoning before the answer."""
@@ -18,6 +19,7 @@ NEXT_QUESTION: str = _KNOWN["next_question"]
 NEXT_ANSWER: str = _KNOWN["next_answer"]
 
 WEATHER_QUESTION: str = _KNOWN["weather_question"]
+WEATHER_USER: list[dict[str, Any]] = [{"role": "user", "content": WEATHER_QUESTION}]
 CALL: dict[str, Any] = _KNOWN["call"]
 """The arguments of the call that answers it."""
 
@@ -29,6 +31,7 @@ PARAMETERS: dict[str, Any] = _KNOWN["parameters"]
 """The tool's schema."""
 
 TOOL: dict[str, Any] = {"name": "get_weather", "description": "The weather of a city", "parameters": PARAMETERS}
+TOOLS: list[dict[str, Any]] = [{"type": "function", "function": TOOL}]
 FACT: dict[str, Any] = _KNOWN["fact"]
 """A schema that no model can answer wrongly: an enumeration and a bounded number."""
 

@@ -17,16 +17,15 @@ from tests.handlers.clients.sessions.questions import (
     NEXT_ANSWER,
     NEXT_QUESTION,
     PARAMETERS,
-    QUESTION,
     THOUGHTS,
     TOOL,
+    USER,
     WEATHER,
     WEATHER_ANSWER,
     WEATHER_QUESTION,
 )
 from tests.handlers.clients.sessions.steps import V1, main, step
 
-USER = [{"role": "user", "content": QUESTION}]
 SERVER = {"model": MODEL, "model_server": V1, "api_key": "none", "model_type": "oai"}
 
 
