@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import re
 import signal
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from subprocess import Popen
+from threading import Event
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.handlers.cli.commands import error_line, qwonnx, running
 from tests.handlers.serving import MODEL, until
@@ -22,6 +23,8 @@ from tests.runtime import counting_model
 
 PATH = "/v1/chat/completions"
 STREAMS = 40
+# Tokens of an answer that no machine ends before forty requests are asked.
+LONG = 400
 ENGINE = ("--max-num-seqs", 4, "--max-model-len", 512, "--threads", 1)
 
 
@@ -38,8 +41,8 @@ def routing(folder: Path, tmp_path: Path, *options: object) -> Iterator[tuple[st
         yield url, router, replicas
 
 
-def stream(url: str, number: int, num_tokens: int) -> list[Any]:
-    """The events of one answer, the last of them "[DONE]" or an error."""
+def stream(url: str, number: int, num_tokens: int, begun: Event | None = None) -> list[Any]:
+    """The events of one answer, the last of them "[DONE]" or an error; `begun` is set with the first text."""
     body = {
         "model": MODEL,
         "messages": [{"role": "user", "content": f"Number {number}: what is it?"}],
@@ -48,27 +51,44 @@ def stream(url: str, number: int, num_tokens: int) -> list[Any]:
     }
     with httpx.stream("POST", f"{url}{PATH}", json=body, trust_env=False, timeout=60) as answer:
         assert answer.status_code == 200, answer.read()
-        data = [line.removeprefix("data: ") for line in answer.iter_lines() if line.startswith("data: ")]
-    return [each if each == "[DONE]" else json.loads(each) for each in data]
+        events: list[Any] = []
+        for line in answer.iter_lines():
+            if line.startswith("data: "):
+                data = line.removeprefix("data: ")
+                events.append(data if data == "[DONE]" else json.loads(data))
+                if begun is not None and text_of(events[-1:]):
+                    begun.set()
+    return events
 
 
-def load(url: str) -> int:
-    """Requests that the router waits for."""
+def loads(url: str) -> list[int]:
+    """Requests that the router waits for, by replica."""
     page = httpx.get(f"{url}/metrics", trust_env=False).text
-    return sum(map(int, re.findall(r"router_in_flight{.*} (\d+)", page)))
+    return [int(each) for each in re.findall(r"router_in_flight{.*} (\d+)", page)]
 
 
 def text_of(events: list[Any]) -> str:
-    return "".join(each["choices"][0]["delta"].get("content") or "" for each in events if "choices" in each)
+    chunks = [each for each in events if each != "[DONE]" and each.get("choices")]
+    return "".join(each["choices"][0]["delta"].get("content") or "" for each in chunks)
 
 
-def test_a_replica_that_is_killed_under_forty_streams_costs_none_that_had_not_begun(tmp_path: Path) -> None:
-    slow = counting_model.make(tmp_path / "slow", num_pairs=24).folder
-    with routing(slow, tmp_path) as (url, _, replicas), ThreadPoolExecutor(STREAMS) as pool:
-        running_streams = [pool.submit(stream, url, number, 40) for number in range(STREAMS)]
-        until(lambda: load(url) >= 30)
-        time.sleep(0.3)
-        replicas[0].process.send_signal(signal.SIGKILL)
+@pytest.fixture(scope="module")
+def slow_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact whose answers last until a test has done something to them."""
+    return counting_model.make(tmp_path_factory.mktemp("slow"), num_pairs=24).folder
+
+
+def test_a_replica_that_is_killed_under_forty_streams_costs_none_that_had_not_begun(
+    slow_folder: Path, tmp_path: Path
+) -> None:
+    with routing(slow_folder, tmp_path) as (url, _, replicas), ThreadPoolExecutor(STREAMS) as pool:
+        begun = Event()
+        running_streams = [pool.submit(stream, url, 0, LONG, begun)]
+        assert begun.wait(timeout=60)
+        lost = replicas[loads(url).index(1)]
+        running_streams += [pool.submit(stream, url, number, 40) for number in range(1, STREAMS)]
+        until(lambda: sum(loads(url)) >= 30)
+        lost.process.send_signal(signal.SIGKILL)
         ended = [each.result() for each in running_streams]
         whole = [events for events in ended if events[-1] == "[DONE]"]
         cut = [events for events in ended if events[-1] != "[DONE]"]
@@ -85,12 +105,12 @@ def test_a_replica_that_is_killed_under_forty_streams_costs_none_that_had_not_be
 
 
 def test_a_signal_ends_what_runs_whole_or_with_an_error_and_the_router_with_zero(
-    counting_folder: Path, tmp_path: Path
+    slow_folder: Path, tmp_path: Path
 ) -> None:
-    with routing(counting_folder, tmp_path, "--shutdown-seconds", 3) as (url, router, _):
+    with routing(slow_folder, tmp_path, "--shutdown-seconds", 3) as (url, router, _):
         with ThreadPoolExecutor(8) as pool:
-            asked = [pool.submit(stream, url, number, 400) for number in range(8)]
-            until(lambda: load(url) == 8)
+            asked = [pool.submit(stream, url, number, LONG) for number in range(8)]
+            until(lambda: sum(loads(url)) == 8)
             router.send_signal(signal.SIGTERM)
             for each in asked:
                 last = each.result()[-1]
