@@ -16,8 +16,8 @@ from qwonnx.export.adapters.adapter import Adapter, open_adapter
 from qwonnx.export.adapters.adapter_config import read_adapter_config
 from qwonnx.export.checkpoint.checkpoint import ResolvedCheckpoint, resolve_checkpoint
 from qwonnx.export.checkpoint.foreign_formats import ADAPTER_CONFIG
+from qwonnx.export.checkpoint.formats.stored_weights import StoredWeights
 from qwonnx.export.checkpoint.location import is_repository_name
-from qwonnx.export.checkpoint.stored_weights import StoredWeights
 from qwonnx.export.checkpoint.weight_source import WeightSource
 from qwonnx.export.errors import AdapterError
 from qwonnx.runtime.artifact.manifest import AdapterFacts

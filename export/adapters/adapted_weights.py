@@ -15,7 +15,7 @@ from qwonnx.export.adapters.changes import Change, ScaledColumns
 from qwonnx.export.adapters.edits import Edits, EmbeddingDora, edits_of
 from qwonnx.export.checkpoint.checkpoint import TensorInfo
 from qwonnx.export.checkpoint.config import ModelConfig
-from qwonnx.export.checkpoint.stored_weights import CheckpointWeights, StoredWeight
+from qwonnx.export.checkpoint.formats.stored_weights import CheckpointWeights, StoredWeight
 from qwonnx.export.checkpoint.weight_names import HEAD
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from qwonnx.export.adapters.targets import Target, Targets
 from qwonnx.export.adapters.tensor_names import Part
 from qwonnx.export.adapters.whole_tensors import RowsOfWeight, whole_tensor
 from qwonnx.export.checkpoint.config import ModelConfig
-from qwonnx.export.checkpoint.stored_weights import CheckpointWeights, StoredWeight
+from qwonnx.export.checkpoint.formats.stored_weights import CheckpointWeights, StoredWeight
 from qwonnx.export.checkpoint.weight_names import EMBEDDING, HEAD, ExpertTensor
 from qwonnx.runtime.artifact.manifest import AdapterFacts
 

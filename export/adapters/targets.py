@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from qwonnx.export.checkpoint.config import ModelConfig
-from qwonnx.export.checkpoint.stored_weights import CheckpointWeights
+from qwonnx.export.checkpoint.formats.stored_weights import CheckpointWeights
 from qwonnx.export.checkpoint.weight_names import DOWN, EMBEDDING, EXPERTS, GATE_UP, HEAD
 from qwonnx.export.checkpoint.weight_source import text_prefix
 

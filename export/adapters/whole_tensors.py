@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from qwonnx.export.adapters.adapter import Adapter
-from qwonnx.export.checkpoint.stored_weights import PlainWeight, StoredWeight
+from qwonnx.export.checkpoint.formats.stored_weights import PlainWeight, StoredWeight
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,7 +15,7 @@ from typing import Any
 from qwonnx.export.checkpoint.architecture import MOE_ARCHITECTURES, architecture_of, model_type_of
 from qwonnx.export.checkpoint.config_fields import CORRECT, FIXED, MAX_SIZE, Fields, odd_fields
 from qwonnx.export.checkpoint.foreign_formats import recognised_files, refuse_adapter
-from qwonnx.export.checkpoint.source_quantization import SourceQuantization, parse_quantization
+from qwonnx.export.checkpoint.formats.source_quantization import SourceQuantization, parse_quantization
 from qwonnx.export.errors import CheckpointError, ConfigError
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, quoted, read_object
 

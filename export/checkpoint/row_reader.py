@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from qwonnx.export.checkpoint.gptq import CodeRows, GptqWeight
-from qwonnx.export.checkpoint.source_quantization import StoredCodes
-from qwonnx.export.checkpoint.stored_weights import PlainWeight, StoredWeight
+from qwonnx.export.checkpoint.formats.gptq import CodeRows, GptqWeight
+from qwonnx.export.checkpoint.formats.source_quantization import StoredCodes
+from qwonnx.export.checkpoint.formats.stored_weights import PlainWeight, StoredWeight
 
 if TYPE_CHECKING:
     import torch

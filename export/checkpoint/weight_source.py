@@ -27,9 +27,9 @@ import numpy.typing as npt
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.checkpoint.foreign_formats import recognised_tensors
+from qwonnx.export.checkpoint.formats.source_quantization import StoredCodes
+from qwonnx.export.checkpoint.formats.stored_weights import CheckpointWeights, PlainWeight, StoredWeight, StoredWeights
 from qwonnx.export.checkpoint.row_reader import RowReader, Rows, Transform
-from qwonnx.export.checkpoint.source_quantization import StoredCodes
-from qwonnx.export.checkpoint.stored_weights import CheckpointWeights, PlainWeight, StoredWeight, StoredWeights
 from qwonnx.export.checkpoint.weight_names import EMBEDDING, HEAD, ExpertTensor, tied_weights
 from qwonnx.export.checkpoint.weight_part import Form, WeightPart
 from qwonnx.export.errors import TensorFormatError, UnusedTensorError

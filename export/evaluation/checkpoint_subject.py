@@ -67,7 +67,7 @@ class CheckpointSubject:
         import torch
 
         from qwonnx.export.checkpoint.checkpoint import resolve_checkpoint
-        from qwonnx.export.checkpoint.stored_weights import StoredWeights
+        from qwonnx.export.checkpoint.formats.stored_weights import StoredWeights
         from qwonnx.export.evaluation.reference_model import load_reference_model, quiet_transformers
         from qwonnx.export.evaluation.reference_mtp import load_mtp_head
 

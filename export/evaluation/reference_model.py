@@ -20,7 +20,7 @@ from transformers.utils import logging
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
 from qwonnx.export.checkpoint.chosen_files import INDEX_NAME, SINGLE_NAME, choose_files
 from qwonnx.export.checkpoint.config import load_config
-from qwonnx.export.checkpoint.stored_weights import StoredWeights
+from qwonnx.export.checkpoint.formats.stored_weights import StoredWeights
 from qwonnx.export.checkpoint.transformers_config import transformers_config
 from qwonnx.export.errors import CheckpointError, VerificationError, first_line
 

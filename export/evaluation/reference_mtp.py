@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers.masking_utils import create_causal_mask
 
-from qwonnx.export.checkpoint.stored_weights import StoredWeights
+from qwonnx.export.checkpoint.formats.stored_weights import StoredWeights
 from qwonnx.export.errors import VerificationError
 
 PREFIX = "mtp."

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from qwonnx.export.checkpoint.config import ModelConfig
-from qwonnx.export.checkpoint.source_quantization import GptqFormat, StoredCodes
+from qwonnx.export.checkpoint.formats.source_quantization import GptqFormat, StoredCodes
 from qwonnx.export.checkpoint.weight_names import DOWN, GATE_UP, ExpertTensor
 from qwonnx.export.errors import ConfigError
 

@@ -22,7 +22,7 @@ from infra.miniature.mixture import Mixture
 from infra.miniature.model import Miniature
 from infra.miniature.suite import write_suite
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
-from qwonnx.export.checkpoint.stored_weights import StoredWeights
+from qwonnx.export.checkpoint.formats.stored_weights import StoredWeights
 from qwonnx.export.errors import MissingTensorError, TensorFormatError, VerificationError
 from qwonnx.export.evaluation.checkpoint_subject import CheckpointSubject
 from qwonnx.export.evaluation.reference_model import load_reference_model, quiet_transformers

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
 from qwonnx.export.checkpoint.config import load_config
-from qwonnx.export.checkpoint.stored_weights import StoredWeights
+from qwonnx.export.checkpoint.formats.stored_weights import StoredWeights
 from qwonnx.export.checkpoint.weight_part import WeightPart
 from qwonnx.export.checkpoint.weight_source import WeightSource
 from qwonnx.export.errors import OutputError, TensorFormatError

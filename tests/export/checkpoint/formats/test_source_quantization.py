@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qwonnx.export.checkpoint.source_quantization import (
+from qwonnx.export.checkpoint.formats.source_quantization import (
     Fp8Format,
     GptqFormat,
     GptqRule,

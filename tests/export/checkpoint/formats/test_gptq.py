@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
-from qwonnx.export.checkpoint.gptq import CodeRows, GptqWeight
-from qwonnx.export.checkpoint.source_quantization import GptqFormat
+from qwonnx.export.checkpoint.formats.gptq import CodeRows, GptqWeight
+from qwonnx.export.checkpoint.formats.source_quantization import GptqFormat
 from qwonnx.export.errors import CheckpointError, MissingTensorError, TensorFormatError
 from tests.checkpoints.quantized_formats import Matrix, Stored, gptq_matrix, integers, write_tensors
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
-from qwonnx.export.checkpoint.float8 import Float8Weight
-from qwonnx.export.checkpoint.gptq import GptqWeight
-from qwonnx.export.checkpoint.source_quantization import Fp8Format, GptqFormat, SourceQuantization
-from qwonnx.export.checkpoint.stored_weights import PlainWeight, StoredWeights
+from qwonnx.export.checkpoint.formats.float8 import Float8Weight
+from qwonnx.export.checkpoint.formats.gptq import GptqWeight
+from qwonnx.export.checkpoint.formats.source_quantization import Fp8Format, GptqFormat, SourceQuantization
+from qwonnx.export.checkpoint.formats.stored_weights import PlainWeight, StoredWeights
 from qwonnx.export.errors import MissingTensorError, TensorFormatError
 from tests.checkpoints.quantized_formats import Matrix, Stored, fp8_matrix, gptq_matrix, write_tensors
 

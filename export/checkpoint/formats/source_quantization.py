@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qwonnx.export.checkpoint.auto_round import METHODS, as_gptq
 from qwonnx.export.checkpoint.config_fields import CORRECT, Fields, is_off
+from qwonnx.export.checkpoint.formats.auto_round import METHODS, as_gptq
 from qwonnx.export.errors import ConfigError
 
 FP8_BLOCK = 128  # rows and columns of a block that shares a scale

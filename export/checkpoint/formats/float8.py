@@ -14,7 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
 from qwonnx.export.checkpoint.checkpoint import FLOAT_DTYPES, Checkpoint
-from qwonnx.export.checkpoint.source_quantization import FP8_BLOCK
+from qwonnx.export.checkpoint.formats.source_quantization import FP8_BLOCK
 from qwonnx.export.errors import MissingTensorError, TensorFormatError
 
 if TYPE_CHECKING:

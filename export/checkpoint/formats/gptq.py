@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from qwonnx.export.checkpoint.checkpoint import FLOAT_DTYPES, Checkpoint
-from qwonnx.export.checkpoint.source_quantization import GptqFormat, StoredCodes
+from qwonnx.export.checkpoint.formats.source_quantization import GptqFormat, StoredCodes
 from qwonnx.export.errors import MissingTensorError, TensorFormatError
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from qwonnx.export.checkpoint.checkpoint import FLOAT_DTYPES, Checkpoint, TensorInfo
-from qwonnx.export.checkpoint.float8 import SCALE_SUFFIX, Float8Weight
-from qwonnx.export.checkpoint.gptq import CODES_SUFFIX, SUFFIXES, GptqWeight, gptq_shape
-from qwonnx.export.checkpoint.source_quantization import Fp8Format, GptqFormat, SourceQuantization, StoredCodes
+from qwonnx.export.checkpoint.formats.float8 import SCALE_SUFFIX, Float8Weight
+from qwonnx.export.checkpoint.formats.gptq import CODES_SUFFIX, SUFFIXES, GptqWeight, gptq_shape
+from qwonnx.export.checkpoint.formats.source_quantization import Fp8Format, GptqFormat, SourceQuantization, StoredCodes
 from qwonnx.export.errors import TensorFormatError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import torch
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
-from qwonnx.export.checkpoint.float8 import Float8Weight
+from qwonnx.export.checkpoint.formats.float8 import Float8Weight
 from qwonnx.export.errors import CheckpointError, MissingTensorError, TensorFormatError
 from tests.checkpoints.quantized_formats import E4M3_VALUES, Matrix, Stored, fp8_matrix, write_tensors
 
