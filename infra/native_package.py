@@ -79,6 +79,5 @@ def _build_module() -> ModuleType:
     if spec is None or spec.loader is None:
         raise FileNotFoundError(ROOT / PACKAGE / "build.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module

@@ -18,8 +18,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from msgspec import Struct
+from typing import NamedTuple
 
 SOURCES = Path(__file__).resolve().parent / "sources"
 LIBRARY = "libqwonnx_native.dylib" if sys.platform == "darwin" else "libqwonnx_native.so"
@@ -36,7 +35,7 @@ class BuildError(Exception):
     """The library was not built; the message says why and what helps."""
 
 
-class Instructions(Struct, frozen=True):
+class Instructions(NamedTuple):
     """The files of an instruction set, by the beginning of their names. They are empty for other processors."""
 
     architecture: str  # what a compiler for their processors defines
@@ -54,7 +53,7 @@ INSTRUCTIONS = {
 }
 
 
-class Compiler(Struct, frozen=True):
+class Compiler(NamedTuple):
     """How to call a compiler: `compile_command` takes -c, `link_command` makes a shared library."""
 
     compile_command: tuple[str, ...]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import onnxruntime
 import pytest
 
 from qwonnx.runtime.errors import NativeKernelsError
+from qwonnx.runtime.native import build as build_module
 from qwonnx.runtime.native.build import BuildError, Compiler, build, find_compiler, sources_digest
 from qwonnx.runtime.native.library import (
     INSTRUCTIONS_VARIABLE,
@@ -87,6 +89,12 @@ def test_the_digest_follows_every_source(tmp_path: Path) -> None:
     second = sources_digest(tmp_path)
     (tmp_path / "a.cpp").write_text("2", encoding="utf-8")
     assert len({first, second, sources_digest(tmp_path)}) == 3
+
+
+def test_a_build_needs_the_standard_library_alone() -> None:
+    """setuptools runs it in an environment that has no other package."""
+    words = [sys.executable, "-I", "-S", build_module.__file__, "--help"]
+    assert "aarch64-linux-gnu" in subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
 def test_a_compiler_that_fails_is_quoted(tmp_path: Path) -> None:
