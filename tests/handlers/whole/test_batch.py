@@ -1,6 +1,6 @@
 """`qwonnx batch` in its own process: killed at any moment, stopped, piped, and refused.
 
-QWONNX_BATCH_LINES and QWONNX_BATCH_KILLS make the first test larger.
+BATCH_LINES and BATCH_KILLS make the first test larger.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import pytest
 from tests.handlers.cli.commands import error_line, qwonnx, running
 from tests.handlers.serving import MODEL
 
-LINES = int(os.environ.get("QWONNX_BATCH_LINES", "150"))
-KILLS = int(os.environ.get("QWONNX_BATCH_KILLS", "2"))
+LINES = int(os.environ.get("BATCH_LINES", "150"))
+KILLS = int(os.environ.get("BATCH_KILLS", "2"))
 ENGINE = ("--max-num-seqs", 4, "--max-model-len", 512, "--threads", 1)
 
 
