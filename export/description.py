@@ -14,6 +14,7 @@ from qwonnx.runtime.artifact.manifest import (
     SCHEMA_VERSION,
     WHOLE_MODEL,
     AdapterFacts,
+    AdapterTarget,
     FileEntry,
     GraphSpec,
     Manifest,
@@ -35,6 +36,7 @@ def describe_artifact(
     choice: TargetChoice,
     stage: StageFacts = WHOLE_MODEL,
     adapters: tuple[AdapterFacts, ...] = (),
+    adapter_targets: tuple[AdapterTarget, ...] = (),
 ) -> Manifest:
     """The manifest of an artifact.
 
@@ -46,6 +48,7 @@ def describe_artifact(
         choice: the target, and its types of activations and cache.
         stage: the part of the model.
         adapters: that were merged into the weights.
+        adapter_targets: projections that adapters can change while the model runs.
     """
     groups = weight_groups(stored)
     return Manifest(
@@ -67,6 +70,7 @@ def describe_artifact(
         files=files,
         stage=stage,
         adapters=adapters,
+        adapter_targets=adapter_targets,
     )
 
 

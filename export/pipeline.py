@@ -20,6 +20,7 @@ from qwonnx.export.checkpoint.weight_names import tied_weights
 from qwonnx.export.checkpoint.weight_source import SkippedPart
 from qwonnx.export.description import describe_artifact
 from qwonnx.export.errors import ExportError, OutputError
+from qwonnx.export.lowering.adapter_slots import parse_projections
 from qwonnx.export.lowering.shared_weights import SharedWeights
 from qwonnx.export.modeling.stage_cut import StageCut
 from qwonnx.export.modeling.trace import decoder_weights, trace_decoder
@@ -29,7 +30,8 @@ from qwonnx.export.quantization.calibration import calibrate
 from qwonnx.export.quantization.recipe import Recipe
 from qwonnx.export.quantization.storage_plan import StoragePlan
 from qwonnx.export.targets.lowered_graph import lower_decoder
-from qwonnx.export.targets.register import DEFAULT_TARGET, choose_target
+from qwonnx.export.targets.register import DEFAULT_TARGET, TARGETS, choose_target
+from qwonnx.export.targets.target import TargetChoice
 from qwonnx.export.weight_files.external_data import ExternalDataWriter
 from qwonnx.export.weight_files.fingerprint import export_fingerprint
 from qwonnx.export.weight_files.memory_budget import DEFAULT_MEMORY_BYTES, check_memory
@@ -70,6 +72,8 @@ class ExportOptions:
     memory_bytes: limit of tensors in flight in the weight stage.
     adapters: folders of LoRA adapters, which are merged into the checkpoint in this order.
     requantize: quantise weights again that the checkpoint has as codes and that an adapter changes.
+    runtime_adapters: projections that adapters can change while the model runs ("q_proj", ..., or "all"); each is some
+        slower then. None by default.
     """
 
     target: str = DEFAULT_TARGET
@@ -87,6 +91,7 @@ class ExportOptions:
     memory_bytes: int = DEFAULT_MEMORY_BYTES
     adapters: tuple[str | os.PathLike[str], ...] = ()
     requantize: bool = False
+    runtime_adapters: tuple[str, ...] = ()
 
 
 def export_checkpoint(
@@ -120,6 +125,7 @@ def export_checkpoint(
     _check_system()
     choice = choose_target(options.target, options.activations, options.kv)
     check_memory(options.memory_bytes)
+    projections = _adapter_projections(options.runtime_adapters, choice)
     out = Path(out)
     _check_output(out, overwrite=options.overwrite)
 
@@ -129,6 +135,8 @@ def export_checkpoint(
     cut = None if choose_cut is None else choose_cut(config)
     if cut is not None and not choice.target.has_stages:
         raise ExportError(f"the target {choice.target.name} has no stages: use --target cpu")
+    if cut is not None and projections:
+        raise ExportError("a model in stages takes no adapters while it runs: leave --runtime-adapters or --stages out")
     recipe = options.recipe or Recipe.choose(
         None, options.weights, options.weight_block_size, choice.target.default_recipe
     )
@@ -150,6 +158,7 @@ def export_checkpoint(
         choice.described(),
         options.calibration,
         adapted.adapters,
+        projections,
     )
     stage = WHOLE_MODEL if cut is None else cut.facts(fingerprint)
     if cut is not None:
@@ -158,7 +167,9 @@ def export_checkpoint(
         report(ExportProgress("trace", 0, 0))
         scales = cache_scales(source, config, choice.kv) if choice.kv.is_quantized else None
         storages = StoragePlan(recipe, source)
-        graphs = {DECODER: lower_decoder(trace_decoder(config, cut), storages, config, choice, scales, cut)}
+        graphs = {
+            DECODER: lower_decoder(trace_decoder(config, cut), storages, config, choice, scales, cut, projections)
+        }
         weights = SharedWeights(graph.weights for graph in graphs.values())
         tied = tied_weights(config)
         needed = shapes if cut is None else decoder_weights(config, cut)
@@ -202,12 +213,29 @@ def export_checkpoint(
             choice,
             stage,
             adapted.facts,
+            graphs[DECODER].adapter_targets,
         )
         write_manifest(building, manifest)
     if on_skipped is not None:
         for part in source.skipped:
             on_skipped(part)
     return manifest
+
+
+def _adapter_projections(names: tuple[str, ...], choice: TargetChoice) -> tuple[str, ...]:
+    """The projections that adapters can change.
+
+    Raises:
+        ExportError: a name is unknown, or the target's graphs take no adapters.
+    """
+    projections = parse_projections(names)
+    if projections and not choice.target.has_adapter_slots:
+        able = " or ".join(name for name, target in TARGETS.items() if target.has_adapter_slots)
+        raise ExportError(
+            f"graphs of the target {choice.target.name} take no adapters while they run: use --target {able}, or merge"
+            " with --adapter"
+        )
+    return projections
 
 
 def _check_system() -> None:

@@ -3,6 +3,7 @@
 QwonnxRuntimeError
 |-- SettingsError            a setting or its environment variable has an invalid value
 |   `-- QuantityError        a size, a length or a count is malformed
+|-- AdapterError             a LoRA adapter is malformed, or does not fit the artifact
 |-- TokenizerError           the artifact's tokenizer.json cannot be used
 |-- InvalidRequestError      the request cannot be served as it is; names the parameter
 |   `-- TemplateError        the chat template refuses the conversation, or is itself broken
@@ -28,6 +29,10 @@ class SettingsError(QwonnxRuntimeError):
 
 class QuantityError(SettingsError):
     """A size, a length or a count is malformed. The message names the option or the variable."""
+
+
+class AdapterError(QwonnxRuntimeError):
+    """A LoRA adapter is malformed, of a kind that is not supported, or does not fit the artifact or the memory."""
 
 
 class TokenizerError(QwonnxRuntimeError):

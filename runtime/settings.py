@@ -36,9 +36,12 @@ _LOWEST = {
     "cache_bytes": 1,
     "memory_bytes": 0,
     "prefix_cache_bytes": 0,
+    "max_adapters": 1,
+    "max_adapter_rank": 1,
+    "adapter_bytes": 1,
     "log_severity": 0,
 }
-_HIGHEST = {"num_threads": 1024, "max_num_seqs": 1024, "log_severity": 4}
+_HIGHEST = {"max_adapters": 1024, "max_adapter_rank": 256, "num_threads": 1024, "max_num_seqs": 1024, "log_severity": 4}
 
 
 class Residency(StrEnum):
@@ -77,6 +80,12 @@ class RuntimeSettings:
         "onnxruntime" runs them on ONNX Runtime's, which copy weights; "auto" is native if the library can be loaded.
     weights_residency: how weights come from their mapped files into memory: "map" reads a page when it is needed,
         "willneed" also reads ahead, "populate" reads all before the first answer, "lock" does and keeps them there.
+    adapters: LoRA adapters that requests can name as their model, each as NAME=FOLDER. The artifact must have been
+        exported with --runtime-adapters.
+    max_adapters: adapters in memory at once; of others, the least recently used one makes room.
+    max_adapter_rank: the largest rank of an adapter; None is that of the given ones. Set it to load others while
+        serving.
+    adapter_bytes: memory for adapters.
     stages: where stages 2, 3, ... of a model in stages listen, in their order: HOST:PORT or unix:PATH.
     stage_key: secret of all stages of a model; needed if a stage listens beyond this machine.
     """
@@ -97,6 +106,10 @@ class RuntimeSettings:
     allow_special_tokens: bool = False
     kernels: str = "auto"
     weights_residency: str = "willneed"
+    adapters: tuple[str, ...] = ()
+    max_adapters: int = 8
+    max_adapter_rank: int | None = None
+    adapter_bytes: int = 1 << 30
     stages: tuple[str, ...] = ()
     stage_key: str | None = field(default=None, repr=False, metadata={"secret": True})
 

@@ -33,6 +33,7 @@ ORDER: Mapping[str, tuple[str, ...]] = {
         "settings",
         "text",
         "cache",
+        "adapters",
         "sampling",
         "scheduling",
         "model",

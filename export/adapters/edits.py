@@ -14,11 +14,11 @@ from qwonnx.export.adapters.changes import LowRank
 from qwonnx.export.adapters.expert_pairs import ExpertPair, Order, expert_pairs, order_of
 from qwonnx.export.adapters.factors import Factor
 from qwonnx.export.adapters.targets import Target, Targets
-from qwonnx.export.adapters.tensor_names import Part
 from qwonnx.export.adapters.whole_tensors import RowsOfWeight, whole_tensor
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.checkpoint.formats.stored_weights import CheckpointWeights, StoredWeight
 from qwonnx.export.checkpoint.weight_names import EMBEDDING, HEAD, ExpertTensor
+from qwonnx.runtime.adapters.tensor_names import Part
 from qwonnx.runtime.artifact.manifest import AdapterFacts
 
 _EMBEDDING_MODULE, _HEAD_MODULE = EMBEDDING.removesuffix(".weight"), HEAD.removesuffix(".weight")

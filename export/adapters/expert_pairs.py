@@ -15,10 +15,10 @@ from enum import Enum
 
 from qwonnx.export.adapters.adapter import Adapter, LoraModule
 from qwonnx.export.adapters.factors import Factor
-from qwonnx.export.adapters.tensor_names import Part
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.checkpoint.weight_names import DOWN, GATE_UP
 from qwonnx.export.errors import AdapterError
+from qwonnx.runtime.adapters.tensor_names import Part
 from qwonnx.runtime.artifact.strict_json import quoted
 
 

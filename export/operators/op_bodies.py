@@ -100,6 +100,22 @@ def AffineLinear(x: FLOAT, codes: UINT8, scales: FLOAT, zero_points: UINT8, bits
 
 
 @script(own)
+def AddAdapters(y: FLOAT, x: FLOAT, slots: INT64, adapters: FLOAT, offset: int) -> FLOAT:
+    """y [B, T, N] of a projection of x [B, T, K], and what the adapter of each row's slot adds; slot 0 adds nothing.
+
+    slots is [B], adapters [num_slots, width, rank]. Its rows from offset on are a matrix [K, rank], and the N rows
+    behind them, in their order, one that is [rank, N].
+    """
+    start = op.Reshape(op.Constant(value_int=offset), [-1])
+    num_outputs = op.Shape(y, start=-1)
+    middle = start + op.Shape(x, start=-1)
+    down = op.Gather(op.Slice(adapters, start, middle, [1]), slots, axis=0)
+    rows = op.Gather(op.Slice(adapters, middle, middle + num_outputs, [1]), slots, axis=0)
+    up = op.Reshape(rows, op.Concat(op.Shape(slots), op.Shape(adapters, start=2), num_outputs, axis=0))
+    return y + op.MatMul(op.MatMul(x, down), up)
+
+
+@script(own)
 def GatedRMSNorm(x: FLOAT, gate: FLOAT, weight: FLOAT, epsilon: float) -> FLOAT:
     heads = op.Reshape(x, op.Concat([0, 0, -1], op.Shape(weight), axis=0))
     eps = op.Constant(value_float=epsilon)

@@ -40,6 +40,7 @@ class CpuTarget(Target):
     minimum_onnxruntime = "1.32"
     providers = ("CPUExecutionProvider",)
     has_stages = True
+    has_adapter_slots = True
     graph_bytes = 5_000
 
     def lower(self, model: ir.Model, weights: GraphWeights, activations: Activations, facts: LoweringFacts) -> None:

@@ -39,8 +39,8 @@ def add_kernel_functions(model: ir.Model) -> None:
 
 
 def kernel_operators() -> Collection[str]:
-    """The operators that have a function here, or in cpu_attention.py."""
-    return {*_BODIES, *CACHE_BITS}
+    """The operators that have a function here, or in cpu_attention.py, and those whose own body serves."""
+    return {*_BODIES, *CACHE_BITS, "AddAdapters"}
 
 
 def _linear(name: str, *weights: str) -> ir.Function:

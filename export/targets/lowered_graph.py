@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -11,6 +11,7 @@ from onnx_ir.passes import common as passes
 
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.checkpoint.weight_names import tied_weights
+from qwonnx.export.lowering.adapter_slots import adapter_inputs, add_adapter_slots
 from qwonnx.export.lowering.functions import used_operators
 from qwonnx.export.lowering.graph_weights import GraphWeights
 from qwonnx.export.lowering.quantized_cache import quantize_cache
@@ -21,7 +22,7 @@ from qwonnx.export.quantization.cache_scales import CacheScales
 from qwonnx.export.quantization.recipe import Storages
 from qwonnx.export.targets.target import LoweringFacts, Target, TargetChoice
 from qwonnx.runtime.artifact.file_names import DECODER, graph_file
-from qwonnx.runtime.artifact.manifest import GraphSpec
+from qwonnx.runtime.artifact.manifest import AdapterTarget, GraphSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class LoweredGraph:
     model: ir.Model
     weights: GraphWeights
     spec: GraphSpec
+    adapter_targets: tuple[AdapterTarget, ...] = ()
 
     def serialized(self) -> bytes:
         """The content of the file; call `weights.attach` first."""
@@ -45,6 +47,7 @@ def lower_decoder(
     choice: TargetChoice,
     cache_scales: Mapping[int, CacheScales] | None = None,
     cut: StageCut | None = None,
+    adapter_projections: Collection[str] = (),
 ) -> LoweredGraph:
     """Lower a traced decoder, in place.
 
@@ -55,6 +58,7 @@ def lower_decoder(
         choice: the target, and its types of activations and cache.
         cache_scales: of keys and values in every full-attention layer, by its index; None if they are not quantised.
         cut: the stage that was traced; None: the whole model.
+        adapter_projections: last parts of the names of modules that adapters can change while the model runs.
 
     Raises:
         RecipeError: the recipe cannot be applied.
@@ -64,12 +68,14 @@ def lower_decoder(
     states = stage_states(state_specs(config, choice.kv, choice.state_layout), cut)
     if cache_scales is not None:
         quantize_cache(traced.graph, choice.kv, states, cache_scales)
+    targets = add_adapter_slots(traced.graph, adapter_projections) if adapter_projections else ()
     choice.target.lower(traced, weights, choice.activations, LoweringFacts(config, states))
     _tidy(traced, DECODER)
     inputs, operators = choice.target.inputs(decoder_inputs(config, cut)), _native_operators(traced, choice.target)
+    inputs += adapter_inputs(targets)
     outputs = choice.target.outputs(decoder_outputs(config, cut))
     spec = GraphSpec(graph_file(DECODER), inputs, outputs, states, operators)
-    return LoweredGraph(traced, weights, spec)
+    return LoweredGraph(traced, weights, spec, targets)
 
 
 def _native_operators(model: ir.Model, target: Target) -> tuple[str, ...]:

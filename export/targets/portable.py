@@ -31,6 +31,7 @@ class PortableTarget(Target):
     minimum_onnxruntime = "1.31.1"  # the latest with CUDA and TensorRT
     providers = ("CPUExecutionProvider",)
     has_stages = True
+    has_adapter_slots = True
     graph_bytes = 24_000  # with the bodies of the operators
     note = "memory of the portable target is an upper bound, for ONNX Runtime's CPU provider"
 

@@ -88,6 +88,7 @@ class Target(ABC):
         on_device: weights and states lie in the memory of a device, as one process has it.
         is_planned: whether a plan knows what lower() joins and stores.
         has_stages: whether its graphs can be cut into stages, with a hidden state of float32 between them.
+        has_adapter_slots: whether its graphs can take adapters while they run.
         graph_bytes: of a graph without layers, measured, for plans without a trace.
         note: a note of plans about its estimates, if any.
     """
@@ -103,6 +104,7 @@ class Target(ABC):
     on_device: bool = False
     is_planned: bool = True
     has_stages: bool = False
+    has_adapter_slots: bool = False
     graph_bytes: int
     note: str | None = None
 

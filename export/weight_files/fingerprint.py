@@ -28,6 +28,7 @@ def export_fingerprint(
     choice: Mapping[str, str],
     calibration: str | None,
     adapters: Sequence[Adapter] = (),
+    adapter_projections: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The fingerprint, as it is read back from JSON.
 
@@ -36,6 +37,7 @@ def export_fingerprint(
         choice: the target and its types, by name.
         calibration: the text, if there is one.
         adapters: that are merged into the checkpoint, in their order.
+        adapter_projections: that adapters can change while the model runs.
     """
     fingerprint = {
         "qwonnx": version("qwonnx"),
@@ -45,6 +47,7 @@ def export_fingerprint(
         "recipe": dataclasses.asdict(recipe),
         "checkpoint": dataclasses.asdict(source),
         "adapters": [{"tensors": adapter.sha256, "config": adapter.config_sha256} for adapter in adapters],
+        "runtime adapters": ", ".join(adapter_projections),
         "config": dataclasses.asdict(config),
         "files": {
             file.name: {"size": file.size, "changed": file.changed_ns, "header": file.header_sha256}

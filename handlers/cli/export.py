@@ -116,6 +116,14 @@ def export(
             "--requantize", help="Quantise again the weights that an adapter changes and the checkpoint has as codes."
         ),
     ] = False,
+    runtime_adapters: Annotated[
+        str | None,
+        typer.Option(
+            help="Projections that LoRA adapters can change while the model runs: names with commas, as q_proj,v_proj,"
+            " or all. See docs/adapters.md.",
+            metavar="TARGETS",
+        ),
+    ] = None,
     prefix: Annotated[
         list[Path] | None,
         typer.Option(
@@ -145,6 +153,8 @@ def export(
         qwonnx export ./checkpoint ./qwen-cuda --target cuda
 
         qwonnx export ./Qwen3.5-0.8B ./tuned --adapter ./adapter
+
+        qwonnx export ./Qwen3.5-0.8B ./for-many --runtime-adapters all
 
         qwonnx export ./checkpoint ./assistant --prefix system.txt --prefix agent.json
 
@@ -179,6 +189,7 @@ def export(
         memory_bytes=memory_bytes,
         adapters=tuple(adapter or ()),
         requantize=requantize,
+        runtime_adapters=tuple(name.strip() for name in (runtime_adapters or "").split(",") if name.strip()),
     )
     console = Console(stderr=True)
     if not resume and incomplete_folder(out).exists():

@@ -1,10 +1,15 @@
-"""Names of an artifact's files, and of what goes from one stage of a model to the next."""
+"""Names of an artifact's files, and of inputs and outputs of its graphs that both sides know."""
 
 from __future__ import annotations
 
 DECODER = "decoder"  # the graph that every artifact has: tokens and states to logits and states
 # float32 [batch, sequence, hidden_size]: the output of a stage, which is the input of the next.
 NEXT_HIDDEN_STATES, HIDDEN_STATES = "next_hidden_states", "hidden_states"
+
+
+# Inputs of a graph that takes adapters: int64 [batch], the slot of each row, 0 for none; and float32 [num_slots, width,
+# rank], the numbers of every slot (AdapterTarget).
+ADAPTER_SLOTS, ADAPTERS = "adapter_slots", "adapters"
 
 
 def graph_file(graph: str) -> str:

@@ -28,8 +28,8 @@ from qwonnx.runtime.artifact.file_names import DECODER
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, build, parse_object, quoted, read_object
 
 # 1: keys and values are float32. 2: QuantizationFacts.kv says what they are. 3: every graph has its own states.
-# 4: GraphSpec.native_operators. 5: Manifest.stage. 6: Manifest.adapters.
-SCHEMA_VERSION = 6
+# 4: GraphSpec.native_operators. 5: Manifest.stage. 6: Manifest.adapters. 7: Manifest.adapter_targets.
+SCHEMA_VERSION = 7
 MANIFEST_NAME = "manifest.json"
 
 # A 60-layer manifest with 240 states takes about 60 kB; more than this is not a manifest, and is not read.
@@ -40,6 +40,7 @@ _MAX_MANIFEST_BYTES = 16 << 20
 _STATE_DTYPES = frozenset({"float32", "float16", "bfloat16", "float8e4m3fn", "int8", "uint8", "int32", "int64"})
 _STATE_AXES = frozenset({"batch", "max_model_len"})
 _MAX_STATE_ELEMENTS = 1 << 40  # of one sequence and one token
+_MAX_WIDTH = 1 << 24  # of a projection
 
 
 class ArtifactError(Exception):
@@ -184,6 +185,18 @@ class AdapterFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterTarget:
+    """A projection that adapters can change while the model runs.
+
+    A slot holds two matrices for every target, in the manifest's order: [num_inputs, rank] and [rank, num_outputs].
+    """
+
+    module: str  # its name in the text model: "layers.0.self_attn.q_proj"
+    num_inputs: int
+    num_outputs: int
+
+
+@dataclass(frozen=True, slots=True)
 class FileEntry:
     """A file of the artifact, by its path relative to the folder, with "/" between parts."""
 
@@ -207,6 +220,7 @@ class Manifest:
     files: tuple[FileEntry, ...]
     stage: StageFacts = WHOLE_MODEL
     adapters: tuple[AdapterFacts, ...] = ()  # in the order in which they were merged
+    adapter_targets: tuple[AdapterTarget, ...] = ()  # none: the model takes no adapters while it runs
 
     @property
     def num_bytes(self) -> int:
@@ -294,6 +308,8 @@ def _as_newest(document: dict[str, Any], version: int) -> dict[str, Any]:
         document = {**document, "stage": whole}
     if version < 6:
         document = {**document, "adapters": None if "adapters" in document else []}
+    if version < 7:
+        document = {**document, "adapter_targets": None if "adapter_targets" in document else []}
     return document
 
 
@@ -342,10 +358,14 @@ def _conditions(manifest: Manifest) -> Iterable[tuple[bool, str]]:
     yield is_sound, f"is stage {stage.number} of {stage.count}, which is not valid"
     for names, what in (
         ([entry.path for entry in manifest.files], "lists a file"),
+        ([target.module for target in manifest.adapter_targets], "has an adapter target"),
         *(([state.past for state in graph.states], "reads a state") for graph in manifest.graphs.values()),
         *(([state.present for state in graph.states], "writes a state") for graph in manifest.graphs.values()),
     ):
         yield len(set(names)) == len(names), f"{what} twice"
+    for target in manifest.adapter_targets:
+        sound = all(1 <= size <= _MAX_WIDTH for size in (target.num_inputs, target.num_outputs))
+        yield sound, f"has the adapter target {quoted(target.module)}, whose sizes are out of range"
     for state in (state for graph in manifest.graphs.values() for state in graph.states):
         sizes = [size for size in state.shape if isinstance(size, int)]
         axes = {size for size in state.shape if isinstance(size, str)}
@@ -357,6 +377,8 @@ def _conditions(manifest: Manifest) -> Iterable[tuple[bool, str]]:
 def manifest_json(manifest: Manifest) -> str:
     """The canonical text of a manifest, in its own schema version."""
     document = dataclasses.asdict(manifest)
+    if manifest.schema_version < 7:
+        del document["adapter_targets"]
     if manifest.schema_version < 6:
         del document["adapters"]
     if manifest.schema_version < 5:

@@ -11,7 +11,7 @@ Permanent snapshots, in mapped files, are found like others; they are never evic
 
 A snapshot belongs to the owner of the request that stored it, and only this owner's requests find it, so that the time
 to an answer does not tell one owner what another one sent. Permanent snapshots belong to nobody: every request finds
-them.
+them, but for those of adapters (owners.py), whose states differ.
 
 Finding, storing and evicting take the same time however many snapshots there are: a batch leaves one for each line.
 """
@@ -26,10 +26,16 @@ import numpy as np
 from msgspec import Struct, field
 
 from qwonnx.runtime.cache.buffers import Segment
+from qwonnx.runtime.cache.owners import adapter_of
 
 TOKEN_BYTES = 4  # of a token id, stored with the states
 
 _Key: TypeAlias = tuple[str | None, bytes]  # a snapshot's owner, and its tokens since its parent
+
+
+def _finds(owner: str) -> tuple[str | None, ...]:
+    """Whose snapshots a request of this owner finds."""
+    return (owner,) if adapter_of(owner) else (owner, None)
 
 
 class Branches:
@@ -66,7 +72,7 @@ class Branches:
         """Those of an owner, and permanent ones, whose tokens are at a place of these tokens."""
         keys = (
             (whose, tokens[start : start + length])
-            for whose in (owner, None)
+            for whose in _finds(owner)
             for length in self._lengths.get(whose, ())
         )
         return [node for node in map(self._by_key.get, keys) if node is not None]
@@ -201,7 +207,7 @@ class PrefixCache:
     def known(self, parent: Snapshot | None, token_ids: Sequence[int], owner: str) -> Snapshot | None:
         """The owner's or a permanent snapshot of these tokens after the parent, or None; counts as a use."""
         children, tokens = self._children(parent), as_bytes(token_ids)
-        for whose in (owner, None):
+        for whose in _finds(owner):
             node = children.get((whose, tokens))
             if node is not None and not node.is_broken:
                 self._touch(node)

@@ -6,6 +6,7 @@ This module knows the tokenizer's ids and the length limit. It does not know row
 from __future__ import annotations
 
 from collections import abc
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -18,6 +19,9 @@ from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.sampling.thinking_budget import ThinkingBudget
 from qwonnx.runtime.scheduling.sequence import Sequence
 from qwonnx.runtime.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from qwonnx.runtime.adapters.adapter_folder import AdapterFolder
 
 
 class Admission(Struct, frozen=True):
@@ -48,11 +52,13 @@ class Admission(Struct, frozen=True):
         deadline: float | None,
         owner: str,
         generated: tuple[int, ...] = (),
+        adapter: AdapterFolder | None = None,
     ) -> Generation:
         """Check a request and prepare it for the scheduler. For the other arguments, see Engine.submit().
 
         Args:
             boundaries: ascending positions within the prompt at which its state is kept.
+            adapter: that answers.
 
         Raises:
             InvalidRequestError: an empty prompt, an unknown token id, a prompt that leaves no room, a guide that
@@ -76,6 +82,7 @@ class Admission(Struct, frozen=True):
             deadline,
             None if guide is None else self.grammars.constraint(guide, ignore_eos=params.ignore_eos, owner=owner),
             None if params.thinking_budget is None else ThinkingBudget(params.thinking_budget, self.tokenizer),
+            adapter,
         )
         if generated:
             try:

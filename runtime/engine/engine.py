@@ -11,6 +11,7 @@ order of events in one place.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import queue
@@ -19,6 +20,7 @@ import time
 from collections import abc
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +30,10 @@ from qwonnx.runtime.cache.buffers import BuffersFactory
 from qwonnx.runtime.cache.capsule import decode, encode, is_finite
 from qwonnx.runtime.cache.host_buffers import HostBuffers
 from qwonnx.runtime.cache.hybrid_cache import HybridCache
+from qwonnx.runtime.cache.owners import adapter_of, owner_with
 from qwonnx.runtime.cache.prefix_cache import PrefixCacheAccount
 from qwonnx.runtime.cache.rows import CacheSnapshot, RowMove
+from qwonnx.runtime.engine.adapters import Adapters
 from qwonnx.runtime.engine.admission import Admission
 from qwonnx.runtime.engine.generation import Generation
 from qwonnx.runtime.engine.mailbox import Mailbox
@@ -37,7 +41,13 @@ from qwonnx.runtime.engine.metrics import SECONDS, EngineMetrics, Histogram, Met
 from qwonnx.runtime.engine.prefix_reuse import PrefixReuse
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
 from qwonnx.runtime.engine.startup import StartUp
-from qwonnx.runtime.errors import CapsuleError, GuideError, SessionError, SettingsError, StageLostError
+from qwonnx.runtime.errors import (
+    CapsuleError,
+    GuideError,
+    SessionError,
+    SettingsError,
+    StageLostError,
+)
 from qwonnx.runtime.model import expert_uses
 from qwonnx.runtime.model import files as model_files
 from qwonnx.runtime.model.inputs import HOST_INPUTS
@@ -97,9 +107,13 @@ class Engine:
         with self.startup.phase("weights"):
             self._memory = WeightMemory(self._weights, session.experts, settings, expert_uses.load(self.artifact))
             self._memory.start()
+        self._adapters = Adapters(model.artifact.manifest.adapter_targets, settings, self._wake)
         if placement.device is None:
             make_buffers = make_buffers or HostBuffers
-            budget, self.max_model_len = row_budget.settle(states, settings, max_model_len, self._memory.free_bytes)
+            free = self._memory.free_bytes
+            if free is not None:
+                free = max(0, free - self._adapters.num_bytes)
+            budget, self.max_model_len = row_budget.settle(states, settings, max_model_len, free)
         else:
             from qwonnx.runtime.cache.device_buffers import DeviceBuffers  # needs CUDA's calls
 
@@ -139,6 +153,7 @@ class Engine:
             settings.max_num_seqs,
             chunk,
             facts.vocab_size,
+            self._adapters.numbers,
         )
         self._generations: dict[str, Generation] = {}  # by request id, those that the scheduler knows
         self._metrics = EngineMetrics()
@@ -218,6 +233,7 @@ class Engine:
             self._end_all(FinishReason.ABORT)
         elif thread is not threading.current_thread():
             thread.join()
+        self._adapters.close()
         self._memory.close()
         self._weights.close()
         if self._stages is not None:
@@ -234,6 +250,7 @@ class Engine:
         deadline: float | None = None,
         owner: str = "",
         generated: abc.Sequence[int] = (),
+        adapter: str = "",
     ) -> str:
         """Accept a request, from any thread, and return its id. Does not start a thread; start() does.
 
@@ -254,13 +271,16 @@ class Engine:
             generated: tokens of the answer that an earlier request with the same prompt and parameters has given. The
                 answer goes on after them: penalties, the seed, stop strings, the guide and max_tokens count them, and
                 outputs do not repeat them.
+            adapter: the name of the adapter that answers; empty: the model itself. The request waits until the adapter
+                lies in a slot.
 
         Raises:
             InvalidRequestError: an empty prompt, an unknown token id, a prompt that leaves no room, a guide that
-                cannot be followed, or an answer that has ended before.
+                cannot be followed, an answer that has ended before, or an unknown adapter.
             QueueFullError: max_queued_requests wait already, or too many guides are being compiled.
             EngineClosedError: the engine was closed.
         """
+        found = self._adapters.find(adapter) if adapter else None
         prompt = list(prompt_token_ids)
         boundaries = self._reuse.boundaries(prompt, snapshot_at)
         generation = self._admission.admit(
@@ -270,11 +290,48 @@ class Engine:
             request_id=request_id,
             boundaries=boundaries,
             deadline=deadline,
-            owner=owner,
+            owner=owner if found is None else owner_with(owner, found.digest),
             generated=tuple(generated),
+            adapter=found,
         )
         self._mailbox.accept(generation)
         return generation.request_id
+
+    def adapters(self) -> abc.Mapping[str, str]:
+        """The digests of the adapters by their names; from any thread."""
+        return {name: adapter.digest for name, adapter in self._adapters.named().items()}
+
+    def adapter_owner(self, adapter: str, owner: str = "") -> str:
+        """The owner of the states that an adapter leaves behind, for capsules and prefixes.
+
+        Args:
+            adapter: its name; empty: none.
+            owner: see submit().
+
+        Raises:
+            InvalidRequestError: there is none of this name.
+        """
+        return owner_with(owner, self._adapters.find(adapter).digest) if adapter else owner
+
+    def load_adapter(self, name: str, folder: str | os.PathLike[str]) -> str:
+        """Take up an adapter, in the place of one of the same name; requests that run go on. From any thread.
+
+        Returns:
+            its digest.
+
+        Raises:
+            AdapterError: it cannot be used.
+            SettingsError: the artifact takes no adapters, or the settings have no slots for others.
+        """
+        return self._adapters.load(name, Path(folder)).digest
+
+    def unload_adapter(self, name: str) -> None:
+        """Refuse new requests for an adapter; those that run go on. From any thread.
+
+        Raises:
+            InvalidRequestError: there is none of this name.
+        """
+        self._adapters.unload(name)
 
     def compile_guide(self, guide: Guide, *, owner: str = "") -> Future[Any]:
         """Start to check and compile a guide in an engine's thread. Otherwise submit() compiles it and waits.
@@ -390,7 +447,7 @@ class Engine:
             return None
         kept = token_ids[: sum(segment.num_tokens for segment in segments)]
         parts = self._cache.buffers.to_host(segments)
-        return encode(self.artifact.id, self.artifact.decoder.states, kept, parts, compress=compress)
+        return encode(self._states_id(owner), self.artifact.decoder.states, kept, parts, compress=compress)
 
     def kept_tokens(self, token_ids: abc.Sequence[int], *, owner: str = "") -> int:
         """Number of tokens in the owner's longest kept prefix of these tokens; from any thread.
@@ -427,20 +484,20 @@ class Engine:
             CapsuleError: it is damaged, or of another artifact.
             EngineClosedError: the engine was closed.
         """
-        capsule = decode(data, self.artifact.id, self.artifact.decoder.states, self.max_model_len - 1)
+        capsule = decode(data, self._states_id(owner), self.artifact.decoder.states, self.max_model_len - 1)
         if self._admission.unknown_token(capsule.token_ids) is not None:
             raise CapsuleError("the capsule has token ids that the tokenizer does not know: write it again")
         if not is_finite(capsule, self.artifact.decoder.states):
             raise CapsuleError("the capsule has states that are not finite numbers: write it again")
         return self._mailbox.ask(lambda: self._reuse.take_up(capsule, owner))
 
-    def capsule_tokens(self, data: bytes) -> tuple[int, ...]:
+    def capsule_tokens(self, data: bytes, *, owner: str = "") -> tuple[int, ...]:
         """The tokens of a capsule, which is checked as load_capsule() does; it is not loaded.
 
         Raises:
             CapsuleError: it is damaged, or of another artifact.
         """
-        return decode(data, self.artifact.id, self.artifact.decoder.states, self.max_model_len - 1).token_ids
+        return decode(data, self._states_id(owner), self.artifact.decoder.states, self.max_model_len - 1).token_ids
 
     def before_snapshot(self) -> None:
         """Before the process is copied: end the child processes that check guides; later ones start anew."""
@@ -454,7 +511,7 @@ class Engine:
         """The engine's counters; from any thread."""
         rows = self._cache.snapshot()
         return self._metrics.snapshot(
-            num_waiting=self._scheduler.num_waiting + self._mailbox.num_arrived,
+            num_waiting=self._scheduler.num_waiting + self._mailbox.num_arrived + self._adapters.num_waiting,
             num_running=self._scheduler.num_running,
             max_rows=self.settings.max_num_seqs,
             cache_bytes=rows.used_bytes,
@@ -489,10 +546,21 @@ class Engine:
         self._weights.check_at_once()
         self._memory.adjust_at_once()
 
+    def _states_id(self, owner: str) -> str:
+        """The artifact's id in capsules; states of an adapter have another one."""
+        digest = adapter_of(owner)
+        if not digest:
+            return self.artifact.id
+        return hashlib.sha256(bytes.fromhex(self.artifact.id) + bytes.fromhex(digest)).hexdigest()
+
+    def _wake(self) -> None:
+        self._mailbox.post(lambda: None)
+
     def _violations(self) -> list[str]:
         unread = [name for name, g in self._generations.items() if g.sequence.is_prefilling]
+        placed = sum(bool(each.sequence.adapter_slot) for each in self._generations.values())
         found = violations(self._scheduler.snapshot(), self._cache.snapshot(), unread)
-        return found + self._reuse.violations(self._generations.values())
+        return found + self._adapters.violations(placed) + self._reuse.violations(self._generations.values())
 
     def _begin(self, sequence: Sequence, row: int) -> None:
         """Restore what is known of a sequence, before its first chunk and again after a preemption."""
@@ -507,7 +575,7 @@ class Engine:
         """The engine thread."""
         reason, error = FinishReason.ABORT, None
         try:
-            while self._mailbox.wait(lambda: bool(self._generations)):
+            while self._mailbox.wait(lambda: len(self._generations) > self._adapters.num_waiting):
                 self.step()
         except Exception:
             logger.exception("the engine stopped because of a fault in qwonnx")
@@ -522,7 +590,8 @@ class Engine:
         for generation in mail.arrived:
             self._generations[generation.request_id] = generation
             generation.begin()
-            self._scheduler.add(generation.sequence)
+            if not self._adapters.wait(generation):
+                self._scheduler.add(generation.sequence)
         ended = {name: FinishReason.ABORT for name in mail.aborted if name in self._generations}
         now = time.monotonic()
         for name, generation in self._generations.items():
@@ -531,7 +600,10 @@ class Engine:
         for name in mail.kept & ended.keys():
             self._keep_state(self._generations[name])
         doomed = [(self._generations[name], reason) for name, reason in ended.items()]
-        return [(generation, self._end(generation, reason)) for generation, reason in doomed]
+        deliveries = [(generation, self._end(generation, reason)) for generation, reason in doomed]
+        for generation, error in self._adapters.advance(lambda each: self._scheduler.add(each.sequence)):
+            deliveries.append((generation, self._end(generation, FinishReason.ERROR, str(error))))
+        return deliveries
 
     def _run(self, plan: StepPlan) -> list[tuple[Generation, RequestOutput]]:
         generations = [self._generations[sequence.request_id] for sequence in plan.sequences]
@@ -599,8 +671,10 @@ class Engine:
         return generation.end(reason, error)
 
     def _forget(self, generation: Generation) -> None:
-        """Free the row of a finished request."""
-        self._leave_row(generation, self._scheduler.remove)
+        """Free the row and the adapter of a finished request."""
+        if not self._adapters.is_waiting(generation):
+            self._leave_row(generation, self._scheduler.remove)
+        self._adapters.forget(generation)
         del self._generations[generation.request_id]
 
     def _preempt(self, generation: Generation) -> None:
@@ -657,6 +731,7 @@ class Engine:
             self._deliver(generation, generation.end(reason, error))
         for generation in self._generations.values():
             self._reuse.release(generation)
+            self._adapters.forget(generation)
         self._generations.clear()
         self._grammars.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from qwonnx.runtime.cache.prefix_cache import Snapshot
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
@@ -16,6 +17,9 @@ from qwonnx.runtime.sampling.thinking_budget import ThinkingBudget
 from qwonnx.runtime.scheduling.sequence import Sequence
 from qwonnx.runtime.text.detokenizer import Detokenizer
 from qwonnx.runtime.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # not needed without adapters, so a server starts sooner
+    from qwonnx.runtime.adapters.adapter_folder import AdapterFolder
 
 
 class Generation:
@@ -32,6 +36,7 @@ class Generation:
         deadline: a time.monotonic() value, or None.
         constraint: made from the guide, or None.
         thinking_budget: bounds the reasoning that the answer begins with, or None.
+        adapter: that answers, or None.
     """
 
     def __init__(
@@ -46,8 +51,10 @@ class Generation:
         deadline: float | None = None,
         constraint: Constraint | None = None,
         thinking_budget: ThinkingBudget | None = None,
+        adapter: AdapterFolder | None = None,
     ) -> None:
         self.sequence = sequence
+        self.adapter = adapter
         self.deadline = deadline
         self.accepted_at = time.monotonic()
         self.first_token_at: float | None = None

@@ -124,6 +124,13 @@ class Mailbox:
             self._condition.notify_all()
         return answer.result()
 
+    def post(self, function: Callable[[], None]) -> None:
+        """Have the owner call a function between two steps, without waiting for it; nothing if the engine is closed."""
+        with self._condition:
+            if not self.is_closed:
+                self._calls.append(function)
+                self._condition.notify_all()
+
     def wait(self, is_busy: Callable[[], bool]) -> bool:
         """For the owner: sleep until there is something to do; False once the engine is closed."""
         with self._condition:

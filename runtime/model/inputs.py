@@ -32,6 +32,7 @@ class StepInputs(Struct, frozen=True):
     last_positions: Int32Array  # [batch]: the place of each row's last token in the cache, after this step
     total_sequence_length: Int32Array  # []: tokens that the longest row may hold after this step
     logit_positions: IntArray  # [num_logits]; empty if nothing is sampled after this step
+    adapter_slots: IntArray  # [batch]
 
 
 class InputBuffers:
@@ -66,6 +67,7 @@ class InputBuffers:
         self._last_positions: Int32Array = new_array([max_num_seqs], "int32")
         self._total_sequence_length: Int32Array = new_array([], "int32")
         self._logit_positions: IntArray = new_array([1], "int64")
+        self._adapter_slots: IntArray = new_array([max_num_seqs], "int64")
 
     def fill(self, plan: StepPlan, num_rows: int | None = None) -> StepInputs:
         """Write a plan's inputs. They are valid until the next call.
@@ -84,13 +86,16 @@ class InputBuffers:
             last_positions=self._last_positions[:batch],
             total_sequence_length=self._total_sequence_length,
             logit_positions=self._logit_positions[: max(int(plan.wants_logits), self._least_logits)],
+            adapter_slots=self._adapter_slots[:batch],
         )
         if batch > len(plan.sequences):
             inputs.input_ids[len(plan.sequences) :] = inputs.past_lengths[len(plan.sequences) :] = 0
             inputs.position_ids[:, len(plan.sequences) :] = np.arange(width)
+            inputs.adapter_slots[len(plan.sequences) :] = 0
         for row, sequence in enumerate(plan.sequences):
             start = sequence.num_computed
             inputs.past_lengths[row] = start
+            inputs.adapter_slots[row] = sequence.adapter_slot
             inputs.input_ids[row] = sequence.token_ids[start : start + width]
             inputs.position_ids[:, row] = np.arange(start, start + width)
         if self._counts_lengths:

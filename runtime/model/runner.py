@@ -22,8 +22,9 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
+from qwonnx.runtime.artifact.file_names import ADAPTERS
 from qwonnx.runtime.artifact.manifest import StateSpec
-from qwonnx.runtime.cache.buffers import RowBinding, Runnable
+from qwonnx.runtime.cache.buffers import HostArray, RowBinding, Runnable
 from qwonnx.runtime.cache.hybrid_cache import HybridCache
 from qwonnx.runtime.errors import SessionError
 from qwonnx.runtime.model.inputs import InputBuffers, StepInputs
@@ -46,7 +47,9 @@ class _Binding(Struct):
     shapes: dict[str, tuple[int, ...]]
 
 
-def _check_signature(session: StepSession, states: Sequence[StateSpec], vocab_size: int) -> None:
+def _check_signature(
+    session: StepSession, states: Sequence[StateSpec], vocab_size: int, adapters: HostArray | None
+) -> None:
     """Refuse a graph whose inputs, outputs or states are not the manifest's.
 
     Buffers are made from the manifest and written before ONNX Runtime compares them with the graph.
@@ -55,7 +58,7 @@ def _check_signature(session: StepSession, states: Sequence[StateSpec], vocab_si
     expected_outputs = {"logits", *(state.present for state in states)}
     if TOP_VALUES in session.outputs:
         expected_outputs |= {TOP_VALUES, TOP_IDS}
-    odd = (pasts - session.inputs.keys()) | (session.inputs.keys() - pasts - _KNOWN_INPUTS)
+    odd = (pasts - session.inputs.keys()) | (session.inputs.keys() - pasts - _KNOWN_INPUTS - {ADAPTERS})
     odd |= {"input_ids", "logit_positions"} - session.inputs.keys()
     odd |= expected_outputs ^ session.outputs.keys()
     for state in states:
@@ -70,6 +73,9 @@ def _check_signature(session: StepSession, states: Sequence[StateSpec], vocab_si
             fits = 1 <= (values.shape[-1] or 0) <= vocab_size
             if not fits or (found.dtype, found.shape) != (dtype, values.shape):
                 odd.add(name)
+    taken = session.inputs.get(ADAPTERS)
+    if taken != (None if adapters is None else TensorType("float32", (None, adapters.shape[1], None))):
+        odd.add(ADAPTERS)
     if odd:
         names = ", ".join(sorted(odd)[:4])
         raise SessionError(f"the decoder's inputs or outputs are not the manifest's ({names}): export again")
@@ -85,6 +91,7 @@ class ModelRunner:
         max_num_seqs: rows of the largest decoding step.
         max_num_batched_tokens: tokens of a prompt's largest chunk.
         vocab_size: columns of the logits.
+        adapters: the slots of adapters, float32 [num_slots, width, rank], if the graph reads them.
 
     Raises:
         SessionError: the graph's inputs or outputs are not those of the manifest.
@@ -98,8 +105,10 @@ class ModelRunner:
         max_num_seqs: int,
         max_num_batched_tokens: int,
         vocab_size: int,
+        adapters: HostArray | None = None,
     ) -> None:
-        _check_signature(session, states, vocab_size)
+        _check_signature(session, states, vocab_size, adapters)
+        self._adapters = adapters
         self._session = session
         self._cache = cache
         new_array = cache.buffers.new_host_array
@@ -186,6 +195,8 @@ class ModelRunner:
         binding = self._bindings.get(key)
         if binding is None:
             bound = self._cache.buffers.bind(self._session.new_binding(), *key)
+            if self._adapters is not None:
+                bound.bind_input(ADAPTERS, self._adapters)
             binding = self._bindings[key] = _Binding(bound, {})
         self._bind_inputs(binding, self._inputs.fill(plan, num_rows), num_rows)
         binding.rows.run(session, reads_outputs=plan.wants_logits)

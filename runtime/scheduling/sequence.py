@@ -11,6 +11,7 @@ class Sequence(Struct, eq=False):
     Attributes:
         boundaries: ascending positions within the prompt; a chunk does not cross the next one.
         owner: whose kept prefixes it may use. Only sequences of one owner wait for each other's prompts.
+        adapter_slot: from which its row reads an adapter; 0: none.
         num_known: tokens that are read in chunks: the prompt, and tokens generated before a preemption.
         reads_alone: its chunks do not share a step, because a shared step failed.
     """
@@ -21,6 +22,7 @@ class Sequence(Struct, eq=False):
     num_computed: int = 0
     boundaries: tuple[int, ...] = ()
     owner: str = ""
+    adapter_slot: int = 0
     num_known: int = 0  # set below
     reads_alone: bool = False
     arrival: int = 0

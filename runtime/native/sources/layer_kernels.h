@@ -10,6 +10,8 @@ namespace qwonnx {
 
 constexpr size_t MAX_WIDTH = 32;       // columns of a block
 constexpr size_t MAX_ONCE = 512;       // columns of a state that delta_once takes
+constexpr size_t MAX_ADAPTED = 8;      // tokens that adapt takes
+constexpr size_t MAX_ADAPTER_RANK = 256;
 
 struct DeltaStep {
   size_t rows, columns;
@@ -24,6 +26,13 @@ struct PairSums {
   float before[MAX_WIDTH];         // query of the first token * buffer, before the pair
   float after[MAX_WIDTH];          // query of the second one * buffer, after the pair
   float remembered[2][MAX_WIDTH];  // keys of the next two tokens * buffer
+};
+
+// The two factors of what an adapter adds to a matrix.
+struct LowRank {
+  const float* down;  // [inputs, rank]
+  const float* up;    // [rank, outputs]
+  size_t inputs, rank, outputs;
 };
 
 struct LayerKernels {
@@ -65,6 +74,8 @@ struct LayerKernels {
   // behind the rows is fetched. Equal values have equal products, whatever their type.
   void (*products)(const FloatMatrix& weights, size_t first, size_t rows, size_t columns, const float* x, size_t tokens,
                    float* y, size_t stride);
+  // y[t] = base[t] + x[t] * down * up for `tokens` tokens, at most MAX_ADAPTED. down is [inputs, rank], up [rank, outputs].
+  void (*adapt)(const LowRank& matrices, const float* const* x, const float* const* base, float* const* y, size_t tokens);
   // y = x * factor * weight * silu(gate)
   void (*gate)(const float* x, float factor, const float* weight, const float* gate, size_t count, float* y);
 };

@@ -348,6 +348,72 @@ struct LayerKernelsOf {
     products_of(static_cast<const float*>(weights.values) + first * columns, rows, columns, x, tokens, y, stride);
   }
 
+  // low[t * rank + r] = x[t] * down, and then y = base + low * up, for T tokens.
+  template <int T>
+  LANES_INLINE void adapt_tokens(const LowRank& matrices, const float* const* x, const float* const* base, float* const* y) {
+    alignas(64) float low[T * MAX_ADAPTER_RANK];
+    const size_t rank = matrices.rank, inputs = matrices.inputs, outputs = matrices.outputs;
+    size_t r = 0;
+    for (; r + N <= rank; r += N) {
+      const float* down = matrices.down + r;
+      F even[T] = {}, odd[T] = {};
+      size_t k = 0;
+      for (; k + 2 <= inputs; k += 2, down += 2 * rank) {
+        const F first = L::load(down), second = L::load(down + rank);
+#pragma GCC unroll 4
+        for (int t = 0; t < T; t++) {
+          even[t] += L::all(x[t][k]) * first;
+          odd[t] += L::all(x[t][k + 1]) * second;
+        }
+      }
+      for (int t = 0; t < T; t++) {
+        if (k < inputs) even[t] += L::all(x[t][k]) * L::load(down);
+        L::store(low + t * rank + r, even[t] + odd[t]);
+      }
+    }
+    for (; r < rank; r++)
+      for (int t = 0; t < T; t++) {
+        float sum = 0;
+        for (size_t k = 0; k < inputs; k++) sum += x[t][k] * matrices.down[k * rank + r];
+        low[t * rank + r] = sum;
+      }
+    size_t c = 0;
+    for (; c + 2 * N <= outputs; c += 2 * N) {
+      F left[T], right[T];
+      for (int t = 0; t < T; t++) {
+        left[t] = L::load(base[t] + c);
+        right[t] = L::load(base[t] + c + N);
+      }
+      const float* up = matrices.up + c;
+      for (r = 0; r < rank; r++, up += outputs) {
+        const F first = L::load(up), second = L::load(up + N);
+#pragma GCC unroll 4
+        for (int t = 0; t < T; t++) {
+          const F factor = L::all(low[t * rank + r]);
+          left[t] += factor * first;
+          right[t] += factor * second;
+        }
+      }
+      for (int t = 0; t < T; t++) {
+        L::store(y[t] + c, left[t]);
+        L::store(y[t] + c + N, right[t]);
+      }
+    }
+    for (; c < outputs; c++)
+      for (int t = 0; t < T; t++) {
+        float sum = base[t][c];
+        for (r = 0; r < rank; r++) sum += low[t * rank + r] * matrices.up[r * outputs + c];
+        y[t][c] = sum;
+      }
+  }
+
+  static void adapt(const LowRank& matrices, const float* const* x, const float* const* base, float* const* y,
+                    size_t tokens) {
+    size_t t = 0;
+    for (; t + 4 <= tokens; t += 4) adapt_tokens<4>(matrices, x + t, base + t, y + t);
+    for (; t < tokens; t++) adapt_tokens<1>(matrices, x + t, base + t, y + t);
+  }
+
   static void gate(const float* x, float factor, const float* weight, const float* gate, size_t count, float* y) {
     size_t i = 0;
     for (; i + N <= count; i += N)
@@ -357,7 +423,7 @@ struct LayerKernelsOf {
 
   static constexpr LayerKernels table() {
     return {delta_once, WIDTH, delta_first, delta_pair, delta_store, dot, scale, to_columns, to_rows, convolve,
-            add_norm, norm_rotate, products, gate};
+            add_norm, norm_rotate, products, adapt, gate};
   }
 };
 

@@ -204,7 +204,8 @@ bool layer_kernels_agree() {
   constexpr size_t ROWS = 12, COLUMNS = 16, TAPS = 4;
   struct Results {
     float present[ROWS * COLUMNS], state[ROWS * COLUMNS], y[COLUMNS], convolved[COLUMNS], gated[COLUMNS],
-        sum[COLUMNS], normed[COLUMNS], rotated[2 * COLUMNS], products[5 * 5], upper[5 * 5];
+        sum[COLUMNS], normed[COLUMNS], rotated[2 * COLUMNS], products[5 * 5], upper[5 * 5],
+        adapted[5 * 2 * COLUMNS];
     PairSums sums;
   };
   uint32_t random = 1;
@@ -237,6 +238,16 @@ bool layer_kernels_agree() {
     kernels.norm_rotate(values, keys, 1e-6f, 2 * COLUMNS - 1, keys, values + COLUMNS, COLUMNS - 6, to.rotated);
     kernels.products({values, false}, 0, 5, 2 * COLUMNS + 3, keys, 5, to.products, 5);
     kernels.products({halves, true}, 0, 5, 2 * COLUMNS + 3, keys, 5, to.upper, 5);
+    const float *xs[5], *bases[5];
+    float* adapted[5];
+    for (size_t t = 0; t < 5; t++) {
+      xs[t] = keys + t;
+      bases[t] = values + t;
+      adapted[t] = to.adapted + t * 2 * COLUMNS;
+    }
+    // Two ranks of 5 and of 17: beside and beyond the lanes.
+    kernels.adapt({values, keys, 3, 5, COLUMNS}, xs, bases, adapted, 5);
+    kernels.adapt({values, keys, 7, 17, COLUMNS + 3}, xs, bases, adapted, 5);
     kernels.gate(values, kernels.dot(values, values, COLUMNS), keys, keys + COLUMNS, COLUMNS, to.gated);
   }
   for (Results& result : results) {  // tables differ in their width

@@ -5,10 +5,11 @@
 //   QuantizedExperts(x, logits, gate_up codes, scales, down codes, scales): top_k, gate_up_bits, down_bits
 //   AffineExperts: the same with zero points behind each scales
 //   and those of attention_inputs_operator.cpp, delta_net_operator.cpp, mixture_operator.cpp, layer_operators.cpp,
-//   rotary_angles_operator.cpp and attention_operator.cpp
+//   rotary_angles_operator.cpp, attention_operator.cpp and add_adapters_operator.cpp
 //
 // accuracy_level 4 quantises activations to int8 by block, as com.microsoft.MatMulNBits does; every other value keeps
 // them float. Attributes that the graph's own function bodies need are allowed and not read.
+#include "add_adapters.h"
 #include "attention_inputs_operator.h"
 #include "attention_operator.h"
 #include "custom_op.h"
@@ -279,6 +280,7 @@ EXPORTED qwonnx::OrtStatus* RegisterCustomOps(qwonnx::OrtSessionOptions* options
   QWONNX_RETURN_IF_ERROR(add_layer_operators(domain));
   QWONNX_RETURN_IF_ERROR(add_rotary_angles_operator(domain));
   QWONNX_RETURN_IF_ERROR(add_attention_operators(domain));
+  QWONNX_RETURN_IF_ERROR(add_add_adapters_operator(domain));
   QWONNX_RETURN_IF_ERROR(api.add_custom_op_domain(options, domain));
   __atomic_add_fetch(&registrations, 1, __ATOMIC_RELAXED);
   return nullptr;

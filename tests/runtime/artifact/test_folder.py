@@ -60,8 +60,15 @@ def test_a_newer_schema_asks_for_an_upgrade(artifact: Path) -> None:
     _refused(artifact, ManifestError, str(SCHEMA_VERSION + 1), "upgrade qwonnx")
 
 
+def _as_schema_6(document: dict[str, Any]) -> None:
+    """As it was before adapters could be loaded while a model runs."""
+    del document["adapter_targets"]
+    document.update(schema_version=6)
+
+
 def _as_schema_5(document: dict[str, Any]) -> None:
     """As it was before adapters were merged."""
+    _as_schema_6(document)
     document.update(schema_version=5)
     del document["adapters"]
 
@@ -132,7 +139,19 @@ def test_an_artifact_of_the_fourth_schema_is_a_whole_model(artifact: Path) -> No
     assert opened.id == hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def test_an_artifact_of_the_sixth_schema_takes_no_adapters(artifact: Path) -> None:
+    _edit(artifact, lambda document: document.update(schema_version=6))
+    _refused(artifact, ManifestError, "adapter_targets")
+    _edit(artifact, _as_schema_6)
+    text = (artifact / "manifest.json").read_text()
+    opened = open_artifact(artifact)
+    assert opened.manifest.adapter_targets == ()
+    canonical = json.dumps(json.loads(text), indent=1, ensure_ascii=False)
+    assert opened.id == hashlib.sha256(canonical.encode()).hexdigest()
+
+
 def test_an_artifact_of_the_fifth_schema_has_no_adapters(artifact: Path) -> None:
+    _edit(artifact, _as_schema_6)
     _edit(artifact, lambda document: document.update(schema_version=5))
     _refused(artifact, ManifestError, "adapters")
     _edit(artifact, _as_schema_5)

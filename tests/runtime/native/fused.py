@@ -13,6 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from qwonnx.export.lowering.functions import add_function_bodies
 from qwonnx.export.targets.cpu_functions import add_kernel_functions
 from qwonnx.runtime.native.library import DOMAIN, NativeLibrary
 from tests.runtime.native.reference import Weight, open_session
@@ -48,6 +49,7 @@ class FusedNode:
         opsets = [helper.make_opsetid("", 23), helper.make_opsetid("com.microsoft", 1), helper.make_opsetid(DOMAIN, 1)]
         model = ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=10))
         add_kernel_functions(model)
+        add_function_bodies(model)
         return open_session(ir.to_proto(model).SerializeToString(), library)
 
     def with_gates(self, dtype: Any) -> FusedNode:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from qwonnx.export.adapters.adapter_config import parse_adapter_config, read_adapter_config
-from qwonnx.export.errors import AdapterError
+from qwonnx.runtime.adapters.adapter_config import parse_adapter_config, read_adapter_config
+from qwonnx.runtime.errors import AdapterError
 
 LORA: dict[str, Any] = {"peft_type": "LORA", "r": 8, "lora_alpha": 16}
 
