@@ -67,6 +67,7 @@ from qwonnx.runtime.text.chat_template import ChatTemplate
 from qwonnx.runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:  # not needed by a model without stages, which starts sooner
+    from qwonnx.runtime.adapters.slots import SlotsSnapshot
     from qwonnx.runtime.model.stages.joined import Stages
 
 logger = logging.getLogger(__name__)
@@ -312,6 +313,10 @@ class Engine:
             InvalidRequestError: there is none of this name.
         """
         return owner_with(owner, self._adapters.find(adapter).digest) if adapter else owner
+
+    def adapter_slots(self) -> SlotsSnapshot | None:
+        """Which adapters lie in slots, and how often they were loaded; None without slots. From any thread."""
+        return self._mailbox.ask(self._adapters.snapshot)
 
     def load_adapter(self, name: str, folder: str | os.PathLike[str]) -> str:
         """Take up an adapter, in the place of one of the same name; requests that run go on. From any thread.
