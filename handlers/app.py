@@ -12,6 +12,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
@@ -94,10 +95,12 @@ def create_app(
     apis = Apis((*APIS, *extension.apis))
     capsules = _capsule_store(settings)
     hooks = RestoreHooks(host, capsules)
+    admin = _adapter_admin(settings)
     microvm, microvm_path = _microvm(host, hooks) if settings.microvm_hooks else ((), "")
     added = [*extension.routes, *(route for api in extension.apis for route in api.routes)]
     own = [
         *microvm,
+        *admin,
         Route("/", imported(_INFO, "root")),
         Route("/version", imported(_INFO, "version")),
         Route("/health", health.ready),
@@ -126,9 +129,15 @@ def create_app(
     if settings.cors_origins:
         middleware.append(_cors(settings))
     if ring.keys:
-        open_paths = _open_paths(settings, extension)
         middleware.append(
-            Middleware(RequireApiKey, ring=ring, apis=apis, open_paths=open_paths, open_prefix=microvm_path)
+            Middleware(
+                RequireApiKey,
+                ring=ring,
+                apis=apis,
+                open_paths=_open_paths(settings, extension),
+                own_keys=[route.path for route in admin],
+                open_prefix=microvm_path,
+            )
         )
     if ring.keys or settings.max_requests_in_flight is not None:
         from qwonnx.handlers.http.request_limits import RequestLimits  # what a server lacks costs its start nothing
@@ -145,7 +154,8 @@ def create_app(
     app.router.redirect_slashes = False
     app.state.host = host
     app.state.apis = APIS
-    app.state.settings = dataclasses.replace(settings, api_key=None)  # the ring has its digest
+    # The ring has the key's digest, and what needs the others has them.
+    app.state.settings = dataclasses.replace(settings, api_key=None, admin_key=None, adapters_folder=None)
     app.state.totals = totals
     app.state.bodies = BodyLimits(
         settings.max_body_bytes,
@@ -206,6 +216,15 @@ def _microvm(host: ModelHost, hooks: RestoreHooks) -> tuple[Sequence[Route], str
     from qwonnx.handlers.http.microvm import PREFIX, MicrovmHooks  # most servers have none
 
     return MicrovmHooks(host, hooks.before_snapshot, hooks.after_restore).routes, PREFIX
+
+
+def _adapter_admin(settings: ServerSettings) -> Sequence[Route]:
+    """Routes that load and unload adapters, if there is a key for them."""
+    if settings.admin_key is None or settings.adapters_folder is None:
+        return ()
+    from qwonnx.handlers.http.adapter_admin import AdapterAdmin  # most servers have none
+
+    return AdapterAdmin(settings.admin_key, Path(settings.adapters_folder)).routes
 
 
 def _open_paths(settings: ServerSettings, extension: Extension) -> list[str]:

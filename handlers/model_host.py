@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_MOST_NAMED = 8  # adapters, in an error
+
 
 class HostStatus(Enum):
     """The state of the engine."""
@@ -187,14 +189,28 @@ class ModelHost:
         """
         return self._model_names or (self.ready_engine().artifact.manifest.source.checkpoint,)
 
+    def adapter_names(self) -> tuple[str, ...]:
+        """The names of the model's adapters, which requests may give in the place of the model's.
+
+        Raises:
+            ServiceError: 503, the engine is not ready.
+        """
+        own = self.model_names()
+        return tuple(name for name in self.ready_engine().adapters() if name not in own)
+
+    def adapter_of(self, name: str) -> str:
+        """The adapter that a checked name of a model asks for; empty: none."""
+        return name if name in self.adapter_names() else ""
+
     def check_model(self, name: str) -> str:
-        """Check that `name` is a name of the model, and return it: answers have the name that was asked for.
+        """Check a name of the model, or of an adapter, and return it: answers have the name that was asked for.
 
         Raises:
             ServiceError: 404, it is another name.
         """
         served = self.model_names()
-        if name not in served and not self._any_model_name:
+        if name not in served and not self._any_model_name and not self.adapter_of(name):
+            served += self.adapter_names()[:_MOST_NAMED]
             message = f"there is no model {name!r} here: use {' or '.join(map(repr, served))}"
             raise ServiceError(ErrorKind.NOT_FOUND, 404, message, parameter="model", code="model_not_found")
         return name

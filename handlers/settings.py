@@ -91,6 +91,8 @@ class ServerSettings:
         get a 429.
     platform: whose variables `qwonnx serve` reads for its address and its limits: "none", "auto" (found by the
         variables), "azure", "cloud-run", "cloudevents", "kserve", "sagemaker" or "vertex"; see docs/platforms.md.
+    admin_key: opens the calls that load and unload adapters while the model answers; None: there are none.
+    adapters_folder: where those calls may find adapters.
     no_key: serve without a key although a platform makes the server listen on all addresses: the platform itself lets
         only some callers through.
     microvm_hooks: answer the lifecycle hooks of AWS Lambda MicroVMs: see docs/aws-lambda.md.
@@ -140,6 +142,8 @@ class ServerSettings:
     open_metrics: bool = False
     hold_while_loading: int = 8
     platform: str = "none"
+    admin_key: str | None = field(default=None, repr=False, metadata={"secret": True})
+    adapters_folder: str | None = None
     no_key: bool = False
     microvm_hooks: bool = False
     continuation_secret: str | None = field(default=None, repr=False, metadata={"secret": True})
@@ -200,6 +204,12 @@ class ServerSettings:
             raise SettingsError(f"shutdown_seconds is {self.shutdown_seconds}: give 0 to 3600")
         if self.max_answer_seconds is not None and not 0 < self.max_answer_seconds <= 1e6:
             raise SettingsError(f"max_answer_seconds is {self.max_answer_seconds}: give a positive number")
+        if self.admin_key is not None and not is_token(self.admin_key):
+            raise SettingsError("admin_key is empty or has spaces or characters beyond ASCII: give another key")
+        if (self.admin_key is None) != (self.adapters_folder is None):
+            raise SettingsError("admin_key and adapters_folder belong together: give both, or none")
+        if self.admin_key is not None and self.admin_key == self.api_key:
+            raise SettingsError("admin_key is the api_key, which every client has: give another one")
         if self.continuation_secret is not None and len(self.continuation_secret) < _MIN_SECRET:
             raise SettingsError(f"continuation_secret is too short: give at least {_MIN_SECRET} characters")
         if not 1 <= self.continuation_seconds <= 7 * 86_400:

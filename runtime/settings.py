@@ -81,7 +81,7 @@ class RuntimeSettings:
     weights_residency: how weights come from their mapped files into memory: "map" reads a page when it is needed,
         "willneed" also reads ahead, "populate" reads all before the first answer, "lock" does and keeps them there.
     adapters: LoRA adapters that requests can name as their model, each as NAME=FOLDER. The artifact must have been
-        exported with --runtime-adapters.
+        exported with --runtime-adapters. In the place of a folder, a URL with #sha256=: docs/adapters.md.
     max_adapters: adapters in memory at once; of others, the least recently used one makes room.
     max_adapter_rank: the largest rank of an adapter; None is that of the given ones. Set it to load others while
         serving.

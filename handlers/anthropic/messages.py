@@ -16,7 +16,7 @@ from qwonnx.handlers.anthropic import message_request
 from qwonnx.handlers.anthropic.message_objects import TokenCount
 from qwonnx.handlers.anthropic.message_writer import MessageWriter
 from qwonnx.handlers.anthropic.protocol import CountTokensRequest, MessageRequest
-from qwonnx.handlers.chat.endpoint import respond
+from qwonnx.handlers.chat.endpoint import answering_model, respond
 from qwonnx.handlers.chat.prompting import prompt_of
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.http.body import BodyLimits, read_with, received
@@ -34,11 +34,10 @@ async def create_message(request: Request) -> Response:
         ServiceError: the request is refused, or the answer failed before anything was sent.
         ClientDisconnect: the client disconnected first.
     """
-    host: ModelHost = request.app.state.host
     asked = await _received(request, MessageRequest)
     neutral = message_request.neutral(asked)
     engine = await engine_for(request)
-    writer = MessageWriter(host.check_model(asked.model))
+    writer = MessageWriter(answering_model(request, asked.model))
     try:
         return await respond(request, engine, neutral, writer, stream=bool(asked.stream))
     except ServiceError as error:

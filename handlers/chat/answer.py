@@ -48,6 +48,7 @@ async def begin(
     deadline: float | None = None,
     capsules: CapsuleStore | None = None,
     owner: str = "",
+    adapter: str = "",
     burst: int = 1,
     keeps_end: bool = True,
     fits: Callable[[Part], bool] | None = None,
@@ -62,6 +63,7 @@ async def begin(
         deadline: the event loop's time at which an unfinished answer ends.
         capsules: store of the states of conversations.
         owner: see Engine.submit().
+        adapter: that answers; empty: the model itself.
         burst: see OutputStream.
         keeps_end: the state at the end of the last turn is kept, for the chat's next turn.
         fits: called with each part in order; the answer ends with LENGTH before the first that does not fit.
@@ -72,6 +74,7 @@ async def begin(
             the conversation, "prompt" the rendered one; a guide has its own names.
     """
     try:
+        owner = engine.adapter_owner(adapter, owner)
         params = request.params(engine.default_sampling)
         prompt = await prompt_of(engine, request)
         if prompt.thinking_open:
@@ -108,6 +111,7 @@ async def begin(
                 snapshot_at=prompt.snapshot_at if keeps_end else prompt.snapshot_at[:-1],
                 deadline=deadline if continuing is None else continuing.ends_at(deadline),
                 owner=owner,
+                adapter=adapter,
                 generated=generated,
                 keeps=continuing is not None,
                 burst=burst,

@@ -27,11 +27,13 @@ from qwonnx.handlers.http import answer_bytes, deadline, sse
 from qwonnx.handlers.http.answer_bytes import AnswerRoom
 from qwonnx.handlers.http.api_key import name_of, owner_of
 from qwonnx.handlers.http.disconnect import while_connected
+from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.engine.engine import Engine
 
 _BURST = 32  # tokens of an answer that is sent whole
 _LAST_TURN = "qwonnx.last_turn"
+_ADAPTER = "qwonnx.adapter"
 
 
 def has_last_turn(scope: Scope) -> None:
@@ -40,6 +42,17 @@ def has_last_turn(scope: Scope) -> None:
     A copy of the state takes as long as some tokens, and the prompt's last tokens would be read in a step of their own.
     """
     scope[_LAST_TURN] = True
+
+
+def answering_model(request: Request, name: str) -> str:
+    """Check the model that a request names, and return the name; the adapter of this name, if there is one, answers.
+
+    Raises:
+        ServiceError: 404, there is no such model; 503, it is not ready.
+    """
+    host: ModelHost = request.app.state.host
+    request.scope[_ADAPTER] = host.adapter_of(host.check_model(name))
+    return name
 
 
 _Part_contra = TypeVar("_Part_contra", contravariant=True)
@@ -153,6 +166,7 @@ def _beginning(
         deadline=deadline.of_request(request.scope, settings),
         capsules=capsules,
         owner=owner_of(request.scope),
+        adapter=request.scope.get(_ADAPTER, ""),
         continuing=None if continuations is None else Continuing(continuations, name_of(request.scope)),
         fits=fits,
         burst=_BURST if is_whole else 1,

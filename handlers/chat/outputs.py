@@ -44,6 +44,7 @@ class OutputStream:
         snapshot_at: Sequence[int] = (),
         deadline: float | None = None,
         owner: str = "",
+        adapter: str = "",
         generated: Sequence[int] = (),
         keeps: bool = False,
         burst: int = 1,
@@ -53,7 +54,7 @@ class OutputStream:
         """Submit the request. The time is proportional to the prompt: 40 ms for 100,000 tokens.
 
         Args:
-            engine, prompt_token_ids, params, request_id, snapshot_at, owner, generated: see Engine.submit.
+            engine, prompt_token_ids, params, request_id, snapshot_at, owner, adapter, generated: see Engine.submit.
             deadline: the event loop's time at which an unfinished answer ends with LENGTH.
             keeps: such an answer ends with DEADLINE, and the engine keeps its state: see Engine.abort.
             burst: outputs that come at a time, but for the first one and the last ones. Nobody looks at a whole answer
@@ -84,6 +85,7 @@ class OutputStream:
             request_id=request_id,
             snapshot_at=snapshot_at,
             owner=owner,
+            adapter=adapter,
             generated=generated,
         )
 

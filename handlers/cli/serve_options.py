@@ -31,12 +31,18 @@ Every option also has a variable: QWONNX_MAX_NUM_SEQS, QWONNX_NUM_THREADS, ...""
 _EXAMPLES = """examples:
   qwonnx serve ./qwen-int4
   qwonnx serve ./qwen-int4 --capsules /mnt/shared/capsules --capsule-compression zstd
+  qwonnx serve ./for-many --adapter support=./support --adapter legal=./legal
   QWONNX_API_KEY=secret qwonnx serve ./qwen-int4 --host 0.0.0.0 --port 80 --model-name qwen
   PORT=8080 QWONNX_API_KEY=secret qwonnx serve ./qwen-int4 --platform auto"""
 _DEFAULT_ADDRESS, _DEFAULT_PORT = "127.0.0.1", 8000
 # Where no platform is asked for, its code is not imported, unless one of these may have been forgotten.
 _SIGNS = ("FUNCTIONS_CUSTOMHANDLER_PORT", "AIP_HTTP_PORT", "K_SERVICE")
-_SIZES = {"cache_bytes": "--cache-bytes", "prefix_cache_bytes": "--prefix-cache-bytes", "memory_bytes": "--memory"}
+_SIZES = {
+    "cache_bytes": "--cache-bytes",
+    "prefix_cache_bytes": "--prefix-cache-bytes",
+    "memory_bytes": "--memory",
+    "adapter_bytes": "--adapter-bytes",
+}
 _Settings = TypeVar("_Settings", RuntimeSettings, ServerSettings)
 
 
@@ -73,8 +79,9 @@ def read_options(words: Sequence[str]) -> ServeOptions:
     given = {name: value for name, value in vars(_parser().parse_args(words)).items() if value is not None}
     sizes = {name: parse_bytes(given[name], option, at_least=0) for name, option in _SIZES.items() if name in given}
     given.update(sizes)
-    if "cors_origins" in given:
-        given["cors_origins"] = tuple(given["cors_origins"])
+    for name in ("cors_origins", "adapters"):
+        if name in given:
+            given[name] = tuple(given[name])
     server = ServerSettings.from_environment()
     name = given.get("platform", server.platform)
     platform = None if name == PlatformName.NONE else _platform(name)
@@ -199,6 +206,22 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         default=None,
         help="take every model name in requests: coding tools ask for a second, smaller model",
+    )
+    add(
+        "--adapter",
+        dest="adapters",
+        action="append",
+        metavar="NAME=FOLDER",
+        help="a LoRA adapter that requests can name as their model; may be given several times. The artifact must have"
+        " been exported with --runtime-adapters",
+    )
+    add("--max-adapters", type=int, metavar="N", help="adapters in memory at once; by default 8")
+    add("--max-adapter-rank", type=int, metavar="N", help="largest rank; by default that of the given adapters")
+    add("--adapter-bytes", metavar="SIZE", help="memory for adapters; by default 1GiB")
+    add(
+        "--adapters-folder",
+        metavar="FOLDER",
+        help="adapters that calls with the key in QWONNX_ADMIN_KEY may load while the model answers",
     )
     add("--reasoning-budget", type=int, metavar="TOKENS", help="tokens of reasoning at most; then the model answers")
     add(

@@ -27,17 +27,26 @@ class RequireApiKey:
         apis: they name further headers, and render the refusal.
         open_paths: that can be read without a key. Other methods on them need one: a platform may give a health check
             the path of an API's route.
+        own_keys: paths that ask for a key of their own.
         open_prefix: paths below it need no key, whatever the method; empty: there are none.
     """
 
     def __init__(
-        self, app: ASGIApp, *, ring: KeyRing, apis: Apis, open_paths: Collection[str] = (), open_prefix: str = ""
+        self,
+        app: ASGIApp,
+        *,
+        ring: KeyRing,
+        apis: Apis,
+        open_paths: Collection[str] = (),
+        own_keys: Collection[str] = (),
+        open_prefix: str = "",
     ) -> None:
         self._app = app
         self._ring = ring
         self._apis = apis
         self._key_headers = apis.key_headers
         self._open_paths = frozenset(open_paths)
+        self._own_keys = frozenset(own_keys)
         self._open_prefix = open_prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,6 +68,8 @@ class RequireApiKey:
     def _is_open(self, scope: Scope) -> bool:
         path: str = scope["path"]
         if self._open_prefix and path.startswith(self._open_prefix + "/"):
+            return True
+        if path in self._own_keys:
             return True
         return scope["method"] in ("GET", "HEAD") and path in self._open_paths
 

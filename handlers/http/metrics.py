@@ -59,6 +59,12 @@ def _of_engine(snapshot: MetricsSnapshot) -> Iterator[str]:
     experts = snapshot.experts
     yield from value("experts_bytes", "gauge", "Bytes of experts in memory.", experts.resident_bytes)
     yield from value("experts_read_total", "counter", "Experts read from their file.", experts.read)
+    if (adapters := snapshot.adapters) is not None:
+        yield from value("adapters_loaded", "gauge", "Adapters in slots.", len(adapters.resident))
+        yield from value("adapters_max", "gauge", "Limit of qwonnx_adapters_loaded.", adapters.num_slots)
+        yield from value("adapter_loads_total", "counter", "Adapters written into slots.", adapters.num_loads)
+        text = "Adapters that left their slot for another one."
+        yield from value("adapter_evictions_total", "counter", text, adapters.num_evictions)
     yield from histogram("queue_seconds", "From a request's arrival to its first step.", snapshot.queue_seconds)
     text = "From a request's arrival to its first token."
     yield from histogram("time_to_first_token_seconds", text, snapshot.first_token_seconds)

@@ -10,7 +10,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from qwonnx.handlers.chat.endpoint import respond
+from qwonnx.handlers.chat.endpoint import answering_model, respond
 from qwonnx.handlers.chat.request import ChatRequest as NeutralChat
 from qwonnx.handlers.chat.text_request import TextRequest
 from qwonnx.handlers.errors import ErrorKind, ServiceError
@@ -78,7 +78,7 @@ async def tags(request: Request) -> Response:
     """GET /api/tags and /api/ps: the served model."""
     host: ModelHost = request.app.state.host
     engine = await engine_for(request)
-    entries = [_entry(name, engine) for name in host.model_names()]
+    entries = [_entry(name, engine) for name in (*host.model_names(), *host.adapter_names())]
     return _json(ModelList(entries))
 
 
@@ -138,7 +138,7 @@ def _checked(request: Request, name: str) -> str:
     """
     host: ModelHost = request.app.state.host
     plain = name.removesuffix(_TAG)
-    host.check_model(plain if plain in host.model_names() else name)
+    answering_model(request, plain if plain in (*host.model_names(), *host.adapter_names()) else name)
     return name
 
 

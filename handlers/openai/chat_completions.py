@@ -10,7 +10,7 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from qwonnx.handlers.chat.endpoint import respond, respond_with_choices
+from qwonnx.handlers.chat.endpoint import answering_model, respond, respond_with_choices
 from qwonnx.handlers.chat.request import ChatRequest
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.http.body import BodyLimits, read_with, received
@@ -36,7 +36,7 @@ async def create_chat_completion(request: Request) -> Response:
     chat = asked.chat
     engine = await engine_for(request)
     logprobs = LogprobsWriter(engine.tokenizer) if chat.logprobs else None
-    writer = CompletionWriter(chat, host.check_model(chat.model), host.fingerprint, logprobs)
+    writer = CompletionWriter(chat, answering_model(request, chat.model), host.fingerprint, logprobs)
     stream = bool(chat.stream)
     try:
         if (chat.n or 1) == 1:

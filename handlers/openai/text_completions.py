@@ -8,7 +8,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from qwonnx.handlers.chat.endpoint import respond_with_choices
+from qwonnx.handlers.chat.endpoint import answering_model, respond_with_choices
 from qwonnx.handlers.http.body import BodyLimits, read_with, received
 from qwonnx.handlers.http.held_requests import engine_for
 from qwonnx.handlers.model_host import ModelHost
@@ -29,7 +29,7 @@ async def create_completion(request: Request) -> Response:
         asked = await read_with(text_request.parse, data)
     prompts = text_request.prompts(asked)
     engine = await engine_for(request)
-    writer = TextWriter(asked, prompts, host.check_model(asked.model), host.fingerprint, engine.tokenizer)
+    writer = TextWriter(asked, prompts, answering_model(request, asked.model), host.fingerprint, engine.tokenizer)
     return await respond_with_choices(
         request,
         engine,

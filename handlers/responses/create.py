@@ -10,13 +10,12 @@ from functools import partial
 from starlette.requests import Request
 from starlette.responses import Response
 
-from qwonnx.handlers.chat.endpoint import respond
+from qwonnx.handlers.chat.endpoint import answering_model, respond
 from qwonnx.handlers.chat.recent_items import RecentItems
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.http.api_key import owner_of
 from qwonnx.handlers.http.body import BodyLimits, read_with, received
 from qwonnx.handlers.http.held_requests import engine_for
-from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.openai.logprobs import LogprobsWriter
 from qwonnx.handlers.responses import request as requests
 from qwonnx.handlers.responses.tools import OfferedTools
@@ -33,7 +32,6 @@ async def create_response(request: Request) -> Response:
         ServiceError: the request is refused, or the answer failed before anything was sent.
         ClientDisconnect: the client disconnected first.
     """
-    host: ModelHost = request.app.state.host
     limits: BodyLimits = request.app.state.bodies
     settings: ServerSettings = request.app.state.settings
     recent: RecentItems = request.app.state.recent_items
@@ -46,7 +44,7 @@ async def create_response(request: Request) -> Response:
     body = understood.body
     keep = None if body.store is False else partial(recent.keep, owner)
     logprobs = LogprobsWriter(engine.tokenizer) if requests.wants_logprobs(body) else None
-    writer = ResponseWriter(understood, host.check_model(body.model), logprobs, keep)
+    writer = ResponseWriter(understood, answering_model(request, body.model), logprobs, keep)
     try:
         response = await respond(request, engine, understood.neutral, writer, stream=bool(body.stream))
     except ServiceError as error:

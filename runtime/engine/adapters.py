@@ -5,9 +5,12 @@ Most models take none. Then this costs nothing, and the modules that read adapte
 
 from __future__ import annotations
 
+import shutil
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,6 +53,7 @@ class Adapters:
         self._targets = tuple(targets)
         self._named: dict[str, AdapterFolder] = {}  # replaced as a whole: other threads read it
         self._lock = threading.Lock()
+        self._fetched: Path | None = None  # the folder of fetched ones, which goes with this object
         self._slots: AdapterSlots | None = None
         self._queue: AdapterQueue | None = None
         self.numbers: Floats | None = None
@@ -63,9 +67,10 @@ class Adapters:
         from qwonnx.runtime.adapters.slots import AdapterSlots
         from qwonnx.runtime.engine.adapter_queue import AdapterQueue
 
-        for name, folder in given:
+        for name, location in given:
             if name in self._named:
                 raise SettingsError(f"adapters names {name!r} twice: choose another name")
+            folder = self._local(location, settings.adapter_bytes)
             self._named[name] = AdapterFolder(name, folder, self._targets)
         rank = settings.max_adapter_rank or max((each.rank for each in self._named.values()), default=0)
         if rank:
@@ -166,6 +171,21 @@ class Adapters:
     def close(self) -> None:
         if self._slots is not None:
             self._slots.close()
+        if self._fetched is not None:
+            shutil.rmtree(self._fetched, ignore_errors=True)
+
+    def _local(self, location: str, max_bytes: int) -> Path:
+        """The folder of an adapter, which is fetched if it lies at a URL."""
+        from qwonnx.runtime.adapters.fetching import fetch, is_url
+
+        if not is_url(location):
+            return Path(location)
+        if self._fetched is None:
+            self._fetched = Path(mkdtemp(prefix="qwonnx-adapters-"))
+            weakref.finalize(self, shutil.rmtree, self._fetched, ignore_errors=True)
+        folder = self._fetched / str(len(self._named))
+        folder.mkdir()
+        return fetch(location, folder, max_bytes)
 
     def _check_ranks(self, rank: int) -> None:
         for each in self._named.values():
@@ -173,11 +193,11 @@ class Adapters:
                 raise SettingsError(f"max_adapter_rank is {rank} and {each.name} has {each.rank}: give at least that")
 
 
-def _named(entry: str) -> tuple[str, Path]:
-    name, mark, folder = entry.partition("=")
-    if not mark or not folder:
+def _named(entry: str) -> tuple[str, str]:
+    name, mark, location = entry.partition("=")
+    if not mark or not location:
         raise SettingsError(f"adapters has {entry[:80]!r}: give NAME=FOLDER")
-    return _checked_name(name), Path(folder)
+    return _checked_name(name), location
 
 
 def _checked_name(name: str) -> str:

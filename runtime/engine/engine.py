@@ -524,6 +524,7 @@ class Engine:
             prefix_cache_bytes=self._reuse.used_bytes,
             max_prefix_cache_bytes=self.settings.prefix_cache_bytes,
             experts=self._memory.account(),
+            adapters=self._adapters.snapshot(),
             compile_seconds=self._compile_seconds.snapshot(),
         )
 

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
 from qwonnx.runtime.engine.generation import Generation
 from qwonnx.runtime.engine.request import FinishReason
 from qwonnx.runtime.native.expert_memory import ExpertAccount
+
+if TYPE_CHECKING:  # not needed without adapters
+    from qwonnx.runtime.adapters.slots import SlotsSnapshot
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _SECONDS_PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
@@ -61,6 +65,7 @@ class MetricsSnapshot(Struct, frozen=True):
         preemptions: rows taken from requests before their end.
         failed_steps: steps that raised.
         experts: those of native kernels in memory, and how often they were read.
+        adapters: those in slots, and how often they were loaded; None without slots.
         queue_seconds: from submit() to the first chunk.
         first_token_seconds: from submit() to the first token.
         seconds_per_token: after the first token, the mean of each request that ended.
@@ -84,6 +89,7 @@ class MetricsSnapshot(Struct, frozen=True):
     preemptions: int
     failed_steps: int
     experts: ExpertAccount
+    adapters: SlotsSnapshot | None
     queue_seconds: HistogramSnapshot
     first_token_seconds: HistogramSnapshot
     seconds_per_token: HistogramSnapshot
@@ -146,6 +152,7 @@ class EngineMetrics(Struct):
         prefix_cache_bytes: int,
         max_prefix_cache_bytes: int,
         experts: ExpertAccount,
+        adapters: SlotsSnapshot | None,
         compile_seconds: HistogramSnapshot,
     ) -> MetricsSnapshot:
         """The totals, with the state that the caller gives."""
@@ -164,6 +171,7 @@ class EngineMetrics(Struct):
             preemptions=self.preemptions,
             failed_steps=self.failed_steps,
             experts=experts,
+            adapters=adapters,
             queue_seconds=self.queue_seconds.snapshot(),
             first_token_seconds=self.first_token_seconds.snapshot(),
             seconds_per_token=self.seconds_per_token.snapshot(),

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ PARAMS = SamplingParams(temperature=0, max_tokens=10, ignore_eos=True, logprobs=
 SETTINGS = RuntimeSettings(num_threads=2, max_num_seqs=8, max_model_len=128, max_num_batched_tokens=16, spin=False)
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "in_proj_qkv", "in_proj_z", "out_proj"]
 MLP = ["gate_proj", "up_proj", "down_proj"]
-KINDS: Mapping[str, dict[str, object]] = {
+KINDS: Mapping[str, dict[str, Any]] = {
     "all": {"r": 16, "lora_alpha": 8, "target_modules": [*LINEAR, *MLP]},
     "attention": {"r": 4, "lora_alpha": 4, "target_modules": LINEAR, "use_rslora": True},
     "mlp": {"r": 7, "lora_alpha": 14, "target_modules": MLP, "rank_pattern": {"down_proj": 3}},

@@ -18,7 +18,7 @@ from tests.handlers.fakes import ask
 pytestmark = pytest.mark.fast
 
 NAME = "org/model"
-MODEL = {"id": NAME, "created": 0, "max_model_len": 512, "object": "model", "owned_by": "qwonnx"}
+MODEL = {"id": NAME, "created": 0, "max_model_len": 512, "parent": None, "object": "model", "owned_by": "qwonnx"}
 
 
 class Host:
@@ -38,6 +38,12 @@ class Host:
 
     def model_names(self) -> tuple[str, ...]:
         return (NAME, "other")
+
+    def adapter_names(self) -> tuple[str, ...]:
+        return ()
+
+    def adapter_of(self, name: str) -> str:
+        return ""
 
     def check_model(self, name: str) -> str:
         if name != NAME:
