@@ -7,7 +7,8 @@ ExportError
 |   |-- MissingTensorError     a weight or a shard that the model needs is not there
 |   |-- UnusedTensorError      a weight that nothing uses
 |   |-- TensorFormatError      a shard is truncated or malformed, or a tensor has the wrong shape or dtype
-|   `-- AdapterError           an adapter cannot be merged into the checkpoint
+|   |-- AdapterError           an adapter cannot be merged into the checkpoint
+|   `-- AccessError            a hub, a store or a disk does not let the checkpoint be read or copied
 |-- RecipeError                a quantisation recipe cannot be applied
 |-- CalibrationError           a calibration text cannot be used
 |-- PlanError                  an argument of `plan` is not understood
@@ -47,6 +48,10 @@ class TensorFormatError(CheckpointError):
 
 class AdapterError(CheckpointError):
     """An adapter is malformed, of a kind that is not merged, or does not fit the checkpoint."""
+
+
+class AccessError(CheckpointError):
+    """A hub, a store or a disk does not let a checkpoint be read or copied; this says nothing about the checkpoint."""
 
 
 class RecipeError(ExportError):

@@ -7,6 +7,7 @@ folder that opens as an artifact, and may be resumed.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 from collections.abc import Callable
@@ -15,6 +16,9 @@ from pathlib import Path
 
 from qwonnx.export.adapters.adapted_checkpoint import resolve_adapted
 from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.checkpoint.location import Access
+from qwonnx.export.checkpoint.remote.range_file import READING_THREADS
+from qwonnx.export.checkpoint.source_files import SourceHashes
 from qwonnx.export.checkpoint.text_files import check_text_files
 from qwonnx.export.checkpoint.weight_names import tied_weights
 from qwonnx.export.checkpoint.weight_source import SkippedPart
@@ -67,10 +71,11 @@ class ExportOptions:
     overwrite: replace an artifact that exists.
     resume: continue an interrupted export, if there is one.
     revision: branch, tag or commit of a hub repository.
+    offline: use of the hub only what its cache has.
     weights_file: which of several models in a folder is exported: a safetensors file or an index, by name.
-    num_threads: of the weight stage; None: as many as the machine has.
+    num_threads: of the weight stage; None: as many as the machine has, and more if a checkpoint is not on it.
     memory_bytes: limit of tensors in flight in the weight stage.
-    adapters: folders of LoRA adapters, which are merged into the checkpoint in this order.
+    adapters: folders, hub repositories or URLs of LoRA adapters, which are merged into the checkpoint in this order.
     requantize: quantise weights again that the checkpoint has as codes and that an adapter changes.
     runtime_adapters: projections that adapters can change while the model runs ("q_proj", ..., or "all"); each is some
         slower then. None by default.
@@ -86,6 +91,7 @@ class ExportOptions:
     overwrite: bool = False
     resume: bool = False
     revision: str | None = None
+    offline: bool = False
     weights_file: str | None = None
     num_threads: int | None = None
     memory_bytes: int = DEFAULT_MEMORY_BYTES
@@ -107,7 +113,8 @@ def export_checkpoint(
     """Export a checkpoint to an artifact.
 
     Args:
-        checkpoint: a folder in Hugging Face layout, a hub repo id, or the folder of an adapter that names one of them.
+        checkpoint: a folder in Hugging Face layout, a hub repo id, the URL of a folder, or an adapter's folder that
+            names one of the first two.
         out: the folder to make. It must not exist, unless it is an artifact and options.overwrite is set.
         options: see ExportOptions.
         on_progress: called from this thread at every stage, and repeatedly while weights are written.
@@ -129,7 +136,10 @@ def export_checkpoint(
     out = Path(out)
     _check_output(out, overwrite=options.overwrite)
 
-    adapted = resolve_adapted(str(checkpoint), options.revision, options.weights_file, options.adapters)
+    access = Access(
+        offline=options.offline, on_bytes=lambda done, total: report(ExportProgress("download", done, total))
+    )
+    adapted = resolve_adapted(str(checkpoint), options.revision, options.weights_file, options.adapters, access)
     resolved = adapted.resolved
     config = resolved.config
     cut = None if choose_cut is None else choose_cut(config)
@@ -144,7 +154,12 @@ def export_checkpoint(
     shapes = fitting_weights(source, config)
     recipe.check_rules_match(shapes)
     requantised = adapted.requantised(allowed=options.requantize) if recipe.quantizes else ()
-    texts = check_text_files(resolved.folder, config.vocab_size)
+    with resolved.naming():
+        texts = check_text_files(resolved.folder, config.vocab_size)
+    memory_bytes, num_threads = options.memory_bytes, options.num_threads
+    if resolved.remote is not None:
+        memory_bytes = resolved.remote.limit_memory(memory_bytes)
+        num_threads = num_threads or READING_THREADS
 
     if on_note is not None:
         for note in (*adapted.notes, *requantised, *resolved.tensors.notes, *texts.files.notes):
@@ -163,7 +178,10 @@ def export_checkpoint(
     stage = WHOLE_MODEL if cut is None else cut.facts(fingerprint)
     if cut is not None:
         fingerprint["stage"] = f"{cut.number} of {cut.count}"
-    with unfinished_export(out, fingerprint, resume=options.resume, overwrite=options.overwrite) as unfinished:
+    with (
+        unfinished_export(out, fingerprint, resume=options.resume, overwrite=options.overwrite) as unfinished,
+        SourceHashes(resolved.tensors) as hashes,
+    ):
         report(ExportProgress("trace", 0, 0))
         scales = cache_scales(source, config, choice.kv) if choice.kv.is_quantized else None
         storages = StoragePlan(recipe, source)
@@ -192,8 +210,8 @@ def export_checkpoint(
             writer,
             importance=importance,
             journal=unfinished.journal,
-            num_threads=options.num_threads,
-            memory_bytes=options.memory_bytes,
+            num_threads=num_threads,
+            memory_bytes=memory_bytes,
             on_progress=report,
         )
         report(ExportProgress("finish", resolved.tensors.total_bytes, resolved.tensors.total_bytes))
@@ -203,10 +221,12 @@ def export_checkpoint(
         for name, content in texts.files.contents.items():
             (building / name).write_bytes(content)
         graph_files = [graph.spec.file for graph in graphs.values()]
+        if resolved.remote is not None:
+            resolved.remote.check_unchanged()
         manifest = describe_artifact(
             config,
             recipe,
-            resolved.source,
+            dataclasses.replace(resolved.source, files=hashes.files()),
             weights.items,
             {name: graph.spec for name, graph in graphs.items()},
             (*writer.files, *(_file_entry(building, name) for name in (*graph_files, *texts.files.contents))),

@@ -14,7 +14,7 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["p
 
 
 # pip reads hundreds of pages of an index for these: `make soak` asks it.
-LARGE = ("gpu", "dev", "ray", "export")
+LARGE = ("gpu", "dev", "ray", "export", "s3", "gcs")
 
 
 @pytest.mark.parametrize(

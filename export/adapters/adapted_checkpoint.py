@@ -8,16 +8,19 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from qwonnx.export.adapters.adapted_weights import AdaptedWeights
 from qwonnx.export.adapters.adapter import Adapter, open_adapter
 from qwonnx.export.adapters.adapter_config import read_adapter_config
+from qwonnx.export.adapters.adapter_location import AdapterLocation, locate_adapter
 from qwonnx.export.checkpoint.checkpoint import ResolvedCheckpoint, resolve_checkpoint
 from qwonnx.export.checkpoint.foreign_formats import ADAPTER_CONFIG
 from qwonnx.export.checkpoint.formats.stored_weights import StoredWeights
-from qwonnx.export.checkpoint.location import is_repository_name
+from qwonnx.export.checkpoint.location import BY_DEFAULT, Access
+from qwonnx.export.checkpoint.remote.addresses import is_repository_name
 from qwonnx.export.checkpoint.weight_source import WeightSource
 from qwonnx.export.errors import AdapterError
 from qwonnx.runtime.artifact.manifest import AdapterFacts
@@ -38,6 +41,7 @@ class AdaptedCheckpoint:
     adapters: tuple[Adapter, ...]
     weights: AdaptedWeights | None
     notes: tuple[str, ...]  # for display
+    locations: tuple[AdapterLocation, ...] = ()  # of the adapters
 
     @property
     def facts(self) -> tuple[AdapterFacts, ...]:
@@ -72,7 +76,7 @@ class _Named:
 
     base: str
     revision: str | None
-    adapters: tuple[Path, ...]
+    adapters: tuple[str | os.PathLike[str], ...]
 
 
 def resolve_adapted(
@@ -80,22 +84,25 @@ def resolve_adapted(
     revision: str | None,
     weights_file: str | None = None,
     adapters: Sequence[str | os.PathLike[str]] = (),
+    access: Access = BY_DEFAULT,
 ) -> AdaptedCheckpoint:
     """Find and open a checkpoint and its adapters.
 
     Args:
-        name_or_path: a checkpoint's folder, a hub repository, or a folder with an adapter that names its base.
+        name_or_path: a checkpoint's folder, a hub repository, a URL, or a folder with an adapter that names its base.
         revision: of the checkpoint, if it is a hub repository.
         weights_file: see choose_files.
-        adapters: folders, in the order in which they are merged.
+        adapters: folders, hub repositories or URLs, in the order in which they are merged.
+        access: see there.
 
     Raises:
         AdapterError: an adapter is not supported, does not fit the checkpoint, or does not name a base that is found.
         CheckpointError: the checkpoint does not exist, cannot be opened, or is not supported.
     """
-    named = _named(name_or_path, revision, tuple(map(Path, adapters)))
-    resolved = resolve_checkpoint(named.base, named.revision, weights_file)
-    opened = tuple(map(open_adapter, named.adapters))
+    named = _named(name_or_path, revision, tuple(adapters))
+    resolved = resolve_checkpoint(named.base, named.revision, weights_file, access)
+    locations = tuple(locate_adapter(adapter, access) for adapter in named.adapters)
+    opened = tuple(_opened(location) for location in locations)
     if not opened:
         return AdaptedCheckpoint(resolved, (), None, ())
     config = resolved.config
@@ -110,7 +117,12 @@ def resolve_adapted(
             " in the training"
         )
     changed = dataclasses.replace(resolved, config=config)
-    return AdaptedCheckpoint(changed, opened, weights, tuple(notes))
+    return AdaptedCheckpoint(changed, opened, weights, tuple(notes), locations)
+
+
+def _opened(location: AdapterLocation) -> Adapter:
+    with nullcontext() if location.copied is None else location.copied.naming():
+        return open_adapter(location.folder, location.name)
 
 
 def is_adapter(name_or_path: str) -> bool:
@@ -124,7 +136,7 @@ def is_adapter(name_or_path: str) -> bool:
         return False
 
 
-def _named(name_or_path: str, revision: str | None, adapters: tuple[Path, ...]) -> _Named:
+def _named(name_or_path: str, revision: str | None, adapters: tuple[str | os.PathLike[str], ...]) -> _Named:
     if not is_adapter(name_or_path):
         return _Named(name_or_path, revision, adapters)
     folder = Path(name_or_path)

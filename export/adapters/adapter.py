@@ -11,6 +11,7 @@ from qwonnx.export.adapters.adapter_config import read_adapter_config
 from qwonnx.export.checkpoint.checkpoint import FLOAT_DTYPES, Checkpoint
 from qwonnx.export.checkpoint.foreign_formats import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from qwonnx.export.checkpoint.safetensors_header import read_header
+from qwonnx.export.checkpoint.stored_file import LocalFile
 from qwonnx.export.checkpoint.weight_names import EXPERTS
 from qwonnx.export.errors import AdapterError
 from qwonnx.runtime.adapters.adapter_config import AdapterConfig
@@ -53,6 +54,7 @@ class Adapter:
     WeightSource names it, but as the checkpoint does behind its prefix ("layers.0.linear_attn.A_log").
     """
 
+    name: str  # of the folder or the repository, printable
     path: Path  # of the tensors' file
     config: AdapterConfig
     tensors: Checkpoint
@@ -60,11 +62,6 @@ class Adapter:
     wholes: dict[str, str]
     sha256: str  # of the tensors' file
     config_sha256: str
-
-    @property
-    def name(self) -> str:
-        """The folder's name, printable."""
-        return "".join(c if c.isprintable() else "?" for c in self.path.parent.resolve().name)
 
     def shapes(self, module: LoraModule, *parts: Part) -> tuple[tuple[int, ...], ...]:
         """Shapes of a module's tensors."""
@@ -88,8 +85,12 @@ class Adapter:
             )
 
 
-def open_adapter(folder: Path) -> Adapter:
+def open_adapter(folder: Path, name: str | None = None) -> Adapter:
     """Read an adapter's configuration and the header of its tensors.
+
+    Args:
+        folder: the adapter's.
+        name: of the adapter; None: the folder's.
 
     Raises:
         AdapterError: it is not a LoRA or DoRA adapter in safetensors, or one of its tensors is unknown or lacks others.
@@ -110,13 +111,14 @@ def open_adapter(folder: Path) -> Adapter:
         sha256, config_sha256 = file_sha256(path), hashlib.sha256((folder / ADAPTER_CONFIG).read_bytes()).hexdigest()
     except OSError as error:
         raise AdapterError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
-    tensors = Checkpoint({entry.name: (path, entry) for entry in entries})
+    tensors = Checkpoint({entry.name: (LocalFile(path), entry) for entry in entries})
     modules, wholes = _sorted(path, tensors)
     for module in modules:
         _check_complete(path, module, config)
     if not modules and not wholes:
         raise AdapterError(f"{path} has no tensors: the adapter was not saved whole, or on another rank; save it again")
-    return Adapter(path, config, tensors, tuple(modules), wholes, sha256, config_sha256)
+    shown = "".join(c if c.isprintable() else "?" for c in folder.resolve().name)
+    return Adapter(name or shown, path, config, tensors, tuple(modules), wholes, sha256, config_sha256)
 
 
 def _sorted(path: Path, tensors: Checkpoint) -> tuple[list[LoraModule], dict[str, str]]:

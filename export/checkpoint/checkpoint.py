@@ -13,10 +13,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections import Counter
-from collections.abc import Iterator, KeysView, Mapping
-from contextlib import contextmanager
+from collections.abc import KeysView, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,9 +26,11 @@ import numpy.typing as npt
 from qwonnx.export.checkpoint.chosen_files import choose_files
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.checkpoint.foreign_formats import refuse_side_file
-from qwonnx.export.checkpoint.location import locate_checkpoint
-from qwonnx.export.checkpoint.safetensors_header import TensorEntry, read_header
+from qwonnx.export.checkpoint.location import BY_DEFAULT, Access, locate_checkpoint
+from qwonnx.export.checkpoint.remote.remote_folder import RemoteFolder
+from qwonnx.export.checkpoint.safetensors_header import TensorEntry, header_entries
 from qwonnx.export.checkpoint.saved_names import published_names
+from qwonnx.export.checkpoint.stored_file import ByteRange, LocalFile, StoredFile, unreadable
 from qwonnx.export.errors import CheckpointError, MissingTensorError, TensorFormatError
 from qwonnx.runtime.artifact.manifest import SourceFacts
 from qwonnx.runtime.artifact.strict_json import quoted
@@ -65,7 +66,7 @@ class CheckpointFile:
 
     name: str
     size: int
-    changed_ns: int  # time of the last change, since 1970
+    version: int | str  # differs when the content does: see FileState
     header_sha256: str  # of the tensors' header entries, in the order of their bytes
 
 
@@ -73,19 +74,34 @@ class Checkpoint:
     """An opened checkpoint; make one with `Checkpoint.open`. It holds no open file."""
 
     def __init__(
-        self, tensors: dict[str, tuple[Path, TensorEntry]], notes: tuple[str, ...] = (), *, is_renamed: bool = False
+        self,
+        tensors: dict[str, tuple[StoredFile, TensorEntry]],
+        notes: tuple[str, ...] = (),
+        *,
+        is_renamed: bool = False,
+        has_values: bool = True,
     ) -> None:
         self._tensors = tensors
         self.notes = notes  # for display: files that are not read, prefixes that are dropped
+        self.has_values = has_values  # they may be read; else only headers are
         self.is_renamed = is_renamed  # some tensors were saved under another name than the published one
 
     @classmethod
-    def open(cls, folder: Path, weights_file: str | None = None) -> Checkpoint:
+    def open(
+        cls,
+        folder: Path,
+        weights_file: str | None = None,
+        remote: RemoteFolder | None = None,
+        *,
+        has_values: bool = True,
+    ) -> Checkpoint:
         """Choose the files and read their headers.
 
         Args:
             folder: the checkpoint's.
             weights_file: see choose_files.
+            remote: has the files with tensors, of which `folder` has only the names.
+            has_values: values may be read; else only headers are.
 
         Raises:
             MissingTensorError: there is no safetensors file, a shard is missing, or a shard lacks what the index lists.
@@ -93,19 +109,25 @@ class Checkpoint:
             CheckpointError: see choose_files; or a file cannot be read.
         """
         chosen = choose_files(folder, weights_file)
-        tensors: dict[str, tuple[Path, TensorEntry]] = {}
-        for name in chosen.names:
-            path = folder / name
-            for entry in _header(path):
+        files: Sequence[StoredFile]
+        files = [LocalFile(folder / name) for name in chosen.names] if remote is None else remote.files(chosen.names)
+        tensors: dict[str, tuple[StoredFile, TensorEntry]] = {}
+        for file in files:
+            entries = _header(file)
+            file.lay_out(ByteRange(entry.offset, entry.num_bytes) for entry in entries)
+            for entry in entries:
                 if entry.name in tensors:
                     other = tensors[entry.name][0].name
-                    raise TensorFormatError(f"{quoted(entry.name)} is in {other} and in {name} of {folder}: remove one")
-                tensors[entry.name] = path, entry
+                    raise TensorFormatError(
+                        f"{quoted(entry.name)} is in {other} and in {file.name} of {folder}: remove one"
+                    )
+                tensors[entry.name] = file, entry
         if chosen.index is not None:
             _check_index(folder, chosen.index, tensors)
         renamed = published_names(tensors)
         by_name = {name: tensors[saved] for name, saved in renamed.saved.items()}
-        return cls(by_name, (*chosen.notes, *renamed.notes), is_renamed=by_name.keys() != tensors.keys())
+        is_renamed = by_name.keys() != tensors.keys()
+        return cls(by_name, (*chosen.notes, *renamed.notes), is_renamed=is_renamed, has_values=has_values)
 
     @property
     def names(self) -> KeysView[str]:
@@ -123,10 +145,15 @@ class Checkpoint:
         Raises:
             CheckpointError: one cannot be found any more.
         """
-        entries: dict[Path, list[TensorEntry]] = {}
+        entries: dict[StoredFile, list[TensorEntry]] = {}
         for path, entry in self._tensors.values():
             entries.setdefault(path, []).append(entry)
-        return tuple(_file_facts(path, entries[path]) for path in sorted(entries))
+        return tuple(_file_facts(file, entries[file]) for file in sorted(entries, key=lambda file: file.name))
+
+    @property
+    def stored_files(self) -> tuple[StoredFile, ...]:
+        """The files that hold tensors, by name."""
+        return tuple(sorted({file for file, _ in self._tensors.values()}, key=lambda file: file.name))
 
     @property
     def dtype(self) -> str:
@@ -197,21 +224,21 @@ class Checkpoint:
         """`count` values from index `start`, in stored order, as one axis; raises as `read` does."""
         import torch
 
-        path, entry = self._entry(name)
+        file, entry = self._entry(name)
         dtype = _torch_dtype(entry)
         assert 0 <= start <= start + count <= math.prod(entry.shape), f"values {start}+{count} of {name}"
         values = torch.empty(count, dtype=dtype)
-        with _opened(path) as file:
-            _read_into(file, path, values.view(torch.uint8).numpy().data, entry.offset + start * dtype.itemsize)
+        with file.opened() as read_into:
+            read_into(values.view(torch.uint8).numpy().data, entry.offset + start * dtype.itemsize)
         return values
 
     def read_bytes(self, name: str, start: int, count: int) -> npt.NDArray[np.uint8]:
         """`count` bytes of a tensor from byte `start`, as stored; raises as `read` does."""
-        path, entry = self._entry(name)
+        file, entry = self._entry(name)
         assert 0 <= start <= start + count <= entry.num_bytes, f"bytes {start}+{count} of {name}"
         content = np.empty(count, np.uint8)
-        with _opened(path) as file:
-            _read_into(file, path, content.data, entry.offset + start)
+        with file.opened() as read_into:
+            read_into(content.data, entry.offset + start)
         return content
 
     def read_columns(self, name: str, start: int, count: int) -> torch.Tensor:
@@ -222,23 +249,21 @@ class Checkpoint:
         """
         import torch
 
-        path, entry = self._entry(name)
+        file, entry = self._entry(name)
         dtype = _torch_dtype(entry)
         num_rows, num_columns = entry.shape
         assert 0 <= start <= start + count <= num_columns, f"columns {start}+{count} of {name}"
         if count == num_columns:
             return self.read(name)
         values = torch.empty((num_rows, count), dtype=dtype)
-        with _opened(path) as file:
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(file, entry.offset, entry.num_bytes, os.POSIX_FADV_WILLNEED)
+        with file.opened(ByteRange(entry.offset, entry.num_bytes)) as read_into:
             rows = values.view(torch.uint8).numpy()
             for row in range(num_rows):
                 offset = entry.offset + (row * num_columns + start) * dtype.itemsize
-                _read_into(file, path, rows[row].data, offset)
+                read_into(rows[row].data, offset)
         return values
 
-    def _entry(self, name: str) -> tuple[Path, TensorEntry]:
+    def _entry(self, name: str) -> tuple[StoredFile, TensorEntry]:
         try:
             return self._tensors[name]
         except KeyError:
@@ -250,38 +275,69 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedCheckpoint:
-    """A checkpoint's folder, its entry in a manifest, its config.json and its tensors."""
+    """A checkpoint's folder, its entry in a manifest, its config.json and its tensors.
+
+    remote has the tensors if the folder has only the names and the text files.
+    """
 
     folder: Path
     source: SourceFacts
     config: ModelConfig
     tensors: Checkpoint
+    remote: RemoteFolder | None = None
+
+    @property
+    def whole_folder(self) -> Path:
+        """The folder, for other libraries that open it.
+
+        Raises:
+            CheckpointError: the tensors are not in it.
+        """
+        if self.remote is not None:
+            raise CheckpointError(
+                f"{self.remote.shown} is read in ranges, and transformers needs whole files: copy the checkpoint to a"
+                " folder, and give that"
+            )
+        return self.folder
+
+    def naming(self) -> AbstractContextManager[None]:
+        """Name the checkpoint in errors as the user named it."""
+        return nullcontext() if self.remote is None else self.remote.naming()
 
 
-def resolve_checkpoint(name_or_path: str, revision: str | None, weights_file: str | None = None) -> ResolvedCheckpoint:
-    """Find a checkpoint, download it from the hub if need be, and open it; weights_file as for choose_files.
+def resolve_checkpoint(
+    name_or_path: str, revision: str | None, weights_file: str | None = None, access: Access = BY_DEFAULT
+) -> ResolvedCheckpoint:
+    """Find a checkpoint, download it from the hub if need be, and open it; arguments as for locate_checkpoint.
 
     Raises:
         CheckpointError: it does not exist, cannot be downloaded or opened, or its model is not supported.
     """
-    found = locate_checkpoint(name_or_path, revision)
-    quantization = found.config.quantization
-    if quantization is None:
-        refuse_side_file(found.folder)
-    tensors = Checkpoint.open(found.folder, weights_file)
+    found = locate_checkpoint(name_or_path, revision, weights_file, access)
+    with nullcontext() if found.remote is None else found.remote.naming():
+        quantization = found.config.quantization
+        if quantization is None:
+            refuse_side_file(found.folder)
+        has_values = found.remote is None or not access.headers_only
+        tensors = Checkpoint.open(found.folder, weights_file, found.remote, has_values=has_values)
     dtype = tensors.dtype if quantization is None else quantization.name
     source = SourceFacts(checkpoint=found.name, revision=found.commit, dtype=dtype)
-    return ResolvedCheckpoint(found.folder, source, found.config, tensors)
+    return ResolvedCheckpoint(found.folder, source, found.config, tensors, found.remote)
 
 
-def _file_facts(path: Path, entries: list[TensorEntry]) -> CheckpointFile:
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise _unreadable(path, error) from error
+def _file_facts(file: StoredFile, entries: list[TensorEntry]) -> CheckpointFile:
+    state = file.state()
     header = [(entry.name, entry.dtype, entry.shape, entry.offset, entry.num_bytes) for entry in entries]
     digest = hashlib.sha256(json.dumps(header).encode())
-    return CheckpointFile(path.name, status.st_size, status.st_mtime_ns, digest.hexdigest())
+    return CheckpointFile(file.name, state.size, state.version, digest.hexdigest())
+
+
+def _header(file: StoredFile) -> list[TensorEntry]:
+    try:
+        with file.stream() as stream:
+            return header_entries(stream, str(file))
+    except OSError as error:
+        raise unreadable(file, error) from error
 
 
 def _torch_dtype(entry: TensorEntry) -> torch.dtype:
@@ -296,41 +352,7 @@ def _torch_dtype(entry: TensorEntry) -> torch.dtype:
         ) from None
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    """A file descriptor to read from; an OSError while it is open becomes a CheckpointError that names the file."""
-    try:
-        file = os.open(path, os.O_RDONLY)
-        try:
-            yield file
-        finally:
-            os.close(file)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _read_into(file: int, path: Path, target: memoryview, offset: int) -> None:
-    """Fill `target` from a file. One preadv may read less than asked, and at most 2 GiB."""
-    while target.nbytes:
-        num_read = os.preadv(file, [target], offset)
-        if num_read == 0:
-            raise TensorFormatError(f"{path} became shorter while it was read: let whatever writes it finish")
-        target = target[num_read:]
-        offset += num_read
-
-
-def _header(path: Path) -> list[TensorEntry]:
-    try:
-        return read_header(path)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(f"{path} cannot be read ({error.strerror or error}): check the file and its permissions")
-
-
-def _check_index(folder: Path, index: Mapping[str, str], tensors: dict[str, tuple[Path, TensorEntry]]) -> None:
+def _check_index(folder: Path, index: Mapping[str, str], tensors: dict[str, tuple[StoredFile, TensorEntry]]) -> None:
     """The index and the shards must list the same tensors at the same places."""
     for name, shard in index.items():
         if name not in tensors or tensors[name][0].name != shard:
@@ -338,9 +360,9 @@ def _check_index(folder: Path, index: Mapping[str, str], tensors: dict[str, tupl
                 f"{shard} in {folder} lacks {quoted(name)}, which the index lists: one of the two is of another save;"
                 " remove the index if it is older, or restore the file"
             )
-    for name, (path, _) in tensors.items():
+    for name, (file, _) in tensors.items():
         if name not in index:
             raise TensorFormatError(
-                f"{path} has {quoted(name)}, which the index does not list: one of the two is of another"
+                f"{file} has {quoted(name)}, which the index does not list: one of the two is of another"
                 " save; remove the index if it is older, or restore the file"
             )

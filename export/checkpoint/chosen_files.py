@@ -28,7 +28,7 @@ _INDEX_SUFFIX = ".safetensors.index.json"
 
 # An index of 370,000 tensors, four for each projection of each expert, has about 55 MB.
 _MAX_INDEX_BYTES = 100_000_000
-# No separators; a backslash is one on Windows. _is_plain_name also refuses names that do not print.
+# No separators; a backslash is one on Windows. is_plain_name also refuses names that do not print.
 _PLAIN_NAME = re.compile(r"[^/\\]{1,200}\.safetensors")
 _MAX_NAME_BYTES = 255  # the limit of file systems
 _SHARD_NUMBER = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors")
@@ -74,7 +74,7 @@ def _chosen_by_rule(folder: Path, files: list[str]) -> ChosenFiles:
     index_path = folder / INDEX_NAME
     if not index_path.is_file():
         return ChosenFiles((SINGLE_NAME,)) if (folder / SINGLE_NAME).is_file() else _without_index(folder, files)
-    index = _read_index(index_path)
+    index = read_index(index_path)
     listed = _listed(index)
     if SINGLE_NAME in listed or not (folder / SINGLE_NAME).is_file():
         _check_all_there(folder, INDEX_NAME, listed, files)
@@ -96,7 +96,7 @@ def _chosen_by_rule(folder: Path, files: list[str]) -> ChosenFiles:
 
 def _chosen_by_user(folder: Path, name: str, files: list[str]) -> ChosenFiles:
     if name.endswith(_INDEX_SUFFIX) and name in _indexes(folder):
-        index = _read_index(folder / name)
+        index = read_index(folder / name)
         listed = _listed(index)
         _check_all_there(folder, name, listed, files)
         return ChosenFiles(listed, index)
@@ -107,7 +107,7 @@ def _chosen_by_user(folder: Path, name: str, files: list[str]) -> ChosenFiles:
         )
     _check_plain(folder, [name])
     if (folder / INDEX_NAME).is_file() and name != SINGLE_NAME:
-        index = _read_index(folder / INDEX_NAME)
+        index = read_index(folder / INDEX_NAME)
         if name in (listed := _listed(index)):
             _check_all_there(folder, INDEX_NAME, listed, files)
             return ChosenFiles(listed, index)
@@ -202,8 +202,12 @@ def _check_all_there(folder: Path, index_name: str, listed: tuple[str, ...], fil
     )
 
 
-def _read_index(path: Path) -> dict[str, str]:
-    """Tensor name -> file name."""
+def read_index(path: Path) -> dict[str, str]:
+    """Tensor name -> file name, of an index.
+
+    Raises:
+        CheckpointError: it is malformed, or names a file outside its folder.
+    """
     restore = "restore it from where the checkpoint comes from, or remove it"
     try:
         weight_map: Any = read_object(path, _MAX_INDEX_BYTES).get("weight_map")
@@ -212,7 +216,7 @@ def _read_index(path: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path} has no weight_map: {restore}")
     for shard in weight_map.values():
-        if not _is_plain_name(shard):
+        if not is_plain_name(shard):
             raise CheckpointError(
                 f"{path} names {quoted(shard)}, which is not a file of its folder: do not use this checkpoint"
             )
@@ -221,11 +225,11 @@ def _read_index(path: Path) -> dict[str, str]:
 
 def _check_plain(folder: Path, names: Iterable[str]) -> None:
     for name in names:
-        if not _is_plain_name(name):
+        if not is_plain_name(name):
             raise CheckpointError(f"{folder} has a file {quoted(name)}, which is not a shard's name: rename it")
 
 
-def _is_plain_name(name: Any) -> bool:
+def is_plain_name(name: Any) -> bool:
     """Whether a value is a printable name of a safetensors file in the folder itself."""
     return (
         isinstance(name, str)

@@ -163,7 +163,7 @@ def recognised_names(names: Iterable[str]) -> str | None:
     return next((found for sign in _FILES for name in listed if (found := _found(sign, name))), None)
 
 
-def refuse_pointer(path: Path, content: bytes) -> None:
+def refuse_pointer(path: Path | str, content: bytes) -> None:
     """Refuse a file that Git LFS has not replaced by its content yet.
 
     Raises:

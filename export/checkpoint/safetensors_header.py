@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from qwonnx.export.checkpoint.foreign_formats import refuse_pointer
 from qwonnx.export.errors import TensorFormatError
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, parse_object, quoted
 
 # The format's own limit. A shard of 512 experts a layer, one tensor each, needs about 20 MB.
-_MAX_HEADER_BYTES = 100_000_000
+MAX_HEADER_BYTES = 100_000_000
 _MAX_DIMENSIONS = 8
 
 # Bits per element for every type of the format: an error must name a type that is not supported, not call it malformed.
@@ -52,51 +52,56 @@ def read_header(path: Path) -> list[TensorEntry]:
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
-        file_bytes = file.seek(0, 2)
-        file.seek(0)
-        prefix = file.read(8)
-        if prefix == b"version ":
-            refuse_pointer(path, prefix + file.read(64))
-        length = int.from_bytes(prefix, "little")
-        if len(prefix) < 8 or 8 + length > file_bytes:
-            raise _truncated(path, f"its header does not fit into its {file_bytes} bytes")
-        if not 2 <= length <= _MAX_HEADER_BYTES:
-            raise _malformed(path, f"a header of {length} bytes")
-        content = file.read(length)
+        return header_entries(file, str(path))
+
+
+def header_entries(file: BinaryIO, where: str) -> list[TensorEntry]:
+    """The same of an opened file, which `where` names in errors."""
+    file_bytes = file.seek(0, 2)
+    file.seek(0)
+    prefix = file.read(8)
+    if prefix == b"version ":
+        refuse_pointer(where, prefix + file.read(64))
+    length = int.from_bytes(prefix, "little")
+    if len(prefix) < 8 or 8 + length > file_bytes:
+        raise _truncated(where, f"its header does not fit into its {file_bytes} bytes")
+    if not 2 <= length <= MAX_HEADER_BYTES:
+        raise _malformed(where, f"a header of {length} bytes")
+    content = file.read(length)
     try:
         header = parse_object(content)
     except StrictJsonError as error:
-        raise _malformed(path, f"header: {error}") from error
+        raise _malformed(where, f"header: {error}") from error
     metadata = header.pop("__metadata__", None)
     if isinstance(metadata, dict) and metadata.get("format") == "mlx":
         # MLX stores 1 + w for norms that others store as w, and nothing in a tensor shows it.
         raise TensorFormatError(
-            f"{path} is a conversion for MLX (format: mlx), which shifts norms and turns convolutions: export the"
+            f"{where} is a conversion for MLX (format: mlx), which shifts norms and turns convolutions: export the"
             " checkpoint that it was made from"
         )
     data_start = 8 + length
     entries = sorted(
-        (_entry(path, name, value, data_start) for name, value in header.items()),
+        (_entry(where, name, value, data_start) for name, value in header.items()),
         key=lambda entry: (entry.offset, entry.num_bytes),
     )
-    _check_layout(path, entries, data_start, file_bytes)
+    _check_layout(where, entries, data_start, file_bytes)
     return entries
 
 
-def _entry(path: Path, name: str, value: Any, data_start: int) -> TensorEntry:
+def _entry(where: str, name: str, value: Any, data_start: int) -> TensorEntry:
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
-        raise _malformed(path, f"tensor {quoted(name)} has other fields than dtype, shape and data_offsets")
+        raise _malformed(where, f"tensor {quoted(name)} has other fields than dtype, shape and data_offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _ELEMENT_BITS:
-        raise _malformed(path, f"tensor {quoted(name)} has the unknown dtype {quoted(dtype)}")
+        raise _malformed(where, f"tensor {quoted(name)} has the unknown dtype {quoted(dtype)}")
     if not _is_size_list(shape) or len(shape) > _MAX_DIMENSIONS:
-        raise _malformed(path, f"tensor {quoted(name)} has the shape {quoted(shape)}")
+        raise _malformed(where, f"tensor {quoted(name)} has the shape {quoted(shape)}")
     if not _is_size_list(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise _malformed(path, f"tensor {quoted(name)} has the data_offsets {quoted(offsets)}")
+        raise _malformed(where, f"tensor {quoted(name)} has the data_offsets {quoted(offsets)}")
     num_bytes = offsets[1] - offsets[0]
     # Python's integers do not overflow, so this product is exact.
     if math.prod(shape) * _ELEMENT_BITS[dtype] != num_bytes * 8:
-        raise _malformed(path, f"tensor {quoted(name)} of shape {shape} and dtype {dtype} has {num_bytes} bytes")
+        raise _malformed(where, f"tensor {quoted(name)} of shape {shape} and dtype {dtype} has {num_bytes} bytes")
     return TensorEntry(name, dtype, tuple(shape), data_start + offsets[0], num_bytes)
 
 
@@ -104,25 +109,25 @@ def _is_size_list(value: Any) -> bool:
     return isinstance(value, list) and all(type(size) is int and 0 <= size < 1 << 62 for size in value)
 
 
-def _check_layout(path: Path, entries: list[TensorEntry], data_start: int, file_bytes: int) -> None:
+def _check_layout(where: str, entries: list[TensorEntry], data_start: int, file_bytes: int) -> None:
     """Tensors must follow each other without gap or overlap, to the end of the file."""
     end = data_start
     for entry in entries:
         if entry.offset != end:
             kind = "overlaps" if entry.offset < end else "leaves a gap after"
-            raise _malformed(path, f"tensor {quoted(entry.name)} {kind} the tensor before it")
+            raise _malformed(where, f"tensor {quoted(entry.name)} {kind} the tensor before it")
         end += entry.num_bytes
     if end > file_bytes:
-        raise _truncated(path, f"it has {file_bytes} bytes and its header says {end}")
+        raise _truncated(where, f"it has {file_bytes} bytes and its header says {end}")
     if end < file_bytes:
-        raise _malformed(path, f"{file_bytes - end} bytes follow the last tensor")
+        raise _malformed(where, f"{file_bytes - end} bytes follow the last tensor")
 
 
-def _truncated(path: Path, reason: str) -> TensorFormatError:
-    return TensorFormatError(f"{path} is truncated ({reason}): a copy or a save was interrupted; restore it")
+def _truncated(where: str, reason: str) -> TensorFormatError:
+    return TensorFormatError(f"{where} is truncated ({reason}): a copy or a save was interrupted; restore it")
 
 
-def _malformed(path: Path, reason: str) -> TensorFormatError:
+def _malformed(where: str, reason: str) -> TensorFormatError:
     return TensorFormatError(
-        f"{path} is not a sound safetensors file ({reason}): it was damaged or is of another kind; restore it"
+        f"{where} is not a sound safetensors file ({reason}): it was damaged or is of another kind; restore it"
     )

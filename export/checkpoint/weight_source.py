@@ -82,6 +82,7 @@ class WeightSource:
 
     def __init__(self, checkpoint: Checkpoint, config: ModelConfig, changed: CheckpointWeights | None = None) -> None:
         self._stored = StoredWeights(checkpoint, config.quantization) if changed is None else changed
+        self._has_values = checkpoint.has_values
         self._tied = tied_weights(config)
         self._head_dim = config.head_dim
         self._opened: dict[tuple[str, tuple[int, ...]], StoredWeight] = {}  # by stored name and shape
@@ -151,6 +152,11 @@ class WeightSource:
         layers = re.compile(re.escape(self._prefix) + r"layers\.(\d{1,6})\.")
         return 1 + max((int(found[1]) for found in map(layers.match, self._stored.names) if found), default=-1)
 
+    @property
+    def has_tied_copy(self) -> bool:
+        """Whether the checkpoint has a head beside the embedding that it is tied to."""
+        return bool(self._tied) and HEAD in self._stored.names
+
     def check_format(self) -> None:
         """Refuse tensors of a format that is not read, before a message calls them missing or misshapen.
 
@@ -185,7 +191,7 @@ class WeightSource:
                 f"the model does not use {len(unused)} of the checkpoint's tensors ({first}): config.json belongs to"
                 " another model, or a trainer added them; save the model without them"
             )
-        if self._tied and HEAD in self._stored.names:
+        if self.has_tied_copy and self._has_values:
             embedding = self._prefix + EMBEDDING
             self._check_tied_copy(next(weight for (name, _), weight in self._opened.items() if name == embedding))
 

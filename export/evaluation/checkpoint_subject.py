@@ -74,8 +74,9 @@ class CheckpointSubject:
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         resolved = resolve_checkpoint(name_or_path, None, weights_file)
+        folder = resolved.whole_folder
         config = resolved.config
-        self._files = check_text_files(resolved.folder, config.vocab_size)
+        self._files = check_text_files(folder, config.vocab_size)
         self._longest = config.max_position_embeddings
         self._num_experts = config.num_experts
         self._no_tokens = list(range(self._files.tokenizer.num_tokens, config.vocab_size))
@@ -93,9 +94,9 @@ class CheckpointSubject:
         self._pictures: PictureReader | str = "with pictures"  # a str is the reason for no reader
         with quiet_transformers():
             if pictures:
-                self._pictures = _picture_reader(resolved.folder)
+                self._pictures = _picture_reader(folder)
             sees = isinstance(self._pictures, PictureReader)
-            self._model = load_reference_model(resolved.folder, weights_file, pictures=sees)
+            self._model = load_reference_model(folder, weights_file, pictures=sees)
         self._text_model = self._model.model.language_model if sees else self._model.model
         self._head = load_mtp_head(self._text_model, StoredWeights(resolved.tensors, config.quantization))
         self._chosen: dict[int, Tensor] = {}  # by layer, int64 [T, top_k]: experts chosen in the last run

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from qwonnx.export.adapters.adapter_location import locate_adapter
 from qwonnx.export.checkpoint.checkpoint import resolve_checkpoint
 from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.checkpoint.location import BY_DEFAULT
 from qwonnx.export.errors import VerificationError
 from qwonnx.export.evaluation.decoder_session import CHUNK_TOKENS, DecoderSession, Logits, TokenIds
 from qwonnx.export.evaluation.measures import kl_divergence, token_scores
@@ -92,7 +94,7 @@ def compare(
     on_progress: Callable[[str], None] | None = None,
     weights_file: str | None = None,
     kernels: Kernels = Kernels.AUTO,
-    adapters: Sequence[Path] = (),
+    adapters: Sequence[str | os.PathLike[str]] = (),
 ) -> VerificationReport:
     """Run both models on a text.
 
@@ -103,7 +105,7 @@ def compare(
         on_progress: called with a short text about the next step.
         weights_file: the file or index that the export was told to read, see choose_files.
         kernels: that run the artifact's own operators.
-        adapters: folders of the adapters that the export merged, in their order; peft merges them here.
+        adapters: that the export merged, in their order; peft merges them here.
 
     Raises:
         NativeKernelsError: native kernels are asked for, and the artifact cannot have them here.
@@ -116,6 +118,8 @@ def compare(
     report = on_progress or (lambda stage: None)
     opened = open_artifact(artifact)
     resolved = resolve_checkpoint(os.fspath(checkpoint), None, weights_file)
+    folder = resolved.whole_folder
+    locations = [locate_adapter(adapter, BY_DEFAULT) for adapter in adapters]
     _check_same_model(opened, resolved.config)
     token_ids = verification_tokens(opened, SAMPLE_TEXT if text is None else text)
     report("running the artifact with ONNX Runtime")  # first, because it is smaller and may be wrong
@@ -126,7 +130,7 @@ def compare(
             " its files were changed; if not, export the checkpoint again"
         )
     report("running the checkpoint with transformers")
-    reference = run_reference(resolved.folder, token_ids, weights_file, adapters)
+    reference = run_reference(folder, token_ids, weights_file, [location.folder for location in locations])
     return measure(reference.logits, actual, token_ids, reference.layer_peaks)
 
 

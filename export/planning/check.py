@@ -2,7 +2,8 @@
 
 The same functions decide as in an export, and raise the same errors; without torch, because only names, shapes and text
 files are read. Values of weights are not: those that are not finite, or zero points that contradict config.json, show
-when they are exported.
+when they are exported. Of a checkpoint in the hub or at a URL, headers are read in ranges; only its text files and the
+adapters are downloaded.
 """
 
 from __future__ import annotations
@@ -13,32 +14,26 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from qwonnx.export.adapters.adapted_checkpoint import AdaptedCheckpoint, is_adapter, resolve_adapted
-from qwonnx.export.adapters.adapter_config import read_adapter_config
+from qwonnx.export.adapters.adapted_checkpoint import AdaptedCheckpoint, resolve_adapted
 from qwonnx.export.checkpoint.foreign_formats import ADAPTER_CONFIG
-from qwonnx.export.checkpoint.location import is_repository_name
+from qwonnx.export.checkpoint.location import Access, locate_checkpoint, repository_of
+from qwonnx.export.checkpoint.needed_files import SIDE_FILES, TEXT_FILES
+from qwonnx.export.checkpoint.remote.addresses import is_url, parse_url
 from qwonnx.export.checkpoint.text_files import check_text_files
 from qwonnx.export.checkpoint.weight_source import SkippedPart
-from qwonnx.export.errors import AdapterError, CheckpointError, ExportError
+from qwonnx.export.errors import AccessError, ExportError
 from qwonnx.export.modeling.weight_fit import check_fit
 from qwonnx.export.planning.decoder_weights import planned_shapes, planned_weights
 from qwonnx.export.quantization.recipe import Recipe
 from qwonnx.export.quantization.storage_plan import StoragePlan
 from qwonnx.export.targets.register import choose_target
 from qwonnx.runtime.artifact.manifest import AdapterFacts
-from qwonnx.runtime.artifact.strict_json import quoted
 
 # Files beside the weights that an export reads, or that say nothing about the model. Tokenizers have more forms.
-_READ = frozenset(
-    {
-        "config.json",
-        "generation_config.json",
-        "model.safetensors.index.json",
-        *("tokenizer.json", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"),
-        *("vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "processor_config.json"),
-    }
-)
+_READ = frozenset(TEXT_FILES) - {ADAPTER_CONFIG, *SIDE_FILES}
 _HARMLESS = ("readme", "license", "notice", ".git", "configuration.json", "preprocessor_config", "video_preprocessor")
+
+_COPY_NOTE = "lm_head.weight: a copy of the tied embedding, whose values only an export compares"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,44 +67,51 @@ class CheckReport:
 
 
 def check_checkpoint(
-    folder: str,
+    checkpoint: str,
     weights_file: str | None = None,
     adapters: Sequence[str | os.PathLike[str]] = (),
     *,
+    revision: str | None = None,
+    offline: bool = False,
     recipe: Recipe | None = None,
     target: str | None = None,
     requantize: bool = False,
 ) -> CheckReport:
-    """Check a checkpoint's folder, or that of an adapter that names a local base.
+    """Check a checkpoint, or an adapter that names its base.
 
     Args:
-        folder: it must be local: nothing is downloaded.
+        checkpoint: a folder, a hub repository, or a URL.
         weights_file: see choose_files.
         adapters: that the export merges, in their order.
+        revision: branch, tag or commit of a hub repository.
+        offline: use of the hub only what its cache has.
         recipe: the export's; None: the target's default.
         target: by name; None: the default one.
         requantize: see ExportOptions.
 
     Raises:
-        CheckpointError: there is no such folder.
+        CheckpointError: there is no such folder, repository or URL.
+        AccessError: it may not be read, or cannot be reached.
     """
-    path = Path(folder)
-    if not path.is_dir():
-        raise CheckpointError(f"{folder} is not a folder, and a check downloads nothing: give a folder, or use plan")
-    name = path.resolve().name
+    path = Path(checkpoint)
+    name = _name(checkpoint, path, revision)
     choice = choose_target(*(() if target is None else (target,)))
     recipe = recipe or Recipe.choose(None, None, None, choice.target.default_recipe)
     try:
-        _check_is_local(folder)
-        adapted = resolve_adapted(folder, None, weights_file, adapters)
+        access = Access(offline=offline, headers_only=True)
+        adapted = resolve_adapted(checkpoint, revision, weights_file, adapters, access)
         config, source = adapted.resolved.config, adapted.source()
         shapes = check_fit(source, config, partial(planned_shapes, config))
         recipe.check_rules_match((*shapes, "lm_head.weight"))
         requantised = adapted.requantised(allowed=requantize) if recipe.quantizes else ()
-        texts = check_text_files(adapted.resolved.folder, config.vocab_size)
+        with adapted.resolved.naming():
+            texts = check_text_files(adapted.resolved.folder, config.vocab_size)
         planned_weights(config, StoragePlan(recipe, source), choice)
+    except AccessError:
+        raise
     except ExportError as error:
-        return CheckReport(name, str(error), unread=_unread(path, None))
+        return CheckReport(name, str(error), unread=_unread(path, None) if path.is_dir() else ())
+    copy = (_COPY_NOTE,) if source.has_tied_copy and not adapted.resolved.tensors.has_values else ()
     kept = sum(source.rows(name, shape).codes is not None for name, shape in shapes.items())
     skipped = source.skipped
     tensors = adapted.resolved.tensors
@@ -128,23 +130,24 @@ def check_checkpoint(
         ),
         adapters=adapted.facts,
         skipped=skipped,
-        notes=(*adapted.notes, *requantised, *tensors.notes, *texts.files.notes),
+        notes=(*adapted.notes, *requantised, *tensors.notes, *texts.files.notes, *copy),
         unread=_unread(adapted.resolved.folder, adapted),
     )
 
 
-def _check_is_local(folder: str) -> None:
-    """Refuse an adapter whose base would be downloaded.
+def _name(checkpoint: str, path: Path, revision: str | None) -> str:
+    """The checkpoint's name, for display.
 
     Raises:
-        AdapterError: its base is in the hub.
+        CheckpointError: there is nothing of this name.
     """
-    base = read_adapter_config(Path(folder)).base if is_adapter(folder) else None
-    if base is not None and not Path(base).is_dir() and is_repository_name(base):
-        raise AdapterError(
-            f"{folder} names the base {quoted(base)} of the hub, and a check downloads nothing: give a folder of it,"
-            f" and --adapter {folder}"
-        )
+    if path.is_dir():
+        return path.resolve().name
+    if is_url(checkpoint):
+        return parse_url(checkpoint).url
+    if path.exists():
+        locate_checkpoint(checkpoint, revision)  # says what the file is
+    return repository_of(checkpoint, revision).name
 
 
 def _unread(folder: Path, adapted: AdaptedCheckpoint | None) -> tuple[str, ...]:

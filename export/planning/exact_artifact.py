@@ -12,6 +12,7 @@ import torch
 
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
 from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.checkpoint.source_files import source_files
 from qwonnx.export.checkpoint.weight_source import WeightSource
 from qwonnx.export.description import describe_artifact
 from qwonnx.export.modeling.trace import trace_decoder
@@ -78,7 +79,7 @@ def formats_at_hand(source: PlanSource) -> StoredFormats | None:
     """
     if source.folder is None:
         return None
-    return WeightSource(Checkpoint.open(source.folder, source.weights_file), source.config)
+    return WeightSource(Checkpoint.open(source.folder, source.weights_file, source.remote), source.config)
 
 
 def _any_scales(config: ModelConfig) -> dict[int, CacheScales]:
@@ -94,8 +95,12 @@ def source_facts(source: PlanSource) -> SourceFacts:
     Raises:
         CheckpointError: the folder's tensors cannot be read.
     """
+    tensors = None
+    if source.folder is not None:
+        tensors = Checkpoint.open(source.folder, source.weights_file, source.remote)
     if source.config.quantization is not None:
         dtype = source.config.quantization.name
     else:
-        dtype = Checkpoint.open(source.folder, source.weights_file).dtype if source.folder is not None else "bfloat16"
-    return SourceFacts(checkpoint=source.name, revision=source.commit, dtype=dtype)
+        dtype = "bfloat16" if tensors is None else tensors.dtype
+    files = () if tensors is None else source_files(tensors, lambda file: _ANY_SHA256)
+    return SourceFacts(checkpoint=source.name, revision=source.commit, dtype=dtype, files=files)

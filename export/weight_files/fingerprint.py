@@ -1,7 +1,7 @@
 """Everything that decides the bytes of an export's weight files: exports with equal fingerprints write equal bytes.
 
-A checkpoint's files contribute their names, sizes, times of change and headers. Hashing their contents would take as
-long as the export; the time of change shows that a file was replaced.
+A checkpoint's files contribute their names, sizes, times of change (elsewhere: versions or ETags) and headers. Hashing
+their contents would take as long as the export; the time of change shows that a file was replaced.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def export_fingerprint(
         "runtime adapters": ", ".join(adapter_projections),
         "config": dataclasses.asdict(config),
         "files": {
-            file.name: {"size": file.size, "changed": file.changed_ns, "header": file.header_sha256}
+            file.name: {"size": file.size, "changed": file.version, "header": file.header_sha256}
             for file in checkpoint.files
         },
     }

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 class ExportProgress:
     """One report. Stages come in this order; a stage without work is left out:
 
+    "download"  counts bytes of files that the hub's cache lacks
     "trace"     no total
     "calibrate" counts layers
     "verify"    counts the bytes that an interrupted export has written, while they are hashed again

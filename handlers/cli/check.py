@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,31 +16,45 @@ from qwonnx.runtime.quantities import bytes_text
 
 
 def check(
-    checkpoint: Annotated[str, typer.Argument(help="A folder in Hugging Face layout, or an adapter's folder.")],
+    checkpoint: Annotated[str, typer.Argument(help="As for `qwonnx export`: a folder, a hub repo id, a URL.")],
     adapter: Annotated[
-        list[Path] | None, typer.Option(help="As for `qwonnx export`; may be given several times.", metavar="FOLDER")
+        list[str] | None, typer.Option(help="As for `qwonnx export`; may be given several times.", metavar="ADAPTER")
     ] = None,
     target: Annotated[TargetName, typer.Option(help="As for `qwonnx export`.")] = FIRST_TARGET,
     requantize: Annotated[bool, typer.Option("--requantize", help="As for `qwonnx export`.")] = False,
     weights_file: Annotated[
         str | None, typer.Option(help="As for `qwonnx export`: a safetensors file or an index.", metavar="FILE")
     ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Download nothing: use of the hub only what its cache has.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Say what an export would use, skip and change, and whether it refuses the checkpoint.
 
-    Only headers and text files are read: it takes seconds for models of any size, and no torch. Exit status 1: an
-    export refuses the checkpoint.
+    Only headers and text files are read, from the hub or a URL too: it takes seconds for models of any size, and no
+    torch. Exit status 1: an export refuses the checkpoint.
 
     Examples:
 
         qwonnx check ./checkpoint
 
         qwonnx check ./Qwen3.5-0.8B --adapter ./adapter --json
+
+        qwonnx check s3://bucket/Qwen3.5-35B-A3B
     """
     from qwonnx.export.planning.check import check_checkpoint
 
-    report = check_checkpoint(checkpoint, weights_file, adapter or (), target=target.value, requantize=requantize)
+    report = check_checkpoint(
+        checkpoint,
+        weights_file,
+        adapter or (),
+        revision=revision,
+        offline=offline,
+        target=target.value,
+        requantize=requantize,
+    )
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(report), indent=1, ensure_ascii=False))
     else:

@@ -42,7 +42,11 @@ class _Calls(TypedDict):
 
 def export(
     checkpoint: Annotated[
-        str, typer.Argument(help="A folder in Hugging Face layout, a hub repo id, or an adapter's folder.")
+        str,
+        typer.Argument(
+            help="A folder in Hugging Face layout, a hub repo id (owner/name, owner/name@revision), the URL of a folder"
+            " (s3://, gs://, https://), or an adapter's folder."
+        ),
     ],
     out: Annotated[Path, typer.Argument(help="The artifact's folder, which must not exist yet.")],
     target: Annotated[TargetName, typer.Option(help=summaries())] = FIRST_TARGET,
@@ -96,6 +100,9 @@ def export(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT if it is an artifact.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Download nothing: use of the hub only what its cache has.")
+    ] = False,
     weights_file: Annotated[
         str | None,
         typer.Option(
@@ -104,10 +111,11 @@ def export(
         ),
     ] = None,
     adapter: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
-            help="Merge this LoRA adapter of peft into the checkpoint; may be given several times, in order.",
-            metavar="FOLDER",
+            help="Merge this LoRA adapter of peft into the checkpoint: a folder, a hub repo id or a URL; may be given"
+            " several times, in order.",
+            metavar="ADAPTER",
         ),
     ] = None,
     requantize: Annotated[
@@ -143,6 +151,8 @@ def export(
         qwonnx export ./Qwen3.5-35B-A3B ./qwen-int4
 
         qwonnx export Qwen/Qwen3.5-0.8B ./qwen-small --weights int8
+
+        qwonnx export s3://bucket/Qwen3.5-35B-A3B ./qwen-int4 --resume
 
         qwonnx export ./checkpoint ./exact --weights fp32 --target portable
 
@@ -185,6 +195,7 @@ def export(
         overwrite=force,
         resume=resume,
         revision=revision,
+        offline=offline,
         weights_file=weights_file,
         memory_bytes=memory_bytes,
         adapters=tuple(adapter or ()),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # imports torch
     from qwonnx.export.weight_files.progress import ExportProgress
 
 _STAGES = {
+    "download": "downloading",
     "trace": "tracing the model",
     "calibrate": "calibrating",
     "verify": "checking written files",

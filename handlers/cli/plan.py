@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 def plan(
     source: Annotated[
         str,
-        typer.Argument(help="A config.json, a checkpoint's folder, or a hub repo id (downloads only its config.json)."),
+        typer.Argument(
+            help="A config.json, a checkpoint's folder or its URL, or a hub repo id (downloads only its config.json)."
+        ),
     ],
     weights: Annotated[str | None, typer.Option(help=f"Plan only for plain bits: {', '.join(Preset)}.")] = None,
     weight_block_size: Annotated[
@@ -67,6 +69,7 @@ def plan(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="As for `qwonnx export`.")] = False,
     weights_file: Annotated[str | None, typer.Option(help="As for `qwonnx export`.", metavar="FILE")] = None,
 ) -> None:
     """Compute what an export and its serving need: disk, memory, bytes read per token, and machines that fit.
@@ -88,6 +91,7 @@ def plan(
 
         qwonnx plan ./checkpoint --weights int4 --exact --json
     """
+    from qwonnx.export.checkpoint.remote.addresses import shown_name
     from qwonnx.export.planning.machines import parse_bandwidth
     from qwonnx.export.planning.plan import Assumptions, make_plan, plan_models, store_models
     from qwonnx.export.planning.resident_memory import Serving
@@ -111,9 +115,9 @@ def plan(
         ),
         bandwidth=None if bandwidth is None else parse_bandwidth(bandwidth),
     )
-    opened = open_source(source, revision, weights_file)
+    opened = open_source(source, revision, weights_file, offline=offline)
     if fit is not None:
-        checkpoint = Path(source).parent if Path(source).is_file() else source
+        checkpoint = Path(source).parent if Path(source).is_file() else shown_name(source)
         kv_types = list(choice.target.kv_types_with(choice.activations)) if kv is None else [choice.kv]
         _fit(opened, str(checkpoint), weights, recipe, fit, kv_types, assumptions, as_json=as_json)
         return

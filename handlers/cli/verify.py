@@ -30,9 +30,9 @@ def verify(
         str | None, typer.Option(help="The one that `qwonnx export` was given, if any.", metavar="FILE")
     ] = None,
     adapter: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
-            help="The adapters that `qwonnx export` was given, in their order; peft merges them.", metavar="FOLDER"
+            help="The adapters that `qwonnx export` was given, in their order; peft merges them.", metavar="ADAPTER"
         ),
     ] = None,
     kernels: KernelsOption = None,

@@ -28,7 +28,7 @@ from qwonnx.runtime.artifact.file_names import DECODER
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, build, parse_object, quoted, read_object
 
 # 1: keys and values are float32. 2: QuantizationFacts.kv says what they are. 3: every graph has its own states.
-# 4: GraphSpec.native_operators. 5: Manifest.stage. 6: Manifest.adapters. 7: Manifest.adapter_targets.
+# 4: GraphSpec.native_operators. 5: Manifest.stage. 6: Manifest.adapters. 7: Manifest.adapter_targets, SourceFacts.files.
 SCHEMA_VERSION = 7
 MANIFEST_NAME = "manifest.json"
 
@@ -123,12 +123,27 @@ class ModelFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file of the checkpoint that holds weights.
+
+    Files of the exporting machine have the sha256 of the bytes that were there. Of a file elsewhere, version and sha256
+    are what its store says of it; None: the store does not say.
+    """
+
+    name: str
+    size: int  # bytes
+    sha256: str | None
+    version: str | None  # a version id, a generation, an ETag or a time
+
+
+@dataclass(frozen=True, slots=True)
 class SourceFacts:
     """Origin of the weights."""
 
     checkpoint: str  # folder name or hub repo id, never a path of the exporting machine
     revision: str | None
     dtype: str  # of most bytes of the checkpoint: "bfloat16", ...; or its format: "float8_e4m3", "gptq-int4", ...
+    files: tuple[SourceFile, ...] = ()  # by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,6 +325,8 @@ def _as_newest(document: dict[str, Any], version: int) -> dict[str, Any]:
         document = {**document, "adapters": None if "adapters" in document else []}
     if version < 7:
         document = {**document, "adapter_targets": None if "adapter_targets" in document else []}
+    if version < 7 and isinstance(source := document.get("source"), dict):
+        document = {**document, "source": {**source, "files": None if "files" in source else []}}
     return document
 
 
@@ -379,6 +396,7 @@ def manifest_json(manifest: Manifest) -> str:
     document = dataclasses.asdict(manifest)
     if manifest.schema_version < 7:
         del document["adapter_targets"]
+        del document["source"]["files"]
     if manifest.schema_version < 6:
         del document["adapters"]
     if manifest.schema_version < 5:

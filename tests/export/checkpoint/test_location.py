@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +13,10 @@ import huggingface_hub.constants
 import pytest
 
 from qwonnx.export.checkpoint.checkpoint import resolve_checkpoint
-from qwonnx.export.checkpoint.location import locate_checkpoint
-from qwonnx.export.errors import CheckpointError, UnsupportedModelError
+from qwonnx.export.checkpoint.location import Access, locate_checkpoint
+from qwonnx.export.checkpoint.source_files import SourceHashes
+from qwonnx.export.errors import AccessError, CheckpointError, UnsupportedModelError
+from qwonnx.export.planning.check import check_checkpoint
 from qwonnx.runtime.artifact.manifest import SourceFacts
 from tests.checkpoints import write_tiny
 from tests.export.checkpoint.hub_server import COMMIT, GATED, REPOSITORY, HubServer, hub_server
@@ -67,6 +71,129 @@ def test_a_downloaded_repository_is_used_without_the_hub(hub: HubServer, monkeyp
     assert resolve_checkpoint(REPOSITORY, None).folder == folder
 
 
+def test_a_revision_may_be_a_part_of_the_name(hub: HubServer) -> None:
+    resolved = resolve_checkpoint(f"{REPOSITORY}@main", None)
+    assert (resolved.source.checkpoint, resolved.source.revision) == (REPOSITORY, COMMIT)
+    assert resolve_checkpoint(f"{REPOSITORY}@{COMMIT}", None).folder == resolved.folder
+    assert "names a revision, and --revision another one ('v2')" in refused(f"{REPOSITORY}@main", "v2")
+
+
+def test_other_formats_and_states_of_a_training_are_not_downloaded(hub: HubServer) -> None:
+    some = hub.files["config.json"]
+    others = ("consolidated.safetensors", "model.fp16.bin", "optimizer.pt", "tf_model.h5", "onnx/model.onnx", "m.gguf")
+    hub.files |= dict.fromkeys((*others, "training_args.bin", "original/consolidated.00.safetensors"), some)
+    hub.lists = ["../evil.json", "a/../../evil.json", "/etc/passwd", "evil\\..\\x.json"]
+    folder = resolve_checkpoint(REPOSITORY, None).folder
+    assert not set(others) & set(hub.downloads)
+    assert {path.name for path in folder.iterdir()} == set(hub.downloads)
+    assert check_checkpoint(REPOSITORY).refusal is None
+
+
+def test_large_files_come_from_another_host_without_the_token(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secretsecret")
+    resolve_checkpoint(REPOSITORY, None)
+    check_checkpoint(REPOSITORY)
+    assert "Bearer hf_secretsecret" in hub.tokens["127.0.0.1"]
+    assert hub.tokens["localhost"] == {None}
+
+
+def test_a_download_that_breaks_goes_on_where_it_broke(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1 << 14)
+    shard = next(name for name in hub.files if name.endswith(".safetensors"))
+    hub.breaks[shard] = 1
+    resolve_checkpoint(REPOSITORY, None)
+    assert hub.downloads.count(shard) == 2
+    assert hub.sent[shard] <= hub.files[shard].stat().st_size + (1 << 14)
+
+
+def test_a_download_that_is_interrupted_is_kept_and_goes_on(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1 << 14)
+    shards = [name for name in hub.files if name.endswith(".safetensors")]
+    hub.held = threading.Event()
+
+    def interrupt(done: int, total: int) -> None:
+        if all(name in hub.sent for name in shards):
+            assert hub.held is not None
+            hub.held.set()  # of the test's server, whose answers end with it
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        resolve_checkpoint(REPOSITORY, None, access=Access(on_bytes=interrupt))
+    hub.held = None
+    hub.sent.clear()
+    resolve_checkpoint(REPOSITORY, None)
+    total = sum(hub.files[name].stat().st_size for name in shards)
+    assert sum(hub.sent.values()) < total
+
+
+def test_a_busy_hub_is_asked_again(hub: HubServer) -> None:
+    hub.busy = 2
+    assert check_checkpoint(REPOSITORY).refusal is None
+    hub.busy = 100
+    assert "it answers 429: too many requests), after several tries" in refused(REPOSITORY)
+
+
+def test_a_disk_without_room_is_one_line_before_the_download(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_000_000))
+    assert f"{REPOSITORY} needs" in (text := refused(REPOSITORY))
+    assert "which has 1.00 MB free: free some space, or choose another disk (HF_HOME" in text
+    assert not any(name.endswith(".safetensors") for name in hub.downloads)
+
+
+def test_a_file_of_the_cache_that_was_damaged_is_refused(hub: HubServer) -> None:
+    resolved = resolve_checkpoint(REPOSITORY, None)
+    with SourceHashes(resolved.tensors) as hashes:
+        assert all(file.sha256 == (resolved.folder / file.name).resolve().name for file in hashes.files())
+    shard = next(resolved.folder.glob("*.safetensors")).resolve()
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    with (
+        SourceHashes(resolve_checkpoint(REPOSITORY, None).tensors) as hashes,
+        pytest.raises(CheckpointError, match="has another sha256 than the hub"),
+    ):
+        hashes.files()
+
+
+def test_a_check_of_a_repository_is_that_of_its_folder_without_a_download(hub: HubServer) -> None:
+    report = check_checkpoint(REPOSITORY)
+    assert sum(hub.sent[name] for name in hub.files if name.endswith(".safetensors")) < 20_000
+    folder = hub.files["config.json"].parent
+    expected = check_checkpoint(str(folder))
+    # The folder of the hub's own files lacks nothing, and a check does not name what only other formats have.
+    assert dataclasses.replace(report, name="", unread=()) == dataclasses.replace(expected, name="", unread=())
+    assert report.name == REPOSITORY
+
+
+def test_a_check_of_what_is_not_there_is_an_error_and_not_a_refusal(hub: HubServer) -> None:
+    for name in ("someone/else", GATED):
+        with pytest.raises(AccessError):
+            check_checkpoint(name)
+
+
+def test_an_adapter_may_be_a_repository(hub: HubServer, tmp_path: Path) -> None:
+    base = write_tiny(tmp_path / "base")
+    _only(hub, "adapter_config.json", "README.md")
+    hub.files["adapter_config.json"].write_text('{"peft_type": "LORA"}', encoding="utf-8")
+    refusal = check_checkpoint(str(base), adapters=[REPOSITORY]).refusal or ""
+    assert "has no adapter_model.safetensors" in refusal
+    assert hub.downloads.count("adapter_config.json") == 1
+
+
+def test_offline_only_the_cache_is_used(hub: HubServer) -> None:
+    offline = Access(offline=True)
+    with pytest.raises(AccessError, match="is not in the hub's cache, and offline mode downloads nothing"):
+        resolve_checkpoint(REPOSITORY, None, access=offline)
+    folder = resolve_checkpoint(REPOSITORY, None).folder
+    hub.downloads.clear()
+    assert resolve_checkpoint(REPOSITORY, None, access=offline).folder == folder
+    next(folder.glob("*.safetensors")).unlink()
+    with pytest.raises(AccessError, match="the hub's cache has only a part of someone/tiny"):
+        resolve_checkpoint(REPOSITORY, None, access=offline)
+    assert not hub.downloads
+
+
 def test_a_model_that_is_not_supported_is_refused_before_its_weights_are_downloaded(hub: HubServer) -> None:
     config = hub.files["config.json"]
     document = json.loads(config.read_text(encoding="utf-8"))
@@ -86,18 +213,18 @@ def _only(hub: HubServer, *names: str) -> None:
 
 def test_a_repository_of_another_format_is_refused_by_name_and_not_downloaded(hub: HubServer) -> None:
     _only(hub, "config.json", "tokenizer.json", "tiny-Q4_K_M.gguf", "tiny-Q8_0.gguf")
-    assert f"{REPOSITORY} has no model in safetensors, and 'tiny-Q4_K_M.gguf' is a GGUF file" in refused(REPOSITORY)
+    assert f"{REPOSITORY} has no safetensors files, and 'tiny-Q4_K_M.gguf' is a GGUF file" in refused(REPOSITORY)
     assert not any(name.endswith(".gguf") for name in hub.downloads)
 
 
 def test_a_repository_without_config_json_is_refused_by_name(hub: HubServer) -> None:
     _only(hub, "tiny-Q4_K_M.gguf", "README.md")
-    assert f"{REPOSITORY} has no model in safetensors, and 'tiny-Q4_K_M.gguf' is a GGUF file" in refused(REPOSITORY)
+    assert f"{REPOSITORY} has no config.json, and 'tiny-Q4_K_M.gguf' is a GGUF file" in refused(REPOSITORY)
 
 
 def test_a_repository_of_nothing_is_refused(hub: HubServer) -> None:
     _only(hub, "README.md")
-    assert f"{REPOSITORY} has no config.json: give a repository" in refused(REPOSITORY)
+    assert f"{REPOSITORY} has no config.json: give a folder in Hugging Face layout" in refused(REPOSITORY)
 
 
 @pytest.mark.parametrize("other", [[], ["config.json", "model.safetensors"]])
@@ -135,7 +262,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(hub: HubServer, monkeypatch: p
 
 def test_offline_mode_is_one_line(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert "the hub cannot be reached" in refused(REPOSITORY)
+    assert "is not in the hub's cache, and offline mode downloads nothing" in refused(REPOSITORY)
 
 
 def test_a_download_that_fails_half_way_is_one_line(hub: HubServer) -> None:

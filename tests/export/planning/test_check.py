@@ -98,10 +98,8 @@ def test_an_adapter_that_is_not_used_whole_is_a_refusal(checkpoints: Path, tmp_p
     )
 
 
-def test_nothing_is_downloaded(checkpoints: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="is not a folder, and a check downloads nothing"):
-        check_checkpoint("me/model")
-    adapter = train(load(checkpoints / "unfused"), tmp_path / "tuned", r=2, target_modules=["q_proj"]).folder
-    config = adapter / "adapter_config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "me/model"}))
-    assert "a check downloads nothing: give a folder of it" in (check_checkpoint(str(adapter)).refusal or "")
+def test_what_is_no_checkpoint_is_an_error_and_not_a_refusal(checkpoints: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="does not exist: give a checkpoint's folder"):
+        check_checkpoint(str(tmp_path / "nothing"))
+    with pytest.raises(CheckpointError, match="is a file: give the checkpoint's folder"):
+        check_checkpoint(str(checkpoints / "tied" / "config.json"))

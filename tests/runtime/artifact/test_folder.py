@@ -61,9 +61,10 @@ def test_a_newer_schema_asks_for_an_upgrade(artifact: Path) -> None:
 
 
 def _as_schema_6(document: dict[str, Any]) -> None:
-    """As it was before adapters could be loaded while a model runs."""
-    document.pop("adapter_targets", None)
+    """As it was before adapters could be loaded while a model runs, and before a manifest had the checkpoint's files."""
     document.update(schema_version=6)
+    document.pop("adapter_targets", None)
+    document["source"].pop("files", None)
 
 
 def _as_schema_5(document: dict[str, Any]) -> None:
@@ -71,6 +72,12 @@ def _as_schema_5(document: dict[str, Any]) -> None:
     _as_schema_6(document)
     document.update(schema_version=5)
     del document["adapters"]
+
+
+def _as_newest(document: dict[str, Any]) -> None:
+    """Undo _as_schema_6."""
+    document.update(schema_version=SCHEMA_VERSION)
+    document["source"].setdefault("files", [])
 
 
 def _as_schema_4(document: dict[str, Any]) -> None:
@@ -117,8 +124,10 @@ def test_an_artifact_of_the_second_schema_has_the_decoders_states(tiny_fp32: Art
 def test_an_artifact_of_the_third_schema_has_no_operators_for_native_kernels(artifact: Path) -> None:
     _edit(artifact, lambda document: document["graphs"]["decoder"].update(native_operators=["QuantizedLinear"]))
     assert open_artifact(artifact).decoder.native_operators == ("QuantizedLinear",)
+    _edit(artifact, _as_schema_6)
     _edit(artifact, lambda document: document.update(schema_version=3))
     _refused(artifact, ManifestError, "graphs.decoder")
+    _edit(artifact, _as_newest)
     _edit(artifact, _as_schema_3)
     text = (artifact / "manifest.json").read_text()
     opened = open_artifact(artifact)
@@ -154,10 +163,23 @@ def test_an_artifact_of_the_fifth_schema_has_no_adapters(artifact: Path) -> None
     _edit(artifact, _as_schema_6)
     _edit(artifact, lambda document: document.update(schema_version=5))
     _refused(artifact, ManifestError, "adapters")
+    _edit(artifact, _as_newest)
     _edit(artifact, _as_schema_5)
     text = (artifact / "manifest.json").read_text()
     opened = open_artifact(artifact)
     assert opened.manifest.adapters == ()
+    canonical = json.dumps(json.loads(text), indent=1, ensure_ascii=False)
+    assert opened.id == hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def test_an_artifact_of_the_sixth_schema_has_no_files_of_its_checkpoint(artifact: Path) -> None:
+    _edit(artifact, lambda document: document.update(schema_version=6))
+    _refused(artifact, ManifestError, "files")
+    _edit(artifact, _as_newest)
+    _edit(artifact, _as_schema_6)
+    text = (artifact / "manifest.json").read_text()
+    opened = open_artifact(artifact)
+    assert opened.manifest.source.files == ()
     canonical = json.dumps(json.loads(text), indent=1, ensure_ascii=False)
     assert opened.id == hashlib.sha256(canonical.encode()).hexdigest()
 
