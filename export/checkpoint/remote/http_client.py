@@ -22,6 +22,7 @@ Result = TypeVar("Result")
 
 _TIMEOUT = 30.0  # seconds without a byte
 _MAX_REDIRECTS = 5
+_PIECE_BYTES = 1 << 20
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 _TOTAL = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
@@ -124,6 +125,46 @@ class HttpClient:
             return self._tried(url, request)
         except FileNotFoundError as error:
             raise missing(url, "restore it, or check the URL") from error
+
+    def copy(self, url: str, start: int, size: int, write: Callable[[bytes], None]) -> None:
+        """Read a file from `start` to its end in pieces, and go on where the connection breaks.
+
+        Args:
+            url: of the file.
+            start: bytes that are there already.
+            size: of the file.
+            write: called with every piece; its errors are not of the connection, and are raised.
+
+        Raises:
+            AccessError: see `read`.
+        """
+        place = start
+
+        def request() -> None:
+            nonlocal place
+            before = place
+            with self._open(url, "GET", {"Range": f"bytes={place}-"} if place else {}) as response:
+                if place and response.status != http.client.PARTIAL_CONTENT:
+                    raise AccessError(f"{url} cannot be continued (status {response.status}): try again later")
+                if place and not _is_range(response.headers.get("Content-Range"), place, size, size):
+                    raise changed(url)
+                while place < size:
+                    try:
+                        content: bytes = response.read(min(_PIECE_BYTES, size - place))
+                    except (OSError, http.client.HTTPException):
+                        content = b""
+                    if not content:
+                        break
+                    write(content)
+                    place += len(content)
+            if place == before:
+                raise TransientError("the connection breaks")
+
+        while place < size:
+            try:
+                self._tried(url, request)
+            except FileNotFoundError as error:
+                raise missing(url, "restore it, or try again later") from error
 
     def _open(self, url: str, method: str, headers: Mapping[str, str]) -> Any:
         request = urllib.request.Request(url, headers={"Accept-Encoding": "identity", **headers}, method=method)

@@ -5,6 +5,7 @@ The token is that of huggingface_hub: HF_TOKEN, the file that HF_TOKEN_PATH name
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -30,7 +31,9 @@ from qwonnx.export.errors import AccessError, CheckpointError
 Result = TypeVar("Result")
 
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
+REMEDY = f"accept its terms on the hub, then {LOG_IN}"  # where a file may not be read
 _TRY_AGAIN = frozenset({408, 429, 500, 502, 503, 504})
+_SHA256 = re.compile(r"[0-9a-f]{64}")  # it names a file of the cache
 _MAX_FILES = 20_000
 
 
@@ -61,7 +64,7 @@ def list_files(name: str, commit: str) -> dict[str, StoredObject]:
             if len(found) > _MAX_FILES:
                 raise AccessError(f"{name} has more than {_MAX_FILES} files: it is not a model's repository")
             if isinstance(entry, RepoFile) and 0 <= entry.size < 1 << 62:
-                sha256 = entry.lfs.sha256 if entry.lfs is not None else None
+                sha256 = entry.lfs.sha256 if entry.lfs is not None and _SHA256.fullmatch(entry.lfs.sha256) else None
                 found[entry.path] = StoredObject(entry.path, entry.size, entry.blob_id, sha256)
         return found
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from huggingface_hub import constants, hf_hub_download, snapshot_download, try_to_load_from_cache
+from huggingface_hub import constants, hf_hub_download, hf_hub_url, snapshot_download, try_to_load_from_cache
+from huggingface_hub.utils._headers import build_hf_headers
 
 from qwonnx.export.checkpoint.chosen_files import choose_files
 from qwonnx.export.checkpoint.config import CONFIG_NAME, load_config
@@ -24,7 +25,10 @@ from qwonnx.export.checkpoint.foreign_formats import ADAPTER_CONFIG, ADAPTER_WEI
 from qwonnx.export.checkpoint.needed_files import CONFIG_FILES, is_text_file
 from qwonnx.export.checkpoint.remote.addresses import Repository
 from qwonnx.export.checkpoint.remote.disk_room import check_room
+from qwonnx.export.checkpoint.remote.http_client import HttpClient
+from qwonnx.export.checkpoint.remote.hub_blob import MAX_BYTES, fetch_blob, part_bytes
 from qwonnx.export.checkpoint.remote.hub_client import (
+    REMEDY,
     HubUnreachableError,
     commit_of,
     hub_errors,
@@ -157,6 +161,7 @@ class _Download:
 
         folder = Path(tried(repository.name, repository.revision, remember))
         self.folder = folder.with_name(self.commit)
+        self._blobs = folder.parent.parent / "blobs"
 
     def with_config(self) -> Mirror:
         """Download config.json, and check it.
@@ -183,7 +188,8 @@ class _Download:
         if not missing:
             return
         total = sum(found.size for found in missing)
-        check_room(Path(constants.HF_HUB_CACHE), total, self._name)
+        there = sum(part_bytes(self._blobs, found) for found in missing if _is_large(found))
+        check_room(Path(constants.HF_HUB_CACHE), total - there, self._name)
         counter = _Counter()
         with _quiet_client(), ThreadPoolExecutor(_FILES_AT_ONCE, "qwonnx-hub") as pool:
             waiting = {pool.submit(self._fetch_one, found, counter) for found in missing}
@@ -203,10 +209,19 @@ class _Download:
         return isinstance(found, str) and Path(found).stat().st_size == self.safe[name].size
 
     def _fetch_one(self, found: StoredObject, counter: _Counter) -> None:
+        if _is_large(found) and not (self._blobs / str(found.sha256)).exists():
+            client = HttpClient(build_hf_headers, to_any_host=True, remedy=REMEDY)
+            url = hf_hub_url(self._name, found.name, revision=self.commit)
+            fetch_blob(client, url, found, self._blobs, counter.add)
+
         def ask() -> str:
             return hf_hub_download(self._name, found.name, revision=self.commit, tqdm_class=cast(Any, counter.bar))
 
         tried(self._name, self.commit, ask)
+
+
+def _is_large(found: StoredObject) -> bool:
+    return found.sha256 is not None and found.size <= MAX_BYTES
 
 
 class _StoppedError(Exception):

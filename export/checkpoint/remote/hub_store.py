@@ -8,7 +8,7 @@ from huggingface_hub import hf_hub_url
 from huggingface_hub.utils._headers import build_hf_headers
 
 from qwonnx.export.checkpoint.remote.http_client import HttpClient
-from qwonnx.export.checkpoint.remote.hub_client import LOG_IN, list_files
+from qwonnx.export.checkpoint.remote.hub_client import REMEDY, list_files
 from qwonnx.export.checkpoint.remote.store import StoredObject
 
 
@@ -18,8 +18,7 @@ class HubStore:
     def __init__(self, name: str, commit: str) -> None:
         self.shown = name
         self._commit = commit
-        remedy = f"accept its terms on the hub, then {LOG_IN}"
-        self._client = HttpClient(build_hf_headers, to_any_host=True, remedy=remedy)
+        self._client = HttpClient(build_hf_headers, to_any_host=True, remedy=REMEDY)
 
     def objects(self) -> Mapping[str, StoredObject]:
         return list_files(self.shown, self._commit)
