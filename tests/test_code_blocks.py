@@ -46,7 +46,7 @@ _LONG = frozenset(
 )
 _HUB_IDS = ("Qwen/Qwen3.5-35B-A3B", "Qwen/Qwen3.5-9B")
 # What a page's reader has, and the miniature or the time of a test has not.
-_SUBSTITUTES = {"/mnt/shared": ".", "262144": "16384", "--limit 100": "--limit 1"}
+_SUBSTITUTES = {"s3://bucket/": "Qwen/", "/mnt/shared": ".", "262144": "16384", "--limit 100": "--limit 1"}
 # An indented block is code if it begins with one of these.
 _PROGRAMS = ("qwonnx", "python", "python3", "pip", "make", "optimum-cli", "cmake", "ninja", "cd", "llama-quantize")
 _OTHERS = ("pip download", "cd ", "cmake ", "ninja ", "llama-quantize ", "tar ", "python ../gpu-check/")

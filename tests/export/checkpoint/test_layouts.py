@@ -7,6 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -26,6 +27,7 @@ from tests.export.checkpoint.layout_edits import Layout, config
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
 LAYERS = {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]}
+ELSEWHERE = 3  # every so many layouts are checked at a URL, too: 40
 REFUSED = (*weight_layouts.REFUSED, *text_layouts.REFUSED)
 ACCEPTED = (*weight_layouts.ACCEPTED, *text_layouts.ACCEPTED)
 
@@ -59,7 +61,7 @@ def opened(folder: Path, weights_file: str | None = None) -> Opened:
     return Opened(weights, (*resolved.tensors.notes, *texts.files.notes), skipped)
 
 
-def verdict(folder: Path, layout: Layout) -> str:
+def verdict(folder: Path | str, layout: Layout) -> str:
     """The same text, by `qwonnx check`."""
     report = check_checkpoint(str(folder), layout.weights_file)
     if report.refusal is not None:
@@ -139,6 +141,22 @@ def test_a_refusal_is_the_line_that_the_page_quotes(bases: Path, made: Path, lay
 def test_an_accepted_layout_has_the_notes_that_the_page_quotes(bases: Path, made: Path, layout: Layout) -> None:
     folder = write_layout(bases, made, layout)
     assert outcome(folder, layout) == verdict(folder, layout) == documented()[layout.name]
+
+
+@pytest.mark.parametrize("layout", [*REFUSED[::ELSEWHERE], *ACCEPTED[::ELSEWHERE]], ids=lambda layout: layout.name)
+def test_a_layout_elsewhere_has_the_same_verdict(bases: Path, made: Path, layout: Layout) -> None:
+    folder = write_layout(bases, made, layout)
+    if is_adapter(str(folder)):  # only a local one stands for its base
+        return
+    files = fsspec.filesystem("memory")
+    for path in folder.rglob("*"):
+        if path.is_file():
+            files.pipe_file(f"/store/FOLDER/{path.relative_to(folder)}", path.read_bytes())
+    try:
+        found = verdict("memory://store/FOLDER", layout)
+    finally:
+        files.store.clear()
+    assert found == documented()[layout.name]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import threading
 import time
@@ -93,19 +92,21 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_file(path, breaks=bool(fails))
 
     def _send_file(self, path: Path, *, breaks: bool) -> None:
-        content = path.read_bytes()
-        etag = f'"{hashlib.md5(content).hexdigest()}"'
+        status = path.stat()
+        etag = f'"{status.st_size}-{status.st_mtime_ns}"'
         headers = {"ETag": etag}
         if self.headers.get("If-Match", etag) != etag:
             self._send(b"", {}, 412)
             return
         found = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
         if found is None or self.server.ignores_ranges:
-            self._send(content, headers, 200, breaks=breaks)
+            self._send(path.read_bytes(), headers, 200, breaks=breaks)
             return
         first, last = int(found[1]), int(found[2])
-        headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
-        self._send(content[first : last + 1], headers, 206, breaks=breaks)
+        headers["Content-Range"] = f"bytes {first}-{last}/{status.st_size}"
+        with path.open("rb") as file:
+            file.seek(first)
+            self._send(file.read(last + 1 - first), headers, 206, breaks=breaks)
 
     def _send(self, content: bytes, headers: dict[str, str], status: int, *, breaks: bool = False) -> None:
         self.send_response(status)
