@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
 from qwonnx.export.checkpoint.stored_file import FileState, LocalFile, unreadable
-from qwonnx.export.errors import CheckpointError
+from qwonnx.export.errors import CheckpointError, TensorFormatError
 from qwonnx.runtime.artifact.manifest import SourceFile
 
 _READ_BYTES = 1 << 20
@@ -67,12 +67,13 @@ class SourceHashes:
         """The files; waits for the hashes.
 
         Raises:
-            CheckpointError: a file cannot be read, has changed since the export began, or is not what the hub has.
+            TensorFormatError: a file has changed since the export began.
+            CheckpointError: a file cannot be read, or is not what the hub has.
         """
         found = source_files(self._tensors, lambda file: self._jobs[file].result())
         for file, begun in self._begun.items():
             if file.state() != begun:
-                raise CheckpointError(
+                raise TensorFormatError(
                     f"{file} changed while it was read: let whatever writes it finish, and start over"
                 )
         return found

@@ -23,10 +23,13 @@ from qwonnx.export.checkpoint.stored_file import ByteRange, FileState, ReadInto
 # Threads of an export that reads ranges: most of them wait for an answer, and so the next slices are on their way.
 READING_THREADS = 4 * (os.cpu_count() or 1)
 
-# The longest range: at 100 MB/s, as long as a request takes anyway.
+# The longest range: at 100 MB/s, as long as a request takes anyway. A small file has shorter ones, so that one that
+# breaks is not a large part of the file.
 RANGE_BYTES = 4 << 20
-# A read of at least so many bytes is worth a request of its own.
-_LONG_READ = 512 << 10
+_SHORT_RANGE_BYTES = 64 << 10
+_RANGES_OF_FILE = 64
+# A read of this part of a range is worth a request of its own.
+_LONG_READ = 8
 
 # Of the memory of an export, and limits of it: what reading may take besides the tensors.
 _SHARE = 8
@@ -107,6 +110,8 @@ class RangeFile:
         self._memory = memory
         self._starts: list[int] = []  # of the ranges that small reads fetch, and the end of the last
         self._header = b""
+        self._range_bytes = min(max(found.size // _RANGES_OF_FILE, _SHORT_RANGE_BYTES), RANGE_BYTES)
+        self._long_bytes = self._range_bytes // _LONG_READ
 
     def __str__(self) -> str:
         return f"{self._store.shown}/{self._found.name}"
@@ -137,9 +142,9 @@ class RangeFile:
         end, begin = 0, 0
         joins = False  # whether the last range may grow
         for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
-            is_small = tensor.num_bytes < _LONG_READ
-            if not (is_small and joins and tensor.end - begin <= RANGE_BYTES):
-                starts += [tensor.offset, *range(tensor.offset + RANGE_BYTES, tensor.end, RANGE_BYTES)]
+            is_small = tensor.num_bytes < self._long_bytes
+            if not (is_small and joins and tensor.end - begin <= self._range_bytes):
+                starts += [tensor.offset, *range(tensor.offset + self._range_bytes, tensor.end, self._range_bytes)]
                 begin = tensor.offset
             joins, end = is_small, max(end, tensor.end)
         self._starts = [*starts, end]
@@ -150,11 +155,11 @@ class RangeFile:
         yield self._read_into if whole is None else self._read_pieces
 
     def _read_into(self, target: memoryview, offset: int) -> None:
-        if target.nbytes < _LONG_READ:
+        if target.nbytes < self._long_bytes:
             self._read_pieces(target, offset)
             return
-        for start in range(0, target.nbytes, RANGE_BYTES):
-            part = target[start : start + RANGE_BYTES]
+        for start in range(0, target.nbytes, self._range_bytes):
+            part = target[start : start + self._range_bytes]
             part[:] = self._memory.fetched(lambda at=offset + start, num=part.nbytes: self._read(at, at + num))  # type: ignore[misc]
 
     def _read_pieces(self, target: memoryview, offset: int) -> None:

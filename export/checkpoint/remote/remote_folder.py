@@ -105,7 +105,7 @@ class RemoteFolder:
         """Check that the files that were used are still those that were listed.
 
         Raises:
-            CheckpointError: one has changed or is gone.
+            TensorFormatError: one has changed or is gone.
         """
         now = {**self._store.objects(), **self._store.unlisted([file.name for file in self._used])}
         for file in self._used:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from qwonnx.export.errors import AccessError
+from qwonnx.export.errors import AccessError, TensorFormatError
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +59,14 @@ class Store(Protocol):
 def unreachable(shown: str, reason: str) -> AccessError:
     """The error of a store that failed to the last try."""
     return AccessError(
-        f"{shown} cannot be read ({reason}), after several tries: check the network and the store, then run the command"
-        " again (an export goes on with --resume)"
+        f"{shown} cannot be read ({reason}), after several tries: check the network and the store, and run the command"
+        " again"
     )
 
 
-def changed(shown: str) -> AccessError:
-    """The error of a file that was replaced while it was read."""
-    return AccessError(f"{shown} changed while it was read: let whatever writes it finish, and start over")
+def changed(shown: str) -> TensorFormatError:
+    """The error of a file that was replaced while it was read: what is written of it is of no use."""
+    return TensorFormatError(f"{shown} changed while it was read: let whatever writes it finish, and start over")
 
 
 def not_allowed(shown: str, remedy: str) -> AccessError:

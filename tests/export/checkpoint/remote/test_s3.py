@@ -172,13 +172,13 @@ def test_an_export_reads_a_bucket_once_while_every_tenth_request_fails(
 def test_an_export_that_is_killed_goes_on_with_the_same_bytes(
     s3: Proxy, tiny: Path, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
-    s3.seconds = 0.1
+    s3.seconds = 0.05
     out = tmp_path / "out"
     command = [sys.executable, "-m", "qwonnx.handlers.cli", "export", URL, str(out), "--memory", "64MB"]
     first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     journal = tmp_path / ".out.incomplete" / "export.journal"
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while not (journal.exists() and b'"shard"' in journal.read_bytes()):
             assert first.poll() is None, first.stderr and first.stderr.read()
             assert time.monotonic() < deadline
