@@ -28,7 +28,7 @@ from qwonnx.runtime.artifact.file_names import DECODER
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, build, parse_object, quoted, read_object
 
 # 1: keys and values are float32. 2: QuantizationFacts.kv says what they are. 3: every graph has its own states.
-# 4: GraphSpec.native_operators. 5: Manifest.stage. 6: Manifest.adapters. 7: Manifest.adapter_targets, SourceFacts.files.
+# 4: GraphSpec.native_operators. 5: Manifest.stage. 6: Manifest.adapters. 7: adapter_targets, SourceFacts.files.
 SCHEMA_VERSION = 7
 MANIFEST_NAME = "manifest.json"
 
