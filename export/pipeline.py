@@ -162,7 +162,7 @@ def export_checkpoint(
         num_threads = num_threads or READING_THREADS
 
     if on_note is not None:
-        for note in (*adapted.notes, *requantised, *resolved.tensors.notes, *texts.files.notes):
+        for note in (*adapted.notes, *requantised, *source.notes, *resolved.tensors.notes, *texts.files.notes):
             on_note(note)
 
     fingerprint = export_fingerprint(

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from qwonnx.export.checkpoint.architecture import MOE_ARCHITECTURES, architecture_of, model_type_of
 from qwonnx.export.checkpoint.config_fields import CORRECT, FIXED, MAX_SIZE, Fields, odd_fields
 from qwonnx.export.checkpoint.foreign_formats import recognised_files, refuse_adapter
+from qwonnx.export.checkpoint.formats.modelopt_config import SIDE_FILE, of_side_file
 from qwonnx.export.checkpoint.formats.source_quantization import SourceQuantization, parse_quantization
 from qwonnx.export.errors import CheckpointError, ConfigError
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, quoted, read_object
@@ -114,7 +115,19 @@ def load_config(folder: Path) -> ModelConfig:
     path = folder / CONFIG_NAME
     if not path.is_file():
         raise _no_config(folder)
-    return load_config_file(path)
+    config = load_config_file(path)
+    if config.quantization is None and (described := _side_quantization(folder / SIDE_FILE)):
+        where = str(folder / SIDE_FILE)
+        return replace(config, quantization=parse_quantization({"quantization_config": described}, {}, where))
+    return config
+
+
+def _side_quantization(path: Path) -> dict[str, Any]:
+    """What ModelOpt's side file says of the weights; empty if there is none, or none that can be read."""
+    try:
+        return of_side_file(read_object(path, _MAX_CONFIG_BYTES)) if path.is_file() else {}
+    except StrictJsonError:  # refused later, as config.json does not describe the weights either
+        return {}
 
 
 def _no_config(folder: Path) -> CheckpointError:

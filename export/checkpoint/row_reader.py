@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from qwonnx.export.checkpoint.formats.gptq import CodeRows, GptqWeight
-from qwonnx.export.checkpoint.formats.source_quantization import StoredCodes
+from qwonnx.export.checkpoint.formats.codes import CodedWeight, CodeRows, StoredCodes
 from qwonnx.export.checkpoint.formats.stored_weights import PlainWeight, StoredWeight
 
 if TYPE_CHECKING:
@@ -71,6 +70,7 @@ class RowReader:
     stored_codes: frozenset[StoredCodes | None]
     _groups: tuple[tuple[Rows, ...], ...]
     _transform: Transform
+    _is_transposed: bool = False  # a few rows of a matrix take one small read per column, and all rows take one read
     _reading_bytes: int = 0
     _reading_bytes_per_value: int = 0
     _unfilled: tuple[int, int] | None = None  # rows of a lane, and columns, that are not zeros; None: all
@@ -95,20 +95,19 @@ class RowReader:
     def read_bytes(self, num_values: int) -> int:
         """The most memory that reading `num_values` values takes, without the result.
 
-        Codes are stored transposed, so a read holds a copy in the stored order and one of its transpose.
+        A read of transposed codes holds a copy in the stored order and one of its transpose.
         """
         stored = -(-self.num_source_bytes * num_values // self.num_values)
         copies = self._reading_bytes + self._reading_bytes_per_value * num_values
-        return copies + (stored if self.codes is None else 2 * stored)
+        return copies + (2 * stored if self._is_transposed else stored)
 
     def rows_at_once(self, num_values: int) -> int:
         """How many rows to read at a time, where `num_values` floats are a good amount.
 
-        Codes are stored transposed, so a few rows of a matrix take one small read per column, and all rows take one
-        read. Codes are therefore read by whole groups if a group has at most 8 * `num_values` values (at 4 bits, as
-        many bytes as `num_values` floats). Each expert of the published models has fewer.
+        Transposed codes are read by whole groups if a group has at most 8 * `num_values` values (at 4 bits, as many
+        bytes as `num_values` floats). Each expert of the published models has fewer.
         """
-        if self.codes is None:
+        if not self._is_transposed:
             return max(1, num_values // self.num_columns)
         rows, group_rows = max(1, 8 * num_values // self.num_columns), self._group_rows
         if rows >= group_rows:
@@ -183,7 +182,7 @@ class RowReader:
             zero_points=torch.empty((count, -(-num_blocks * bits // 8)), dtype=torch.uint8),
         )
         for piece in self._pieces(start, count):
-            assert isinstance(piece.weight, GptqWeight)
+            assert isinstance(piece.weight, CodedWeight)
             part = piece.weight.read_codes(piece.start, piece.num_rows, block_size)
             rows.codes[piece.target] = part.codes
             rows.scales[piece.target] = part.scales

@@ -27,8 +27,15 @@ import numpy.typing as npt
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.checkpoint.foreign_formats import recognised_tensors
-from qwonnx.export.checkpoint.formats.source_quantization import StoredCodes
-from qwonnx.export.checkpoint.formats.stored_weights import CheckpointWeights, PlainWeight, StoredWeight, StoredWeights
+from qwonnx.export.checkpoint.formats.codes import StoredCodes
+from qwonnx.export.checkpoint.formats.stored_weights import (
+    CheckpointWeights,
+    PlainWeight,
+    StoredWeight,
+    StoredWeights,
+    is_transposed,
+    loss_of,
+)
 from qwonnx.export.checkpoint.row_reader import RowReader, Rows, Transform
 from qwonnx.export.checkpoint.weight_names import EMBEDDING, HEAD, ExpertTensor, tied_weights
 from qwonnx.export.checkpoint.weight_part import Form, WeightPart
@@ -47,6 +54,9 @@ _SKIPPED_PREFIXES = {
 # Buffers that older versions saved; they follow from config.json.
 _ROTARY_BUFFER = re.compile(r"(^|\.)rotary_emb\.(inv_freq|original_inv_freq|cos_cached|sin_cached)$")
 _ROTARY = "buffers of rotary embeddings"
+# Of quantised checkpoints whose activations or caches other runtimes quantise too.
+_ACTIVATION_SCALE = re.compile(r"\.(input|output|activation|input_global|[qkv])_scale$|_activation_scale$")
+_ACTIVATION_SCALES = "scales of activations and of caches"
 _TIED_HEAD = "copy of the tied embedding"
 
 # Stored as w, used as 1 + w. The gated norm of the linear layers, linear_attn.norm, is used as stored.
@@ -84,6 +94,7 @@ class WeightSource:
         self._stored = StoredWeights(checkpoint, config.quantization) if changed is None else changed
         self._has_values = checkpoint.has_values
         self._tied = tied_weights(config)
+        self._is_quantized = config.quantization is not None
         self._head_dim = config.head_dim
         self._opened: dict[tuple[str, tuple[int, ...]], StoredWeight] = {}  # by stored name and shape
         self._prefix = text_prefix(self._stored.names)
@@ -122,6 +133,7 @@ class WeightSource:
             stored_codes=frozenset(weight.codes for weight in weights.values()),
             _groups=groups,
             _transform=transform,
+            _is_transposed=any(map(is_transposed, weights.values())),
             _reading_bytes=max(weight.reading_bytes for weight in weights.values()),
             _reading_bytes_per_value=max(weight.reading_bytes_per_value for weight in weights.values()),
         )
@@ -145,6 +157,12 @@ class WeightSource:
     def is_bfloat16(self, name: str, shape: tuple[int, ...]) -> bool:
         """`is_bfloat16` of a weight's reader; raises as `rows` does."""
         return self.rows(name, shape).is_bfloat16
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Of weights that were opened: which are decoded, because no kernel takes their codes."""
+        decoded = Counter(loss for weight in self._opened.values() if (loss := loss_of(weight)) is not None)
+        return tuple(f"decoded: {count} weights in {loss}" for loss, count in sorted(decoded.items()))
 
     @property
     def num_layers(self) -> int:
@@ -234,6 +252,8 @@ class WeightSource:
             return _TIED_HEAD
         if _ROTARY_BUFFER.search(name):
             return _ROTARY
+        if self._is_quantized and _ACTIVATION_SCALE.search(name):
+            return _ACTIVATION_SCALES
         return next((part for prefix, part in _SKIPPED_PREFIXES.items() if name.startswith(prefix)), None)
 
     def _check_tied_copy(self, embedding: StoredWeight) -> None:

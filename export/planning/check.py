@@ -16,6 +16,7 @@ from pathlib import Path
 
 from qwonnx.export.adapters.adapted_checkpoint import AdaptedCheckpoint, resolve_adapted
 from qwonnx.export.checkpoint.foreign_formats import ADAPTER_CONFIG
+from qwonnx.export.checkpoint.formats.modelopt_config import SIDE_FILE
 from qwonnx.export.checkpoint.location import Access, locate_checkpoint, repository_of
 from qwonnx.export.checkpoint.needed_files import SIDE_FILES, TEXT_FILES
 from qwonnx.export.checkpoint.remote.addresses import is_url, parse_url
@@ -30,7 +31,7 @@ from qwonnx.export.targets.register import choose_target
 from qwonnx.runtime.artifact.manifest import AdapterFacts
 
 # Files beside the weights that an export reads, or that say nothing about the model. Tokenizers have more forms.
-_READ = frozenset(TEXT_FILES) - {ADAPTER_CONFIG, *SIDE_FILES}
+_READ = (frozenset(TEXT_FILES) - {ADAPTER_CONFIG, *SIDE_FILES}) | {SIDE_FILE}
 _HARMLESS = ("readme", "license", "notice", ".git", "configuration.json", "preprocessor_config", "video_preprocessor")
 
 _COPY_NOTE = "lm_head.weight: a copy of the tied embedding, whose values only an export compares"
@@ -130,7 +131,7 @@ def check_checkpoint(
         ),
         adapters=adapted.facts,
         skipped=skipped,
-        notes=(*adapted.notes, *requantised, *tensors.notes, *texts.files.notes, *copy),
+        notes=(*adapted.notes, *requantised, *source.notes, *tensors.notes, *texts.files.notes, *copy),
         unread=_unread(adapted.resolved.folder, adapted),
     )
 

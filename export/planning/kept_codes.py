@@ -1,8 +1,8 @@
 """Foresees from config.json how a checkpoint stores its weights, which an export keeps in every recipe.
 
-A config.json names the type of the floats. It also says which weights a GPTQ checkpoint has as codes.
-The rules are GPTQModel's (`dynamic`): every linear module of the decoder layers is quantised unless a rule excludes it.
-Callers do not ask for weights that recipes never quantise, such as the router. The real tensors may differ.
+A config.json names the type of the floats. Its quantization_config says which weights the checkpoint has as codes:
+every linear module of the decoder layers, unless a rule excludes it. Callers do not ask for weights that recipes never
+quantise, such as the router. The real tensors may differ.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from qwonnx.export.checkpoint.config import ModelConfig
-from qwonnx.export.checkpoint.formats.source_quantization import GptqFormat, StoredCodes
+from qwonnx.export.checkpoint.formats.codes import StoredCodes
 from qwonnx.export.checkpoint.weight_names import DOWN, GATE_UP, ExpertTensor
 from qwonnx.export.errors import ConfigError
 
@@ -39,7 +39,7 @@ class ForeseenFormats:
 def foreseen_formats(config: ModelConfig) -> tuple[ForeseenFormats, str | None]:
     """What config.json says about the checkpoint's tensors, and a note if it has codes."""
     stored = config.quantization
-    if not isinstance(stored, GptqFormat):
+    if stored is None or not stored.has_codes:
         return ForeseenFormats(config), None
     prefix = "model.language_model." if config.architecture.endswith("ForConditionalGeneration") else "model."
 
@@ -50,11 +50,10 @@ def foreseen_formats(config: ModelConfig) -> tuple[ForeseenFormats, str | None]:
         return frozenset(stored.foreseen_codes(prefix + module, shape[-1]) for module in modules)
 
     not_foreseen = "planned as if no weight had codes already, because they cannot be foreseen"
-    if len(stored.rules) > _MAX_FORESEEN_RULES:
-        return ForeseenFormats(config), f"{not_foreseen}: config.json has {len(stored.rules)} rules"
+    if stored.num_rules > _MAX_FORESEEN_RULES:
+        return ForeseenFormats(config), f"{not_foreseen}: config.json has {stored.num_rules} rules"
     try:
-        for rule in stored.rules:
-            rule.matches("")
+        stored.check_patterns()
     except ConfigError as error:
         return ForeseenFormats(config), f"{not_foreseen}: {error}"
     return ForeseenFormats(

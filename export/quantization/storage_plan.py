@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Protocol
 
-from qwonnx.export.checkpoint.formats.source_quantization import StoredCodes
+from qwonnx.export.checkpoint.formats.codes import StoredCodes
 from qwonnx.export.checkpoint.weight_names import ExpertTensor
 from qwonnx.export.errors import RecipeError
 from qwonnx.export.quantization.recipe import BFLOAT16, BLOCK_SIZES, FLOAT32, Recipe, WeightStorage

@@ -1,7 +1,8 @@
-"""FP8 and GPTQ checkpoints from a float one, by the formats' definitions: plain numpy, nothing of the exporter.
+"""Quantised checkpoints from a float one, by the formats' definitions: plain numpy, nothing of the exporter.
 
 Each writer makes two checkpoints of one model: the quantised one, and its dequantised float32 weights, which
-transformers can load. Codes are only roughly chosen, because only their meaning is tested.
+transformers can load. Codes are only roughly chosen, because only their meaning is tested. FP8 with blocks and GPTQ are
+here, the others in row_formats.py and table_formats.py; every_format.py lists all.
 """
 
 from __future__ import annotations
@@ -77,13 +78,12 @@ def write_fp8(
         decay_dtype: of A_log and linear_attn.norm, which releases store in F32 or BF16.
         edit: changes the quantised checkpoint's tensors before they are written.
     """
-    pair = _Pair()
-    for name, values in _load(source).items():
+
+    def quantize(name: str, values: np.ndarray) -> Matrix | None:
         if not name.endswith(".weight") or values.ndim != 2 or _NOT_FP8.search(name):
-            is_decay = name.endswith(("A_log", "linear_attn.norm.weight"))
-            _keep(pair, name, values, decay_dtype if is_decay else "BF16")
-            continue
-        pair.add(name, fp8_matrix(name, values, scale_dtype))
+            return None
+        return fp8_matrix(name, values, scale_dtype)
+
     quantization = {
         "quant_method": "fp8",
         "fmt": "e4m3",
@@ -93,7 +93,7 @@ def write_fp8(
         "act_per_tensor": False,
         "modules_to_not_convert": ["lm_head", "model.language_model.layers.0.mlp.gate", "model.visual.blocks.0"],
     }
-    return _write(source, folder, dequantized, pair, quantization, edit)
+    return write_quantized(source, folder, dequantized, quantize, quantization, decay_dtype=decay_dtype, edit=edit)
 
 
 def write_gptq(
@@ -120,15 +120,15 @@ def write_gptq(
         settings: fields of quantization_config to set.
         edit: changes the quantised checkpoint's tensors before they are written.
     """
-    pair = _Pair()
-    for name, values in _load(source).items():
+
+    def quantize(name: str, values: np.ndarray) -> Matrix | None:
         if not re.search(pattern, name):
-            _keep(pair, name, values, "F32" if name.endswith(("A_log", "linear_attn.norm.weight")) else "BF16")
-            continue
+            return None
         matrix = gptq_matrix(name.removesuffix(".weight"), values, bits, group_size, symmetric, scale_dtype)
         if not with_g_idx:
             del matrix.stored[name.removesuffix("weight") + "g_idx"]
-        pair.add(name, matrix)
+        return matrix
+
     quantization = {
         "quant_method": "gptq",
         "bits": bits,
@@ -143,7 +143,47 @@ def write_gptq(
         "dynamic": {"lm_head": {}, "model.language_model.embed_tokens": {}, "-:.*attn.*": {}, "-:.*mtp.*": {}},
         **(settings or {}),
     }
-    return _write(source, folder, dequantized, pair, quantization, edit)
+    return write_quantized(source, folder, dequantized, quantize, quantization, edit=edit)
+
+
+def write_quantized(
+    source: Path,
+    folder: Path,
+    dequantized: Path | None,
+    quantize: Callable[[str, np.ndarray], Matrix | None],
+    quantization: dict[str, Any] | None,
+    *,
+    decay_dtype: str = "F32",
+    edit: Callable[[dict[str, Stored]], object] | None = None,
+) -> Path:
+    """Write `source` (one file) with some of its tensors quantised, and return `folder`.
+
+    Args:
+        dequantized: where the float32 twin goes; None: nowhere.
+        quantize: a tensor's name and values -> what stores it; None: BF16.
+        quantization: of config.json; None: there is none.
+        decay_dtype: of A_log and linear_attn.norm.
+        edit: changes the quantised checkpoint's tensors before they are written.
+    """
+    pair = _Pair()
+    for name, values in _load(source).items():
+        matrix = quantize(name, values)
+        if matrix is not None:
+            pair.add(name, matrix)
+            continue
+        is_decay = name.endswith(("A_log", "linear_attn.norm.weight"))
+        _keep(pair, name, values, decay_dtype if is_decay else "BF16")
+    if edit is not None:
+        edit(pair.stored)
+    _write(source, folder, pair.stored)
+    if dequantized is not None:
+        exact = {name: Stored("F32", values.shape, encode(values, "F32")) for name, values in pair.meaning.items()}
+        _write(source, dequantized, exact)
+    if quantization is not None:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config["quantization_config"] = quantization
+        (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    return folder
 
 
 def fp8_matrix(name: str, values: np.ndarray, scale_dtype: str = "BF16") -> Matrix:
@@ -154,8 +194,8 @@ def fp8_matrix(name: str, values: np.ndarray, scale_dtype: str = "BF16") -> Matr
     for i in range(scales.shape[0]):
         for j in range(scales.shape[1]):
             block = np.s_[128 * i : 128 * (i + 1), 128 * j : 128 * (j + 1)]
-            scales[i, j] = _rounded(np.abs(values[block]).max() / 448.0, scale_dtype)
-            codes[block] = _nearest_e4m3(values[block] / scales[i, j])
+            scales[i, j] = rounded(np.abs(values[block]).max() / 448.0, scale_dtype)
+            codes[block] = nearest_e4m3(values[block] / scales[i, j])
     stored = {
         name: Stored("F8_E4M3", values.shape, codes.tobytes()),
         f"{name}_scale_inv": Stored(scale_dtype, scales.shape, encode(scales, scale_dtype)),
@@ -174,12 +214,12 @@ def gptq_matrix(
 ) -> Matrix:
     """The module's qweight, qzeros, scales and g_idx."""
     group = values.shape[1] if group_size == -1 else group_size
-    codes, scales, zero_points = _gptq_codes(values, bits, group, symmetric, scale_dtype, least_zero_point)
+    codes, scales, zero_points = grouped_codes(values, bits, group, symmetric, scale_dtype, least_zero_point)
     g_idx = np.arange(values.shape[1]) // group
     # Format 1 stores zero points minus one; the ones are subtracted from whole words.
-    words = _packed(zero_points, bits) - np.uint32(sum(1 << shift for shift in range(0, 32, bits)))
+    words = packed(zero_points, bits) - np.uint32(sum(1 << shift for shift in range(0, 32, bits)))
     stored = {
-        f"{module}.qweight": integers(_packed(codes.T, bits, axis=0)),
+        f"{module}.qweight": integers(packed(codes.T, bits, axis=0)),
         f"{module}.qzeros": integers(words),
         f"{module}.scales": Stored(scale_dtype, scales.shape, encode(scales, scale_dtype)),
         f"{module}.g_idx": integers(g_idx),
@@ -216,7 +256,7 @@ def _e4m3_values() -> np.ndarray:
 E4M3_VALUES = _e4m3_values()
 
 
-def _nearest_e4m3(values: np.ndarray) -> np.ndarray:
+def nearest_e4m3(values: np.ndarray) -> np.ndarray:
     positive = E4M3_VALUES[:127]  # ascending, 448 last
     middles = (positive[1:] + positive[:-1]) / 2
     magnitudes = np.searchsorted(middles, np.abs(values)).astype(np.uint8)
@@ -224,7 +264,7 @@ def _nearest_e4m3(values: np.ndarray) -> np.ndarray:
     return codes
 
 
-def _gptq_codes(
+def grouped_codes(
     values: np.ndarray, bits: int, group: int, symmetric: bool, scale_dtype: str, least_zero_point: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Codes [N, K], scales [groups, N], zero points [groups, N]."""
@@ -236,22 +276,22 @@ def _gptq_codes(
     for index in range(num_groups):
         block = values[:, index * group : (index + 1) * group]
         if symmetric:
-            scales[index] = _rounded(2 * np.abs(block).max(1) / top, scale_dtype)
+            scales[index] = rounded(2 * np.abs(block).max(1) / top, scale_dtype)
         else:
             low, high = np.minimum(block.min(1), 0), np.maximum(block.max(1), 0)
-            scales[index] = _rounded((high - low) / top, scale_dtype)
+            scales[index] = rounded((high - low) / top, scale_dtype)
             # Spread over all values of the format: real ones lie in the middle, where a mistake of one bit hides.
             spread = (np.arange(rows) + index) % 5 * (top // 2) - top
             zero_points[index] = np.clip(np.rint(-low / scales[index]) + spread, least_zero_point, top)
-        rounded = np.rint(block / scales[index][:, None]) + zero_points[index][:, None]
-        codes[:, index * group : (index + 1) * group] = np.clip(rounded, 0, top)
+        steps = np.rint(block / scales[index][:, None]) + zero_points[index][:, None]
+        codes[:, index * group : (index + 1) * group] = np.clip(steps, 0, top)
     return codes, scales, zero_points
 
 
-def _packed(values: np.ndarray, bits: int, axis: int = 1) -> np.ndarray:
+def packed(values: np.ndarray, bits: int, axis: int = 1) -> np.ndarray:
     """Words of 32 / bits values that follow each other along an axis, the first in the lowest bits."""
     if axis == 0:
-        return _packed(values.T, bits).T
+        return packed(values.T, bits).T
     per_word = 32 // bits
     words = np.zeros((values.shape[0], values.shape[1] // per_word), np.uint32)
     for index in range(per_word):
@@ -261,10 +301,10 @@ def _packed(values: np.ndarray, bits: int, axis: int = 1) -> np.ndarray:
 
 def _keep(pair: _Pair, name: str, values: np.ndarray, dtype: str) -> None:
     pair.stored[name] = Stored(dtype, values.shape, encode(values, dtype))
-    pair.meaning[name] = _rounded(values, dtype)
+    pair.meaning[name] = rounded(values, dtype)
 
 
-def _rounded(values: np.ndarray, dtype: str) -> np.ndarray:
+def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
     """float32 values as a stored dtype keeps them."""
     content = encode(values, dtype)
     if dtype == "BF16":
@@ -277,24 +317,9 @@ def _load(source: Path) -> Arrays:
     return {name: tensor.float().numpy() for name, tensor in load_file(source / "model.safetensors").items()}
 
 
-def _write(
-    source: Path,
-    folder: Path,
-    dequantized: Path,
-    pair: _Pair,
-    quantization: dict[str, Any],
-    edit: Callable[[dict[str, Stored]], object] | None,
-) -> Path:
-    if edit is not None:
-        edit(pair.stored)
-    exact = {name: Stored("F32", values.shape, encode(values, "F32")) for name, values in pair.meaning.items()}
-    for out, tensors in ((folder, pair.stored), (dequantized, exact)):
-        out.mkdir(parents=True, exist_ok=True)
-        for path in source.iterdir():
-            if path.suffix != ".safetensors":
-                shutil.copy(path, out)
-        write_tensors(out / "model.safetensors", tensors)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config["quantization_config"] = quantization
-    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-    return folder
+def _write(source: Path, folder: Path, tensors: dict[str, Stored]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in source.iterdir():
+        if path.suffix != ".safetensors":
+            shutil.copy(path, folder)
+    write_tensors(folder / "model.safetensors", tensors)

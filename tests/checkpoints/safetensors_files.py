@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "F8_E4M3": 1, "I32": 4}
+ITEM_BYTES = {"U8": 1, "I8": 1, "I64": 8, "BF16": 2, "F16": 2, "F32": 4, "F8_E4M3": 1, "I32": 4}
 
 
 @dataclass(frozen=True, slots=True)

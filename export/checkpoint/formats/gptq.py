@@ -9,21 +9,31 @@ The weight has N output and K input features: weight[n, k] = (code - zero_point)
 stored transposed, so a slice of a weight's rows is a slice of their columns. The four bytes of a 32-bit word of codes
 already have the kernels' layout (see quantize.py), so only words are transposed.
 
+Under desc_act a quantiser may put any input features into a group. The kernels take groups in their order only, and
+input features cannot move: other weights use them in their order. Such a matrix is read as values, and quantised again.
+
 The one is subtracted from each zero point in the whole word: a zero point of 0 borrows from the next one. GPTQModel
 writes and reads words so. Tools that add one to each field give the same values if no zero point is 0.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from qwonnx.export.checkpoint.checkpoint import FLOAT_DTYPES, Checkpoint
-from qwonnx.export.checkpoint.formats.source_quantization import GptqFormat, StoredCodes
+from qwonnx.export.checkpoint.formats.codes import (
+    WORD_BITS,
+    CodeRows,
+    StoredCodes,
+    dequantized,
+    groups_in_order,
+    pack,
+    unpack,
+)
+from qwonnx.export.checkpoint.formats.gptq_config import GptqFormat
 from qwonnx.export.errors import MissingTensorError, TensorFormatError
 
 if TYPE_CHECKING:
@@ -32,33 +42,21 @@ if TYPE_CHECKING:
 CODES_SUFFIX = ".qweight"
 SUFFIXES = (CODES_SUFFIX, ".qzeros", ".scales", ".g_idx")  # after the module's name
 
-_WORD_BITS = 32
-
-
-@dataclass(frozen=True, slots=True)
-class CodeRows:
-    """Rows of a quantised weight of K input features in the kernels' layout, in blocks of block_size input features.
-
-    codes are uint8 [rows, K * bits / 8], scales float32 [rows, K / block_size], zero points uint8
-    [rows, ceil(K / block_size * bits / 8)], packed as codes are.
-    """
-
-    codes: torch.Tensor
-    scales: torch.Tensor
-    zero_points: torch.Tensor
-
 
 @dataclass(frozen=True, slots=True)
 class GptqWeight:
-    """One matrix, checked but not read yet; make one with `open`. name is the module's, without a suffix."""
+    """One matrix, checked but not read yet; make one with `open`. name is the module's, without a suffix.
+
+    codes are None if input features are permuted: only values can be read then.
+    """
 
     reading_bytes: ClassVar[int] = 0
-    reading_bytes_per_value: ClassVar[int] = 0
     name: str
-    codes: StoredCodes
+    codes: StoredCodes | None
     num_rows: int
     num_columns: int
     num_bytes: int
+    _stored: StoredCodes
     _checkpoint: Checkpoint
 
     @classmethod
@@ -67,59 +65,59 @@ class GptqWeight:
 
         Raises:
             MissingTensorError: one of its tensors does not exist.
-            TensorFormatError: one has the wrong shape or dtype, or input features are permuted.
+            TensorFormatError: one has the wrong shape or dtype.
         """
         qweight, qzeros, scales, g_idx = (name + suffix for suffix in SUFFIXES)
         codes = _stored_codes(checkpoint, name, shape, stored)
         num_rows, num_columns = shape
         num_groups = -(-num_columns // codes.group_size)
-        per_word = _WORD_BITS // codes.bits
+        per_word = WORD_BITS // codes.bits
         num_bytes = (
             checkpoint.expect(qweight, (num_columns // per_word, num_rows), ("I32",))
             + checkpoint.expect(qzeros, (num_groups, num_rows // per_word), ("I32",))
             + checkpoint.expect(scales, (num_groups, num_rows), FLOAT_DTYPES)
         )
+        permuted = False
         if g_idx in checkpoint.names:
             num_bytes += checkpoint.expect(g_idx, (num_columns,), ("I32",))
-            groups = checkpoint.read_bytes(g_idx, 0, 4 * num_columns).view("<i4")
-            if not np.array_equal(groups, np.arange(num_columns) // codes.group_size):
-                raise TensorFormatError(
-                    f"{g_idx} permutes the input features, and kernels take groups in their order only:"
-                    " export a checkpoint that was quantised with desc_act false"
-                )
+            groups = _stored_groups(checkpoint, name, num_columns)
+            permuted = not np.array_equal(groups, np.arange(num_columns) // codes.group_size)
+            if permuted and (groups.min() < 0 or groups.max() >= num_groups):
+                raise TensorFormatError(f"{g_idx} names groups beyond the {num_groups} of {scales}: restore it")
         elif stored.may_permute:
             raise MissingTensorError(f"the checkpoint has no {g_idx}, which desc_act needs: restore it")
-        return cls(name, codes, num_rows, num_columns, num_bytes, checkpoint)
+        kept = None if permuted else codes
+        return cls(name, kept, num_rows, num_columns, num_bytes, codes, checkpoint)
+
+    @property
+    def reading_bytes_per_value(self) -> int:
+        """Permuted features get a copy of their scale and zero point each."""
+        return 6 if self.codes is None else 0
 
     def read(self, start: int, count: int) -> torch.Tensor:
         """Rows as float32 [count, num_columns]."""
-        # Each piece lies in one group. It is a whole group, unless the last group is shorter.
-        piece = math.gcd(self.num_columns, self.codes.group_size)
-        groups = _groups(self.num_columns, self.codes.group_size)[::piece]
-        scales, zero_points = (
-            part[:, groups, None] for part in (self._scales(start, count), self._zero_points(start, count))
-        )
-        codes = _unpack(self._words(start, count), self.codes.bits).view(count, -1, piece)
-        return codes.float().sub_(zero_points).mul_(scales).view(count, -1)
+        import torch
+
+        scales, zero_points = self._scales(start, count), self._zero_points(start, count)
+        codes = unpack(self._words(start, count), self._stored.bits)
+        groups = None
+        if self.codes is None:
+            groups = torch.from_numpy(_stored_groups(self._checkpoint, self.name, self.num_columns)).int()
+        return dequantized(codes, scales, zero_points, self._stored.group_size, groups)
 
     def read_part(self, row: int, first_column: int, num_columns: int) -> torch.Tensor:
         """Some columns [1, num_columns] of one row. The whole row is read: no model has very wide rows."""
         return self.read(row, 1)[:, first_column : first_column + num_columns]
 
     def read_codes(self, start: int, count: int, block_size: int) -> CodeRows:
-        """Rows of the stored codes, in the kernels' layout.
-
-        block_size divides the number of columns, and the group size unless there is one group. Blocks that are smaller
-        than their group repeat its scale and zero point: the weight stays the same to the bit.
-        """
-        blocks = _groups(self.num_columns, self.codes.group_size)[::block_size]  # the group of each block
-        zero_points = self._zero_points(start, count)[:, blocks]
+        """Rows of the stored codes, in the kernels' layout; see CodedWeight."""
         import torch
 
+        blocks = groups_in_order(self.num_columns, self._stored.group_size)[::block_size]  # the group of each block
         return CodeRows(
             codes=self._words(start, count).view(torch.uint8),
             scales=self._scales(start, count)[:, blocks],
-            zero_points=_pack(zero_points, self.codes.bits),
+            zero_points=pack(self._zero_points(start, count)[:, blocks], self._stored.bits),
         )
 
     def _words(self, start: int, count: int) -> torch.Tensor:
@@ -138,20 +136,20 @@ class GptqWeight:
         """
         import torch
 
-        bits = self.codes.bits
-        per_word = _WORD_BITS // bits
+        bits = self._stored.bits
+        per_word = WORD_BITS // bits
         first, stop = start // per_word, -(-(start + count) // per_word)
         words = self._checkpoint.read_columns(self.name + ".qzeros", first, stop - first)
-        ones = sum(1 << shift for shift in range(0, _WORD_BITS, bits))
+        ones = sum(1 << shift for shift in range(0, WORD_BITS, bits))
         whole = ((words.long() + ones) & 0xFFFF_FFFF).to(torch.uint32).view(torch.int32)
-        zero_points = _unpack(whole, bits)[:, start - first * per_word :][:, :count].t().contiguous()
+        zero_points = unpack(whole, bits)[:, start - first * per_word :][:, :count].t().contiguous()
         middle = 1 << (bits - 1)
-        if not self.codes.has_zero_points and bool((zero_points == middle + 1).all()):
+        if not self._stored.has_zero_points and bool((zero_points == middle + 1).all()):
             raise TensorFormatError(
                 f"{self.name}.qzeros has the zero points {middle} without the minus one of GPTQ's format 1 (gptq_v2):"
                 " export the checkpoint that is not quantised"
             )
-        if not self.codes.has_zero_points and not bool((zero_points == middle).all()):
+        if not self._stored.has_zero_points and not bool((zero_points == middle).all()):
             raise TensorFormatError(
                 f"{self.name}.qzeros has zero points other than {middle}, and config.json says sym: set that to false"
             )
@@ -167,7 +165,7 @@ def gptq_shape(checkpoint: Checkpoint, name: str, stored: GptqFormat) -> tuple[i
     words = checkpoint.info(name + CODES_SUFFIX).shape
     if len(words) != 2:
         raise TensorFormatError(f"{name}{CODES_SUFFIX} has shape {list(words)} and is not a matrix: restore it")
-    shapes = [(words[1], words[0] * _WORD_BITS // bits) for bits in stored.bits]
+    shapes = [(words[1], words[0] * WORD_BITS // bits) for bits in stored.bits]
     return next((shape for shape in shapes if _fitting(checkpoint, name, shape[1], stored) is not None), shapes[0])
 
 
@@ -198,33 +196,14 @@ def _fitting(checkpoint: Checkpoint, name: str, num_columns: int, stored: GptqFo
     ]
     for codes in _choices(num_columns, stored):
         num_groups = -(-num_columns // codes.group_size)
-        if found == [(num_columns * codes.bits // _WORD_BITS,), (num_groups,)]:
+        if found == [(num_columns * codes.bits // WORD_BITS,), (num_groups,)]:
             return codes
     return None
 
 
-@lru_cache(maxsize=16)
-def _groups(num_columns: int, group_size: int) -> torch.Tensor:
-    """The group of each input feature, int32 [num_columns]. The result is cached: do not write to it."""
-    import torch
-
-    return torch.arange(num_columns, dtype=torch.int32) // group_size
-
-
-def _unpack(words: torch.Tensor, bits: int) -> torch.Tensor:
-    """int32 [rows, n] -> uint8 [rows, n * 32 / bits], lowest bits first."""
-    import torch
-
-    packed = words.view(torch.uint8)
-    return packed if bits == 8 else torch.stack((packed & 0xF, packed >> 4), -1).flatten(-2)
-
-
-def _pack(values: torch.Tensor, bits: int) -> torch.Tensor:
-    """uint8 [rows, n] of 4 or 8 significant bits -> uint8 [rows, ceil(n * bits / 8)], lowest bits first."""
-    import torch
-
-    if bits == 8:
-        return values
-    if values.shape[1] % 2:
-        values = torch.nn.functional.pad(values, (0, 1))
-    return values[:, 0::2] | (values[:, 1::2] << 4)
+def _stored_groups(checkpoint: Checkpoint, name: str, num_columns: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+    """The group of each input feature, as stored."""
+    values: np.ndarray[tuple[int], np.dtype[np.int32]] = checkpoint.read_bytes(
+        f"{name}.g_idx", 0, 4 * num_columns
+    ).view("<i4")
+    return values

@@ -13,6 +13,7 @@ from torch import nn
 
 from qwonnx.export.adapters.adapted_checkpoint import resolve_adapted
 from qwonnx.export.errors import AdapterError
+from tests.checkpoints.every_format import FORMATS, write_format
 from tests.checkpoints.quantized_formats import write_fp8, write_gptq
 from tests.export.adapters.trained import (
     EXPERTS_TEXT,
@@ -135,6 +136,24 @@ def test_codes_of_gptq_are_lost_where_an_adapter_changes_them_and_where_a_kernel
     reader = one.source().rows("layers.1.mlp.experts.down_proj", (NUM_EXPERTS, 128, INNER))
     assert reader.stored_codes == {None}
     assert one.source().rows("layers.0.mlp.experts.down_proj", (NUM_EXPERTS, 128, INNER)).codes is not None
+
+
+@pytest.mark.parametrize("name", ["awq", "w8a16-asymmetric", "nvfp4-modelopt", "nf4-nested"])
+def test_a_base_in_another_format_is_merged_in_float32(unfused: Path, tmp_path: Path, name: str) -> None:
+    base = write_format(unfused, tmp_path / "base", name, tmp_path / "exact")
+    trained = train(
+        load(tmp_path / "exact"), tmp_path / "adapter", r=4, target_modules=LINEAR, target_parameters=PARAMETERS
+    )
+    weights = {n: x for n, x in merged(base, trained.folder).items() if not n.endswith(".input_scale")}
+    assert_same(fused(weights), trained.merged)
+    adapted = resolve_adapted(str(base), None, None, [trained.folder])
+    assert adapted.weights is not None
+    if FORMATS[name].keeps_codes:
+        assert adapted.weights.lost_codes
+        with pytest.raises(AdapterError, match="--requantize"):
+            adapted.requantised(allowed=False)
+    else:
+        assert not adapted.weights.lost_codes
 
 
 def as_peft_0_18(state: State) -> State:

@@ -258,7 +258,7 @@ def test_rope_parameters_that_contradict_themselves_are_refused(document: Json, 
         ("mlp_only_layers", [0]),
         ("norm_topk_prob", False),
         ("output_gate_type", "sigmoid"),
-        ("quantization_config", {"quant_method": "awq"}),
+        ("quantization_config", {"quant_method": "hqq"}),
         ("sliding_window", 4096),
         ("final_logit_softcapping", 30.0),
     ],
@@ -268,7 +268,7 @@ def test_a_field_that_changes_the_maths_is_refused(document: Json, name: str, va
 
 
 def test_an_unknown_quantisation_is_refused_wherever_it_is_named(document: Json) -> None:
-    assert "not quantised" in refused({**document, "quantization_config": {"quant_method": "awq"}})
+    assert "not quantised" in refused({**document, "quantization_config": {"quant_method": "hqq"}})
     assert "MLX wrote it" in refused({**document, "quantization": {"group_size": 64, "bits": 4}})
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
 from qwonnx.export.checkpoint.config import ModelConfig, load_config
-from qwonnx.export.checkpoint.formats.source_quantization import GptqFormat
+from qwonnx.export.checkpoint.formats.gptq_config import GptqFormat
 from qwonnx.export.checkpoint.weight_source import SkippedPart, WeightSource
 from qwonnx.export.errors import CheckpointError, MissingTensorError, TensorFormatError, UnusedTensorError
 from tests.checkpoints.quantized_formats import Stored, gptq_matrix, write_tensors

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from tests.checkpoints.quantized_formats import write_fp8, write_gptq
+from tests.checkpoints.every_format import auto_round, compressed, write_format
 from tests.export.checkpoint.layout_edits import (
     INDEX,
     SINGLE,
@@ -106,28 +105,6 @@ def _quantized(**fields: object) -> Edit:
     return config(quantization_config=fields)
 
 
-def _auto_round(folder: Path) -> None:
-    """GPTQ's tensors of zeros for the experts, under AutoRound's name."""
-
-    def stored(found: dict[str, Tensor]) -> dict[str, Tensor]:
-        made: dict[str, Tensor] = {}
-        for name, tensor in found.items():
-            module = name.removesuffix(".weight")
-            if ".experts." not in name:
-                made[name] = tensor
-                continue
-            rows, columns = tensor.shape
-            made[f"{module}.qweight"] = torch.arange(columns // 8 * rows, dtype=torch.int32).view(columns // 8, rows)
-            made[f"{module}.qzeros"] = torch.full((columns // 32, rows // 8), 0x77777777, dtype=torch.int32)
-            made[f"{module}.scales"] = torch.full((columns // 32, rows), 0.01, dtype=torch.float16)
-        return made
-
-    tensors(stored)(folder)
-    _quantized(
-        quant_method="auto-round", packing_format="auto_round:auto_gptq", bits=4, group_size=32, sym=True, iters=200
-    )(folder)
-
-
 def _nested(folder: Path) -> None:
     flat = read(folder / "config.json")
     whole = {"architectures": ["Qwen3_5MoeForConditionalGeneration"], "model_type": "qwen3_5_moe", "text_config": flat}
@@ -139,18 +116,16 @@ def _floats(folder: Path) -> None:
     config(dtype="float32")(folder)
 
 
-def _fp8(folder: Path) -> None:
-    _written(folder, lambda source, made, exact: write_fp8(source, made, exact))
+def _in_format(name: str) -> Edit:
+    """A format of every_format.py, for the experts."""
+    pattern = r"\.experts\.\d+\.(gate|up|down)_proj"
+    return lambda folder: _written(folder, lambda source, made: write_format(source, made, name, pattern=pattern))
 
 
-def _gptq(folder: Path) -> None:
-    _written(folder, lambda source, made, exact: write_gptq(source, made, exact, group_size=32))
-
-
-def _written(folder: Path, writer: Callable[[Path, Path, Path], object]) -> None:
+def _written(folder: Path, writer: Callable[[Path, Path], object]) -> None:
     """Put what a writer of a quantised format makes of a folder in its place."""
     made = folder.parent / "quantised"
-    writer(folder, made, folder.parent / "exact")
+    writer(folder, made)
     shutil.rmtree(folder)
     made.rename(folder)
 
@@ -226,9 +201,29 @@ ACCEPTED = (
     Layout("config.json of the whole model beside weights of the text model", _nested, transformers_loads_it=True),
     Layout("a flat config.json of the type qwen3_5_moe", config(model_type="qwen3_5_moe")),
     Layout("float tensors in F16 or F32", _floats, same_weights=False),
-    Layout("FP8 in blocks of 128 x 128", _fp8, "experts", same_weights=False),
-    Layout("GPTQ, format 1, 4 or 8 bits", _gptq, "experts", same_weights=False),
-    Layout("AutoRound, packing_format auto_round:auto_gptq", _auto_round, "experts", same_weights=False),
+    *(
+        Layout(name, _in_format(written), "experts", same_weights=False)
+        for name, written in {
+            "FP8 in blocks of 128 x 128": "fp8-block",
+            "GPTQ, format 1, 4 or 8 bits": "gptq",
+            "GPTQ with desc_act": "gptq-desc-act",
+            "AutoRound, packing_format auto_round:auto_gptq": "auto-round-gptq",
+            "AutoRound, packing_format auto_round:auto_awq": "auto-round-awq",
+            "AWQ, gemm": "awq",
+            "compressed-tensors, pack-quantized, W4A16": "w4a16",
+            "compressed-tensors, pack-quantized, W4A16 with zero points": "w4a16-asymmetric",
+            "compressed-tensors, pack-quantized, W8A16": "w8a16",
+            "compressed-tensors, pack-quantized, W8A16 with zero points": "w8a16-asymmetric",
+            "compressed-tensors, int-quantized": "w8a8",
+            "compressed-tensors, float-quantized, a scale for each row (FP8-dynamic)": "fp8-dynamic",
+            "compressed-tensors, float-quantized, a scale for each matrix": "fp8-tensor",
+            "compressed-tensors, nvfp4-pack-quantized": "nvfp4",
+            "ModelOpt, NVFP4, described in hf_quant_config.json": "nvfp4-modelopt",
+            "bitsandbytes, nf4": "nf4",
+            "bitsandbytes, nf4 with double quantisation": "nf4-nested",
+            "bitsandbytes, int8": "int8",
+        }.items()
+    ),
 )
 
 REFUSED = (
@@ -305,14 +300,35 @@ REFUSED = (
         "a conversion for MLX, without its mark",
         tensors(lambda found: {n: t.transpose(1, 2).contiguous() if "conv1d" in n else t for n, t in found.items()}),
     ),
-    Layout("AWQ", _quantized(quant_method="awq", bits=4, group_size=128)),
-    Layout("bitsandbytes", _quantized(quant_method="bitsandbytes", load_in_4bit=True)),
+    Layout("AWQ for gemv", _quantized(quant_method="awq", bits=4, group_size=128, version="gemv")),
+    Layout(
+        "bitsandbytes in 4 bits of another type",
+        _quantized(quant_method="bitsandbytes", load_in_4bit=True, bnb_4bit_quant_type="af4"),
+    ),
     Layout(
         "bitsandbytes without quantization_config", also(model__layers__0__mlp__gate__weight__absmax=torch.zeros(8))
     ),
-    Layout("compressed-tensors", _quantized(quant_method="compressed-tensors", format="pack-quantized")),
-    Layout("ModelOpt", _quantized(quant_method="modelopt", quant_algo="NVFP4")),
-    Layout("ModelOpt's side file", file("hf_quant_config.json", '{"quantization": {"quant_algo": "NVFP4"}}')),
+    Layout("compressed-tensors, mxfp4-pack-quantized", _quantized(**compressed("mxfp4-pack-quantized"))),
+    Layout("compressed-tensors, 3 bits", _quantized(**compressed("pack-quantized", num_bits=3, group_size=128))),
+    Layout(
+        "compressed-tensors with rotated weights",
+        _quantized(**compressed("pack-quantized", group_size=128), transform_config={"config_groups": {"R1": {}}}),
+    ),
+    Layout(
+        "compressed-tensors, sparse",
+        _quantized(**compressed("pack-quantized", group_size=128), sparsity_config={"format": "sparse-24-bitmask"}),
+    ),
+    Layout(
+        "compressed-tensors whose groups do not describe the tensors",
+        together(_in_format("w4a16"), _quantized(**compressed("pack-quantized", group_size=64))),
+        "experts",
+    ),
+    Layout("ModelOpt in another format", _quantized(quant_method="modelopt", quant_algo="W4A8_AWQ")),
+    Layout(
+        "ModelOpt's side file for another format",
+        file("hf_quant_config.json", '{"quantization": {"quant_algo": "NVFP4_AWQ"}}'),
+    ),
+    Layout("a side file of ModelOpt that describes nothing", file("hf_quant_config.json", '{"producer": {}}')),
     Layout("ModelOpt without its side file", also(model__layers__0__mlp__gate__weight_scale_2=torch.zeros(1))),
     Layout("AutoGPTQ's side file", file("quantize_config.json", '{"bits": 4, "group_size": 128}')),
     Layout("GPTQ or AWQ without quantization_config", also(model__layers__0__mlp__x__qweight=_CODES)),
@@ -320,11 +336,11 @@ REFUSED = (
     Layout("HQQ", _quantized(quant_method="hqq")),
     Layout(
         "AutoRound in another packing format",
-        _quantized(quant_method="auto-round", packing_format="auto_round:auto_awq", bits=4, group_size=128, sym=True),
+        _quantized(**auto_round("auto_round:llm_compressor")),
     ),
     Layout(
         "AutoRound, not symmetric",
-        _quantized(quant_method="auto-round", packing_format="auto_round:auto_gptq", bits=4, group_size=128, sym=False),
+        _quantized(**auto_round("auto_round:auto_gptq", sym=False)),
     ),
     Layout("config.json with transformers_weights", config(transformers_weights="a.safetensors")),
     Layout("a model for sequence classification", config(architectures=["Qwen3_5MoeForSequenceClassification"])),

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from qwonnx.export.checkpoint.config import parse_config
-from qwonnx.export.checkpoint.formats.source_quantization import StoredCodes
+from qwonnx.export.checkpoint.formats.codes import StoredCodes
 from qwonnx.export.checkpoint.weight_names import tied_weights
 from qwonnx.export.checkpoint.weight_part import WeightPart
 from qwonnx.export.errors import RecipeError

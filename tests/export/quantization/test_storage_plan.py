@@ -12,7 +12,7 @@ import pytest
 
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
 from qwonnx.export.checkpoint.config import load_config
-from qwonnx.export.checkpoint.formats.source_quantization import GptqFormat
+from qwonnx.export.checkpoint.formats.gptq_config import GptqFormat
 from qwonnx.export.checkpoint.weight_source import WeightSource
 from qwonnx.export.errors import RecipeError
 from qwonnx.export.quantization.recipe import FLOAT32, Recipe, Rule, WeightStorage

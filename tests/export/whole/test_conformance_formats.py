@@ -27,6 +27,7 @@ from qwonnx.export.quantization.recipe import Recipe, Rule
 from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from qwonnx.runtime.native.kernels import Kernels
 from tests.checkpoints import write_tiny
+from tests.checkpoints.every_format import FORMATS, write_format
 from tests.checkpoints.quantized_formats import write_fp8, write_gptq
 
 pytestmark = pytest.mark.usefixtures("traced_once")
@@ -203,6 +204,26 @@ def _expected_rows(name: str, expected: dict[str, np.ndarray]) -> np.ndarray:
 def _unpacked(packed: np.ndarray, bits: int) -> np.ndarray:
     values = packed if bits == 8 else np.stack([packed & 15, packed >> 4], -1).reshape(packed.shape[0], -1)
     return values.astype(np.float32)
+
+
+# One of each kind of reader is in the default run; test_every_format.py compares the weights of all.
+_QUICK = ("w4a16-asymmetric", "awq", "nvfp4", "nf4-nested")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in _QUICK else pytest.mark.soak) for name in FORMATS]
+)
+def test_9_every_format_equals_transformers_on_its_dequantised_weights(
+    experts: Path, tmp_path: Path, name: str
+) -> None:
+    folder = write_format(experts, tmp_path / "quantized", name, tmp_path / "exact")
+    keeps = FORMATS[name].keeps_codes
+    recipe = KEEP_PROJECTIONS if keeps else Recipe.preset("fp32")
+    artifact = _exported(folder, tmp_path / "artifact", ExportOptions(activations="float32", recipe=recipe))
+    difference = np.abs(artifact_logits(artifact, PROMPT) - _logits(tmp_path / "exact")).max()
+    assert difference < 1e-3
+    if keeps:
+        _assert_codes_stand_for(artifact, tmp_path / "exact")
 
 
 def test_9_experts_of_which_only_gate_and_up_are_quantised_mean_the_same_on_both_targets(

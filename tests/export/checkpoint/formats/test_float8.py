@@ -11,7 +11,7 @@ import torch
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
-from qwonnx.export.checkpoint.formats.float8 import Float8Weight
+from qwonnx.export.checkpoint.formats.float8 import INVERSE_SUFFIX, Float8Weight
 from qwonnx.export.errors import CheckpointError, MissingTensorError, TensorFormatError
 from tests.checkpoints.quantized_formats import E4M3_VALUES, Matrix, Stored, fp8_matrix, write_tensors
 
@@ -27,7 +27,7 @@ def _matrix(shape: tuple[int, int], scale_dtype: str = "BF16") -> Matrix:
 
 def _open(tmp_path: Path, stored: dict[str, Stored], shape: tuple[int, ...]) -> Float8Weight:
     write_tensors(tmp_path / "model.safetensors", stored)
-    return Float8Weight.open(Checkpoint.open(tmp_path), NAME, shape)
+    return Float8Weight.open(Checkpoint.open(tmp_path), NAME, INVERSE_SUFFIX, shape)
 
 
 def test_the_writer_knows_the_values_of_e4m3() -> None:
@@ -89,5 +89,5 @@ def test_tensors_that_do_not_fit_are_refused_before_a_value_is_read(
 
 
 def test_blocks_of_what_is_no_matrix_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(TensorFormatError, match="only matrices have blocks"):
+    with pytest.raises(TensorFormatError, match=r"has shape \[200, 300\] where"):
         _open(tmp_path, _matrix((200, 300)).stored, (2, 100, 300))

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
-from qwonnx.export.checkpoint.formats.gptq import CodeRows, GptqWeight
-from qwonnx.export.checkpoint.formats.source_quantization import GptqFormat
+from qwonnx.export.checkpoint.formats.codes import CodeRows, StoredCodes
+from qwonnx.export.checkpoint.formats.gptq import GptqWeight
+from qwonnx.export.checkpoint.formats.gptq_config import GptqFormat
 from qwonnx.export.errors import CheckpointError, MissingTensorError, TensorFormatError
 from tests.checkpoints.quantized_formats import Matrix, Stored, gptq_matrix, integers, write_tensors
 
@@ -124,7 +125,7 @@ def test_a_module_with_a_rule_of_its_own_is_known_by_its_shapes(tmp_path: Path) 
     for bits, group_size in ((4, 128), (4, 32), (8, 128), (8, 32)):
         matrix = _matrix((bits, group_size, True, "F16"))
         weight = _open(tmp_path, matrix.stored, written)
-        assert (weight.codes.bits, weight.codes.group_size) == (bits, group_size)
+        assert weight.codes == StoredCodes(bits, group_size, has_zero_points=False)
         assert torch.equal(weight.read(0, 48), torch.tensor(matrix.meaning))
 
 
@@ -132,7 +133,7 @@ Edit = Callable[[dict[str, Stored]], object]
 
 
 def _permuted(stored: dict[str, Stored]) -> None:
-    stored[f"{NAME}.g_idx"] = integers(np.arange(192)[::-1] // 32)
+    stored[f"{NAME}.g_idx"] = integers(np.arange(192)[::-1] // 16)
 
 
 def _replaced(suffix: str, shape: tuple[int, ...], dtype: str = "I32") -> Edit:
@@ -147,7 +148,7 @@ def _without(suffix: str) -> Edit:
 @pytest.mark.parametrize(
     ("edit", "kind", "named"),
     [
-        (_permuted, TensorFormatError, f"{NAME}.g_idx permutes the input features"),
+        (_permuted, TensorFormatError, f"{NAME}.g_idx names groups beyond the 6"),
         (_without(".scales"), MissingTensorError, f"no {NAME}.scales of shape [6, 48]"),
         (_without(".qzeros"), MissingTensorError, f"no {NAME}.qzeros of shape [6, 6]"),
         (_replaced(".qweight", (48, 48)), TensorFormatError, f"{NAME}.qweight has shape [48, 48]"),

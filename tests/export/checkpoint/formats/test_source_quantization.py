@@ -6,14 +6,10 @@ from typing import Any
 
 import pytest
 
-from qwonnx.export.checkpoint.formats.source_quantization import (
-    Fp8Format,
-    GptqFormat,
-    GptqRule,
-    SourceQuantization,
-    StoredCodes,
-    parse_quantization,
-)
+from qwonnx.export.checkpoint.formats.codes import StoredCodes
+from qwonnx.export.checkpoint.formats.float8_config import Fp8Format
+from qwonnx.export.checkpoint.formats.gptq_config import GptqFormat, GptqRule
+from qwonnx.export.checkpoint.formats.source_quantization import SourceQuantization, parse_quantization
 from qwonnx.export.errors import ConfigError
 
 pytestmark = pytest.mark.fast
@@ -163,7 +159,9 @@ def test_the_first_rule_that_matches_a_modules_name_from_its_start_says_what_cod
     assert found.foreseen_codes(layer + "mlp.down_project", 512) is None
 
 
-@pytest.mark.parametrize("pattern", ["(a+)+$", ".*.*.*.*", "[a-z]", "a{2}", "a|b", "a*"])
+@pytest.mark.parametrize(
+    "pattern", ["(a+)+$", ".*.*.*.*", "(a|b)(a|b)(a|b)", "a{2}", "(?=a)b", "a*", "(a)*", "(a", ".+?b"]
+)
 def test_patterns_that_may_take_long_are_read_and_not_tried(pattern: str) -> None:
     found = parse({**GPTQ, "dynamic": {f"-:{pattern}": {}}})
     assert isinstance(found, GptqFormat)
@@ -179,18 +177,15 @@ def test_unknown_fields_that_are_off_change_nothing() -> None:
 @pytest.mark.parametrize(
     ("quantization", "named"),
     [
-        ({"quant_method": "awq", "bits": 4}, "quant_method 'awq' is of AWQ, which packs codes in another order"),
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "is of bitsandbytes"),
-        ({"load_in_8bit": True}, "is of bitsandbytes"),
-        ({"quant_method": "compressed-tensors"}, "is of compressed-tensors"),
-        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "is of ModelOpt"),
+        ({"quant_method": "hqq"}, "quant_method 'hqq' is of HQQ, which packs codes in another order"),
         ({"quant_method": "qqq"}, "quant_method 'qqq'"),
         ({**AUTO_ROUND, "packing_format": "auto_round"}, "packing_format 'auto_round' of AutoRound"),
-        ({**AUTO_ROUND, "packing_format": "auto_round:auto_awq"}, "packing_format 'auto_round:auto_awq'"),
+        ({**AUTO_ROUND, "packing_format": "auto_round:llm_compressor"}, "packing_format 'auto_round:llm_compressor'"),
+        ({**AUTO_ROUND, "packing_format": "auto_round:auto_awq"}, "in_proj_qkv': bits 8 of awq"),
         ({**AUTO_ROUND, "packing_format": None}, "packing_format 'None' of AutoRound"),
-        ({**AUTO_ROUND, "sym": False}, "AutoRound's codes are not symmetric integers"),
-        ({**AUTO_ROUND, "data_type": "mx_fp"}, "AutoRound's codes are not symmetric integers"),
-        ({**AUTO_ROUND, "extra_config": {"x": {"bits": 8, "sym": False}}}, "not symmetric integers"),
+        ({**AUTO_ROUND, "sym": False}, "AutoRound's codes are not symmetric (sym)"),
+        ({**AUTO_ROUND, "data_type": "mx_fp"}, "AutoRound's codes are not integers (data_type)"),
+        ({**AUTO_ROUND, "extra_config": {"x": {"bits": 8, "sym": False}}}, "not symmetric (sym)"),
         ({**AUTO_ROUND, "extra_config": {"x": {"bits": 2}}}, "bits 2 of gptq"),
         ({**AUTO_ROUND, "extra_config": ["x"]}, "extra_config is not an object of objects"),
         ({**AUTO_ROUND, "act_bits": 8}, "act_bits 8 of AutoRound"),

@@ -10,8 +10,10 @@ import torch
 
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
 from qwonnx.export.checkpoint.formats.float8 import Float8Weight
+from qwonnx.export.checkpoint.formats.float8_config import Fp8Format
 from qwonnx.export.checkpoint.formats.gptq import GptqWeight
-from qwonnx.export.checkpoint.formats.source_quantization import Fp8Format, GptqFormat, SourceQuantization
+from qwonnx.export.checkpoint.formats.gptq_config import GptqFormat
+from qwonnx.export.checkpoint.formats.source_quantization import SourceQuantization
 from qwonnx.export.checkpoint.formats.stored_weights import PlainWeight, StoredWeights
 from qwonnx.export.errors import MissingTensorError, TensorFormatError
 from tests.checkpoints.quantized_formats import Matrix, Stored, fp8_matrix, gptq_matrix, write_tensors
