@@ -73,6 +73,7 @@ class RowReader:
     _is_transposed: bool = False  # a few rows of a matrix take one small read per column, and all rows take one read
     _reading_bytes: int = 0
     _reading_bytes_per_value: int = 0
+    _repacking_bytes: int = 0  # for each value that is read as a code
     _unfilled: tuple[int, int] | None = None  # rows of a lane, and columns, that are not zeros; None: all
 
     @property
@@ -92,14 +93,16 @@ class RowReader:
     def num_values(self) -> int:
         return self.num_rows * self.num_columns
 
-    def read_bytes(self, num_values: int) -> int:
+    def read_bytes(self, num_values: int, *, as_codes: bool = False) -> int:
         """The most memory that reading `num_values` values takes, without the result.
 
         A read of transposed codes holds a copy in the stored order and one of its transpose.
         """
         stored = -(-self.num_source_bytes * num_values // self.num_values)
-        copies = self._reading_bytes + self._reading_bytes_per_value * num_values
-        return copies + (2 * stored if self._is_transposed else stored)
+        stored *= 2 if self._is_transposed else 1
+        if as_codes:
+            return stored + self._repacking_bytes * num_values
+        return stored + self._reading_bytes + self._reading_bytes_per_value * num_values
 
     def rows_at_once(self, num_values: int) -> int:
         """How many rows to read at a time, where `num_values` floats are a good amount.

@@ -35,6 +35,7 @@ from qwonnx.export.checkpoint.formats.stored_weights import (
     StoredWeights,
     is_transposed,
     loss_of,
+    repacking_bytes,
 )
 from qwonnx.export.checkpoint.row_reader import RowReader, Rows, Transform
 from qwonnx.export.checkpoint.weight_names import EMBEDDING, HEAD, ExpertTensor, tied_weights
@@ -134,6 +135,7 @@ class WeightSource:
             _groups=groups,
             _transform=transform,
             _is_transposed=any(map(is_transposed, weights.values())),
+            _repacking_bytes=max(map(repacking_bytes, weights.values())),
             _reading_bytes=max(weight.reading_bytes for weight in weights.values()),
             _reading_bytes_per_value=max(weight.reading_bytes_per_value for weight in weights.values()),
         )

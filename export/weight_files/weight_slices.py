@@ -81,9 +81,10 @@ def keeps_codes(reader: RowReader, storage: WeightStorage) -> bool:
 def making_bytes(reader: RowReader, storage: WeightStorage, num_rows: int, num_columns: int) -> int:
     """Memory of a slice that is made: source bytes, float32 values, codes, scales and zero points."""
     num_values = num_rows * num_columns
-    read, written = reader.read_bytes(num_values), sum(storage.stream_bytes(num_rows, num_columns))
+    written = sum(storage.stream_bytes(num_rows, num_columns))
     if keeps_codes(reader, storage):
-        return read + 2 * written  # each part is copied to its place
+        return reader.read_bytes(num_values, as_codes=True) + 2 * written  # each part is copied to its place
+    read = reader.read_bytes(num_values)
     if storage.is_quantized:
         return read + 4 * num_values + written
     # float32 values are written themselves.

@@ -154,6 +154,10 @@ FORMATS: Mapping[str, WrittenFormat] = {
         lambda name, values: float8_matrix(name, values, "matrix"),
         compressed("float-quantized", **_FLOAT8, strategy="tensor"),
     ),
+    "fp8-compressed-block": WrittenFormat(
+        lambda name, values: float8_matrix(name, values, "block"),
+        compressed("float-quantized", **_FLOAT8, strategy="block", block_structure=[128, 128]),
+    ),
     "awq": WrittenFormat(
         _of_module(awq_matrix, 32),
         {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True, "version": "gemm"},

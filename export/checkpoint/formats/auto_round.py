@@ -118,8 +118,13 @@ def _awq(fields: Fields, rules: Mapping[str, Any], quantized: Mapping[str, Any])
         sizes.append(None if size == -1 else size)
     # Reading zero points is always right: if one module is not symmetric, those of all modules are read.
     symmetric = all(one.flag("sym", default=True) for one in described)
-    floats = tuple(name for name in rules if name not in quantized)
+    floats = tuple(_part(name) for name in rules if name not in quantized)
     return AwqFormat(tuple(dict.fromkeys(sizes)), symmetric, floats)
+
+
+def _part(name: str) -> str:
+    """The part of a module's name that a name or a pattern of extra_config stands for."""
+    return name.replace(r"\.", ".").removeprefix(".*").removesuffix(".*")
 
 
 def _is_float(rule: Mapping[str, Any]) -> bool:

@@ -41,7 +41,7 @@ class AwqWeight:
     """One matrix, checked but not read yet; make one with `open`. name is the module's, without a suffix."""
 
     reading_bytes: ClassVar[int] = 0
-    reading_bytes_per_value: ClassVar[int] = 1  # codes on their way from one order to the other
+    reading_bytes_per_value: ClassVar[int] = 6  # unpacked codes, and float32
     name: str
     codes: StoredCodes
     num_rows: int

@@ -57,7 +57,7 @@ class TableWeight:
 
     codes: ClassVar[None] = None
     reading_bytes: ClassVar[int] = 0
-    reading_bytes_per_value: ClassVar[int] = 3  # places in the table, and scales of blocks
+    reading_bytes_per_value: ClassVar[int] = 7  # places in the table, float32, and scales of blocks
     name: str
     num_rows: int
     num_columns: int

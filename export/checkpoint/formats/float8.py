@@ -39,7 +39,7 @@ class Float8Weight:
 
     codes: ClassVar[None] = None  # no kernel takes these codes: the matrix is read as values
     reading_bytes: ClassVar[int] = 0
-    reading_bytes_per_value: ClassVar[int] = 4  # places in the table of values
+    reading_bytes_per_value: ClassVar[int] = 9  # places in the table of values, float32, and scales
     name: str
     num_rows: int
     num_columns: int

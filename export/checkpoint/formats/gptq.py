@@ -91,8 +91,8 @@ class GptqWeight:
 
     @property
     def reading_bytes_per_value(self) -> int:
-        """Permuted features get a copy of their scale and zero point each."""
-        return 6 if self.codes is None else 0
+        """Unpacked codes, and float32; permuted features get a copy of their scale and zero point each."""
+        return 10 if self.codes is None else 6
 
     def read(self, start: int, count: int) -> torch.Tensor:
         """Rows as float32 [count, num_columns]."""

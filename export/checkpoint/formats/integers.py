@@ -128,8 +128,8 @@ class IntegerWeight:
 
     @property
     def reading_bytes_per_value(self) -> int:
-        """Unpacked codes; and permuted features get a copy of their scale and zero point each."""
-        return 7 if self.codes is None else 1
+        """Unpacked codes, and float32; permuted features get a copy of their scale and zero point each."""
+        return 10 if self.codes is None else 6
 
     def read(self, start: int, count: int) -> torch.Tensor:
         """Rows as float32 [count, num_columns]."""

@@ -60,12 +60,12 @@ def parse_modelopt(fields: Fields) -> ModelOptFormat:
     Raises:
         ConfigError: an algorithm is not supported, or a field is malformed.
     """
-    check_fields(fields, "ModelOpt", _FIXED, _READ | _IGNORED)
-    for _ in scheme_groups(fields, "ModelOpt"):
-        pass  # checked
     algorithm = fields.values.get("quant_algo")
     if algorithm is None:
         raise ConfigError(f"{fields.where} has no quant_algo: {CORRECT}")
+    check_fields(fields, "ModelOpt", _FIXED, _READ | _IGNORED)
+    for _ in scheme_groups(fields, "ModelOpt"):
+        pass  # checked
     if algorithm != _MIXED:
         return ModelOptFormat((algorithm,))
     layers = fields.values.get("quantized_layers")

@@ -38,7 +38,7 @@ class Nvfp4Weight:
 
     codes: ClassVar[None] = None
     reading_bytes: ClassVar[int] = 0
-    reading_bytes_per_value: ClassVar[int] = 3  # places in the table of values, and scales
+    reading_bytes_per_value: ClassVar[int] = 7  # places in the table of values, float32, and scales
     name: str
     num_rows: int
     num_columns: int

@@ -111,7 +111,7 @@ class StoredWeight(Protocol):
 
     @property
     def reading_bytes_per_value(self) -> int:
-        """The same, for each value that is read."""
+        """The same, for each value that is read as a float."""
         ...
 
     def read(self, start: int, count: int) -> torch.Tensor:
@@ -126,6 +126,11 @@ class StoredWeight(Protocol):
 def is_transposed(weight: StoredWeight) -> bool:
     """Whether rows of a weight are columns of its tensors, so that few rows take many small reads."""
     return isinstance(weight, GptqWeight | AwqWeight)
+
+
+def repacking_bytes(weight: StoredWeight) -> int:
+    """Memory that a read of codes takes for each value, besides the stored bytes, their transpose and the result."""
+    return 1 if isinstance(weight, AwqWeight) else 0
 
 
 def loss_of(weight: StoredWeight) -> str | None:

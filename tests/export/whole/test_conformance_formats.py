@@ -226,6 +226,15 @@ def test_9_every_format_equals_transformers_on_its_dequantised_weights(
         _assert_codes_stand_for(artifact, tmp_path / "exact")
 
 
+@pytest.mark.parametrize("name", ["fp8-dynamic", pytest.param("fp8-compressed-block", marks=pytest.mark.soak)])
+def test_9_experts_in_one_tensor_of_fp8_equal_transformers_on_their_values(tmp_path: Path, name: str) -> None:
+    source = write_tiny(tmp_path / "float", text_overrides=SIZES)
+    pattern = r"language_model.*experts\.(gate_up_proj|down_proj)$"
+    folder = write_format(source, tmp_path / "quantized", name, tmp_path / "exact", pattern)
+    artifact = _exported(folder, tmp_path / "artifact", ExportOptions(weights="fp32"))
+    np.testing.assert_allclose(artifact_logits(artifact, PROMPT), _logits(tmp_path / "exact"), atol=1e-3, rtol=0)
+
+
 def test_9_experts_of_which_only_gate_and_up_are_quantised_mean_the_same_on_both_targets(
     experts: Path, tmp_path: Path
 ) -> None:

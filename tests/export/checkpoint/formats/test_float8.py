@@ -11,9 +11,10 @@ import torch
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
-from qwonnx.export.checkpoint.formats.float8 import INVERSE_SUFFIX, Float8Weight
+from qwonnx.export.checkpoint.formats.float8 import INVERSE_SUFFIX, SCALE_SUFFIX, Float8Weight
 from qwonnx.export.errors import CheckpointError, MissingTensorError, TensorFormatError
 from tests.checkpoints.quantized_formats import E4M3_VALUES, Matrix, Stored, fp8_matrix, write_tensors
+from tests.checkpoints.row_formats import float8_matrix
 
 pytestmark = pytest.mark.fast
 
@@ -91,3 +92,33 @@ def test_tensors_that_do_not_fit_are_refused_before_a_value_is_read(
 def test_blocks_of_what_is_no_matrix_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TensorFormatError, match=r"has shape \[200, 300\] where"):
         _open(tmp_path, _matrix((200, 300)).stored, (2, 100, 300))
+
+
+@pytest.mark.parametrize("per", ["row", "matrix", "block"])
+@pytest.mark.parametrize("shape", [(200, 300), (3, 200, 300), (2, 128, 256)], ids=str)
+def test_scales_of_rows_matrices_and_blocks_of_one_matrix_or_many(
+    tmp_path: Path, shape: tuple[int, ...], per: str
+) -> None:
+    values = np.random.default_rng(2).standard_normal(shape).astype(np.float32)
+    matrix = float8_matrix(NAME, values, per)
+    write_tensors(tmp_path / "model.safetensors", matrix.stored)
+    weight = Float8Weight.open(Checkpoint.open(tmp_path), NAME, SCALE_SUFFIX, shape)
+    expected = torch.tensor(matrix.meaning).flatten(0, -2)
+    num_rows = len(expected)
+    for start, count in (
+        (0, num_rows),
+        (0, 1),
+        (100, 28),
+        (126, 4),
+        (num_rows - 1, 1),
+        (150, min(300, num_rows - 150)),
+    ):
+        assert torch.equal(weight.read(start, count), expected[start : start + count])
+
+
+@pytest.mark.parametrize("shape", [(8,), (4, 1), (2, 2), (1, 4)], ids=str)
+def test_scales_of_another_layout_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    stored = {**_matrix((256, 384)).stored}
+    stored[SCALES] = Stored("F32", shape, bytes(4 * math.prod(shape)))
+    with pytest.raises(TensorFormatError, match=r"_scale_inv has shape .* where config\.json asks for \[2, 3\]"):
+        _open(tmp_path, stored, (256, 384))

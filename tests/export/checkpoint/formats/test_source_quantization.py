@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from qwonnx.export.checkpoint.formats.awq_config import AwqFormat
 from qwonnx.export.checkpoint.formats.codes import StoredCodes
 from qwonnx.export.checkpoint.formats.float8_config import Fp8Format
 from qwonnx.export.checkpoint.formats.gptq_config import GptqFormat, GptqRule
@@ -219,4 +220,104 @@ def test_unknown_fields_that_are_off_change_nothing() -> None:
     ],
 )
 def test_what_may_change_the_weights_is_refused(quantization: Any, named: str) -> None:
+    assert named in refused(quantization)
+
+
+AWQ: Json = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}
+AUTO_AWQ: Json = {**AUTO_ROUND, "packing_format": "auto_round:auto_awq", "extra_config": None}
+NF4: Json = {
+    "quant_method": "bitsandbytes",
+    "_load_in_4bit": True,
+    "_load_in_8bit": False,
+    "load_in_4bit": True,
+    "load_in_8bit": False,
+    "bnb_4bit_compute_dtype": "bfloat16",
+    "bnb_4bit_quant_storage": "uint8",
+    "bnb_4bit_quant_type": "nf4",
+    "bnb_4bit_use_double_quant": True,
+    "llm_int8_enable_fp32_cpu_offload": False,
+    "llm_int8_has_fp16_weight": False,
+    "llm_int8_skip_modules": ["lm_head"],
+    "llm_int8_threshold": 6.0,
+}
+INT8: Json = {"quant_method": "bitsandbytes", "load_in_8bit": True, "llm_int8_skip_modules": ["up_proj"]}
+MODELOPT: Json = {
+    "quant_method": "modelopt",
+    "quant_algo": "NVFP4",
+    "producer": {"name": "modelopt", "version": "0.41.0"},
+    "ignore": ["lm_head", "model.language_model.layers.0.self_attn*"],
+    "kv_cache_scheme": {"dynamic": False, "num_bits": 8, "type": "float"},
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": {"dynamic": False, "num_bits": 4, "type": "float", "group_size": 16},
+            "input_activations": {"dynamic": False, "num_bits": 4, "type": "float", "group_size": 16},
+        }
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("quantization", "name", "codes"),
+    [
+        (AWQ, "awq-int4", StoredCodes(4, 128, has_zero_points=True)),
+        ({**AWQ, "group_size": -1, "zero_point": False, "version": "GEMM"}, "awq-int4", StoredCodes(4, 512, False)),
+        ({**AWQ, "modules_to_not_convert": ["mlp"]}, "awq-int4", None),
+        (AUTO_AWQ, "awq-int4", StoredCodes(4, 128, has_zero_points=False)),
+        ({**AUTO_AWQ, "sym": False}, "awq-int4", StoredCodes(4, 128, has_zero_points=True)),
+        ({**AUTO_AWQ, "extra_config": {"mlp.up_proj": {"bits": 16, "data_type": "fp"}}}, "awq-int4", None),
+        (INT8, "bitsandbytes-8bit", None),
+        ({**INT8, "llm_int8_skip_modules": None}, "bitsandbytes-8bit", StoredCodes(8, 512, has_zero_points=False)),
+        (NF4, "bitsandbytes-4bit", None),
+        ({"load_in_4bit": True}, "bitsandbytes-4bit", None),
+        (MODELOPT, "modelopt-nvfp4", None),
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, "modelopt-fp8", None),
+        ({**GPTQ, "desc_act": True}, "gptq-int4", None),
+    ],
+)
+def test_other_quantisers_files_are_read(quantization: Json, name: str, codes: StoredCodes | None) -> None:
+    parsed = parse(quantization)
+    assert parsed is not None
+    parsed.check_patterns()
+    assert parsed.name == name
+    assert parsed.foreseen_codes("model.layers.0.mlp.up_proj", 512) == codes
+    assert codes is None or parsed.has_codes
+
+
+def test_rules_of_single_modules_may_have_other_group_sizes_and_zero_points() -> None:
+    rules = {"a.b": {"group_size": 32}, ".*down.*": {"bits": 16}, "c": {"sym": False, "bits": None}}
+    parsed = parse({**AUTO_AWQ, "extra_config": rules})
+    assert parsed == AwqFormat((128, 32), symmetric=False, excluded=("down",))
+
+
+def test_a_mixture_of_algorithms_is_named() -> None:
+    mixed = {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION"}
+    layers = {"a": {"quant_algo": "FP8"}, "b": {"quant_algo": "NVFP4", "group_size": 16}, "c": {"quant_algo": "FP8"}}
+    parsed = parse({**mixed, "quantized_layers": layers})
+    assert parsed is not None
+    assert parsed.name == "modelopt-fp8+nvfp4"
+    assert "quant_algo 'W4A8_AWQ'" in refused({**mixed, "quantized_layers": {"a": {"quant_algo": "W4A8_AWQ"}}})
+    assert "quantized_layers" in refused(mixed)
+
+
+@pytest.mark.parametrize(
+    ("quantization", "named"),
+    [
+        ({**AWQ, "version": "gemv_fast"}, "version 'gemv_fast' of awq is not supported, only gemm is"),
+        ({**AWQ, "bits": 8}, "bits 8 of awq"),
+        ({**AWQ, "group_size": 48}, "group_size 48 of awq"),
+        ({**AWQ, "zero_point": 1}, "zero_point is 1"),
+        ({**AWQ, "rotation": "hadamard"}, "the field 'rotation' of awq"),
+        ({**AUTO_AWQ, "bits": 8}, "bits 8 of awq"),
+        ({**NF4, "bnb_4bit_quant_type": "int4"}, "bnb_4bit_quant_type 'int4' of bitsandbytes"),
+        ({**NF4, "load_in_8bit": True}, "must have one of load_in_4bit and load_in_8bit"),
+        ({"quant_method": "bitsandbytes"}, "must have one of load_in_4bit and load_in_8bit"),
+        ({**NF4, "rotation": 1}, "the field 'rotation' of bitsandbytes"),
+        ({**MODELOPT, "quant_algo": "NVFP4_AWQ"}, "quant_algo 'NVFP4_AWQ' of ModelOpt"),
+        ({**MODELOPT, "quant_algo": None}, "no quant_algo"),
+        ({**MODELOPT, "pre_quant_scale": True}, "the field 'pre_quant_scale' of ModelOpt"),
+        ({**MODELOPT, "group_size": 32}, "group_size '32' of ModelOpt"),
+    ],
+)
+def test_other_quantisers_settings_that_change_weights_are_refused(quantization: Json, named: str) -> None:
     assert named in refused(quantization)
