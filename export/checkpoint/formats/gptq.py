@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 CODES_SUFFIX = ".qweight"
 SUFFIXES = (CODES_SUFFIX, ".qzeros", ".scales", ".g_idx")  # after the module's name
 
+_ROWS_AT_ONCE = 256  # whose values stay in a processor's cache while they are turned
+
 
 @dataclass(frozen=True, slots=True)
 class GptqWeight:
@@ -92,18 +94,34 @@ class GptqWeight:
     @property
     def reading_bytes_per_value(self) -> int:
         """Unpacked codes, and float32; permuted features get a copy of their scale and zero point each."""
-        return 10 if self.codes is None else 6
+        return 14 if self.codes is None else 6
 
     def read(self, start: int, count: int) -> torch.Tensor:
         """Rows as float32 [count, num_columns]."""
+        if self.codes is None:
+            return self._read_permuted(start, count)
+        codes = unpack(self._words(start, count), self._stored.bits)
+        scales, zero_points = self._scales(start, count), self._zero_points(start, count)
+        return dequantized(codes, scales, zero_points, self._stored.group_size)
+
+    def _read_permuted(self, start: int, count: int) -> torch.Tensor:
+        """Rows of permuted input features, computed as they are stored: a feature's scales follow each other there."""
         import torch
 
-        scales, zero_points = self._scales(start, count), self._zero_points(start, count)
-        codes = unpack(self._words(start, count), self._stored.bits)
-        groups = None
-        if self.codes is None:
-            groups = torch.from_numpy(_stored_groups(self._checkpoint, self.name, self.num_columns)).int()
-        return dequantized(codes, scales, zero_points, self._stored.group_size, groups)
+        groups = torch.from_numpy(_stored_groups(self._checkpoint, self.name, self.num_columns)).int()
+        words = self._checkpoint.read_columns(self.name + CODES_SUFFIX, start, count)
+        scales = self._checkpoint.read_columns(self.name + ".scales", start, count).float()
+        zero_points = self._zero_points(start, count).t().contiguous()
+        rows = torch.empty((count, self.num_columns))
+        for first in range(0, count, _ROWS_AT_ONCE):
+            part = slice(first, first + _ROWS_AT_ONCE)
+            octets = words[:, part].contiguous().view(torch.uint8)
+            octets = octets.view(len(words), -1, WORD_BITS // 8).permute(0, 2, 1)
+            codes = octets if self._stored.bits == 8 else torch.stack((octets & 0xF, octets >> 4), 2)
+            values = codes.reshape(self.num_columns, -1).float()
+            values.sub_(zero_points[:, part].index_select(0, groups)).mul_(scales[:, part].index_select(0, groups))
+            rows[part].copy_(values.t())
+        return rows
 
     def read_part(self, row: int, first_column: int, num_columns: int) -> torch.Tensor:
         """Some columns [1, num_columns] of one row. The whole row is read: no model has very wide rows."""
