@@ -77,6 +77,11 @@ class IntegerWeight:
             ConfigError: see CompressedFormat.scheme.
         """
         num_rows, num_columns = _matrix(name + PACKED_SUFFIX, shape)
+        if (written := packed_shape(checkpoint, name)) != shape:
+            raise TensorFormatError(
+                f"{name}{PACKED_SUFFIX} has shape {list(written)} where config.json asks for {list(shape)}: use the"
+                " config.json that was saved with the weights"
+            )
         scheme = stored.scheme(name, Kind.INTEGERS, _fitting(checkpoint, name, shape, PACKED_SUFFIX))
         codes = _codes_of(scheme, num_columns)
         num_groups = -(-num_columns // codes.group_size)

@@ -12,8 +12,9 @@ import torch
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
 from qwonnx.export.checkpoint.formats.codes import CodedWeight, CodeRows
 from qwonnx.export.checkpoint.formats.modelopt_config import of_side_file
-from qwonnx.export.checkpoint.formats.source_quantization import parse_quantization
+from qwonnx.export.checkpoint.formats.source_quantization import SourceQuantization, parse_quantization
 from qwonnx.export.checkpoint.formats.stored_weights import StoredWeight, StoredWeights
+from qwonnx.export.errors import CheckpointError
 from qwonnx.export.quantization.quantize import quantize_blocks
 from tests.checkpoints.every_format import FORMATS, WrittenFormat
 from tests.checkpoints.quantized_formats import Stored, write_tensors
@@ -36,14 +37,18 @@ class Written:
     exact: torch.Tensor
 
 
+def quantization_of(chosen: WrittenFormat) -> SourceQuantization | None:
+    """What config.json, or the file beside it, says of a format."""
+    config = chosen.config or of_side_file(chosen.side or {})
+    return parse_quantization({"quantization_config": config}, {}, "config.json")
+
+
 @pytest.fixture(params=list(FORMATS))
 def written(request: pytest.FixtureRequest, tmp_path: Path) -> Written:
     chosen = FORMATS[request.param]
     matrix = chosen.matrix(NAME, VALUES)
     write_tensors(tmp_path / "model.safetensors", matrix.stored)
-    config = chosen.config or of_side_file(chosen.side or {})
-    quantization = parse_quantization({"quantization_config": config}, {}, "config.json")
-    stored = StoredWeights(Checkpoint.open(tmp_path), quantization)
+    stored = StoredWeights(Checkpoint.open(tmp_path), quantization_of(chosen))
     assert stored.shape(NAME) == SHAPE
     return Written(chosen, matrix.stored, stored.open(NAME, SHAPE), torch.tensor(matrix.meaning))
 
@@ -89,6 +94,29 @@ def dequantized(rows: CodeRows, bits: int, block_size: int) -> torch.Tensor:
     zero_points = unpacked(rows.zero_points)[:, : rows.scales.shape[1]]
     spread = [part.float().repeat_interleave(block_size, 1) for part in (zero_points, rows.scales)]
     return (unpacked(rows.codes).float() - spread[0]) * spread[1]
+
+
+# Tensors without which a weight is still what it was: scales of activations, and groups that follow each other.
+_OPTIONAL = ("input_scale", "input_global_scale", "weight_format")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_tensor_that_is_lost_or_does_not_fit_is_refused_before_a_value_is_read(tmp_path: Path, name: str) -> None:
+    chosen = FORMATS[name]
+    whole = chosen.matrix(NAME, VALUES).stored
+    optional = (*_OPTIONAL, *(() if name == "gptq-desc-act" else ("g_idx",)))
+    for lost, tensor in whole.items():
+        if lost.endswith(optional):
+            continue
+        content = tensor.content
+        half = Stored("U8", (len(content) // 2,), content[: len(content) // 2])
+        for edited in ({**whole, lost: half}, {other: kept for other, kept in whole.items() if other != lost}):
+            write_tensors(tmp_path / "model.safetensors", edited)
+            with pytest.raises(CheckpointError) as caught:
+                StoredWeights(Checkpoint.open(tmp_path), quantization_of(chosen)).open(NAME, SHAPE)
+            message = str(caught.value)
+            assert "\n" not in message
+            assert ": " in message
 
 
 @pytest.mark.parametrize("name", ["nvfp4", "nf4", "gptq-desc-act"])
