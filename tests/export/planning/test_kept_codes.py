@@ -1,4 +1,4 @@
-"""A GPTQ checkpoint's plan: the weights that an export keeps as codes, from config.json and from the tensors."""
+"""A quantised checkpoint's plan: the weights that an export keeps as codes, from config.json and from the tensors."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from qwonnx.export.planning.stored_model import StoredModel, named_recipe
 from qwonnx.export.quantization.recipe import WeightStorage
 from qwonnx.export.targets.register import choose_target
 from tests.checkpoints import write_tiny
+from tests.checkpoints.every_format import write_format
 from tests.checkpoints.published import PUBLISHED
 from tests.checkpoints.quantized_formats import write_gptq
 
@@ -116,3 +117,16 @@ def test_tensors_at_hand_tell_what_rules_conceal(tmp_path: Path) -> None:
     (known,), _ = store_models(source.config, [named], ASSUMPTIONS, source.copied, formats_at_hand(source))
     assert stored_in(foreseen)["layers.0.linear_attn.out_proj.weight"].bits == 4
     assert stored_in(known)["layers.0.linear_attn.out_proj.weight"].bits == 8
+
+
+@pytest.mark.parametrize(
+    "name", ["w4a16-asymmetric", "w8a16", "w8a8", "awq", "auto-round-awq", "nvfp4", "gptq-desc-act"]
+)
+def test_the_rules_of_other_formats_foresee_what_their_tensors_say(tmp_path: Path, name: str) -> None:
+    layers = {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]}
+    write_tiny(tmp_path / "float", fused_experts=False, text_overrides=layers)
+    write_format(tmp_path / "float", tmp_path / "checkpoint", name)
+    source, recipe = open_source(str(tmp_path / "checkpoint")), named_recipe("balanced")
+    (foreseen,), _ = store_models(source.config, [recipe], ASSUMPTIONS, source.copied)
+    (known,), _ = store_models(source.config, [recipe], ASSUMPTIONS, source.copied, formats_at_hand(source))
+    assert stored_in(foreseen) == stored_in(known)
