@@ -33,6 +33,10 @@ def test_every_field_can_come_from_the_environment() -> None:
             "QWONNX_KERNELS": "native",
             "QWONNX_WEIGHTS_RESIDENCY": "map",
             "QWONNX_STAGES": "10.0.0.2:7000, unix:/run/stage-3",
+            "QWONNX_ADAPTERS": "legal=/adapters/legal, support=s3://adapters/support#sha256=00",
+            "QWONNX_MAX_ADAPTERS": "3",
+            "QWONNX_MAX_ADAPTER_RANK": "32",
+            "QWONNX_ADAPTER_BYTES": "64MiB",
             "QWONNX_STAGE_KEY": "a key of stages ",
         }
     )
@@ -53,6 +57,10 @@ def test_every_field_can_come_from_the_environment() -> None:
         True,
         "native",
         "map",
+        ("legal=/adapters/legal", "support=s3://adapters/support#sha256=00"),
+        3,
+        32,
+        64 << 20,
         ("10.0.0.2:7000", "unix:/run/stage-3"),
         "a key of stages ",
     )

@@ -29,7 +29,7 @@ def node(
 
     adapters = floats(num_slots, offset + inputs + outputs + 3, rank)
     adapters[:1] = 0
-    given = {
+    given: dict[str, NDArray[Any]] = {
         "y": floats(len(slots), tokens, outputs),
         "x": floats(len(slots), tokens, inputs),
         "slots": np.array(slots, np.int64),
