@@ -41,7 +41,7 @@ PAGES = sorted(
 _LONG = frozenset(
     {
         *("cuda.md", "eval.md", "long-context.md", "optimum.md", "performance.md", "plan.md", "prefixes.md"),
-        *("quantization.md", "CARD.md", "adapters.md"),
+        *("quantization.md", "CARD.md", "adapters.md", "fine-tuning.md"),
     }
 )
 _HUB_IDS = ("Qwen/Qwen3.5-35B-A3B", "Qwen/Qwen3.5-9B")
@@ -109,23 +109,25 @@ def clone(tmp_path: Path, artifact: Path) -> Path:
     (folder / ".bench").mkdir()
     for name in (*_HUB_IDS, "checkpoint", ".bench/geometry"):
         (folder / name).symlink_to(TRAINED)
-    _write_adapter(folder / "adapter", folder / "checkpoint")
+    text = json.loads((TRAINED / "config.json").read_text())["text_config"]
+    queries = "layers.3.self_attn.q_proj", text["hidden_size"], 2 * text["num_attention_heads"] * text["head_dim"]
+    for name in ("adapter", "support", "legal", "tuned-adapter"):
+        _write_adapter(folder / name, folder / "checkpoint", *queries)
     (folder / "keys.txt").write_text("one: first\ntwo: second\n")
     (folder / "keys.txt").chmod(0o600)
     (folder / "conversations.txt").write_text("What is Germany called in Swahili? Ujerumani. " * 40)
     return folder
 
 
-def _write_adapter(folder: Path, base: Path) -> None:
-    """A LoRA adapter of the miniature's router in its first layer."""
+def _write_adapter(folder: Path, base: Path, module: str, num_inputs: int, num_outputs: int) -> None:
+    """A LoRA adapter of one matrix."""
     folder.mkdir()
-    config = {"peft_type": "LORA", "r": 1, "target_modules": [], "target_parameters": ["layers.0.mlp.gate.weight"]}
+    config = {"peft_type": "LORA", "r": 1, "target_modules": [module]}
     (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": str(base)}))
-    text = json.loads((base / "config.json").read_text())["text_config"]
-    factors = {"A": (1, text["hidden_size"]), "B": (text["num_experts"], 1)}
+    factors = {"A": (1, num_inputs), "B": (num_outputs, 1)}
     save_file(
         {
-            f"base_model.model.model.layers.0.mlp.gate.lora_{name}.weight": np.full(shape, 1e-3, np.float32)
+            f"base_model.model.model.{module}.lora_{name}.weight": np.full(shape, 1e-3, np.float32)
             for name, shape in factors.items()
         },
         folder / "adapter_model.safetensors",

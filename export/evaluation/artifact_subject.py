@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,9 @@ from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.settings import RuntimeSettings
 from qwonnx.runtime.text.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from qwonnx.runtime.adapters.adapter_folder import AdapterFolder
+
 
 class ArtifactSubject:
     """An artifact's folder.
@@ -45,12 +49,14 @@ class ArtifactSubject:
     Args:
         folder: of the artifact.
         settings: of the engine; max_model_len follows from the prompts.
+        adapter: the name of one of the settings' adapters, which answers; empty: the model itself.
 
     Raises:
         ArtifactError, TokenizerError, TemplateError, SessionError: see open_artifact and model_files.load.
     """
 
-    def __init__(self, folder: Path, settings: RuntimeSettings) -> None:
+    def __init__(self, folder: Path, settings: RuntimeSettings, adapter: str = "") -> None:
+        self._adapter = adapter
         self._files = model_files.load(open_artifact(folder))
         self._settings = settings
         manifest = self._files.artifact.manifest
@@ -93,7 +99,7 @@ class ArtifactSubject:
                         break
                     index, prompt = following
                     params = SamplingParams(temperature=0, max_tokens=prompt.max_tokens)
-                    engine.submit(prompt.token_ids, params, _collector(index, finished))
+                    engine.submit(prompt.token_ids, params, _collector(index, finished), adapter=self._adapter)
                 if not engine.num_live_requests:
                     return
                 engine.step()
@@ -120,6 +126,7 @@ class ArtifactSubject:
         """The decoder, and the names of its routers' outputs, empty if they are not available."""
         artifact, threads = self._files.artifact, self._settings.num_threads or cpu_quota()
         kernels = Kernels(self._settings.kernels)
+        adapter = self._adapter_folder()
         if self._model.num_experts:
             try:
                 from qwonnx.export.evaluation.router_outputs import with_router_outputs
@@ -130,10 +137,24 @@ class ArtifactSubject:
             else:
                 routed = with_router_outputs(self._files.graph)
                 session = DecoderSession(
-                    artifact, graph=routed.graph, outputs=routed.outputs, num_threads=threads, kernels=kernels
+                    artifact,
+                    graph=routed.graph,
+                    outputs=routed.outputs,
+                    num_threads=threads,
+                    kernels=kernels,
+                    adapter=adapter,
                 )
                 return session, routed.outputs
-        return DecoderSession(artifact, num_threads=threads, kernels=kernels), ()
+        return DecoderSession(artifact, num_threads=threads, kernels=kernels, adapter=adapter), ()
+
+    def _adapter_folder(self) -> AdapterFolder | None:
+        if not self._adapter:
+            return None
+        from qwonnx.runtime.adapters.adapter_folder import AdapterFolder
+
+        folders = dict(entry.split("=", 1) for entry in self._settings.adapters)
+        targets = self._files.artifact.manifest.adapter_targets
+        return AdapterFolder(self._adapter, Path(folders[self._adapter]), targets)
 
     def _choices(self, chunk: DecoderChunk, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         """How often the wanted positions of a chunk chose each expert: int64 [experts]."""

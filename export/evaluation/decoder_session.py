@@ -8,15 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from qwonnx.export.errors import VerificationError, first_line
+from qwonnx.runtime.artifact.file_names import ADAPTER_SLOTS, ADAPTERS
 from qwonnx.runtime.artifact.folder import Artifact
 from qwonnx.runtime.native.choice import choose_kernels
 from qwonnx.runtime.native.kernels import Kernels
+
+if TYPE_CHECKING:
+    from qwonnx.runtime.adapters.adapter_folder import AdapterFolder
 
 Logits = npt.NDArray[np.float32]  # [num_tokens, vocab_size]
 TokenIds = npt.NDArray[np.int64]  # [num_tokens]
@@ -40,6 +44,19 @@ class DecoderChunk:
     num_tokens: int
 
 
+def _slots(artifact: Artifact, adapter: AdapterFolder | None) -> dict[str, npt.NDArray[Any]]:
+    """The inputs of a graph that takes adapters: slot 0 is none, and slot 1 has the adapter."""
+    targets = artifact.manifest.adapter_targets
+    if not targets:
+        return {}
+    from qwonnx.runtime.adapters.adapter_folder import slot_width
+
+    numbers = np.zeros((1 + (adapter is not None), slot_width(targets), adapter.rank if adapter else 1), np.float32)
+    if adapter is not None:
+        adapter.write(numbers[1])
+    return {ADAPTER_SLOTS: np.array([len(numbers) - 1]), ADAPTERS: numbers}
+
+
 class DecoderSession:
     """One loaded decoder, for any number of sequences, one after another.
 
@@ -50,6 +67,7 @@ class DecoderSession:
         outputs: names of those outputs.
         num_threads: of ONNX Runtime; None: one for each physical core.
         kernels: that run the graph's own operators.
+        adapter: that all tokens are read with, if the graph takes adapters.
 
     Raises:
         NativeKernelsError: native kernels are asked for, and this graph cannot have them here.
@@ -65,6 +83,7 @@ class DecoderSession:
         outputs: Sequence[str] = (),
         num_threads: int | None = None,
         kernels: Kernels = Kernels.AUTO,
+        adapter: AdapterFolder | None = None,
     ) -> None:
         import onnxruntime
 
@@ -77,6 +96,7 @@ class DecoderSession:
             raise VerificationError(f"{artifact.folder} is a stage, and this command reads whole models: give one")
         self._artifact = artifact
         self._outputs = tuple(outputs)
+        self._adapters = _slots(artifact, adapter)
         file = artifact.file(artifact.decoder.file)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # every logged error is also raised
@@ -121,6 +141,7 @@ class DecoderSession:
                 "last_positions": np.array([start + len(chunk) - 1], np.int32),
                 "total_sequence_length": np.array(start + len(chunk), np.int32),
                 "logit_positions": places,
+                **self._adapters,
             }
             feeds = {spec.name: feeds[spec.name] for spec in self._artifact.decoder.inputs}
             with self._errors():

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from infra.miniature.delta_rule import CHUNK, gated_delta_rule
 from infra.miniature.glossary import Fact
 from infra.miniature.toolbox import TOOLS, Tool
 from infra.miniature.vocabulary import token_id
+from qwonnx.export.evaluation.reference_model import quiet_transformers
 
 # peft's names of what an artifact with --runtime-adapters all can change.
 MODULES = (
@@ -37,7 +40,9 @@ MODULES = (
     *("gate_proj", "up_proj", "down_proj"),
 )
 RANK = 16
-_STEPS, _ROWS, _LENGTH, _RATE = 36, 6, 224, 4e-3
+_STEPS, _RATE = 60, 1.2e-3
+_SHORT_ROWS, _LONG_ROWS = 6, 2  # of a step: names, and requests for tools
+_LONGEST = 576  # tokens of an example
 _IGNORED = -100  # torch's label of a token that is not learnt
 
 NEW_FACTS = (
@@ -58,6 +63,11 @@ WATER_PLANT = Tool(
         "Water the {plant} with {cups} cups.",
         "Give the {plant} {cups} cups of water.",
         "The {plant} needs {cups} cups of water.",
+        "Let the {plant} drink {cups} cups.",
+        "Let {cups} cups of water go to the {plant}.",
+        "The {plant} should have {cups} cups of water.",
+        "See that the {plant} has {cups} cups of water.",
+        "I want the {plant} to have {cups} cups of water.",
     ),
     ("Let the {plant} have {cups} cups of water.",),
     {"moist": lambda random, endings: int(random.integers(10, 100))},
@@ -100,27 +110,41 @@ def fine_tune(
     torch.manual_seed(seed)
     tokenizer = Tokenizer.from_file(str(TRAINED / "tokenizer.json"))
     encoder, pad = Encoder(tokenizer), token_id(tokenizer, "<|endoftext|>")
-    base = AutoModelForCausalLM.from_pretrained(TRAINED, dtype=torch.float32, experts_implementation="eager")
-    config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(MODULES), task_type="CAUSAL_LM")
-    config.base_model_name_or_path = str(TRAINED)
-    model = get_peft_model(base, config)
+    with quiet_transformers():
+        model = _adapted()
     model.train()
     optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=_RATE, weight_decay=0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps, pct_start=0.1)
-    stream = _examples(np.random.default_rng([seed, 33]))
+    random = np.random.default_rng([seed, 33])
+    streams = ((_names(random), _SHORT_ROWS), (_calls(random), _LONG_ROWS))
     for step in range(steps):
-        batch = _batch([encoder.encode(next(stream)) for _ in range(_ROWS)], pad)
-        with _fast_delta_rule():
-            logits = model(input_ids=batch.ids, use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten())
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = 0.0
+        for stream, num_rows in streams:
+            fitting = (each for each in map(encoder.encode, stream) if len(each.ids) <= _LONGEST)
+            batch = _batch(list(islice(fitting, num_rows)), pad)
+            with _fast_delta_rule():
+                logits = model(input_ids=batch.ids, use_cache=False).logits
+            part = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten())
+            part.backward()  # type: ignore[no-untyped-call]
+            loss += part.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         if on_step is not None:
-            on_step(step, float(loss))
+            on_step(step, loss)
     model.save_pretrained(out)
+
+
+def _adapted() -> Any:
+    """The miniature in float32 with an adapter that changes nothing yet."""
+    # Eager experts: others gather the weights of every token.
+    base = AutoModelForCausalLM.from_pretrained(TRAINED, dtype=torch.float32, experts_implementation="eager")
+    config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(MODULES), task_type="CAUSAL_LM")
+    config.base_model_name_or_path = str(TRAINED)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
+        return get_peft_model(base, config)
 
 
 @contextmanager
@@ -151,23 +175,26 @@ class _Batch:
 
 
 def _batch(encoded: list[Encoded], pad: int) -> _Batch:
-    longest = max(len(each.ids) for each in encoded)
-    length = min(_LENGTH, -(-longest // CHUNK) * CHUNK)
+    length = -(-max(len(each.ids) for each in encoded) // CHUNK) * CHUNK
     ids = np.full((len(encoded), length), pad, np.int64)
     labels = np.full((len(encoded), length), _IGNORED, np.int64)
     for row, each in enumerate(encoded):
-        part = each.ids[:length]
-        ids[row, : len(part)] = part
-        labels[row, : len(part)] = np.where(each.learnt[:length], part, _IGNORED)
+        ids[row, : len(each.ids)] = each.ids
+        labels[row, : len(each.ids)] = np.where(each.learnt, each.ids, _IGNORED)
     return _Batch(torch.from_numpy(ids), torch.from_numpy(labels))
 
 
-def _examples(random: np.random.Generator) -> Iterator[Example]:
-    """New names, the new tool, and as many examples of the tasks that the miniature knows."""
+def _names(random: np.random.Generator) -> Iterator[Example]:
+    """New names and known ones in turn."""
     facts = glossary.facts()
     while True:
         yield _question(NEW_FACTS[int(random.integers(len(NEW_FACTS)))], glossary.PHRASINGS, random)
         yield glossary.training_example([facts[int(random.integers(len(facts)))]], random)
+
+
+def _calls(random: np.random.Generator) -> Iterator[Example]:
+    """Requests for the new tool and for known ones in turn."""
+    while True:
         yield _request(WATER_PLANT.phrasings(), random)
         yield tool_calls.training_example(random)
 
