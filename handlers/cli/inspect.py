@@ -109,6 +109,7 @@ def _artifact_facts(artifact: Artifact) -> dict[str, object]:
         "checkpoint": source.checkpoint + (f" at {source.revision}" if source.revision else ""),
         "checkpoint's dtype": source.dtype,
         **{f"adapter {number}": _adapter(facts) for number, facts in enumerate(manifest.adapters, 1)},
+        **({"takes adapters of": _targets(manifest)} if manifest.adapter_targets else {}),
         "exported by": f"qwonnx {manifest.qwonnx_version}",
         "needs": f"ONNX Runtime {manifest.minimum_onnxruntime} or later",
         "native kernels": ", ".join(sorted(_native_operators(manifest))) or "none",
@@ -119,6 +120,13 @@ def _artifact_facts(artifact: Artifact) -> dict[str, object]:
 def _adapter(facts: AdapterFacts) -> str:
     kind = {"lora": "LoRA", "dora": "DoRA"}.get(facts.kind, facts.kind)
     return f"{facts.name}, {kind}, rank {facts.rank}, scaling {facts.scaling}, sha256 {facts.sha256[:16]}"
+
+
+def _targets(manifest: Manifest) -> str:
+    """The projections that adapters can change while the model runs, and what one takes in memory."""
+    names = dict.fromkeys(target.module.rpartition(".")[2] for target in manifest.adapter_targets)
+    width = sum(target.num_inputs + target.num_outputs for target in manifest.adapter_targets)
+    return f"{', '.join(names)}; {bytes_text(4 * width)} for each rank"
 
 
 def _native_operators(manifest: Manifest) -> set[str]:

@@ -243,6 +243,18 @@ Case rotary_angles() {
   return made;
 }
 
+Case add_adapters() {
+  const int64_t rows = pick(0, 5), tokens = one_of<int64_t>({0, 1, 1, 3, 20}), inputs = pick(1, 40), outputs = pick(1, 70);
+  const int64_t slots = pick(1, 4), rank = one_of<int64_t>({0, 1, 5, 16, 40}), offset = pick(0, 9);
+  Case made;
+  made.inputs = {{FLOAT, {rows, tokens, outputs}},
+                 {FLOAT, {rows, tokens, inputs}},
+                 {INT64, {rows}, 0, slots - 1},
+                 {FLOAT, {slots, offset + inputs + outputs + pick(0, 3), rank}}};
+  made.attributes = {{"offset", static_cast<double>(offset)}};
+  return made;
+}
+
 Case experts(bool zero_points) {
   Case made;
   const int64_t count = pick(1, 6), block = one_of<int64_t>({16, 32, 64}), tokens = pick(0, 12);
@@ -380,6 +392,7 @@ Case valid_case(const std::string& name) {
   if (name == "QuantizedLinear" || name == "AffineLinear") return linear(name[0] == 'A');
   if (name == "QuantizedNormLinear" || name == "AffineNormLinear") return norm_linear(name[0] == 'A');
   if (name == "RotaryAngles") return rotary_angles();
+  if (name == "AddAdapters") return add_adapters();
   if (name == "QuantizedExperts" || name == "AffineExperts") return experts(name[0] == 'A');
   if (name == "QuantizedMixture" || name == "AffineMixture") return mixture(name[0] == 'A');
   if (name == "QuantizedDeltaNet" || name == "AffineDeltaNet") return delta_net(name[0] == 'A');

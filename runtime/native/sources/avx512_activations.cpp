@@ -44,6 +44,17 @@ INLINE __m512 exponentials(__m512 x) {
 }  // namespace
 
 namespace avx512 {
+namespace {
+
+// Wraps, as the lanes of a NaN are the smallest number. The compiler's own sum would be undefined then.
+inline int32_t sum_lanes(__m512i x) {
+  const __m256i eight = _mm256_add_epi32(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1));
+  __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+}
+
+}  // namespace
 
 void quantize(const float* x, const Blocks& weights, void* codes, float* scales, float* sums) {
   uint8_t* out = static_cast<uint8_t*>(codes);
@@ -68,7 +79,7 @@ void quantize(const float* x, const Blocks& weights, void* codes, float* scales,
       place(_mm512_cvtsepi32_epi8(rounded), b * weights.block + i, weights.bits, out);
     }
     scales[b] = most / 127 + stray;
-    sums[b] = scales[b] * static_cast<float>(_mm512_reduce_add_epi32(sum));
+    sums[b] = scales[b] * static_cast<float>(sum_lanes(sum));
   }
 }
 
