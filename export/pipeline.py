@@ -162,7 +162,8 @@ def export_checkpoint(
         num_threads = num_threads or READING_THREADS
 
     if on_note is not None:
-        for note in (*adapted.notes, *requantised, *source.notes, *resolved.tensors.notes, *texts.files.notes):
+        notes = (*adapted.notes, *requantised, *source.notes, *resolved.tensors.notes, *texts.files.notes)
+        for note in (*notes, *recipe.notes(shapes)):
             on_note(note)
 
     fingerprint = export_fingerprint(

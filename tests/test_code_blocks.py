@@ -26,6 +26,7 @@ from safetensors.numpy import save_file
 
 from infra.miniature.checkpoint import TRAINED
 from qwonnx.export import ExportOptions, export_checkpoint
+from tests.checkpoints.gguf_files import write_gguf
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
@@ -97,8 +98,13 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_gguf(TRAINED, tmp_path_factory.mktemp("gguf") / "model-Q8_0.gguf", "Q8_0")
+
+
 @pytest.fixture
-def clone(tmp_path: Path, artifact: Path) -> Path:
+def clone(tmp_path: Path, artifact: Path, gguf: Path) -> Path:
     """A folder with what the pages name."""
     folder = tmp_path / "clone"
     (folder / "Qwen").mkdir(parents=True)
@@ -113,6 +119,7 @@ def clone(tmp_path: Path, artifact: Path) -> Path:
     queries = "layers.3.self_attn.q_proj", text["hidden_size"], 2 * text["num_attention_heads"] * text["head_dim"]
     for name in ("adapter", "support", "legal", "tuned-adapter"):
         _write_adapter(folder / name, folder / "checkpoint", *queries)
+    (folder / gguf.name).symlink_to(gguf)
     (folder / "keys.txt").write_text("one: first\ntwo: second\n")
     (folder / "keys.txt").chmod(0o600)
     (folder / "conversations.txt").write_text("What is Germany called in Swahili? Ujerumani. " * 40)

@@ -43,6 +43,9 @@ class TemplateSource:
     notes: tuple[str, ...] = ()
 
 
+NO_TEMPLATE = TemplateSource(None, ("chat template: none is there, so the artifact answers prompts and not chats",))
+
+
 @dataclass(frozen=True, slots=True)
 class _Templates:
     """Templates by name, and the file or folder that they are from."""
@@ -60,7 +63,7 @@ def chat_template_source(folder: Path) -> TemplateSource:
     legacy = next((found for name in _LEGACY_FILES if (found := _from_legacy_file(folder / name))), None)
     templates = _from_files(folder) or _from_tokenizer_config(folder) or legacy
     if templates is None:
-        return TemplateSource(None, ("chat template: none is there, so the artifact answers prompts and not chats",))
+        return NO_TEMPLATE
     notes = []
     if templates.path != folder / CHAT_TEMPLATE_FILE:
         notes.append(f"chat template: from {templates.path.name}")
@@ -70,7 +73,22 @@ def chat_template_source(folder: Path) -> TemplateSource:
         notes.append(
             f"chat template: {legacy.path.name} differs, and only AutoProcessor reads it: {templates.path.name} is used"
         )
-    by_name = templates.by_name
+    source = rendered_template(templates.by_name, templates.path, special_names(folder))
+    return TemplateSource(source.text, (*notes, *source.notes))
+
+
+def rendered_template(by_name: Mapping[str, str], path: Path, special: Mapping[str, str]) -> TemplateSource:
+    """One template of those that a checkpoint has by name.
+
+    Args:
+        by_name: the templates.
+        path: of the file that has them, for errors.
+        special: special tokens by the names under which transformers gives them to a template.
+
+    Raises:
+        CheckpointError: a template that would be rendered is not Jinja.
+    """
+    notes = []
     rendered = [name for name in (_DEFAULT, _TOOLS) if name in by_name]
     others = [name for name in by_name if name not in rendered]
     if not rendered:
@@ -84,13 +102,13 @@ def chat_template_source(folder: Path) -> TemplateSource:
         try:
             ChatTemplate(by_name[name])
         except TemplateError as error:
-            raise unusable(templates.path, quoted(str(error))) from error
+            raise unusable(path, quoted(str(error))) from error
         used |= meta.find_undeclared_variables(_ENVIRONMENT.parse(by_name[name]))
     text = _joined(by_name)
-    special = {name: token for name, token in sorted(special_names(folder).items()) if name in used}
-    if special:
-        notes.append(f"chat template: it reads {', '.join(special)}, which are written into it")
-    return TemplateSource(_prelude(special) + text, tuple(notes))
+    written = {name: token for name, token in sorted(special.items()) if name in used}
+    if written:
+        notes.append(f"chat template: it reads {', '.join(written)}, which are written into it")
+    return TemplateSource(_prelude(written) + text, tuple(notes))
 
 
 def _from_files(folder: Path) -> _Templates | None:

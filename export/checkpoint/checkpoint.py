@@ -1,4 +1,4 @@
-"""A checkpoint's tensors by name, from the safetensors files that chosen_files.py chooses.
+"""A checkpoint's tensors by name, from the files that chosen_files.py chooses, or from a model in GGUF.
 
 Opening reads headers only. `read` copies rows of one tensor into a fresh buffer, so memory is bounded by the request
 and several threads may read at once. Names are the published ones, whatever wrapper saved them (saved_names.py). This
@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import KeysView, Mapping, Sequence
+from collections.abc import Iterable, KeysView, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +24,17 @@ import numpy as np
 import numpy.typing as npt
 
 from qwonnx.export.checkpoint.chosen_files import choose_files
-from qwonnx.export.checkpoint.config import ModelConfig
+from qwonnx.export.checkpoint.config import ModelConfig, load_config
 from qwonnx.export.checkpoint.foreign_formats import refuse_side_file
+from qwonnx.export.checkpoint.gguf.files import is_gguf
+from qwonnx.export.checkpoint.gguf.model import open_gguf
+from qwonnx.export.checkpoint.gguf.published_tensors import DECODING_BYTES, PublishedTensor, published_tensors
 from qwonnx.export.checkpoint.location import BY_DEFAULT, Access, locate_checkpoint
 from qwonnx.export.checkpoint.remote.remote_folder import RemoteFolder
 from qwonnx.export.checkpoint.safetensors_header import TensorEntry, header_entries
 from qwonnx.export.checkpoint.saved_names import published_names
 from qwonnx.export.checkpoint.stored_file import ByteRange, LocalFile, StoredFile, unreadable
+from qwonnx.export.checkpoint.torch_file import TORCH_SUFFIXES, torch_entries
 from qwonnx.export.errors import CheckpointError, MissingTensorError, TensorFormatError
 from qwonnx.runtime.artifact.manifest import SourceFacts
 from qwonnx.runtime.artifact.strict_json import quoted
@@ -80,8 +84,10 @@ class Checkpoint:
         *,
         is_renamed: bool = False,
         has_values: bool = True,
+        published: Mapping[str, PublishedTensor] | None = None,
     ) -> None:
         self._tensors = tensors
+        self._published = dict(published or {})  # of a model in GGUF; then there are no others
         self.notes = notes  # for display: files that are not read, prefixes that are dropped
         self.has_values = has_values  # they may be read; else only headers are
         self.is_renamed = is_renamed  # some tensors were saved under another name than the published one
@@ -98,7 +104,7 @@ class Checkpoint:
         """Choose the files and read their headers.
 
         Args:
-            folder: the checkpoint's.
+            folder: the checkpoint's, or the first file of a model in GGUF.
             weights_file: see choose_files.
             remote: has the files with tensors, of which `folder` has only the names.
             has_values: values may be read; else only headers are.
@@ -108,6 +114,10 @@ class Checkpoint:
             TensorFormatError: a shard is truncated or malformed, or a tensor is stored twice.
             CheckpointError: see choose_files; or a file cannot be read.
         """
+        if is_gguf(folder):
+            model = open_gguf(folder)
+            published = published_tensors(model.tensors, load_config(folder))
+            return cls({}, model.notes, published=published, is_renamed=True)
         chosen = choose_files(folder, weights_file)
         files: Sequence[StoredFile]
         files = [LocalFile(folder / name) for name in chosen.names] if remote is None else remote.files(chosen.names)
@@ -131,12 +141,12 @@ class Checkpoint:
 
     @property
     def names(self) -> KeysView[str]:
-        return self._tensors.keys()
+        return self._published.keys() or self._tensors.keys()
 
     @property
     def total_bytes(self) -> int:
         """Bytes of all tensors."""
-        return sum(entry.num_bytes for _, entry in self._tensors.values())
+        return sum(entry.num_bytes for _, entry in self._entries())
 
     @property
     def files(self) -> tuple[CheckpointFile, ...]:
@@ -146,20 +156,20 @@ class Checkpoint:
             CheckpointError: one cannot be found any more.
         """
         entries: dict[StoredFile, list[TensorEntry]] = {}
-        for path, entry in self._tensors.values():
+        for path, entry in self._entries():
             entries.setdefault(path, []).append(entry)
         return tuple(_file_facts(file, entries[file]) for file in sorted(entries, key=lambda file: file.name))
 
     @property
     def stored_files(self) -> tuple[StoredFile, ...]:
         """The files that hold tensors, by name."""
-        return tuple(sorted({file for file, _ in self._tensors.values()}, key=lambda file: file.name))
+        return tuple(sorted({file for file, _ in self._entries()}, key=lambda file: file.name))
 
     @property
     def dtype(self) -> str:
         """The type of most bytes, by torch's name ("bfloat16") if torch has one."""
         sizes: Counter[str] = Counter()
-        for _, entry in self._tensors.values():
+        for _, entry in self._entries():
             sizes[entry.dtype] += entry.num_bytes
         most = max(sizes, key=lambda name: sizes[name], default="F32")
         return _TORCH_DTYPES.get(most, most.lower())
@@ -170,7 +180,7 @@ class Checkpoint:
         Raises:
             MissingTensorError: the checkpoint has no tensor of this name.
         """
-        entry = self._entry(name)[1]
+        entry = self._facts(name)
         return TensorInfo(name, entry.dtype, entry.shape, entry.num_bytes)
 
     def expect(self, name: str, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> int:
@@ -180,12 +190,12 @@ class Checkpoint:
             MissingTensorError: the tensor does not exist.
             TensorFormatError: its shape or dtype is different.
         """
-        if name not in self._tensors:
+        if name not in self.names:
             raise MissingTensorError(
                 f"the checkpoint has no {name} of shape {list(shape)}: a save or a copy is incomplete, or its"
                 " config.json belongs to another model"
             )
-        entry = self._entry(name)[1]
+        entry = self._facts(name)
         if 0 in entry.shape:
             raise TensorFormatError(
                 f"{name} is empty, as DeepSpeed ZeRO 3 saves a part of a model: gather the model first"
@@ -212,7 +222,7 @@ class Checkpoint:
             TensorFormatError: its dtype cannot be read, or its file has shrunk since it was opened.
             CheckpointError: the file cannot be read.
         """
-        entry = self._entry(name)[1]
+        entry = self._facts(name)
         available = entry.shape[0] if entry.shape else 1
         count = available - start_row if num_rows is None else num_rows
         assert 0 <= start_row <= start_row + count <= available, f"rows {start_row}+{count} of {name}"
@@ -224,6 +234,11 @@ class Checkpoint:
         """`count` values from index `start`, in stored order, as one axis; raises as `read` does."""
         import torch
 
+        if (published := self._published.get(name)) is not None:
+            if published.dtype == "F32":
+                return torch.from_numpy(published.floats(start, count, _read_range))
+            dtype = getattr(torch, _TORCH_DTYPES[published.dtype])
+            return torch.from_numpy(published.halves(start, count, _read_range).view(np.int16)).view(dtype)
         file, entry = self._entry(name)
         dtype = _torch_dtype(entry)
         assert 0 <= start <= start + count <= math.prod(entry.shape), f"values {start}+{count} of {name}"
@@ -231,6 +246,27 @@ class Checkpoint:
         with file.opened() as read_into:
             read_into(values.view(torch.uint8).numpy().data, entry.offset + start * dtype.itemsize)
         return values
+
+    def read_floats(self, name: str, start: int, count: int) -> npt.NDArray[np.float32]:
+        """`count` values of a float tensor from index `start`, as float32, without torch; raises as `read` does."""
+        if (published := self._published.get(name)) is not None:
+            return published.floats(start, count, _read_range)
+        size = self.info(name).num_bytes // math.prod(self.info(name).shape)
+        stored = self.read_bytes(name, start * size, count * size)
+        match self.info(name).dtype:
+            case "BF16":
+                return (stored.view("<u2").astype(np.uint32) << 16).view(np.float32)
+            case "F16":
+                return stored.view("<f2").astype(np.float32)
+            case _:
+                return stored.view("<f4")
+
+    def reading_bytes(self, name: str) -> tuple[int, int]:
+        """Memory that a read takes beside the stored bytes and its caller's floats: of any size, and for each value."""
+        published = self._published.get(name)
+        if published is None or not published.is_decoded:
+            return 0, 0
+        return DECODING_BYTES, 4
 
     def read_bytes(self, name: str, start: int, count: int) -> npt.NDArray[np.uint8]:
         """`count` bytes of a tensor from byte `start`, as stored; raises as `read` does."""
@@ -272,10 +308,23 @@ class Checkpoint:
                 " checkpoint"
             ) from None
 
+    def _facts(self, name: str) -> TensorEntry | PublishedTensor:
+        return self._published.get(name) or self._entry(name)[1]
+
+    def _entries(self) -> Iterable[tuple[StoredFile, TensorEntry]]:
+        """The stored tensors and their files."""
+        if not self._published:
+            return self._tensors.values()
+        stored = {name: tensor for one in self._published.values() for name, tensor in one.stored.items()}
+        return [
+            (LocalFile(tensor.path), TensorEntry(name, tensor.type.name, tensor.shape, tensor.offset, tensor.num_bytes))
+            for name, tensor in stored.items()
+        ]
+
 
 @dataclass(frozen=True, slots=True)
 class ResolvedCheckpoint:
-    """A checkpoint's folder, its entry in a manifest, its config.json and its tensors.
+    """A checkpoint's folder (or first GGUF file), its entry in a manifest, its config.json and its tensors.
 
     remote has the tensors if the folder has only the names and the text files.
     """
@@ -335,9 +384,17 @@ def _file_facts(file: StoredFile, entries: list[TensorEntry]) -> CheckpointFile:
 def _header(file: StoredFile) -> list[TensorEntry]:
     try:
         with file.stream() as stream:
-            return header_entries(stream, str(file))
+            read = torch_entries if file.name.endswith(TORCH_SUFFIXES) else header_entries
+            return read(stream, str(file))
     except OSError as error:
         raise unreadable(file, error) from error
+
+
+def _read_range(path: Path, offset: int, count: int) -> npt.NDArray[np.uint8]:
+    content = np.empty(count, np.uint8)
+    with LocalFile(path).opened() as read_into:
+        read_into(content.data, offset)
+    return content
 
 
 def _torch_dtype(entry: TensorEntry) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""Which safetensors files of a folder are the model: those that transformers would load, where that is certain.
+"""Which files of a folder are the model: those that transformers would load, where that is certain.
 
     --weights-file FILE                         that file, the index or series that it is of, or the files of an index
     an index, and no other model.safetensors    the files that the index lists
@@ -7,31 +7,51 @@
     both, with files                            refused: one of them is older, and only the user knows which
     neither                                     one numbered series, or all files with a plain name
 
-transformers takes model.safetensors wherever it exists. Files that are not read are named in a note.
+transformers takes model.safetensors wherever it exists. Files that are not read are named in a note. PyTorch's files
+(pytorch_model.bin, its shards and their index) follow the same rules where there are no safetensors files.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qwonnx.export.checkpoint.foreign_formats import ADAPTER_CONFIG, recognised_files, recognised_names, refuse_adapter
+from qwonnx.export.checkpoint.torch_file import TORCH_SUFFIXES
 from qwonnx.export.errors import CheckpointError, MissingTensorError
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, quoted, read_object
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
-_INDEX_SUFFIX = ".safetensors.index.json"
+PYTORCH_INDEX_NAME, PYTORCH_NAME = "pytorch_model.bin.index.json", "pytorch_model.bin"
 
 # An index of 370,000 tensors, four for each projection of each expert, has about 55 MB.
 _MAX_INDEX_BYTES = 100_000_000
 # No separators; a backslash is one on Windows. is_plain_name also refuses names that do not print.
-_PLAIN_NAME = re.compile(r"[^/\\]{1,200}\.safetensors")
+_PLAIN_NAME = re.compile(r"[^/\\]{1,200}\.(safetensors|bin|pt|pth)")
 _MAX_NAME_BYTES = 255  # the limit of file systems
-_SHARD_NUMBER = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors")
+_SHARD_NUMBER = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.safetensors|\.bin)")
+_PYTORCH_NAME = re.compile(r"pytorch_model.*\.bin(\.index\.json)?")
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """How transformers names a model's files."""
+
+    single: str
+    index_suffix: str
+
+    @property
+    def index(self) -> str:
+        return self.single.partition(".")[0] + self.index_suffix
+
+
+_SAFETENSORS = _Names(SINGLE_NAME, ".safetensors.index.json")
+_PYTORCH = _Names(PYTORCH_NAME, ".bin.index.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +68,22 @@ def choose_files(folder: Path, weights_file: str | None = None) -> ChosenFiles:
 
     Args:
         folder: the checkpoint's.
-        weights_file: the user's choice: the name of a safetensors file or of an index in the folder.
+        weights_file: the user's choice: the name of a file with weights or of an index in the folder.
 
     Raises:
         MissingTensorError: there is no safetensors file, or a file of an index or of a series is missing.
         CheckpointError: two sets of files may be the model; an adapter is there; the index is malformed, or names a
             file outside the folder.
     """
-    files = sorted(path.name for path in folder.glob("*.safetensors") if path.is_file())  # a pipe would block
+    names, files = _files(folder, weights_file)
     own = [name for name in files if not name.lower().startswith("adapter")]
     refuse_adapter(folder, has_weights=bool(own))
     if weights_file is not None:
-        chosen = _chosen_by_user(folder, _name_within(folder, weights_file), files)
+        chosen = _chosen_by_user(folder, _name_within(folder, weights_file), files, names)
     else:
-        chosen = _chosen_by_rule(folder, files)
+        chosen = _chosen_by_rule(folder, files, names)
+    if names is _PYTORCH:
+        chosen = dataclasses.replace(chosen, notes=(*chosen.notes, _torch_note(chosen.names)))
     unread = [name for name in files if name not in chosen.names]
     unread += sorted(f"{path.parent.name}/{path.name}" for path in folder.glob(f"*/{ADAPTER_CONFIG}"))
     if not unread:
@@ -70,51 +92,72 @@ def choose_files(folder: Path, weights_file: str | None = None) -> ChosenFiles:
     return ChosenFiles(chosen.names, chosen.index, (*chosen.notes, f"not read: {shown}"))
 
 
-def _chosen_by_rule(folder: Path, files: list[str]) -> ChosenFiles:
-    index_path = folder / INDEX_NAME
+def _files(folder: Path, weights_file: str | None) -> tuple[_Names, list[str]]:
+    """The files of the kind that is read, in their order: safetensors, unless only PyTorch's are there or chosen."""
+    found = sorted(path.name for path in folder.iterdir() if path.is_file())  # a pipe would block
+    tensors = [name for name in found if name.endswith(".safetensors")]
+    if weights_file is not None and weights_file.endswith((*TORCH_SUFFIXES, _PYTORCH.index_suffix)):
+        return _PYTORCH, [name for name in found if name.endswith(TORCH_SUFFIXES)]
+    if tensors or (folder / INDEX_NAME).is_file():
+        return _SAFETENSORS, tensors
+    if any(map(_PYTORCH_NAME.fullmatch, found)):
+        return _PYTORCH, [name for name in found if _PYTORCH_NAME.fullmatch(name) and name.endswith(".bin")]
+    return _SAFETENSORS, tensors
+
+
+def _torch_note(names: Sequence[str]) -> str:
+    return (
+        f"PyTorch: {quoted(names[0])} may run code in programs that load it with pickle; an export reads only where its"
+        " tensors are. Ask where it comes from for safetensors"
+    )
+
+
+def _chosen_by_rule(folder: Path, files: list[str], names: _Names) -> ChosenFiles:
+    index_path = folder / names.index
     if not index_path.is_file():
-        return ChosenFiles((SINGLE_NAME,)) if (folder / SINGLE_NAME).is_file() else _without_index(folder, files)
+        return ChosenFiles((names.single,)) if (folder / names.single).is_file() else _without_index(folder, files)
     index = read_index(index_path)
     listed = _listed(index)
-    if SINGLE_NAME in listed or not (folder / SINGLE_NAME).is_file():
-        _check_all_there(folder, INDEX_NAME, listed, files)
+    if names.single in listed or not (folder / names.single).is_file():
+        _check_all_there(folder, names.index, listed, files)
         return ChosenFiles(listed, index)
     there = set(files)
     found = [name for name in listed if name in there]
     if found:
         raise CheckpointError(
-            f"{folder} has {SINGLE_NAME} and an index with {len(found)} of its {len(listed)} files ({found[0]}, ...),"
-            f" two models of which one is older: choose with --weights-file {SINGLE_NAME} or --weights-file"
-            f" {INDEX_NAME}, or remove the older one"
+            f"{folder} has {names.single} and an index with {len(found)} of its {len(listed)} files ({found[0]}, ...),"
+            f" two models of which one is older: choose with --weights-file {names.single} or --weights-file"
+            f" {names.index}, or remove the older one"
         )
     note = (
-        f"{INDEX_NAME} lists {len(listed)} files that do not exist, as after save_pretrained into the model's own"
-        f" folder: {SINGLE_NAME} is read, as transformers does"
+        f"{names.index} lists {len(listed)} files that do not exist, as after save_pretrained into the model's own"
+        f" folder: {names.single} is read, as transformers does"
     )
-    return ChosenFiles((SINGLE_NAME,), notes=(note,))
+    return ChosenFiles((names.single,), notes=(note,))
 
 
-def _chosen_by_user(folder: Path, name: str, files: list[str]) -> ChosenFiles:
-    if name.endswith(_INDEX_SUFFIX) and name in _indexes(folder):
+def _chosen_by_user(folder: Path, name: str, files: list[str], names: _Names) -> ChosenFiles:
+    if name in _indexes(folder, names):
         index = read_index(folder / name)
         listed = _listed(index)
         _check_all_there(folder, name, listed, files)
         return ChosenFiles(listed, index)
     if name not in files:
-        hint = recognised_names([name]) or f"give one of its files: {', '.join(map(quoted, _choices(folder, files)))}"
+        hint = (
+            recognised_names([name])
+            or f"give one of its files: {', '.join(map(quoted, _choices(folder, files, names)))}"
+        )
         raise CheckpointError(
-            f"--weights-file {quoted(name)} is not a safetensors file or an index of {folder}; {hint}"
+            f"--weights-file {quoted(name)} is not a file with weights or an index of {folder}; {hint}"
         )
     _check_plain(folder, [name])
-    if (folder / INDEX_NAME).is_file() and name != SINGLE_NAME:
-        index = read_index(folder / INDEX_NAME)
+    if (folder / names.index).is_file() and name != names.single:
+        index = read_index(folder / names.index)
         if name in (listed := _listed(index)):
-            _check_all_there(folder, INDEX_NAME, listed, files)
+            _check_all_there(folder, names.index, listed, files)
             return ChosenFiles(listed, index)
-    numbered = _SHARD_NUMBER.fullmatch(name)
-    if numbered is None:
-        return ChosenFiles((name,))
-    return ChosenFiles(_series(folder, numbered[1], int(numbered[3]), files))
+    series = _Series.of(name)
+    return ChosenFiles((name,) if series is None else _in_series(folder, series, files))
 
 
 def _name_within(folder: Path, weights_file: str) -> str:
@@ -126,12 +169,29 @@ def _name_within(folder: Path, weights_file: str) -> str:
         return weights_file
 
 
-def _choices(folder: Path, files: list[str]) -> list[str]:
-    return [*_indexes(folder), *files][:6] or ["none is there"]
+def _choices(folder: Path, files: list[str], names: _Names) -> list[str]:
+    return [*_indexes(folder, names), *files][:6] or ["none is there"]
 
 
-def _indexes(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.glob(f"*{_INDEX_SUFFIX}") if path.is_file())
+def _indexes(folder: Path, names: _Names) -> list[str]:
+    return sorted(path.name for path in folder.glob(f"*{names.index_suffix}") if path.is_file())
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Series:
+    """A numbered series of files: STEM-00001-of-00003SUFFIX."""
+
+    stem: str
+    total: int
+    suffix: str
+
+    @classmethod
+    def of(cls, name: str) -> _Series | None:
+        found = _SHARD_NUMBER.fullmatch(name)
+        return None if found is None else cls(found[1], int(found[3]), found[4])
+
+    def file(self, number: int) -> str:
+        return f"{self.stem}-{number:05}-of-{self.total:05}{self.suffix}"
 
 
 def _without_index(folder: Path, files: list[str]) -> ChosenFiles:
@@ -144,36 +204,30 @@ def _without_index(folder: Path, files: list[str]) -> ChosenFiles:
             else f"{folder} has no safetensors files, and {known}"
         )
     _check_plain(folder, files)
-    series = {(found[1], int(found[3])) for name in files if (found := _SHARD_NUMBER.fullmatch(name))}
+    series = {found for name in files if (found := _Series.of(name)) is not None}
     if not series:
         return ChosenFiles(tuple(files))
-    others = [name for name in files if not _SHARD_NUMBER.fullmatch(name)]
+    others = [name for name in files if _Series.of(name) is None]
     if len(series) > 1 or others:
-        firsts = [next(name for name in files if _is_of(name, stem, total)) for stem, total in sorted(series)]
+        firsts = [next(name for name in files if _Series.of(name) == one) for one in sorted(series)]
         shown = ", ".join(map(quoted, [*firsts, *others][:4]))
         raise CheckpointError(
             f"{folder} has no index and several sets of files ({shown}): choose with --weights-file and the name of a"
             " file of the set"
         )
-    ((stem, total),) = series
-    return ChosenFiles(_series(folder, stem, total, files))
+    return ChosenFiles(_in_series(folder, series.pop(), files))
 
 
-def _series(folder: Path, stem: str, total: int, files: list[str]) -> tuple[str, ...]:
-    names = tuple(name for name in files if _is_of(name, stem, total))
-    if len(names) != total:
-        expected = (f"{stem}-{number:05}-of-{total:05}.safetensors" for number in range(1, total + 1))
+def _in_series(folder: Path, series: _Series, files: list[str]) -> tuple[str, ...]:
+    names = tuple(name for name in files if _Series.of(name) == series)
+    if len(names) != series.total:
+        expected = (series.file(number) for number in range(1, series.total + 1))
         missing = next((name for name in expected if name not in names), "one")
         raise MissingTensorError(
-            f"{folder} has {len(names)} of the {total} files that {names[0]} counts, and lacks {quoted(missing)}:"
-            " copy the others from where these come from"
+            f"{folder} has {len(names)} of the {series.total} files that {names[0]} counts, and lacks"
+            f" {quoted(missing)}: copy the others from where these come from"
         )
     return names
-
-
-def _is_of(name: str, stem: str, total: int) -> bool:
-    found = _SHARD_NUMBER.fullmatch(name)
-    return found is not None and (found[1], int(found[3])) == (stem, total)
 
 
 def _listed(index: Mapping[str, str]) -> tuple[str, ...]:
@@ -215,8 +269,9 @@ def read_index(path: Path) -> dict[str, str]:
         raise CheckpointError(f"{path} is malformed ({error}): {restore}") from error
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path} has no weight_map: {restore}")
+    suffix = ".bin" if path.name.endswith(_PYTORCH.index_suffix) else ".safetensors"
     for shard in weight_map.values():
-        if not is_plain_name(shard):
+        if not is_plain_name(shard) or not shard.endswith(suffix):
             raise CheckpointError(
                 f"{path} names {quoted(shard)}, which is not a file of its folder: do not use this checkpoint"
             )
@@ -230,7 +285,7 @@ def _check_plain(folder: Path, names: Iterable[str]) -> None:
 
 
 def is_plain_name(name: Any) -> bool:
-    """Whether a value is a printable name of a safetensors file in the folder itself."""
+    """Whether a value is a printable name of a file with weights in the folder itself."""
     return (
         isinstance(name, str)
         and name.isprintable()  # first: it refuses names that cannot be encoded

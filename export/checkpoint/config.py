@@ -17,6 +17,9 @@ from qwonnx.export.checkpoint.config_fields import CORRECT, FIXED, MAX_SIZE, Fie
 from qwonnx.export.checkpoint.foreign_formats import recognised_files, refuse_adapter
 from qwonnx.export.checkpoint.formats.modelopt_config import SIDE_FILE, of_side_file
 from qwonnx.export.checkpoint.formats.source_quantization import SourceQuantization, parse_quantization
+from qwonnx.export.checkpoint.gguf.config_document import config_document
+from qwonnx.export.checkpoint.gguf.files import is_gguf
+from qwonnx.export.checkpoint.gguf.model import open_gguf
 from qwonnx.export.errors import CheckpointError, ConfigError
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, quoted, read_object
 
@@ -105,13 +108,15 @@ class ModelConfig:
 
 
 def load_config(folder: Path) -> ModelConfig:
-    """Read and check a checkpoint's config.json.
+    """Read and check a checkpoint's config.json, or what stands for it in the first file of a model in GGUF.
 
     Raises:
         UnsupportedModelError: the architecture is not one of Qwen 3.5's.
         ConfigError: the file is missing or malformed, or a field has a value of the wrong type, out of range, or that
             changes the maths.
     """
+    if is_gguf(folder):
+        return parse_config(gguf_document(folder), where=str(folder))
     path = folder / CONFIG_NAME
     if not path.is_file():
         raise _no_config(folder)
@@ -130,9 +135,15 @@ def _side_quantization(path: Path) -> dict[str, Any]:
         return {}
 
 
+def gguf_document(path: Path) -> dict[str, Any]:
+    """A config.json from the first file of a model in GGUF; raises what load_config raises."""
+    return config_document(open_gguf(path))
+
+
 def _no_config(folder: Path) -> CheckpointError:
     """The error of a folder without config.json; it says what the folder is, if that can be seen."""
-    weights = [path.name for path in folder.glob("*.safetensors") if not path.name.startswith("adapter")]
+    found = (*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin"))
+    weights = [path.name for path in found if not path.name.startswith("adapter")]
     try:
         refuse_adapter(folder, has_weights=bool(weights))
     except CheckpointError as error:

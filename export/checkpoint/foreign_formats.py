@@ -42,15 +42,15 @@ def _sign(pattern: str, meaning: str, remedy: str) -> _Sign:
 
 # Names of files and folders, whole. The first sign that some name matches is reported.
 _FILES = (
-    _sign(r".*\.gguf", "is a GGUF file of llama.cpp", _ORIGINAL),
+    _sign(r".*\.gguf", "is a GGUF file of llama.cpp", "export that file itself, by its path"),
     _sign(r"zero_to_fp32\.py|global_step\d+", "is part of a DeepSpeed checkpoint", f"run zero_to_fp32.py, {_SAVE}"),
     _sign(
         r".*\.distcp|pytorch_model_fsdp_\d+", "is part of an FSDP checkpoint", "merge it with accelerate merge-weights"
     ),
     _sign(
         r"(?!training_args|optimizer|scheduler|scaler|rng_state)(.*\.bin\.index\.json|.*\.(bin|pt|pth|ckpt))",
-        "is a PyTorch file, which may run code when it is opened",
-        _SAVE,
+        "is a PyTorch file",
+        f"choose it with --weights-file if it holds a model's tensors by name, or {_SAVE}",
     ),
     _sign(r".*\.(h5|msgpack)", "is a file of TensorFlow or Flax", _SAVE),
     _sign(r".*\.npz", "is a file of MLX or numpy", _ORIGINAL),

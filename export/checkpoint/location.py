@@ -13,6 +13,7 @@ from pathlib import Path
 
 from qwonnx.export.checkpoint.config import ModelConfig, load_config
 from qwonnx.export.checkpoint.foreign_formats import recognised_names
+from qwonnx.export.checkpoint.gguf.files import first_part, gguf_in, is_gguf, refuse_elsewhere
 from qwonnx.export.checkpoint.remote.addresses import Repository, is_url, parse_repository, parse_url
 from qwonnx.export.checkpoint.remote.remote_folder import RemoteFolder, open_url
 from qwonnx.export.errors import CheckpointError
@@ -38,7 +39,7 @@ BY_DEFAULT = Access()
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A found checkpoint: its folder, name in a manifest, commit (None without one) and parsed config.json.
+    """A found checkpoint: its folder or first GGUF file, name in a manifest, commit (None without one), parsed config.
 
     remote has the tensors if they are not in the folder.
     """
@@ -55,8 +56,10 @@ def locate_checkpoint(
 ) -> Location:
     """Find a checkpoint.
 
+    A model in GGUF is given by one of its files, or by its folder if no other weights are there.
+
     Args:
-        name_or_path: a folder, a hub repository, or a URL.
+        name_or_path: a folder, a GGUF file, a hub repository, or a URL.
         revision: branch, tag or commit of a hub repository.
         weights_file: which of several models in a folder, see choose_files.
         access: see there.
@@ -79,6 +82,12 @@ def locate_checkpoint(
             raise CheckpointError(f"{path} may not be read: check its permissions")
         if revision is not None:
             raise CheckpointError(f"{path} is a local folder, which has no revision {revision!r}: leave --revision out")
+        path = gguf_in(path, weights_file) or path
+        return Location(path, _printable(path.resolve().name), None, load_config(path))
+    if exists and is_gguf(path):
+        if revision is not None:
+            raise CheckpointError(f"{path} is a local file, which has no revision {revision!r}: leave --revision out")
+        path = first_part(path)
         return Location(path, _printable(path.resolve().name), None, load_config(path))
     if exists:
         known = recognised_names([path.name])
@@ -119,6 +128,7 @@ def _in_hub(repository: Repository, weights_file: str | None, access: Access) ->
             pass  # the cache may have it
         else:
             with remote.naming():
+                refuse_elsewhere(remote.folder, weights_file)
                 return Location(remote.folder, repository.name, commit, load_config(remote.folder), remote)
     found = download_checkpoint(repository, weights_file, offline=access.offline, on_bytes=access.on_bytes)
     return Location(found.folder, repository.name, found.commit, load_config(found.folder))
@@ -132,6 +142,7 @@ def _at_url(url: str, revision: str | None, weights_file: str | None) -> Locatio
         raise CheckpointError(f"{address.url} has no revision {revision!r}: leave --revision out")
     remote = open_url(address, weights_file)
     with remote.naming():
+        refuse_elsewhere(remote.folder, weights_file)
         return Location(remote.folder, address.folder_name, None, load_config(remote.folder), remote)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qwonnx.export.checkpoint.chosen_files import INDEX_NAME
+from qwonnx.export.checkpoint.chosen_files import INDEX_NAME, PYTORCH_INDEX_NAME
 from qwonnx.export.checkpoint.foreign_formats import ADAPTER_CONFIG
 
 CONFIG_FILES = ("config.json", ADAPTER_CONFIG)  # what decides first whether a checkpoint is exported
@@ -21,7 +21,7 @@ _PICTURE_FILES = ("preprocessor_config.json", "video_preprocessor_config.json")
 TEXT_FILES = (
     *CONFIG_FILES,
     "generation_config.json",
-    INDEX_NAME,
+    *(INDEX_NAME, PYTORCH_INDEX_NAME),
     *TOKENIZER_FILES,
     *TEMPLATE_FILES,
     *SIDE_FILES,

@@ -21,7 +21,7 @@ MAX_HEADER_BYTES = 100_000_000
 _MAX_DIMENSIONS = 8
 
 # Bits per element for every type of the format: an error must name a type that is not supported, not call it malformed.
-_ELEMENT_BITS = {
+ELEMENT_BITS = {
     "F4": 4,
     "F6_E2M3": 6,
     "F6_E3M2": 6,
@@ -92,7 +92,7 @@ def _entry(where: str, name: str, value: Any, data_start: int) -> TensorEntry:
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
         raise _malformed(where, f"tensor {quoted(name)} has other fields than dtype, shape and data_offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _ELEMENT_BITS:
+    if not isinstance(dtype, str) or dtype not in ELEMENT_BITS:
         raise _malformed(where, f"tensor {quoted(name)} has the unknown dtype {quoted(dtype)}")
     if not _is_size_list(shape) or len(shape) > _MAX_DIMENSIONS:
         raise _malformed(where, f"tensor {quoted(name)} has the shape {quoted(shape)}")
@@ -100,7 +100,7 @@ def _entry(where: str, name: str, value: Any, data_start: int) -> TensorEntry:
         raise _malformed(where, f"tensor {quoted(name)} has the data_offsets {quoted(offsets)}")
     num_bytes = offsets[1] - offsets[0]
     # Python's integers do not overflow, so this product is exact.
-    if math.prod(shape) * _ELEMENT_BITS[dtype] != num_bytes * 8:
+    if math.prod(shape) * ELEMENT_BITS[dtype] != num_bytes * 8:
         raise _malformed(where, f"tensor {quoted(name)} of shape {shape} and dtype {dtype} has {num_bytes} bytes")
     return TensorEntry(name, dtype, tuple(shape), data_start + offsets[0], num_bytes)
 

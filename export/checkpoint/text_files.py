@@ -12,6 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qwonnx.export.checkpoint.chat_templates import chat_template_source
+from qwonnx.export.checkpoint.gguf.files import is_gguf
+from qwonnx.export.checkpoint.gguf.header import read_gguf
+from qwonnx.export.checkpoint.gguf.text import gguf_texts
 from qwonnx.export.checkpoint.tokenizer_files import read_text_file, tokenizer_source, unusable
 from qwonnx.runtime.artifact.file_names import (
     CHAT_TEMPLATE_FILE,
@@ -56,11 +59,17 @@ def read_text_files(checkpoint: Path) -> TextFiles:
     Raises:
         CheckpointError: there is no tokenizer, or a file cannot be used.
     """
-    tokenizer, template = tokenizer_source(checkpoint), chat_template_source(checkpoint)
+    if is_gguf(checkpoint):
+        made = gguf_texts(read_gguf(checkpoint))
+        tokenizer, template = made.tokenizer, made.template
+    else:
+        tokenizer, template = tokenizer_source(checkpoint), chat_template_source(checkpoint)
     contents = {TOKENIZER_FILE: tokenizer.content}
     if template.text is not None:
         contents[CHAT_TEMPLATE_FILE] = template.text.encode()
-    if (checkpoint / GENERATION_CONFIG_FILE).is_file():
+    if is_gguf(checkpoint):
+        contents[GENERATION_CONFIG_FILE] = made.generation
+    elif (checkpoint / GENERATION_CONFIG_FILE).is_file():
         contents[GENERATION_CONFIG_FILE] = read_text_file(checkpoint / GENERATION_CONFIG_FILE, _MAX_GENERATION_BYTES)
     return TextFiles(contents, (*tokenizer.notes, *template.notes))
 
@@ -122,7 +131,7 @@ def load_tokenizer(checkpoint: Path) -> Tokenizer:
     Raises:
         CheckpointError: it is missing, or cannot be used.
     """
-    return _opened(checkpoint, tokenizer_source(checkpoint).content)
+    return _opened(checkpoint, read_text_files(checkpoint).contents[TOKENIZER_FILE])
 
 
 def _with_vocabulary(files: TextFiles, library: LibraryVocabulary) -> TextFiles:

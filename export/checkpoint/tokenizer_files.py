@@ -43,7 +43,7 @@ _PATTERN = (
 )
 QWEN_SPLIT = {"type": "Split", "pattern": {"Regex": _PATTERN}, "behavior": "Isolated", "invert": False}
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-_FRAME: Mapping[str, Any] = {
+FRAME: Mapping[str, Any] = {
     "normalizer": {"type": "NFC"},
     "pre_tokenizer": {"type": "Sequence", "pretokenizers": [QWEN_SPLIT, _BYTE_LEVEL]},
     "post_processor": None,
@@ -210,7 +210,7 @@ def _built(folder: Path, config: Mapping[str, Any]) -> bytes:
             f" copy {TOKENIZER_FILE} from the base model, or from where the model was trained"
         )
     model = {"type": "BPE", "vocab": vocabulary, "merges": merges}
-    return json.dumps({"version": "1.0", "added_tokens": [], **_FRAME, "model": model}, ensure_ascii=False).encode()
+    return json.dumps({"version": "1.0", "added_tokens": [], **FRAME, "model": model}, ensure_ascii=False).encode()
 
 
 def _stated(folder: Path, config: Mapping[str, Any], own: list[AddedToken]) -> Iterator[AddedToken]:
@@ -299,7 +299,7 @@ def _differences(parts: _Parts, config: Mapping[str, Any]) -> Iterator[str]:
     named = {"normalizer": "normalizer", "pre_tokenizer": "pre-tokenizer"}
     for key, shown in named.items():
         found = msgspec.json.decode(getattr(parts, key))
-        if _essence(found) != _essence(_FRAME[key]):
+        if _essence(found) != _essence(FRAME[key]):
             yield (
                 f"tokenizer: its {shown} is not Qwen 3.5's own, which AutoTokenizer of transformers 5 would use:"
                 f" {TOKENIZER_FILE} is followed"

@@ -177,6 +177,13 @@ class WeightSource:
         """Whether the checkpoint has a head beside the embedding that it is tied to."""
         return bool(self._tied) and HEAD in self._stored.names
 
+    def layer_type(self, layer: int) -> str | None:
+        """The type of a layer, from the names of its tensors; None: they show none."""
+        names = self._stored.names
+        signs = {"linear_attention": _LOG_DECAY, "full_attention": ".self_attn.q_norm.weight"}
+        found = [kind for kind, sign in signs.items() if f"{self._prefix}layers.{layer}{sign}" in names]
+        return found[0] if len(found) == 1 else None
+
     def check_format(self) -> None:
         """Refuse tensors of a format that is not read, before a message calls them missing or misshapen.
 

@@ -24,6 +24,9 @@ from qwonnx.export.checkpoint.formats.stored_weights import StoredWeights
 from qwonnx.export.checkpoint.transformers_config import transformers_config
 from qwonnx.export.errors import CheckpointError, VerificationError, first_line
 
+# Sizes that torch's grouped product of experts needs: rows of a multiple of 16 bytes.
+_GROUPED_MULTIPLE = 4
+
 
 def load_reference_model(checkpoint: Path, weights_file: str | None = None, *, pictures: bool = False) -> Any:
     """The model, ready to run; it takes memory for its float32 weights and for those that transformers is joining.
@@ -44,7 +47,11 @@ def load_reference_model(checkpoint: Path, weights_file: str | None = None, *, p
     tensors = Checkpoint.open(checkpoint, weights_file)
     auto = AutoModelForImageTextToText if pictures else AutoModelForCausalLM
     # float32, not "auto": bfloat16 would round A_log, which checkpoints store in float32.
-    arguments = {"dtype": torch.float32, "output_loading_info": True}
+    arguments: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
+    if parsed.num_experts and (
+        parsed.hidden_size % _GROUPED_MULTIPLE or parsed.moe_intermediate_size % _GROUPED_MULTIPLE
+    ):
+        arguments["experts_implementation"] = "eager"
     try:
         config = transformers_config(checkpoint, parsed)
         if parsed.quantization is None and not tensors.is_renamed and _reads_the_same(checkpoint, tensors):

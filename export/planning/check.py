@@ -17,6 +17,7 @@ from pathlib import Path
 from qwonnx.export.adapters.adapted_checkpoint import AdaptedCheckpoint, resolve_adapted
 from qwonnx.export.checkpoint.foreign_formats import ADAPTER_CONFIG
 from qwonnx.export.checkpoint.formats.modelopt_config import SIDE_FILE
+from qwonnx.export.checkpoint.gguf.files import is_gguf
 from qwonnx.export.checkpoint.location import Access, locate_checkpoint, repository_of
 from qwonnx.export.checkpoint.needed_files import SIDE_FILES, TEXT_FILES
 from qwonnx.export.checkpoint.remote.addresses import is_url, parse_url
@@ -32,7 +33,16 @@ from qwonnx.runtime.artifact.manifest import AdapterFacts
 
 # Files beside the weights that an export reads, or that say nothing about the model. Tokenizers have more forms.
 _READ = (frozenset(TEXT_FILES) - {ADAPTER_CONFIG, *SIDE_FILES}) | {SIDE_FILE}
-_HARMLESS = ("readme", "license", "notice", ".git", "configuration.json", "preprocessor_config", "video_preprocessor")
+_HARMLESS = (
+    "readme",
+    "license",
+    "notice",
+    ".git",
+    "configuration.json",
+    "preprocessor_config",
+    "video_preprocessor",
+    "mergekit_config.yml",
+)
 
 _COPY_NOTE = "lm_head.weight: a copy of the tied embedding, whose values only an export compares"
 
@@ -81,7 +91,7 @@ def check_checkpoint(
     """Check a checkpoint, or an adapter that names its base.
 
     Args:
-        checkpoint: a folder, a hub repository, or a URL.
+        checkpoint: a folder, a GGUF file, a hub repository, or a URL.
         weights_file: see choose_files.
         adapters: that the export merges, in their order.
         revision: branch, tag or commit of a hub repository.
@@ -131,7 +141,10 @@ def check_checkpoint(
         ),
         adapters=adapted.facts,
         skipped=skipped,
-        notes=(*adapted.notes, *requantised, *source.notes, *tensors.notes, *texts.files.notes, *copy),
+        notes=(
+            *(*adapted.notes, *requantised, *source.notes, *tensors.notes),
+            *(*texts.files.notes, *recipe.notes(shapes), *copy),
+        ),
         unread=_unread(adapted.resolved.folder, adapted),
     )
 
@@ -142,7 +155,7 @@ def _name(checkpoint: str, path: Path, revision: str | None) -> str:
     Raises:
         CheckpointError: there is nothing of this name.
     """
-    if path.is_dir():
+    if path.is_dir() or is_gguf(path):
         return path.resolve().name
     if is_url(checkpoint):
         return parse_url(checkpoint).url
@@ -153,6 +166,8 @@ def _name(checkpoint: str, path: Path, revision: str | None) -> str:
 
 def _unread(folder: Path, adapted: AdaptedCheckpoint | None) -> tuple[str, ...]:
     """Names of files and folders that are not read, but for those that cannot matter."""
+    if not folder.is_dir():  # of a model in GGUF, all is in its files
+        return ()
     read = set(_READ)
     if adapted is not None:
         read |= {file.name for file in adapted.resolved.tensors.files}

@@ -12,6 +12,7 @@ from pathlib import Path
 from qwonnx.export.checkpoint.chosen_files import choose_files
 from qwonnx.export.checkpoint.config import ModelConfig, load_config, load_config_file
 from qwonnx.export.checkpoint.foreign_formats import recognised_names, refuse_adapter, refuse_side_file
+from qwonnx.export.checkpoint.gguf.files import first_part, gguf_in, is_gguf, refuse_elsewhere
 from qwonnx.export.checkpoint.location import repository_of
 from qwonnx.export.checkpoint.remote.addresses import is_url, parse_url
 from qwonnx.export.checkpoint.remote.remote_folder import RemoteFolder, open_url
@@ -52,11 +53,15 @@ def open_source(
     path = Path(name_or_path)
     if path.exists() and revision is not None:
         raise CheckpointError(f"{path} is local and has no revision {revision!r}: leave --revision out")
+    if is_gguf(path):
+        return _of_gguf(first_part(path))
     if path.is_file() and path.suffix.lower() != ".json":
         known = recognised_names([path.name])
         raise CheckpointError(f"{path}: {known}" if known else f"{path} is not a config.json: give that, or its folder")
     if path.is_file():
         return _without_folder(path.resolve().parent.name, None, load_config_file(path))
+    if path.is_dir() and (gguf := gguf_in(path, weights_file)) is not None:
+        return _of_gguf(gguf)
     if path.is_dir():
         return _in_folder(path.resolve().name, path, weights_file)
     repository = repository_of(name_or_path, revision)
@@ -73,12 +78,13 @@ def _at_url(url: str, revision: str | None, weights_file: str | None) -> PlanSou
     address = parse_url(url)
     remote = open_url(address, weights_file)
     with remote.naming():
+        refuse_elsewhere(remote.folder, weights_file)
         return _in_folder(address.folder_name, remote.folder, weights_file, remote)
 
 
 def _in_folder(name: str, folder: Path, weights_file: str | None, remote: RemoteFolder | None = None) -> PlanSource:
     config = load_config(folder)
-    refuse_adapter(folder, has_weights=any(folder.glob("*.safetensors")))
+    refuse_adapter(folder, has_weights=any((*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin"))))
     if config.quantization is None:
         refuse_side_file(folder)
     if weights_file is not None:
@@ -87,6 +93,14 @@ def _in_folder(name: str, folder: Path, weights_file: str | None, remote: Remote
     if copied is None:
         return _without_folder(name, None, config)
     return PlanSource(name, None, config, folder, copied, weights_file, remote)
+
+
+def _of_gguf(path: Path) -> PlanSource:
+    """The source of a model in GGUF, from the path of its first file."""
+    config, copied = load_config(path), CopiedFiles.of_folder(path)
+    if copied is None:
+        return _without_folder(path.name, None, config)
+    return PlanSource(path.name, None, config, path, copied)
 
 
 def _without_folder(name: str, commit: str | None, config: ModelConfig) -> PlanSource:

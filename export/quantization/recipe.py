@@ -19,7 +19,7 @@ target). This module knows names and shapes, not tensors.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -251,11 +251,12 @@ class Recipe:
     def storage(self, name: str, shape: tuple[int, ...]) -> WeightStorage:
         """How to store a weight.
 
-        The block size is halved until it divides the input features. The two expert tensors of a layer run in one
-        kernel with one block size, which therefore divides the input features of both.
+        The block size is halved until it divides the input features. If none from 16 does, the weight stays float32.
+        The two expert tensors of a layer run in one kernel with one block size, which therefore divides the input
+        features of both.
 
         Raises:
-            RecipeError: no block size from 16 divides, or a layer's two expert tensors have different ones.
+            RecipeError: a layer's two expert tensors have different block sizes.
         """
         rule = self._rule(name)
         if rule.bits == 32 or len(shape) < 2:
@@ -275,8 +276,17 @@ class Recipe:
             if not any(width % block_size for width in widths):
                 return WeightStorage(rule.bits, block_size)
             block_size //= 2
-        raise RecipeError(
-            f"{name} of shape {list(shape)} cannot be divided into blocks of {BLOCK_SIZES[0]}: store it with 32 bits"
+        return FLOAT32
+
+    def notes(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+        """For display: weights that the recipe quantises and that no block divides; raises as `storage` does."""
+        wanted = [name for name, shape in shapes.items() if len(shape) > 1 and self._rule(name).bits != 32]
+        names = [name for name in wanted if not self.storage(name, shapes[name]).is_quantized]
+        if not names:
+            return ()
+        return (
+            f"recipe: {len(names)} weights stay float32, because blocks of {BLOCK_SIZES[0]} do not divide their"
+            f" input features ({names[0]} of shape {list(shapes[names[0]])})",
         )
 
     def floats(self, name: str, shape: tuple[int, ...]) -> WeightStorage:

@@ -16,7 +16,9 @@ from qwonnx.runtime.quantities import bytes_text
 
 
 def check(
-    checkpoint: Annotated[str, typer.Argument(help="As for `qwonnx export`: a folder, a hub repo id, a URL.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="As for `qwonnx export`: a folder, a GGUF file, a hub repo id, a URL.")
+    ],
     adapter: Annotated[
         list[str] | None, typer.Option(help="As for `qwonnx export`; may be given several times.", metavar="ADAPTER")
     ] = None,

@@ -44,8 +44,8 @@ def export(
     checkpoint: Annotated[
         str,
         typer.Argument(
-            help="A folder in Hugging Face layout, a hub repo id (owner/name, owner/name@revision), the URL of a folder"
-            " (s3://, gs://, https://), or an adapter's folder."
+            help="A folder in Hugging Face layout, a GGUF file, a hub repo id (owner/name, owner/name@revision), the"
+            " URL of a folder (s3://, gs://, https://), or an adapter's folder."
         ),
     ],
     out: Annotated[Path, typer.Argument(help="The artifact's folder, which must not exist yet.")],
@@ -106,7 +106,7 @@ def export(
     weights_file: Annotated[
         str | None,
         typer.Option(
-            help="Which of several models in the checkpoint's folder: a safetensors file or an index, by its name.",
+            help="Which of several models in the checkpoint's folder: a file with weights, or an index, by its name.",
             metavar="FILE",
         ),
     ] = None,

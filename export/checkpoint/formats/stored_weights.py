@@ -47,13 +47,19 @@ class PlainWeight:
     """A tensor of floats as a matrix: all axes but the last are flattened."""
 
     codes: ClassVar[None] = None
-    reading_bytes: ClassVar[int] = 0
-    reading_bytes_per_value: ClassVar[int] = 0
     name: str
     num_rows: int
     num_columns: int
     num_bytes: int
     _checkpoint: Checkpoint
+
+    @property
+    def reading_bytes(self) -> int:
+        return self._checkpoint.reading_bytes(self.name)[0]
+
+    @property
+    def reading_bytes_per_value(self) -> int:
+        return self._checkpoint.reading_bytes(self.name)[1]
 
     @property
     def is_bfloat16(self) -> bool:
@@ -66,15 +72,7 @@ class PlainWeight:
 
     def read_floats(self, start: int, count: int) -> npt.NDArray[np.float32]:
         """Rows as float32 [count, num_columns], without torch."""
-        row_bytes = self._checkpoint.info(self.name).num_bytes // self.num_rows
-        stored = self._checkpoint.read_bytes(self.name, start * row_bytes, count * row_bytes)
-        match self._checkpoint.info(self.name).dtype:
-            case "BF16":
-                values = (stored.view("<u2").astype(np.uint32) << 16).view(np.float32)
-            case "F16":
-                values = stored.view("<f2").astype(np.float32)
-            case _:
-                values = stored.view("<f4")
+        values = self._checkpoint.read_floats(self.name, start * self.num_columns, count * self.num_columns)
         return values.reshape(count, self.num_columns)
 
     def read_part(self, row: int, first_column: int, num_columns: int) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """A folder on a web server, over http:// or https://. A web server has no listing, so known names are asked for.
 
-The weights are those of the index, or model.safetensors.
+The weights are those of an index, or model.safetensors, or pytorch_model.bin.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from huggingface_hub.utils._headers import build_hf_headers
 from qwonnx.export.checkpoint.chosen_files import choose_files
 from qwonnx.export.checkpoint.config import CONFIG_NAME, load_config
 from qwonnx.export.checkpoint.foreign_formats import ADAPTER_CONFIG, ADAPTER_WEIGHTS, refuse_adapter
+from qwonnx.export.checkpoint.gguf.files import refuse_elsewhere
 from qwonnx.export.checkpoint.needed_files import CONFIG_FILES, is_text_file
 from qwonnx.export.checkpoint.remote.addresses import Repository
 from qwonnx.export.checkpoint.remote.disk_room import check_room
@@ -167,7 +168,7 @@ class _Download:
         """Download config.json, and check it.
 
         Raises:
-            CheckpointError: the model is not supported, or is an adapter.
+            CheckpointError: the model is not supported, or is an adapter or a GGUF file.
         """
         configs = [name for name in CONFIG_FILES if name in self.safe]
         self.fetch(configs)
@@ -176,6 +177,7 @@ class _Download:
         with self._mirror.naming():
             if ADAPTER_CONFIG in self.safe:
                 refuse_adapter(self._mirror.folder, has_weights=CONFIG_NAME in self.safe)
+            refuse_elsewhere(self._mirror.folder)
             load_config(self._mirror.folder)
         return self._mirror
 

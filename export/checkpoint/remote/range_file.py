@@ -142,6 +142,8 @@ class RangeFile:
         end, begin = 0, 0
         joins = False  # whether the last range may grow
         for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
+            if tensor.offset < end:  # bytes that it shares with another one come once
+                tensor = ByteRange(end, max(0, tensor.end - end))
             is_small = tensor.num_bytes < self._long_bytes
             if not (is_small and joins and tensor.end - begin <= self._range_bytes):
                 starts += [tensor.offset, *range(tensor.offset + self._range_bytes, tensor.end, self._range_bytes)]

@@ -10,7 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from qwonnx.export.checkpoint.chosen_files import INDEX_NAME, SINGLE_NAME, read_index
+from qwonnx.export.checkpoint.chosen_files import (
+    INDEX_NAME,
+    PYTORCH_INDEX_NAME,
+    PYTORCH_NAME,
+    SINGLE_NAME,
+    read_index,
+)
 from qwonnx.export.checkpoint.foreign_formats import ADAPTER_WEIGHTS
 from qwonnx.export.checkpoint.needed_files import TEXT_FILES, is_text_file
 from qwonnx.export.checkpoint.remote.addresses import FolderUrl
@@ -21,6 +27,7 @@ from qwonnx.export.checkpoint.remote.mirror import Mirror, is_plain
 from qwonnx.export.checkpoint.remote.range_file import RangeFile, ReadingMemory
 from qwonnx.export.checkpoint.remote.store import Store, StoredObject, changed
 from qwonnx.export.checkpoint.safetensors_header import MAX_HEADER_BYTES
+from qwonnx.export.checkpoint.torch_file import TORCH_SUFFIXES
 from qwonnx.export.errors import AccessError
 
 _AT_ONCE = 16  # requests
@@ -73,7 +80,8 @@ class RemoteFolder:
         """
         files = [RangeFile(self._store, self._objects[name], self._memory) for name in names]
         with ThreadPoolExecutor(_AT_ONCE, "qwonnx-headers") as pool:
-            list(pool.map(lambda file: file.fetch_header(_header_bytes), files))
+            begun = [file for file in files if not file.name.endswith(TORCH_SUFFIXES)]  # others end with it
+            list(pool.map(lambda file: file.fetch_header(_header_bytes), begun))
         self._used += files
         return files
 
@@ -128,15 +136,15 @@ def open_url(address: FolderUrl, weights_file: str | None = None) -> RemoteFolde
     """Open the folder at a URL; raises as RemoteFolder does."""
     store: Store
     if address.scheme in ("http", "https"):
-        store = HttpStore(address, (*TEXT_FILES, SINGLE_NAME, ADAPTER_WEIGHTS))
+        store = HttpStore(address, (*TEXT_FILES, SINGLE_NAME, PYTORCH_NAME, ADAPTER_WEIGHTS))
     else:
         store = FsspecStore(address)
     return RemoteFolder(store, address.folder_name, weights_file)
 
 
 def _listed_in_index(folder: Path) -> tuple[str, ...]:
-    path = folder / INDEX_NAME
-    return tuple(sorted(set(read_index(path).values()))) if path.is_file() else ()
+    paths = (folder / INDEX_NAME, folder / PYTORCH_INDEX_NAME)
+    return tuple(sorted({file for path in paths if path.is_file() for file in read_index(path).values()}))
 
 
 def _header_bytes(prefix: bytes) -> int:

@@ -19,7 +19,8 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 class Layout:
     """A folder that people have, as a row of docs/checkpoints.md names it.
 
-    base is the sound folder that `edit` changes: "plain" (one file), "shards", "experts" (one tensor for each expert).
+    base is the sound folder that `edit` changes: "plain" (one file), "shards", "experts" (one tensor for each expert),
+    "wide" (rows of 256 values, and another model).
     """
 
     name: str

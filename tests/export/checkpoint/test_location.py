@@ -11,6 +11,7 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
+import torch
 
 from qwonnx.export.checkpoint.checkpoint import resolve_checkpoint
 from qwonnx.export.checkpoint.location import Access, locate_checkpoint
@@ -19,6 +20,8 @@ from qwonnx.export.errors import AccessError, CheckpointError, UnsupportedModelE
 from qwonnx.export.planning.check import check_checkpoint
 from qwonnx.runtime.artifact.manifest import SourceFacts
 from tests.checkpoints import write_tiny
+from tests.checkpoints.gguf_files import write_gguf
+from tests.checkpoints.torch_files import write_torch
 from tests.export.checkpoint.hub_server import COMMIT, GATED, REPOSITORY, HubServer, hub_server
 
 
@@ -227,13 +230,31 @@ def _only(hub: HubServer, *names: str) -> None:
 
 def test_a_repository_of_another_format_is_refused_by_name_and_not_downloaded(hub: HubServer) -> None:
     _only(hub, "config.json", "tokenizer.json", "tiny-Q4_K_M.gguf", "tiny-Q8_0.gguf")
-    assert f"{REPOSITORY} has no safetensors files, and 'tiny-Q4_K_M.gguf' is a GGUF file" in refused(REPOSITORY)
+    assert f"{REPOSITORY} has 'tiny-Q4_K_M.gguf', and an export reads GGUF from a disk" in refused(REPOSITORY)
+    assert check_checkpoint(REPOSITORY).refusal == refused(REPOSITORY)
     assert not any(name.endswith(".gguf") for name in hub.downloads)
+
+
+def test_a_repository_of_pytorch_files_is_a_checkpoint(hub: HubServer, tmp_path: Path) -> None:
+    source = hub.files["config.json"].parent
+    (source / "pytorch_model.bin").unlink()
+    made = write_torch(source, tmp_path / "torch", num_shards=2)
+    hub.files = {path.name: path for path in made.iterdir() if path.is_file()}
+    report = check_checkpoint(REPOSITORY)
+    assert not [name for name in hub.files if name.endswith(".bin") and hub.sent[name] > 50_000]
+    found, expected = resolve_checkpoint(REPOSITORY, None).tensors, resolve_checkpoint(str(source), None).tensors
+    assert found.names == expected.names
+    assert all(torch.equal(found.read(name), expected.read(name)) for name in expected.names)
+    assert any("may run code" in note for note in report.notes)
+    assert report.model is not None
+    assert report.model.files == tuple(file.name for file in found.files)
 
 
 def test_a_repository_without_config_json_is_refused_by_name(hub: HubServer) -> None:
     _only(hub, "tiny-Q4_K_M.gguf", "README.md")
-    assert f"{REPOSITORY} has no config.json, and 'tiny-Q4_K_M.gguf' is a GGUF file" in refused(REPOSITORY)
+    assert f"{REPOSITORY} has 'tiny-Q4_K_M.gguf', and an export reads GGUF from a disk" in refused(REPOSITORY)
+    _only(hub, "weights.npz", "README.md")
+    assert f"{REPOSITORY} has no config.json, and 'weights.npz' is a file of MLX" in refused(REPOSITORY)
 
 
 def test_a_repository_of_nothing_is_refused(hub: HubServer) -> None:
@@ -294,8 +315,17 @@ def test_a_file_is_no_checkpoint(tiny_checkpoint: Path) -> None:
 
 
 def test_a_file_of_another_format_is_called_by_its_name(tmp_path: Path) -> None:
-    (tmp_path / "m.gguf").write_bytes(b"GGUF")
-    assert "'m.gguf' is a GGUF file of llama.cpp: export the checkpoint" in refused(str(tmp_path / "m.gguf"))
+    (tmp_path / "m.onnx").write_bytes(b"x")
+    assert "'m.onnx' is a model in ONNX already: export the checkpoint" in refused(str(tmp_path / "m.onnx"))
+
+
+def test_a_gguf_file_is_a_checkpoint_and_names_it(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    first = write_gguf(tiny_checkpoint, tmp_path / "m.gguf", "BF16", num_parts=2)
+    location = locate_checkpoint(str(tmp_path / "m-00002-of-00002.gguf"), None)
+    assert (location.folder, location.name) == (first, "m-00001-of-00002.gguf")
+    assert locate_checkpoint(str(tmp_path), None) == location
+    with pytest.raises(CheckpointError, match="has no revision 'main'"):
+        locate_checkpoint(str(first), "main")
 
 
 def test_a_local_folder_has_no_revisions(tiny_checkpoint: Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from tests.checkpoints.every_format import auto_round, compressed, write_format
+from tests.checkpoints.gguf_files import write_gguf
+from tests.checkpoints.torch_files import write_torch
 from tests.export.checkpoint.layout_edits import (
     INDEX,
     SINGLE,
@@ -122,6 +126,123 @@ def _in_format(name: str) -> Edit:
     return lambda folder: _written(folder, lambda source, made: write_format(source, made, name, pattern=pattern))
 
 
+def _merged(folder: Path) -> None:
+    """What mergekit writes beside the tensors."""
+    write(folder / "mergekit_config.yml", "merge_method: linear")
+    write(folder / "README.md", "# merge")
+
+
+def _pruned_experts(folder: Path, router_rows: int = 5) -> None:
+    """The experts 1, 3, 4, 8 and 13 of 16, renumbered, as REAP leaves them; 3 are chosen."""
+    kept = (1, 3, 4, 8, 13)
+
+    def prune(found: dict[str, Tensor]) -> dict[str, Tensor]:
+        made: dict[str, Tensor] = {}
+        for name, tensor in found.items():
+            expert = re.search(r"\.experts\.(\d+)\.", name)
+            if expert is None:
+                is_router = name.endswith(".mlp.gate.weight")
+                made[name] = tensor[list(kept)][:router_rows].contiguous() if is_router else tensor
+            elif int(expert[1]) in kept:
+                made[name.replace(expert[0], f".experts.{kept.index(int(expert[1]))}.")] = tensor
+        return made
+
+    tensors(prune)(folder)
+    config(num_experts=5, num_experts_per_tok=3)(folder)
+
+
+def _trimmed_vocabulary(folder: Path, *, with_tokenizer: bool = True) -> None:
+    """1,037 tokens: the base tokens but the last 212 merges, then the added ones."""
+    size, num_added = 1037, 33
+    document = read(folder / "tokenizer.json")
+    base = size - num_added
+    names = {f"model.{name}.weight" if name != "lm_head" else "lm_head.weight" for name in ("embed_tokens", "lm_head")}
+    num_all = len(document["model"]["vocab"])
+    rows = [*range(base), *range(num_all, num_all + num_added)]
+    tensors(lambda found: {k: v[rows].contiguous() if k in names else v for k, v in found.items()})(folder)
+    config(vocab_size=size)(folder)
+    if with_tokenizer:
+        lost = num_all - base
+        model = document["model"]
+        model["vocab"] = {token: number for token, number in model["vocab"].items() if number < base}
+        model["merges"] = model["merges"][:-lost]
+        document["added_tokens"] = [one | {"id": one["id"] - lost} for one in document["added_tokens"]]
+        write(folder / "tokenizer.json", document)
+        generation = read(folder / "generation_config.json")
+        ends = [number - lost for number in generation["eos_token_id"]]
+        write(folder / "generation_config.json", generation | {"eos_token_id": ends})
+
+
+def _layers(*kept: int, **fields: object) -> Edit:
+    """These layers of two, in this order: removed, turned or copied."""
+
+    def edit(folder: Path) -> None:
+        def choose(found: dict[str, Tensor]) -> dict[str, Tensor]:
+            made = {name: tensor for name, tensor in found.items() if ".layers." not in name}
+            for number, layer in enumerate(kept):
+                begin = f"model.layers.{layer}."
+                for name in found:
+                    if name.startswith(begin):
+                        made[name.replace(begin, f"model.layers.{number}.")] = found[name].clone()
+            return made
+
+        tensors(choose)(folder)
+        types = read(folder / "config.json")["layer_types"]
+        described = {"num_hidden_layers": len(kept), "layer_types": [types[layer] for layer in kept]}
+        config(**described | fields)(folder)
+
+    return edit
+
+
+def _torch(folder: Path, **options: int) -> None:
+    """The same tensors in PyTorch's files."""
+    write_torch(folder, folder.parent / "torch", **options)
+    shutil.rmtree(folder)
+    (folder.parent / "torch").rename(folder)
+
+
+def _saved(content: object) -> Edit:
+    """pytorch_model.bin of other content, and no other weights."""
+
+    def edit(folder: Path) -> None:
+        (folder / SINGLE).unlink()
+        torch.save(content, folder / "pytorch_model.bin")
+
+    return edit
+
+
+def _old_torch(folder: Path) -> None:
+    (folder / SINGLE).unlink()
+    tensors = {"a": torch.zeros(2)}
+    torch.save(tensors, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+
+
+def _gguf(type_name: str = "F32", *edits: Edit, num_parts: int = 1, **metadata: object) -> Edit:
+    """Nothing but the model in GGUF, then further edits."""
+
+    def edit(folder: Path) -> None:
+        made = write_gguf(folder, folder.parent / "model.gguf", type_name, num_parts, **metadata)
+        only()(folder)
+        for path in made.parent.glob("model*.gguf"):
+            path.rename(folder / path.name)
+        for one in edits:
+            one(folder)
+
+    return edit
+
+
+def _cut_gguf(folder: Path) -> None:
+    path = folder / "model.gguf"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _another_type(folder: Path) -> None:
+    path = folder / "model.gguf"
+    content = path.read_bytes()
+    place = content.index(b"output_norm.weight") + len("output_norm.weight") + 4 + 8  # after its size
+    path.write_bytes(content[:place] + (20).to_bytes(4, "little") + content[place + 4 :])
+
+
 def _written(folder: Path, writer: Callable[[Path, Path], object]) -> None:
     """Put what a writer of a quantised format makes of a folder in its place."""
     made = folder.parent / "quantised"
@@ -224,6 +345,43 @@ ACCEPTED = (
             "bitsandbytes, int8": "int8",
         }.items()
     ),
+    Layout("a merge of mergekit", _merged, "shards", transformers_loads_it=True),
+    Layout("a merge that repeats layers (passthrough)", _layers(1, 0, 1, 0, 0), same_weights=False),
+    Layout("layers removed, with the first one full", _layers(1, 0), same_weights=False),
+    Layout("layers removed, one left", _layers(1), same_weights=False),
+    Layout("experts removed (REAP), 5 of 16 with 3 chosen", _pruned_experts, "experts", same_weights=False),
+    Layout("a trimmed vocabulary of 1,037 tokens", _trimmed_vocabulary, same_weights=False),
+    Layout("pytorch_model.bin", _torch, transformers_loads_it=True),
+    Layout(
+        "shards of pytorch_model.bin and their index",
+        lambda folder: _torch(folder, num_shards=3),
+        transformers_loads_it=True,
+    ),
+    Layout(
+        "shards of pytorch_model.bin without an index",
+        together(lambda folder: _torch(folder, num_shards=3), without("pytorch_model.bin.index.json")),
+    ),
+    Layout(
+        "a PyTorch file of another name, with --weights-file",
+        together(_torch, moved("pytorch_model.bin", "consolidated.00.pth")),
+        weights_file="consolidated.00.pth",
+    ),
+    Layout("a GGUF file of llama.cpp, F32", _gguf()),
+    Layout("a GGUF file, BF16", _gguf("BF16")),
+    Layout("a GGUF file, F16", _gguf("F16"), same_weights=False),
+    Layout("a GGUF file, Q8_0", _gguf("Q8_0"), same_weights=False),
+    Layout("a GGUF file, Q4_0", _gguf("Q4_0"), same_weights=False),
+    Layout("a GGUF file, Q4_K", _gguf("Q4_K"), "wide", same_weights=False),
+    Layout("a GGUF file, Q6_K", _gguf("Q6_K"), "wide", same_weights=False),
+    Layout("a GGUF file, Q4_K, with Q8_0 where 256 does not divide the rows", _gguf("Q4_K"), same_weights=False),
+    Layout("a GGUF model in several files (gguf-split)", _gguf(num_parts=3)),
+    Layout("a GGUF file with its vision tower (mmproj-) beside it", _gguf("F32", file("mmproj-F16.gguf"))),
+    Layout("a GGUF file beside config.json", _gguf("F32", file("config.json", "{}"))),
+    Layout(
+        "several models in GGUF, with --weights-file and one of them",
+        _gguf("F32", file("a-F16.gguf")),
+        weights_file="model.gguf",
+    ),
 )
 
 REFUSED = (
@@ -255,6 +413,21 @@ REFUSED = (
     ),
     Layout("config.json of another model", config(hidden_size=256)),
     Layout("config.json with more layers", config(num_hidden_layers=3, layer_types=["linear_attention"] * 3)),
+    Layout(
+        "layers removed, and layer_types of before", _layers(1, 0, layer_types=["linear_attention", "full_attention"])
+    ),
+    Layout("layers removed, and layer_types of another length", _layers(1, layer_types=["full_attention"] * 2)),
+    Layout(
+        "a merge that repeats layers, and config.json of before",
+        _layers(0, 1, 0, num_hidden_layers=2, layer_types=["linear_attention", "full_attention"]),
+    ),
+    Layout("experts removed, and their number of before", together(_pruned_experts, config(num_experts=16)), "experts"),
+    Layout("experts removed, and not from the router", lambda folder: _pruned_experts(folder, 4), "experts"),
+    Layout("fewer experts than are chosen", together(_pruned_experts, config(num_experts_per_tok=8)), "experts"),
+    Layout(
+        "a trimmed vocabulary, and the tokenizer of before",
+        lambda folder: _trimmed_vocabulary(folder, with_tokenizer=False),
+    ),
     Layout("a LoRA adapter beside the weights", _adapter()),
     Layout("a DoRA adapter beside the weights", _adapter(use_dora=True)),
     Layout("adapter_config.json beside the weights", lambda folder: write(folder / "adapter_config.json", _LORA)),
@@ -273,12 +446,32 @@ REFUSED = (
         "empty tensors of DeepSpeed ZeRO 3",
         tensors(lambda found: {name: torch.zeros(0) if "q_proj" in name else t for name, t in found.items()}),
     ),
-    Layout("a GGUF file", together(only("config.json"), file("model-Q4_K_M.gguf"))),
-    Layout("several GGUF files and no config.json", together(only(), file("a-F16.gguf"), file("b-Q8_0.GGUF"))),
-    Layout("a PyTorch file", together(without(SINGLE), file("pytorch_model.bin"))),
+    Layout("several models in GGUF", together(only(), file("a-F16.gguf"), file("b-Q8_0.GGUF"))),
+    Layout("--weights-file and a GGUF file that is not there", _gguf(), weights_file="a.gguf"),
+    Layout("a GGUF file that is not one", together(only(), file("model-Q4_K_M.gguf"))),
+    Layout("a GGUF file that was cut", _gguf("F32", _cut_gguf)),
+    Layout("a GGUF series with some of its files", _gguf("F32", without("model-00002-of-00003.gguf"), num_parts=3)),
+    Layout("a part of a GGUF series under another name", _gguf("F32", split__count=3)),
+    Layout("a GGUF file of another architecture", _gguf(general__architecture="llama")),
+    Layout("an adapter in GGUF", _gguf(general__type="adapter")),
+    Layout("a GGUF file with a type that is not read", _gguf("F32", _another_type)),
+    Layout("a GGUF file with metadata that may change the model", _gguf(qwen35moe__attention__sliding_window=128)),
+    Layout("a GGUF file without a field", _gguf(qwen35moe__embedding_length=None)),
+    Layout("a GGUF file with rotary scaling that is not supported", _gguf(qwen35moe__rope__scaling__type="longrope")),
+    Layout("a GGUF file with another pre-tokenizer", _gguf(tokenizer__ggml__pre="llama-bpe")),
+    Layout("a GGUF file without a tokenizer", _gguf(tokenizer__ggml__tokens=None)),
+    Layout("a PyTorch file that is not one", together(without(SINGLE), file("pytorch_model.bin"))),
+    Layout("a PyTorch file of the format before version 1.6", _old_torch),
+    Layout("a PyTorch file of a trainer (tensors within other objects)", _saved({"model": {}, "step": 3})),
+    Layout("a PyTorch file with the code of its classes", _saved({"a": _CODES, "path": Path("a")})),
+    Layout("a PyTorch file with a transposed view", _saved({"a": _CODES.T})),
     Layout(
-        "PyTorch shards and their index",
-        together(without(SINGLE), file("pytorch_model.bin.index.json", "{}"), file("pytorch_model-00001-of-00002.bin")),
+        "pytorch_model.bin and shards with their index",
+        together(lambda folder: _torch(folder, num_shards=2), file("pytorch_model.bin")),
+    ),
+    Layout(
+        "some of the shards of pytorch_model.bin",
+        together(lambda folder: _torch(folder, num_shards=2), without("pytorch_model-00002-of-00002.bin")),
     ),
     Layout("consolidated.00.pth", together(without(SINGLE), file("consolidated.00.pth"))),
     Layout("a DeepSpeed checkpoint", together(without(SINGLE), file("zero_to_fp32.py"))),

@@ -16,7 +16,8 @@ from qwonnx.export.planning.machines import PLATFORMS
 from qwonnx.export.planning.plan import Assumptions
 from qwonnx.export.planning.resident_memory import Serving, memory_use, tokenizer_memory
 from qwonnx.export.planning.states import state_sizes
-from qwonnx.export.planning.stored_model import in_every_block_size, named_recipes
+from qwonnx.export.planning.stored_model import NamedRecipe, in_every_block_size, named_recipe, named_recipes
+from qwonnx.export.quantization.recipe import Recipe, Rule
 from qwonnx.export.targets.register import choose_target
 from tests.checkpoints.published import PUBLISHED
 
@@ -145,15 +146,15 @@ def test_where_nothing_fits_the_nearest_lacks_least() -> None:
 
 
 def test_a_recipe_that_cannot_be_applied_is_left_out_unless_it_is_the_only_one() -> None:
-    document = PUBLISHED["0.8B"].config()
-    document["text_config"]["intermediate_size"] = 3592  # no block divides it
-    config = parse_config(document)
+    config = config_of("35B-A3B")
     copied = CopiedFiles.estimated(config)
     limits = Limits(10**12, None, 4096, 1)
-    found = find_fit(config, RECIPES, [KvType.FLOAT32], limits, ASSUMPTIONS, copied)
+    differing = Recipe("int4", 128, (Rule("*.experts.down_proj", 8, 32),))  # one kernel takes one block size
+    refused = NamedRecipe("differing", differing, "")
+    found = find_fit(config, (named_recipe("fp32"), refused), [KvType.FLOAT32], limits, ASSUMPTIONS, copied)
     assert {candidate.model.named.name for candidate in found.candidates} == {"fp32"}
-    with pytest.raises(RecipeError, match="store it with 32 bits"):
-        find_fit(config, in_every_block_size(["int4"]), [KvType.FLOAT32], limits, ASSUMPTIONS, copied)
+    with pytest.raises(RecipeError, match="give both the same weight_block_size"):
+        find_fit(config, (refused,), [KvType.FLOAT32], limits, ASSUMPTIONS, copied)
 
 
 def test_errors_of_rounding_are_about_those_of_the_quantiser() -> None:

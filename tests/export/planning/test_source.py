@@ -17,7 +17,8 @@ pytestmark = pytest.mark.fast
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("m.gguf", "is a GGUF file"), ("model.safetensors", "is not a config.json: give that")]
+    ("name", "message"),
+    [("m.gguf", "is not a sound GGUF file"), ("model.safetensors", "is not a config.json: give that")],
 )
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / name).write_bytes(b"x")

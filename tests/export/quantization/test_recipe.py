@@ -76,8 +76,19 @@ def test_a_wide_rule_leaves_alone_what_is_never_quantised() -> None:
 def test_blocks_are_halved_until_they_divide_the_input_features() -> None:
     recipe = Recipe.preset("int4", 128)
     assert recipe.storage("layers.0.self_attn.o_proj.weight", (8, 96)).block_size == 32
-    with pytest.raises(RecipeError, match=r"o_proj.* \[8, 24\] .* store it with 32 bits"):
-        recipe.storage("layers.0.self_attn.o_proj.weight", (8, 24))
+
+
+def test_a_weight_that_no_block_divides_stays_float32_and_is_named() -> None:
+    recipe = Recipe.preset("int4", 128)
+    odd = {"layers.0.self_attn.o_proj.weight": (8, 24), GATE_UP: (16, 2 * 37, 256), DOWN: (16, 256, 37)}
+    assert {recipe.storage(name, shape) for name, shape in odd.items()} == {FLOAT32}
+    sound = {"norm.weight": (24,), "layers.0.mlp.gate.weight": (16, 24), "layers.0.self_attn.q_proj.weight": (8, 32)}
+    assert recipe.notes(sound) == ()
+    assert recipe.notes(sound | odd) == (
+        "recipe: 3 weights stay float32, because blocks of 16 do not divide their input features"
+        " (layers.0.self_attn.o_proj.weight of shape [8, 24])",
+    )
+    assert Recipe.preset("fp32", 0).notes(odd) == ()
 
 
 def test_both_expert_tensors_share_a_block_size_that_divides_the_input_features_of_both() -> None:

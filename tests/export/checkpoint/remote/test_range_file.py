@@ -62,6 +62,18 @@ def read(file: RangeFile, tensor: ByteRange, start: int = 0, count: int | None =
     return bytes(target)
 
 
+def test_bytes_that_tensors_share_come_once() -> None:
+    store, file, _ = opened([3 * SHORT])
+    tensors = [ByteRange(100, 3 * SHORT), ByteRange(100, 3 * SHORT), ByteRange(200, 50), ByteRange(2 * SHORT, 900)]
+    file.lay_out(tensors)
+    for tensor in tensors:
+        for start in range(0, tensor.num_bytes, 1000):
+            part = min(1000, tensor.num_bytes - start)
+            place = tensor.offset + start
+            assert read(file, tensor, start, part) == store.content[place : place + part]
+    assert store.num_bytes == 3 * SHORT
+
+
 def test_small_tensors_come_together_and_large_ones_alone() -> None:
     store, file, tensors = opened([1000, 0, 2000, SHORT + 5, 3000])
     for tensor in reversed(tensors):

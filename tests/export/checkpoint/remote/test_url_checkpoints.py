@@ -15,6 +15,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+import torch
 
 from qwonnx.export.checkpoint.checkpoint import resolve_checkpoint
 from qwonnx.export.checkpoint.remote import retries
@@ -24,6 +25,7 @@ from qwonnx.export.planning.check import check_checkpoint
 from qwonnx.export.planning.source import open_source
 from qwonnx.runtime.artifact.manifest import Manifest, SourceFile
 from tests.checkpoints import write_tiny
+from tests.checkpoints.torch_files import write_torch
 from tests.export.checkpoint.remote.range_server import RangeServer, range_server
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -142,6 +144,26 @@ def test_a_check_reads_headers_and_texts_only(server: RangeServer, memory: str, 
     weights = sum(path.stat().st_size for path in tiny.glob("*.safetensors"))
     assert server.sent < size(tiny) - 0.9 * weights
     assert dataclasses.replace(check_checkpoint(memory), name="tiny") == expected
+
+
+def test_pytorch_files_at_a_url_have_the_same_tensors(memory: str, tiny: Path, tmp_path: Path) -> None:
+    made = write_torch(tiny, tmp_path / "torch", num_shards=2)
+    expected = resolve_checkpoint(str(tiny), None).tensors
+    with range_server(made) as running:
+        for url in (running.url, memory_copy(made, "bucket/torch")):
+            found = resolve_checkpoint(url, None).tensors
+            assert found.names == expected.names
+            assert all(torch.equal(found.read(name), expected.read(name)) for name in expected.names)
+
+
+def test_a_gguf_file_at_a_url_is_refused_by_name(memory: str) -> None:
+    files = fsspec.filesystem("memory")
+    files.pipe_file("/bucket/gguf/tiny-Q8_0.gguf", b"GGUF")
+    message = refused("memory://bucket/gguf")
+    assert "memory://bucket/gguf has 'tiny-Q8_0.gguf', and an export reads GGUF from a disk of this machine" in message
+    assert check_checkpoint("memory://bucket/gguf").refusal == message
+    with pytest.raises(CheckpointError, match="reads GGUF from a disk"):
+        open_source("memory://bucket/gguf")
 
 
 def test_a_plan_takes_a_url(memory: str, tiny: Path) -> None:
