@@ -49,9 +49,11 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         old, new = urlsplit(req.full_url), urlsplit(newurl)
         if new.scheme not in ("http", "https") or (old.scheme, new.scheme) == ("https", "http"):
+            fp.close()  # urllib closes it only where the redirect is followed
             raise AccessError(f"{old.hostname} redirects to a {new.scheme}:// URL, which is not followed: name it")
         is_same = old.hostname == new.hostname and _port(old) == _port(new)
         if not is_same and not self._to_any_host:
+            fp.close()
             raise AccessError(
                 f"{old.hostname} redirects to {new.hostname}, and a checkpoint is only read from the host that is"
                 " named: give the URL there if you trust it"
