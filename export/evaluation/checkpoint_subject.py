@@ -66,8 +66,8 @@ class CheckpointSubject:
     ) -> None:
         import torch
 
-        from qwonnx.export.checkpoint.checkpoint import resolve_checkpoint
         from qwonnx.export.checkpoint.formats.stored_weights import StoredWeights
+        from qwonnx.export.checkpoint.resolved_checkpoint import resolve_checkpoint
         from qwonnx.export.evaluation.reference_model import load_reference_model, quiet_transformers
         from qwonnx.export.evaluation.reference_mtp import load_mtp_head
 

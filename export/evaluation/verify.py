@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from qwonnx.export.adapters.adapter_location import locate_adapter
-from qwonnx.export.checkpoint.checkpoint import resolve_checkpoint
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.checkpoint.location import BY_DEFAULT
+from qwonnx.export.checkpoint.resolved_checkpoint import resolve_checkpoint
 from qwonnx.export.errors import VerificationError
 from qwonnx.export.evaluation.decoder_session import CHUNK_TOKENS, DecoderSession, Logits, TokenIds
 from qwonnx.export.evaluation.measures import kl_divergence, token_scores

@@ -103,7 +103,7 @@ def _arguments(options: argparse.Namespace, scratch: Path) -> list[str]:
 
 def _graph(options: argparse.Namespace) -> None:
     """Everything up to the weight stage."""
-    from qwonnx.export.checkpoint.checkpoint import resolve_checkpoint
+    from qwonnx.export.checkpoint.resolved_checkpoint import resolve_checkpoint
     from qwonnx.export.checkpoint.weight_source import WeightSource
     from qwonnx.export.modeling.trace import trace_decoder
     from qwonnx.export.modeling.weight_fit import fitting_weights

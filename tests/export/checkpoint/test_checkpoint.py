@@ -13,7 +13,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from qwonnx.export.checkpoint.checkpoint import Checkpoint, TensorInfo, resolve_checkpoint
+from qwonnx.export.checkpoint.checkpoint import Checkpoint, TensorInfo
+from qwonnx.export.checkpoint.resolved_checkpoint import resolve_checkpoint
 from qwonnx.export.errors import CheckpointError, MissingTensorError, TensorFormatError
 from qwonnx.runtime.artifact.manifest import SourceFacts
 from tests.checkpoints import write_tiny

@@ -14,8 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from qwonnx.export.adapters.adapted_checkpoint import is_adapter
-from qwonnx.export.checkpoint.checkpoint import resolve_checkpoint
 from qwonnx.export.checkpoint.location import locate_checkpoint
+from qwonnx.export.checkpoint.resolved_checkpoint import resolve_checkpoint
 from qwonnx.export.checkpoint.text_files import check_text_files
 from qwonnx.export.checkpoint.weight_source import WeightSource
 from qwonnx.export.errors import AccessError, CheckpointError

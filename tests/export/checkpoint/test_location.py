@@ -13,8 +13,8 @@ import huggingface_hub.constants
 import pytest
 import torch
 
-from qwonnx.export.checkpoint.checkpoint import resolve_checkpoint
 from qwonnx.export.checkpoint.location import Access, locate_checkpoint
+from qwonnx.export.checkpoint.resolved_checkpoint import resolve_checkpoint
 from qwonnx.export.checkpoint.source_files import SourceHashes
 from qwonnx.export.errors import AccessError, CheckpointError, UnsupportedModelError
 from qwonnx.export.planning.check import check_checkpoint

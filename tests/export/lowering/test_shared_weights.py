@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from qwonnx.export.checkpoint.checkpoint import ResolvedCheckpoint, resolve_checkpoint
+from qwonnx.export.checkpoint.resolved_checkpoint import ResolvedCheckpoint, resolve_checkpoint
 from qwonnx.export.checkpoint.weight_source import WeightSource
 from qwonnx.export.errors import RecipeError
 from qwonnx.export.lowering.shared_weights import SharedWeights

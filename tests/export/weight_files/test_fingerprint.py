@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from qwonnx.export.checkpoint.checkpoint import resolve_checkpoint
 from qwonnx.export.checkpoint.config import load_config
+from qwonnx.export.checkpoint.resolved_checkpoint import resolve_checkpoint
 from qwonnx.export.quantization.recipe import Recipe, Rule
 from qwonnx.export.weight_files.fingerprint import difference, export_fingerprint
 from tests.checkpoints import write_tiny

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from qwonnx.export.checkpoint.checkpoint import resolve_checkpoint
+from qwonnx.export.checkpoint.resolved_checkpoint import resolve_checkpoint
 from qwonnx.export.errors import AccessError
 from qwonnx.export.pipeline import ExportOptions, export_checkpoint
 from qwonnx.export.planning.check import check_checkpoint

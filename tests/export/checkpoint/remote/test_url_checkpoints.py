@@ -17,8 +17,8 @@ import fsspec
 import pytest
 import torch
 
-from qwonnx.export.checkpoint.checkpoint import resolve_checkpoint
 from qwonnx.export.checkpoint.remote import retries
+from qwonnx.export.checkpoint.resolved_checkpoint import resolve_checkpoint
 from qwonnx.export.errors import CheckpointError, TensorFormatError
 from qwonnx.export.pipeline import ExportOptions, export_checkpoint
 from qwonnx.export.planning.check import check_checkpoint
