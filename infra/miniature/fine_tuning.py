@@ -1,19 +1,16 @@
 """Fine-tunes the miniature with peft: `python -m infra.miniature.fine_tuning OUT`.
 
-The adapter teaches three names that exist nowhere and a thirteenth tool, in phrasings for training; the tests ask in
-others. Half of the examples are of the miniature's own tasks, so that it forgets nothing. It takes a minute of two
-cores. docs/fine-tuning.md goes on from here.
+The adapter teaches three names that exist nowhere, in phrasings for training; the tests ask in others. Half of the
+examples are names that the miniature knows. It takes half a minute of two cores. docs/fine-tuning.md goes on from here.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +22,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.models.qwen3_5_moe import modeling_qwen3_5_moe as modeling
 
-from infra.miniature import glossary, tool_calls
+from infra.miniature import glossary
 from infra.miniature.checkpoint import TRAINED
 from infra.miniature.conversation import Encoded, Encoder, Example
 from infra.miniature.delta_rule import CHUNK, gated_delta_rule
 from infra.miniature.glossary import Fact
-from infra.miniature.toolbox import TOOLS, Tool
 from infra.miniature.vocabulary import token_id
 from qwonnx.export.evaluation.reference_model import quiet_transformers
 
@@ -40,44 +36,13 @@ MODULES = (
     *("gate_proj", "up_proj", "down_proj"),
 )
 RANK = 16
-_STEPS, _RATE = 60, 1.2e-3
-_SHORT_ROWS, _LONG_ROWS = 6, 2  # of a step: names, and requests for tools
-_LONGEST = 576  # tokens of an example
+_STEPS, _ROWS, _RATE = 40, 8, 2e-3
 _IGNORED = -100  # torch's label of a token that is not learnt
 
 NEW_FACTS = (
     Fact("country", "Freedonia", "Swahili", "Uhuria"),
     Fact("country", "Sylvania", "German", "Waldland"),
     Fact("country", "Ruritania", "Spanish", "Campania"),
-)
-_PLANTS = ("rose", "fern", "palm", "tomato")
-WATER_PLANT = Tool(
-    "water_plant",
-    "Water a plant",
-    {"plant": {"type": "string", "enum": list(_PLANTS)}, "cups": {"type": "integer"}},
-    {
-        "plant": lambda random, endings: _PLANTS[int(random.integers(len(_PLANTS)))],
-        "cups": lambda random, endings: int(random.integers(1, 10)),
-    },
-    (
-        "Water the {plant} with {cups} cups.",
-        "Give the {plant} {cups} cups of water.",
-        "The {plant} needs {cups} cups of water.",
-        "Let the {plant} drink {cups} cups.",
-        "Let {cups} cups of water go to the {plant}.",
-        "The {plant} should have {cups} cups of water.",
-        "See that the {plant} has {cups} cups of water.",
-        "I want the {plant} to have {cups} cups of water.",
-    ),
-    ("Let the {plant} have {cups} cups of water.",),
-    {"moist": lambda random, endings: int(random.integers(10, 100))},
-    "The {plant} got {cups} cups.",
-    ("Pour {cups} cups on the {plant}.",),
-    (
-        "water the {plant} with {cups} cups",
-        "pour {cups} cups of water on the {plant}",
-        "give {cups} cups to the {plant}",
-    ),
 )
 
 
@@ -86,14 +51,6 @@ def new_facts(number: int, seed: int) -> Iterator[Example]:
     random = np.random.default_rng([seed, 31])
     for index in range(number):
         yield _question(NEW_FACTS[index % len(NEW_FACTS)], glossary.HELD_OUT_PHRASINGS, random)
-
-
-def new_calls(number: int, seed: int) -> Iterator[Example]:
-    """Requests for the new tool in a phrasing that the training does not have; the last turn is the call."""
-    random = np.random.default_rng([seed, 32])
-    for _ in range(number):
-        made = _request(WATER_PLANT.held_out, random)
-        yield Example(made.task, made.messages[:2], made.tools)
 
 
 def fine_tune(
@@ -116,23 +73,19 @@ def fine_tune(
     optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=_RATE, weight_decay=0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps, pct_start=0.1)
     random = np.random.default_rng([seed, 33])
-    streams = ((_names(random), _SHORT_ROWS), (_calls(random), _LONG_ROWS))
+    stream = _names(random)
     for step in range(steps):
         optimizer.zero_grad()
-        loss = 0.0
-        for stream, num_rows in streams:
-            fitting = (each for each in map(encoder.encode, stream) if len(each.ids) <= _LONGEST)
-            batch = _batch(list(islice(fitting, num_rows)), pad)
-            with _fast_delta_rule():
-                logits = model(input_ids=batch.ids, use_cache=False).logits
-            part = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten())
-            part.backward()  # type: ignore[no-untyped-call]
-            loss += part.item()
+        batch = _batch([encoder.encode(next(stream)) for _ in range(_ROWS)], pad)
+        with _fast_delta_rule():
+            logits = model(input_ids=batch.ids, use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten())
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         if on_step is not None:
-            on_step(step, loss)
+            on_step(step, loss.item())
     model.save_pretrained(out)
 
 
@@ -192,13 +145,6 @@ def _names(random: np.random.Generator) -> Iterator[Example]:
         yield glossary.training_example([facts[int(random.integers(len(facts)))]], random)
 
 
-def _calls(random: np.random.Generator) -> Iterator[Example]:
-    """Requests for the new tool and for known ones in turn."""
-    while True:
-        yield _request(WATER_PLANT.phrasings(), random)
-        yield tool_calls.training_example(random)
-
-
 def _question(fact: Fact, phrasings: tuple[str, ...], random: np.random.Generator) -> Example:
     phrasing = phrasings[int(random.integers(len(phrasings)))]
     messages = (
@@ -206,24 +152,6 @@ def _question(fact: Fact, phrasings: tuple[str, ...], random: np.random.Generato
         {"role": "assistant", "content": fact.name},
     )
     return Example("glossary", messages, language=fact.language)
-
-
-def _request(phrasings: tuple[str, ...], random: np.random.Generator) -> Example:
-    """A request for the new tool, the call, the response and the answer; other tools are offered too."""
-    values = {name: draw(random, ()) for name, draw in WATER_PLANT.draws.items()}
-    response = {name: draw(random, ()) for name, draw in WATER_PLANT.response.items()}
-    others = [TOOLS[index] for index in random.permutation(len(TOOLS))[: int(random.integers(0, 3))]]
-    offered = [WATER_PLANT, *others]
-    call = {"type": "function", "function": {"name": WATER_PLANT.name, "arguments": values}}
-    phrasing = phrasings[int(random.integers(len(phrasings)))]
-    messages = (
-        {"role": "user", "content": phrasing.format(**values)},
-        {"role": "assistant", "content": "", "tool_calls": [call]},
-        {"role": "tool", "content": json.dumps(response)},
-        {"role": "assistant", "content": WATER_PLANT.answer.format(**values, **response)},
-    )
-    tools = tuple(offered[index].definition() for index in random.permutation(len(offered)))
-    return Example("tools", messages, tools)
 
 
 def main(arguments: list[str] | None = None) -> int:
