@@ -190,13 +190,11 @@ class ModelHost:
         return self._model_names or (self.ready_engine().artifact.manifest.source.checkpoint,)
 
     def adapter_names(self) -> tuple[str, ...]:
-        """The names of the model's adapters, which requests may give in the place of the model's.
-
-        Raises:
-            ServiceError: 503, the engine is not ready.
-        """
+        """The names of the model's adapters, which requests may give instead of the model's; none while it loads."""
+        if self._engine is None:
+            return ()
         own = self.model_names()
-        return tuple(name for name in self.ready_engine().adapters() if name not in own)
+        return tuple(name for name in self._engine.adapters() if name not in own)
 
     def adapter_of(self, name: str) -> str:
         """The adapter that a checked name of a model asks for; empty: none."""

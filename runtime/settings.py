@@ -85,7 +85,7 @@ class RuntimeSettings:
     max_adapters: adapters in memory at once; of others, the least recently used one makes room.
     max_adapter_rank: the largest rank of an adapter; None is that of the given ones. Set it to load others while
         serving.
-    adapter_bytes: memory for adapters.
+    adapter_bytes: memory for the slots of adapters; it decides how many there are, up to max_adapters.
     stages: where stages 2, 3, ... of a model in stages listen, in their order: HOST:PORT or unix:PATH.
     stage_key: secret of all stages of a model; needed if a stage listens beyond this machine.
     """

@@ -21,6 +21,7 @@ def reloading_on_hangup(ring: KeyRing) -> Iterator[None]:
     if number is None or not ring.can_change:
         yield
         return
+    before = signal.getsignal(number)  # as nohup sets it
     try:
         loop.add_signal_handler(number, loop.run_in_executor, None, ring.reload)
     except (NotImplementedError, RuntimeError, ValueError):
@@ -30,3 +31,4 @@ def reloading_on_hangup(ring: KeyRing) -> Iterator[None]:
         yield
     finally:
         loop.remove_signal_handler(number)
+        signal.signal(number, before)

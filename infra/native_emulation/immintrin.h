@@ -159,11 +159,6 @@ EMULATED float _mm512_reduce_max_ps(__m512 a) {
 EMULATED __m512i _mm512_add_epi32(__m512i a, __m512i b) {
   return emulated::as<__m512i>(emulated::as<emulated::U32>(a) + emulated::as<emulated::U32>(b));
 }
-EMULATED int _mm512_reduce_add_epi32(__m512i a) {
-  uint32_t total = 0;
-  EACH(i, 16) total += emulated::as<emulated::U32>(a)[i];
-  return static_cast<int>(total);
-}
 EMULATED __m512i _mm512_and_si512(__m512i a, __m512i b) { return a & b; }
 EMULATED __m512i _mm512_or_si512(__m512i a, __m512i b) { return a | b; }
 EMULATED __m512i _mm512_slli_epi32(__m512i a, unsigned bits) {

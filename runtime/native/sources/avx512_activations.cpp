@@ -48,7 +48,10 @@ namespace {
 
 // Wraps, as the lanes of a NaN are the smallest number. The compiler's own sum would be undefined then.
 inline int32_t sum_lanes(__m512i x) {
-  const __m256i eight = _mm256_add_epi32(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1));
+  const __m512 bits = _mm512_castsi512_ps(x);
+  const __m256i low = _mm256_castps_si256(_mm512_castps512_ps256(bits));
+  const __m256i high = _mm256_castpd_si256(_mm512_extractf64x4_pd(_mm512_castps_pd(bits), 1));
+  const __m256i eight = _mm256_add_epi32(low, high);
   __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
   four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
   return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));

@@ -30,7 +30,7 @@ from tests.export.checkpoint.layout_edits import Layout
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
 LAYERS = {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]}
-ELSEWHERE = 3  # every so many layouts are checked at a URL, too: 40
+ELSEWHERE = 8  # every so many layouts are checked at a URL, too
 WIDE = LAYERS | HEADS_OF_64 | {"linear_value_head_dim": 64, "num_experts": 4}
 WIDE |= dict.fromkeys(("hidden_size", "moe_intermediate_size", "shared_expert_intermediate_size"), 256)
 REFUSED = (*weight_layouts.REFUSED, *text_layouts.REFUSED)

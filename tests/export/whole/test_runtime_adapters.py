@@ -46,7 +46,9 @@ class Exports:
         return replace(SETTINGS, adapters=given, **others)  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module", params=["Qwen3_5MoeForCausalLM", "Qwen3_5ForCausalLM"])
+@pytest.fixture(
+    scope="module", params=["Qwen3_5MoeForCausalLM", pytest.param("Qwen3_5ForCausalLM", marks=pytest.mark.soak)]
+)
 def exports(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, traced_once: None) -> Exports:
     folder = tmp_path_factory.mktemp("adapters")
     base = write_base(folder / "base", architecture=request.param)

@@ -54,6 +54,7 @@ def test_outputs_of_another_thread_come_in_their_order_and_an_ended_request_is_n
             "request_id": "mine",
             "snapshot_at": (1,),
             "owner": "",
+            "adapter": "",
             "generated": (),
         },
     ]
