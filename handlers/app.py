@@ -219,7 +219,13 @@ def _microvm(host: ModelHost, hooks: RestoreHooks) -> tuple[Sequence[Route], str
 
 
 def _adapter_admin(settings: ServerSettings) -> Sequence[Route]:
-    """Routes that load and unload adapters, if there is a key for them."""
+    """Routes that load and unload adapters, if there is a key for them.
+
+    Raises:
+        SettingsError: there is a key and no folder, or the other way round.
+    """
+    if (settings.admin_key is None) != (settings.adapters_folder is None):
+        raise SettingsError("admin_key and adapters_folder belong together: give both, or none")
     if settings.admin_key is None or settings.adapters_folder is None:
         return ()
     from qwonnx.handlers.http.adapter_admin import AdapterAdmin  # most servers have none

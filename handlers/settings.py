@@ -206,8 +206,6 @@ class ServerSettings:
             raise SettingsError(f"max_answer_seconds is {self.max_answer_seconds}: give a positive number")
         if self.admin_key is not None and not is_token(self.admin_key):
             raise SettingsError("admin_key is empty or has spaces or characters beyond ASCII: give another key")
-        if (self.admin_key is None) != (self.adapters_folder is None):
-            raise SettingsError("admin_key and adapters_folder belong together: give both, or none")
         if self.admin_key is not None and self.admin_key == self.api_key:
             raise SettingsError("admin_key is the api_key, which every client has: give another one")
         if self.continuation_secret is not None and len(self.continuation_secret) < _MIN_SECRET:
