@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qwonnx.export.checkpoint.config_fields import CORRECT
 from qwonnx.export.errors import ConfigError, UnsupportedModelError
+from qwonnx.runtime.artifact.object_fields import CORRECT
 from qwonnx.runtime.artifact.strict_json import quoted
 
 # The architectures and the model_type of each: of the whole model, and of its text part.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qwonnx.export.checkpoint.architecture import MOE_ARCHITECTURES, architecture_of, model_type_of
-from qwonnx.export.checkpoint.config_fields import CORRECT, FIXED, MAX_SIZE, Fields, odd_fields
+from qwonnx.export.checkpoint.config_fields import FIXED, Fields, odd_fields
 from qwonnx.export.checkpoint.foreign_formats import recognised_files, refuse_adapter
 from qwonnx.export.checkpoint.formats.modelopt_config import SIDE_FILE, of_side_file
 from qwonnx.export.checkpoint.formats.source_quantization import SourceQuantization, parse_quantization
@@ -21,6 +21,7 @@ from qwonnx.export.checkpoint.gguf.config_document import config_document
 from qwonnx.export.checkpoint.gguf.files import is_gguf
 from qwonnx.export.checkpoint.gguf.model import open_gguf
 from qwonnx.export.errors import CheckpointError, ConfigError
+from qwonnx.runtime.artifact.object_fields import CORRECT, MAX_SIZE
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, quoted, read_object
 
 CONFIG_NAME = "config.json"

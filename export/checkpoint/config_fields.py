@@ -13,16 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qwonnx.export.errors import ConfigError
-from qwonnx.runtime.artifact.strict_json import quoted
-
-# The end of a message about a wrong value. The file may describe a user's own model, so nothing else has it.
-CORRECT = "correct it, or restore the file that was saved with the weights"
-
-# Far above any model's dimensions. A product of three larger ones would not be a sane number of bytes.
-MAX_SIZE = 1 << 24
-
-# Far beyond any model's factors, bases and epsilons; their products and logarithms stay finite in float32.
-MIN_NUMBER, MAX_NUMBER = 1e-12, 1e12
+from qwonnx.runtime.artifact.object_fields import ObjectFields, is_off
 
 # Read, checked and used by config.py, quantization_config by source_quantization.py.
 READ = frozenset(
@@ -104,11 +95,6 @@ IGNORED = frozenset(
 IGNORED_PREFIXES = ("_", "mtp_", "unsloth_")
 
 
-def is_off(value: Any) -> bool:
-    """Whether a value turns any field off."""
-    return value is None or value is False or value in ([], {}, "")
-
-
 def odd_fields(text: Mapping[str, Any]) -> list[str]:
     """Names of the unknown fields that are not off."""
     known = READ | IGNORED | FIXED.keys()
@@ -119,42 +105,7 @@ def odd_fields(text: Mapping[str, Any]) -> list[str]:
     )
 
 
-class Fields:
-    """The fields of one object, by name and type; null counts as absent. Every error message starts with `where`.
+class Fields(ObjectFields):
+    """The fields of config.json, or of an object in it; all methods raise ConfigError."""
 
-    All methods raise ConfigError: the field is missing and has no default, is of another type, or is out of range.
-    """
-
-    def __init__(self, values: Mapping[str, Any], where: str) -> None:
-        self.values = values
-        self.where = where
-
-    def size(self, name: str, *, at_least: int = 1, at_most: int = MAX_SIZE, default: int | None = None) -> int:
-        value = self._present(name, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not at_least <= value <= at_most:
-            raise self.error(name, f"an integer from {at_least} to {at_most}")
-        return value
-
-    def number(self, name: str, *, above: float = MIN_NUMBER, default: float | None = None) -> float:
-        value = self._present(name, default)
-        # Compared before it is converted: a JSON integer may be larger than any float.
-        if isinstance(value, bool) or not isinstance(value, int | float) or not above < value <= MAX_NUMBER:
-            raise self.error(name, f"a number above {above:g}, up to {MAX_NUMBER:g}")
-        return float(value)
-
-    def flag(self, name: str, *, default: bool) -> bool:
-        value = self._present(name, default)
-        if not isinstance(value, bool):
-            raise self.error(name, "true or false")
-        return value
-
-    def error(self, name: str, expected: str) -> ConfigError:
-        return ConfigError(f"{self.where}: {name} is {quoted(self.values.get(name))} and must be {expected}: {CORRECT}")
-
-    def _present(self, name: str, default: float | None) -> Any:
-        value = self.values.get(name)
-        if value is None:
-            value = default
-        if value is None:
-            raise ConfigError(f"{self.where} has no {name}: {CORRECT}")
-        return value
+    error_type = ConfigError

@@ -13,18 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qwonnx.runtime.artifact.object_fields import ObjectFields, is_off
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, quoted, read_object
 from qwonnx.runtime.errors import AdapterError
 
 ADAPTER_CONFIG = "adapter_config.json"
 _MAX_CONFIG_BYTES = 16 << 20  # a rank for every module of every layer
 _MAX_RANK = 1 << 16
-# Far beyond any scaling; products stay finite in float32.
-_MIN_NUMBER, _MAX_NUMBER = 1e-12, 1e12
 _MAX_PATTERNS = 1 << 14
 
 _MERGE = "merge it with peft (merge_and_unload, then save_pretrained) and export the result"
-_CORRECT = "correct it, or restore the file that was saved with the weights"
 _CONVERT = "save it with path_initial_model_for_weight_conversion of peft, which makes a plain LoRA of it"
 
 # Must be off: the field, what it means, and what to do.
@@ -104,51 +102,10 @@ class _Overrides:
         return next((value for pattern, value in self._entries if pattern.match(module)), None)
 
 
-class _Fields:
-    """The fields of one object, by name and type; null counts as absent.
+class _Fields(ObjectFields):
+    """The fields of adapter_config.json, or of an object in it; all methods raise AdapterError."""
 
-    All methods raise AdapterError: the field is missing and has no default, is of another type, or is out of range.
-    """
-
-    def __init__(self, values: Mapping[str, Any], where: str) -> None:
-        self.values, self.where = values, where
-
-    def rank(self, name: str, default: int | None = None) -> int:
-        value = self._present(name, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MAX_RANK:
-            raise self.error(name, f"an integer from 1 to {_MAX_RANK}")
-        return value
-
-    def number(self, name: str, default: float | None = None) -> float:
-        value = self._present(name, default)
-        # Compared before it is converted: a JSON integer may be larger than any float.
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not _MIN_NUMBER < value <= _MAX_NUMBER:
-            raise self.error(name, f"a number above {_MIN_NUMBER:g}, up to {_MAX_NUMBER:g}")
-        return float(value)
-
-    def flag(self, name: str, *, default: bool) -> bool:
-        value = self._present(name, default)
-        if not isinstance(value, bool):
-            raise self.error(name, "true or false")
-        return value
-
-    def text(self, name: str) -> str | None:
-        value = self.values.get(name)
-        if value is not None and not isinstance(value, str):
-            raise self.error(name, "a text")
-        return value or None
-
-    def error(self, name: str, expected: str) -> AdapterError:
-        value = quoted(self.values.get(name))
-        return AdapterError(f"{self.where}: {name} is {value} and must be {expected}: {_CORRECT}")
-
-    def _present(self, name: str, default: float | None) -> Any:
-        value = self.values.get(name)
-        value = default if value is None else value
-        if value is None:
-            raise AdapterError(f"{self.where} has no {name}: {_CORRECT}")
-        return value
+    error_type = AdapterError
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +160,7 @@ def parse_adapter_config(document: Mapping[str, Any], where: str = ADAPTER_CONFI
     if kind != "LORA":
         raise AdapterError(f"{where}: peft_type is {quoted(kind, 40)}, and only LORA is merged: {_MERGE}")
     for name, (meaning, remedy) in _OFF.items():
-        if not _is_off(document.get(name)):
+        if not is_off(document.get(name)):
             raise AdapterError(f"{where}: {name} {meaning}: {remedy}")
     if document.get("bias", "none") != "none":
         raise AdapterError(
@@ -212,7 +169,7 @@ def parse_adapter_config(document: Mapping[str, Any], where: str = ADAPTER_CONFI
     _check_initialisation(document.get("init_lora_weights", True), where)
     known = _READ | _IGNORED | _OFF.keys()
     for name, value in document.items():
-        if name not in known and not name.startswith(_IGNORED_PREFIXES) and not _is_off(value):
+        if name not in known and not name.startswith(_IGNORED_PREFIXES) and not is_off(value):
             raise AdapterError(
                 f"{where} has the field {quoted(name, 60)}, which is unknown here and may change the weights: {_MERGE}"
             )
@@ -221,19 +178,14 @@ def parse_adapter_config(document: Mapping[str, Any], where: str = ADAPTER_CONFI
         where=fields.where,
         base=fields.text("base_model_name_or_path"),
         base_revision=fields.text("revision"),
-        rank=fields.rank("r", default=8),
+        rank=fields.size("r", at_most=_MAX_RANK, default=8),
         alpha=fields.number("lora_alpha", default=8),
-        ranks=_overrides(fields, "rank_pattern", lambda one, key: one.rank(key)),
+        ranks=_overrides(fields, "rank_pattern", lambda one, key: one.size(key, at_most=_MAX_RANK)),
         alphas=_overrides(fields, "alpha_pattern", lambda one, key: one.number(key)),
         is_rank_stabilised=fields.flag("use_rslora", default=False),
         is_dora=fields.flag("use_dora", default=False),
         keeps_tying=fields.flag("ensure_weight_tying", default=False),
     )
-
-
-def _is_off(value: Any) -> bool:
-    """Whether a value turns any field off."""
-    return value is None or value is False or value in ([], {}, "")
 
 
 def _check_initialisation(value: Any, where: str) -> None:
@@ -248,7 +200,7 @@ def _check_initialisation(value: Any, where: str) -> None:
 
 def _overrides(fields: _Fields, name: str, value_of: Callable[[_Fields, str], float]) -> _Overrides:
     values = fields.values.get(name)
-    if _is_off(values):
+    if is_off(values):
         return _Overrides(())
     if not isinstance(values, dict) or len(values) > _MAX_PATTERNS:
         raise fields.error(name, "an object")

@@ -14,11 +14,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from qwonnx.export.checkpoint.config_fields import CORRECT, Fields, is_off
+from qwonnx.export.checkpoint.config_fields import Fields
 from qwonnx.export.checkpoint.formats.awq_config import BITS, AwqFormat
 from qwonnx.export.checkpoint.formats.format_fields import GROUP_SIZES, UNQUANTIZED, choice
 from qwonnx.export.checkpoint.formats.gptq_config import GptqFormat, parse_gptq
 from qwonnx.export.errors import ConfigError
+from qwonnx.runtime.artifact.object_fields import CORRECT, is_off
 
 METHODS = ("auto-round", "auto_round", "intel/auto-round")
 _GPTQ, _AWQ = ("auto_round:auto_gptq", "auto_round:gptq"), ("auto_round:auto_awq", "auto_round:awq")

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qwonnx.export.checkpoint.config_fields import CORRECT, Fields
+from qwonnx.export.checkpoint.config_fields import Fields
 from qwonnx.export.checkpoint.formats.codes import StoredCodes
 from qwonnx.export.checkpoint.formats.format_fields import check_fields, names
 from qwonnx.export.errors import ConfigError
+from qwonnx.runtime.artifact.object_fields import CORRECT
 
 _FIXED: Mapping[str, tuple[Any, ...]] = {"bnb_4bit_quant_type": ("nf4", "fp4", None)}
 _READ = frozenset({"load_in_4bit", "load_in_8bit", "_load_in_4bit", "_load_in_8bit", "llm_int8_skip_modules"})

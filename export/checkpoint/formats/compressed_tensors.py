@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from qwonnx.export.checkpoint.config_fields import CORRECT, Fields, is_off
+from qwonnx.export.checkpoint.config_fields import Fields
 from qwonnx.export.checkpoint.formats.codes import StoredCodes
 from qwonnx.export.checkpoint.formats.float8_config import FP8_BLOCK
 from qwonnx.export.checkpoint.formats.format_fields import UNQUANTIZED, check_fields, choice, names
 from qwonnx.export.checkpoint.formats.module_patterns import matches
 from qwonnx.export.errors import ConfigError, TensorFormatError
+from qwonnx.runtime.artifact.object_fields import CORRECT, is_off
 
 _METHOD = "compressed-tensors"
 _FORMATS = (

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qwonnx.export.checkpoint.config_fields import CORRECT, Fields, is_off
+from qwonnx.export.checkpoint.config_fields import Fields
 from qwonnx.export.errors import ConfigError
+from qwonnx.runtime.artifact.object_fields import CORRECT, is_off
 
 UNQUANTIZED = "export the checkpoint that is not quantised"
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qwonnx.export.checkpoint.config_fields import Fields, is_off
+from qwonnx.export.checkpoint.config_fields import Fields
 from qwonnx.export.checkpoint.formats.codes import StoredCodes
 from qwonnx.export.checkpoint.formats.format_fields import GROUP_SIZES, check_fields, choice
 from qwonnx.export.checkpoint.formats.module_patterns import matches
+from qwonnx.runtime.artifact.object_fields import is_off
 
 _FIXED: Mapping[str, tuple[Any, ...]] = {
     "checkpoint_format": ("gptq", None),  # gptq_v2 stores zero points without the -1

@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qwonnx.export.checkpoint.config_fields import CORRECT, Fields, is_off
+from qwonnx.export.checkpoint.config_fields import Fields
 from qwonnx.export.checkpoint.formats.codes import StoredCodes
 from qwonnx.export.checkpoint.formats.compressed_tensors import FP4_GROUP, scheme_groups
 from qwonnx.export.checkpoint.formats.format_fields import UNQUANTIZED, check_fields
 from qwonnx.export.errors import ConfigError
+from qwonnx.runtime.artifact.object_fields import CORRECT, is_off
 
 METHODS = ("modelopt", "modelopt_fp4", "modelopt_mixed")
 SIDE_FILE = "hf_quant_config.json"

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from qwonnx.export.checkpoint.config_fields import CORRECT, Fields
+from qwonnx.export.checkpoint.config_fields import Fields
 from qwonnx.export.checkpoint.formats import auto_round, modelopt_config
 from qwonnx.export.checkpoint.formats.awq_config import parse_awq
 from qwonnx.export.checkpoint.formats.bitsandbytes_config import parse_bitsandbytes
@@ -30,6 +30,7 @@ from qwonnx.export.checkpoint.formats.format_fields import UNQUANTIZED
 from qwonnx.export.checkpoint.formats.gptq_config import parse_gptq
 from qwonnx.export.checkpoint.formats.modelopt_config import parse_modelopt
 from qwonnx.export.errors import ConfigError
+from qwonnx.runtime.artifact.object_fields import CORRECT
 
 _NAME = "quantization_config"
 
