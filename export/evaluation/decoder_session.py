@@ -16,6 +16,7 @@ import numpy.typing as npt
 from qwonnx.export.errors import VerificationError, first_line
 from qwonnx.runtime.artifact.file_names import ADAPTER_SLOTS, ADAPTERS
 from qwonnx.runtime.artifact.folder import Artifact
+from qwonnx.runtime.artifact.manifest import slot_width
 from qwonnx.runtime.native.choice import choose_kernels
 from qwonnx.runtime.native.kernels import Kernels
 
@@ -49,8 +50,6 @@ def _slots(artifact: Artifact, adapter: AdapterFolder | None) -> dict[str, npt.N
     targets = artifact.manifest.adapter_targets
     if not targets:
         return {}
-    from qwonnx.runtime.adapters.adapter_folder import slot_width
-
     numbers = np.zeros((1 + (adapter is not None), slot_width(targets), adapter.rank if adapter else 1), np.float32)
     if adapter is not None:
         adapter.write(numbers[1])

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from qwonnx.export.errors import ExportError
 from qwonnx.export.lowering.rewrite import call, own_nodes, required, sizes
 from qwonnx.runtime.artifact.file_names import ADAPTER_SLOTS, ADAPTERS
-from qwonnx.runtime.artifact.manifest import AdapterTarget, TensorSpec
+from qwonnx.runtime.artifact.manifest import AdapterTarget, TensorSpec, slot_width
 
 # The projections of a text model by the last part of their names, as peft's target_modules names them.
 PROJECTIONS = (
@@ -50,7 +50,6 @@ def add_adapter_slots(graph: ir.Graph, projections: Collection[str]) -> tuple[Ad
     slots = ir.Value(name=ADAPTER_SLOTS, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(["batch"]))
     adapters = ir.Value(name=ADAPTERS, type=ir.TensorType(ir.DataType.FLOAT))
     targets: list[AdapterTarget] = []
-    width = 0
     for node in own_nodes(graph, "Linear"):
         x, weight = required(node.inputs)
         module = str(weight.name).removesuffix(_WEIGHT)
@@ -58,17 +57,16 @@ def add_adapter_slots(graph: ir.Graph, projections: Collection[str]) -> tuple[Ad
             continue
         num_outputs, num_inputs = sizes(weight)
         (y,) = node.outputs
-        added = call("AddAdapters", [y, x, slots, adapters], {"offset": width})
+        added = call("AddAdapters", [y, x, slots, adapters], {"offset": slot_width(targets)})
         (total,) = added.outputs
         total.name, total.shape, total.type = f"{y.name}.adapted", y.shape, y.type
         ir.convenience.replace_all_uses_with(y, total)
         added.replace_input_with(0, y)
         graph.insert_after(node, added)
         targets.append(AdapterTarget(module, num_inputs, num_outputs))
-        width += num_inputs + num_outputs
     if not targets:
         raise ExportError(f"the model has no projection {' or '.join(projections)} that adapters could change")
-    adapters.shape = ir.Shape(["num_slots", width, "rank"])
+    adapters.shape = ir.Shape(["num_slots", slot_width(targets), "rank"])
     graph.inputs.extend([slots, adapters])
     return tuple(targets)
 
@@ -77,6 +75,5 @@ def adapter_inputs(targets: Sequence[AdapterTarget]) -> tuple[TensorSpec, ...]:
     """The inputs of a graph with these targets; none without any."""
     if not targets:
         return ()
-    width = sum(target.num_inputs + target.num_outputs for target in targets)
     slots = TensorSpec(ADAPTER_SLOTS, "int64", ("batch",))
-    return slots, TensorSpec(ADAPTERS, "float32", ("num_slots", width, "rank"))
+    return slots, TensorSpec(ADAPTERS, "float32", ("num_slots", slot_width(targets), "rank"))

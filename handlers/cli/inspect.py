@@ -20,7 +20,7 @@ from qwonnx.handlers.cli.tables import add_row, facts_table, weights_table
 from qwonnx.runtime.artifact.compiled import CompiledFolder, compiled_folders
 from qwonnx.runtime.artifact.file_names import DECODER
 from qwonnx.runtime.artifact.folder import Artifact, open_artifact
-from qwonnx.runtime.artifact.manifest import AdapterFacts, Manifest
+from qwonnx.runtime.artifact.manifest import AdapterFacts, Manifest, slot_width
 from qwonnx.runtime.cache.baked_prefixes import FOLDER, PrefixFile, prefix_files
 from qwonnx.runtime.cache.rows import item_bytes
 from qwonnx.runtime.quantities import bytes_text
@@ -125,7 +125,7 @@ def _adapter(facts: AdapterFacts) -> str:
 def _targets(manifest: Manifest) -> str:
     """The projections that adapters can change while the model runs, and what one takes in memory."""
     names = dict.fromkeys(target.module.rpartition(".")[2] for target in manifest.adapter_targets)
-    width = sum(target.num_inputs + target.num_outputs for target in manifest.adapter_targets)
+    width = slot_width(manifest.adapter_targets)
     return f"{', '.join(names)}; {bytes_text(4 * width)} for each rank"
 
 

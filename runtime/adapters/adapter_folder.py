@@ -76,7 +76,7 @@ class AdapterFolder:
         """
         slots_rank, start = slot.shape[1], 0
         for target in self._targets:
-            middle, end = start + target.num_inputs, start + target.num_inputs + target.num_outputs
+            middle, end = start + target.num_inputs, start + target.width
             down, up = slot[start:middle], slot[middle:end].reshape(slots_rank, target.num_outputs)
             start = end
             factors = self._factors.get(target.module)
@@ -87,11 +87,6 @@ class AdapterFolder:
                 down[:, :rank] = self._file.read(factors.a).T
                 up[:rank] = self._file.read(factors.b).T
                 up[:rank] *= factors.scaling
-
-
-def slot_width(targets: Sequence[AdapterTarget]) -> int:
-    """Numbers of a slot for each rank."""
-    return sum(target.num_inputs + target.num_outputs for target in targets)
 
 
 def _factors(file: TensorFile, config: AdapterConfig, targets: dict[str, AdapterTarget]) -> dict[str, _Factors]:

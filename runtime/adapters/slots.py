@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from msgspec import Struct
 
-from qwonnx.runtime.adapters.adapter_folder import AdapterFolder, slot_width
-from qwonnx.runtime.artifact.manifest import AdapterTarget
+from qwonnx.runtime.adapters.adapter_folder import AdapterFolder
+from qwonnx.runtime.artifact.manifest import AdapterTarget, slot_width
 from qwonnx.runtime.cache.pages import PagedArray
 from qwonnx.runtime.errors import AdapterError
 

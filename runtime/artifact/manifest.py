@@ -210,6 +210,16 @@ class AdapterTarget:
     num_inputs: int
     num_outputs: int
 
+    @property
+    def width(self) -> int:
+        """Numbers in a slot for each rank."""
+        return self.num_inputs + self.num_outputs
+
+
+def slot_width(targets: Iterable[AdapterTarget]) -> int:
+    """Numbers of a slot for each rank."""
+    return sum(target.width for target in targets)
+
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qwonnx.runtime.artifact.manifest import AdapterTarget
+from qwonnx.runtime.artifact.manifest import AdapterTarget, slot_width
 from qwonnx.runtime.cache.pages import PagedArray
 from qwonnx.runtime.engine.generation import Generation
 from qwonnx.runtime.errors import AdapterError, InvalidRequestError, SettingsError
@@ -63,7 +63,7 @@ class Adapters:
         if not targets:
             return
 
-        from qwonnx.runtime.adapters.adapter_folder import AdapterFolder, slot_width
+        from qwonnx.runtime.adapters.adapter_folder import AdapterFolder
         from qwonnx.runtime.adapters.slots import AdapterSlots
         from qwonnx.runtime.engine.adapter_queue import AdapterQueue
 
