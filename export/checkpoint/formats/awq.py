@@ -25,6 +25,7 @@ from qwonnx.export.checkpoint.formats.codes import (
     pack,
     unpack,
 )
+from qwonnx.export.checkpoint.formats.whole_rows import WholeRows
 from qwonnx.export.errors import TensorFormatError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ _MIDDLE = 1 << (BITS - 1)
 
 
 @dataclass(frozen=True, slots=True)
-class AwqWeight:
+class AwqWeight(WholeRows):
     """One matrix, checked but not read yet; make one with `open`. name is the module's, without a suffix."""
 
     reading_bytes: ClassVar[int] = 0
@@ -81,10 +82,6 @@ class AwqWeight:
         codes = unpack(self._packed(start, count), BITS)
         scales, zero_points = self._scales(start, count), self._zero_points(start, count)
         return dequantized(codes, scales, zero_points, self.codes.group_size)
-
-    def read_part(self, row: int, first_column: int, num_columns: int) -> torch.Tensor:
-        """Some columns [1, num_columns] of one row. The whole row is read: no model has very wide rows."""
-        return self.read(row, 1)[:, first_column : first_column + num_columns]
 
     def read_codes(self, start: int, count: int, block_size: int) -> CodeRows:
         """Rows of the stored codes, in the kernels' layout; see CodedWeight."""

@@ -40,6 +40,30 @@ class CodeRows:
     zero_points: torch.Tensor
 
 
+class WithoutCodes:
+    """What formats have in common of which no kernel takes the codes, and which have no rules for modules.
+
+    See SourceQuantization.
+    """
+
+    __slots__ = ()
+
+    @property
+    def has_codes(self) -> bool:
+        return False
+
+    @property
+    def num_rules(self) -> int:
+        return 0
+
+    def check_patterns(self) -> None:
+        """There are none."""
+
+    def foreseen_codes(self, module: str, num_columns: int) -> StoredCodes | None:
+        """None: no kernel takes these codes."""
+        return None
+
+
 @runtime_checkable
 class CodedWeight(Protocol):
     """A weight whose codes can be kept."""

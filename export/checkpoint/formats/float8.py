@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from qwonnx.export.checkpoint.checkpoint import FLOAT_DTYPES, Checkpoint
 from qwonnx.export.checkpoint.formats.float8_config import FP8_BLOCK
+from qwonnx.export.checkpoint.formats.whole_rows import WholeRows
 from qwonnx.export.errors import MissingTensorError, TensorFormatError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ INVERSE_SUFFIX, SCALE_SUFFIX = "_scale_inv", "_scale"  # after the weight's own 
 
 
 @dataclass(frozen=True, slots=True)
-class Float8Weight:
+class Float8Weight(WholeRows):
     """One weight as a matrix, checked but not read yet; make one with `open`.
 
     matrix_rows are those of each fused matrix. A scale counts for row_block rows and column_block columns of a matrix.
@@ -87,10 +88,6 @@ class Float8Weight:
         blocks.mul_(scales[:, :whole, None])
         values[:, whole * self._column_block :].mul_(scales[:, whole:])  # the last block may be narrower
         return values
-
-    def read_part(self, row: int, first_column: int, num_columns: int) -> torch.Tensor:
-        """Some columns [1, num_columns] of one row. The whole row is read: no model has very wide rows."""
-        return self.read(row, 1)[:, first_column : first_column + num_columns]
 
     def _scales(self, start: int, count: int) -> torch.Tensor:
         """float32 [count, blocks of columns]."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwonnx.export.checkpoint.config_fields import Fields
-from qwonnx.export.checkpoint.formats.codes import StoredCodes
+from qwonnx.export.checkpoint.formats.codes import WithoutCodes
 from qwonnx.export.checkpoint.formats.format_fields import UNQUANTIZED, check_fields
 from qwonnx.export.errors import ConfigError
 
@@ -27,28 +27,13 @@ _IGNORED = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Fp8Format:
+class Fp8Format(WithoutCodes):
     """Blocks of FP8_BLOCK x FP8_BLOCK F8_E4M3 values: weight = value * scale."""
-
-    @property
-    def has_codes(self) -> bool:
-        return False
-
-    @property
-    def num_rules(self) -> int:
-        return 0
-
-    def check_patterns(self) -> None:
-        """There are none."""
 
     @property
     def name(self) -> str:
         """The format's name in a manifest."""
         return "float8_e4m3"
-
-    def foreseen_codes(self, module: str, num_columns: int) -> StoredCodes | None:
-        """None: no kernel takes these codes."""
-        return None
 
 
 def parse_fp8(fields: Fields) -> Fp8Format:

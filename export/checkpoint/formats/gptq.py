@@ -34,6 +34,7 @@ from qwonnx.export.checkpoint.formats.codes import (
     unpack,
 )
 from qwonnx.export.checkpoint.formats.gptq_config import GptqFormat
+from qwonnx.export.checkpoint.formats.whole_rows import WholeRows
 from qwonnx.export.errors import MissingTensorError, TensorFormatError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ _ROWS_AT_ONCE = 256  # whose values stay in a processor's cache while they are t
 
 
 @dataclass(frozen=True, slots=True)
-class GptqWeight:
+class GptqWeight(WholeRows):
     """One matrix, checked but not read yet; make one with `open`. name is the module's, without a suffix.
 
     codes are None if input features are permuted: only values can be read then.
@@ -122,10 +123,6 @@ class GptqWeight:
             values.sub_(zero_points[:, part].index_select(0, groups)).mul_(scales[:, part].index_select(0, groups))
             rows[part].copy_(values.t())
         return rows
-
-    def read_part(self, row: int, first_column: int, num_columns: int) -> torch.Tensor:
-        """Some columns [1, num_columns] of one row. The whole row is read: no model has very wide rows."""
-        return self.read(row, 1)[:, first_column : first_column + num_columns]
 
     def read_codes(self, start: int, count: int, block_size: int) -> CodeRows:
         """Rows of the stored codes, in the kernels' layout; see CodedWeight."""

@@ -32,6 +32,7 @@ from qwonnx.export.checkpoint.formats.codes import (
     unpack,
 )
 from qwonnx.export.checkpoint.formats.compressed_tensors import CompressedFormat, Kind, Scheme
+from qwonnx.export.checkpoint.formats.whole_rows import WholeRows
 from qwonnx.export.errors import TensorFormatError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ _LARGEST = 127  # that SCB stands for
 
 
 @dataclass(frozen=True, slots=True)
-class IntegerWeight:
+class IntegerWeight(WholeRows):
     """One matrix, checked but not read yet; make one with `packed`, `bytes_of` or `with_row_scales`.
 
     name is the module's. codes are None if input features are permuted: only values can be read then.
@@ -146,10 +147,6 @@ class IntegerWeight:
         if self.codes is None:
             groups = torch.from_numpy(_groups(self._checkpoint, self.name, self.num_columns)).int()
         return dequantized(codes, scales, zero_points, self._stored.group_size, groups)
-
-    def read_part(self, row: int, first_column: int, num_columns: int) -> torch.Tensor:
-        """Some columns [1, num_columns] of one row. The whole row is read: no model has very wide rows."""
-        return self.read(row, 1)[:, first_column : first_column + num_columns]
 
     def read_codes(self, start: int, count: int, block_size: int) -> CodeRows:
         """Rows of the stored codes, in the kernels' layout; see CodedWeight."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwonnx.export.checkpoint.config_fields import Fields
-from qwonnx.export.checkpoint.formats.codes import StoredCodes
+from qwonnx.export.checkpoint.formats.codes import WithoutCodes
 from qwonnx.export.checkpoint.formats.compressed_tensors import FP4_GROUP, scheme_groups
 from qwonnx.export.checkpoint.formats.format_fields import UNQUANTIZED, check_fields
 from qwonnx.export.errors import ConfigError
@@ -29,30 +29,15 @@ _IGNORED = frozenset({"exclude_modules", "ignore", "kv_cache_quant_algo", "kv_ca
 
 
 @dataclass(frozen=True, slots=True)
-class ModelOptFormat:
+class ModelOptFormat(WithoutCodes):
     """The algorithms of a checkpoint of ModelOpt; its tensors say the rest."""
 
     algorithms: tuple[str, ...]
 
     @property
-    def has_codes(self) -> bool:
-        return False
-
-    @property
-    def num_rules(self) -> int:
-        return 0
-
-    def check_patterns(self) -> None:
-        """There are none."""
-
-    @property
     def name(self) -> str:
         """The format's name in a manifest."""
         return f"modelopt-{'+'.join(self.algorithms).lower()}"
-
-    def foreseen_codes(self, module: str, num_columns: int) -> StoredCodes | None:
-        """None: no kernel takes these codes."""
-        return None
 
 
 def parse_modelopt(fields: Fields) -> ModelOptFormat:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, ClassVar
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
 from qwonnx.export.checkpoint.formats.compressed_tensors import FP4_GROUP
 from qwonnx.export.checkpoint.formats.float8 import DTYPE, float8_values
+from qwonnx.export.checkpoint.formats.whole_rows import WholeRows
 from qwonnx.export.errors import TensorFormatError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # by the three low bits; the f
 
 
 @dataclass(frozen=True, slots=True)
-class Nvfp4Weight:
+class Nvfp4Weight(WholeRows):
     """One matrix, checked but not read yet; make one with `open`. name is the module's, without a suffix."""
 
     codes: ClassVar[None] = None
@@ -87,10 +88,6 @@ class Nvfp4Weight:
         scales = float8_values().index_select(0, torch.from_numpy(octets).int()).view(count, width, 1)
         scales = scales.div_(self._global) if self._divides else scales.mul_(self._global)
         return values.mul_(scales).view(count, self.num_columns)
-
-    def read_part(self, row: int, first_column: int, num_columns: int) -> torch.Tensor:
-        """Some columns [1, num_columns] of one row. The whole row is read: no model has very wide rows."""
-        return self.read(row, 1)[:, first_column : first_column + num_columns]
 
 
 def nvfp4_shape(checkpoint: Checkpoint, codes: str) -> tuple[int, ...]:
