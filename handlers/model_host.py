@@ -196,9 +196,19 @@ class ModelHost:
         own = self.model_names()
         return tuple(name for name in self._engine.adapters() if name not in own)
 
+    def served_names(self) -> tuple[str, ...]:
+        """All names that a list of models has: the model's, then its adapters'.
+
+        Raises:
+            ServiceError: 503, the engine is not ready.
+        """
+        return (*self.model_names(), *self.adapter_names())
+
     def adapter_of(self, name: str) -> str:
-        """The adapter that a checked name of a model asks for; empty: none."""
-        return name if name in self.adapter_names() else ""
+        """The adapter that a name of a model asks for; empty: none."""
+        if self._engine is None or name in self.model_names():
+            return ""
+        return name if self._engine.has_adapter(name) else ""
 
     def check_model(self, name: str) -> str:
         """Check a name of the model, or of an adapter, and return it: answers have the name that was asked for.
@@ -206,10 +216,10 @@ class ModelHost:
         Raises:
             ServiceError: 404, it is another name.
         """
-        served = self.model_names()
-        if name not in served and not self._any_model_name and not self.adapter_of(name):
-            served += self.adapter_names()[:_MOST_NAMED]
-            message = f"there is no model {name!r} here: use {' or '.join(map(repr, served))}"
+        own = self.model_names()
+        if name not in own and not self._any_model_name and not self.adapter_of(name):
+            named = (*own, *self.adapter_names()[:_MOST_NAMED])
+            message = f"there is no model {name!r} here: use {' or '.join(map(repr, named))}"
             raise ServiceError(ErrorKind.NOT_FOUND, 404, message, parameter="model", code="model_not_found")
         return name
 

@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from qwonnx.handlers import errors
 from qwonnx.handlers.errors import ErrorKind, ServiceError
+from qwonnx.handlers.http.api_key import bearer_of
 from qwonnx.handlers.http.body import BodyLimits, read_with, received
 from qwonnx.handlers.http.held_requests import engine_for
 from qwonnx.handlers.model_host import ModelHost
@@ -101,9 +102,7 @@ class AdapterAdmin:
         return PlainTextResponse(f"Success: LoRA adapter '{asked.lora_name}' removed successfully.")
 
     async def _read(self, request: Request, kind: type[_Asked]) -> _Asked:
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        given = key.strip().encode("latin-1", errors="replace") if scheme.lower() == "bearer" else b""
-        if not hmac.compare_digest(given, self._key):
+        if not hmac.compare_digest(bearer_of(request.headers).encode("latin-1", errors="replace"), self._key):
             message = "the admin key is missing or wrong: send it as `Authorization: Bearer KEY`"
             challenge = {"www-authenticate": "Bearer"}
             raise ServiceError(ErrorKind.UNAUTHENTICATED, 401, message, code="invalid_api_key", headers=challenge)

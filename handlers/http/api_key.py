@@ -74,12 +74,16 @@ class RequireApiKey:
         return scope["method"] in ("GET", "HEAD") and path in self._open_paths
 
     def _given(self, headers: Headers) -> ApiKey | None:
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        bearer = [key.strip()] if scheme.lower() == "bearer" else []  # the case does not matter: RFC 9110, 11.1
         found = None
-        for given in (*bearer, *(headers.get(name, "") for name in self._key_headers)):
+        for given in (bearer_of(headers), *(headers.get(name, "") for name in self._key_headers)):
             found = self._ring.find(given.encode("latin-1", errors="replace")) or found
         return found
+
+
+def bearer_of(headers: Headers) -> str:
+    """The key of `Authorization: Bearer KEY`; empty without one."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""  # the case does not matter: RFC 9110, 11.1
 
 
 def key_of(scope: Scope) -> ApiKey | None:

@@ -78,7 +78,7 @@ async def tags(request: Request) -> Response:
     """GET /api/tags and /api/ps: the served model."""
     host: ModelHost = request.app.state.host
     engine = await engine_for(request)
-    entries = [_entry(name, engine) for name in (*host.model_names(), *host.adapter_names())]
+    entries = [_entry(name, engine) for name in host.served_names()]
     return _json(ModelList(entries))
 
 
@@ -138,7 +138,7 @@ def _checked(request: Request, name: str) -> str:
     """
     host: ModelHost = request.app.state.host
     plain = name.removesuffix(_TAG)
-    answering_model(request, plain if plain in (*host.model_names(), *host.adapter_names()) else name)
+    answering_model(request, plain if plain in host.served_names() else name)
     return name
 
 

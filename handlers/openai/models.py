@@ -30,8 +30,7 @@ class ModelList(msgspec.Struct):
 async def list_models(request: Request) -> Response:
     host: ModelHost = request.app.state.host
     engine = await engine_for(request)
-    names = (*host.model_names(), *host.adapter_names())
-    return _json(ModelList([_model(name, host, engine) for name in names]))
+    return _json(ModelList([_model(name, host, engine) for name in host.served_names()]))
 
 
 async def retrieve_model(request: Request) -> Response:

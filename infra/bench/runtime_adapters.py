@@ -14,9 +14,11 @@ import argparse
 import json
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
@@ -25,14 +27,14 @@ from qwonnx.runtime.artifact.folder import open_artifact
 from qwonnx.runtime.engine.request import RequestOutput
 
 
-def write_adapter(artifact: Path, folder: Path, rank: int, seed: int) -> Path:
-    """An adapter of random numbers for every target of an artifact."""
+def write_adapter(artifact: Path, folder: Path, rank: int, seed: int, size: float = 0.01) -> Path:
+    """An adapter as peft saves it, for every target of an artifact, of random numbers of this size in bfloat16."""
     random = np.random.default_rng(seed)
     tensors = {}
     for target in open_artifact(artifact).manifest.adapter_targets:
         module = f"base_model.model.model.{target.module}"
-        tensors[f"{module}.lora_A.weight"] = random.normal(0, 0.01, (rank, target.num_inputs)).astype(np.float32)
-        tensors[f"{module}.lora_B.weight"] = random.normal(0, 0.01, (target.num_outputs, rank)).astype(np.float32)
+        for part, shape in (("A", (rank, target.num_inputs)), ("B", (target.num_outputs, rank))):
+            tensors[f"{module}.lora_{part}.weight"] = random.normal(0, size, shape).astype(ml_dtypes.bfloat16)
     folder.mkdir(parents=True)
     save_file(tensors, folder / "adapter_model.safetensors")
     config = {"peft_type": "LORA", "r": rank, "lora_alpha": rank}
@@ -86,14 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
             write_adapter(options.with_slots, Path(folder, name), options.rank, seed) for seed, name in enumerate(names)
         ]
         given = tuple(f"{name}={path}" for name, path in zip(names, paths, strict=True))
-        with_adapters = RuntimeSettings(
-            num_threads=options.threads,
-            max_num_seqs=options.rows,
-            max_model_len=512,
-            prefix_cache_bytes=0,
-            adapters=given,
-            adapter_bytes=8 << 30,
-        )
+        with_adapters = replace(settings, adapters=given, adapter_bytes=8 << 30)
         turns = [names[row % len(names)] for row in range(options.rows)]
         with Engine.open(options.base, settings) as base, Engine.open(options.with_slots, with_adapters) as slots:
             print(f"kernels: {slots.kernels.name}", flush=True)

@@ -302,6 +302,10 @@ class Engine:
         """The digests of the adapters by their names; from any thread."""
         return {name: adapter.digest for name, adapter in self._adapters.named().items()}
 
+    def has_adapter(self, name: str) -> bool:
+        """Whether there is an adapter of this name; from any thread."""
+        return name in self._adapters.named()
+
     def adapter_owner(self, adapter: str, owner: str = "") -> str:
         """The owner of the states that an adapter leaves behind, for capsules and prefixes.
 

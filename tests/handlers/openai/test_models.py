@@ -39,8 +39,8 @@ class Host:
     def model_names(self) -> tuple[str, ...]:
         return (NAME, "other")
 
-    def adapter_names(self) -> tuple[str, ...]:
-        return ()
+    def served_names(self) -> tuple[str, ...]:
+        return self.model_names()
 
     def adapter_of(self, name: str) -> str:
         return ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,18 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx
-import ml_dtypes
 import numpy as np
 import openai
 import pytest
-from safetensors.numpy import save_file
 
+from infra.bench.runtime_adapters import write_adapter
 from qwonnx.export.pipeline import ExportOptions, export_checkpoint
 from qwonnx.handlers.app import create_app
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime import Engine, RuntimeSettings
-from qwonnx.runtime.artifact.folder import open_artifact
 from qwonnx.runtime.errors import AdapterError, SettingsError
 from tests.checkpoints import write_tiny
 from tests.handlers.serving import Served, serving, until
@@ -30,6 +27,7 @@ from tests.handlers.serving import Served, serving, until
 RUNTIME = RuntimeSettings(num_threads=1, max_num_seqs=4, max_num_batched_tokens=64, max_model_len=512, spin=False)
 CLIENT = {"authorization": "Bearer clients"}
 ADMIN = {"authorization": "Bearer the-admin-key"}
+SIZE = 0.5  # of an adapter's numbers, which change answers
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 
 
@@ -44,27 +42,12 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "artifact"
 
 
-def write_adapter(artifact: Path, folder: Path, seed: int, rank: int = 8) -> Path:
-    """An adapter as peft saves it, of random numbers that change answers."""
-    random = np.random.default_rng(seed)
-    tensors = {}
-    for target in open_artifact(artifact).manifest.adapter_targets:
-        module = f"base_model.model.model.{target.module}"
-        for part, shape in (("A", (rank, target.num_inputs)), ("B", (target.num_outputs, rank))):
-            tensors[f"{module}.lora_{part}.weight"] = random.normal(0, 0.5, shape).astype(ml_dtypes.bfloat16)
-    folder.mkdir(parents=True)
-    save_file(tensors, folder / "adapter_model.safetensors")
-    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": ["q_proj", "o_proj"]}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    return folder
-
-
 @pytest.fixture(scope="module")
 def adapters(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the adapters one, two and three."""
     folder = tmp_path_factory.mktemp("adapters")
     for seed, name in enumerate(("one", "two", "three")):
-        write_adapter(artifact, folder / name, seed)
+        write_adapter(artifact, folder / name, 8, seed, SIZE)
     return folder
 
 
@@ -207,7 +190,7 @@ def test_a_wrong_call_is_one_line(http: httpx.Client, body: bytes, message: str)
 def test_an_adapter_that_cannot_be_used_is_refused_and_changes_nothing(
     client: openai.OpenAI, http: httpx.Client, artifact: Path, adapters: Path
 ) -> None:
-    large = write_adapter(artifact, adapters / "large", 9, rank=40)
+    large = write_adapter(artifact, adapters / "large", 40, 9, SIZE)
     refused = http.post(LOAD, json={"lora_name": "one", "lora_path": "large"}, headers=ADMIN)
     assert "has rank 40 and slots have 16" in refused.json()["error"]["message"]
     assert str(adapters) not in refused.text
