@@ -11,7 +11,6 @@ from qwonnx.export.quantization.recipe import Recipe
 from qwonnx.export.quantization.size_table import Stored, weight_groups
 from qwonnx.export.targets.target import Activations, TargetChoice
 from qwonnx.runtime.artifact.manifest import (
-    SCHEMA_VERSION,
     WHOLE_MODEL,
     AdapterFacts,
     AdapterTarget,
@@ -24,6 +23,7 @@ from qwonnx.runtime.artifact.manifest import (
     StageFacts,
     WeightGroup,
 )
+from qwonnx.runtime.artifact.schemas import SCHEMA_VERSION
 
 
 def describe_artifact(

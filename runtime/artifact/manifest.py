@@ -24,12 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qwonnx.runtime.artifact.file_names import DECODER
+from qwonnx.runtime.artifact.schemas import SCHEMA_VERSION, as_newest, as_written
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, build, parse_object, quoted, read_object
 
-# 1: keys and values are float32. 2: QuantizationFacts.kv says what they are. 3: every graph has its own states.
-# 4: GraphSpec.native_operators. 5: Manifest.stage. 6: Manifest.adapters. 7: adapter_targets, SourceFacts.files.
-SCHEMA_VERSION = 7
 MANIFEST_NAME = "manifest.json"
 
 # A 60-layer manifest with 240 states takes about 60 kB; more than this is not a manifest, and is not read.
@@ -261,7 +258,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         OSError: it cannot be written.
     """
     text = manifest_text(manifest)
-    _checked(_as_newest(json.loads(text), manifest.schema_version), MANIFEST_NAME)
+    _checked(as_newest(json.loads(text), manifest.schema_version), MANIFEST_NAME)
     (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
 
 
@@ -316,42 +313,7 @@ def _of_any_schema(document: dict[str, Any], where: str) -> Manifest:
             f"{where} has manifest schema {quoted(version)} and this qwonnx reads up to {SCHEMA_VERSION}:"
             " upgrade qwonnx"
         )
-    return _checked(_as_newest(document, version), where)
-
-
-def _as_newest(document: dict[str, Any], version: int) -> dict[str, Any]:
-    """Add the fields that an older schema lacks; schema_version stays."""
-    if version < 2 and isinstance(quantization := document.get("quantization"), dict):
-        document = {**document, "quantization": {"kv": "float32", **quantization}}
-    if version < 3 and isinstance(graphs := document.get("graphs"), dict) and "states" in document:
-        document = {**document, "graphs": {name: _with_states(name, graph, document) for name, graph in graphs.items()}}
-        del document["states"]
-    if version < 4 and isinstance(graphs := document.get("graphs"), dict):
-        document = {**document, "graphs": {name: _without_kernels(graph) for name, graph in graphs.items()}}
-    if version < 5:
-        whole = None if "stage" in document else dataclasses.asdict(WHOLE_MODEL)  # build() refuses None
-        document = {**document, "stage": whole}
-    if version < 6:
-        document = {**document, "adapters": None if "adapters" in document else []}
-    if version < 7:
-        document = {**document, "adapter_targets": None if "adapter_targets" in document else []}
-    if version < 7 and isinstance(source := document.get("source"), dict):
-        document = {**document, "source": {**source, "files": None if "files" in source else []}}
-    return document
-
-
-def _without_kernels(graph: Any) -> Any:
-    """A graph of an older schema, which native kernels cannot run."""
-    if not isinstance(graph, dict) or "native_operators" in graph:
-        return None  # build() refuses it
-    return {**graph, "native_operators": []}
-
-
-def _with_states(name: str, graph: Any, document: dict[str, Any]) -> Any:
-    """Add states to a graph of an older schema, in which the manifest held the decoder's states."""
-    if not isinstance(graph, dict) or "states" in graph:
-        return None  # build() refuses it
-    return {**graph, "states": document["states"] if name == DECODER else []}
+    return _checked(as_newest(document, version), where)
 
 
 def _checked(document: dict[str, Any], where: str) -> Manifest:
@@ -403,19 +365,5 @@ def _conditions(manifest: Manifest) -> Iterable[tuple[bool, str]]:
 
 def manifest_json(manifest: Manifest) -> str:
     """The canonical text of a manifest, in its own schema version."""
-    document = dataclasses.asdict(manifest)
-    if manifest.schema_version < 7:
-        del document["adapter_targets"]
-        del document["source"]["files"]
-    if manifest.schema_version < 6:
-        del document["adapters"]
-    if manifest.schema_version < 5:
-        del document["stage"]
-    if manifest.schema_version < 4:
-        for graph in document["graphs"].values():
-            del graph["native_operators"]
-    if manifest.schema_version < 3:
-        # Older schemas have the decoder's states before the files. The order must stay: an artifact's id depends on it.
-        states, files = [graph.pop("states") for graph in document["graphs"].values()], document.pop("files")
-        document |= {"states": next(filter(None, states), ()), "files": files}
+    document = as_written(dataclasses.asdict(manifest), manifest.schema_version)
     return json.dumps(document, indent=1, ensure_ascii=False)

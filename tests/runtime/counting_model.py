@@ -29,7 +29,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from qwonnx.runtime.artifact.folder import file_sha256
 from qwonnx.runtime.artifact.manifest import (
-    SCHEMA_VERSION,
     FileEntry,
     GraphSpec,
     Manifest,
@@ -40,6 +39,7 @@ from qwonnx.runtime.artifact.manifest import (
     TensorSpec,
     write_manifest,
 )
+from qwonnx.runtime.artifact.schemas import SCHEMA_VERSION
 from qwonnx.runtime.cache.buffers import BuffersFactory
 from qwonnx.runtime.cache.host_buffers import HostBuffers
 from qwonnx.runtime.engine.engine import Engine

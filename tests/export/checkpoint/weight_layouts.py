@@ -1,4 +1,7 @@
-"""Layouts of weights and of config.json; a new one is a new line here and a row in docs/checkpoints.md."""
+"""Layouts of weights and of config.json; a new one is a new line here and a row in docs/checkpoints.md.
+
+The file is longer than most, because it is a table of layouts.
+"""
 
 from __future__ import annotations
 

@@ -14,13 +14,13 @@ import pytest
 
 from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from qwonnx.runtime.artifact.manifest import (
-    SCHEMA_VERSION,
     ArtifactError,
     ArtifactFileError,
     ArtifactHashError,
     ManifestError,
     write_manifest,
 )
+from qwonnx.runtime.artifact.schemas import SCHEMA_VERSION
 
 
 @pytest.fixture
