@@ -8,9 +8,10 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from tests.export.checkpoint.local_server import LocalHandler, LocalServer, running
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = "someone/tiny"
@@ -18,7 +19,7 @@ GATED = "someone/gated"
 SIGNATURE = "X-Amz-Signature=0123456789secret"
 
 
-class HubServer(ThreadingHTTPServer):
+class HubServer(LocalServer):
     """Serves the files below `folder` as REPOSITORY at branch main.
 
     Shards are large files: they redirect to another host, with a signature in the URL. `downloads` lists the files that
@@ -31,10 +32,8 @@ class HubServer(ThreadingHTTPServer):
         set `lists`: more names that are listed
     """
 
-    daemon_threads = True
-
     def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
         self.downloads: list[str] = []
         self.sent: dict[str, int] = {}
@@ -49,34 +48,16 @@ class HubServer(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client may leave at any time."""
-
 
 @contextmanager
 def hub_server(folder: Path) -> Iterator[HubServer]:
-    with HubServer(folder) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with running(HubServer(folder)) as server:
+        yield server
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(LocalHandler):
     protocol_version = "HTTP/1.1"
     server: HubServer
-
-    def do_HEAD(self) -> None:
-        self._respond()
-
-    def do_GET(self) -> None:
-        self._respond()
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Print nothing into the test's output."""
 
     def _respond(self) -> None:
         hub, path = self.server, urlsplit(self.path).path

@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from tests.export.checkpoint.local_server import LocalHandler, LocalServer, running
 
-class RangeServer(ThreadingHTTPServer):
+
+class RangeServer(LocalServer):
     """Serves a folder; `requests` counts requests, and `sent` the bytes of files.
 
     A test may set
@@ -24,10 +25,8 @@ class RangeServer(ThreadingHTTPServer):
         ignores_ranges  whole files are sent
     """
 
-    daemon_threads = True
-
     def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.folder = folder
         self.requests = 0
         self.sent = 0
@@ -43,33 +42,15 @@ class RangeServer(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/models/tiny"
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client may leave at any time."""
-
 
 @contextmanager
 def range_server(folder: Path) -> Iterator[RangeServer]:
-    with RangeServer(folder) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with running(RangeServer(folder)) as server:
+        yield server
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(LocalHandler):
     server: RangeServer
-
-    def do_HEAD(self) -> None:
-        self._respond()
-
-    def do_GET(self) -> None:
-        self._respond()
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Print nothing into the test's output."""
 
     def _respond(self) -> None:
         server = self.server

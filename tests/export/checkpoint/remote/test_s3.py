@@ -17,7 +17,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -27,6 +26,7 @@ from qwonnx.export.errors import AccessError
 from qwonnx.export.pipeline import ExportOptions, export_checkpoint
 from qwonnx.export.planning.check import check_checkpoint
 from tests.checkpoints import write_tiny
+from tests.export.checkpoint.local_server import LocalHandler, LocalServer, running
 
 pytest.importorskip("moto", reason="moto[server] is not installed: see the module's docstring")
 pytest.importorskip("s3fs", reason="s3fs is not installed: see the module's docstring")
@@ -37,13 +37,11 @@ ROOT = Path(__file__).resolve().parents[4]
 BUCKET, URL = "models", "s3://models/some/tiny"
 
 
-class Proxy(ThreadingHTTPServer):
+class Proxy(LocalServer):
     """In front of moto: counts bytes of objects, and lets every so many requests fail."""
 
-    daemon_threads = True
-
     def __init__(self, port: int) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.port = port
         self.fails_every = 0
         self.seconds = 0.0
@@ -52,24 +50,12 @@ class Proxy(ThreadingHTTPServer):
         self.sent = 0
         self.lock = threading.Lock()
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client may leave at any time."""
 
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(LocalHandler):
     protocol_version = "HTTP/1.1"
     server: Proxy
 
-    def do_GET(self) -> None:
-        self._forward()
-
-    def do_HEAD(self) -> None:
-        self._forward()
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Print nothing into the test's output."""
-
-    def _forward(self) -> None:
+    def _respond(self) -> None:
         server = self.server
         with server.lock:
             server.requests += 1
@@ -134,18 +120,14 @@ def s3(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     for path in tiny.rglob("*"):
         if path.is_file():
             client.upload_file(str(path), BUCKET, f"some/tiny/{path.relative_to(tiny)}")
-    with Proxy(port) as proxy:
-        thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.server_port}")
-        s3fs.S3FileSystem.clear_instance_cache()
-        try:
-            yield proxy
-        finally:
-            proxy.shutdown()
-            thread.join()
-            moto.stop()
+    try:
+        with running(Proxy(port)) as proxy:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.server_port}")
             s3fs.S3FileSystem.clear_instance_cache()
+            yield proxy
+    finally:
+        moto.stop()
+        s3fs.S3FileSystem.clear_instance_cache()
 
 
 def contents(artifact: Path) -> dict[str, bytes]:
