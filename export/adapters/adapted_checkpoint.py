@@ -16,13 +16,13 @@ from qwonnx.export.adapters.adapted_weights import AdaptedWeights
 from qwonnx.export.adapters.adapter import Adapter, open_adapter
 from qwonnx.export.adapters.adapter_config import read_adapter_config
 from qwonnx.export.adapters.adapter_location import AdapterLocation, locate_adapter
-from qwonnx.export.checkpoint.foreign_formats import ADAPTER_CONFIG
 from qwonnx.export.checkpoint.formats.stored_weights import StoredWeights
 from qwonnx.export.checkpoint.location import BY_DEFAULT, Access
 from qwonnx.export.checkpoint.remote.addresses import is_repository_name
 from qwonnx.export.checkpoint.resolved_checkpoint import ResolvedCheckpoint, resolve_checkpoint
 from qwonnx.export.checkpoint.weight_source import WeightSource
 from qwonnx.export.errors import AdapterError
+from qwonnx.runtime.adapters.adapter_config import ADAPTER_CONFIG
 from qwonnx.runtime.artifact.manifest import AdapterFacts
 from qwonnx.runtime.artifact.strict_json import quoted
 

@@ -9,12 +9,11 @@ from typing import TypeVar
 
 from qwonnx.export.adapters.adapter_config import read_adapter_config
 from qwonnx.export.checkpoint.checkpoint import FLOAT_DTYPES, Checkpoint
-from qwonnx.export.checkpoint.foreign_formats import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from qwonnx.export.checkpoint.safetensors_header import read_header
 from qwonnx.export.checkpoint.stored_file import LocalFile
 from qwonnx.export.checkpoint.weight_names import EXPERTS
 from qwonnx.export.errors import AdapterError
-from qwonnx.runtime.adapters.adapter_config import AdapterConfig
+from qwonnx.runtime.adapters.adapter_config import ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterConfig
 from qwonnx.runtime.adapters.tensor_names import Part, TensorName, read_name, why_unused
 from qwonnx.runtime.artifact.folder import file_sha256
 from qwonnx.runtime.artifact.strict_json import quoted

@@ -10,10 +10,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwonnx.export.checkpoint.foreign_formats import ADAPTER_WEIGHTS
 from qwonnx.export.checkpoint.location import Access
 from qwonnx.export.checkpoint.remote.addresses import is_url, parse_repository, parse_url
 from qwonnx.export.checkpoint.remote.remote_folder import RemoteFolder, open_url
+from qwonnx.runtime.adapters.adapter_config import ADAPTER_WEIGHTS
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qwonnx.export.checkpoint.foreign_formats import ADAPTER_CONFIG, recognised_files, recognised_names, refuse_adapter
+from qwonnx.export.checkpoint.foreign_formats import recognised_files, recognised_names, refuse_adapter
 from qwonnx.export.checkpoint.torch_file import TORCH_SUFFIXES
 from qwonnx.export.errors import CheckpointError, MissingTensorError
+from qwonnx.runtime.adapters.adapter_config import ADAPTER_CONFIG
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, quoted, read_object
 
 INDEX_NAME = "model.safetensors.index.json"

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from qwonnx.export.errors import CheckpointError
+from qwonnx.runtime.adapters.adapter_config import ADAPTER_CONFIG
 from qwonnx.runtime.artifact.manifest import MANIFEST_NAME
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, quoted, read_object
 
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _ADAPTER_WEIGHTS = re.compile(r"adapter_model.*\.(safetensors|bin)|adapters\.(safetensors|npz)", re.IGNORECASE)
 _MAX_CONFIG_BYTES = 4 << 20
 

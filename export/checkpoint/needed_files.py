@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qwonnx.export.checkpoint.chosen_files import INDEX_NAME, PYTORCH_INDEX_NAME
-from qwonnx.export.checkpoint.foreign_formats import ADAPTER_CONFIG
+from qwonnx.runtime.adapters.adapter_config import ADAPTER_CONFIG
 
 CONFIG_FILES = ("config.json", ADAPTER_CONFIG)  # what decides first whether a checkpoint is exported
 TOKENIZER_FILES = (

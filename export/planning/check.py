@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 
 from qwonnx.export.adapters.adapted_checkpoint import AdaptedCheckpoint, resolve_adapted
-from qwonnx.export.checkpoint.foreign_formats import ADAPTER_CONFIG
 from qwonnx.export.checkpoint.formats.modelopt_config import SIDE_FILE
 from qwonnx.export.checkpoint.gguf.files import is_gguf
 from qwonnx.export.checkpoint.location import Access, locate_checkpoint, repository_of
@@ -29,6 +28,7 @@ from qwonnx.export.planning.decoder_weights import planned_shapes, planned_weigh
 from qwonnx.export.quantization.recipe import Recipe
 from qwonnx.export.quantization.storage_plan import StoragePlan
 from qwonnx.export.targets.register import choose_target
+from qwonnx.runtime.adapters.adapter_config import ADAPTER_CONFIG
 from qwonnx.runtime.artifact.manifest import AdapterFacts
 
 # Files beside the weights that an export reads, or that say nothing about the model. Tokenizers have more forms.

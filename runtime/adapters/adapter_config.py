@@ -17,7 +17,7 @@ from qwonnx.runtime.artifact.object_fields import ObjectFields, is_off
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, quoted, read_object
 from qwonnx.runtime.errors import AdapterError
 
-ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _MAX_CONFIG_BYTES = 16 << 20  # a rank for every module of every layer
 _MAX_RANK = 1 << 16
 _MAX_PATTERNS = 1 << 14

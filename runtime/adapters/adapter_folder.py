@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwonnx.runtime.adapters.adapter_config import ADAPTER_CONFIG, AdapterConfig, read_adapter_config
+from qwonnx.runtime.adapters.adapter_config import ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterConfig, read_adapter_config
 from qwonnx.runtime.adapters.tensor_file import Floats, Tensor, TensorFile
 from qwonnx.runtime.adapters.tensor_names import Part, TensorName, read_name, why_unused
 from qwonnx.runtime.artifact.folder import file_sha256
@@ -19,7 +19,6 @@ from qwonnx.runtime.artifact.manifest import AdapterTarget
 from qwonnx.runtime.artifact.strict_json import quoted
 from qwonnx.runtime.errors import AdapterError
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MAX_RANK = 256  # as the kernel takes it (sources/layer_kernels.h)
 _MERGE = "merge it with `qwonnx export --adapter`"
 

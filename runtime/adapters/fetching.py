@@ -12,8 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from qwonnx.runtime.adapters.adapter_config import ADAPTER_CONFIG
-from qwonnx.runtime.adapters.adapter_folder import ADAPTER_WEIGHTS
+from qwonnx.runtime.adapters.adapter_config import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from qwonnx.runtime.errors import AdapterError, SettingsError
 from qwonnx.runtime.install import how_to_install
 

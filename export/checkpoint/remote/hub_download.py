@@ -21,7 +21,7 @@ from huggingface_hub.utils._headers import build_hf_headers
 
 from qwonnx.export.checkpoint.chosen_files import choose_files
 from qwonnx.export.checkpoint.config import CONFIG_NAME, load_config
-from qwonnx.export.checkpoint.foreign_formats import ADAPTER_CONFIG, ADAPTER_WEIGHTS, refuse_adapter
+from qwonnx.export.checkpoint.foreign_formats import refuse_adapter
 from qwonnx.export.checkpoint.gguf.files import refuse_elsewhere
 from qwonnx.export.checkpoint.needed_files import CONFIG_FILES, is_text_file
 from qwonnx.export.checkpoint.remote.addresses import Repository
@@ -40,6 +40,7 @@ from qwonnx.export.checkpoint.remote.hub_client import (
 from qwonnx.export.checkpoint.remote.mirror import Mirror
 from qwonnx.export.checkpoint.remote.store import StoredObject
 from qwonnx.export.errors import AccessError, MissingTensorError
+from qwonnx.runtime.adapters.adapter_config import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 # Called with the bytes that are there and the bytes of all files.
 OnBytes = Callable[[int, int], None]

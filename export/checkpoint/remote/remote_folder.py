@@ -17,7 +17,6 @@ from qwonnx.export.checkpoint.chosen_files import (
     SINGLE_NAME,
     read_index,
 )
-from qwonnx.export.checkpoint.foreign_formats import ADAPTER_WEIGHTS
 from qwonnx.export.checkpoint.needed_files import TEXT_FILES, is_text_file
 from qwonnx.export.checkpoint.remote.addresses import FolderUrl
 from qwonnx.export.checkpoint.remote.disk_room import check_room
@@ -29,6 +28,7 @@ from qwonnx.export.checkpoint.remote.store import Store, StoredObject, changed
 from qwonnx.export.checkpoint.safetensors_header import MAX_HEADER_BYTES
 from qwonnx.export.checkpoint.torch_file import TORCH_SUFFIXES
 from qwonnx.export.errors import AccessError
+from qwonnx.runtime.adapters.adapter_config import ADAPTER_WEIGHTS
 
 _AT_ONCE = 16  # requests
 _COPIED_BYTES = 8 << 20  # at a time
