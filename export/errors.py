@@ -13,6 +13,7 @@ ExportError
 |-- CalibrationError           a calibration text cannot be used
 |-- PlanError                  an argument of `plan` is not understood
 |-- OutputError                the artifact cannot be written: it exists, the disk is full, ...
+|   `-- OtherExportError     an interrupted export there was another one
 |-- VerificationError          `verify` or `eval` cannot run or compare models
 `-- EvaluationError            a suite, a question or a text cannot be used
 """
@@ -68,6 +69,10 @@ class PlanError(ExportError):
 
 class OutputError(ExportError):
     """The artifact cannot be written."""
+
+
+class OtherExportError(OutputError):
+    """An interrupted export had another checkpoint or other options, so this one cannot continue it."""
 
 
 class VerificationError(ExportError):

@@ -21,7 +21,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from qwonnx.handlers.anthropic.api import ANTHROPIC
-from qwonnx.handlers.api_keys import KeyRing
 from qwonnx.handlers.chat.capsule_store import CapsuleStore
 from qwonnx.handlers.chat.continuations import Continuations
 from qwonnx.handlers.chat.recent_items import RecentItems
@@ -33,6 +32,7 @@ from qwonnx.handlers.http import health
 from qwonnx.handlers.http.access_log import AccessLog
 from qwonnx.handlers.http.api import Api, Apis, imported
 from qwonnx.handlers.http.api_key import RequireApiKey
+from qwonnx.handlers.http.api_keys import KeyRing
 from qwonnx.handlers.http.base_path import BasePath
 from qwonnx.handlers.http.body import BodyLimits
 from qwonnx.handlers.http.body_budget import BodyBudget

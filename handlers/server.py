@@ -23,7 +23,7 @@ from starlette.types import ASGIApp
 from qwonnx.handlers.app import create_app
 from qwonnx.handlers.http import uvicorn_parts
 from qwonnx.handlers.http.connection import Connection, ConnectionLimits, LimitedConfig
-from qwonnx.handlers.listener import BACKLOG
+from qwonnx.handlers.http.listener import BACKLOG
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.errors import SettingsError
 from qwonnx.runtime.machine import give_back_memory

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from qwonnx.export.errors import ExportError, OutputError, TensorFormatError
+from qwonnx.export.errors import ExportError, OtherExportError, OutputError, TensorFormatError
 from qwonnx.export.weight_files.external_data import sync
 from qwonnx.export.weight_files.fingerprint import difference
 from qwonnx.export.weight_files.journal import JOURNAL_NAME, Journal
@@ -143,7 +143,7 @@ def _check_fingerprint(folder: Path, journal: Journal, fingerprint: dict[str, An
     assert journal.fingerprint is not None
     what = difference(journal.fingerprint, fingerprint)
     if what is not None:
-        raise OutputError(
+        raise OtherExportError(
             f"{folder} was begun by another export ({what}): give the same checkpoint and options, or leave --resume"
             " out to start over"
         )

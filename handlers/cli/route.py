@@ -46,7 +46,7 @@ def route(words: Sequence[str]) -> None:
     from qwonnx.handlers.http.api import Apis
     from qwonnx.handlers.http.body import BodyLimits
     from qwonnx.handlers.http.body_budget import BodyBudget
-    from qwonnx.handlers.listener import bind, url_of
+    from qwonnx.handlers.http.listener import bind, url_of
     from qwonnx.handlers.routing.router import Router
     from qwonnx.handlers.routing.upstream import resolved
     from qwonnx.handlers.server import Server

@@ -35,7 +35,7 @@ def serve(words: Sequence[str]) -> None:
     with startup.phase("options"):
         options = read_options(words)
 
-    from qwonnx.handlers.listener import bind
+    from qwonnx.handlers.http.listener import bind
 
     with bind(options.host, options.port) as listener:
         _say_where(listener, options)
@@ -46,7 +46,7 @@ def serve(words: Sequence[str]) -> None:
 def _serve_at(listener: socket.socket, options: ServeOptions, startup: StartUp) -> None:
     with startup.phase("artifact"):
         from qwonnx.handlers.engine_start import open_engine
-        from qwonnx.handlers.listener import url_of
+        from qwonnx.handlers.http.listener import url_of
         from qwonnx.handlers.model_host import HostStatus, ModelHost
         from qwonnx.runtime.artifact.folder import open_artifact
 

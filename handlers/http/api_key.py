@@ -12,9 +12,9 @@ from collections.abc import Collection
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from qwonnx.handlers.api_keys import ApiKey, KeyRing
 from qwonnx.handlers.errors import ErrorKind, ServiceError
 from qwonnx.handlers.http.api import Apis
+from qwonnx.handlers.http.api_keys import ApiKey, KeyRing
 
 _SCOPE = "qwonnx.api_key"
 

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from qwonnx.handlers.api_keys import KeyRing
+from qwonnx.handlers.http.api_keys import KeyRing
 
 
 @contextmanager

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from qwonnx.handlers.api_keys import ApiKey
 from qwonnx.handlers.errors import RETRY_AFTER_SECONDS, ErrorKind, ServiceError
 from qwonnx.handlers.http import meter
 from qwonnx.handlers.http.api import Apis
 from qwonnx.handlers.http.api_key import key_of
+from qwonnx.handlers.http.api_keys import ApiKey
 from qwonnx.handlers.http.meter import RequestMeter
 from qwonnx.handlers.http.token_window import MINUTE, TokenAccount
 

@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from qwonnx.handlers.app import create_app
 from qwonnx.handlers.http.extension import Extension
-from qwonnx.handlers.listener import bind
+from qwonnx.handlers.http.listener import bind
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.server import Server
 from qwonnx.handlers.settings import ServerSettings

@@ -14,7 +14,7 @@ import openai
 from starlette.types import ASGIApp
 
 from qwonnx.handlers.app import create_app
-from qwonnx.handlers.listener import bind, url_of
+from qwonnx.handlers.http.listener import bind, url_of
 from qwonnx.handlers.model_host import HostStatus, ModelHost
 from qwonnx.handlers.server import Server
 from qwonnx.handlers.settings import ServerSettings

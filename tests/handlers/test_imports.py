@@ -52,7 +52,7 @@ def test_serve_listens_before_it_imports_the_engine_and_the_server() -> None:
     """What it needs until then takes a tenth of a second: a client that comes with the process need not try again."""
     program = (
         "import sys\n"
-        "from qwonnx.handlers import listener\n"
+        "from qwonnx.handlers.http import listener\n"
         "def bind(*address):\n"
         "    print(*sys.modules)\n"
         "    raise SystemExit\n"

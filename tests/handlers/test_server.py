@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from qwonnx.handlers.listener import bind, url_of
+from qwonnx.handlers.http.listener import bind, url_of
 from qwonnx.handlers.model_host import ModelHost
 from qwonnx.handlers.server import Server, max_connections
 from qwonnx.handlers.settings import ServerSettings

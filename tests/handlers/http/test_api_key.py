@@ -8,10 +8,10 @@ import pytest
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from qwonnx.handlers.api_keys import KeyRing
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.http.api import Api, Apis
 from qwonnx.handlers.http.api_key import RequireApiKey, name_of, owner_of
+from qwonnx.handlers.http.api_keys import KeyRing
 from qwonnx.handlers.settings import ServerSettings
 from tests.handlers.fakes import ask
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qwonnx.handlers.api_keys import KeyRing
+from qwonnx.handlers.http.api_keys import KeyRing
 from qwonnx.handlers.http.hangup import reloading_on_hangup
 from qwonnx.handlers.settings import ServerSettings
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from qwonnx.handlers.api_keys import KeyRing
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.http import meter
 from qwonnx.handlers.http.api import Api, Apis
 from qwonnx.handlers.http.api_key import RequireApiKey
+from qwonnx.handlers.http.api_keys import KeyRing
 from qwonnx.handlers.http.meter import metering
 from qwonnx.handlers.http.request_limits import KeyAccount, RequestLimits
 from qwonnx.handlers.settings import ServerSettings

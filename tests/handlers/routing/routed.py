@@ -16,7 +16,7 @@ from qwonnx.handlers.app import APIS
 from qwonnx.handlers.http.api import Apis
 from qwonnx.handlers.http.body import BodyLimits
 from qwonnx.handlers.http.body_budget import BodyBudget
-from qwonnx.handlers.listener import bind, url_of
+from qwonnx.handlers.http.listener import bind, url_of
 from qwonnx.handlers.routing.replicas import Address
 from qwonnx.handlers.routing.router import Router
 from qwonnx.handlers.server import Server

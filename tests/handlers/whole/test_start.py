@@ -25,7 +25,7 @@ ABSENT = (
 # imported before the port listens, when only the standard library is; or describe the artifact format; or are values
 # of users, who may change them with dataclasses.replace().
 WITH_DATACLASSES = {
-    *("handlers/api_keys.py", "handlers/environment.py", "handlers/settings.py", "handlers/cli/serve_options.py"),
+    *("handlers/http/api_keys.py", "handlers/environment.py", "handlers/settings.py", "handlers/cli/serve_options.py"),
     *("runtime/engine/startup.py", "runtime/settings.py", "runtime/artifact/folder.py", "runtime/artifact/manifest.py"),
     *("runtime/sampling/guide.py", "runtime/sampling/params.py"),
 }

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from qwonnx.handlers.api_keys import ApiKey, KeyRing, api_keys, digest_of
+from qwonnx.handlers.http.api_keys import ApiKey, KeyRing, api_keys, digest_of
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.errors import SettingsError
 
