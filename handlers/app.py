@@ -25,8 +25,8 @@ from qwonnx.handlers.chat.capsule_store import CapsuleStore
 from qwonnx.handlers.chat.continuations import Continuations
 from qwonnx.handlers.chat.recent_items import RecentItems
 from qwonnx.handlers.chat.restore import RestoreHooks
+from qwonnx.handlers.configuration.environment import warnings_about
 from qwonnx.handlers.engine_start import open_engine
-from qwonnx.handlers.environment import warnings_about
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.http import health
 from qwonnx.handlers.http.access_log import AccessLog
@@ -40,6 +40,7 @@ from qwonnx.handlers.http.extension import Extension
 from qwonnx.handlers.http.finished_request import Endpoints
 from qwonnx.handlers.http.request_totals import RequestTotals
 from qwonnx.handlers.model_host import ModelHost
+from qwonnx.handlers.models.artifact_path import artifact_path
 from qwonnx.handlers.ollama.api import OLLAMA
 from qwonnx.handlers.openai.api import OPENAI
 from qwonnx.handlers.responses.api import RESPONSES
@@ -274,6 +275,8 @@ def host_from_environment(
 ) -> ModelHost:
     """A host of the artifact in QWONNX_ARTIFACT, with RuntimeSettings.from_environment().
 
+    The variable has a folder, or the name of a pulled model.
+
     Args:
         settings: of the application.
         on_failure: see ModelHost.
@@ -285,9 +288,9 @@ def host_from_environment(
         logger.warning("%s", warning)
     folder = os.environ.get("QWONNX_ARTIFACT", "").strip()
     if not folder:
-        raise SettingsError("QWONNX_ARTIFACT is not set: give the artifact's folder")
-    runtime = RuntimeSettings.from_environment()
-    return _host(lambda: open_engine(folder, runtime), settings, on_failure)
+        raise SettingsError("QWONNX_ARTIFACT is not set: give the artifact's folder, or a pulled model's name")
+    artifact, runtime = artifact_path(folder), RuntimeSettings.from_environment()
+    return _host(lambda: open_engine(artifact, runtime), settings, on_failure)
 
 
 def from_environment() -> Starlette:

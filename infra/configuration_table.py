@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qwonnx.handlers.environment import Variable, variables
+from qwonnx.handlers.configuration.environment import Variable, variables
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 _BEGIN, _END = "<!-- table: begin -->\n", "<!-- table: end -->\n"

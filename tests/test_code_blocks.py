@@ -45,7 +45,7 @@ _LONG = frozenset(
         *("quantization.md", "CARD.md", "adapters.md", "fine-tuning.md"),
     }
 )
-_HUB_IDS = ("Qwen/Qwen3.5-35B-A3B", "Qwen/Qwen3.5-9B")
+_HUB_IDS = ("Qwen/Qwen3.5-35B-A3B", "Qwen/Qwen3.5-9B", "Qwen/Qwen3.5-0.8B")
 # What a page's reader has, and the miniature or the time of a test has not.
 _SUBSTITUTES = {"s3://bucket/": "Qwen/", "/mnt/shared": ".", "262144": "16384", "--limit 100": "--limit 1"}
 # An indented block is code if it begins with one of these.
@@ -104,8 +104,9 @@ def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def clone(tmp_path: Path, artifact: Path, gguf: Path) -> Path:
-    """A folder with what the pages name."""
+def clone(tmp_path: Path, artifact: Path, gguf: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with what the pages name; nothing is pulled yet."""
+    monkeypatch.setenv("QWONNX_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "clone"
     (folder / "Qwen").mkdir(parents=True)
     for name in ("docs", "tests", "infra", "export", "runtime", "handlers"):

@@ -61,7 +61,7 @@ ORDER: Mapping[str, tuple[str, ...]] = {
         "errors",
         "effort",
         "settings",
-        "environment",
+        "configuration",
         "models",
         "engine_start",
         "model_host",

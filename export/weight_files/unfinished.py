@@ -22,6 +22,9 @@ from qwonnx.export.weight_files.fingerprint import difference
 from qwonnx.export.weight_files.journal import JOURNAL_NAME, Journal
 from qwonnx.export.weight_files.layout import is_weight_file
 
+# How an error's message ends if the export can go on.
+KEPT = "; what is written is kept: go on with --resume"
+
 # Lustre without -o flock, some network file systems: an export works there if only one at a time is started.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
@@ -88,7 +91,7 @@ def unfinished_export(
             kept = journal.has_marks and not isinstance(error, TensorFormatError)
             if not kept:
                 shutil.rmtree(folder, ignore_errors=True)
-            hint = "; what is written is kept: go on with --resume" if kept and unfinished.has_begun else ""
+            hint = KEPT if kept and unfinished.has_begun else ""
             if isinstance(error, OSError):
                 raise _cannot_write(out, error, hint) from error
             if hint and isinstance(error, ExportError):

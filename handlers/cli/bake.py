@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from qwonnx.handlers.cli.arguments import ArtifactArgument
 from qwonnx.handlers.cli.engine_options import DeviceOption, KernelsOption, runtime_settings
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.system_prompts import bake_prompts, read_prompt, token_progress
@@ -18,7 +19,7 @@ from qwonnx.runtime.settings import RuntimeSettings
 
 
 def bake(
-    artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
+    artifact: ArtifactArgument,
     prompts: Annotated[
         list[Path] | None,
         typer.Argument(

@@ -33,6 +33,7 @@ from qwonnx.handlers.batch.tasks import (
     translations,
 )
 from qwonnx.handlers.batch.work import Refused, Work
+from qwonnx.handlers.cli.arguments import ArtifactArgument
 from qwonnx.handlers.cli.engine_options import DeviceOption, KernelsOption, runtime_settings
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.settings import ServerSettings
@@ -50,7 +51,7 @@ _PATHS = (CHAT_PATH, "/v1/completions", "/v1/responses")  # of the application's
 
 
 def batch(
-    artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
+    artifact: ArtifactArgument,
     files: Annotated[
         list[Path], typer.Argument(metavar="IN OUT", help="JSON lines; - is a pipe. With --documents only OUT.")
     ],

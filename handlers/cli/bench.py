@@ -15,6 +15,7 @@ from qwonnx.handlers.bench.cold_start import OURS, Comparison, Spread, compare, 
 from qwonnx.handlers.bench.errors import BenchError
 from qwonnx.handlers.bench.start import PORT, Start
 from qwonnx.handlers.bench.waterfall import picture
+from qwonnx.handlers.cli.arguments import ArtifactArgument
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.tables import add_row, numbers_table
 from qwonnx.runtime.artifact.folder import open_artifact
@@ -29,7 +30,7 @@ def _several() -> None:
 
 @bench.command("cold-start")
 def cold_start(
-    artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
+    artifact: ArtifactArgument,
     options: Annotated[list[str] | None, typer.Argument(help="After --: options of `qwonnx serve`.")] = None,
     runs: Annotated[int, typer.Option(min=1, help="Starts of each server.")] = 10,
     against: Annotated[

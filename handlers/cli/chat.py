@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from qwonnx.handlers.chat.parts import End, EndReason, Usage
+from qwonnx.handlers.cli.arguments import OptionalArtifactArgument
 from qwonnx.handlers.cli.engine_options import DeviceOption, KernelsOption, runtime_settings
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.generate import CONTROLS, AnswerPrinter
@@ -34,7 +35,7 @@ A line that ends with \\ goes on in the next one. Ctrl-C interrupts an answer an
 
 
 def chat(
-    artifact: Annotated[Path | None, typer.Argument(help="An artifact's folder.")] = None,
+    artifact: OptionalArtifactArgument = None,
     url: Annotated[str | None, typer.Option(help="Talk to a running server instead, such as http://host:8000.")] = None,
     model: Annotated[str, typer.Option(help="Model's name, with --url; by default the server's first one.")] = "",
     system: Annotated[str, typer.Option(help="System message.")] = "",

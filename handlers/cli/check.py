@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from qwonnx.handlers.cli.arguments import checkpoint_of
 from qwonnx.handlers.cli.choices import FIRST_TARGET, TargetName
 from qwonnx.handlers.cli.notes import print_notes
 from qwonnx.handlers.cli.tables import facts_table
@@ -49,7 +50,7 @@ def check(
     from qwonnx.export.planning.check import check_checkpoint
 
     report = check_checkpoint(
-        checkpoint,
+        checkpoint_of(checkpoint),
         weights_file,
         adapter or (),
         revision=revision,

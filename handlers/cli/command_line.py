@@ -22,6 +22,10 @@ _COMMANDS = {
     "check": ("check", "check"),
     "plan": ("plan", "plan"),
     "export": ("export", "export"),
+    "pull": ("pull", "pull"),
+    "list": ("list_models", "list_models"),
+    "show": ("show_model", "show"),
+    "rm": ("remove_model", "remove"),
     "bake": ("bake", "bake"),
     "compile": ("compile", "compile_model"),
     "inspect": ("inspect", "inspect"),
@@ -34,9 +38,9 @@ _COMMANDS = {
 }
 # Servers read their own options.
 _UNREAD = {"allow_extra_args": True, "ignore_unknown_options": True}
-_EXPORTERS = ("check", "plan", "export", "verify", "eval")
-_FIRST_STEPS = "First steps: qwonnx export CHECKPOINT OUT, then qwonnx chat OUT, or qwonnx serve OUT."
-_ONLY_SERVES = "This installation only serves: check, plan, export, verify and eval need qwonnx.export."
+_EXPORTERS = ("check", "plan", "export", "pull", "verify", "eval")
+_FIRST_STEPS = "First steps: qwonnx pull Qwen/Qwen3.5-0.8B, then qwonnx chat qwen3.5-0.8b."
+_ONLY_SERVES = "This installation only serves: check, plan, export, pull, verify and eval need qwonnx.export."
 
 
 def command_line(words: Sequence[str] = ()) -> typer.Typer:

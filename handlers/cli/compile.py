@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from qwonnx.handlers.cli.arguments import ArtifactArgument
 from qwonnx.handlers.cli.engine_options import runtime_settings
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.runtime.quantities import bytes_text
@@ -20,7 +21,7 @@ class Provider(StrEnum):
 
 
 def compile_model(
-    artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
+    artifact: ArtifactArgument,
     out: Annotated[
         Path | None,
         typer.Argument(help="Write a copy of the artifact with the compiled model here; by default into ARTIFACT."),

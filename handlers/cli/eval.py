@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="An artifact's folder, or a checkpoint: its folder or hub repo id.")],
+    model: Annotated[
+        str, typer.Argument(help="An artifact's folder or name, or a checkpoint's folder or hub repo id.")
+    ],
     suite: Annotated[
         Path | None, typer.Option(help="Questions with their answers, one JSON object per line; see docs/eval.md.")
     ] = None,
@@ -98,7 +100,7 @@ def _subject(
     pictures: bool,
 ) -> Subject:
     """The model to evaluate: an artifact, if the folder has a manifest, or else a checkpoint."""
-    folder = Path(model)
+    folder = Path(model) if "/" in model else _folder(model)
     if (folder / MANIFEST_NAME).is_file():
         if weights_file is not None:
             raise CommandError("--weights-file is for checkpoints: an artifact has one model")
@@ -121,6 +123,13 @@ def _subject(
     from qwonnx.export.evaluation.checkpoint_subject import CheckpointSubject
 
     return CheckpointSubject(model, threads, pictures=pictures, weights_file=weights_file)
+
+
+def _folder(model: str) -> Path:
+    """The folder of a name without an owner: with one, it is a checkpoint of the hub."""
+    from qwonnx.handlers.models.artifact_path import artifact_path
+
+    return artifact_path(model)
 
 
 def _write_answers(path: Path, outcomes: Iterable[Outcome]) -> None:

@@ -16,6 +16,7 @@ from qwonnx.export.quantization.recipe import NO_RECIPE, SHIPPED, Preset, Recipe
 from qwonnx.export.targets.register import TARGETS
 from qwonnx.export.targets.target import Activations
 from qwonnx.export.weight_files.memory_budget import check_memory
+from qwonnx.handlers.cli.arguments import checkpoint_of
 from qwonnx.handlers.cli.choices import FIRST_TARGET, TargetName, default_recipes, summaries
 from qwonnx.handlers.cli.engine_options import runtime_settings
 from qwonnx.handlers.cli.export_progress import export_progress, note_that_the_artifact_is_whole, note_what_is_kept
@@ -172,6 +173,7 @@ def export(
 
         qwonnx export ./Qwen3.5-397B-A17B ./qwen-stages --stages 4
     """
+    checkpoint = checkpoint_of(checkpoint)
     memory_bytes = parse_bytes(memory, "--memory")
     check_memory(memory_bytes)  # before torch is imported, so that a typing error is reported at once
 

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from qwonnx.handlers.chat.parts import End, Part, PartReader
 from qwonnx.handlers.chat.request import ChatRequest
+from qwonnx.handlers.cli.arguments import ArtifactArgument
 from qwonnx.handlers.cli.engine_options import DeviceOption, KernelsOption, runtime_settings
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.text_file import read_text
@@ -27,7 +28,7 @@ CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(cod
 
 
 def generate(
-    artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
+    artifact: ArtifactArgument,
     prompt: Annotated[
         str | None, typer.Option(help="Continue this text as it is, without a chat template; - reads stdin.")
     ] = None,

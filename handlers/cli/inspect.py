@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -14,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from qwonnx.handlers.cli.arguments import ArtifactArgument
 from qwonnx.handlers.cli.engine_options import DeviceOption, runtime_settings
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.tables import add_row, facts_table, weights_table
@@ -33,7 +33,7 @@ _EXCERPT = 40  # characters
 
 
 def inspect(
-    artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
+    artifact: ArtifactArgument,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Also compare the hashes of the weights.")] = False,
     nodes: Annotated[

@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 
 from qwonnx.handlers.cli.failures import one_line_errors
-from qwonnx.handlers.environment import warnings_about
+from qwonnx.handlers.configuration.environment import warnings_about
 
 _INTERRUPTED = 130  # as a shell says it
 # Servers, which read their own options.

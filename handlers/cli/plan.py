@@ -14,6 +14,7 @@ from qwonnx.export.modeling.cache_spec import KvType
 from qwonnx.export.quantization.recipe import NO_RECIPE, SHIPPED, Preset
 from qwonnx.export.targets.register import TARGETS, choose_target
 from qwonnx.export.targets.target import Activations
+from qwonnx.handlers.cli.arguments import checkpoint_of
 from qwonnx.handlers.cli.choices import FIRST_TARGET, TargetName
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.runtime.native.kernels import Kernels
@@ -115,6 +116,7 @@ def plan(
         ),
         bandwidth=None if bandwidth is None else parse_bandwidth(bandwidth),
     )
+    source = checkpoint_of(source)
     opened = open_source(source, revision, weights_file, offline=offline)
     if fit is not None:
         checkpoint = Path(source).parent if Path(source).is_file() else shown_name(source)

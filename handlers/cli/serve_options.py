@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from qwonnx.handlers.cli.word_parser import WordParser, port_of
 from qwonnx.handlers.functions.artifact_folder import artifact_folder
+from qwonnx.handlers.models.artifact_path import artifact_path
 from qwonnx.handlers.settings import CapsuleCompression, LogFormat, MetricsNames, PlatformName, ServerSettings
 from qwonnx.runtime.native.kernels import Kernels
 from qwonnx.runtime.quantities import parse_bytes
@@ -133,10 +134,10 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add(
         "artifact",
-        type=Path,
+        type=artifact_path,
         nargs="?",
         metavar="ARTIFACT",
-        help="an artifact's folder; by default QWONNX_ARTIFACT, or the platform's folder",
+        help="an artifact's folder, or a pulled model's name; by default QWONNX_ARTIFACT, or the platform's folder",
     )
     add(
         "--host",

@@ -7,10 +7,10 @@ import dataclasses
 import logging
 import signal
 from collections.abc import Sequence
-from pathlib import Path
 from types import FrameType
 
 from qwonnx.handlers.cli.word_parser import WordParser
+from qwonnx.handlers.models.artifact_path import artifact_path
 from qwonnx.runtime.machine import prepare_process, settle_process
 from qwonnx.runtime.native.kernels import Kernels
 from qwonnx.runtime.quantities import parse_bytes
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("artifact", type=Path, metavar="ARTIFACT", help="the stage's folder, such as OUT/stage-2")
+    add("artifact", type=artifact_path, metavar="ARTIFACT", help="the stage's folder, such as OUT/stage-2")
     add("--listen", default=_DEFAULT_ADDRESS, metavar="ADDRESS", help=f"HOST:PORT or unix:PATH; {_DEFAULT_ADDRESS}")
     add("--threads", dest="num_threads", type=int, metavar="N", help="threads of ONNX Runtime; by default all cores")
     add("--memory", metavar="SIZE", help="memory for the whole process, such as 8GB; see qwonnx serve")

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from qwonnx.handlers.cli.arguments import ArtifactArgument
 from qwonnx.handlers.cli.engine_options import KernelsOption, runtime_settings
 from qwonnx.handlers.cli.tables import facts_table
 from qwonnx.handlers.cli.text_file import read_text
@@ -20,7 +21,7 @@ _LAYERS_IN_A_ROW = 6
 
 
 def verify(
-    artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
+    artifact: ArtifactArgument,
     against: Annotated[str, typer.Option(help="The checkpoint: a folder in Hugging Face layout, or a hub repo id.")],
     text: Annotated[Path | None, typer.Option(help="A UTF-8 text to read, instead of a short built-in one.")] = None,
     max_kl: Annotated[

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qwonnx.handlers.models.artifact_path import artifact_path
 from qwonnx.handlers.settings import PlatformName
 from qwonnx.runtime.errors import SettingsError
 
@@ -19,12 +20,13 @@ def artifact_folder(given: Path | None, platform: Platform | None, environment: 
     """The folder: as given, else QWONNX_ARTIFACT, else the platform's, or the only artifact in a folder there.
 
     Raises:
-        SettingsError: none of them names a folder. Whether it has an artifact is not checked.
+        SettingsError: none of them names a folder, or a name is not that of a pulled model. Whether the folder has an
+            artifact is not checked.
     """
     if given is not None:
         return given
     if text := environment.get(_VARIABLE, "").strip():
-        return Path(text)
+        return artifact_path(text)
     if platform is None or platform.artifact is None:
         raise SettingsError(f"there is no artifact to serve: give its folder, or set {_VARIABLE}")
     folder = platform.artifact

@@ -6,6 +6,7 @@ half export is never found.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qwonnx.export.checkpoint.remote.addresses import is_url, parse_repository, parse_url
-from qwonnx.export.errors import OtherExportError
+from qwonnx.export.errors import ExportError, OtherExportError
 from qwonnx.export.planning.source import open_source
 from qwonnx.export.planning.stored_model import NamedRecipe, named_recipe
 from qwonnx.export.quantization.recipe import SHIPPED, Preset, Recipe
 from qwonnx.export.targets.register import DEFAULT_TARGET, choose_target
 from qwonnx.export.weight_files.memory_budget import DEFAULT_MEMORY_BYTES
+from qwonnx.export.weight_files.unfinished import KEPT
 from qwonnx.handlers.models.errors import ModelStoreError
 from qwonnx.handlers.models.fitting import FittingRecipe, fitting_recipe, this_machine
 from qwonnx.handlers.models.names import ModelName, name_from
@@ -77,6 +79,11 @@ def pull(
         on_choice(record)
     try:
         return _export(store, whole, record, fitting, wish, on_progress, on_note)
+    except ExportError as error:
+        text = str(error)
+        if not text.endswith(KEPT):
+            raise
+        raise type(error)(f"{text.removesuffix(KEPT)}; what is written is kept: pull again to go on") from error
     except OSError as error:
         raise ModelStoreError(
             f"cannot write {store.folder} ({error.strerror or error}): free some space, or set QWONNX_CACHE to another"
@@ -130,8 +137,8 @@ def _source(wish: Wish) -> _Source:
         return _Source(address.url, address.folder_name, None, wish.revision)
     path = Path(wish.source)
     if path.exists():
-        resolved = path.resolve()
-        return _Source(str(resolved), resolved.stem if resolved.is_file() else resolved.name, None, wish.revision)
+        absolute = Path(os.path.abspath(path))  # a link's own name is the one that its maker chose
+        return _Source(str(absolute), absolute.stem if absolute.is_file() else absolute.name, None, wish.revision)
     repository = parse_repository(wish.source, wish.revision)
     if repository is None:  # the exporter says what is wrong with it
         return _Source(wish.source, path.name or "model", None, wish.revision)

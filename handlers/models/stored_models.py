@@ -142,7 +142,7 @@ class StoredModels:
         if len(found) > 1:  # an unfinished one does not stand in the way of a complete one
             found = [model for model in found if model.is_complete] or found
         if len(found) > 1:
-            raise ModelStoreError(f"{text} is {_listed(found)}: say which")
+            raise ModelStoreError(f"{text} may be {_listed(found)}: say which")
         return found[0]
 
     def models(self) -> list[PulledModel]:
@@ -298,7 +298,7 @@ def _unknown(text: str, wanted: Reference, models: list[PulledModel]) -> str:
     """What to do about a name that no model has."""
     same = [model for model in models if wanted.name.lower() in (model.name.name, model.record.source.lower())]
     if same:
-        return f"{text} is not pulled, and {_listed(same)} is: use it, or run qwonnx pull"
+        return f"{text} is not pulled: use {_listed(same)}, or run qwonnx pull"
     short = wanted.name.rpartition("/")[2].lower()
     names = {model.name.name: str(model.name) for model in models}
     near = [names[name] for name in get_close_matches(short, names, n=3)]
@@ -310,4 +310,4 @@ def _unknown(text: str, wanted: Reference, models: list[PulledModel]) -> str:
 
 
 def _listed(models: list[PulledModel]) -> str:
-    return " and ".join(str(model.name) for model in models)
+    return " or ".join(str(model.name) for model in models)

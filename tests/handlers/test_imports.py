@@ -57,7 +57,7 @@ def test_serve_listens_before_it_imports_the_engine_and_the_server() -> None:
         "    print(*sys.modules)\n"
         "    raise SystemExit\n"
         "listener.bind = bind\n"
-        "sys.argv[1:] = ['serve', 'artifact']\n"
+        "sys.argv[1:] = ['serve', './artifact']\n"
         "from qwonnx.handlers.cli.main import main\n"
         "main()\n"
     )

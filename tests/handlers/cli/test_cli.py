@@ -100,8 +100,8 @@ def test_version_and_help_are_quick_and_teach() -> None:
     ("missing", "arguments", "hint"),
     [
         ("torch", ["export", "checkpoint", "out"], "--extras export"),
-        ("torch", ["verify", "artifact", "--against", "checkpoint"], "--extras export"),
-        ("onnxruntime", ["generate", "artifact", "--prompt", "x"], "--extras cpu"),
+        ("torch", ["verify", "./artifact", "--against", "checkpoint"], "--extras export"),
+        ("onnxruntime", ["generate", "./artifact", "--prompt", "x"], "--extras cpu"),
     ],
 )
 def test_a_missing_extra_is_one_line_with_its_name(missing: str, arguments: list[str], hint: str) -> None:
@@ -119,7 +119,9 @@ def test_a_bug_keeps_its_traceback() -> None:
         from qwonnx.handlers.cli.main import main
         main()
     """)
-    result = subprocess.run([sys.executable, "-c", program, "inspect", "x"], capture_output=True, text=True, timeout=60)
+    result = subprocess.run(
+        [sys.executable, "-c", program, "inspect", "./x"], capture_output=True, text=True, timeout=60
+    )
     assert result.returncode == 1
     assert "Traceback" in result.stderr
     assert "ZeroDivisionError: inside" in result.stderr

@@ -54,19 +54,19 @@ def test_auto_is_the_platform_whose_folder_is_there(folder: str, name: str, tmp_
 def test_a_port_alone_means_nothing_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find("none", {"PORT": "9000", "AIP_HTTP_PORT": "1"}) is None
     monkeypatch.setenv("PORT", "9000")
-    options = read_options(["artifact"])
+    options = read_options(["./artifact"])
     assert (options.host, options.port, options.platform, options.warning) == ("127.0.0.1", 8000, None, None)
     monkeypatch.setenv("K_SERVICE", "qwen")
-    options = read_options(["artifact"])
+    options = read_options(["./artifact"])
     assert (options.port, options.warning) == (
         8000,
         "K_SERVICE is set and not read: --platform auto listens where the platform asks",
     )
-    asked = read_options(["artifact", "--platform", "auto", "--no-key", "--hold-while-loading", "2", "--host", "::1"])
+    asked = read_options(["./artifact", "--platform", "auto", "--no-key", "--hold-while-loading", "2", "--host", "::1"])
     assert (asked.host, asked.port, asked.platform and asked.platform.name) == ("::1", 9000, "cloud-run")
     assert (asked.server.hold_while_loading, asked.server.no_key, asked.warning) == (2, True, None)
     monkeypatch.setenv("QWONNX_PLATFORM", "auto")
-    assert read_options(["artifact", "--platform", "none"]).port == 8000, "an option wins"
+    assert read_options(["./artifact", "--platform", "none"]).port == 8000, "an option wins"
 
 
 @pytest.mark.parametrize(
@@ -130,9 +130,9 @@ def test_the_artifact_is_the_given_one_or_the_variables_or_the_platforms(tmp_pat
     given, root = Path("given"), tmp_path
     models = root / "mnt" / "models"
     platform = found("kserve", root)
-    variable = {"QWONNX_ARTIFACT": "variable"}
+    variable = {"QWONNX_ARTIFACT": "./variable"}
     assert artifact_folder(given, platform, variable) == given
-    assert artifact_folder(None, platform, variable) == Path("variable")
+    assert artifact_folder(None, platform, variable) == Path("./variable")
     with pytest.raises(SettingsError, match=rf"kserve puts an artifact into {re.escape(str(models))}"):
         artifact_folder(None, platform, {})
     models.mkdir(parents=True)

@@ -59,9 +59,11 @@ def test_an_unknown_name_says_what_to_do(store: ModelStore, counting_folder: Pat
     assert "run qwonnx pull Qwen/Qwen3.5-0.8B" in refused(store, "Qwen/Qwen3.5-0.8B:best")
     put(store, counting_folder, "qwen3.5-0.8b")
     assert refused(store, "qwen3.5-0.8").endswith("did you mean qwen3.5-0.8b:balanced?")
-    assert "qwen3.5-0.8b:balanced is: use it" in refused(store, "qwen3.5-0.8b:best")
+    assert "is not pulled: use qwen3.5-0.8b:balanced, or run qwonnx pull" in refused(store, "qwen3.5-0.8b:best")
     put(store, counting_folder, "qwen3.5-0.8b", "best")
-    assert refused(store, "qwen3.5-0.8b") == ("qwen3.5-0.8b is qwen3.5-0.8b:balanced and qwen3.5-0.8b:best: say which")
+    assert refused(store, "qwen3.5-0.8b") == (
+        "qwen3.5-0.8b may be qwen3.5-0.8b:balanced or qwen3.5-0.8b:best: say which"
+    )
 
 
 def test_a_half_export_is_listed_and_not_found(store: ModelStore, counting_folder: Path) -> None:

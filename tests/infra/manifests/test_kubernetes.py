@@ -12,7 +12,7 @@ import kubernetes_validate
 import pytest
 
 from qwonnx.handlers.cli.serve_options import read_options
-from qwonnx.handlers.environment import variables as known_variables
+from qwonnx.handlers.configuration.environment import variables as known_variables
 from tests.infra.manifests.documents import (
     INFRA,
     KUBERNETES,

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from qwonnx.handlers.environment import variables
+from qwonnx.handlers.configuration.environment import variables
 from tests.infra.manifests.documents import INFRA
 from tests.infra.programs import program
 

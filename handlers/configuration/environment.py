@@ -36,13 +36,19 @@ _OF_NO_SETTINGS = (
     Variable(
         f"{_PREFIX}ARTIFACT",
         "",
-        "folder of the artifact, for functions, uvicorn, and a `qwonnx serve` that is not given one.",
+        "folder of the artifact, or a pulled model's name, for functions, uvicorn, and a `qwonnx serve` that is given "
+        "none.",
     ),
     Variable(
         f"{_PREFIX}INVOKE_MODE",
         "RESPONSE_STREAM",
         "how our runtime for AWS Lambda answers function URLs and REST APIs: RESPONSE_STREAM, or BUFFERED where the "
         "function is configured so.",
+    ),
+    Variable(
+        f"{_PREFIX}CACHE",
+        "",
+        "folder for pulled models; by default qwonnx in $XDG_CACHE_HOME, or ~/.cache/qwonnx.",
     ),
     Variable(f"{_PREFIX}NATIVE_LIBRARY", "", "file of the native kernels, if it is not the installed one."),
     Variable(f"{_PREFIX}NATIVE_INSTRUCTIONS", "", "instruction set of the native kernels, if not the fastest."),
