@@ -112,11 +112,11 @@ def batch(
 
         qwonnx batch ./qwen-int4 requests.jsonl answers.jsonl
 
-        qwonnx batch ./qwen-int4 answers.jsonl --documents ./contracts --questions questions.txt
+        qwonnx batch ./qwen-int4 out.jsonl --documents ./contracts --questions q.txt
 
         qwonnx batch ./qwen-int4 segments.txt rows.jsonl --translate German,Swahili
 
-        qwonnx batch ./qwen-int4 messages.txt answers.jsonl --service system.txt --temperature 0
+        qwonnx batch ./qwen-int4 messages.txt out.jsonl --service system.txt
     """
     prepare_process()
     wanted = [documents is not None, translate is not None, service is not None]

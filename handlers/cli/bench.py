@@ -31,7 +31,9 @@ def _several() -> None:
 @bench.command("cold-start")
 def cold_start(
     artifact: ArtifactArgument,
-    options: Annotated[list[str] | None, typer.Argument(help="After --: options of `qwonnx serve`.")] = None,
+    options: Annotated[
+        list[str] | None, typer.Argument(help="After --: those of `qwonnx serve`.", metavar="OPTION...")
+    ] = None,
     runs: Annotated[int, typer.Option(min=1, help="Starts of each server.")] = 10,
     against: Annotated[
         list[str] | None,
@@ -55,7 +57,9 @@ def cold_start(
 
         qwonnx bench cold-start ./qwen-int4
 
-        qwonnx bench cold-start ./qwen-int4 --against "llama-server -m qwen-q4_0.gguf --port {port}" -- --threads 2
+        qwonnx bench cold-start ./qwen-int4 -- --threads 2
+
+        qwonnx bench cold-start ./qwen-int4 --against "llama-server --port {port}"
     """
     commands = {OURS: serve_command(artifact, options or ())}
     for number, text in enumerate(against or (), 1):

@@ -46,7 +46,7 @@ def compile_model(
 
         qwonnx compile ./qwen-portable
 
-        qwonnx compile ./qwen-portable ./qwen-l4 --max-num-seqs 16 --max-model-len 8192
+        qwonnx compile ./qwen-portable ./out --max-num-seqs 16 --max-model-len 8192
     """
     from qwonnx.runtime.model.compiling import compile_artifact
 

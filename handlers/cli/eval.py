@@ -62,7 +62,7 @@ def evaluate(
 
         qwonnx eval ./qwen-int4 --suite questions.jsonl
 
-        qwonnx eval ./checkpoint --suite questions.jsonl --task tools --limit 100 --json
+        qwonnx eval ./checkpoint --suite questions.jsonl --task tools --limit 100
 
         qwonnx eval ./qwen-int4 --text sample.txt
     """

@@ -48,6 +48,11 @@ def _message_of(error: Exception) -> str | None:
     """The line for users, or None if they cannot fix the error."""
     if isinstance(error, (CommandError, QwonnxRuntimeError, ArtifactError, *_export_errors())):
         return str(error)
+    if "typer" in sys.modules:
+        from qwonnx.handlers.cli.usage_errors import of_click
+
+        if (message := of_click(error)) is not None:
+            return message
     if isinstance(error, MemoryError):
         return "there is not enough memory: close other programs, or use less of it"
     if isinstance(error, ModuleNotFoundError):

@@ -64,11 +64,11 @@ def generate(
 
         qwonnx generate ./qwen-int4 --chat "Why is the sky blue?" --no-thinking
 
-        qwonnx generate ./qwen-int4 --prompt "Once upon a time" --max-tokens 64 --temperature 0
+        qwonnx generate ./qwen-int4 --prompt "Once upon" --max-tokens 64 --seed 1
 
-        qwonnx generate ./qwen-int4 --chat "Three colours, as a list." --json-schema colours.json
+        qwonnx generate ./qwen-int4 --chat "Three colours." --json-schema list.json
 
-        cat letter.txt | qwonnx generate ./qwen-int4 --system "Translate to French." --chat - > letter-fr.txt
+        qwonnx generate ./qwen-int4 --system "Translate it." --chat - < letter.txt
     """
     if (prompt is None) == (chat is None):
         raise CommandError("give either --prompt or --chat")

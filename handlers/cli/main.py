@@ -35,6 +35,8 @@ def main() -> None:
                 raise SystemExit(_INTERRUPTED) from None
             return
 
-        from qwonnx.handlers.cli.command_line import command_line
+        from qwonnx.handlers.cli.command_line import run
 
-        command_line(words)()
+        if not words:
+            words = ["--help"]
+        raise SystemExit(run(words))

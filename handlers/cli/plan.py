@@ -82,7 +82,7 @@ def plan(
 
         qwonnx plan Qwen/Qwen3.5-35B-A3B
 
-        qwonnx plan ./checkpoint/config.json --context 256k --sequences 4 --bandwidth 200GB/s
+        qwonnx plan ./config.json --context 256k --sequences 4 --bandwidth 200GB/s
 
         qwonnx plan Qwen/Qwen3.5-35B-A3B --target cuda --kv int8
 

@@ -21,8 +21,9 @@ _DESCRIPTION = f"""{HELP}
 A new conversation goes to the server that the hash of its system prompt and tools names, as long as no server has more
 than 1.25 times the mean of running requests; its further turns go to the same server. A request is asked again
 elsewhere if its server fails before the first token; a stream that breaks off later ends with an error event. Keys are
-the servers' matter, and are passed on."""
-_EXAMPLES = """examples:
+the servers' matter, and are passed on.
+
+Examples:
   qwonnx route --to http://10.0.0.1:8000,http://10.0.0.2:8000
   qwonnx route --to dns:qwonnx.default.svc.cluster.local:8000 --host 0.0.0.0"""
 _DNS = "dns:"
@@ -36,7 +37,7 @@ def route(words: Sequence[str]) -> None:
     Raises:
         CommandError, SettingsError: the options cannot be used.
     """
-    options = _parser().parse_args(words)
+    options = parser().parse_args(words)
     settings = ServerSettings.from_environment()
     if options.shutdown_seconds is not None:
         settings = replace(settings, shutdown_seconds=options.shutdown_seconds)
@@ -69,24 +70,17 @@ def route(words: Sequence[str]) -> None:
     print("Stopped. Goodbye.", flush=True)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = WordParser(
-        prog="qwonnx route",
-        usage="qwonnx route --to URL,URL|dns:NAME[:PORT] [options]",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def parser() -> WordParser:
+    parser = WordParser("qwonnx route", _DESCRIPTION)
     add = parser.add_argument
     add("--to", required=True, help="URLs with commas between them, or dns:NAME:PORT, all addresses of a name")
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 accepts other machines")
-    add("--port", type=port_of, default=8080, help="port to listen on, by default 8080; 0 takes a free one")
+    add("--port", type=port_of, default=8080, help="port to listen on; 0 takes a free one")
     add(
         "--shutdown-seconds",
         type=float,
         metavar="SECONDS",
-        help="time for running answers after a signal; by default 20",
+        help="time for running answers after a signal",
     )
     return parser
 

@@ -5,7 +5,6 @@ An option that sets a field of the settings has the field's name, but for a few 
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -28,12 +27,13 @@ HELP = "Serve an artifact over HTTP, until Ctrl-C."
 _DESCRIPTION = f"""{HELP}
 
 If the environment variable QWONNX_API_KEY is set, requests need this key; --api-keys gives several keys.
-Every option also has a variable: QWONNX_MAX_NUM_SEQS, QWONNX_NUM_THREADS, ..."""
-_EXAMPLES = """examples:
+Every option also has a variable: QWONNX_MAX_NUM_SEQS, QWONNX_NUM_THREADS, ...
+
+Examples:
   qwonnx serve ./qwen-int4
-  qwonnx serve ./qwen-int4 --capsules /mnt/shared/capsules --capsule-compression zstd
+  qwonnx serve ./qwen-int4 --capsules /mnt/shared/capsules
   qwonnx serve ./for-many --adapter support=./support --adapter legal=./legal
-  QWONNX_API_KEY=secret qwonnx serve ./qwen-int4 --host 0.0.0.0 --port 80 --model-name qwen
+  QWONNX_API_KEY=secret qwonnx serve ./qwen-int4 --host 0.0.0.0 --port 80
   PORT=8080 QWONNX_API_KEY=secret qwonnx serve ./qwen-int4 --platform auto"""
 _DEFAULT_ADDRESS, _DEFAULT_PORT = "127.0.0.1", 8000
 # Where no platform is asked for, its code is not imported, unless one of these may have been forgotten.
@@ -77,7 +77,7 @@ def read_options(words: Sequence[str]) -> ServeOptions:
         SettingsError: a value is out of range, a variable of the environment is malformed, there is no artifact, or a
             platform needs a key.
     """
-    given = {name: value for name, value in vars(_parser().parse_args(words)).items() if value is not None}
+    given = {name: value for name, value in vars(parser().parse_args(words)).items() if value is not None}
     sizes = {name: parse_bytes(given[name], option, at_least=0) for name, option in _SIZES.items() if name in given}
     given.update(sizes)
     for name in ("cors_origins", "adapters"):
@@ -122,15 +122,8 @@ def _warning(platform: Platform | None, server: ServerSettings, host: str, name:
     return check_key(platform, server, host)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = WordParser(
-        prog="qwonnx serve",
-        usage="qwonnx serve [ARTIFACT] [options]",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def parser() -> WordParser:
+    parser = WordParser("qwonnx serve", _DESCRIPTION)
     add = parser.add_argument
     add(
         "artifact",
@@ -153,25 +146,25 @@ def _parser() -> argparse.ArgumentParser:
         "--platform",
         choices=[each.value for each in PlatformName],
         help="read a platform's variables for address, port, folder and limits, and add its routes; auto finds it"
-        " out; none (the default) reads none",
+        " out; none reads none",
     )
     add("--max-num-seqs", type=int, metavar="N", help="requests that run at once")
     add("--max-model-len", type=int, metavar="TOKENS", help="tokens of prompt and answer together")
     add("--max-num-batched-tokens", type=int, metavar="TOKENS", help="tokens of a prompt read in one step")
     add(
         "--cache-bytes",
-        metavar="SIZE",
+        metavar="BYTES",
         help="memory for running requests, such as 8GB; by default half of what is free after loading",
     )
     add(
         "--prefix-cache-bytes",
-        metavar="SIZE",
-        help="memory to keep beginnings of prompts for reuse, such as 500MB; by default 1GiB, 0 turns it off",
+        metavar="BYTES",
+        help="memory to keep beginnings of prompts for reuse, such as 500MB; 0 turns it off",
     )
     add(
         "--memory",
         dest="memory_bytes",
-        metavar="SIZE",
+        metavar="BYTES",
         help="memory for the whole process, such as 8GB; if the weights do not fit, experts are read when they are"
         " needed; by default the container's or machine's, 0 is no limit",
     )
@@ -216,9 +209,9 @@ def _parser() -> argparse.ArgumentParser:
         help="a LoRA adapter that requests can name as their model; may be given several times. The artifact must have"
         " been exported with --runtime-adapters",
     )
-    add("--max-adapters", type=int, metavar="N", help="adapters in memory at once; by default 8")
+    add("--max-adapters", type=int, metavar="N", help="adapters in memory at once")
     add("--max-adapter-rank", type=int, metavar="N", help="largest rank; by default that of the given adapters")
-    add("--adapter-bytes", metavar="SIZE", help="memory for adapters; by default 1GiB")
+    add("--adapter-bytes", metavar="BYTES", help="memory for adapters")
     add(
         "--adapters-folder",
         metavar="FOLDER",
@@ -255,7 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--capsule-compression",
         choices=[each.value for each in CapsuleCompression],
-        help="zstd writes smaller capsules and takes processor time; by default none",
+        help="zstd writes smaller capsules and takes processor time",
     )
     add(
         "--allow-special-tokens",
@@ -269,8 +262,8 @@ def _parser() -> argparse.ArgumentParser:
         default=None,
         help="refuse requests with hosted tools such as web_search, which are ignored and named otherwise",
     )
-    add("--header-seconds", type=float, metavar="SECONDS", help="time for a request's headers; by default 30")
-    add("--body-seconds", type=float, metavar="SECONDS", help="time for a request's body; by default 30")
+    add("--header-seconds", type=float, metavar="SECONDS", help="time for a request's headers")
+    add("--body-seconds", type=float, metavar="SECONDS", help="time for a request's body")
     add(
         "--max-connections",
         type=int,
@@ -281,7 +274,7 @@ def _parser() -> argparse.ArgumentParser:
         "--hold-while-loading",
         type=int,
         metavar="N",
-        help="requests that wait while the model loads instead of being refused; by default 8",
+        help="requests that wait while the model loads instead of being refused",
     )
     add(
         "--max-requests-in-flight",
@@ -292,7 +285,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--key-max-requests", type=int, metavar="N", help="the same of one key, unless its line gives another number")
     add("--key-tokens-per-minute", type=int, metavar="N", help="tokens that one key may use, prompts and answers")
     add("--metrics-names", choices=[each.value for each in MetricsNames], help="vllm adds vLLM's names to /metrics")
-    add("--log-format", choices=[each.value for each in LogFormat], help="form of the log's lines; by default text")
+    add("--log-format", choices=[each.value for each in LogFormat], help="form of the log's lines")
     add(
         "--cors-origin",
         dest="cors_origins",

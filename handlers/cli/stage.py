@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import logging
 import signal
@@ -21,8 +20,9 @@ _DESCRIPTION = f"""{HELP}
 
 qwonnx export --stages N writes the artifacts OUT/stage-1 to OUT/stage-N. This command runs stage 2, 3, ...; qwonnx
 serve OUT/stage-1 --stages ADDRESS,... connects with them. Beyond this machine, all need one key in QWONNX_STAGE_KEY.
-The key does not hide what is sent: use a network of your own. Every option also has a variable."""
-_EXAMPLES = """examples:
+The key does not hide what is sent: use a network of your own. Every option also has a variable.
+
+Examples:
   qwonnx stage ./qwen/stage-2 --listen 127.0.0.1:7002
   QWONNX_STAGE_KEY=... qwonnx stage ./qwen/stage-2 --listen 10.0.0.2:7000"""
 _DEFAULT_ADDRESS = "127.0.0.1:7000"
@@ -36,7 +36,7 @@ def stage(words: Sequence[str]) -> None:
         ArtifactError, SessionError, ...: the stage cannot be opened.
     """
     prepare_process()
-    options = _parser().parse_args(words)
+    options = parser().parse_args(words)
     given = {name: getattr(options, name) for name in ("num_threads", "kernels", "weights_residency")}
     if options.memory is not None:
         given["memory_bytes"] = parse_bytes(options.memory, "--memory", at_least=0)
@@ -69,20 +69,13 @@ def stage(words: Sequence[str]) -> None:
     print("Stopped. Goodbye.", flush=True)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = WordParser(
-        prog="qwonnx stage",
-        usage="qwonnx stage ARTIFACT [options]",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def parser() -> WordParser:
+    parser = WordParser("qwonnx stage", _DESCRIPTION)
     add = parser.add_argument
     add("artifact", type=artifact_path, metavar="ARTIFACT", help="the stage's folder, such as OUT/stage-2")
-    add("--listen", default=_DEFAULT_ADDRESS, metavar="ADDRESS", help=f"HOST:PORT or unix:PATH; {_DEFAULT_ADDRESS}")
+    add("--listen", default=_DEFAULT_ADDRESS, metavar="ADDRESS", help="HOST:PORT or unix:PATH")
     add("--threads", dest="num_threads", type=int, metavar="N", help="threads of ONNX Runtime; by default all cores")
-    add("--memory", metavar="SIZE", help="memory for the whole process, such as 8GB; see qwonnx serve")
+    add("--memory", metavar="BYTES", help="memory for the whole process, such as 8GB; see qwonnx serve")
     add("--kernels", choices=[each.value for each in Kernels], help="kernels of the graph's own operators")
     add("--weights-residency", choices=[each.value for each in Residency], help="see qwonnx serve")
     add("--verify", action="store_true", help="also check the hashes of the weights first")

@@ -48,7 +48,7 @@ def verify(
 
         qwonnx verify ./qwen-int4 --against ./Qwen3.5-0.8B
 
-        qwonnx verify ./qwen-int4 --against ./checkpoint --text sample.txt --max-kl 0.05
+        qwonnx verify ./qwen-int4 --against ./checkpoint --text a.txt --max-kl 0.05
 
         qwonnx verify ./tuned --against ./Qwen3.5-0.8B --adapter ./adapter
     """

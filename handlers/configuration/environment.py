@@ -62,6 +62,11 @@ def variables() -> tuple[Variable, ...]:
     return (*_OF_NO_SETTINGS, *_variables_of(ServerSettings), *_variables_of(RuntimeSettings))
 
 
+def setting_defaults() -> dict[str, str]:
+    """Defaults of settings by their fields' names, as one would write them; empty texts are no default."""
+    return {variable.name.removeprefix(_PREFIX).lower(): variable.default for variable in variables()}
+
+
 def warnings_about(environment: Mapping[str, str] | None = None) -> list[str]:
     """A sentence for each variable that looks like one of qwonnx and is none. Values are not told.
 
