@@ -18,30 +18,12 @@ from typer.main import get_command
 
 from qwonnx.handlers.cli import route, serve_options, stage
 from qwonnx.handlers.cli.command_spec import CommandSpec, OptionSpec
+from qwonnx.handlers.cli.commands import COMMANDS, names
 from qwonnx.handlers.cli.help_text import help_text
 from qwonnx.handlers.cli.serve import serve
 from qwonnx.handlers.cli.typed_options import HELP, function_spec
 from qwonnx.handlers.cli.word_parser import WordParser
 
-# By name: the module, and the function in it.
-_COMMANDS = {
-    "check": ("check", "check"),
-    "plan": ("plan", "plan"),
-    "export": ("export", "export"),
-    "pull": ("pull", "pull"),
-    "list": ("list_models", "list_models"),
-    "show": ("show_model", "show"),
-    "rm": ("remove_model", "remove"),
-    "bake": ("bake", "bake"),
-    "compile": ("compile", "compile_model"),
-    "inspect": ("inspect", "inspect"),
-    "verify": ("verify", "verify"),
-    "eval": ("eval", "evaluate"),
-    "generate": ("generate", "generate"),
-    "chat": ("chat", "chat"),
-    "batch": ("batch", "batch"),
-    "bench": ("bench", "bench"),
-}
 # Servers read their own options.
 _SERVERS: dict[str, tuple[str, Callable[[Sequence[str]], None], Callable[[], WordParser]]] = {
     "serve": (serve_options.HELP, serve, serve_options.parser),
@@ -49,17 +31,10 @@ _SERVERS: dict[str, tuple[str, Callable[[Sequence[str]], None], Callable[[], Wor
     "stage": (stage.HELP, stage.stage, stage.parser),
 }
 _UNREAD = {"allow_extra_args": True, "ignore_unknown_options": True}
-_EXPORTERS = ("check", "plan", "export", "pull", "verify", "eval")
 _ONLY_SERVES = "This installation only serves: check, plan, export, pull, verify and eval need qwonnx.export."
 _ROOT = "Export Qwen 3.5 models to ONNX, and serve them with ONNX Runtime."
 _FIRST_STEPS = ("qwonnx pull Qwen/Qwen3.5-0.8B", "qwonnx chat qwen3.5-0.8b", "qwonnx serve qwen3.5-0.8b")
 _VERSION = OptionSpec("version", ("--version",), "Print the version and exit.")
-
-
-def names() -> tuple[str, ...]:
-    """All commands of this installation."""
-    only_serves = find_spec("qwonnx.export") is None
-    return (*(name for name in _COMMANDS if not (only_serves and name in _EXPORTERS)), *_SERVERS)
 
 
 def run(words: Sequence[str]) -> int:
@@ -112,7 +87,7 @@ def command_line(words: Sequence[str] = ()) -> typer.Typer:
 
 
 def _function(name: str) -> Any:
-    module, function = _COMMANDS[name]
+    module, function = COMMANDS[name]
     return getattr(import_module(f"qwonnx.handlers.cli.{module}"), function)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from qwonnx.runtime.artifact.manifest import ArtifactError
@@ -32,14 +32,21 @@ class CommandError(Exception):
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn errors that users can fix into one line on stderr and exit status 2; let others through."""
+def one_line_errors(origins: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Turn errors that users can fix into one line on stderr and exit status 2; let others through.
+
+    Args:
+        origins: the file of each option that a configuration file gave: an error about the option names it.
+    """
     try:
         yield
     except Exception as error:
         message = _message_of(error)
         if message is None:
             raise
+        for option, file in (origins or {}).items():
+            if message.startswith(option):
+                message = f"{file}: {message}"
         print(f"qwonnx: error: {' '.join(message.split())}", file=sys.stderr)
         raise SystemExit(2) from error
 

@@ -5,16 +5,12 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
+from qwonnx.handlers.cli.commands import COMMANDS, SERVERS
 from qwonnx.handlers.cli.failures import one_line_errors
 from qwonnx.handlers.configuration.environment import warnings_about
+from qwonnx.handlers.configuration.places import configuration_files
 
 _INTERRUPTED = 130  # as a shell says it
-# Servers, which read their own options.
-_SOON = {
-    "serve": "qwonnx.handlers.cli.serve:serve",
-    "route": "qwonnx.handlers.cli.route:route",
-    "stage": "qwonnx.handlers.cli.stage:stage",
-}
 
 
 def main() -> None:
@@ -25,12 +21,14 @@ def main() -> None:
     """
     for warning in warnings_about():
         print(f"qwonnx: warning: {warning}", file=sys.stderr)
-    words = sys.argv[1:]
-    with one_line_errors():
-        if words and words[0] in _SOON:
-            module, _, function = _SOON[words[0]].partition(":")
+    words, origins = sys.argv[1:], dict[str, str]()
+    with one_line_errors(origins):
+        if words and words[0] != "config" and (words[0] in COMMANDS or words[0] in SERVERS):
+            words = _configured(words, origins)
+        if words and words[0] in SERVERS:
+            name = SERVERS[words[0]]
             try:
-                getattr(import_module(module), function)(words[1:])
+                getattr(import_module(f"qwonnx.handlers.cli.{name}"), name)(words[1:])
             except KeyboardInterrupt:  # before the server takes signals
                 raise SystemExit(_INTERRUPTED) from None
             return
@@ -40,3 +38,15 @@ def main() -> None:
         if not words:
             words = ["--help"]
         raise SystemExit(run(words))
+
+
+def _configured(words: list[str], origins: dict[str, str]) -> list[str]:
+    """The words with what configuration files add, if there are any; `origins` gets the file of each added option."""
+    files = configuration_files()
+    if not files or "--help" in words or "-h" in words:
+        return words
+    from qwonnx.handlers.cli.configured import apply, read_configuration
+
+    words, found = apply(read_configuration(files, words[0]), words)
+    origins.update(found)
+    return words

@@ -14,7 +14,7 @@ from typing import Any
 from qwonnx.handlers.settings import ServerSettings
 from qwonnx.runtime.settings import RuntimeSettings
 
-_PREFIX = "QWONNX_"
+PREFIX = "QWONNX_"
 _FOR_TESTS = "QWONNX_TEST_"
 
 
@@ -34,26 +34,31 @@ class Variable:
 
 _OF_NO_SETTINGS = (
     Variable(
-        f"{_PREFIX}ARTIFACT",
+        f"{PREFIX}ARTIFACT",
         "",
         "folder of the artifact, or a pulled model's name, for functions, uvicorn, and a `qwonnx serve` that is given "
         "none.",
     ),
     Variable(
-        f"{_PREFIX}INVOKE_MODE",
+        f"{PREFIX}INVOKE_MODE",
         "RESPONSE_STREAM",
         "how our runtime for AWS Lambda answers function URLs and REST APIs: RESPONSE_STREAM, or BUFFERED where the "
         "function is configured so.",
     ),
     Variable(
-        f"{_PREFIX}CACHE",
+        f"{PREFIX}CACHE",
         "",
         "folder for pulled models; by default qwonnx in $XDG_CACHE_HOME, or ~/.cache/qwonnx.",
     ),
-    Variable(f"{_PREFIX}NATIVE_LIBRARY", "", "file of the native kernels, if it is not the installed one."),
-    Variable(f"{_PREFIX}NATIVE_INSTRUCTIONS", "", "instruction set of the native kernels, if not the fastest."),
-    Variable(f"{_PREFIX}STARTUP_FILE", "", "file that gets the phases of the start as JSON; for benchmarks."),
-    Variable(f"{_PREFIX}NATIVE_BUILD", "true", "0 installs qwonnx without compiling its native kernels."),
+    Variable(
+        f"{PREFIX}CONFIG",
+        "",
+        "configuration file to read in the place of ./qwonnx.toml and ~/.config/qwonnx/qwonnx.toml; empty reads none.",
+    ),
+    Variable(f"{PREFIX}NATIVE_LIBRARY", "", "file of the native kernels, if it is not the installed one."),
+    Variable(f"{PREFIX}NATIVE_INSTRUCTIONS", "", "instruction set of the native kernels, if not the fastest."),
+    Variable(f"{PREFIX}STARTUP_FILE", "", "file that gets the phases of the start as JSON; for benchmarks."),
+    Variable(f"{PREFIX}NATIVE_BUILD", "true", "0 installs qwonnx without compiling its native kernels."),
 )
 
 
@@ -64,7 +69,7 @@ def variables() -> tuple[Variable, ...]:
 
 def setting_defaults() -> dict[str, str]:
     """Defaults of settings by their fields' names, as one would write them; empty texts are no default."""
-    return {variable.name.removeprefix(_PREFIX).lower(): variable.default for variable in variables()}
+    return {variable.name.removeprefix(PREFIX).lower(): variable.default for variable in variables()}
 
 
 def warnings_about(environment: Mapping[str, str] | None = None) -> list[str]:
@@ -74,7 +79,7 @@ def warnings_about(environment: Mapping[str, str] | None = None) -> list[str]:
         environment: the variables; None is os.environ.
     """
     source = os.environ if environment is None else environment
-    given = sorted(name for name in source if name.startswith(_PREFIX) and not name.startswith(_FOR_TESTS))
+    given = sorted(name for name in source if name.startswith(PREFIX) and not name.startswith(_FOR_TESTS))
     known = {variable.name for variable in variables()} if given else set()
     return [_warning(name, known) for name in given if name not in known]
 
@@ -82,8 +87,8 @@ def warnings_about(environment: Mapping[str, str] | None = None) -> list[str]:
 def _warning(name: str, known: Collection[str]) -> str:
     from difflib import get_close_matches  # seldom needed
 
-    likely = get_close_matches(name.removeprefix(_PREFIX), [each.removeprefix(_PREFIX) for each in known], n=1)
-    remedy = f"did you mean {_PREFIX}{likely[0]}?" if likely else "docs/configuration.md lists all"
+    likely = get_close_matches(name.removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in known], n=1)
+    remedy = f"did you mean {PREFIX}{likely[0]}?" if likely else "docs/configuration.md lists all"
     return f"{name} is not a variable of qwonnx and has no effect: {remedy}"
 
 
@@ -92,7 +97,7 @@ def _variables_of(settings: type[Any]) -> Iterator[Variable]:
 
     meanings = _meanings(getdoc(settings) or "")
     for field in fields(settings):
-        yield Variable(f"{_PREFIX}{field.name.upper()}", _written(field), meanings[field.name])
+        yield Variable(f"{PREFIX}{field.name.upper()}", _written(field), meanings[field.name])
 
 
 def _meanings(doc: str) -> dict[str, str]:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from qwonnx.handlers.cli.command_line import names, spec_of
+from qwonnx.handlers.cli.command_line import spec_of
 from qwonnx.handlers.cli.command_spec import CommandSpec, prose_and_examples
+from qwonnx.handlers.cli.commands import names
 from qwonnx.handlers.cli.help_text import MAX_WIDTH, help_text
 from qwonnx.handlers.cli.main import main
 from qwonnx.handlers.configuration.environment import setting_defaults

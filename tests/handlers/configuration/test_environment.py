@@ -25,7 +25,7 @@ def test_every_setting_has_a_variable_with_a_meaning_and_its_default() -> None:
     names = [variable.name for variable in variables()]
     fields = [*dataclasses.fields(ServerSettings), *dataclasses.fields(RuntimeSettings)]
     native = ["QWONNX_NATIVE_LIBRARY", "QWONNX_NATIVE_INSTRUCTIONS", "QWONNX_STARTUP_FILE", "QWONNX_NATIVE_BUILD"]
-    others = ["QWONNX_ARTIFACT", "QWONNX_INVOKE_MODE", "QWONNX_CACHE", *native]
+    others = ["QWONNX_ARTIFACT", "QWONNX_INVOKE_MODE", "QWONNX_CACHE", "QWONNX_CONFIG", *native]
     assert names == [*others, *(f"QWONNX_{field.name.upper()}" for field in fields)]
     assert all(len(variable.meaning) > 20 for variable in variables())
     for settings in (ServerSettings, RuntimeSettings):

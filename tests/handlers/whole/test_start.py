@@ -19,7 +19,8 @@ ABSENT = (
     *("typer", "rich", "pydantic", "torch", "onnx", "transformers", "huggingface_hub", "llguidance", "fsspec"),
     *("mangum", "ray", "qwonnx.export", "qwonnx.handlers.functions.platform", "qwonnx.handlers.routing"),
     *("qwonnx.runtime.cuda.device", "qwonnx.runtime.model.tensorrt", "numpy.testing", "importlib.metadata"),
-    *("numpy.random", "click", "uvicorn.main", "multiprocessing"),
+    *("numpy.random", "click", "uvicorn.main", "multiprocessing", "qwonnx.handlers.configuration.file"),
+    "qwonnx.handlers.models.stored_models",
 )
 # A dataclass takes 0.4 ms to define and a msgspec.Struct 0.01, so a server's other modules have the latter. These are
 # imported before the port listens, when only the standard library is; or describe the artifact format; or are values
