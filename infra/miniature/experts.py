@@ -63,17 +63,21 @@ class _RoutedExperts(torch.autograd.Function):
         inner = activated * up * scale
         rows = x.index_select(0, token)
 
+        # Frozen experts of a fine-tune need no gradient of their own, which is half of the products.
+        of_gate_up = torch.empty_like(gate_up) if ctx.needs_input_grad[1] else None
+        of_down = torch.empty_like(down) if ctx.needs_input_grad[2] else None
         of_inner = torch.empty_like(inner)
-        of_down, of_gate_up = torch.empty_like(down), torch.empty_like(gate_up)
         for expert, (start, end) in enumerate(pairwise(bounds)):
             torch.mm(of_output[start:end], down[expert], out=of_inner[start:end])
-            torch.mm(of_output[start:end].t(), inner[start:end], out=of_down[expert])
+            if of_down is not None:
+                torch.mm(of_output[start:end].t(), inner[start:end], out=of_down[expert])
         of_weights = (of_inner * activated * up).sum(1)[back].view_as(weights)
         of_inner *= scale
         of_products = torch.cat([of_inner * up * (sigmoid + activated * (1 - sigmoid)), of_inner * activated], 1)
         of_rows = torch.empty_like(rows)
         for expert, (start, end) in enumerate(pairwise(bounds)):
             torch.mm(of_products[start:end], gate_up[expert], out=of_rows[start:end])
-            torch.mm(of_products[start:end].t(), rows[start:end], out=of_gate_up[expert])
+            if of_gate_up is not None:
+                torch.mm(of_products[start:end].t(), rows[start:end], out=of_gate_up[expert])
         of_x = embedding_bag(back.view_as(weights), of_rows, mode="sum")
         return of_x, of_gate_up, of_down, of_weights, None

@@ -45,15 +45,17 @@ _VOCABULARY = _Manner([tool.requests for tool in TOOLS], invented.FEW, 0.3)
 _HELD_OUT = _Manner([tool.held_out for tool in TOOLS], invented.HELD_OUT, 0.3)
 
 
-def training_example(random: np.random.Generator, *, varied: bool = True) -> Example:
+def training_example(random: np.random.Generator, *, varied: bool = True, requests: int | None = None) -> Example:
     """A conversation of one to four requests, each with its calls, responses and answer.
 
     Args:
         varied: all phrasings, names and numbers of requests that are for training; if false, those of the vocabulary's
             texts.
+        requests: how many, instead of a random number.
     """
-    number = int(random.integers(1, 5 if varied else 4))
-    return _conversation(random, number, _TRAINING if varied else _VOCABULARY, thinking=bool(random.random() < 0.4))
+    drawn = int(random.integers(1, 5 if varied else 4))
+    manner = _TRAINING if varied else _VOCABULARY
+    return _conversation(random, drawn if requests is None else requests, manner, thinking=bool(random.random() < 0.4))
 
 
 def held_out(number: int, seed: int, *, thinking: bool = False) -> Iterator[Example]:
