@@ -14,12 +14,12 @@ IMAGE_ROOT ?= build/image-root
 VARIANT ?= cpu
 BIN := .venv/bin
 INSTALL := $(PYTHON) infra/install.py --venv .venv
-SOURCES := export runtime handlers tests infra/install.py infra/demo.py infra/configuration_table.py infra/card_table.py infra/bench infra/gpu infra/miniature infra/native_fuzz infra/native_emulation infra/shipping
+SOURCES := export runtime handlers tests infra/install.py infra/demo.py infra/configuration_table.py infra/card_table.py infra/bench infra/gpu infra/miniature infra/native_fuzz infra/native_emulation infra/shipping infra/site
 
 # A file's tests share what they make, so each file stays on one core.
 ALL_CORES := --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo demo-once test soak clients quick test-fast check bench native native-fuzz cuda-standin image-root sbom format clean
+.PHONY: help demo demo-once test soak clients quick test-fast check bench native native-fuzz cuda-standin image-root sbom docs docs-test format clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -65,6 +65,13 @@ image-root: .venv/.dev  ## Build the tree of a server (VARIANT) in IMAGE_ROOT fr
 sbom: .venv/.dev  ## Write IMAGE_ROOT's SBOM (CycloneDX 1.6) and NOTICE beside it; fails on an unknown licence
 	@test -d $(IMAGE_ROOT) || $(MAKE) --no-print-directory image-root
 	$(BIN)/python -m infra.shipping.sbom $(IMAGE_ROOT) --variant $(VARIANT)
+
+docs: .venv/.dev  ## Build the documentation site in build/site, for a browser, without a network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet -f infra/site/mkdocs.yml
+	@echo "open build/site/index.html"
+
+docs-test: .venv/.dev  ## Build the site, and run every command of every page: half an hour
+	$(BIN)/python -m pytest -m "soak or not soak" tests/test_site.py tests/test_readme.py tests/test_code_blocks.py
 
 format: .venv/.dev  ## Rewrite the sources as `check` wants them
 	$(BIN)/ruff check --fix .

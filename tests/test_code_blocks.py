@@ -49,7 +49,10 @@ _HUB_IDS = ("Qwen/Qwen3.5-35B-A3B", "Qwen/Qwen3.5-9B", "Qwen/Qwen3.5-0.8B")
 # What a page's reader has, and the miniature or the time of a test has not.
 _SUBSTITUTES = {"s3://bucket/": "Qwen/", "/mnt/shared": ".", "262144": "16384", "--limit 100": "--limit 1"}
 # An indented block is code if it begins with one of these.
-_PROGRAMS = ("qwonnx", "python", "python3", "pip", "make", "optimum-cli", "cmake", "ninja", "cd", "llama-quantize")
+_PROGRAMS = (
+    *("qwonnx", "python", "python3", "pip", "make", "curl"),
+    *("optimum-cli", "cmake", "ninja", "cd", "llama-quantize"),
+)
 _OTHERS = ("pip download", "cd ", "cmake ", "ninja ", "llama-quantize ", "tar ", "python ../gpu-check/")
 _INSTALLS = ("python3 infra/install.py", ". .venv/bin/activate", "pip wheel", "python3 -m venv")
 # Runs a program of ours until it has parsed its options.
@@ -159,7 +162,7 @@ def test_the_code_of_a_page_works(page: Path, clone: Path, artifact: Path) -> No
         match block.language:
             case "sh":
                 for line in block.lines:
-                    _run(line, clone)
+                    _run(line, clone, _calls_of(line, found))
             case "python":
                 answer = _call([sys.executable, "-c", "\n".join(block.lines)], clone)
                 assert answer.stdout or "main_export" in commands, "it prints nothing"
@@ -175,7 +178,15 @@ def test_the_code_of_a_page_works(page: Path, clone: Path, artifact: Path) -> No
                 raise AssertionError(f"a block in {language!r} is not tested: add a case")
 
 
-def _run(line: str, clone: Path) -> None:
+def _calls_of(served: str, found: list[Block]) -> list[list[str]]:
+    """The curl commands of a page between the line that starts a server and the next such line."""
+    lines = [line for block in found if block.language == "sh" for line in block.lines]
+    after = lines[lines.index(served) + 1 :]
+    until = next((index for index, line in enumerate(after) if "qwonnx serve" in line), len(after))
+    return [shlex.split(line, comments=True) for line in after[:until] if line.startswith("curl ")]
+
+
+def _run(line: str, clone: Path, calls: list[list[str]]) -> None:
     for given, substitute in _SUBSTITUTES.items():
         line = line.replace(given, substitute)
     words = shlex.split(line, comments=True)
@@ -185,7 +196,9 @@ def _run(line: str, clone: Path) -> None:
     elif command[0] == "make":
         assert re.search(rf"^{command[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), line
     elif command[:2] == ["qwonnx", "serve"]:
-        _serve(words, clone)
+        _serve(words, clone, calls)
+    elif command[0] == "curl":
+        pass  # its server runs it
     elif command[:3] == ["python", "-m", "pytest"]:
         _call([sys.executable, "-m", "pytest", "--collect-only", "-q", *command[3:]], clone)
     elif command[:2] == ["python", "-m"]:
@@ -201,8 +214,8 @@ def _check_extras(line: str) -> None:
     assert {extra for pair in named for names in pair for extra in names.split(",") if extra} <= set(known), line
 
 
-def _serve(words: list[str], clone: Path) -> None:
-    """Start a server as typed, ask what it says to try, and end it as a user does."""
+def _serve(words: list[str], clone: Path, calls: list[list[str]]) -> None:
+    """Start a server as typed, ask what it says to try and what its page asks, and end it as a user does."""
     process = subprocess.Popen(
         ["env", *words, "--port", "0"],
         cwd=clone,
@@ -219,7 +232,10 @@ def _serve(words: list[str], clone: Path) -> None:
             if output.strip().startswith("-d "):
                 break
         assert "-d " in said, process.stderr and process.stderr.read()
-        _ask(said, words)
+        address = _ask(said, words)
+        for call in calls:
+            asked = [word.replace("http://127.0.0.1:8000", address) for word in call]
+            _call([asked[0], "--fail-with-body", "--silent", "--show-error", *asked[1:]], clone)
         process.send_signal(signal.SIGINT)
         rest, _ = process.communicate(timeout=30)
         assert process.returncode == 0
@@ -229,8 +245,8 @@ def _serve(words: list[str], clone: Path) -> None:
         process.communicate()
 
 
-def _ask(said: str, words: list[str]) -> None:
-    """Ask what the server's curl line asks, with the key that its environment or its file has."""
+def _ask(said: str, words: list[str]) -> str:
+    """Ask what the server's curl line asks, with the key that its environment or its file has; return its address."""
     curl = shlex.split(said[said.index("curl") :])
     body = json.loads(curl[curl.index("-d") + 1])
     keys = [word.partition("=")[2] for word in words if word.startswith("QWONNX_API_KEY=")]
@@ -239,6 +255,7 @@ def _ask(said: str, words: list[str]) -> None:
     answer = httpx.post(curl[1], json=body, headers=headers, timeout=60, trust_env=False)
     assert answer.status_code == 200, answer.text
     assert answer.json()["choices"][0]["message"]["content"] == "Ujerumani"
+    return curl[1].partition("/v1/")[0]
 
 
 def _call(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
