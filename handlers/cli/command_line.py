@@ -59,6 +59,17 @@ def spec_of(name: str) -> CommandSpec:
     return function_spec(f"qwonnx {name}", function)
 
 
+def nested_spec(name: str, below: str) -> CommandSpec:
+    """What a command below another one takes."""
+    commands: dict[str, Any] = vars(get_command(_function(name)))["commands"]
+    return _click_spec(commands[below], ("qwonnx", name, below))
+
+
+def summaries() -> list[tuple[str, str]]:
+    """All commands, with their first sentences."""
+    return [(name, _summary(spec_of(name).prose[0])) for name in names()]
+
+
 def command_line(words: Sequence[str] = ()) -> typer.Typer:
     """The command with its subcommands: with the one that the words begin with, or else with all."""
     app = typer.Typer(

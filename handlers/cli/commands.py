@@ -23,9 +23,12 @@ COMMANDS = {
     "batch": ("batch", "batch"),
     "bench": ("bench", "bench"),
     "config": ("config", "config"),
+    "completion": ("completion", "completion"),
 }
 # Servers read their own options: the module, which has a function of the same name, and `parser`.
 SERVERS = {"serve": "serve", "route": "route", "stage": "stage"}
+# What a shell's completion calls; for no user.
+COMPLETE = "__complete"
 EXPORTERS = ("check", "plan", "export", "pull", "verify", "eval")
 
 

@@ -29,7 +29,7 @@ from qwonnx.handlers.configuration.file import (
 )
 
 # These do not open an engine: an option that has a setting's name means something else.
-_WITHOUT_SETTINGS = frozenset({"check", "plan", "export", "pull", "list", "show", "rm", "config"})
+_WITHOUT_SETTINGS = frozenset({"check", "plan", "export", "pull", "list", "show", "rm", "config", "completion"})
 
 
 @dataclass(frozen=True, slots=True)

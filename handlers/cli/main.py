@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from qwonnx.handlers.cli.commands import COMMANDS, SERVERS
+from qwonnx.handlers.cli.commands import COMMANDS, COMPLETE, SERVERS
 from qwonnx.handlers.cli.failures import one_line_errors
 from qwonnx.handlers.configuration.environment import warnings_about
 from qwonnx.handlers.configuration.places import configuration_files
@@ -23,6 +23,11 @@ def main() -> None:
         print(f"qwonnx: warning: {warning}", file=sys.stderr)
     words, origins = sys.argv[1:], dict[str, str]()
     with one_line_errors(origins):
+        if words and words[0] == COMPLETE:
+            from qwonnx.handlers.cli.completion import print_candidates
+
+            print_candidates(words[1:])
+            return
         if words and words[0] != "config" and (words[0] in COMMANDS or words[0] in SERVERS):
             words = _configured(words, origins)
         if words and words[0] in SERVERS:
