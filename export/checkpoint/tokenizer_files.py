@@ -25,6 +25,7 @@ from qwonnx.export.errors import CheckpointError
 from qwonnx.runtime.artifact.file_names import TOKENIZER_FILE
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, parse_object, quoted
 from qwonnx.runtime.errors import TokenizerError
+from qwonnx.runtime.quantities import bytes_text
 from qwonnx.runtime.text.tokenizer import MAX_FILE_BYTES, Tokenizer
 
 CONFIG_FILE = "tokenizer_config.json"
@@ -180,7 +181,7 @@ def read_text_file(path: Path, max_bytes: int) -> bytes:
         raise CheckpointError(f"{path} cannot be read ({reason}): check the file and its permissions") from error
     refuse_pointer(path, content)
     if len(content) > max_bytes:
-        raise CheckpointError(f"{path} is larger than {max_bytes >> 20} MiB: it is not the model's own")
+        raise CheckpointError(f"{path} is larger than {bytes_text(max_bytes)}: it is not the model's own")
     return content
 
 

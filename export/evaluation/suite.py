@@ -18,6 +18,7 @@ import msgspec
 
 from qwonnx.export.errors import EvaluationError
 from qwonnx.runtime.artifact.strict_json import StrictJsonError, parse_object, quoted
+from qwonnx.runtime.quantities import bytes_text
 
 MAX_BYTES = 512 << 20
 MAX_LINE_BYTES = 32 << 20
@@ -154,10 +155,10 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             while line := file.readline(MAX_LINE_BYTES + 1):
                 number, size = number + 1, size + len(line)
                 if len(line) > MAX_LINE_BYTES:
-                    raise EvaluationError(f"line {number} of {path} exceeds {MAX_LINE_BYTES >> 20} MiB: shorten it")
+                    raise EvaluationError(f"line {number} of {path} exceeds {bytes_text(MAX_LINE_BYTES)}: shorten it")
                 if size > MAX_BYTES or number > MAX_LINES:
                     raise EvaluationError(
-                        f"{path} exceeds {MAX_LINES:,} lines or {MAX_BYTES >> 20} MiB: split it into several files"
+                        f"{path} exceeds {MAX_LINES:,} lines or {bytes_text(MAX_BYTES)}: split it into several files"
                     )
                 yield number, line
     except OSError as error:

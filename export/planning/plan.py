@@ -198,7 +198,7 @@ def _notes(config: ModelConfig, assumptions: Assumptions) -> list[str]:
         )
     target = assumptions.choice.target
     where = " of the host's memory" if target.on_device else ""
-    notes.append(f"`qwonnx serve` also keeps snapshots of prompts, up to 1 GiB{where} or --prefix-cache-bytes")
+    notes.append(f"`qwonnx serve` also keeps snapshots of prompts, up to 1GiB{where} or --prefix-cache-bytes")
     states = state_sizes(config, assumptions.choice.state_layout)
     each, fixed = bytes_text(states.kv_bytes_per_token(serving.kv)), bytes_text(states.fixed_bytes)
     notes.append(f"a system prompt baked with --prefix takes {fixed}, and {each} a token, on disk and mapped")

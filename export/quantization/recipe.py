@@ -28,6 +28,7 @@ from typing import Any, Protocol
 
 from qwonnx.export.checkpoint.weight_names import EMBEDDING, HEAD, ExpertTensor, is_never_quantized
 from qwonnx.export.errors import RecipeError
+from qwonnx.runtime.quantities import bytes_text
 
 SHIPPED = ("smallest", "balanced", "best", "cuda")
 DEFAULT_RECIPE = "balanced"  # of int4
@@ -228,7 +229,7 @@ class Recipe:
                 f"cannot read the recipe {path} ({error.strerror}): give a TOML file, or one of {', '.join(SHIPPED)}"
             ) from error
         if len(content) > _MAX_RECIPE_BYTES:
-            raise RecipeError(f"{path} is larger than {_MAX_RECIPE_BYTES >> 20} MiB: it is not a recipe")
+            raise RecipeError(f"{path} is larger than {bytes_text(_MAX_RECIPE_BYTES)}: it is not a recipe")
         try:
             document = tomllib.loads(content.decode("utf-8"))
         except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are both

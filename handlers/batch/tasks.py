@@ -17,6 +17,7 @@ from typing import Any
 from qwonnx.handlers.batch.errors import BatchError
 from qwonnx.handlers.batch.lines import group_of
 from qwonnx.handlers.batch.work import Failure, Refused, Reply, Row, Work
+from qwonnx.runtime.quantities import bytes_text
 
 CHAT_PATH = "/v1/chat/completions"
 _MAX_TEXT_BYTES = 64 << 20
@@ -202,7 +203,7 @@ def _text_of(path: Path) -> str | Failure:
     except OSError as error:
         return Failure("unreadable", f"the file cannot be read ({error.strerror})")
     if len(content) > _MAX_TEXT_BYTES:
-        return Failure("too_large", f"the file has more than {_MAX_TEXT_BYTES >> 20} MiB")
+        return Failure("too_large", f"the file has more than {bytes_text(_MAX_TEXT_BYTES)}")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from qwonnx.handlers.cli.engine_options import KernelsOption, runtime_settings
 from qwonnx.handlers.cli.failures import CommandError
+from qwonnx.handlers.cli.progress_lines import step_progress
 from qwonnx.handlers.cli.text_file import read_text
 from qwonnx.runtime.artifact.manifest import MANIFEST_NAME
 from qwonnx.runtime.native.kernels import Kernels
@@ -76,10 +77,10 @@ def evaluate(
     content = None if text is None else run.Text(text.name, read_text(text))
     read = None if suite is None else read_suite(suite)
     chosen = [] if read is None else choose(read.questions, task or (), limit)
-    with Console(stderr=True).status("loading the model") as status:
+    with step_progress("loading the model", Console(stderr=True)) as update:
         pictures = any(question.pictures for question in chosen)
         subject = _subject(model, max_num_seqs, threads, kernels, weights_file, pictures=pictures)
-        evaluation = run.evaluate(subject, read, chosen, content, max_tokens=max_tokens, on_progress=status.update)
+        evaluation = run.evaluate(subject, read, chosen, content, max_tokens=max_tokens, on_progress=update)
     if answers is not None:
         _write_answers(answers, evaluation.outcomes)
     if as_json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from qwonnx.handlers.cli.failures import CommandError
+from qwonnx.handlers.cli.progress_lines import LINE_SECONDS, lines_every
 from qwonnx.runtime.errors import QwonnxRuntimeError
 from qwonnx.runtime.quantities import bytes_text
 
@@ -30,7 +30,6 @@ _STAGES = {
 }
 _FIRST = "reading the checkpoint"
 _LAYERS = "calibrate"  # the stage that counts layers, not bytes
-LINE_SECONDS = 30.0
 
 
 class ShownProgress(Protocol):
@@ -116,7 +115,7 @@ def export_progress(console: Console, seconds: float = LINE_SECONDS) -> Iterator
         with Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            DownloadColumn(binary_units=True),
+            DownloadColumn(),
             TransferSpeedColumn(),
             TimeRemainingColumn(),
             console=console,
@@ -124,20 +123,9 @@ def export_progress(console: Console, seconds: float = LINE_SECONDS) -> Iterator
         ) as progress:
             yield ExportBar(progress)
         return
-    lines, ended = ExportLines(), threading.Event()
-
-    def write() -> None:
-        # A thread, because some stages report nothing for minutes.
-        while not ended.wait(seconds):
-            print(f"qwonnx: {lines.line()}", file=sys.stderr, flush=True)
-
-    writer = threading.Thread(target=write, name="qwonnx-progress", daemon=True)
-    writer.start()
-    try:
+    lines = ExportLines()
+    with lines_every(seconds, lines.line):
         yield lines
-    finally:
-        ended.set()
-        writer.join()
 
 
 @contextmanager

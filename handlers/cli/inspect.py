@@ -16,6 +16,7 @@ from rich.table import Table
 from qwonnx.handlers.cli.arguments import ArtifactArgument
 from qwonnx.handlers.cli.engine_options import DeviceOption, runtime_settings
 from qwonnx.handlers.cli.failures import CommandError
+from qwonnx.handlers.cli.fitting_table import FittingTable
 from qwonnx.handlers.cli.tables import add_row, facts_table, weights_table
 from qwonnx.runtime.artifact.compiled import CompiledFolder, compiled_folders
 from qwonnx.runtime.artifact.file_names import DECODER
@@ -151,7 +152,7 @@ def _model_facts(manifest: Manifest) -> dict[str, object]:
 
 
 def _graphs_table(manifest: Manifest) -> Table:
-    table = Table(title="Graphs (without states)", title_justify="left")
+    table = FittingTable(title="Graphs (without states)", title_justify="left")
     for column in ("graph", "file", "tensor", "dtype", "shape"):
         table.add_column(column)
     for name, graph in manifest.graphs.items():
@@ -162,7 +163,7 @@ def _graphs_table(manifest: Manifest) -> Table:
 
 
 def _states_table(manifest: Manifest) -> Table:
-    table = Table(title="States of a sequence", title_justify="left")
+    table = FittingTable(title="States of a sequence", title_justify="left")
     for column in ("graph", "kind", "layers", "dtype", "shape"):
         table.add_column(column)
     for name, graph in manifest.graphs.items():
@@ -194,7 +195,7 @@ def _placed_nodes(artifact: Artifact, settings: RuntimeSettings) -> dict[str, tu
 def _nodes_table(placed: dict[str, tuple[PlacedNode, ...]]) -> Table:
     """One row for each graph, provider and operator, with the number of its nodes."""
     total = sum(len(nodes) for nodes in placed.values())
-    table = Table(title="Nodes, as ONNX Runtime runs them here", title_justify="left", show_footer=True)
+    table = FittingTable(title="Nodes, as ONNX Runtime runs them here", title_justify="left", show_footer=True)
     table.add_column("graph", "total")
     table.add_column("provider")
     table.add_column("operator", overflow="fold")
@@ -207,7 +208,7 @@ def _nodes_table(placed: dict[str, tuple[PlacedNode, ...]]) -> Table:
 
 
 def _files_table(manifest: Manifest) -> Table:
-    table = Table(title="Files", title_justify="left", show_footer=True)
+    table = FittingTable(title="Files", title_justify="left", show_footer=True)
     table.add_column("file", "total")
     table.add_column("size", bytes_text(manifest.num_bytes), justify="right")
     table.add_column("sha256")
@@ -217,7 +218,7 @@ def _files_table(manifest: Manifest) -> Table:
 
 
 def _compiled_table(compiled: list[CompiledFolder]) -> Table:
-    table = Table(title="Compiled models", title_justify="left")
+    table = FittingTable(title="Compiled models", title_justify="left")
     for column in ("folder", "provider", "for", "steps", "size"):
         table.add_column(column)
     for folder in compiled:
@@ -236,7 +237,7 @@ def _prefixes_table(artifact: Artifact, prefixes: list[PrefixFile]) -> Table:
     from qwonnx.runtime.text.artifact_tokenizer import open_tokenizer  # large imports, which most do not need
 
     tokenizer = open_tokenizer(artifact)
-    table = Table(title=f"Baked prefixes (in {FOLDER})", title_justify="left")
+    table = FittingTable(title=f"Baked prefixes (in {FOLDER})", title_justify="left")
     table.add_column("file")
     table.add_column("tokens", justify="right")
     table.add_column("size", justify="right")

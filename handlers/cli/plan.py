@@ -17,6 +17,7 @@ from qwonnx.export.targets.target import Activations
 from qwonnx.handlers.cli.arguments import checkpoint_of
 from qwonnx.handlers.cli.choices import FIRST_TARGET, TargetName
 from qwonnx.handlers.cli.failures import CommandError
+from qwonnx.handlers.cli.progress_lines import step_progress
 from qwonnx.runtime.native.kernels import Kernels
 from qwonnx.runtime.settings import RuntimeSettings
 
@@ -201,7 +202,7 @@ def _exact(opened: PlanSource, models: list[StoredModel], assumptions: Assumptio
     from qwonnx.export.planning.exact_artifact import source_facts, with_exact_artifact
 
     facts = source_facts(opened)
-    with Console(stderr=True).status("tracing the model"):
+    with step_progress("tracing the model", Console(stderr=True)):
         return [
             with_exact_artifact(
                 opened.config,

@@ -82,7 +82,8 @@ def fit_tables(name: str, fit: Fit) -> Iterator[RenderableType]:
     activations = "" if choice.activations is choice.target.activations[0] else f" --activations {choice.activations}"
     kv = "" if best.kv is choice.target.kv_types_with(choice.activations)[0] else f" --kv {best.kv}"
     yield Text("Export it with")
-    yield Text(f"  qwonnx export {name} OUT{target} {best.model.named.options}{block}{activations}{kv}")
+    command = f"  qwonnx export {name} OUT{target} {best.model.named.options}{block}{activations}{kv}"
+    yield Text(command, no_wrap=True, overflow="ignore")  # to be copied
 
 
 def _mapped(candidate: Candidate) -> Iterator[RenderableType]:

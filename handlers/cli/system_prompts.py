@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from qwonnx.handlers.cli.failures import CommandError
+from qwonnx.handlers.cli.progress_lines import step_progress
 from qwonnx.handlers.cli.text_file import read_text
 from qwonnx.runtime.errors import InvalidRequestError
 from qwonnx.runtime.quantities import bytes_text
@@ -41,7 +42,11 @@ def read_prompt(path: Path) -> SystemPrompt:
 
 @contextmanager
 def token_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A bar of the tokens that were read, on a terminal; give it the numbers of those done and of all."""
+    """A bar of the tokens that were read, or lines without a terminal; give it the numbers of those done and of all."""
+    if not console.is_terminal:
+        with step_progress("baking", console) as update:
+            yield lambda done, total: update(f"baking: {done} of {total} tokens")
+        return
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -49,7 +54,6 @@ def token_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
         TextColumn("tokens"),
         TimeRemainingColumn(),
         console=console,
-        disable=not console.is_terminal,
         transient=True,
     ) as progress:
         task = progress.add_task("baking", total=None)

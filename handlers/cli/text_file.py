@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from qwonnx.handlers.cli.failures import CommandError
+from qwonnx.runtime.quantities import bytes_text
 
 MAX_BYTES = 64 << 20
 
@@ -21,7 +22,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise CommandError(f"cannot read {path} ({error.strerror}): give a text file") from error
     if len(content) > MAX_BYTES:
-        raise CommandError(f"{path} is larger than {MAX_BYTES >> 20} MiB: give a shorter text")
+        raise CommandError(f"{path} is larger than {bytes_text(MAX_BYTES)}: give a shorter text")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:

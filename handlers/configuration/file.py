@@ -153,7 +153,7 @@ def _document(path: str) -> dict[str, Any]:
     except OSError as error:
         raise SettingsError(f"cannot read {path} ({error.strerror}): check QWONNX_CONFIG or the file") from error
     if len(content) > _MAX_BYTES:
-        raise SettingsError(f"{path} is larger than 1 MiB: it is not a configuration file")
+        raise SettingsError(f"{path} is larger than a megabyte: it is not a configuration file")
     try:
         document = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from qwonnx.handlers.settings import ServerSettings, is_token
 from qwonnx.runtime.errors import SettingsError
+from qwonnx.runtime.quantities import bytes_text
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +152,7 @@ def _read(path: Path) -> list[_Line]:
     except UnicodeDecodeError as error:
         raise SettingsError(f"{path} is not text: give a file with lines `name: key`") from error
     if len(content) > _MAX_FILE_BYTES:
-        raise SettingsError(f"{path} has more than {_MAX_FILE_BYTES >> 20} MiB: give fewer keys")
+        raise SettingsError(f"{path} has more than {bytes_text(_MAX_FILE_BYTES)}: give fewer keys")
     if status.st_mode & _OTHERS:
         logger.warning("other users of this machine can read the keys in %s: chmod 600 makes them private", path)
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]

@@ -22,6 +22,7 @@ from msgspec import Struct
 from qwonnx.runtime.artifact.folder import Artifact
 from qwonnx.runtime.cache.capsule import Capsule, beginning_name, decode
 from qwonnx.runtime.errors import CapsuleError
+from qwonnx.runtime.quantities import bytes_text
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def prefix_files(artifact: Artifact, max_tokens: int) -> Iterator[PrefixFile]:
                 if number >= MAX_FILES:
                     raise CapsuleError(f"the folder has more than {MAX_FILES} files: remove some")
                 if num_bytes > room:
-                    raise CapsuleError(f"the files have more than {MAX_TOTAL_BYTES >> 30} GiB together: remove some")
+                    raise CapsuleError(f"the files have more than {bytes_text(MAX_TOTAL_BYTES)} together: remove some")
                 capsule = _open(path, artifact, max_tokens)
             except CapsuleError as error:
                 yield PrefixFile(path, num_bytes, None, str(error))
@@ -101,7 +102,7 @@ def write_prefix(path: Path, data: bytes) -> None:
     folder.mkdir(exist_ok=True)
     others = [each.lstat().st_size for each in _entries(folder) if each != path]
     if len(others) >= MAX_FILES or sum(others) + len(data) > MAX_TOTAL_BYTES:
-        limits = f"at most {MAX_FILES} files and {MAX_TOTAL_BYTES >> 30} GiB together"
+        limits = f"at most {MAX_FILES} files and {bytes_text(MAX_TOTAL_BYTES)} together"
         raise CapsuleError(f"{folder} is full ({limits}): remove some")
     part = folder / f".{path.name}.{os.urandom(4).hex()}"
     try:

@@ -23,6 +23,7 @@ from qwonnx.runtime.errors import SettingsError
 from qwonnx.runtime.machine import anonymous_bytes, file_bytes, memory_limit_bytes
 from qwonnx.runtime.model.weight_files import MappedRange, WeightFiles
 from qwonnx.runtime.native.expert_memory import ExpertAccount, ExpertLayer, ExpertMemory
+from qwonnx.runtime.quantities import bytes_text
 from qwonnx.runtime.settings import Residency, RuntimeSettings
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,6 @@ logger = logging.getLogger(__name__)
 _ADJUST_SECONDS = 1.0
 # For page tables, and what a step needs for a moment: bytes, and a share of the limit.
 _RESERVE_BYTES, _RESERVE_SHARE = 32 << 20, 0.02
-_MIB = 1 << 20
 
 
 class _Sizes(Struct, frozen=True):
@@ -91,10 +91,10 @@ class WeightMemory:
             self._files.make_resident(self._residency)
             return
         logger.info(
-            "the weights take %d MiB and the limit of memory is %d MiB: experts take turns in %d MiB",
-            (self._sizes.experts + self._sizes.others) // _MIB,
-            (self._limit or 0) // _MIB,
-            self._experts_limit // _MIB,
+            "the weights take %s and the limit of memory is %s: experts take turns in %s",
+            bytes_text(self._sizes.experts + self._sizes.others),
+            bytes_text(self._limit or 0),
+            bytes_text(self._experts_limit),
         )
         self._files.make_resident(self._residency, self._others)
         if self._residency is Residency.POPULATE:

@@ -10,6 +10,7 @@ from qwonnx.runtime.artifact.file_names import TOKENIZER_FILE, VOCABULARY_FILE
 from qwonnx.runtime.artifact.folder import Artifact, check_file
 from qwonnx.runtime.artifact.manifest import ArtifactError, ArtifactFileError, ArtifactHashError
 from qwonnx.runtime.errors import TokenizerError
+from qwonnx.runtime.quantities import bytes_text
 from qwonnx.runtime.text.library_vocabulary import LibraryVocabulary
 from qwonnx.runtime.text.mapped_vocabulary import MappedVocabulary
 from qwonnx.runtime.text.pieces import UnknownKindError
@@ -64,7 +65,7 @@ def read_text(artifact: Artifact, name: str) -> str:
     path = artifact.file(name)
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise ArtifactFileError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB: export the checkpoint again")
+            raise ArtifactFileError(f"{path} is larger than {bytes_text(MAX_FILE_BYTES)}: export the checkpoint again")
         return path.read_bytes().decode()
     except OSError as error:
         raise ArtifactFileError(f"{path} cannot be read ({error.strerror}): copy the artifact again") from error
@@ -75,7 +76,7 @@ def read_text(artifact: Artifact, name: str) -> str:
 def _mapped(artifact: Artifact) -> Tokenizer:
     entry = artifact.entry(VOCABULARY_FILE)
     if entry.size > MAX_FILE_BYTES:
-        raise VocabularyFileError(f"it is larger than {MAX_FILE_BYTES >> 20} MiB")
+        raise VocabularyFileError(f"it is larger than {bytes_text(MAX_FILE_BYTES)}")
     # A flipped bit in it would change tokens, and it takes a few milliseconds: the hash is compared at every start.
     check_file(artifact.folder, entry, verify=True)
     file = VocabularyFile.open(artifact.file(VOCABULARY_FILE))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from qwonnx.runtime.errors import InvalidRequestError, TokenizerError
+from qwonnx.runtime.quantities import bytes_text
 from qwonnx.runtime.text.added_tokens import AddedTokens, Piece
 from qwonnx.runtime.text.library_vocabulary import LibraryVocabulary
 from qwonnx.runtime.text.template_text import Span, TemplateText, own_spans, plain
@@ -77,7 +78,7 @@ class Tokenizer:
         except OSError as error:
             raise TokenizerError(error.strerror or str(error)) from error
         if len(source) > MAX_FILE_BYTES:
-            raise TokenizerError(f"it is larger than {MAX_FILE_BYTES >> 20} MiB")
+            raise TokenizerError(f"it is larger than {bytes_text(MAX_FILE_BYTES)}")
         return cls(source)
 
     @property
