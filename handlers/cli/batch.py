@@ -62,31 +62,22 @@ def batch(
     force: Annotated[bool, typer.Option("--force", help="Replace OUT.")] = False,
     documents: Annotated[
         Path | None,
-        typer.Option(help="Ask --questions about each file of this folder.", rich_help_panel="Presets"),
+        typer.Option(help="Preset: ask --questions about each file of this folder."),
     ] = None,
-    questions: Annotated[
-        Path | None, typer.Option(help="File with a question in each line.", rich_help_panel="Presets")
-    ] = None,
+    questions: Annotated[Path | None, typer.Option(help="With --documents: file with a question in each line.")] = None,
     translate: Annotated[
         str | None,
         typer.Option(
-            help="Translate each line of IN into these languages, such as German,Swahili.",
-            rich_help_panel="Presets",
+            help="Preset: translate each line of IN into these languages, such as German,Swahili.",
         ),
     ] = None,
     service: Annotated[
         Path | None,
-        typer.Option(
-            help="Preset: answer each line of IN after the system prompt in this file.", rich_help_panel="Presets"
-        ),
+        typer.Option(help="Preset: answer each line of IN after the system prompt in this file."),
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Of an answer.", rich_help_panel="Presets")] = _MAX_TOKENS,
-    temperature: Annotated[
-        float | None, typer.Option(min=0, help="By default the model's own.", rich_help_panel="Presets")
-    ] = None,
-    thinking: Annotated[
-        bool, typer.Option("--thinking", help="Let the model reason first.", rich_help_panel="Presets")
-    ] = False,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of an answer of a preset, at most.")] = _MAX_TOKENS,
+    temperature: Annotated[float | None, typer.Option(min=0, help="Of a preset; by default the model's own.")] = None,
+    thinking: Annotated[bool, typer.Option("--thinking", help="Let the model reason first, in a preset.")] = False,
     model_name: Annotated[
         str | None, typer.Option(help="Answer only lines that name this model; by default any.")
     ] = None,
@@ -94,7 +85,7 @@ def batch(
     max_model_len: Annotated[int | None, typer.Option(help="Tokens of prompt and answer together.")] = None,
     memory: Annotated[str | None, typer.Option(help="Memory for the whole process, such as 8GB.")] = None,
     prefix_cache_bytes: Annotated[
-        str | None, typer.Option(help="Memory to keep shared beginnings, such as 500MB; by default 1GiB.")
+        str | None, typer.Option(help="Memory to keep shared beginnings, such as 500MB.")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; by default all cores.")] = None,
     kernels: KernelsOption = None,

@@ -11,6 +11,7 @@ import os
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 
 from qwonnx.handlers.cli.command_spec import CommandSpec, OptionSpec
 from qwonnx.handlers.cli.commands import COMMANDS, SERVERS
@@ -136,11 +137,9 @@ def _words(option: OptionSpec, entry: Entry) -> list[str]:
 
 
 def _keys_of_commands() -> dict[str, list[str]]:
-    """Keys of each command's options, for an error's remedy."""
+    """Keys of each command's options, for an error's remedy; those of servers alone where typer is not installed."""
     from qwonnx.handlers.cli.commands import names
 
-    return {name: [option.key for option in spec_of(name).options] for name in sorted(names(), key=_rank)}
-
-
-def _rank(name: str) -> bool:
-    return name != "serve"
+    every = names() if find_spec("typer") is not None else SERVERS
+    # `serve` comes first: most have its options in mind.
+    return {name: [option.key for option in spec_of(name).options] for name in sorted(every, key="serve".__ne__)}

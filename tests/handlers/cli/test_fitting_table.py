@@ -19,9 +19,9 @@ pytestmark = pytest.mark.fast
 
 
 def shown(table: FittingTable, width: int) -> list[str]:
-    console = Console(file=io.StringIO(), width=width)
-    console.print(table)
-    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    file = io.StringIO()
+    Console(file=file, width=width).print(table)
+    return file.getvalue().splitlines()
 
 
 def numbers() -> FittingTable:
