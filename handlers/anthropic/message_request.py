@@ -35,9 +35,11 @@ from qwonnx.handlers.chat import tools as tool_forms
 from qwonnx.handlers.chat.answer_form import AnswerForm
 from qwonnx.handlers.chat.bounds import ConversationBounds, check_stops
 from qwonnx.handlers.chat.request import ChatRequest
+from qwonnx.handlers.chat.sampling_fields import sampling_of
 from qwonnx.handlers.chat.tools import FunctionDefinition, Tool
 from qwonnx.handlers.chat.validation import decoded
 from qwonnx.handlers.errors import ServiceError
+from qwonnx.runtime.sampling.parameter import Api
 
 _BLANK_LINE = "\n\n"
 _NOT_OURS = "x-anthropic-billing-header"  # Claude Code writes it for Anthropic's servers, with a new value in each run
@@ -228,10 +230,5 @@ def _form(request: CountTokensRequest) -> AnswerForm:
 
 def _sampling(request: MessageRequest) -> dict[str, Any]:
     """Fields of SamplingParams that the request sets."""
-    given: dict[str, Any] = {"max_tokens": request.max_tokens, "stop": tuple(request.stop_sequences or ())}
-    for name in ("temperature", "top_p"):
-        if getattr(request, name) is not None:
-            given[name] = getattr(request, name)
-    if request.top_k is not None:
-        given["top_k"] = request.top_k if request.top_k > 0 else None
-    return given
+    ends = {"max_tokens": request.max_tokens, "stop": tuple(request.stop_sequences or ())}
+    return {**sampling_of(request, Api.ANTHROPIC), **ends}

@@ -6,18 +6,19 @@ that this server cannot serve are known here, so that their refusal says what th
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
+from qwonnx.handlers.chat.sampling_fields import sampling_struct
 from qwonnx.handlers.chat.tools import MAX_TOOLS, FunctionName
 from qwonnx.handlers.chat.validation import Strict
+from qwonnx.runtime.sampling.parameter import LARGE, Api
 
 MAX_STOP_SEQUENCES = 16
-_LARGE = 1 << 31
 
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
-PositiveInt = Annotated[int, Meta(ge=1, lt=_LARGE)]
+PositiveInt = Annotated[int, Meta(ge=1, lt=LARGE)]
 
 
 # Any value, so that message_request.py can refuse it with the remedy.
@@ -214,14 +215,19 @@ class CountTokensRequest(Strict, kw_only=True):
     mcp_servers: OnlyNull = None
 
 
-class MessageRequest(CountTokensRequest, kw_only=True):
+if TYPE_CHECKING:
+
+    class _Sampled(CountTokensRequest):
+        """Sampling parameters."""
+else:
+    _Sampled = sampling_struct(Api.ANTHROPIC, CountTokensRequest)
+
+
+class MessageRequest(_Sampled, kw_only=True):
     """The body of POST /v1/messages."""
 
     max_tokens: PositiveInt
     stream: bool | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=-1, lt=_LARGE)] | None = None
     stop_sequences: Annotated[list[str], Meta(max_length=MAX_STOP_SEQUENCES)] | None = None
 
     # Without effect: they concern Anthropic's accounts, places and prices.

@@ -5,20 +5,22 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from qwonnx.handlers.chat.parts import End, EndReason, Usage
+from qwonnx.handlers.chat.sampling_fields import sampling_fields
 from qwonnx.handlers.cli.arguments import OptionalArtifactArgument
 from qwonnx.handlers.cli.engine_options import DeviceOption, KernelsOption, runtime_settings
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.generate import CONTROLS, AnswerPrinter
 from qwonnx.handlers.cli.partner import LocalPartner, Partner, RemotePartner
+from qwonnx.handlers.cli.sampling_options import with_sampling_options
 from qwonnx.handlers.cli.transcript import Transcript
 from qwonnx.runtime.errors import InvalidRequestError
 from qwonnx.runtime.text.answer_events import ContentDelta
@@ -34,6 +36,7 @@ HELP = """\
 A line that ends with \\ goes on in the next one. Ctrl-C interrupts an answer and keeps what there is of it."""
 
 
+@with_sampling_options
 def chat(
     artifact: OptionalArtifactArgument = None,
     url: Annotated[str | None, typer.Option(help="Talk to a running server instead, such as http://host:8000.")] = None,
@@ -42,11 +45,7 @@ def chat(
     thinking: Annotated[
         bool | None, typer.Option("--thinking/--no-thinking", help="Think before answering; by default as the model.")
     ] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Tokens of an answer at most.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Randomness; 0 takes the most likely token.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Keep the most likely tokens up to this probability.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Keep this many of the most likely tokens.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed that makes sampling repeatable.")] = None,
+    sampling: Mapping[str, Any] | None = None,
     threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; by default all cores.")] = None,
     kernels: KernelsOption = None,
     device: DeviceOption = None,
@@ -66,8 +65,7 @@ def chat(
     """
     if (artifact is None) == (url is None):
         raise CommandError("give either an artifact's folder or --url")
-    given = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
-    sampling = {name: value for name, value in given.items() if value is not None}
+    sampling = sampling or {}
     if url is not None:
         Session(RemotePartner(url, os.environ.get("QWONNX_API_KEY", ""), sampling, model), system, thinking).run()
         return
@@ -79,7 +77,7 @@ def chat(
     )
     assert artifact is not None
     with Engine.open(artifact, settings) as engine:
-        Session(LocalPartner(engine, sampling), system, thinking).run()
+        Session(LocalPartner(engine, sampling_fields(sampling)), system, thinking).run()
 
 
 class Session:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +15,11 @@ from rich.console import Console
 
 from qwonnx.handlers.chat.parts import End, Part, PartReader
 from qwonnx.handlers.chat.request import ChatRequest
+from qwonnx.handlers.chat.sampling_fields import sampling_fields
 from qwonnx.handlers.cli.arguments import ArtifactArgument
 from qwonnx.handlers.cli.engine_options import DeviceOption, KernelsOption, runtime_settings
 from qwonnx.handlers.cli.failures import CommandError
+from qwonnx.handlers.cli.sampling_options import with_sampling_options
 from qwonnx.handlers.cli.text_file import read_text
 from qwonnx.runtime.engine.request import FinishReason, RequestOutput
 from qwonnx.runtime.sampling.guide import Guide
@@ -27,6 +30,7 @@ CUT_OFF = 3  # exit status
 CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
+@with_sampling_options
 def generate(
     artifact: ArtifactArgument,
     prompt: Annotated[
@@ -34,18 +38,9 @@ def generate(
     ] = None,
     chat: Annotated[str | None, typer.Option(help="Answer this user message; - reads stdin.")] = None,
     system: Annotated[str | None, typer.Option(help="System message, with --chat.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Generate at most this many tokens.")] = None,
-    temperature: Annotated[
-        float | None, typer.Option(help="Randomness of sampling; 0 takes the most likely token.")
-    ] = None,
-    top_p: Annotated[float | None, typer.Option(help="Keep the most likely tokens up to this probability.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Keep this many of the most likely tokens.")] = None,
+    sampling: Mapping[str, Any] | None = None,
     json_schema: Annotated[Path | None, typer.Option(help="The answer is JSON that is valid by this schema.")] = None,
     regex: Annotated[str | None, typer.Option(help="The answer matches this regular expression as a whole.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed that makes sampling repeatable.")] = None,
-    stop: Annotated[
-        list[str] | None, typer.Option(help="End the answer before this text; may be given several times.")
-    ] = None,
     thinking: Annotated[
         bool | None, typer.Option("--thinking/--no-thinking", help="Think before answering, with --chat.")
     ] = None,
@@ -83,9 +78,7 @@ def generate(
 
     from qwonnx.runtime.engine.engine import Engine
 
-    given: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
-    given = {name: value for name, value in given.items() if value is not None}
-    sampling = {**given, "max_tokens": max_tokens, "stop": tuple(stop or ())}
+    given = sampling_fields(sampling or {})
     settings = runtime_settings(
         max_num_seqs=1,
         num_threads=threads,
@@ -95,7 +88,7 @@ def generate(
         prefix_cache_bytes=0,
     )
     with Engine.open(artifact, settings) as engine:
-        request = ChatRequest(messages_of(text, system), sampling=sampling, guide=lambda: form, thinking=thinking)
+        request = ChatRequest(messages_of(text, system), sampling=given, guide=lambda: form, thinking=thinking)
         params = request.params(engine.default_sampling)
         if chat is None:
             token_ids, reader, guide = engine.tokenizer.encode(text), PartReader(None), form
@@ -118,7 +111,7 @@ def generate(
     if stats and first is not None:
         print_stats(output, first - started, time.perf_counter() - first)
     if form is not None and output.finish_reason is FinishReason.LENGTH:
-        limit = "--max-tokens" if max_tokens is not None else "--max-model-len"
+        limit = "--max-tokens" if "max_tokens" in given else "--max-model-len"
         message = f"the answer was cut off after {output.num_generated_tokens} tokens and does not have its form"
         print(f"qwonnx: {message}: raise {limit}", file=sys.stderr)
         raise typer.Exit(CUT_OFF)

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
+from qwonnx.handlers.chat.sampling_fields import sampling_struct
 from qwonnx.handlers.chat.tools import MAX_TOOLS, FunctionName
 from qwonnx.handlers.chat.validation import Strict
-
-_LARGE = 1 << 31
+from qwonnx.runtime.sampling.parameter import LARGE, Api
 
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
-Penalty = Annotated[float, Meta(ge=-2, le=2)]
 
 
-class Options(Strict):
+if TYPE_CHECKING:
+
+    class _Sampled(Strict):
+        """Sampling parameters."""
+else:
+    _Sampled = sampling_struct(Api.OLLAMA)
+
+
+class Options(_Sampled, kw_only=True):
     """How tokens are chosen; values out of range are refused."""
 
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_k: Annotated[int, Meta(ge=0, lt=_LARGE)] | None = None  # 0 keeps all
-    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    seed: int | None = None
-    num_predict: Annotated[int, Meta(ge=-2, lt=_LARGE)] | None = None  # -1 and -2: as many as fit
+    num_predict: Annotated[int, Meta(ge=-2, lt=LARGE)] | None = None  # -1 and -2: as many as fit
     stop: str | Annotated[list[str], Meta(max_length=16)] | None = None
-    repeat_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
 
     # Without effect.
     num_ctx: Any = None

@@ -11,11 +11,13 @@ from qwonnx.handlers.chat import tools as tool_forms
 from qwonnx.handlers.chat.answer_form import AnswerForm
 from qwonnx.handlers.chat.bounds import ConversationBounds, check_stops
 from qwonnx.handlers.chat.request import ChatRequest as NeutralChat
+from qwonnx.handlers.chat.sampling_fields import sampling_of
 from qwonnx.handlers.chat.text_request import TextRequest
 from qwonnx.handlers.chat.tools import FunctionDefinition as NeutralFunction
 from qwonnx.handlers.chat.tools import Tool as NeutralTool
 from qwonnx.handlers.chat.validation import decoded
 from qwonnx.handlers.ollama.protocol import ChatRequest, GenerateRequest, Message, Options
+from qwonnx.runtime.sampling.parameter import Api
 
 _NEUTRAL = {"mirostat": (0,), "typical_p": (1.0,), "tfs_z": (1.0,)}
 
@@ -118,23 +120,12 @@ def _sampling(options: Options) -> dict[str, Any]:
             raise errors.invalid(message, f"options.{name}", "unsupported_parameter")
     stops = (options.stop,) if isinstance(options.stop, str) else tuple(options.stop or ())
     check_stops(stops, "options.stop")
-    given: dict[str, Any] = {
-        "temperature": options.temperature,
-        "top_p": options.top_p,
-        "min_p": options.min_p,
-        "seed": options.seed,
-        "repetition_penalty": options.repeat_penalty,
-        "presence_penalty": options.presence_penalty,
-        "frequency_penalty": options.frequency_penalty,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    if options.top_k is not None:
-        given["top_k"] = options.top_k or None
     if options.num_predict == 0:
         raise errors.invalid(
             "options.num_predict is 0: give at least 1, or -1 for as many as fit", "options.num_predict"
         )
     limit = options.num_predict
+    given = sampling_of(options, Api.OLLAMA)
     return {**given, "stop": stops, "max_tokens": limit if limit is not None and limit > 0 else None}
 
 

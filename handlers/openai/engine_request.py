@@ -8,11 +8,13 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 
 from qwonnx.handlers.chat.request import ChatRequest
+from qwonnx.handlers.chat.sampling_fields import sampling_of
 from qwonnx.handlers.chat.text_request import TextRequest
 from qwonnx.handlers.errors import ServiceError
 from qwonnx.handlers.openai import answer_guide, chat_request
 from qwonnx.handlers.openai.chat_protocol import ChatCompletionRequest
-from qwonnx.handlers.openai.generation_fields import GenerationFields, sampling_fields
+from qwonnx.handlers.openai.generation_fields import GenerationFields
+from qwonnx.runtime.sampling.parameter import Api
 
 _Request = TypeVar("_Request", ChatRequest, TextRequest)
 
@@ -64,9 +66,7 @@ def in_openai_words(error: ServiceError) -> ServiceError:
 def sampling(request: GenerationFields) -> dict[str, Any]:
     """Fields of SamplingParams that both kinds of requests set."""
     return {
-        **sampling_fields(request),
+        **sampling_of(request, Api.OPENAI),
         "stop": (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ()),
-        "stop_token_ids": tuple(request.stop_token_ids or ()),
-        "logit_bias": request.logit_bias or {},
         "max_tokens": request.max_tokens,
     }

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from qwonnx.handlers.openai.generation_fields import GenerationFields, TokenId
+from qwonnx.handlers.openai.generation_fields import GenerationFields
+from qwonnx.runtime.sampling.parameter import TokenId
 
 MAX_PROMPTS = 16
 

@@ -12,14 +12,15 @@ what is accepted, so that a refusal can name the remedy; their JSON schemas are 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta, Raw
 
+from qwonnx.handlers.chat.sampling_fields import sampling_struct
 from qwonnx.handlers.chat.tools import FunctionName
 from qwonnx.handlers.chat.validation import Strict
 from qwonnx.handlers.effort import Effort
-from qwonnx.handlers.openai.generation_fields import Name, Penalty, PositiveInt
+from qwonnx.handlers.openai.generation_fields import Name, PositiveInt
 from qwonnx.handlers.responses.items import (
     GivenCall,
     GivenCallOutput,
@@ -37,6 +38,7 @@ from qwonnx.handlers.responses.tools import (
     FunctionTool,
     NamespaceTool,
 )
+from qwonnx.runtime.sampling.parameter import Api
 from qwonnx.runtime.sampling.params import MAX_LOGPROBS
 
 ENCRYPTED_REASONING = "reasoning.encrypted_content"
@@ -149,7 +151,18 @@ class InputTokensRequest(_Conversation):
     personality: OnlyNull = None
 
 
-class ResponsesRequest(_Conversation, kw_only=True):
+if TYPE_CHECKING:
+
+    class _Sampled(_Conversation):
+        """Sampling parameters. An answer repeats these two."""
+
+        temperature: float | None = None
+        top_p: float | None = None
+else:
+    _Sampled = sampling_struct(Api.RESPONSES, _Conversation)
+
+
+class ResponsesRequest(_Sampled, kw_only=True):
     """The body of POST /v1/responses."""
 
     model: Name
@@ -157,17 +170,9 @@ class ResponsesRequest(_Conversation, kw_only=True):
     stream_options: StreamOptions | None = None
     include: list[Include] | None = None
     max_output_tokens: PositiveInt | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
 
     # Ours, as in chat completions.
-    top_k: Annotated[int, Meta(ge=-1, lt=1 << 31)] | None = None  # -1 and 0 keep all
-    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
-    seed: int | None = None
     thinking_budget: PositiveInt | None = None
     continuation: Annotated[str, Meta(max_length=1024)] | None = None
 

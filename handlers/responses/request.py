@@ -11,10 +11,11 @@ import msgspec
 from qwonnx.handlers import errors
 from qwonnx.handlers.chat.answer_form import AnswerForm
 from qwonnx.handlers.chat.request import ChatRequest
+from qwonnx.handlers.chat.sampling_fields import sampling_of
 from qwonnx.handlers.chat.validation import check_neutral, decoded
 from qwonnx.handlers.effort import Effort
 from qwonnx.handlers.errors import ServiceError
-from qwonnx.handlers.openai.generation_fields import check_stream_options, sampling_fields
+from qwonnx.handlers.openai.generation_fields import check_stream_options
 from qwonnx.handlers.responses import conversation, items
 from qwonnx.handlers.responses import tools as tool_types
 from qwonnx.handlers.responses.items import FindItem
@@ -27,6 +28,7 @@ from qwonnx.handlers.responses.protocol import (
     ResponsesRequest,
 )
 from qwonnx.handlers.responses.tools import OfferedTools
+from qwonnx.runtime.sampling.parameter import Api
 
 _STATELESS = "this server stores nothing: send the earlier output items in input"
 # Fields that are not supported: their neutral values, and the remedy.
@@ -174,7 +176,7 @@ def _preserve_thinking(body: ResponsesRequest | InputTokensRequest) -> bool | No
 def _sampling(body: ResponsesRequest) -> dict[str, Any]:
     """Fields of SamplingParams that the request sets."""
     logprobs = (body.top_logprobs or 0) if wants_logprobs(body) else None
-    return {**sampling_fields(body), "logprobs": logprobs, "max_tokens": body.max_output_tokens}
+    return {**sampling_of(body, Api.RESPONSES), "logprobs": logprobs, "max_tokens": body.max_output_tokens}
 
 
 def _schema(body: ResponsesRequest) -> dict[str, Any] | bool | None:

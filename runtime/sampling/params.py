@@ -1,19 +1,32 @@
-"""Sampling parameters of a request, and where its answer ends."""
+"""Sampling parameters of a request, and where its answer ends: each is declared here, and nowhere else."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from typing import Any
+
+from msgspec import Meta
 
 from qwonnx.runtime.errors import InvalidRequestError
 from qwonnx.runtime.sampling.guide import Guide
+from qwonnx.runtime.sampling.parameter import (
+    LARGE,
+    MAX_BIASED_TOKENS,
+    MAX_STOP_TOKENS,
+    Api,
+    Kind,
+    Parameter,
+    declaration_of,
+    declared,
+    everywhere,
+    in_apis,
+)
 from qwonnx.runtime.text.stop_strings import StopStrings
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_LENGTH = 1024  # characters; text that may still become a stop string is held back from the stream
-MAX_BIASED_TOKENS = 300
 MAX_LOGPROBS = 20
 _THINKING_END = "</think>"
 
@@ -22,19 +35,9 @@ _THINKING_END = "</think>"
 class SamplingParams:
     """Sampling of one request; the defaults sample from the model's own distribution.
 
-    temperature: divides the logits; 0 takes the most likely token.
-    top_k: keeps the k most likely tokens; None keeps all.
-    top_p: keeps the most likely tokens whose probabilities reach this sum.
-    min_p: keeps tokens at least this fraction as likely as the most likely one.
-    presence_penalty, frequency_penalty: subtracted from the logits of tokens generated so far, once and per occurrence.
-    repetition_penalty: divides positive and multiplies negative logits of tokens in the prompt or generated so far.
-    seed: fixes the random numbers, which do not depend on other requests; None takes new ones.
-    max_tokens: tokens to generate at most, and never more than fit into max_model_len; None is as many as fit.
-    stop: strings that end the answer and are not part of it.
-    stop_token_ids: tokens that end the answer, in addition to the model's own.
-    ignore_eos: the model's own end tokens do not end the answer; a guide still ends it where nothing more may follow.
-    logit_bias: added to the logits of these tokens before anything else, from -100 (hardly ever) to 100 (nearly always)
-        for at most 300 tokens.
+    Fields with a declaration say in it what they do; PARAMETERS has them by name. The others are not set by users as
+    they are:
+
     guide: the form of the answer; only tokens that it allows are chosen.
     logprobs: give the log probability of each token, and of so many of the likeliest tokens in its place, at most 20.
         They are of the scores from which the token is chosen, before the temperature. None gives none.
@@ -46,33 +49,126 @@ class SamplingParams:
         InvalidRequestError: a value out of range, with its name as param.
     """
 
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float = 1.0
-    min_p: float = 0.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int | None = None
-    max_tokens: int | None = None
-    stop: tuple[str, ...] = ()
-    stop_token_ids: tuple[int, ...] = ()
-    ignore_eos: bool = False
-    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)  # a dict has no hash; equality counts it
+    temperature: float = declared(
+        1.0,
+        Kind.NUMBER,
+        "Randomness of sampling: divides the logits; 0 takes the most likely token.",
+        everywhere("temperature"),
+        bounds=Meta(ge=0, le=2),
+        low=0.0,
+        high=100.0,
+        recommended=True,
+    )
+    top_k: int | None = declared(
+        None,
+        Kind.WHOLE,
+        "Keep this many of the most likely tokens.",
+        everywhere("top_k"),
+        bounds=Meta(ge=-1, lt=LARGE),  # -1 and 0 keep all
+        other_bounds={Api.OLLAMA: Meta(ge=0, lt=LARGE)},
+        keeps_all=True,
+        recommended=True,
+    )
+    top_p: float = declared(
+        1.0,
+        Kind.NUMBER,
+        "Keep the most likely tokens up to this probability.",
+        everywhere("top_p"),
+        bounds=Meta(ge=0, le=1),
+        low=0.0,
+        high=1.0,
+        recommended=True,
+    )
+    min_p: float = declared(
+        0.0,
+        Kind.NUMBER,
+        "Keep tokens at least this fraction as likely as the most likely one.",
+        in_apis("min_p", Api.OPENAI, Api.RESPONSES, Api.OLLAMA),
+        bounds=Meta(ge=0, le=1),
+        low=0.0,
+        high=1.0,
+        recommended=True,
+    )
+    presence_penalty: float = declared(
+        0.0,
+        Kind.NUMBER,
+        "Subtracted from the logits of tokens that the answer has.",
+        in_apis("presence_penalty", Api.OPENAI, Api.RESPONSES, Api.OLLAMA),
+        bounds=Meta(ge=-2, le=2),
+        low=-2.0,
+        high=2.0,
+    )
+    frequency_penalty: float = declared(
+        0.0,
+        Kind.NUMBER,
+        "Subtracted from a token's logit for each time that the answer has the token.",
+        in_apis("frequency_penalty", Api.OPENAI, Api.RESPONSES, Api.OLLAMA),
+        bounds=Meta(ge=-2, le=2),
+        low=-2.0,
+        high=2.0,
+    )
+    repetition_penalty: float = declared(
+        1.0,
+        Kind.NUMBER,
+        "Divides positive and multiplies negative logits of tokens in the prompt or the answer.",
+        {Api.OPENAI: "repetition_penalty", Api.RESPONSES: "repetition_penalty", Api.OLLAMA: "repeat_penalty"},
+        bounds=Meta(gt=0, le=100),
+        low=0.01,
+        high=100.0,
+        recommended=True,
+    )
+    seed: int | None = declared(
+        None,
+        Kind.WHOLE,
+        "Fixes the random numbers: the same request gives the same answer.",
+        in_apis("seed", Api.OPENAI, Api.RESPONSES, Api.OLLAMA),
+    )
+    max_tokens: int | None = declared(
+        None,
+        Kind.WHOLE,
+        "Generate at most this many tokens; by default as many as fit.",
+        everywhere("max_tokens", responses="max_output_tokens", ollama="num_predict"),
+        bounds=Meta(ge=1, lt=LARGE),
+        by_hand=True,
+    )
+    stop: tuple[str, ...] = declared(
+        (),
+        Kind.TEXTS,
+        "End the answer before this text.",
+        {Api.OPENAI: "stop", Api.ANTHROPIC: "stop_sequences", Api.OLLAMA: "stop"},
+        by_hand=True,
+    )
+    stop_token_ids: tuple[int, ...] = declared(
+        (),
+        Kind.TOKENS,
+        "End the answer at this token, as at the model's own end tokens.",
+        in_apis("stop_token_ids", Api.OPENAI),
+        bounds=Meta(max_length=MAX_STOP_TOKENS),
+    )
+    ignore_eos: bool = declared(
+        False,
+        Kind.SWITCH,
+        "Go on after the model's own end tokens; a form still ends the answer.",
+        in_apis("ignore_eos", Api.OPENAI),
+    )
+    logit_bias: Mapping[int, float] = declared(
+        {},
+        Kind.BIASES,
+        "Added to a token's logit before anything else: -100 (hardly ever) to 100 (nearly always).",
+        in_apis("logit_bias", Api.OPENAI),
+        bounds=Meta(max_length=MAX_BIASED_TOKENS),
+    )
     guide: Guide | None = None
     logprobs: int | None = None
     begins_thinking: bool = False
     thinking_budget: int | None = None
 
     def __post_init__(self) -> None:
-        _between("temperature", self.temperature, 0.0, 100.0)
-        _between("top_p", self.top_p, 0.0, 1.0)
+        for name, parameter in PARAMETERS.items():
+            if parameter.low is not None and parameter.high is not None:
+                _between(name, getattr(self, name), parameter.low, parameter.high)
         if self.top_p == 0:
             raise InvalidRequestError("top_p is 0: give more than 0, or temperature 0 for the likeliest token", "top_p")
-        _between("min_p", self.min_p, 0.0, 1.0)
-        _between("presence_penalty", self.presence_penalty, -2.0, 2.0)
-        _between("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
-        _between("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
         if self.top_k is not None and self.top_k < 1:
             raise InvalidRequestError(f"top_k is {self.top_k}: give at least 1, or leave it out to keep all", "top_k")
         if self.max_tokens is not None and self.max_tokens < 1:
@@ -114,14 +210,19 @@ class SamplingParams:
         if generation_config.get("do_sample") is False:
             return cls(temperature=0.0)
         given: dict[str, Any] = {}
-        for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
-            value = generation_config.get(name)
-            if value is not None:
-                given[name] = _number(name, value)
-        top_k = generation_config.get("top_k")
-        if top_k:  # transformers writes 0 for "keep all"
-            given["top_k"] = int(_number("top_k", top_k))
+        for name, parameter in PARAMETERS.items():
+            value = generation_config.get(name) if parameter.recommended else None
+            if value is None or (parameter.keeps_all and not value):  # transformers writes 0 for "keep all"
+                continue
+            number = _number(name, value)
+            given[name] = int(number) if parameter.kind is Kind.WHOLE else number
         return cls(**given)
+
+
+PARAMETERS: Mapping[str, Parameter] = {
+    each.name: parameter for each in fields(SamplingParams) if (parameter := declaration_of(each.metadata)) is not None
+}
+"""The parameters that users set, by the names of the fields."""
 
 
 def _between(name: str, value: float, low: float, high: float) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from qwonnx.runtime.sampling.params import PARAMETERS
+
 SPECIAL = (
     "<|im_start|>",
     "<|im_end|>",
@@ -233,15 +235,13 @@ _damages = st.binary(max_size=4) | st.sampled_from(
 _sampling = st.fixed_dictionaries(
     {},
     optional={
+        **{name: st.sampled_from([0.5, 1]) | numbers for name, each in PARAMETERS.items() if not each.by_hand},
         "temperature": st.sampled_from([0, 0.7, 1, 2]) | numbers,
         "top_p": st.sampled_from([0, 0.5, 1]) | numbers,
-        "top_k": numbers,
-        "seed": numbers,
         "stop": texts | st.lists(texts, max_size=5),
         "logit_bias": st.dictionaries(st.sampled_from(["0", "5", "99999999", "x"]), numbers, max_size=3),
         "stream": st.booleans(),
         "ignore_eos": st.booleans(),
-        "presence_penalty": numbers,
         "chat_template_kwargs": st.fixed_dictionaries({"enable_thinking": st.booleans()}),
         "metadata": trees,
         "n": scalars,
