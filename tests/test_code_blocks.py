@@ -86,7 +86,8 @@ def blocks(page: Path) -> Iterator[Block]:
     text = page.read_text(encoding="utf-8")
     for language, content in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         yield Block(language, tuple(content.splitlines()))
-    for content in re.findall(r"(?:^    .*\n?)+", text, re.MULTILINE):
+    unfenced = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    for content in re.findall(r"(?:^    .*\n?)+", unfenced, re.MULTILINE):
         joined = re.sub(r"\\\n\s*", "", content)
         lines = tuple(line.strip() for line in joined.splitlines() if line.strip())
         first = next(word for word in shlex.split(lines[0], comments=True) if "=" not in word)

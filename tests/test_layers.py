@@ -78,6 +78,7 @@ ORDER: Mapping[str, tuple[str, ...]] = {
         "routing",
         "ray",
         "bench",
+        "library",
         "cli",
     ),
 }

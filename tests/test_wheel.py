@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tomllib
 import zipfile
 from importlib.util import MAGIC_NUMBER, cache_from_source
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+import qwonnx
 from qwonnx.runtime.artifact.folder import open_artifact
 from qwonnx.runtime.native.build import LIBRARY, find_compiler
 from tests.runtime import counting_model
@@ -25,6 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # optimum-cli searches this folder of optimum for commands; the module in it is ours.
 REGISTER_FOLDER, REGISTER = "handlers/cli/optimum_register/", "optimum/commands/register/"
+# Installed as qwonnx itself.
+PACKAGE_FOLDER = "handlers/library/package/"
 
 # optimum-cli in an interpreter that knows the given folder of installed packages, and the others of this environment
 # but not this environment's own qwonnx (it does not run its *.pth files).
@@ -36,6 +40,22 @@ from optimum.commands.optimum_cli import main
 main()
 """
 
+
+# Prints where qwonnx is from, and what it has.
+_LOOK = """
+import sys
+import qwonnx
+assert not [name for name in sys.modules if name.startswith("qwonnx.")], "names are imported on first use"
+assert "importlib.metadata" not in sys.modules and "numpy" not in sys.modules
+assert {"LLM", "AsyncLLM", "Engine", "SamplingParams", "runtime", "__version__"} <= set(dir(qwonnx))
+print(qwonnx.__file__)
+print(qwonnx.__version__)
+from qwonnx import LLM, AsyncLLM
+import qwonnx.runtime, qwonnx.handlers.chat
+from importlib.util import find_spec
+assert find_spec("qwonnx.export")
+print(LLM.__module__)
+"""
 
 # Answers one chat over the application and one over the Lambda handler, and prints whether export was imported.
 _SERVE_WITHOUT_EXPORT = """
@@ -118,7 +138,9 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
     listed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     packed = {name for name in listed if not name.endswith(".pyc")}
     sources = {
-        f"qwonnx/{path.relative_to(ROOT).as_posix()}".replace(f"qwonnx/{REGISTER_FOLDER}", REGISTER)
+        f"qwonnx/{path.relative_to(ROOT).as_posix()}".replace(f"qwonnx/{REGISTER_FOLDER}", REGISTER).replace(
+            f"qwonnx/{PACKAGE_FOLDER}", "qwonnx/"
+        )
         for folder in ("export", "runtime", "handlers")
         for path in (ROOT / folder).rglob("*")
         if path.suffix == ".py"
@@ -219,3 +241,38 @@ def test_optimum_exports_with_the_installed_command(wheel: Path, tiny_checkpoint
     assert done.returncode == 0, done.stderr
     assert "bits/weight" in done.stdout
     assert open_artifact(tmp_path / "artifact", verify=True).manifest.quantization.weights == "int8"
+
+
+def test_every_name_is_there_and_no_other() -> None:
+    assert all(getattr(qwonnx, name) is not None for name in qwonnx.__all__)
+    assert set(qwonnx.__all__) <= set(dir(qwonnx))
+    with pytest.raises(AttributeError, match="module 'qwonnx' has no attribute 'LLm'"):
+        _ = qwonnx.LLm  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def of_sdist(source: Path, tmp_path: Path) -> Path:
+    """A wheel that was built from the sdist, which has all that it needs."""
+    build = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(tmp_path), str(source)]
+    subprocess.run(build, check=True, capture_output=True)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as packed:
+        packed.extractall(tmp_path, filter="data")
+    (unpacked,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    return build_wheel(unpacked, tmp_path / "out", kernels=False)
+
+
+@pytest.mark.parametrize("kind", ["wheel", "editable", pytest.param("of_sdist", marks=pytest.mark.soak)])
+def test_it_can_be_imported_as_installed(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    zipfile.ZipFile(request.getfixturevalue(kind)).extractall(site)
+    # Without this environment's own qwonnx (-S), but with its other packages.
+    program = f"import site, sys; site.addsitedir({str(site)!r}); sys.path += {sys.path!r}\n{_LOOK}"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    run = subprocess.run(
+        [sys.executable, "-S", "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    file, version, module = run.stdout.split()
+    inside = site if kind != "editable" else Path(str(request.getfixturevalue("source")))
+    assert Path(file).is_relative_to(inside)
+    assert (version, module) == (qwonnx.__version__, "qwonnx.handlers.library.llm")

@@ -12,14 +12,17 @@ from qwonnx.runtime.sampling.parameter import Api, Parameter
 from qwonnx.runtime.sampling.params import PARAMETERS
 
 
-def sampling_struct(api: Api, base: type[msgspec.Struct] = Strict) -> type[msgspec.Struct]:
+def sampling_struct(api: Api | None, base: type[msgspec.Struct] = Strict) -> type[msgspec.Struct]:
     """A struct with the fields of an API's sampling parameters, for its requests to inherit.
 
     Args:
-        api: that the requests are of.
+        api: that the requests are of; None: all parameters, by the names that SamplingParams has for them.
         base: of the struct.
     """
-    made = [(parameter.names[api], parameter.type_in(api) | None, None) for parameter in _of(api).values()]
+    if api is None:
+        made = [(name, parameter.type_in(None) | None, None) for name, parameter in PARAMETERS.items()]
+    else:
+        made = [(parameter.names[api], parameter.type_in(api) | None, None) for parameter in _of(api).values()]
     return msgspec.defstruct(f"{base.__name__}Sampling", made, bases=(base,), kw_only=True)
 
 

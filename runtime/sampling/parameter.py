@@ -80,13 +80,10 @@ class Parameter(Struct, frozen=True):
     recommended: bool = False
     keeps_all: bool = False
 
-    def bounds_in(self, api: Api) -> Meta | None:
-        """The bounds of a value in a request of this API."""
-        return self.other_bounds.get(api, self.bounds)
-
-    def type_in(self, api: Api) -> Any:
-        """The type of the field of a request, for msgspec."""
-        kind, bounds = _TYPES[self.kind], self.bounds_in(api)
+    def type_in(self, api: Api | None) -> Any:
+        """The type of the field of a request, for msgspec; None: of a request of Python."""
+        kind = _TYPES[self.kind]
+        bounds = self.bounds if api is None else self.other_bounds.get(api, self.bounds)
         return kind if bounds is None else Annotated[kind, bounds]
 
     def taken(self, value: Any) -> Any:

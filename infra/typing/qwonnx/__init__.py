@@ -1,0 +1,1 @@
+../../../handlers/library/package/__init__.py
