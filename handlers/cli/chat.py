@@ -16,7 +16,7 @@ from rich.console import Console
 from qwonnx.handlers.chat.parts import End, EndReason, Usage
 from qwonnx.handlers.chat.sampling_fields import sampling_fields
 from qwonnx.handlers.cli.arguments import OptionalArtifactArgument
-from qwonnx.handlers.cli.engine_options import DeviceOption, KernelsOption, runtime_settings
+from qwonnx.handlers.cli.engine_options import AdapterOption, DeviceOption, KernelsOption, name_of, runtime_settings
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.generate import CONTROLS, AnswerPrinter
 from qwonnx.handlers.cli.partner import LocalPartner, Partner, RemotePartner
@@ -49,6 +49,7 @@ def chat(
     threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; by default all cores.")] = None,
     kernels: KernelsOption = None,
     device: DeviceOption = None,
+    adapter: AdapterOption = None,
     max_model_len: Annotated[int | None, typer.Option(help="Tokens of the whole conversation.")] = None,
 ) -> None:
     """Talk to a model in the terminal. /help lists what you can do besides.
@@ -66,6 +67,8 @@ def chat(
     if (artifact is None) == (url is None):
         raise CommandError("give either an artifact's folder or --url")
     sampling = sampling or {}
+    if url is not None and adapter is not None:
+        raise CommandError("--adapter is for a model in this process: with --url, give the adapter's name as --model")
     if url is not None:
         Session(RemotePartner(url, os.environ.get("QWONNX_API_KEY", ""), sampling, model), system, thinking).run()
         return
@@ -73,11 +76,16 @@ def chat(
     from qwonnx.runtime.engine.engine import Engine
 
     settings = runtime_settings(
-        max_num_seqs=1, num_threads=threads, kernels=kernels, device=device, max_model_len=max_model_len
+        max_num_seqs=1,
+        num_threads=threads,
+        kernels=kernels,
+        device=device,
+        max_model_len=max_model_len,
+        adapter=adapter,
     )
     assert artifact is not None
     with Engine.open(artifact, settings) as engine:
-        Session(LocalPartner(engine, sampling_fields(sampling)), system, thinking).run()
+        Session(LocalPartner(engine, sampling_fields(sampling), name_of(adapter)), system, thinking).run()
 
 
 class Session:

@@ -20,13 +20,33 @@ DeviceOption = Annotated[
         help="Where it runs: cpu, cuda, cuda:1, ..., tensorrt, rtx; by default the first that the artifact is for."
     ),
 ]
+AdapterOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER|URL",
+        help="A LoRA adapter that answers; a URL ends with #sha256=. The artifact must have been exported with"
+        " --runtime-adapters.",
+    ),
+]
+_ADAPTER = "adapter"
 
 
-def runtime_settings(**options: int | str | bool | None) -> RuntimeSettings:
+def name_of(adapter: str | None) -> str:
+    """The name under which the engine has the adapter of an option; empty without one."""
+    return "" if adapter is None else _ADAPTER
+
+
+def runtime_settings(*, adapter: str | None = None, **options: int | str | bool | None) -> RuntimeSettings:
     """Settings from the environment, changed by the given options.
+
+    Args:
+        adapter: the place of the only adapter; the engine has it under name_of().
+        options: fields of RuntimeSettings; None: not given.
 
     Raises:
         SettingsError: a value is malformed or out of range.
     """
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if adapter is not None:
+        given["adapters"] = (f"{_ADAPTER}={adapter}",)
     return dataclasses.replace(RuntimeSettings.from_environment(), **given)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from qwonnx.handlers.cli.engine_options import KernelsOption, runtime_settings
+from qwonnx.handlers.cli.engine_options import AdapterOption, KernelsOption, name_of, runtime_settings
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.progress_lines import step_progress
 from qwonnx.handlers.cli.text_file import read_text
@@ -45,6 +45,7 @@ def evaluate(
         int | None, typer.Option(min=1, help="Threads of ONNX Runtime or torch; by default all cores.")
     ] = None,
     kernels: KernelsOption = None,
+    adapter: AdapterOption = None,
     answers: Annotated[
         Path | None, typer.Option(help="Write all answers and verdicts to this file, one JSON object per line.")
     ] = None,
@@ -79,7 +80,7 @@ def evaluate(
     chosen = [] if read is None else choose(read.questions, task or (), limit)
     with step_progress("loading the model", Console(stderr=True)) as update:
         pictures = any(question.pictures for question in chosen)
-        subject = _subject(model, max_num_seqs, threads, kernels, weights_file, pictures=pictures)
+        subject = _subject(model, max_num_seqs, threads, kernels, weights_file, adapter, pictures=pictures)
         evaluation = run.evaluate(subject, read, chosen, content, max_tokens=max_tokens, on_progress=update)
     if answers is not None:
         _write_answers(answers, evaluation.outcomes)
@@ -97,6 +98,7 @@ def _subject(
     threads: int | None,
     kernels: Kernels | None,
     weights_file: str | None,
+    adapter: str | None,
     *,
     pictures: bool,
 ) -> Subject:
@@ -109,15 +111,17 @@ def _subject(
 
         # Without a prefix cache: an answer must not depend on earlier questions.
         settings = runtime_settings(
-            max_num_seqs=max_num_seqs, num_threads=threads, kernels=kernels, prefix_cache_bytes=0
+            max_num_seqs=max_num_seqs, num_threads=threads, kernels=kernels, prefix_cache_bytes=0, adapter=adapter
         )
-        return ArtifactSubject(folder, settings)
+        return ArtifactSubject(folder, settings, name_of(adapter))
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise CommandError(
             f"{folder} has neither {MANIFEST_NAME} nor config.json: give an artifact's folder or a checkpoint's"
         )
     if max_num_seqs is not None:
         raise CommandError("--max-num-seqs is for artifacts: a checkpoint answers one question at a time")
+    if adapter is not None:
+        raise CommandError("--adapter is for artifacts: merge it with `qwonnx export --adapter`, and evaluate that")
     if kernels is not None:
         raise CommandError("--kernels is for artifacts: a checkpoint runs in transformers")
 

@@ -17,7 +17,7 @@ from qwonnx.handlers.chat.parts import End, Part, PartReader
 from qwonnx.handlers.chat.request import ChatRequest
 from qwonnx.handlers.chat.sampling_fields import sampling_fields
 from qwonnx.handlers.cli.arguments import ArtifactArgument
-from qwonnx.handlers.cli.engine_options import DeviceOption, KernelsOption, runtime_settings
+from qwonnx.handlers.cli.engine_options import AdapterOption, DeviceOption, KernelsOption, name_of, runtime_settings
 from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.sampling_options import with_sampling_options
 from qwonnx.handlers.cli.text_file import read_text
@@ -47,6 +47,7 @@ def generate(
     threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; by default all cores.")] = None,
     kernels: KernelsOption = None,
     device: DeviceOption = None,
+    adapter: AdapterOption = None,
     max_model_len: Annotated[int | None, typer.Option(help="Tokens of prompt and answer together.")] = None,
     stats: Annotated[bool, typer.Option("--stats", help="Print token counts and speed to stderr.")] = False,
 ) -> None:
@@ -84,6 +85,7 @@ def generate(
         num_threads=threads,
         kernels=kernels,
         device=device,
+        adapter=adapter,
         max_model_len=max_model_len,
         prefix_cache_bytes=0,
     )
@@ -100,7 +102,7 @@ def generate(
         started = time.perf_counter()
         first: float | None = None
         printer = AnswerPrinter()
-        for output in engine.generate(token_ids, params):
+        for output in engine.generate(token_ids, params, adapter=name_of(adapter)):
             first = first or time.perf_counter()
             for part in reader.read(output):
                 printer.print(part)

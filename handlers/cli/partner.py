@@ -43,11 +43,13 @@ class LocalPartner:
     Args:
         engine: open.
         sampling: fields of SamplingParams that differ from the checkpoint's recommendation.
+        adapter: the name of the engine's adapter that answers; empty: the model itself.
     """
 
-    def __init__(self, engine: Engine, sampling: Mapping[str, Any]) -> None:
+    def __init__(self, engine: Engine, sampling: Mapping[str, Any], adapter: str = "") -> None:
         self._engine = engine
         self._sampling = sampling
+        self._adapter = adapter
 
     @property
     def name(self) -> str:
@@ -58,7 +60,7 @@ class LocalPartner:
         params = request.params(self._engine.default_sampling)
         prompt = request.render(self._engine)
         reader = PartReader(prompt.parser())
-        outputs = self._engine.generate(prompt.token_ids, params, snapshot_at=prompt.snapshot_at)
+        outputs = self._engine.generate(prompt.token_ids, params, snapshot_at=prompt.snapshot_at, adapter=self._adapter)
         has_begun = False
         with closing(outputs):
             for output in outputs:

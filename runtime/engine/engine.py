@@ -372,18 +372,21 @@ class Engine:
         *,
         deadline: float | None = None,
         snapshot_at: abc.Sequence[int] = (),
+        adapter: str = "",
     ) -> abc.Generator[RequestOutput, None, None]:
         """Submit on the first next() and yield all outputs; closing the iterator aborts the request.
 
         Args:
-            prompt_token_ids, params, deadline, snapshot_at: see submit().
+            prompt_token_ids, params, deadline, snapshot_at, adapter: see submit().
 
         Raises:
             the errors of submit().
         """
         outputs: queue.SimpleQueue[RequestOutput] = queue.SimpleQueue()
         self.start()
-        request_id = self.submit(prompt_token_ids, params, outputs.put, deadline=deadline, snapshot_at=snapshot_at)
+        request_id = self.submit(
+            prompt_token_ids, params, outputs.put, deadline=deadline, snapshot_at=snapshot_at, adapter=adapter
+        )
         try:
             while True:
                 output = outputs.get()

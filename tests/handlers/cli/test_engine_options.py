@@ -36,7 +36,7 @@ def test_an_option_of_zero_is_given() -> None:
 @pytest.mark.parametrize("name", ["num_threads", "max_num_seqs"])
 def test_an_impossible_option_is_named(name: str) -> None:
     with pytest.raises(SettingsError, match=f"{name} is 0"):
-        runtime_settings(**{name: 0})
+        runtime_settings(**{name: 0})  # type: ignore[arg-type]
 
 
 def test_a_malformed_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
