@@ -55,6 +55,7 @@ ORDER: Mapping[str, tuple[str, ...]] = {
         "stages",
         "planning",
         "evaluation",
+        "verification",
         "optimum_entry",
     ),
     "handlers": (

@@ -71,7 +71,7 @@ class AdaptedCheckpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class _Named:
+class NamedBase:
     """A base and adapters by name."""
 
     base: str
@@ -99,7 +99,7 @@ def resolve_adapted(
         AdapterError: an adapter is not supported, does not fit the checkpoint, or does not name a base that is found.
         CheckpointError: the checkpoint does not exist, cannot be opened, or is not supported.
     """
-    named = _named(name_or_path, revision, tuple(adapters))
+    named = name_base(name_or_path, revision, tuple(adapters))
     resolved = resolve_checkpoint(named.base, named.revision, weights_file, access)
     locations = tuple(locate_adapter(adapter, access) for adapter in named.adapters)
     opened = tuple(_opened(location) for location in locations)
@@ -136,9 +136,14 @@ def is_adapter(name_or_path: str) -> bool:
         return False
 
 
-def _named(name_or_path: str, revision: str | None, adapters: tuple[str | os.PathLike[str], ...]) -> _Named:
+def name_base(name_or_path: str, revision: str | None, adapters: tuple[str | os.PathLike[str], ...]) -> NamedBase:
+    """What a user named: a base and adapters, or an adapter's folder that names its base and comes before the others.
+
+    Raises:
+        AdapterError: the adapter does not name a base that is found.
+    """
     if not is_adapter(name_or_path):
-        return _Named(name_or_path, revision, adapters)
+        return NamedBase(name_or_path, revision, adapters)
     folder = Path(name_or_path)
     config = read_adapter_config(folder)
     give = f"qwonnx export BASE OUT --adapter {folder}"
@@ -147,7 +152,7 @@ def _named(name_or_path: str, revision: str | None, adapters: tuple[str | os.Pat
     if not os.path.isdir(config.base) and not is_repository_name(config.base):
         raise AdapterError(f"{config.where} names the base {quoted(config.base)}, which is not here: give it, {give}")
     is_local = os.path.isdir(config.base)
-    return _Named(config.base, revision or (None if is_local else config.base_revision), (folder, *adapters))
+    return NamedBase(config.base, revision or (None if is_local else config.base_revision), (folder, *adapters))
 
 
 def _merged(facts: AdapterFacts, adapter: Adapter) -> str:

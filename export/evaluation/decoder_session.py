@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Logits = npt.NDArray[np.float32]  # [num_tokens, vocab_size]
 TokenIds = npt.NDArray[np.int64]  # [num_tokens]
 
+DEVICE_TARGETS = ("cuda", "rtx")  # whose graphs this module does not run
 CHUNK_TOKENS = 256  # all their logits take 254 MB at the real vocabulary
 
 
@@ -86,7 +87,7 @@ class DecoderSession:
     ) -> None:
         import onnxruntime
 
-        if artifact.manifest.target in ("cuda", "rtx"):
+        if artifact.manifest.target in DEVICE_TARGETS:
             raise VerificationError(
                 f"{artifact.folder} is for {artifact.manifest.target.upper()} and this command reads graphs on the CPU:"
                 " give an artifact for the CPU"
@@ -103,6 +104,7 @@ class DecoderSession:
         if graph is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file.parent))
         chosen = choose_kernels(kernels, artifact.decoder.native_operators, onnxruntime.SessionOptions)
+        self.maps_weights = chosen.library is not None  # ONNX Runtime's kernels copy them
         if chosen.library:
             chosen.library.register(options)
         with self._errors():
@@ -121,33 +123,44 @@ class DecoderSession:
         Raises:
             VerificationError: ONNX Runtime cannot run the graph.
         """
-        sizes = {"batch": 1, "max_model_len": len(token_ids)}
-        specs = self._artifact.decoder.states
-        with self._errors():
-            states = {
-                spec.past: np.zeros([size if isinstance(size, int) else sizes[size] for size in spec.shape], spec.dtype)
-                for spec in specs
-            }
-        names = ["logits", *self._outputs, *(spec.present for spec in specs)]
+        sequence = self.begin(len(token_ids))
         for start in range(0, len(token_ids), chunk_tokens):
             chunk = token_ids[start : start + chunk_tokens]
             places = wanted[np.searchsorted(wanted, start) : np.searchsorted(wanted, start + len(chunk))] - start
-            feeds: dict[str, Any] = {
-                "input_ids": chunk[None],
-                "position_ids": np.broadcast_to(np.arange(start, start + len(chunk)), (3, 1, len(chunk))),
-                "positions": np.arange(start, start + len(chunk))[None],
-                "past_lengths": np.array([start]),
-                "last_positions": np.array([start + len(chunk) - 1], np.int32),
-                "total_sequence_length": np.array(start + len(chunk), np.int32),
-                "logit_positions": places,
-                **self._adapters,
+            yield sequence.extend(chunk, places)
+
+    def begin(self, capacity: int) -> GrowingSequence:
+        """An empty sequence of at most `capacity` tokens.
+
+        Raises:
+            VerificationError: ONNX Runtime cannot run the graph.
+        """
+        sizes = {"batch": 1, "max_model_len": capacity}
+        with self._errors():
+            states = {
+                spec.past: np.zeros([size if isinstance(size, int) else sizes[size] for size in spec.shape], spec.dtype)
+                for spec in self._artifact.decoder.states
             }
-            feeds = {spec.name: feeds[spec.name] for spec in self._artifact.decoder.inputs}
-            with self._errors():
-                logits, *arrays = self._session.run(names, {**feeds, **states})
-            others = dict(zip(self._outputs, arrays, strict=False))
-            states = dict(zip(states, arrays[len(others) :], strict=True))
-            yield DecoderChunk(places, logits[0], others, len(chunk))
+        return GrowingSequence(self, states)
+
+    def _step(self, chunk: TokenIds, start: int, places: TokenIds, states: dict[str, Any]) -> tuple[Any, ...]:
+        """Read tokens after `start` others. Returns logits, the other requested outputs by name, and the new states."""
+        names = ["logits", *self._outputs, *(spec.present for spec in self._artifact.decoder.states)]
+        feeds: dict[str, Any] = {
+            "input_ids": chunk[None],
+            "position_ids": np.broadcast_to(np.arange(start, start + len(chunk)), (3, 1, len(chunk))),
+            "positions": np.arange(start, start + len(chunk))[None],
+            "past_lengths": np.array([start]),
+            "last_positions": np.array([start + len(chunk) - 1], np.int32),
+            "total_sequence_length": np.array(start + len(chunk), np.int32),
+            "logit_positions": places,
+            **self._adapters,
+        }
+        feeds = {spec.name: feeds[spec.name] for spec in self._artifact.decoder.inputs}
+        with self._errors():
+            logits, *arrays = self._session.run(names, {**feeds, **states})
+        others = dict(zip(self._outputs, arrays, strict=False))
+        return logits[0], others, dict(zip(states, arrays[len(others) :], strict=True))
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -159,3 +172,25 @@ class DecoderSession:
             raise VerificationError(
                 f"ONNX Runtime cannot run {self._artifact.folder} ({first_line(error)}): export the checkpoint again"
             ) from error
+
+
+class GrowingSequence:
+    """One sequence, and the states after its last token: see DecoderSession.begin."""
+
+    def __init__(self, session: DecoderSession, states: dict[str, Any]) -> None:
+        self._session, self._states = session, states
+        self._num_tokens = 0
+
+    def extend(self, token_ids: TokenIds, wanted: TokenIds) -> DecoderChunk:
+        """Read more tokens.
+
+        Args:
+            token_ids: int64 [n].
+            wanted: int64, their places among these whose logits are wanted, in ascending order.
+
+        Raises:
+            VerificationError: ONNX Runtime cannot run the graph.
+        """
+        logits, others, self._states = self._session._step(token_ids, self._num_tokens, wanted, self._states)
+        self._num_tokens += len(token_ids)
+        return DecoderChunk(wanted, logits, others, len(token_ids))

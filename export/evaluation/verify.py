@@ -1,30 +1,27 @@
-"""Compare an artifact with the checkpoint it came from: transformers and ONNX Runtime on the same tokens.
+"""Logits of an artifact and of its checkpoint on the same tokens, and their difference as numbers.
 
 Both see the same token ids, teacher-forced, so one wrong choice does not spoil the rest. transformers computes in
-float32 on the weights as stored; the artifact runs as it is served, in chunks, over its own states.
+float32 on the weights as stored; the artifact runs as it is served, in chunks, over its own states. `qwonnx verify`
+runs the checkpoint layer by layer instead (verification/), and ends in a verdict.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from qwonnx.export.adapters.adapter_location import locate_adapter
-from qwonnx.export.checkpoint.config import ModelConfig
-from qwonnx.export.checkpoint.location import BY_DEFAULT
-from qwonnx.export.checkpoint.resolved_checkpoint import resolve_checkpoint
 from qwonnx.export.errors import VerificationError
 from qwonnx.export.evaluation.decoder_session import CHUNK_TOKENS, DecoderSession, Logits, TokenIds
 from qwonnx.export.evaluation.measures import kl_divergence, token_scores
-from qwonnx.runtime.artifact.folder import Artifact, open_artifact
+from qwonnx.runtime.artifact.folder import Artifact
 from qwonnx.runtime.artifact.manifest import ArtifactError
 from qwonnx.runtime.errors import TokenizerError
 from qwonnx.runtime.native.kernels import Kernels
 from qwonnx.runtime.text.artifact_tokenizer import load_tokenizer
+from qwonnx.runtime.text.tokenizer import Tokenizer
 
 # Enough for stable means, and not too many for a CPU: transformers keeps all logits of a window, 1 MB a token.
 MAX_TOKENS = 1024
@@ -87,53 +84,6 @@ class VerificationReport:
         )
 
 
-def compare(
-    artifact: str | os.PathLike[str],
-    checkpoint: str | os.PathLike[str],
-    text: str | None = None,
-    on_progress: Callable[[str], None] | None = None,
-    weights_file: str | None = None,
-    kernels: Kernels = Kernels.AUTO,
-    adapters: Sequence[str | os.PathLike[str]] = (),
-) -> VerificationReport:
-    """Run both models on a text.
-
-    Args:
-        artifact: an artifact's folder.
-        checkpoint: the folder or hub repo id that it was exported from.
-        text: at most MAX_TOKENS of its tokens are used. None: SAMPLE_TEXT.
-        on_progress: called with a short text about the next step.
-        weights_file: the file or index that the export was told to read, see choose_files.
-        kernels: that run the artifact's own operators.
-        adapters: that the export merged, in their order; peft merges them here.
-
-    Raises:
-        NativeKernelsError: native kernels are asked for, and the artifact cannot have them here.
-        ArtifactError: the artifact does not open.
-        CheckpointError: the checkpoint does not open.
-        VerificationError: they are not the same model, or the text has fewer than two tokens.
-    """
-    import torch  # noqa: F401 - a missing package is reported before the artifact runs
-
-    report = on_progress or (lambda stage: None)
-    opened = open_artifact(artifact)
-    resolved = resolve_checkpoint(os.fspath(checkpoint), None, weights_file)
-    folder = resolved.whole_folder
-    locations = [locate_adapter(adapter, BY_DEFAULT) for adapter in adapters]
-    _check_same_model(opened, resolved.config)
-    token_ids = verification_tokens(opened, SAMPLE_TEXT if text is None else text)
-    report("running the artifact with ONNX Runtime")  # first, because it is smaller and may be wrong
-    actual = artifact_logits(opened, token_ids, kernels=kernels)
-    if not np.isfinite(actual).all():
-        raise VerificationError(
-            f"the artifact {opened.folder} predicts values that are not numbers: `qwonnx inspect --verify` says whether"
-            " its files were changed; if not, export the checkpoint again"
-        )
-    report("running the checkpoint with transformers")
-    reference = run_reference(folder, token_ids, weights_file, [location.folder for location in locations])
-    return measure(reference.logits, actual, token_ids, reference.layer_peaks)
-
-
 def measure(
     expected: Logits, actual: Logits, token_ids: TokenIds, layer_peaks: tuple[float, ...] = ()
 ) -> VerificationReport:
@@ -182,24 +132,27 @@ def artifact_logits(
     return np.concatenate([chunk.logits for chunk in chunks])
 
 
-def verification_tokens(artifact: Artifact, text: str) -> TokenIds:
+def verification_tokenizer(artifact: Artifact) -> Tokenizer:
+    """The artifact's tokenizer.
+
+    Raises:
+        VerificationError: it cannot be used.
+    """
     try:
-        tokenizer = load_tokenizer(artifact)
+        return load_tokenizer(artifact)
     except ArtifactError as error:
         raise VerificationError(str(error)) from error
     except TokenizerError as error:
         raise VerificationError(f"{error} ({artifact.folder})") from error
+
+
+def verification_tokens(tokenizer: Tokenizer, text: str) -> TokenIds:
+    """The first MAX_TOKENS token ids of a text, int64.
+
+    Raises:
+        VerificationError: there are fewer than two.
+    """
     token_ids = np.array(tokenizer.encode(text)[:MAX_TOKENS], np.int64)
     if len(token_ids) < 2:
         raise VerificationError("the text has fewer than two tokens: give a longer one")
     return token_ids
-
-
-def _check_same_model(artifact: Artifact, config: ModelConfig) -> None:
-    facts = artifact.manifest.model
-    for name in ("hidden_size", "layer_types", "vocab_size", "num_experts"):
-        ours, theirs = getattr(facts, name), getattr(config, name)
-        if ours != theirs:
-            raise VerificationError(
-                f"the artifact has {name} {ours} and the checkpoint {theirs}: compare it with the one it came from"
-            )

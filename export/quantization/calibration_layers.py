@@ -101,7 +101,7 @@ class LayerRunner:
         self._num_experts = config.num_experts
         self._text_config = transformers_config(folder, config).get_text_config()
         self._text_config._attn_implementation = "sdpa"
-        self._layer_class, rotary_class = _classes(config)
+        self._layer_class, rotary_class = layer_classes(config)
         self._rotary = rotary_class(self._text_config)
 
     @torch.no_grad()
@@ -148,7 +148,7 @@ class LayerRunner:
         return layer
 
 
-def _classes(config: ModelConfig) -> tuple[Any, Any]:
+def layer_classes(config: ModelConfig) -> tuple[Any, Any]:
     """transformers' layer and rotary embedding, for a mixture of experts or a dense model."""
     if config.num_experts:
         from transformers.models.qwen3_5_moe import modeling_qwen3_5_moe as moe

@@ -29,6 +29,7 @@ from qwonnx.runtime.quantities import bytes_text, parse_bytes
 
 if TYPE_CHECKING:  # imports torch
     from qwonnx.export.checkpoint.weight_source import SkippedPart
+    from qwonnx.export.pipeline import ExportOptions
     from qwonnx.export.weight_files.progress import ExportProgress
     from qwonnx.runtime.artifact.manifest import Manifest
 
@@ -141,6 +142,13 @@ def export(
             metavar="FILE",
         ),
     ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Then compare the artifact with the checkpoint, as `qwonnx verify` does, with its exit status.",
+        ),
+    ] = False,
 ) -> None:
     """Export a checkpoint to a folder that ONNX Runtime can run.
 
@@ -156,6 +164,8 @@ def export(
         qwonnx export s3://bucket/Qwen3.5-35B-A3B ./qwen-int4 --resume
 
         qwonnx export ./checkpoint ./exact --weights fp32 --target portable
+
+        qwonnx export ./checkpoint ./checked --verify
 
         qwonnx export ./checkpoint ./better --recipe best --calibration sample.txt
 
@@ -183,6 +193,8 @@ def export(
 
     if stages is not None and prefix:
         raise CommandError("--prefix bakes into one artifact, and --stages makes several: leave one of them out")
+    if verify:
+        _check_can_verify(target, stages)
     prompts = {path: read_prompt(path) for path in prefix or ()}
     if prompts:
         import qwonnx.runtime.engine.engine  # noqa: F401 - it bakes: a missing package is reported before the work
@@ -233,3 +245,32 @@ def export(
     if prompts:
         with note_that_the_artifact_is_whole(out):
             bake_prompts(out, prompts, runtime_settings())
+    if verify:
+        _verify(checkpoint, out, options)
+
+
+def _check_can_verify(target: TargetName, stages: int | None) -> None:
+    if stages is not None:
+        raise CommandError("--verify runs a whole model, and --stages makes several artifacts: leave one of them out")
+    from qwonnx.export.evaluation.decoder_session import DEVICE_TARGETS
+
+    if target.value in DEVICE_TARGETS:
+        raise CommandError(f"--verify runs graphs on the CPU, and the target {target.value} has others: leave it out")
+
+
+def _verify(checkpoint: str, out: Path, options: ExportOptions) -> None:
+    """Verify the new artifact.
+
+    Raises:
+        typer.Exit: it is not the checkpoint's model, or the text does not tell.
+    """
+    from qwonnx.export.verification.verification import VerificationOptions
+    from qwonnx.handlers.cli.verify import print_verification, run_verification
+
+    asked = VerificationOptions(
+        weights_file=options.weights_file, revision=options.revision, offline=options.offline, adapters=options.adapters
+    )
+    verified = run_verification(out, checkpoint, asked)
+    print_verification(verified)
+    if verified.decision.verdict.exit_status:
+        raise typer.Exit(verified.decision.verdict.exit_status)

@@ -16,8 +16,8 @@ _INTERRUPTED = 130  # as a shell says it
 def main() -> None:
     """The console script.
 
-    Exit status: 0, 1 (`verify` found too large a loss, or `plan --fit` found nothing), 2 (user's error), 3 (`generate`
-    was cut off before its answer had its form), 130 (Ctrl-C).
+    Exit status: 0, 1 (`verify` found another model, or `plan --fit` found nothing), 2 (user's error), 3 (`generate` was
+    cut off before its answer had its form, or `verify` cannot tell), 130 (Ctrl-C).
     """
     for warning in warnings_about():
         print(f"qwonnx: warning: {warning}", file=sys.stderr)

@@ -7,7 +7,8 @@ to the scale 0, by the same operations as any other block.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.checkpoints.config_json import generation_config
@@ -18,12 +19,16 @@ from tests.checkpoints.tiny import chat_template, write_json
 from tests.checkpoints.tokenizer import build_tokenizer, tokenizer_config
 
 
-def write_sparse(folder: Path, model: str = "397B-A17B") -> Path:
+def write_sparse(folder: Path, model: str = "397B-A17B", layer_types: Sequence[str] | None = None) -> Path:
     """Write a checkpoint of one of PUBLISHED into `folder`, which is made if it is missing, and return it.
 
-    Its tokenizer is the tiny checkpoint's, because the real one's files are not ours.
+    With layer_types it has only these layers, in one file. Its tokenizer is the tiny checkpoint's, because the real
+    one's files are not ours.
     """
     published = PUBLISHED[model]
+    if layer_types is not None:
+        cut = {"num_hidden_layers": len(layer_types), "layer_types": list(layer_types)}
+        published = dataclasses.replace(published, text={**published.text, **cut}, num_shards=1)
     folder.mkdir(parents=True, exist_ok=True)
     stored = [_stored(plan) for plan in sparse_tensors(published)]
     write_shards(folder, split_evenly(stored, published.num_shards), write_sparse_file)

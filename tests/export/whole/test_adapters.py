@@ -12,13 +12,13 @@ from torch import nn
 from qwonnx.export import ExportOptions, export_checkpoint
 from qwonnx.export.adapters.adapted_checkpoint import resolve_adapted
 from qwonnx.export.errors import AdapterError, VerificationError
-from qwonnx.export.evaluation.verify import compare
 from qwonnx.export.quantization.recipe import Recipe
 from qwonnx.export.targets.register import choose_target
 from qwonnx.export.weight_files.fingerprint import difference, export_fingerprint
 from qwonnx.runtime.artifact.folder import file_sha256, open_artifact
 from tests.checkpoints.quantized_formats import write_gptq
 from tests.export.adapters.trained import LINEAR, PARAMETERS, edit_tensors, load, train, write_base
+from tests.export.verified import verified
 
 pytestmark = pytest.mark.usefixtures("traced_once")
 
@@ -57,10 +57,10 @@ def test_an_artifact_with_an_adapter_equals_pefts_model(
         ("dora", "dora", "3", "2.66667"),
     ]
     assert manifest.adapters[0].sha256 == file_sha256(adapter / "adapter_model.safetensors")
-    report = compare(tmp_path / "artifact", base, adapters=(adapter, dora))
+    report = verified(tmp_path / "artifact", base, (adapter, dora))
     assert report.mean_kl < 1e-9
     assert report.max_logit_difference < 1e-3
-    assert compare(tmp_path / "artifact", base).mean_kl > 1e-2, "the adapters change the model"
+    assert verified(tmp_path / "artifact", base).mean_kl > 1e-2, "the adapters change the model"
 
 
 def test_the_bytes_depend_neither_on_memory_nor_on_threads(base: Path, adapter: Path, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_codes_are_quantised_again_only_where_that_is_asked_for(tmp_path: Path) 
     allowed = ExportOptions(weights="int8", activations="float32", adapters=(adapter,), requantize=True)
     export_checkpoint(tmp_path / "gptq", tmp_path / "artifact", allowed, on_note=notes.append)
     assert any(note.startswith("requantised: 6 weights that adapters change") for note in notes)
-    report = compare(tmp_path / "artifact", tmp_path / "exact", adapters=(adapter,))
+    report = verified(tmp_path / "artifact", tmp_path / "exact", (adapter,))
     assert report.mean_kl < 1e-2
     groups = open_artifact(tmp_path / "artifact").manifest.quantization.groups
     experts = {group.storage: group.num_tensors for group in groups if group.kind == "experts"}
@@ -114,7 +114,7 @@ def test_a_tied_head_parts_in_the_artifact(tmp_path: Path) -> None:
     adapter = train(load(base), tmp_path / "tuned", r=2, target_modules=["lm_head"]).folder
     manifest = export_checkpoint(base, tmp_path / "artifact", ExportOptions(weights="fp32", adapters=(adapter,)))
     assert {"embedding", "lm_head"} <= {group.kind for group in manifest.quantization.groups}
-    report = compare(tmp_path / "artifact", base, adapters=(adapter,))
+    report = verified(tmp_path / "artifact", base, (adapter,))
     assert report.mean_kl < 1e-9
 
 
@@ -123,4 +123,4 @@ def test_a_comparison_says_what_peft_does_not_load(base: Path, model: nn.Module,
     export_checkpoint(base, tmp_path / "artifact", ExportOptions(weights="fp32", adapters=(adapter,)))
     edit_tensors(adapter, lambda state: {name.replace("layers.1", "layers.0"): x for name, x in state.items()})
     with pytest.raises(VerificationError, match="peft does not load"):
-        compare(tmp_path / "artifact", base, adapters=(adapter,))
+        verified(tmp_path / "artifact", base, (adapter,))

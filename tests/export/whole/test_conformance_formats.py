@@ -22,13 +22,14 @@ from transformers import AutoModelForCausalLM
 from qwonnx.export import ExportOptions, export_checkpoint
 from qwonnx.export.checkpoint.checkpoint import Checkpoint
 from qwonnx.export.checkpoint.weight_source import SkippedPart
-from qwonnx.export.evaluation.verify import artifact_logits, compare
+from qwonnx.export.evaluation.verify import artifact_logits
 from qwonnx.export.quantization.recipe import Recipe, Rule
 from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from qwonnx.runtime.native.kernels import Kernels
 from tests.checkpoints import write_tiny
 from tests.checkpoints.every_format import FORMATS, write_format
 from tests.checkpoints.quantized_formats import write_fp8, write_gptq
+from tests.export.verified import verified
 
 pytestmark = pytest.mark.usefixtures("traced_once")
 
@@ -263,7 +264,7 @@ def test_9_verify_compares_with_the_weights_that_a_quantised_checkpoint_stands_f
     recipe = KEEP_EXPERTS if kind == "gptq" else Recipe.preset("fp32")
     options = ExportOptions(activations="float32", recipe=recipe)
     _exported(tmp_path / "quantized", tmp_path / "artifact", options)
-    report = compare(tmp_path / "artifact", tmp_path / "quantized")
+    report = verified(tmp_path / "artifact", tmp_path / "quantized")
     assert report.max_logit_difference < 1e-3
     assert report.top1_agreement == 1.0
 
