@@ -15,6 +15,7 @@ from qwonnx.export.quantization.recipe import SHIPPED, Preset
 from qwonnx.export.weight_files.memory_budget import check_memory
 from qwonnx.handlers.cli.choices import FIRST_TARGET, TargetName
 from qwonnx.handlers.cli.export_progress import export_progress
+from qwonnx.handlers.cli.notes import print_notes
 from qwonnx.handlers.models.store import ModelStore
 from qwonnx.handlers.models.stored_models import Record
 from qwonnx.runtime.quantities import bytes_text, parse_bytes
@@ -54,7 +55,8 @@ def pull(
     """
     memory_bytes = parse_bytes(memory, "--memory")
     check_memory(memory_bytes)
-    console, started, begun = Console(stderr=True), time.monotonic(), list[Record]()
+    console, started = Console(stderr=True), time.monotonic()
+    begun, notes = list[Record](), list[str]()
 
     def on_choice(record: Record) -> None:
         begun.append(record)
@@ -72,7 +74,9 @@ def pull(
             memory_bytes=memory_bytes,
             on_progress=shown.show,
             on_choice=on_choice,
+            on_note=notes.append,
         )
+    print_notes(console, (), notes)
     if begun:
         typer.echo(f"{made.name}: {bytes_text(made.num_bytes)} in {time.monotonic() - started:.0f} s")
     else:

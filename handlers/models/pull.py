@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qwonnx.export.checkpoint.remote.addresses import is_url, parse_repository, parse_url
-from qwonnx.export.errors import ExportError, OtherExportError
+from qwonnx.export.checkpoint.remote.addresses import Repository, is_url, parse_repository, parse_url
+from qwonnx.export.errors import CheckpointError, ExportError, OtherExportError
 from qwonnx.export.planning.source import open_source
 from qwonnx.export.planning.stored_model import NamedRecipe, named_recipe
 from qwonnx.export.quantization.recipe import SHIPPED, Preset, Recipe
@@ -68,11 +68,13 @@ def pull(
     choose_target(target)
     name = _name(store, wish, source)
     if wish.recipe is None and not wish.again and (there := _complete(store, name, source, target)) is not None:
+        _note_that_it_is_old(there, source, wish, on_note)
         return there
     fitting = _recipe(store, wish, source, target)
     label = fitting.label if target == DEFAULT_TARGET else f"{fitting.label}-{target}"
     whole = ModelName(name, source.revision, label)
     if not wish.again and (there := store.model(whole)) is not None and there.is_complete:
+        _note_that_it_is_old(there, source, wish, on_note)
         return there
     record = Record(name, source.shown, source.revision, None, label, target, fitting.why, time.time())
     if on_choice is not None:
@@ -174,6 +176,22 @@ def _complete(store: StoredModels, name: str, source: _Source, target: str) -> P
         if same and record.source == source.shown and model.is_complete:
             return model
     return None
+
+
+def _note_that_it_is_old(
+    model: PulledModel, source: _Source, wish: Wish, on_note: Callable[[str], None] | None
+) -> None:
+    """Say so if the repository has another commit by now; nothing if the hub does not tell."""
+    if on_note is None or wish.offline or source.owner is None:
+        return
+    from qwonnx.export.checkpoint.remote.hub_client import commit_of
+
+    try:
+        commit = commit_of(Repository(source.shown, source.revision))
+    except CheckpointError:
+        return
+    if commit != model.record.commit:
+        on_note(f"{source.shown} has a newer commit, {commit[:8]}, than the model, {(model.record.commit or '-')[:8]}")
 
 
 def _recipe(store: StoredModels, wish: Wish, source: _Source, target: str) -> FittingRecipe:

@@ -42,7 +42,7 @@ class ModelStore(StoredModels):
             memory_bytes: limit of tensors in flight; None is the export's own.
             on_progress: see export_checkpoint.
             on_choice: called with the record before the export begins.
-            on_note: see export_checkpoint.
+            on_note: see export_checkpoint; also says if a repository has a newer commit than the model that is there.
 
         Raises:
             ModelStoreError: no recipe suits the machine, the name belongs to another source, or the store cannot be

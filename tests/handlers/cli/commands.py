@@ -18,7 +18,7 @@ def qwonnx(*arguments: object, stdin: str = "", **environment: str) -> subproces
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,  # an export on a busy machine
         env={**os.environ, **FAST, **environment},
     )
 

@@ -81,7 +81,12 @@ def test_a_pull_that_is_killed_goes_on(hub: HubServer) -> None:
     assert sorted(os.listdir(made.folder)) == ["artifact", "lock", "model.json", "used"]
 
     begun: list[Record] = []
-    assert store.add(REPOSITORY, on_choice=begun.append).name == made.name
+    notes: list[str] = []
+    assert store.add(REPOSITORY, on_choice=begun.append, on_note=notes.append).name == made.name
+    assert notes == []
+    store.write_record(made.name, replace(made.record, commit="f" * 40))
+    store.add(REPOSITORY, on_note=notes.append)
+    assert notes == [f"{REPOSITORY} has a newer commit, {COMMIT[:8]}, than the model, ffffffff"]
     assert store.add(f"{REPOSITORY}@main", "balanced", on_choice=begun.append).name.revision == "main"
     assert [record.revision for record in begun] == ["main"]
 
