@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from qwonnx.handlers.cli.export_progress import LINE_SECONDS
+from qwonnx.handlers.cli.progress_lines import LINE_SECONDS
 from qwonnx.runtime.quantities import bytes_text
 
 if TYPE_CHECKING:  # imports torch

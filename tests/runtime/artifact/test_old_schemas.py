@@ -21,9 +21,15 @@ PROMPT, NUM_TOKENS = "The quick brown fox jumps", 8
 SETTINGS = RuntimeSettings(num_threads=1, max_num_seqs=1, spin=False)
 SCHEMAS = range(1, SCHEMA_VERSION + 1)
 _WIDTHS = {
-    **{"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1},
-    **{"linear_num_key_heads": 1, "linear_num_value_heads": 2},
-    **{"moe_intermediate_size": 32, "num_experts": 8, "num_experts_per_tok": 2, "shared_expert_intermediate_size": 32},
+    "hidden_size": 64,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "linear_num_key_heads": 1,
+    "linear_num_value_heads": 2,
+    "moe_intermediate_size": 32,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "shared_expert_intermediate_size": 32,
 }
 
 
