@@ -90,6 +90,10 @@ for wrong in (2, "x"):
     else:
         raise AssertionError(wrong)
 
+from qwonnx.handlers.library.request import chat_request as of_python
+
+assert of_python("Hi", sampling={"top_a": 0.2}).neutral.sampling["top_a"] == 0.2
+
 from qwonnx.handlers.app import APIS
 from qwonnx.handlers.http.openapi import document, operations
 
@@ -123,6 +127,7 @@ def copy(tmp_path: Path) -> Path:
     package.mkdir(parents=True)
     for name in ("runtime", "handlers"):
         (package / name).symlink_to(tmp_path / name)
+    (package / "__init__.py").symlink_to(tmp_path / "handlers" / "library" / "package" / "__init__.py")
     return tmp_path
 
 

@@ -52,7 +52,7 @@ def test_candidates_are_commands_options_values_and_models(shell_folder: Path) -
     assert words("generate", "--te") == ["--temperature"]
     assert words("generate", "--no-") == ["--no-thinking"]
     assert words("generate", "--stats", "--sta") == []
-    assert words("generate", "--stop", "a", "--sto") == ["--stop"]
+    assert words("generate", "--stop", "a", "--stop") == ["--stop", "--stop-token-ids"]
     assert words("generate", "") == ["counting", "twice:balanced", "twice:best", FOLDER]
     assert words("generate", "counting", "") == []
     assert words("generate", "--top-k", "4", "cou") == ["counting", FOLDER]
