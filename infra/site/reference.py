@@ -12,6 +12,7 @@ from qwonnx.handlers.cli.help_text import help_text
 
 # What a program may rely on: the module, and what of it is public.
 _MODULES = {
+    "qwonnx": "A model as an object: [python.md](../python.md) explains it.",
     "qwonnx.runtime": "The engine, without HTTP.",
     "qwonnx.export": "Exports, as `qwonnx export` makes them.",
 }
@@ -32,7 +33,7 @@ def python() -> str:
     for module_name, purpose in _MODULES.items():
         module = import_module(module_name)
         parts += [f"## {module_name}", "", purpose, ""]
-        for name in sorted(module.__all__):
+        for name in sorted(set(module.__all__) - {"__version__"}):
             parts += _described(name, getattr(module, name))
     parts += ["**Next:** [engine.md](../engine.md) says how requests share a model.", ""]
     return "\n".join(parts)
