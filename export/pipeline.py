@@ -129,7 +129,7 @@ def export_checkpoint(
     """
     options = options or ExportOptions()
     report = on_progress or (lambda progress: None)
-    _check_system()
+    check_system()
     choice = choose_target(options.target, options.activations, options.kv)
     check_memory(options.memory_bytes)
     projections = _adapter_projections(options.runtime_adapters, choice)
@@ -259,12 +259,16 @@ def _adapter_projections(names: tuple[str, ...], choice: TargetChoice) -> tuple[
     return projections
 
 
-def _check_system() -> None:
-    """Refuse a system without preadv (for bounded memory), flock and O_NOFOLLOW (for exclusive folders)."""
+def check_system() -> None:
+    """Refuse a system without preadv (for bounded memory), flock and O_NOFOLLOW (for exclusive folders).
+
+    Raises:
+        ExportError: this is one.
+    """
     if os.name != "posix" or not (hasattr(os, "preadv") and hasattr(os, "O_NOFOLLOW")):
         raise ExportError(
-            f"exporting needs Linux or another POSIX system with preadv, and this is {platform.system()}:"
-            " export there (WSL or a container works); the artifact runs anywhere"
+            f"reading checkpoints needs Linux or another POSIX system with preadv, and this is {platform.system()}:"
+            " export and verify there (WSL or a container works); the artifact runs anywhere"
         )
 
 

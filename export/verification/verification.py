@@ -35,6 +35,7 @@ from qwonnx.export.evaluation.verify import (
     verification_tokenizer,
     verification_tokens,
 )
+from qwonnx.export.pipeline import check_system
 from qwonnx.export.verification.artifact_pass import LOGITS, STREAM, NotNumbersError, open_session, run_artifact
 from qwonnx.export.verification.evidence import HEAD, Evidence, PartError, TextQuality
 from qwonnx.export.verification.layer_errors import run_layers
@@ -105,7 +106,9 @@ def verify_artifact(
         CheckpointError: the checkpoint does not open, or cannot be read.
         VerificationError: one of them cannot be run in this memory, or the text has fewer than two tokens.
         OutputError: the folder for results cannot be written.
+        ExportError: this system cannot read checkpoints.
     """
+    check_system()
     options = options or VerificationOptions()
     report = on_progress or (lambda progress: None)
     opened = open_artifact(artifact)

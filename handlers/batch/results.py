@@ -100,7 +100,9 @@ class Results:
 
 
 def _open(path: Path, *, resume: bool, force: bool, truncate: bool = False) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    # Windows has no O_CLOEXEC, and would translate line ends.
+    plain = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | plain
     if not (resume or force):
         flags |= os.O_EXCL
     if truncate:

@@ -21,6 +21,7 @@ from qwonnx.runtime.sampling.entropy import fresh_id
 _ASIDE = ".failed"
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # opening a FIFO must not wait for its writer
+_PLAIN = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)  # Windows would translate line ends
 _ONLY_OWNER, _ONLY_OWNERS_FOLDER = 0o600, 0o700
 _CHUNK_BYTES = 16 << 20
 
@@ -89,7 +90,7 @@ class LocalFiles(CapsuleFiles):
 
     def read(self, name: str, at_most: int) -> bytes | None:
         try:
-            number = os.open(self._folder / name, os.O_RDONLY | os.O_CLOEXEC | _NO_LINK | _NO_WAIT)
+            number = os.open(self._folder / name, os.O_RDONLY | _PLAIN | _NO_LINK | _NO_WAIT)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -116,7 +117,7 @@ class LocalFiles(CapsuleFiles):
             self._folder.parent.mkdir(parents=True, exist_ok=True)
             self._folder.mkdir(mode=_ONLY_OWNERS_FOLDER, exist_ok=True)
         part = self._folder / f".{name}.{fresh_id()[:8]}"
-        number = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | _NO_LINK, _ONLY_OWNER)
+        number = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _PLAIN | _NO_LINK, _ONLY_OWNER)
         try:
             with open(number, "wb") as file:
                 file.write(data)
