@@ -1,6 +1,6 @@
-"""Asks many questions about one text, which is read once: `python examples/ask_document.py [MODEL] [TEXT.txt] [QUESTION ...]`.
+"""Asks many questions about one text: `python examples/ask_document.py [MODEL] [TEXT.txt] [QUESTION ...]`.
 
-The prefix cache keeps the states after the text. Each further question reads only itself.
+The text is read once. The prefix cache keeps the states after the text. Each further question reads only itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ def main(model: str | Path = MINIATURE, path: str | None = None, *questions: str
             answer = llm.chat(question, system=f"Answer from this text.\n\n{text}", thinking=False, max_tokens=32)
             usage, seconds = answer.usage, time.monotonic() - began
             print(f"{question} {answer}")
-            print(f"  {usage.num_prompt_tokens} tokens, {usage.num_cached_tokens} of them not read again, {seconds:.2f} s")
+            print(
+                f"  {usage.num_prompt_tokens} tokens, {usage.num_cached_tokens} of them not read again, {seconds:.2f} s"
+            )
 
 
 if __name__ == "__main__":

@@ -22,17 +22,17 @@ class Order:
     """What a letter orders."""
 
     kind: Literal["order", "question", "complaint"]
-    pieces: int
+    day: Literal["Monday", "Tuesday", "Wednesday", "Thursday", "Friday"]
     urgent: bool
 
 
 def main(model: str | Path = MINIATURE, text: str = LETTER) -> None:
     with LLM(model) as llm:
-        question = f"Say the kind of this letter, how many pieces it asks for, and whether it is urgent.\n\n{text}"
-        answer = llm.chat(question, schema=Order, thinking=False, temperature=0, max_tokens=128)
+        question = f"Say the kind of this letter, the day that it names, and whether it is urgent, as JSON.\n\n{text}"
+        answer = llm.chat(question, schema=Order, thinking=False, temperature=0, max_tokens=256)
     print(answer)
     order = answer.parsed
-    print(f"{order.kind}: {order.pieces} pieces{', urgent' if order.urgent else ''}")
+    print(f"{order.kind} for {order.day}{', urgent' if order.urgent else ''}")
 
 
 if __name__ == "__main__":

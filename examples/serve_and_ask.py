@@ -22,25 +22,27 @@ MINIATURE = Path(__file__).parent.parent / "tests" / "miniature" / "checkpoint"
 def served(artifact: str | Path) -> Iterator[str]:
     """The address of a server of the artifact, on a free port."""
     command = [sys.executable, "-m", "qwonnx.handlers.cli", "serve", str(artifact), "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        line = next(line for line in process.stdout if "http://" in line)
-        yield "http://" + line.partition("http://")[2].split("/")[0].split()[0]
-    finally:
-        process.terminate()  # it lets running answers end first
-        process.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            line = next(line for line in process.stdout if "http://" in line)
+            yield "http://" + line.partition("http://")[2].split("/")[0].split()[0]
+        finally:
+            process.terminate()  # it lets running answers end first
 
 
 def main(model: str | Path = MINIATURE) -> None:
     with LLM(model) as llm:  # exports a checkpoint, if it is one
-        artifact = llm.artifact
+        artifact = llm.engine.artifact.folder
     with served(artifact) as address:
         client = OpenAI(base_url=f"{address}/v1", api_key="none")
         name = client.models.list().data[0].id
-        question = {"role": "user", "content": "What is Norway called in Welsh?"}
+        question = {"role": "user", "content": "What is Norway called in Georgian?"}
         stream = client.chat.completions.create(
-            model=name, messages=[question], stream=True, extra_body={"chat_template_kwargs": {"enable_thinking": False}}
+            model=name,
+            messages=[question],
+            stream=True,
+            extra_body={"chat_template_kwargs": {"enable_thinking": False}},
         )
         for chunk in stream:
             print(chunk.choices[0].delta.content or "", end="", flush=True)

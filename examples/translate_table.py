@@ -8,12 +8,13 @@ from __future__ import annotations
 import csv
 import sys
 from pathlib import Path
+from typing import TextIO
 
 from qwonnx import LLM
 
 MINIATURE = Path(__file__).parent.parent / "tests" / "miniature" / "checkpoint"
 ROWS = [
-    {"term": term, "language": language} for term in ("Germany", "Norway", "Japan") for language in ("Swahili", "Welsh")
+    {"term": term, "language": language} for term in ("Germany", "Norway", "Japan") for language in ("Swahili", "Georgian")
 ]
 
 
@@ -24,17 +25,24 @@ def read(path: str | None) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def write(file: TextIO, rows: list[dict[str, str]]) -> None:
+    writer = csv.DictWriter(file, [*rows[0]], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+
+
 def main(model: str | Path = MINIATURE, source: str | None = None, target: str = "-") -> None:
     rows = read(source)
     with LLM(model, max_num_seqs=16) as llm:
         questions = [f"What is {row['term']} called in {row['language']}?" for row in rows]
         # One call: the engine answers 16 at a time, and each step reads the weights once for all of them.
         answers = llm.generate(questions, chat=True, thinking=False, temperature=0, max_tokens=32)
-    file = sys.stdout if target == "-" else open(target, "w", newline="", encoding="utf-8")
-    with file:
-        writer = csv.DictWriter(file, [*rows[0], "name"])
-        writer.writeheader()
-        writer.writerows({**row, "name": str(answer)} for row, answer in zip(rows, answers, strict=True))
+    written = [{**row, "name": str(answer)} for row, answer in zip(rows, answers, strict=True)]
+    if target == "-":
+        write(sys.stdout, written)
+    else:
+        with open(target, "w", newline="", encoding="utf-8") as file:
+            write(file, written)
 
 
 if __name__ == "__main__":
