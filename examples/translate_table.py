@@ -14,7 +14,9 @@ from qwonnx import LLM
 
 MINIATURE = Path(__file__).parent.parent / "tests" / "miniature" / "checkpoint"
 ROWS = [
-    {"term": term, "language": language} for term in ("Germany", "Norway", "Japan") for language in ("Swahili", "Georgian")
+    {"term": term, "language": language}
+    for term in ("Germany", "Norway", "Japan")
+    for language in ("Swahili", "Georgian")
 ]
 
 
