@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from qwonnx import LLM
+from qwonnx import LLM, Answer
 
 MINIATURE = Path(__file__).parent.parent / "tests" / "miniature" / "checkpoint"
 MOST_STEPS = 5
@@ -27,7 +27,7 @@ def get_stock(article: str, shop: int) -> dict[str, int]:
 
 def main(model: str | Path = MINIATURE, request: str = "Set the light in the kitchen to 70.") -> None:
     tools = [set_light, get_stock]
-    messages: list[object] = [{"role": "user", "content": request}]
+    messages: list[dict[str, Any] | Answer] = [{"role": "user", "content": request}]
     with LLM(model) as llm:
         for _ in range(MOST_STEPS):
             answer = llm.chat(messages, tools=tools, thinking=False, temperature=0, max_tokens=128)
