@@ -14,7 +14,7 @@ IMAGE_ROOT ?= build/image-root
 VARIANT ?= cpu
 BIN := .venv/bin
 INSTALL := $(PYTHON) infra/install.py --venv .venv
-SOURCES := export runtime handlers tests infra/install.py infra/demo.py infra/configuration_table.py infra/card_table.py infra/sampling_table.py infra/machines_table.py infra/bench infra/gpu infra/miniature infra/native_fuzz infra/native_emulation infra/shipping infra/site
+SOURCES := export runtime handlers tests infra/install.py infra/demo.py infra/configuration_table.py infra/card_table.py infra/sampling_table.py infra/machines_table.py infra/bench infra/gpu infra/miniature infra/native_fuzz infra/native_emulation infra/shipping infra/site examples
 
 # A file's tests share what they make, so each file stays on one core.
 ALL_CORES := --numprocesses auto --dist loadfile --no-loadscope-reorder

@@ -37,10 +37,10 @@ def main(model: str | Path = MINIATURE) -> None:
     with served(artifact) as address:
         client = OpenAI(base_url=f"{address}/v1", api_key="none")
         name = client.models.list().data[0].id
-        question = {"role": "user", "content": "What is Norway called in Georgian?"}
         stream = client.chat.completions.create(
             model=name,
-            messages=[question],
+            messages=[{"role": "user", "content": "Tell me what Norway is called in Georgian."}],
+            temperature=0,
             stream=True,
             extra_body={"chat_template_kwargs": {"enable_thinking": False}},
         )
