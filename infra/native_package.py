@@ -3,8 +3,10 @@
 A wheel also has bytecode that is used without a look at its source: a server in a read-only place that unpacks the
 wheel (a zip, an image) would compile everything at each start. pip compiles again when it installs.
 
-Without a compiler, or with QWONNX_NATIVE_BUILD=0, the installation goes on without them, and says so in one line (pip
-shows it with --verbose). A wheel with kernels is for one platform; without them it is for all.
+Without a compiler, a wheel takes the library of the sources if one is there that was built from them (infra/install.py
+builds it with the compiler of a package). Else, or with QWONNX_NATIVE_BUILD=0, the installation goes on without
+kernels, and says so in one line (pip shows it with --verbose). A wheel with kernels is for one platform, one without
+them for all.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import sys
 import sysconfig
 from pathlib import Path
 from py_compile import PycInvalidationMode
+from shutil import copy
 from types import ModuleType
 
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -66,11 +69,20 @@ def _compile(folder: Path) -> str:
     try:
         compiler = build.find_compiler()
         if compiler is None:
+            if _is_built(ROOT / PACKAGE / build.LIBRARY, build.sources_digest()):
+                if folder != ROOT / PACKAGE:
+                    copy(ROOT / PACKAGE / build.LIBRARY, folder / build.LIBRARY)
+                return ""
             return f"there is no C++ compiler; with one, {sys.executable} -m qwonnx.runtime.native.build"
         build.build(folder / build.LIBRARY, compiler)
     except build.BuildError as error:
         return str(error)
     return ""
+
+
+def _is_built(library: Path, digest: str) -> bool:
+    """Whether a library is there that was built from the sources of this digest, which it contains as text."""
+    return library.is_file() and digest.encode() in library.read_bytes()
 
 
 def _build_module() -> ModuleType:

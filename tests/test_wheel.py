@@ -12,6 +12,7 @@ import sysconfig
 import tarfile
 import tomllib
 import zipfile
+from importlib import import_module
 from importlib.util import MAGIC_NUMBER, cache_from_source
 from pathlib import Path
 
@@ -264,6 +265,27 @@ def of_sdist(source: Path, tmp_path: Path) -> Path:
         packed.extractall(tmp_path, filter="data")
     (unpacked,) = (path for path in tmp_path.iterdir() if path.is_dir())
     return build_wheel(unpacked, tmp_path / "out", kernels=False)
+
+
+def test_without_a_compiler_a_wheel_takes_the_library_of_the_same_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native_package = import_module("infra.native_package")  # setuptools has no types
+    build = native_package._build_module()
+    monkeypatch.delenv("QWONNX_NATIVE_BUILD", raising=False)
+    monkeypatch.setattr(build, "find_compiler", lambda: None)
+    monkeypatch.setattr(native_package, "_build_module", lambda: build)
+    monkeypatch.setattr(native_package, "ROOT", tmp_path)
+    library, out = tmp_path / native_package.PACKAGE / LIBRARY, tmp_path / "out"
+    library.parent.mkdir(parents=True)
+    out.mkdir()
+    assert "there is no C++ compiler" in native_package._compile(out)
+    library.write_bytes(b"of other sources")
+    assert "there is no C++ compiler" in native_package._compile(out)
+    library.write_bytes(b"\0" + build.sources_digest().encode() + b"\0")
+    assert native_package._compile(out) == ""
+    assert (out / LIBRARY).read_bytes() == library.read_bytes()
+    assert native_package._compile(library.parent) == ""
 
 
 @pytest.mark.parametrize("kind", ["wheel", "editable", pytest.param("of_sdist", marks=pytest.mark.soak)])
