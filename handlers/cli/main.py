@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 
 from qwonnx.handlers.cli.commands import COMMANDS, COMPLETE, SERVERS
 from qwonnx.handlers.cli.failures import one_line_errors
@@ -36,6 +37,12 @@ def main() -> None:
                 getattr(import_module(f"qwonnx.handlers.cli.{name}"), name)(words[1:])
             except KeyboardInterrupt:  # before the server takes signals
                 raise SystemExit(_INTERRUPTED) from None
+            return
+
+        if len(words) < 2 and (not words or words[0] in ("-h", "--help", "--version")) and find_spec("typer") is None:
+            from qwonnx.handlers.cli.servers_alone import answer
+
+            print(answer(words))
             return
 
         from qwonnx.handlers.cli.command_line import run

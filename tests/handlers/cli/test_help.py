@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -137,3 +139,27 @@ def test_a_description_is_told_from_its_examples() -> None:
     text = "One\nline.\n\nAnother.\n\nExamples:\n\n    a \\\n        --b\n\n    c\n"
     assert prose_and_examples(text) == (("One line.", "Another."), ("a \\", "    --b", "c"))
     assert help_text(CommandSpec("qwonnx x", ("Prose.",), ("a" * 90,), ()), 40).endswith("a" * 90 + "\n")
+
+
+def test_a_server_without_typer_says_what_it_has() -> None:
+    program = (
+        "import sys, importlib.util as util\n"
+        "find = util.find_spec\n"
+        "util.find_spec = lambda name, *rest: None if name == 'typer' else find(name, *rest)\n"
+        "sys.modules['typer'] = None\n"
+        "from qwonnx.handlers.cli.main import main\n"
+        "sys.argv[0] = 'qwonnx'\n"
+        "main()\n"
+    )
+
+    def said(*words: str) -> str:
+        command = [sys.executable, "-c", program, *words]
+        run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"}, check=True)
+        return run.stdout
+
+    assert said("--version").startswith("qwonnx ")
+    assert said() == said("--help")
+    text = " ".join(said("--help").split())
+    assert "The extra cli adds the other commands" in text
+    for name in ("serve", "route", "stage"):
+        assert f" {name} " in text
