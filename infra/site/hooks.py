@@ -26,6 +26,7 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "tests/miniature/CARD.md": "miniature.md",
     "infra/gpu/README.md": "gpu-check.md",
+    "examples/README.md": "examples.md",
 }
 GENERATED: dict[str, Callable[[], str]] = {
     "reference/cli.md": reference.command_line,
