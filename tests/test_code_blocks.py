@@ -124,6 +124,8 @@ def clone(tmp_path: Path, artifact: Path, gguf: Path, monkeypatch: pytest.Monkey
     queries = "layers.3.self_attn.q_proj", text["hidden_size"], 2 * text["num_attention_heads"] * text["head_dim"]
     for name in ("adapter", "support", "legal", "tuned-adapter"):
         _write_adapter(folder / name, folder / "checkpoint", *queries)
+    (folder / "adapters").mkdir()
+    _write_adapter(folder / "adapters" / "support", folder / "checkpoint", *queries)
     (folder / gguf.name).symlink_to(gguf)
     (folder / "keys.txt").write_text("one: first\ntwo: second\n")
     (folder / "keys.txt").chmod(0o600)
