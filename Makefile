@@ -4,7 +4,9 @@
 #   PORT=9000             another port for the demonstration
 #   FUZZ_SECONDS=1800     how long native-fuzz runs, after two minutes of compiling
 #   PIP_FLAGS=...         more options for pip, such as another package index
+#   LOCK=infra/locks/dev.txt  first install these exact packages, checked by their hashes
 #   IMAGE_ROOT=...        where image-root builds the tree of a server, and sbom looks for it
+#   RELEASE_FLAGS=...     options of release-check, such as --python /path/to/python3.14
 #   VARIANT=cuda          the tree of a server for NVIDIA GPUs, 3 GB, instead of the CPU's
 
 PYTHON ?= python3
@@ -13,13 +15,13 @@ FUZZ_SECONDS ?= 60
 IMAGE_ROOT ?= build/image-root
 VARIANT ?= cpu
 BIN := .venv/bin
-INSTALL := $(PYTHON) infra/install.py --venv .venv
+INSTALL := $(PYTHON) infra/install.py --venv .venv $(if $(LOCK),--lock $(LOCK))
 SOURCES := export runtime handlers tests infra/install.py infra/demo.py infra/configuration_table.py infra/card_table.py infra/sampling_table.py infra/machines_table.py infra/bench infra/gpu infra/miniature infra/native_fuzz infra/native_emulation infra/shipping infra/site examples
 
 # A file's tests share what they make, so each file stays on one core.
 ALL_CORES := --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo demo-once test soak clients quick test-fast check bench native native-fuzz cuda-standin image-root sbom docs docs-test format clean
+.PHONY: help demo demo-once test soak clients quick test-fast check bench native native-fuzz cuda-standin image-root sbom release-check docs docs-test format clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -65,6 +67,9 @@ image-root: .venv/.dev  ## Build the tree of a server (VARIANT) in IMAGE_ROOT fr
 sbom: .venv/.dev  ## Write IMAGE_ROOT's SBOM (CycloneDX 1.6) and NOTICE beside it; fails on an unknown licence
 	@test -d $(IMAGE_ROOT) || $(MAKE) --no-print-directory image-root
 	$(BIN)/python -m infra.shipping.sbom $(IMAGE_ROOT) --variant $(VARIANT)
+
+release-check: .venv/.dev  ## Build a release twice, compare, install and ask it in each Python found (RELEASE_FLAGS)
+	$(BIN)/python -m infra.shipping.release_check $(RELEASE_FLAGS)
 
 docs: .venv/.dev  ## Build the documentation site in build/site, for a browser, without a network
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet -f infra/site/mkdocs.yml

@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--venv", type=Path, required=True, help="the environment's folder, made if need be")
     parser.add_argument("--extras", required=True, help="extras of the project, with commas")
     parser.add_argument("--with", dest="others", nargs="*", default=[], help="further packages")
+    parser.add_argument("--lock", type=Path, help="first these exact packages, checked by hash: infra/locks/dev.txt")
     arguments, pip_flags = parser.parse_known_args()
     if not (arguments.venv / "pyvenv.cfg").is_file():
         if importlib.util.find_spec("ensurepip") is None:
@@ -36,8 +37,13 @@ def main() -> None:
         print(f"making {arguments.venv}")
         venv.create(arguments.venv, with_pip=True)
     python = arguments.venv / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
-    command += ["-c", str(ROOT / "infra" / "constraints.txt"), *pip_flags, *_cpu_index()]
+    install = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
+    if arguments.lock:
+        print(f"installing {arguments.lock} into {arguments.venv}", flush=True)
+        locked = ["--no-deps", "--require-hashes", "--only-binary=:all:", "-r", str(arguments.lock)]
+        if status := subprocess.call([*install, *locked, *pip_flags]):
+            sys.exit(status)
+    command = [*install, "-c", str(ROOT / "infra" / "constraints.txt"), *pip_flags, *cpu_index()]
     command += ["-e", f"{ROOT}[{arguments.extras}]", *arguments.others]
     print(f"installing qwonnx[{arguments.extras}] into {arguments.venv}; the first time takes some minutes", flush=True)
     status = subprocess.call(command)
@@ -68,7 +74,8 @@ def _build_kernels(python: Path, pip_flags: list[str]) -> None:
         print("without native kernels: ONNX Runtime's are used instead (docs/kernels.md says how to add them later)")
 
 
-def _cpu_index() -> list[str]:
+def cpu_index() -> list[str]:
+    """Options for pip: torch's index of CPU wheels, if it can be reached."""
     if sys.platform != "linux":
         return []  # wheels for other systems are CPU builds anyway
     try:

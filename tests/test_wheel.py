@@ -111,7 +111,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for folder in ("export", "runtime", "handlers"):
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__", "*.so", "*.dylib"))
     (source / "infra").mkdir()
-    shutil.copy(ROOT / "infra" / "native_package.py", source / "infra")
+    for name in ("native_package.py", "source_archive.py"):
+        shutil.copy(ROOT / "infra" / name, source / "infra")
     return source
 
 

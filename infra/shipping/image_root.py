@@ -153,7 +153,8 @@ def build_wheel(out: Path, *flags: str) -> Path:
         for folder in ("export", "runtime", "handlers"):
             shutil.copytree(ROOT / folder, source / folder, ignore=ignored)
         (source / "infra").mkdir()
-        shutil.copy(ROOT / "infra" / "native_package.py", source / "infra")
+        for name in ("native_package.py", "source_archive.py"):
+            shutil.copy(ROOT / "infra" / name, source / "infra")
         for name in ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
             shutil.copy(ROOT / name, source)
         command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps"]

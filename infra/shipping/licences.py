@@ -22,12 +22,18 @@ ALLOWED = frozenset(
         "Zlib",
     }
 )
+# Of packages that pip fetches from their makers, and that a release does not contain: the licence asks those who change
+# or ship their files to give the sources.
+INSTALLED = ALLOWED | {"MPL-2.0"}  # certifi, tqdm
 
-# Package and its own words that are no SPDX licence: what its repository's licence file says.
+# Package and its own words that are no SPDX licence (none: ""): what the licence file of its wheel or repository says.
 CONCLUDED = {
     ("flatbuffers", "Apache 2.0"): "Apache-2.0",
+    ("flatbuffers", "License :: OSI Approved :: Apache Software License"): "Apache-2.0",
+    ("huggingface-hub", "License :: OSI Approved :: Apache Software License"): "Apache-2.0",
     ("jinja2", "License :: OSI Approved :: BSD License"): "BSD-3-Clause",
     ("protobuf", "3-Clause BSD License"): "BSD-3-Clause",
+    ("protobuf", ""): "BSD-3-Clause",
     ("tokenizers", "License :: OSI Approved :: Apache Software License"): "Apache-2.0",
 }
 
@@ -37,20 +43,20 @@ BUNDLED = {
 }  # libgfortran and libquadmath beside OpenBLAS (BSD-3-Clause)
 
 
-def is_allowed(expression: str) -> bool:
-    """Whether an SPDX expression leaves a choice that is on the list. What is no such expression is not allowed."""
+def is_allowed(expression: str, allowed: frozenset[str] = ALLOWED) -> bool:
+    """Whether an SPDX expression leaves a choice that is on a list. What is no such expression is not allowed."""
     try:
         parsed = get_spdx_licensing().parse(expression, validate=True)
     except ExpressionError:
         return False
-    return parsed is not None and _holds(parsed)
+    return parsed is not None and _holds(parsed, allowed)
 
 
-def _holds(node: object) -> bool:
+def _holds(node: object, allowed: frozenset[str]) -> bool:
     operator = str(getattr(node, "operator", "")).strip()
     parts = getattr(node, "args", ())
     if operator == "AND":
-        return all(map(_holds, parts))
+        return all(_holds(part, allowed) for part in parts)
     if operator == "OR":
-        return any(map(_holds, parts))
-    return str(node) in ALLOWED
+        return any(_holds(part, allowed) for part in parts)
+    return str(node) in allowed

@@ -29,8 +29,8 @@ def canonical_name(name: str) -> str:
 
 
 def lock_path(variant: str) -> Path:
-    """The lock of a variant: of a server ("cpu", "cuda"), or of what builds its wheel ("build")."""
-    return LOCKS / ("build.txt" if variant == "build" else f"server-{variant}.txt")
+    """The lock of a variant: of a server ("cpu", "cuda"), of what builds its wheel ("build"), of developers ("dev")."""
+    return LOCKS / (f"{variant}.txt" if variant in ("build", "dev") else f"server-{variant}.txt")
 
 
 def read_lock(path: Path) -> tuple[Pin, ...]:

@@ -1,8 +1,8 @@
-"""Makes the locks anew: `python -m infra.shipping.locks [--variant cpu]`.
+"""Makes the locks anew: `python -m infra.shipping.locks [--variant cpu]`; `dev` takes some minutes.
 
 pip resolves the requirements of pyproject.toml for the oldest Python that is supported, and reports the wheel that it
 would take on every other Python and processor. Nothing is installed, and few bytes are downloaded (PEP 658). Packages
-that no server imports are left out, with all that only they ask for.
+that no server imports are left out of a server's lock, with all that only they ask for.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,24 +35,35 @@ NOT_IMPORTED = {
     "packaging": "onnxruntime, for its Python tools",
     "protobuf": "onnxruntime, for its Python tools",
 }
+# What the lock for developers leaves out: torch's builds for CPUs are on its own index, and infra/constraints.txt names
+# the release. Those on PyPI ask for gigabytes of CUDA.
+NOT_LOCKED = {"torch": "installed by infra/install.py, from torch's index of CPU wheels if it can be reached"}
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
     """A lock to make.
 
-    extra: of pyproject.toml, whose server it is; None for what builds qwonnx's wheel.
+    extra: of pyproject.toml, whose server or developers it is for; None for what builds qwonnx's wheel.
     machines: the processors that have wheels for it.
+    left_out: packages that it does not have, with all that only they ask for.
+    pythons: the minor versions that have wheels for it.
+    constrained: by infra/constraints.txt.
     """
 
     name: str
     extra: str | None
     machines: tuple[str, ...]
+    left_out: Mapping[str, str] = field(default_factory=lambda: NOT_IMPORTED)
+    pythons: tuple[str, ...] = PYTHONS
+    constrained: bool = False
 
     @property
     def title(self) -> str:
         if self.extra is None:
             return "what builds qwonnx's wheel."
+        if self.extra == "dev":
+            return "qwonnx[dev], for its developers and CI, without torch and what only torch asks for."
         return f"a server of qwonnx[{self.extra}], without what it never imports."
 
 
@@ -60,6 +71,7 @@ VARIANTS = (
     Variant("cpu", "cpu", ("x86_64", "aarch64")),
     Variant("cuda", "gpu", ("x86_64",)),
     Variant("build", None, ("x86_64", "aarch64")),
+    Variant("dev", "dev", ("x86_64",), NOT_LOCKED, PYTHONS[:1], constrained=True),
 )
 
 
@@ -79,7 +91,18 @@ def requirements_of(variant: Variant) -> list[str]:
     if variant.extra is None:
         return list(read["build-system"]["requires"])
     project = read["project"]
-    return [*project["dependencies"], *project["optional-dependencies"][variant.extra]]
+    return [*project["dependencies"], *_of_extra(variant.extra, project["optional-dependencies"])]
+
+
+def _of_extra(extra: str, extras: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """The extra's requirements, with those of the extras that it names: `qwonnx[cpu]`."""
+    for text in extras[extra]:
+        requirement = Requirement(text)
+        if requirement.name != "qwonnx":
+            yield text
+            continue
+        for each in sorted(requirement.extras):
+            yield from _of_extra(each, extras)
 
 
 def make_lock(variant: Variant) -> tuple[Pin, ...]:
@@ -89,39 +112,53 @@ def make_lock(variant: Variant) -> tuple[Pin, ...]:
         SystemExit: pip finds no versions, or no wheel for a Python or processor that the variant names.
     """
     wanted = requirements_of(variant)
-    resolved = {wheel.name: wheel for wheel in _report(wanted, PYTHONS[0], variant.machines[0])}
-    needed = imported_closure(wanted, {name: wheel.requires for name, wheel in resolved.items()})
+    flags = ("-c", str(ROOT / "infra" / "constraints.txt")) if variant.constrained else ()
+    resolved = {wheel.name: wheel for wheel in resolve(wanted, variant.pythons[0], variant.machines[0], *flags)}
+    requires = {name: wheel.requires for name, wheel in resolved.items()}
+    needed = imported_closure(wanted, requires, variant.left_out)
     hashes: dict[str, set[str]] = {name: {resolved[name].sha256} for name in needed}
     exact = [f"{name}=={resolved[name].version}" for name in sorted(needed)]
     for machine in variant.machines:
-        for python in PYTHONS:
-            for wheel in _report(exact, python, machine, "--no-deps"):
+        for python in variant.pythons:
+            for wheel in resolve(exact, python, machine, "--no-deps"):
                 hashes[wheel.name].add(wheel.sha256)
     return tuple(Pin(name, resolved[name].version, tuple(sorted(hashes[name]))) for name in sorted(needed))
 
 
-def imported_closure(wanted: Sequence[str], requires: Mapping[str, Sequence[str]]) -> set[str]:
-    """Names of all packages that the requirements lead to, without those that no server imports."""
-    found: set[str] = set()
+def imported_closure(
+    wanted: Sequence[str], requires: Mapping[str, Sequence[str]], left_out: Mapping[str, str] = NOT_IMPORTED
+) -> set[str]:
+    """Names of all packages that the requirements lead to, without those that are left out."""
+    found: set[tuple[str, str]] = set()  # names, each with "" and with every extra that was asked for
     waiting = [Requirement(text) for text in wanted]
     while waiting:
         requirement = waiting.pop()
         name = canonical_name(requirement.name)
-        if name in NOT_IMPORTED:
+        new = [extra for extra in ("", *requirement.extras) if (name, extra) not in found]
+        if name in left_out or not new:
             continue
-        extras = ["", *requirement.extras]
-        first = name not in found
-        found.add(name)
-        for text in requires[name]:
-            following = Requirement(text)
+        found.update((name, extra) for extra in new)
+        for following in map(Requirement, requires[name]):
             marker = following.marker
-            applies = marker is None or any(marker.evaluate({"extra": extra}) for extra in extras)
-            if applies and (first or requirement.extras) and canonical_name(following.name) not in found:
+            if (marker is None and "" in new) or (
+                marker is not None and any(marker.evaluate({"extra": extra}) for extra in new)
+            ):
                 waiting.append(following)
-    return found
+    return {name for name, _ in found}
 
 
-def _report(requirements: Sequence[str], python: str, machine: str, *flags: str) -> list[Wheel]:
+def resolve(requirements: Sequence[str], python: str, machine: str, *flags: str) -> list[Wheel]:
+    """What pip would install on Linux, for another Python and processor too.
+
+    Args:
+        requirements: as pip reads them.
+        python: its minor version.
+        machine: as platform.machine() says it.
+        flags: more options for pip.
+
+    Raises:
+        SystemExit: there are no versions that fit together, or one has no wheel.
+    """
     platforms = [f"manylinux_2_{minor}_{machine}" for minor in _GLIBC_MINORS] + [f"manylinux2014_{machine}"]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
@@ -155,7 +192,7 @@ def main() -> None:
         heading = (
             f"Made by `python -m infra.shipping.locks`: {variant.title}",
             f"Linux on {', '.join(variant.machines)}, glibc 2.{_GLIBC_MINORS[-1]} or later, "
-            f"Python {PYTHONS[0]} to {PYTHONS[-1]}.",
+            f"Python {' to '.join(dict.fromkeys((variant.pythons[0], variant.pythons[-1])))}.",
             "pip install --no-deps --require-hashes --only-binary=:all: -r THIS FILE",
         )
         pins = make_lock(variant)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.shipping.image_root import ROOT
-from infra.shipping.licences import BUNDLED, CONCLUDED, is_allowed
+from infra.shipping.licences import ALLOWED, BUNDLED, CONCLUDED, is_allowed
 from infra.shipping.lock_file import canonical_name, lock_path, read_lock
 
 SPECIFICATION = "1.6"
@@ -32,8 +32,12 @@ class SbomError(Exception):
     """The tree must not be shipped as it is."""
 
 
-def make_bom(tree: Path) -> Bom:
-    """The tree's packages with their licences as SPDX expressions.
+def make_bom(tree: Path, allowed: frozenset[str] = ALLOWED) -> Bom:
+    """The packages of a tree, or of a folder that pip installed into, with their licences as SPDX expressions.
+
+    Args:
+        tree: the folder.
+        allowed: the licences that may occur.
 
     Raises:
         SbomError: a licence is not on the list, or unknown; the message names all of them.
@@ -44,11 +48,12 @@ def make_bom(tree: Path) -> Bom:
         stated = [each.get("expression") or each["license"].get("id") or each["license"].get("name")
                   for each in component.get("licenses", [])]  # fmt: skip
         name = canonical_name(component["name"])
-        expressions = [CONCLUDED.get((name, words), words) for words in stated]
+        expressions = [CONCLUDED.get((name, words), words) for words in stated or [""]]
         if name in BUNDLED:
             expressions.append(BUNDLED[name])
+        expressions = [each for each in dict.fromkeys(expressions) if each]
         expression = " AND ".join(f"({each})" if len(expressions) > 1 else each for each in expressions)
-        if not expression or not is_allowed(expression):
+        if not expression or not is_allowed(expression, allowed):
             unknown.append(f"{component['name']} {component['version']}: {expression or 'no licence'}")
             continue
         component["licenses"] = [{"expression": expression, "acknowledgement": "concluded"}]
