@@ -6,7 +6,7 @@
 3. Installs the wheel into a clean environment of each Python that it finds, from the package index, and asks the
    miniature a question there: from Python with the extra `cpu`, and from the command line with `cli`. It is exported in
    the environment of the first Python, with the extra `export` (--export-in: in others, too).
-4. For a Python that is not here: looks whether every package has a wheel for it.
+4. For a Python that is not here, or that does not export: looks whether every package has a wheel for it.
 5. Writes the list of packages (CycloneDX) and their licences beside the wheel; fails on an unknown licence.
 
 The last line is JSON. The exit status is 1 if a step failed. Takes minutes and 2 GB, which is gone afterwards.
@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from infra.install import cpu_index
@@ -39,18 +39,24 @@ from infra.shipping.licences import INSTALLED
 from infra.shipping.locks import PYTHONS, resolve
 from infra.shipping.sbom import Bom, SbomError, make_bom, notice
 
+_ASK_FOR_TORCH = ("torch", "optimum")
 CHECKPOINT = ROOT / "tests" / "miniature" / "checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One Python. state: "answers", "wheels exist" (no interpreter here), or "fails"."""
+    """One Python. state: "answers", "wheels exist" (no interpreter here), or "fails".
+
+    exported: the miniature, with the extra `export`. kernels: the wheel's native kernels load.
+    packages: of the exporter and the server, that have a wheel; 0 if nobody looked.
+    """
 
     python: str
     state: str
     exported: bool = False
     kernels: bool = False
     seconds: float = 0.0
+    packages: int = 0
     reason: str = ""
 
 
@@ -138,20 +144,38 @@ def _try(
         environment.ask_command(made)
     except (ReleaseError, SbomError) as error:
         return Verdict(python, "fails", reason=str(error), seconds=round(time.perf_counter() - started, 1)), bom
-    return Verdict(python, "answers", export, kernels, round(time.perf_counter() - started, 1)), bom
+    seconds = round(time.perf_counter() - started, 1)
+    verdict = Verdict(python, "answers", exported=export, kernels=kernels, seconds=seconds)
+    return (verdict if export else _with_exporter(verdict, environment.interpreter.minor)), bom
+
+
+def _with_exporter(verdict: Verdict, minor: str) -> Verdict:
+    """Add whether the exporter's packages can be had."""
+    looked = look_for_wheels(minor)
+    if looked.state == "fails":
+        return replace(looked, python=verdict.python)
+    return replace(verdict, packages=looked.packages, reason=f"the exporter's {looked.packages} packages have wheels")
 
 
 def look_for_wheels(minor: str) -> Verdict:
-    """Ask the index for a wheel of every package of the extras `cpu` and `export`."""
+    """Ask the index for a wheel of every package of the extras `cpu` and `export`.
+
+    What torch asks for is left out: gigabytes of CUDA, which its builds for CPUs do not ask for.
+    """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     wanted = [*project["dependencies"], *(each for extra in ("cpu", "cli", "export") for each in extras[extra])]
     constraints = ("-c", str(ROOT / "infra" / "constraints.txt"))
+    wanted = [each for each in wanted if not each.startswith("qwonnx[")]
+    alone = [each for each in wanted if each.startswith(_ASK_FOR_TORCH)]
     try:
-        found = resolve([each for each in wanted if not each.startswith("qwonnx[")], minor, "x86_64", *constraints)
+        found = [
+            *resolve([each for each in wanted if each not in alone], minor, "x86_64", *constraints),
+            *resolve(alone, minor, "x86_64", *constraints, "--no-deps"),
+        ]
     except SystemExit as error:
         return Verdict(minor, "fails", reason=" / ".join(str(error).split("\n")[-2:])[:400])
-    return Verdict(minor, "wheels exist", reason=f"no interpreter here; {len(found)} packages have a wheel")
+    return Verdict(minor, "wheels exist", packages=len(found), reason="no interpreter here")
 
 
 def _write(out: Path, made: Distributions, version: str, packages: Path, bom: Bom) -> None:
