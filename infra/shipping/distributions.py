@@ -38,6 +38,15 @@ class Distributions:
     of_sdist: Path
 
 
+def full_name(commit: str) -> str:
+    """The hash of what HEAD, a branch or a tag is now: a commit that is made meanwhile shall not be half of a release.
+
+    Raises:
+        ReleaseError: there is no such commit.
+    """
+    return _git("rev-parse", "--verify", f"{commit}^{{commit}}").strip()
+
+
 def commit_time(commit: str) -> int:
     """Seconds since 1970, for SOURCE_DATE_EPOCH."""
     return int(_git("show", "--no-patch", "--format=%ct", commit).strip())

@@ -31,6 +31,7 @@ from infra.shipping.distributions import (
     build,
     check_metadata,
     differences,
+    full_name,
     install_builder,
 )
 from infra.shipping.image_root import ROOT
@@ -82,7 +83,8 @@ def _check(arguments: argparse.Namespace, work: Path) -> bool:
     builder = CleanEnvironment(work / "builder", _this_python(), pip_wheel)
     builder.make()
     install_builder(builder.pip)
-    made, again = (build(arguments.commit, work / f"build-{turn}", builder.python, turn) for turn in range(2))
+    commit = full_name(arguments.commit)
+    made, again = (build(commit, work / f"build-{turn}", builder.python, turn) for turn in range(2))
     for one, other in (
         (made.sdist, again.sdist),
         (made.wheel, again.wheel),
@@ -113,7 +115,7 @@ def _check(arguments: argparse.Namespace, work: Path) -> bool:
     if passed:
         _write(arguments.out, made, version, *boms[0])
     packages = [len(bom["components"]) for _, bom in boms]
-    summary = {"version": version, "wheel": made.wheel.name, "passed": passed, "packages": packages}
+    summary = {"version": version, "commit": commit, "wheel": made.wheel.name, "passed": passed, "packages": packages}
     print(json.dumps({**summary, "pythons": [asdict(each) for each in verdicts]}))
     return passed
 
