@@ -21,9 +21,12 @@ from pathlib import Path
 from py_compile import PycInvalidationMode
 from shutil import copy
 from types import ModuleType
+from typing import Any
 
+from setuptools.command import editable_wheel as editables
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
+from setuptools.command.editable_wheel import editable_wheel
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = Path("runtime") / "native"
@@ -41,6 +44,23 @@ class BuildWithKernels(build_py):
         reason = _compile(folder)
         if reason:
             print(f"qwonnx is installed without native kernels, which it can do without: {reason}", file=sys.stderr)
+
+
+class EditableFirst(editable_wheel):
+    """Makes an editable installation win against a folder named qwonnx where Python looks first: a clone in $HOME.
+
+    setuptools asks its finder last. Until then such a folder has become a namespace package with nothing in it.
+    """
+
+    def run(self) -> None:
+        template = getattr(editables, "_finder_template", None)
+        if template is not None:
+
+            def asked_first(*arguments: Any) -> str:
+                return str(template(*arguments)).replace("sys.meta_path.append(", "sys.meta_path.insert(0, ")
+
+            editables._finder_template = asked_first
+        super().run()
 
 
 class PlatformWheel(bdist_wheel):

@@ -268,6 +268,17 @@ def of_sdist(source: Path, tmp_path: Path) -> Path:
     return build_wheel(unpacked, tmp_path / "out", kernels=False)
 
 
+@pytest.mark.parametrize("kind", ["wheel", "editable"])
+def test_it_is_found_beside_a_clone_of_its_name(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> None:
+    """A user clones into the home folder, and runs Python there."""
+    site, home = tmp_path / "site", tmp_path / "home"
+    zipfile.ZipFile(request.getfixturevalue(kind)).extractall(site)
+    (home / "qwonnx" / "runtime").mkdir(parents=True)
+    program = f"import site; site.addsitedir({str(site)!r}); import qwonnx.runtime; print(qwonnx.__version__)"
+    run = subprocess.run([sys.executable, "-S", "-c", program], cwd=home, capture_output=True, text=True)
+    assert (run.stdout.strip(), run.returncode) == (qwonnx.__version__, 0), run.stderr
+
+
 def test_without_a_compiler_a_wheel_takes_the_library_of_the_same_sources(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
