@@ -21,7 +21,7 @@ SOURCES := export runtime handlers tests infra/install.py infra/demo.py infra/co
 # A file's tests share what they make, so each file stays on one core.
 ALL_CORES := --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo demo-once test soak clients quick test-fast check bench native native-fuzz cuda-standin image-root sbom release-check docs docs-test format clean
+.PHONY: help demo demo-once test soak readers clients quick test-fast check bench native native-fuzz cuda-standin image-root sbom release-check docs docs-test format clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ test: .venv/.dev  ## Run all tests
 
 soak: .venv/.dev  ## Run the tests that take a cluster, minutes or downloads, which `test` leaves out
 	$(BIN)/python -m pytest -m soak --durations 10
+
+readers: .venv/.dev  ## Three users' sessions in a clean Debian (root, debootstrap): half an hour, 4 GB of disk
+	$(BIN)/python -m pytest -m soak tests/readers --durations 0
 
 clients: .venv/.dev  ## Install the clients that `soak` tries, in .clients: minutes, 3 GB
 	$(BIN)/python -m tests.handlers.clients.install

@@ -86,7 +86,8 @@ def _write(folder: Path, formats: Sequence[str]) -> None:
 
 def _export(checkpoint: Path) -> None:
     """Export, and report the seconds of the weight stage."""
-    from qwonnx.export.pipeline import ExportOptions, ExportProgress, export_checkpoint
+    from qwonnx.export.pipeline import ExportOptions, export_checkpoint
+    from qwonnx.export.weight_files.progress import ExportProgress
 
     began: dict[str, tuple[float, float]] = {}
 
