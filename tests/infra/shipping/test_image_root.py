@@ -17,7 +17,7 @@ from infra.shipping.locks import NOT_IMPORTED
 from infra.shipping.tree_size import installed_parts, largest_table, total, tree_parts
 from tests.infra.shipping.served_process import ask, served_process
 
-MAX_TREE_BYTES, MAX_INSTALLED_BYTES = 125_000_000, 220_000_000
+MAX_TREE_BYTES, MAX_INSTALLED_BYTES = 125_000_000, 225_000_000
 _FORM = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}
 
 
@@ -34,7 +34,7 @@ def test_a_tree_with_its_bytecode_takes_125_mb_at_most(serving_tree: Path, capsy
     assert total(parts) <= MAX_TREE_BYTES, table
 
 
-def test_an_installation_by_pip_takes_220_mb_at_most(serving_tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_installation_by_pip_takes_225_mb_at_most(serving_tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Summed over pip's own lists of this environment's packages: an installation takes minutes."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     parts = installed_parts([*project["dependencies"], *project["optional-dependencies"]["cpu"]])
