@@ -46,6 +46,15 @@ class BuildWithKernels(build_py):
             print(f"qwonnx is installed without native kernels, which it can do without: {reason}", file=sys.stderr)
 
 
+_BEFORE = "        # Top-level packages and modules"  # the first line of find_spec in setuptools' finder
+_OTHERS_FIRST = """\
+        if any(fullname == name or fullname.startswith(name + ".") for name in MAPPING):
+            found = PathFinder.find_spec(fullname, path)
+            if found is not None and found.origin is not None:
+                return found  # a real package, as PYTHONPATH names it; not a mere folder of this name
+"""
+
+
 class EditableFirst(editable_wheel):
     """Makes an editable installation win against a folder named qwonnx where Python looks first: a clone in $HOME.
 
@@ -57,7 +66,11 @@ class EditableFirst(editable_wheel):
         if template is not None:
 
             def asked_first(*arguments: Any) -> str:
-                return str(template(*arguments)).replace("sys.meta_path.append(", "sys.meta_path.insert(0, ")
+                text = str(template(*arguments))
+                if _BEFORE not in text:
+                    return text  # of a setuptools that is not known: asked last
+                text = text.replace(_BEFORE, _OTHERS_FIRST + _BEFORE, 1)
+                return text.replace("sys.meta_path.append(", "sys.meta_path.insert(0, ")
 
             editables._finder_template = asked_first
         super().run()

@@ -135,14 +135,18 @@ def _typed(command: list[str], shell: str, line: str) -> str:
         os.environ |= {"TERM": "dumb", "PS1": "> ", "COLUMNS": "200"}
         os.execvp(command[0], command)
     try:
-        _say(terminal, f'eval "$(qwonnx completion {shell})"; echo rea"dy"\n', "ready\r")
+        _say(terminal, f'eval "$(qwonnx completion {shell})"; echo rea"dy"\n', _PROMPT)
         return _say(terminal, f"{line}\t", None, line)
     finally:
         os.close(terminal)
         os.waitpid(process, 0)
 
 
-def _say(terminal: int, text: str, until: str | None, line: str = "") -> str:
+# Before the prompt, the terminal itself would echo a Tab that no shell has seen.
+_PROMPT = re.compile(r"ready\s.*> \Z", re.DOTALL)
+
+
+def _say(terminal: int, text: str, until: re.Pattern[str] | None, line: str = "") -> str:
     """Type a text; return the last output that begins with the line, after it has grown."""
     os.write(terminal, text.encode())
     shown, end = "", time.monotonic() + 60
@@ -152,7 +156,7 @@ def _say(terminal: int, text: str, until: str | None, line: str = "") -> str:
         plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]|\x07", "", shown)
         while "\b" in plain:
             plain = re.sub(r"[^\b]?\b", "", plain, count=1)
-        if until is not None and until in plain:
+        if until is not None and until.search(plain):
             return plain
         if until is None and line in plain:
             found = plain[plain.rindex(line) :].splitlines()[0]

@@ -128,7 +128,7 @@ def test_what_cannot_be_routed_is_one_line() -> None:
         ("--to", "http://me:secret@host"): "a URL with a password",
         ("--to", "dns:host:abc"): "is not a port",
         ("--to", "http://host", "--port", "x"): "is not a port",
-        ("--to", "http://host", "--nonsense"): "unrecognized arguments",
+        ("--to", "http://host", "--nonsense"): "there is no option --nonsense",
     }.items():
         line = error_line(qwonnx("route", *words))
         assert message in line

@@ -187,7 +187,7 @@ def _file_for_folder(path: Path) -> None:
     [
         (_flip, "sha256"),
         (_cut, "size"),
-        (_grow, "GiB together"),
+        (_grow, "GB together"),
         (_empty, "cannot be mapped"),
         (_link, "links are not followed"),
         (_dangling_link, "links are not followed"),
