@@ -58,7 +58,8 @@ _OTHERS_FIRST = """\
 class EditableFirst(editable_wheel):
     """Makes an editable installation win against a folder named qwonnx where Python looks first: a clone in $HOME.
 
-    setuptools asks its finder last. Until then such a folder has become a namespace package with nothing in it.
+    setuptools asks its finder last. Until then such a folder has become a namespace package with nothing in it. Asked
+    first, the finder gives way to a real package on the path, such as a wheel that PYTHONPATH names.
     """
 
     def run(self) -> None:

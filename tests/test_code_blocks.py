@@ -42,7 +42,7 @@ PAGES = sorted(
 _LONG = frozenset(
     {
         *("cuda.md", "eval.md", "long-context.md", "optimum.md", "performance.md", "plan.md", "prefixes.md"),
-        *("quantization.md", "CARD.md", "adapters.md", "fine-tuning.md", "verify.md"),
+        *("quantization.md", "CARD.md", "adapters.md", "fine-tuning.md", "tutorial.md", "verify.md"),
     }
 )
 _HUB_IDS = ("Qwen/Qwen3.5-35B-A3B", "Qwen/Qwen3.5-9B", "Qwen/Qwen3.5-0.8B")
