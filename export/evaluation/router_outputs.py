@@ -16,7 +16,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from qwonnx.export.errors import VerificationError, first_line
+from qwonnx.export.evaluation.decoder_graph import read_decoder_graph
 from qwonnx.export.operators.ops import DOMAIN
 
 _KERNELS = {("com.microsoft", kernel) for kernel in ("MoE", "QMoE")}
@@ -39,11 +39,7 @@ def with_router_outputs(path: Path) -> RoutedGraph:
     Raises:
         VerificationError: it is not an ONNX file.
     """
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # an exception of protobuf
-        reason = first_line(error)
-        raise VerificationError(f"{path} is not an ONNX file ({reason}): export the checkpoint again") from error
+    model = read_decoder_graph(path)
     graph = model.graph
     names: list[str] = []
     for node in list(graph.node):  # in the order of the layers, because each depends on the one before

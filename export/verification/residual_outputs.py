@@ -10,10 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
 from onnx import TensorProto, helper
 
-from qwonnx.export.errors import VerificationError, first_line
+from qwonnx.export.evaluation.decoder_graph import read_decoder_graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +32,7 @@ def with_residual_outputs(path: Path, num_layers: int) -> WatchedGraph | None:
     Raises:
         VerificationError: it is not an ONNX file.
     """
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # an exception of protobuf
-        reason = first_line(error)
-        raise VerificationError(f"{path} is not an ONNX file ({reason}): export the checkpoint again") from error
+    model = read_decoder_graph(path)
     norms = [f"layers.{layer}.input_layernorm.weight" for layer in range(num_layers)] + ["norm.weight"]
     streams: dict[str, str] = {}
     for node in model.graph.node:

@@ -9,7 +9,6 @@ a checksum there, so a file that a crash cut short is not used. Everything is co
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -23,11 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from qwonnx.export.errors import OutputError
+from qwonnx.export.weight_files.file_lock import lock_file
 
 _RECORD = "record.json"
 _LOCK = "lock"
 _CHUNK_BYTES = 16 << 20
-_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
 def work_folder_of(artifact: Path) -> Path:
@@ -146,7 +145,7 @@ def opened_work_folder(folder: Path, fingerprint: dict[str, Any]) -> Iterator[Wo
     except OSError as error:
         raise _cannot_write(folder, error) from error
     try:
-        _lock(file, folder)
+        lock_file(file, f"another verification works in {folder}: wait for it, or give --work another")
         try:
             yield WorkFolder(folder, fingerprint)
         except OSError as error:
@@ -157,18 +156,6 @@ def opened_work_folder(folder: Path, fingerprint: dict[str, Any]) -> Iterator[Wo
 
 def _is_ours(path: Path) -> bool:
     return path.suffix in (".npy", ".new")
-
-
-def _lock(file: int, folder: Path) -> None:
-    import fcntl  # only POSIX has it, as the rest of an export
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise OutputError(f"another verification works in {folder}: wait for it, or give --work another") from error
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
 
 
 def _cannot_write(folder: Path, error: OSError) -> OutputError:

@@ -7,7 +7,6 @@ checkpoint is not at fault; else it is removed. A new export without `--resume` 
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import tempfile
@@ -18,15 +17,13 @@ from typing import Any
 
 from qwonnx.export.errors import ExportError, OtherExportError, OutputError, TensorFormatError
 from qwonnx.export.weight_files.external_data import sync
+from qwonnx.export.weight_files.file_lock import lock_file
 from qwonnx.export.weight_files.fingerprint import difference
 from qwonnx.export.weight_files.journal import JOURNAL_NAME, Journal
 from qwonnx.export.weight_files.layout import is_weight_file
 
 # How an error's message ends if the export can go on.
 KEPT = "; what is written is kept: go on with --resume"
-
-# Lustre without -o flock, some network file systems: an export works there if only one at a time is started.
-_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
 class UnfinishedExport:
@@ -114,25 +111,13 @@ def _open_and_lock(folder: Path, out: Path) -> int:
         except FileNotFoundError:
             continue  # another export ended between these two lines, and renamed its folder
         try:
-            _lock(file, out)
+            lock_file(file, f"another export is writing {out}: wait for it, or choose another folder")
             if _is_same_file(file, path):
                 return file
         except BaseException:
             os.close(file)
             raise
         os.close(file)
-
-
-def _lock(file: int, out: Path) -> None:
-    import fcntl  # only POSIX has it, and an export checks that first
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise OutputError(f"another export is writing {out}: wait for it, or choose another folder") from error
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
 
 
 def _is_same_file(file: int, path: Path) -> bool:

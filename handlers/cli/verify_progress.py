@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from qwonnx.handlers.cli.progress_lines import LINE_SECONDS
+from qwonnx.handlers.cli.progress_lines import LINE_SECONDS, lines_every
 from qwonnx.runtime.quantities import bytes_text
 
 if TYPE_CHECKING:  # imports torch
@@ -99,19 +98,9 @@ def verify_progress(console: Console, seconds: float = LINE_SECONDS) -> Iterator
         with Progress(*columns, console=console, transient=True) as progress:
             yield VerifyBar(progress)
         return
-    lines, ended = VerifyLines(), threading.Event()
-
-    def write() -> None:
-        while not ended.wait(seconds):
-            print(f"qwonnx: {lines.line()}", file=sys.stderr, flush=True)
-
-    writer = threading.Thread(target=write, name="qwonnx-progress", daemon=True)
-    writer.start()
-    try:
+    lines = VerifyLines()
+    with lines_every(seconds, lines.line):
         yield lines
-    finally:
-        ended.set()
-        writer.join()
 
 
 @contextmanager

@@ -8,11 +8,21 @@ from pathlib import Path
 
 import onnx_ir as ir
 import pytest
+import torch
 
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.modeling.stage_cut import StageCut
 from qwonnx.export.modeling.trace import trace_decoder
 from tests.export.dequantized import write_dequantized
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Products of tiny models gain nothing from a second thread of torch."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

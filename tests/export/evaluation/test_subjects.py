@@ -37,6 +37,8 @@ SETTINGS = RuntimeSettings(num_threads=1, max_num_seqs=3)
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
 TEXT = "The lighthouse keeper wrote down the weather every morning. " * 24
 NUM_GENERATED = 5
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TWO_LAYERS = {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]}
 
 
@@ -47,14 +49,6 @@ class Models:
     checkpoint: Path
     artifact: Path
     suite: Path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

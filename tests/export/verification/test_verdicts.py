@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 from infra.miniature.checkpoint import TRAINED
@@ -26,19 +25,11 @@ from qwonnx.runtime.artifact.folder import file_sha256
 from qwonnx.runtime.artifact.manifest import ArtifactFileError
 from tests.checkpoints import write_tiny
 
-pytestmark = pytest.mark.usefixtures("traced_once")
+pytestmark = pytest.mark.usefixtures("one_thread", "traced_once")
 
 TWO_LAYERS = {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]}
 TEXT = "The lighthouse keeper wrote down the weather every morning, and in forty years he missed two days. " * 3
 Values = npt.NDArray[np.float32]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
