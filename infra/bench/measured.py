@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,10 +27,13 @@ class Run:
     facts: dict[str, float]  # whatever else the task reports
 
 
-def run_task(module: str, arguments: Sequence[str]) -> Run:
-    """Run `python -m module arguments`, which ends with `report`, and watch its memory."""
-    anonymous = 0
-    with subprocess.Popen([sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, text=True) as process:
+def run_task(module: str, arguments: Sequence[str], before: Callable[[], None] | None = None) -> Run:
+    """Run `python -m module arguments`, which ends with `report`, and watch its memory.
+
+    before: called in the new process before the program.
+    """
+    anonymous, command = 0, [sys.executable, "-m", module, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=before) as process:
         status = Path(f"/proc/{process.pid}/status")
         while process.poll() is None:
             anonymous = max(anonymous, _status_bytes(status, "RssAnon"))
