@@ -72,9 +72,11 @@ class TextQuality:
 class Evidence:
     """All that was measured.
 
-    parts: embedding, layers, head; empty if the graph does not show its residual stream, or adapters were merged.
+    parts: embedding, layers, head; empty if the graph does not show its residual stream.
     experts_used: the share of experts of all layers that a token of the text chose; None in a dense model.
     layer_peaks: the largest absolute value of the checkpoint's residual stream after each layer.
+    merge_error: the same as logit_error, of the checkpoint beside a model into which peft merged the adapters; None
+        without adapters, or if that was not compared.
     """
 
     predictions: Predictions
@@ -82,6 +84,7 @@ class Evidence:
     layer_peaks: tuple[float, ...]
     experts_used: float | None
     vocab_size: int
+    merge_error: float | None = None
 
     @property
     def mean_kl(self) -> float:

@@ -60,6 +60,7 @@ class Verification:
             "num_compared": None if evidence is None else len(evidence.predictions.kl),
             "entropy_checkpoint": None if evidence is None else evidence.text.entropy,
             "experts_used": None if evidence is None else evidence.experts_used,
+            "merge_error": None if evidence is None else evidence.merge_error,
             "parts": None if evidence is None else [dataclasses.asdict(part) for part in evidence.parts],
             "notes": self.notes,
         }

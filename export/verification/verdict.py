@@ -68,6 +68,9 @@ def judge(evidence: Evidence, manifest: Manifest, max_kl: float | None, text: st
     wrong = next((part for part in evidence.parts if not part.error <= bounds.of_part(part.name)), None)
     if wrong is not None:
         return Decision(Verdict.DIFFERENT, _wrong_part(wrong, bounds), bounds)
+    if evidence.merge_error is not None and not evidence.merge_error <= ROUNDING:
+        reason = f"peft merges the adapters otherwise: logits differ by {evidence.merge_error:.1e} of their spread"
+        return Decision(Verdict.DIFFERENT, reason, bounds)
     # `not <=`, so that a KL that is not a number fails as well.
     if max_kl is not None and not kl <= max_kl:
         return Decision(Verdict.DIFFERENT, f"the mean KL divergence {kl:.3e} exceeds {max_kl:g}", bounds)

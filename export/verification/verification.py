@@ -19,19 +19,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from qwonnx.export.adapters.adapted_checkpoint import name_base
-from qwonnx.export.adapters.adapter_location import locate_adapter
+from qwonnx.export.adapters.adapted_checkpoint import AdaptedCheckpoint, resolve_adapted
 from qwonnx.export.checkpoint.config import ModelConfig
 from qwonnx.export.checkpoint.formats.stored_weights import StoredWeights
 from qwonnx.export.checkpoint.location import Access
-from qwonnx.export.checkpoint.resolved_checkpoint import ResolvedCheckpoint, resolve_checkpoint
 from qwonnx.export.errors import VerificationError
 from qwonnx.export.evaluation.decoder_session import DecoderSession, TokenIds
 from qwonnx.export.evaluation.reference_model import quiet_transformers
 from qwonnx.export.evaluation.verify import (
     MAX_TOKENS,
     SAMPLE_TEXT,
-    run_reference,
     verification_tokenizer,
     verification_tokens,
 )
@@ -39,17 +36,19 @@ from qwonnx.export.pipeline import check_system
 from qwonnx.export.verification.artifact_pass import LOGITS, STREAM, NotNumbersError, open_session, run_artifact
 from qwonnx.export.verification.evidence import HEAD, Evidence, PartError, TextQuality
 from qwonnx.export.verification.layer_errors import run_layers
+from qwonnx.export.verification.merged_by_peft import merge_error, reason_against_peft
 from qwonnx.export.verification.predictions import LogitSlice, Predictions, compare_predictions
 from qwonnx.export.verification.progress import VerificationProgress
 from qwonnx.export.verification.reference_layers import ReferenceLayers
 from qwonnx.export.verification.result import Verification
 from qwonnx.export.verification.text_files import compare_texts
-from qwonnx.export.verification.token_budget import affordable_tokens, head_rows, whole_model_bytes
-from qwonnx.export.verification.verdict import different, judge
+from qwonnx.export.verification.token_budget import affordable_tokens, head_rows
+from qwonnx.export.verification.verdict import Decision, different, judge
 from qwonnx.export.verification.work_folder import WorkFolder, opened_work_folder, work_folder_of
 from qwonnx.export.verification.written_text import WRITTEN_TOKENS, write_text
 from qwonnx.runtime.artifact.file_names import is_weight_file
 from qwonnx.runtime.artifact.folder import Artifact, file_sha256, open_artifact
+from qwonnx.runtime.artifact.manifest import AdapterFacts
 from qwonnx.runtime.machine import free_memory_bytes
 from qwonnx.runtime.native.kernels import Kernels
 from qwonnx.runtime.quantities import bytes_text
@@ -69,7 +68,8 @@ class VerificationOptions:
     max_kl: the largest mean KL divergence, in nats, in the place of the recipe's bound.
     weights_file: the file or index that the export was told to read, see choose_files.
     kernels: that run the artifact's own operators.
-    adapters: that the export merged, in their order; peft merges them here, into a whole model in memory.
+    adapters: that the export merged, in their order. They are merged as the export does, while weights are read. If the
+        whole model fits into the memory in float32, and peft is installed, its merge is compared with this one.
     revision: branch, tag or commit of a hub repository.
     offline: use of the hub only what its cache has.
     work: the folder for results of steps; None: `.NAME.verify` beside the artifact.
@@ -113,9 +113,8 @@ def verify_artifact(
     report = on_progress or (lambda progress: None)
     opened = open_artifact(artifact)
     access = Access(offline=options.offline)
-    named = name_base(os.fspath(checkpoint), options.revision, options.adapters)
-    options = dataclasses.replace(options, adapters=named.adapters)
-    resolved = resolve_checkpoint(named.base, named.revision, options.weights_file, access)
+    adapted = resolve_adapted(os.fspath(checkpoint), options.revision, options.weights_file, options.adapters, access)
+    resolved = adapted.resolved
     if (reason := _other_model(opened, resolved.config)) is not None:
         return Verification(different(reason), None, 0, None, ())
     tokenizer = verification_tokenizer(opened)
@@ -124,9 +123,10 @@ def verify_artifact(
     if texts.tokens is not None:
         return Verification(different(texts.tokens), None, 0, None, texts.notes)
     folder = options.work or work_folder_of(opened.folder)
-    with opened_work_folder(folder, _fingerprint(opened, resolved, options)) as work, resolved.naming():
-        step = _Steps(opened, resolved, options, tokenizer, work, report)
-        verification = step.run(texts.notes)
+    with opened_work_folder(folder, _fingerprint(opened, adapted, options)) as work, resolved.naming():
+        notes = (*texts.notes, *_of_adapters(opened.manifest.adapters, adapted.facts))
+        step = _Steps(opened, adapted, options, tokenizer, work, report, notes)
+        verification = step.run()
         work.remove()
     return verification
 
@@ -137,34 +137,37 @@ class _Steps:
     def __init__(
         self,
         artifact: Artifact,
-        resolved: ResolvedCheckpoint,
+        adapted: AdaptedCheckpoint,
         options: VerificationOptions,
         tokenizer: Tokenizer,
         work: WorkFolder,
         report: Callable[[VerificationProgress], None],
+        notes: tuple[str, ...],
     ) -> None:
-        self._artifact, self._resolved, self._options = artifact, resolved, options
-        self._tokenizer, self._work, self._report = tokenizer, work, report
+        self._artifact, self._adapted, self._options = artifact, adapted, options
+        self._resolved, self._tokenizer, self._work, self._report = adapted.resolved, tokenizer, work, report
+        self._notes = list(notes)
         self._memory = options.memory_bytes or (free_memory_bytes() or 2 * _FALLBACK_BYTES) // 2
 
-    def run(self, notes: tuple[str, ...]) -> Verification:
+    def run(self) -> Verification:
         if (damaged := self._hash()) is not None:
             reason = f"{damaged} differs from what the export wrote: the artifact is damaged, copy it again"
-            return Verification(different(reason), None, 0, None, notes)
+            return self._of(different(reason))
         try:
             said = self._run_artifact()
         except NotNumbersError as error:
-            return Verification(different(str(error)), None, 0, None, notes)
+            return self._of(different(str(error)))
         token_ids = np.array(said["tokens"], np.int64)
-        if self._options.adapters:
-            evidence = self._whole_model(token_ids)
-        else:
-            evidence = self._layers(token_ids, has_stream=said["has_stream"])
+        evidence = self._layers(token_ids, has_stream=said["has_stream"])
         evidence = dataclasses.replace(evidence, predictions=evidence.predictions.at(np.array(said["compared"])))
         if evidence.text.is_flat or evidence.text.is_foreign:
-            notes = (*notes, _of_text(evidence.text, is_given=self._options.text is not None))
+            self._notes.append(_of_text(evidence.text, is_given=self._options.text is not None))
         decision = judge(evidence, self._artifact.manifest, self._options.max_kl, text=said["text"])
-        return Verification(decision, evidence, len(token_ids), said["text"], notes)
+        return Verification(decision, evidence, len(token_ids), said["text"], tuple(self._notes))
+
+    def _of(self, decision: Decision) -> Verification:
+        """A decision before the checkpoint was run."""
+        return Verification(decision, None, 0, None, tuple(self._notes))
 
     def _hash(self) -> str | None:
         """The first weight file that differs from the manifest; None if there is none."""
@@ -226,9 +229,9 @@ class _Steps:
         )
 
     def _layers(self, token_ids: TokenIds, *, has_stream: bool) -> Evidence:
-        """The checkpoint, layer by layer, and its predictions beside the artifact's."""
+        """The checkpoint with its adapters, layer by layer, and its predictions beside the artifact's."""
         config = self._resolved.config
-        weights = StoredWeights(self._resolved.tensors, config.quantization)
+        weights = self._adapted.weights or StoredWeights(self._resolved.tensors, config.quantization)
         with quiet_transformers():
             layers = ReferenceLayers(self._resolved.folder, config, weights, self._memory)
             begun = max(0, len(self._work.done.get("layers", ())) - 1)
@@ -242,11 +245,12 @@ class _Steps:
             if has_stream:
                 own = layers.final_norm(torch.from_numpy(np.array(self._work.array(STREAM)[-1])))
             predictions = compare_predictions(self._logits(layers, reference, own), token_ids)
+            by_peft = self._merge_error(layers, reference, token_ids)
         parts = found.parts
         if predictions.head_error is not None:
             error = predictions.head_error
             parts = (*parts, PartError(HEAD, float(np.sqrt(np.square(error).mean())), float(np.median(error))))
-        return Evidence(predictions, parts, found.peaks, found.experts_used, config.vocab_size)
+        return Evidence(predictions, parts, found.peaks, found.experts_used, config.vocab_size, by_peft)
 
     def _logits(
         self, layers: ReferenceLayers, reference: torch.Tensor, own: torch.Tensor | None
@@ -262,31 +266,17 @@ class _Steps:
                 None if own is None else (own @ head.T).numpy(),
             )
 
-    def _whole_model(self, token_ids: TokenIds) -> Evidence:
-        """transformers with peft's adapters, in memory as a whole."""
-        config = self._resolved.config
-        needed = whole_model_bytes(self._artifact.manifest.model.num_parameters)
-        if self._options.memory_bytes is not None and needed > self._options.memory_bytes:
-            raise VerificationError(
-                f"peft merges adapters into a whole model, which takes {bytes_text(needed)} in float32: allow --memory"
-                f" {bytes_text(needed)}, or verify the base without its adapters"
-            )
-        total = config.num_hidden_layers
-        self._report(VerificationProgress("layers", 0, total))
-        folders = [
-            locate_adapter(adapter, Access(offline=self._options.offline)).folder for adapter in self._options.adapters
-        ]
-        run = run_reference(self._resolved.whole_folder, token_ids, self._options.weights_file, folders)
-        self._report(VerificationProgress("layers", total, total))
-        logits, step = self._work.array(LOGITS), head_rows(self._memory, len(token_ids))
-
-        def slices() -> Iterator[LogitSlice]:
-            for start in range(0, config.vocab_size, step):
-                rows = slice(start, min(start + step, config.vocab_size))
-                yield LogitSlice(rows, run.logits[:, rows], np.array(logits[:, rows]))
-
-        predictions = compare_predictions(slices(), token_ids)
-        return Evidence(predictions, (), run.layer_peaks, None, config.vocab_size)
+    def _merge_error(self, layers: ReferenceLayers, hidden: torch.Tensor, token_ids: TokenIds) -> float | None:
+        """See Evidence.merge_error; hidden [T, hidden_size] is the input of the head."""
+        if not self._adapted.adapters:
+            return None
+        reason = reason_against_peft(self._adapted, self._artifact.manifest.model.num_parameters, self._memory)
+        if reason is not None:
+            self._notes.append(f"adapters are merged as an export does it; peft did not repeat it here: {reason}")
+            return None
+        error = merge_error(self._adapted, layers, hidden, token_ids, self._memory, self._options.weights_file)
+        self._notes.append(f"peft's merge of the adapters differs by {error:.1e} of the logits' spread")
+        return error
 
     def _check_memory_of(self, session: DecoderSession) -> None:
         """Refuse kernels that copy more weights than the user allows."""
@@ -305,6 +295,14 @@ def _other_model(artifact: Artifact, config: ModelConfig) -> str | None:
         if ours != theirs:
             return f"its {name} is {_shown(ours)} and the checkpoint's {_shown(theirs)}"
     return None
+
+
+def _of_adapters(merged: tuple[AdapterFacts, ...], given: tuple[AdapterFacts, ...]) -> tuple[str, ...]:
+    """A note if the export merged others than those of the comparison."""
+    if [facts.sha256 for facts in merged] == [facts.sha256 for facts in given]:
+        return ()
+    ours, theirs = (", ".join(facts.name for facts in adapters) or "none" for adapters in (merged, given))
+    return (f"the export merged other adapters ({ours}) than this compares with ({theirs}): give them with --adapter",)
 
 
 def _shown(value: object) -> str:
@@ -344,9 +342,9 @@ def _of_text(quality: TextQuality, *, is_given: bool) -> str:
     )
 
 
-def _fingerprint(artifact: Artifact, resolved: ResolvedCheckpoint, options: VerificationOptions) -> dict[str, Any]:
+def _fingerprint(artifact: Artifact, adapted: AdaptedCheckpoint, options: VerificationOptions) -> dict[str, Any]:
     """Everything that decides the results of steps."""
-    text = options.text
+    text, resolved = options.text, adapted.resolved
     return {
         "qwonnx": version("qwonnx"),
         "torch": version("torch"),
@@ -361,6 +359,6 @@ def _fingerprint(artifact: Artifact, resolved: ResolvedCheckpoint, options: Veri
         "config": repr(resolved.config),
         "text": None if text is None else hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest(),
         "kernels": str(options.kernels),
-        "adapters": [os.fspath(adapter) for adapter in options.adapters],
+        "adapters": [dataclasses.asdict(facts) for facts in adapted.facts],
         "tokens": options.memory_bytes and affordable_tokens(options.memory_bytes, resolved.config, MAX_TOKENS),
     }

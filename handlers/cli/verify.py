@@ -56,9 +56,7 @@ def verify(
     ] = None,
     adapter: Annotated[
         list[str] | None,
-        typer.Option(
-            help="The adapters that `qwonnx export` was given, in their order; peft merges them.", metavar="ADAPTER"
-        ),
+        typer.Option(help="The adapters that `qwonnx export` was given, in their order.", metavar="ADAPTER"),
     ] = None,
     kernels: KernelsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
