@@ -6,11 +6,11 @@ Memory is what this process may have, disk what is free where models are kept; `
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from qwonnx.export.checkpoint.remote.disk_room import free_bytes
 from qwonnx.export.modeling.cache_spec import KvType
 from qwonnx.export.planning.fit import Candidate, Fit, Limits, find_fit
 from qwonnx.export.planning.plan import Assumptions
@@ -29,10 +29,19 @@ CONTEXTS = (32 << 10, 8 << 10, 4 << 10)
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Bytes of memory (None: unknown, and not a limit) and of free disk."""
+    """Bytes of memory (None: unknown, and not a limit), and of disk that are free for a model.
+
+    download: bytes that a download takes from the same disk before; `disk` does not have them any more.
+    """
 
     memory: int | None
     disk: int
+    download: int = 0
+
+    @property
+    def after_download(self) -> str:
+        """What to say behind the free disk."""
+        return f" after a download of {bytes_text(self.download)}" if self.download else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +62,7 @@ def this_machine(folder: Path) -> Machine:
             memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         except (AttributeError, ValueError, OSError):
             memory = None
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    return Machine(memory, shutil.disk_usage(existing).free)
+    return Machine(memory, free_bytes(folder))
 
 
 def fitting_recipe(source: PlanSource, machine: Machine, target: str) -> FittingRecipe:
@@ -120,14 +128,15 @@ def _chosen(found: Candidate, usual_kv: KvType, context: int, machine: Machine, 
         kv=kv,
         label=label,
         why=f"{what}: it takes {bytes_text(found.memory)}{has} of memory at {tokens_text(context)} tokens, and"
-        f" {bytes_text(found.disk)} of {bytes_text(machine.disk)} on the disk",
+        f" {bytes_text(found.disk)} of {bytes_text(machine.disk)} on the disk{machine.after_download}",
     )
 
 
 def _too_small(source: PlanSource, nearest: Candidate, machine: Machine) -> str:
     lacks = []
     if nearest.missing_disk:
-        lacks.append(f"{bytes_text(nearest.disk)} of disk, where {bytes_text(machine.disk)} are free")
+        free = f"{bytes_text(max(0, machine.disk))} are free{machine.after_download}"
+        lacks.append(f"{bytes_text(nearest.disk)} of disk, where {free}")
     if nearest.missing_memory:
         lacks.append(f"{bytes_text(nearest.memory)} of memory, where {bytes_text(machine.memory or 0)} are there")
     return (

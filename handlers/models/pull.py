@@ -194,13 +194,24 @@ def _note_that_it_is_old(
         on_note(f"{source.shown} has a newer commit, {commit[:8]}, than the model, {(model.record.commit or '-')[:8]}")
 
 
+def _download_bytes(store: StoredModels, wish: Wish, source: _Source) -> int:
+    """What comes from the hub onto the store's disk before the export."""
+    if source.owner is None or wish.offline:
+        return 0
+    from qwonnx.export.checkpoint.remote.hub_download import bytes_to_download
+
+    return bytes_to_download(Repository(source.shown, source.revision), store.folder)
+
+
 def _recipe(store: StoredModels, wish: Wish, source: _Source, target: str) -> FittingRecipe:
     if wish.recipe is None:
         opened = open_source(wish.source, wish.revision, offline=wish.offline)
         machine = this_machine(store.folder)
         # What an interrupted export wrote is of use to this one, which must come to the same choice.
         kept = (model for model in store.models() if model.record.source == source.shown and not model.is_complete)
-        machine = replace(machine, disk=machine.disk + sum(model.num_bytes for model in kept))
+        download = _download_bytes(store, wish, source)
+        room = machine.disk + sum(model.num_bytes for model in kept) - download
+        machine = replace(machine, disk=room, download=download)
         return fitting_recipe(opened, machine, target)
     if wish.recipe in (*Preset, *SHIPPED):
         named = named_recipe(wish.recipe)

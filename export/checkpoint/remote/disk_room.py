@@ -9,6 +9,20 @@ from qwonnx.export.errors import AccessError
 from qwonnx.runtime.quantities import bytes_text
 
 
+def free_bytes(folder: Path) -> int:
+    """Of the disk of a folder that may not exist yet."""
+    return shutil.disk_usage(_existing(folder)).free
+
+
+def on_one_disk(folder: Path, other: Path) -> bool:
+    """Whether two folders, which may not exist yet, share their free space."""
+    return _existing(folder).stat().st_dev == _existing(other).stat().st_dev
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+
+
 def check_room(folder: Path, num_bytes: int, what: str) -> None:
     """Refuse a copy for which the disk has no room.
 
@@ -20,8 +34,7 @@ def check_room(folder: Path, num_bytes: int, what: str) -> None:
     Raises:
         CheckpointError: there is less.
     """
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
+    free = free_bytes(folder)
     if num_bytes > free:
         raise AccessError(
             f"{what} needs {bytes_text(num_bytes)} in {folder}, which has {bytes_text(free)} free: free some space, or"

@@ -25,7 +25,7 @@ from qwonnx.export.checkpoint.foreign_formats import refuse_adapter
 from qwonnx.export.checkpoint.gguf.files import refuse_elsewhere
 from qwonnx.export.checkpoint.needed_files import CONFIG_FILES, is_text_file
 from qwonnx.export.checkpoint.remote.addresses import Repository
-from qwonnx.export.checkpoint.remote.disk_room import check_room
+from qwonnx.export.checkpoint.remote.disk_room import check_room, on_one_disk
 from qwonnx.export.checkpoint.remote.http_client import HttpClient
 from qwonnx.export.checkpoint.remote.hub_blob import MAX_BYTES, fetch_blob, part_bytes
 from qwonnx.export.checkpoint.remote.hub_client import (
@@ -73,16 +73,9 @@ def download_checkpoint(
             disk has no room for it, or the download fails.
     """
 
-    def needed(download: _Download) -> list[str]:
-        mirror = download.with_config()
-        texts = [name for name in download.safe if is_text_file(name)]
-        download.fetch(texts)
-        for name in texts:
-            mirror.put(download.safe[name], (download.folder / name).read_bytes())
-        with mirror.naming():
-            return list(choose_files(mirror.folder, weights_file).names)
-
-    found = _downloaded(repository, needed, offline=offline, on_bytes=on_bytes)
+    found = _downloaded(
+        repository, lambda download: download.weight_files(weights_file), offline=offline, on_bytes=on_bytes
+    )
     try:
         choose_files(found.folder, weights_file)
     except MissingTensorError as error:
@@ -90,6 +83,23 @@ def download_checkpoint(
             f"the hub's cache has only a part of {repository.name} ({error}): run the command again with a connection"
         ) from error
     return found
+
+
+def bytes_to_download(repository: Repository, folder: Path) -> int:
+    """What download_checkpoint would take of the free space of a folder's disk; 0 if the hub cannot be reached.
+
+    Texts of the checkpoint are downloaded now.
+
+    Raises:
+        CheckpointError: see download_checkpoint.
+    """
+    if is_offline() or not on_one_disk(Path(constants.HF_HUB_CACHE), folder):
+        return 0
+    try:
+        download = _Download(repository, None)
+        return download.missing_bytes(download.weight_files(None))
+    except HubUnreachableError:  # what the cache has may do
+        return 0
 
 
 def download_config(repository: Repository, *, offline: bool = False) -> Snapshot:
@@ -182,6 +192,22 @@ class _Download:
             load_config(self._mirror.folder)
         return self._mirror
 
+    def weight_files(self, weights_file: str | None) -> list[str]:
+        """Names of the files that an export reads, after all texts were downloaded; see choose_files."""
+        mirror = self.with_config()
+        texts = [name for name in self.safe if is_text_file(name)]
+        self.fetch(texts)
+        for name in texts:
+            mirror.put(self.safe[name], (self.folder / name).read_bytes())
+        with mirror.naming():
+            return list(choose_files(mirror.folder, weights_file).names)
+
+    def missing_bytes(self, names: Sequence[str]) -> int:
+        """Of files, those that the cache does not have."""
+        missing = [self.safe[name] for name in names if not self._is_cached(name)]
+        there = sum(part_bytes(self._blobs, found) for found in missing if _is_large(found))
+        return sum(found.size for found in missing) - there
+
     def fetch(self, names: Sequence[str]) -> None:
         """Download files that the cache does not have; raises as download_checkpoint does.
 
@@ -191,8 +217,7 @@ class _Download:
         if not missing:
             return
         total = sum(found.size for found in missing)
-        there = sum(part_bytes(self._blobs, found) for found in missing if _is_large(found))
-        check_room(Path(constants.HF_HUB_CACHE), total - there, self._name)
+        check_room(Path(constants.HF_HUB_CACHE), self.missing_bytes(names), self._name)
         counter = _Counter()
         with _quiet_client(), ThreadPoolExecutor(_FILES_AT_ONCE, "qwonnx-hub") as pool:
             waiting = {pool.submit(self._fetch_one, found, counter) for found in missing}

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from qwonnx.export.planning.source import open_source
+from qwonnx.handlers.models import fitting
 from qwonnx.handlers.models.errors import ModelStoreError
 from qwonnx.handlers.models.fitting import Machine, fitting_recipe
 from qwonnx.handlers.models.store import ModelStore
@@ -89,6 +90,23 @@ def test_a_pull_that_is_killed_goes_on(hub: HubServer) -> None:
     assert notes == [f"{REPOSITORY} has a newer commit, {COMMIT[:8]}, than the model, ffffffff"]
     assert store.add(f"{REPOSITORY}@main", "balanced", on_choice=begun.append).name.revision == "main"
     assert [record.revision for record in begun] == ["main"]
+
+
+def test_the_disk_has_to_hold_the_download_and_the_model(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, choices = ModelStore(), list[Record]()
+    weights = sum(path.stat().st_size for name, path in hub.files.items() if name.endswith(".safetensors"))
+    monkeypatch.setattr(fitting, "free_bytes", lambda folder: weights + 1000)
+    with pytest.raises(ModelStoreError, match=r"where 1\.00 kB are free after a download of "):
+        store.add(REPOSITORY)
+    assert not [name for name in hub.downloads if name.endswith(".safetensors")]
+    monkeypatch.setattr(fitting, "free_bytes", lambda folder: 100 * weights)
+    with pytest.raises(KeyboardInterrupt):
+        store.add(REPOSITORY, on_choice=choices.append, on_progress=_interrupting)
+    assert "after a download of" in choices[-1].why
+    store.add(REPOSITORY, on_choice=choices.append)
+    assert "after a download of" not in choices[-1].why, "the cache has it now"
 
 
 def test_a_folder_s_changed_checkpoint_starts_over(hub: HubServer, tmp_path: Path) -> None:
