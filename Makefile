@@ -75,7 +75,7 @@ release-check: .venv/.dev  ## Build a release twice, compare, install and ask it
 	$(BIN)/python -m infra.shipping.release_check $(RELEASE_FLAGS)
 
 docs: .venv/.dev  ## Build the documentation site in build/site, for a browser, without a network
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet -f infra/site/mkdocs.yml
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet -f infra/site/mkdocs.yml
 	@echo "open build/site/index.html"
 
 docs-test: .venv/.dev  ## Build the site, and run every command of every page: half an hour

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from qwonnx.handlers import errors
 from qwonnx.handlers.errors import ErrorKind, ServiceError
+from qwonnx.handlers.models.store_names import store_names
 
 if TYPE_CHECKING:
     from qwonnx.runtime.engine.engine import Engine
@@ -66,6 +67,7 @@ class ModelHost:
         self._closing = False
         self._answered = False  # the warm-up token
         self._held: list[asyncio.Future[None]] = []  # requests that wait while the engine loads; for the lock
+        self._names_in_store: tuple[str, ...] = ()  # after loading
         self.fingerprint = ""  # of the artifact, after loading: equal ones mean equal models
         self.error: Exception | None = None
 
@@ -189,6 +191,14 @@ class ModelHost:
         """
         return self._model_names or (self.ready_engine().artifact.manifest.source.checkpoint,)
 
+    def accepted_names(self) -> tuple[str, ...]:
+        """All names that requests may give: those that are served, and those of a pulled model in its store.
+
+        Raises:
+            ServiceError: 503, the engine is not ready.
+        """
+        return (*self.served_names(), *self._names_in_store)
+
     def adapter_names(self) -> tuple[str, ...]:
         """The names of the model's adapters, which requests may give instead of the model's; none while it loads."""
         if self._engine is None:
@@ -217,7 +227,7 @@ class ModelHost:
             ServiceError: 404, it is another name.
         """
         own = self.model_names()
-        if name not in own and not self._any_model_name and not self.adapter_of(name):
+        if name not in (*own, *self._names_in_store) and not self._any_model_name and not self.adapter_of(name):
             named = (*own, *self.adapter_names()[:_MOST_NAMED])
             message = f"there is no model {name!r} here: use {' or '.join(map(repr, named))}"
             raise ServiceError(ErrorKind.NOT_FOUND, 404, message, parameter="model", code="model_not_found")
@@ -227,6 +237,8 @@ class ModelHost:
         try:
             engine = self._load()
             self.fingerprint = f"fp_{engine.artifact.id[:12]}"
+            if not self._model_names:
+                self._names_in_store = store_names(engine.artifact.folder)
             with self._lock:
                 self._engine = engine
                 closing = self._closing

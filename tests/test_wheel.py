@@ -263,7 +263,8 @@ def of_sdist(source: Path, tmp_path: Path) -> Path:
     build = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(tmp_path), str(source)]
     subprocess.run(build, check=True, capture_output=True)
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as packed:
-        packed.extractall(tmp_path, filter="data")
+        packed.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.3 has none
+        packed.extractall(tmp_path)
     (unpacked,) = (path for path in tmp_path.iterdir() if path.is_dir())
     return build_wheel(unpacked, tmp_path / "out", kernels=False)
 

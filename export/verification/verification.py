@@ -117,6 +117,9 @@ def verify_artifact(
     resolved = adapted.resolved
     if (reason := _other_model(opened, resolved.config)) is not None:
         return Verification(different(reason), None, 0, None, ())
+    merged, given = opened.manifest.adapters, adapted.facts
+    if len(merged) != len(given):
+        return Verification(different(_other_adapters(merged, given)), None, 0, None, ())
     tokenizer = verification_tokenizer(opened)
     with resolved.naming():
         texts = compare_texts(opened, tokenizer, resolved, options.text or SAMPLE_TEXT)
@@ -124,7 +127,8 @@ def verify_artifact(
         return Verification(different(texts.tokens), None, 0, None, texts.notes)
     folder = options.work or work_folder_of(opened.folder)
     with opened_work_folder(folder, _fingerprint(opened, adapted, options)) as work, resolved.naming():
-        notes = (*texts.notes, *_of_adapters(opened.manifest.adapters, adapted.facts))
+        is_same = [facts.sha256 for facts in merged] == [facts.sha256 for facts in given]
+        notes = texts.notes if is_same else (*texts.notes, _other_adapters(merged, given))
         step = _Steps(opened, adapted, options, tokenizer, work, report, notes)
         verification = step.run()
         work.remove()
@@ -297,12 +301,13 @@ def _other_model(artifact: Artifact, config: ModelConfig) -> str | None:
     return None
 
 
-def _of_adapters(merged: tuple[AdapterFacts, ...], given: tuple[AdapterFacts, ...]) -> tuple[str, ...]:
-    """A note if the export merged others than those of the comparison."""
-    if [facts.sha256 for facts in merged] == [facts.sha256 for facts in given]:
-        return ()
-    ours, theirs = (", ".join(facts.name for facts in adapters) or "none" for adapters in (merged, given))
-    return (f"the export merged other adapters ({ours}) than this compares with ({theirs}): give them with --adapter",)
+def _other_adapters(merged: tuple[AdapterFacts, ...], given: tuple[AdapterFacts, ...]) -> str:
+    """What to say if the export merged others than those of the comparison, or other files of these names."""
+    ours, theirs = (
+        ", ".join(f"{facts.name} ({facts.sha256[:8]})" for facts in adapters) or "no adapter"
+        for adapters in (merged, given)
+    )
+    return f"the export merged {ours}, and this compares with {theirs}: give its adapters with --adapter"
 
 
 def _shown(value: object) -> str:

@@ -16,11 +16,12 @@ ArtifactArgument = Annotated[Path, typer.Argument(parser=artifact_path, metavar=
 OptionalArtifactArgument = Annotated[Path | None, typer.Argument(parser=artifact_path, metavar=ARTIFACT, help=_HELP)]
 
 
-def checkpoint_of(text: str) -> str:
+def checkpoint_of(text: str, *, at_commit: bool = False) -> str:
     """A checkpoint as the exporter finds it. The name of a pulled model stands for what it was pulled from.
 
     Args:
         text: a path, a hub repository, a URL, or a pulled model's name, which has no owner in it.
+        at_commit: of the pulled model, not its repository's newest.
 
     Raises:
         ModelStoreError: several models have the name, and come from different checkpoints.
@@ -34,4 +35,18 @@ def checkpoint_of(text: str) -> str:
         record = StoredModels().find(text).record
     except ModelStoreError:
         return text  # the exporter says what a checkpoint is
-    return record.source if record.revision is None else f"{record.source}@{record.revision}"
+    return _named(record.source, record.commit if at_commit else record.revision)
+
+
+def pulled_from(artifact: Path) -> str | None:
+    """The checkpoint that an artifact was pulled from, at its commit; None if it was not pulled."""
+    from qwonnx.handlers.models.stored_models import StoredModels
+
+    for model in StoredModels().models():
+        if model.artifact == artifact:
+            return _named(model.record.source, model.record.commit)
+    return None
+
+
+def _named(source: str, revision: str | None) -> str:
+    return source if revision is None else f"{source}@{revision}"

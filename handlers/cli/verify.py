@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from qwonnx.handlers.cli.arguments import ArtifactArgument
+from qwonnx.handlers.cli.arguments import ArtifactArgument, checkpoint_of, pulled_from
 from qwonnx.handlers.cli.engine_options import KernelsOption, runtime_settings
+from qwonnx.handlers.cli.failures import CommandError
 from qwonnx.handlers.cli.notes import print_notes
 from qwonnx.handlers.cli.tables import facts_table
 from qwonnx.handlers.cli.text_file import read_text
@@ -29,9 +30,12 @@ _LAYERS_IN_A_ROW = 6
 def verify(
     artifact: ArtifactArgument,
     against: Annotated[
-        str,
-        typer.Option(help="The checkpoint: a folder in Hugging Face layout, a GGUF file, a hub repo id or a URL."),
-    ],
+        str | None,
+        typer.Option(
+            help="The checkpoint: a folder in Hugging Face layout, a GGUF file, a hub repo id or a URL. By default the"
+            " one that a pulled model came from.",
+        ),
+    ] = None,
     text: Annotated[Path | None, typer.Option(help="A UTF-8 text to read, instead of a short built-in one.")] = None,
     max_kl: Annotated[
         float | None,
@@ -75,6 +79,8 @@ def verify(
 
         qwonnx verify ./qwen-large --against ./Qwen3.5-397B-A17B --memory 6GB
 
+        qwonnx verify qwen3.5-0.8b
+
         qwonnx verify ./tuned --against ./Qwen3.5-0.8B --adapter ./adapter
     """
     memory_bytes = None if memory is None else parse_bytes(memory, "--memory")
@@ -89,7 +95,7 @@ def verify(
         adapters=tuple(adapter or ()),
         work=work,
     )
-    verified = run_verification(artifact, against, options)
+    verified = run_verification(artifact, _checkpoint(artifact, against), options)
     if as_json:
         typer.echo(json.dumps(verified.to_json(), indent=1))
     else:
@@ -101,6 +107,19 @@ def verify(
     if status:
         typer.echo(f"qwonnx: {verified.decision.sentence}", err=True)
         raise typer.Exit(status)
+
+
+def _checkpoint(artifact: Path, against: str | None) -> str:
+    """
+    Raises:
+        CommandError: none is given, and the artifact was not pulled.
+    """
+    if against is not None:
+        return checkpoint_of(against, at_commit=True)
+    found = pulled_from(artifact)
+    if found is None:
+        raise CommandError(f"{artifact} was not pulled: name its checkpoint with --against")
+    return found
 
 
 def run_verification(artifact: Path, against: str, options: VerificationOptions) -> Verification:

@@ -43,7 +43,7 @@ async def openapi(request: Request) -> Response:
     host: ModelHost = request.app.state.host
     settings: ServerSettings = request.app.state.settings
     apis: Sequence[Api] = request.app.state.apis
-    models = None if settings.any_model_name else host.served_names()
+    models = None if settings.any_model_name else host.accepted_names()
     content = await asyncio.to_thread(lambda: msgspec.json.encode(document(operations(apis), models)))
     return Response(content, media_type="application/json")
 

@@ -106,7 +106,7 @@ def _exported(source: str, progress: bool | None) -> Path:
     from qwonnx.handlers.models.store import ModelStore
 
     store = ModelStore()
-    with ProgressBar(progress) as bar:
+    with ProgressBar(progress, is_long=True) as bar:
 
         def show(report: Any) -> None:  # an ExportProgress: the exporter may not be installed
             done, total = report.done_bytes, report.total_bytes

@@ -1,4 +1,4 @@
-"""A line on stderr that shows how far something is; nothing where there is no terminal, unless it is asked for."""
+"""A line on stderr that shows how far something is. Where there is no terminal, nothing, or a line now and then."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TextIO
 
 _WIDTH = 24
 _SECONDS = 0.1  # between two pictures
+_LINE_SECONDS = 30.0  # between two lines
 
 
 class ProgressBar:
@@ -17,12 +18,14 @@ class ProgressBar:
     Args:
         wanted: show it; None: if stderr is a terminal.
         stream: where to; None: stderr.
+        is_long: without a terminal, and unless wanted is False, write a line at the beginning and every 30 seconds.
     """
 
-    def __init__(self, wanted: bool | None = None, stream: TextIO | None = None) -> None:
+    def __init__(self, wanted: bool | None = None, stream: TextIO | None = None, *, is_long: bool = False) -> None:
         self._stream = stream or sys.stderr
         self.is_shown = self._stream.isatty() if wanted is None else wanted
-        self._shown_at = 0.0
+        self._has_lines = is_long and wanted is None and not self.is_shown
+        self._shown_at = -_LINE_SECONDS
         self._length = 0
 
     def show(self, text: str, done: int, total: int) -> None:
@@ -32,6 +35,9 @@ class ProgressBar:
             done, total: of the bar; a total of 0: no bar.
         """
         now = time.monotonic()
+        if self._has_lines and now - self._shown_at >= _LINE_SECONDS:
+            self._shown_at = now
+            print(text, file=self._stream, flush=True)
         if not self.is_shown or (now - self._shown_at < _SECONDS and done < total):
             return
         self._shown_at = now

@@ -23,8 +23,9 @@ from qwonnx.export.weight_files.memory_budget import DEFAULT_MEMORY_BYTES
 from qwonnx.export.weight_files.unfinished import KEPT
 from qwonnx.handlers.models.errors import ModelStoreError
 from qwonnx.handlers.models.fitting import FittingRecipe, fitting_recipe, this_machine
+from qwonnx.handlers.models.layout import ARTIFACT
 from qwonnx.handlers.models.names import ModelName, name_from
-from qwonnx.handlers.models.stored_models import ARTIFACT, PulledModel, Record, StoredModels
+from qwonnx.handlers.models.stored_models import PulledModel, Record, StoredModels
 
 if TYPE_CHECKING:  # imports torch
     from qwonnx.export.weight_files.progress import ExportProgress

@@ -24,12 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from qwonnx.handlers.models.errors import ModelStoreError
+from qwonnx.handlers.models.layout import ARTIFACT, LOCK, RECORD, USED
 from qwonnx.handlers.models.names import ModelName, Reference, parse_reference
 from qwonnx.runtime.artifact.manifest import MANIFEST_NAME
 
 CACHE_VARIABLE = "QWONNX_CACHE"
-ARTIFACT = "artifact"
-_RECORD, _USED, _LOCK = "model.json", "used", "lock"
 _MAX_RECORD_BYTES = 1 << 20
 
 
@@ -129,7 +128,7 @@ class StoredModels:
         if not found.is_complete:
             raise ModelStoreError(f"{found.name} is not pulled to its end: run qwonnx pull again, which goes on")
         with suppress(OSError):  # a store that may only be read can be used
-            (found.folder / _USED).touch()
+            (found.folder / USED).touch()
         return found.artifact
 
     def find(self, text: str) -> PulledModel:
@@ -157,7 +156,7 @@ class StoredModels:
             return []
         except OSError as error:
             raise ModelStoreError(f"cannot read {self.folder} ({error.strerror}): check it, or {_REMEDY}") from error
-        found = (_model_in(Path(entry.path)) for entry in entries if entry.is_dir(follow_symlinks=False))
+        found = (model_in(Path(entry.path)) for entry in entries if entry.is_dir(follow_symlinks=False))
         return [model for model in found if model is not None]
 
     def remove(self, text: str, *, even_if_used: bool = False) -> int:
@@ -189,7 +188,7 @@ class StoredModels:
     def model(self, name: ModelName) -> PulledModel | None:
         """The model of a whole name, complete or not."""
         folder = self.folder_of(name)
-        return None if folder.is_symlink() else _model_in(folder)
+        return None if folder.is_symlink() else model_in(folder)
 
     def write_record(self, name: ModelName, record: Record) -> None:
         """Write a model's record, at once or not at all.
@@ -201,7 +200,7 @@ class StoredModels:
         file, path = tempfile.mkstemp(prefix=".model-", dir=folder)
         with os.fdopen(file, "w", encoding="utf-8") as stream:
             json.dump(asdict(record), stream, indent=1)
-        os.replace(path, folder / _RECORD)
+        os.replace(path, folder / RECORD)
 
     @contextmanager
     def exclusive(self, name: ModelName) -> Iterator[Path]:
@@ -215,7 +214,7 @@ class StoredModels:
         folder.mkdir(parents=True, exist_ok=True)
         if folder.is_symlink():
             raise ModelStoreError(f"{folder} is a link, and the store follows none: remove it first")
-        file = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
+        file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
         try:
             _lock(file, name)
             yield folder
@@ -251,10 +250,10 @@ def _lock(file: int, name: ModelName) -> None:
         pass  # a file system without locks
 
 
-def _model_in(folder: Path) -> PulledModel | None:
+def model_in(folder: Path) -> PulledModel | None:
     """The model of a folder; None if it is none: no record, or one that does not belong there."""
     try:
-        with (folder / _RECORD).open("rb") as file:
+        with (folder / RECORD).open("rb") as file:
             record = _record(json.loads(file.read(_MAX_RECORD_BYTES)))
         name = ModelName(record.name, record.revision, record.recipe)
     except (OSError, ValueError, TypeError, ModelStoreError, RecursionError):
@@ -262,7 +261,7 @@ def _model_in(folder: Path) -> PulledModel | None:
     if name.folder_name != folder.name:
         return None
     try:
-        used = (folder / _USED).stat().st_mtime
+        used = (folder / USED).stat().st_mtime
     except OSError:
         used = None
     return PulledModel(name, record, folder / ARTIFACT, used)

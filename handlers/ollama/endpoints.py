@@ -138,7 +138,7 @@ def _checked(request: Request, name: str) -> str:
     """
     host: ModelHost = request.app.state.host
     plain = name.removesuffix(_TAG)
-    answering_model(request, plain if plain in host.served_names() else name)
+    answering_model(request, plain if plain in host.accepted_names() else name)
     return name
 
 

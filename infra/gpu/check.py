@@ -130,7 +130,8 @@ def unpack(folder: Path, bundle: dict[str, Any], report: Report) -> Path | None:
                 return None
             content += piece
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:*") as stream:
-            stream.extractall(target, filter="data")
+            stream.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.3 has none
+            stream.extractall(target)
         note.write_text(archive["sha256"], encoding="utf-8")
     names = ", ".join(archive["name"] for archive in bundle["archives"])
     report.add("bundle", "PASS", f"{names}; {bundle['onnxruntime']}")

@@ -158,7 +158,8 @@ def _members(path: Path) -> dict[str, bytes]:
 
 def _unpack(archive: Path, folder: Path) -> None:
     with tarfile.open(archive) as packed:
-        packed.extractall(folder, filter="data")
+        packed.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.3 has none
+        packed.extractall(folder)
 
 
 def _run_backend(builder: Path, hook: str, source: Path, out: Path, environment: dict[str, str]) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from qwonnx.export import ExportOptions, export_checkpoint
 from qwonnx.export.adapters import edits
@@ -15,7 +18,7 @@ from qwonnx.export.errors import AdapterError
 from qwonnx.export.verification import merged_by_peft
 from qwonnx.export.verification.verdict import Verdict
 from qwonnx.export.verification.verification import VerificationOptions, verify_artifact
-from tests.export.adapters.trained import LINEAR, PARAMETERS, load, train, write_base
+from tests.export.adapters.trained import LINEAR, PARAMETERS, WEIGHTS, load, train, write_base
 
 pytestmark = pytest.mark.usefixtures("one_thread", "traced_once")
 
@@ -86,12 +89,19 @@ def test_peft_may_be_missing(
     assert any("not installed" in note for note in found.notes)
 
 
-def test_an_artifact_without_the_adapter_is_another_model(
-    tuned: Callable[[str], Path], base: Path, adapter: Path
-) -> None:
-    found = verify_artifact(tuned("fp32"), base, OPTIONS)
+def test_an_artifact_without_the_adapter_is_another_model(tuned: Callable[[str], Path], base: Path) -> None:
+    """An adapter may change less than the artifact's recipe rounds: the manifest says that it was merged."""
+    found = verify_artifact(tuned("quantised"), base, OPTIONS)
     assert found.decision.verdict is Verdict.DIFFERENT
-    assert any("merged" in note and "adapter" in note for note in found.notes)
+    assert re.search(r"merged adapter \([0-9a-f]{8}\), and this compares with no adapter", found.decision.reason)
+
+
+def test_another_file_of_an_adapter_is_noted(tuned: Callable[[str], Path], base: Path, adapter: Path) -> None:
+    copy = Path(shutil.copytree(adapter, base.with_name("copy")))
+    save_file(load_file(copy / WEIGHTS), copy / WEIGHTS, metadata={"saved": "again"})
+    found = verify_artifact(tuned("fp32"), base, dataclasses.replace(OPTIONS, adapters=(copy,)))
+    assert found.decision.verdict is Verdict.EQUAL
+    assert any("the export merged adapter (" in note for note in found.notes)
 
 
 def test_a_merge_that_is_not_peft_s_is_found(

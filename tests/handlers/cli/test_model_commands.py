@@ -15,6 +15,8 @@ from tests.handlers.cli.commands import error_line, qwonnx
 from tests.handlers.models.stored_models import put
 from tests.handlers.whole.served_process import process_serving
 
+_BODY = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
+
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -35,9 +37,11 @@ def test_a_model_is_pulled_from_a_hub_listed_asked_and_removed(cache: Path, tmp_
         assert "is there already" in again.stdout
         missing = error_line(qwonnx("pull", "someone/missing", **place))
         assert "someone/missing" in missing
-    (listed,) = json.loads(qwonnx("list", "--json").stdout)
-    assert (listed["name"], listed["source"], listed["commit"]) == ("tiny:balanced", REPOSITORY, COMMIT)
-    assert (listed["complete"], listed["used"]) == (True, None)
+        (listed,) = json.loads(qwonnx("list", "--json").stdout)
+        assert (listed["name"], listed["source"], listed["commit"]) == ("tiny:balanced", REPOSITORY, COMMIT)
+        assert (listed["complete"], listed["used"]) == (True, None)
+        verified = qwonnx("verify", "tiny", **place)
+        assert "quantised as its recipe says" in verified.stdout.splitlines()[-1], verified.stderr
     asked = qwonnx("generate", REPOSITORY, "--prompt", "Hello", "--max-tokens", 4)
     assert (asked.returncode, asked.stderr) == (0, "")
     assert json.loads(qwonnx("show", "tiny", "--json").stdout)["used"] > 1e9
@@ -52,6 +56,8 @@ def test_a_name_is_good_where_an_artifact_s_folder_is(cache: Path, counting_fold
     put(ModelStore(), counting_folder, "counting")
     assert json.loads(qwonnx("inspect", "counting", "--json").stdout)["source"]["checkpoint"] == "counting-model"
     assert qwonnx("generate", "counting", "--prompt", "x", "--max-tokens", 2).returncode == 0
+    not_pulled = error_line(qwonnx("verify", counting_folder))
+    assert "was not pulled: name its checkpoint with --against" in not_pulled
     prompt = tmp_path / "system.txt"
     prompt.write_text("Be brief.", encoding="utf-8")
     assert qwonnx("bake", "counting:balanced", prompt).returncode == 0
@@ -62,6 +68,10 @@ def test_a_name_is_good_where_an_artifact_s_folder_is(cache: Path, counting_fold
     assert talk.returncode == 0
     with process_serving(Path("counting"), tmp_path / "log", "--max-model-len", 256) as served:
         assert served.model == "counting-model"
+        for name, status in (("counting-model", 200), ("counting", 200), ("counting:balanced", 200), ("count", 404)):
+            reply = served.post(json.dumps({**_BODY, "model": name}).encode())
+            assert reply.status == status, reply.content
+            assert reply.status == 404 or json.loads(reply.content)["model"] == name
     with process_serving(Path("counting"), tmp_path / "log", "--max-model-len", 256, QWONNX_ARTIFACT="nothing"):
         pass
 

@@ -41,8 +41,13 @@ def test_a_checkpoint_is_exported_once_and_again_if_it_changes(
     capsys.readouterr()
     later = time.time() + 5
     os.utime(checkpoint / "config.json", (later, later))
-    assert artifact_of(checkpoint, True) == artifact.folder
+    assert artifact_of(checkpoint, None) == artifact.folder
     assert (artifact.folder / "manifest.json").stat().st_mtime_ns != written
+    said = capsys.readouterr().err.splitlines()
+    assert [line.startswith(f"exporting {checkpoint}: ") for line in said] == [True], "no terminal: a line"
+    os.utime(checkpoint / "config.json", (later + 60, later + 60))
+    artifact_of(checkpoint, False)
+    assert capsys.readouterr().err == ""
 
 
 def test_what_is_none_is_said_in_one_line(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from qwonnx.handlers.models.layout import ARTIFACT
 from qwonnx.handlers.models.names import ModelName
-from qwonnx.handlers.models.stored_models import ARTIFACT, PulledModel, Record, StoredModels
+from qwonnx.handlers.models.stored_models import PulledModel, Record, StoredModels
 
 
 def put(

@@ -40,7 +40,8 @@ def write_oldest_checkpoint(folder: Path) -> Path:
 
 def unpacked(schema: int, folder: Path) -> Path:
     with tarfile.open(KEPT / f"{schema}.tar.xz") as archive:
-        archive.extractall(folder, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.3 has none
+        archive.extractall(folder)
     return folder / str(schema)
 
 
