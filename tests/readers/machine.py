@@ -61,9 +61,10 @@ class CleanMachine:
         return [*places, "unshare", "--mount", "sh", "-ec", _ENTER, "enter", user, *assigned, *words]
 
     def add_user(self, name: str) -> Path:
-        """A new user's home, as a path of this machine; what an earlier one of the name left is removed."""
+        """A new user's home, as a path of this machine; what earlier ones left is removed."""
         home = self.root / "home" / name
-        shutil.rmtree(home, ignore_errors=True)
+        for left in (home, *(self.root / "tmp").iterdir()):
+            shutil.rmtree(left, ignore_errors=True)
         self._as_root("userdel", name, check=False)
         self._as_root("useradd", "--create-home", "--shell", "/bin/bash", name)
         return home
