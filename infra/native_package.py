@@ -6,7 +6,8 @@ wheel (a zip, an image) would compile everything at each start. pip compiles aga
 Without a compiler, a wheel takes the library of the sources if one is there that was built from them (infra/install.py
 builds it with the compiler of a package). Else, or with QWONNX_NATIVE_BUILD=0, the installation goes on without
 kernels, and says so in one line (pip shows it with --verbose). A wheel with kernels is for one platform, one without
-them for all.
+them for all. On Linux the platform is the oldest glibc that has all that the library needs (PEP 600), so that package
+indexes take the wheel.
 """
 
 from __future__ import annotations
@@ -83,9 +84,26 @@ class PlatformWheel(bdist_wheel):
     def get_tag(self) -> tuple[str, str, str]:
         python, abi, platform = super().get_tag()
         built = Path(self.get_finalized_command("build_py").build_lib) / "qwonnx" / PACKAGE
-        if any(built.glob("libqwonnx_native.*")):
-            platform = re.sub(r"[-.]", "_", sysconfig.get_platform())
+        for library in built.glob("libqwonnx_native.*"):
+            platform = platform_of(library)
         return python, abi, platform
+
+
+# pip gives wheels of glibc 2.17 to all systems of today; ones for older systems would serve no Python that we take.
+_OLDEST_GLIBC = (2, 17)
+_GLIBC = re.compile(rb"GLIBC_(\d+)\.(\d+)")
+_FROM_COMPILERS = (b"libstdc++.so", b"libgcc_s.so", b"libc++.so")  # linked statically; else the machine must have them
+
+
+def platform_of(library: Path) -> str:
+    """The platform's tag of a wheel with this library, built here."""
+    platform = re.sub(r"[-.]", "_", sysconfig.get_platform())
+    content = library.read_bytes()
+    versions = [(int(major), int(minor)) for major, minor in _GLIBC.findall(content)]
+    if not platform.startswith("linux_") or not versions or any(name in content for name in _FROM_COMPILERS):
+        return platform
+    major, minor = max(_OLDEST_GLIBC, *versions)
+    return f"manylinux_{major}_{minor}_{platform.removeprefix('linux_')}"
 
 
 def _compile_modules(folder: Path) -> None:

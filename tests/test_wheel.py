@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import marshal
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,8 @@ from importlib.util import MAGIC_NUMBER, cache_from_source
 from pathlib import Path
 
 import pytest
+from packaging.tags import sys_tags
+from packaging.utils import parse_wheel_filename
 
 import qwonnx
 from qwonnx.runtime.artifact.folder import open_artifact
@@ -171,8 +172,31 @@ def test_bytecode_is_used_without_a_look_at_its_source(wheel: Path) -> None:
 
 def test_the_version_is_the_projects(wheel: Path) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    platform = re.sub(r"[-.]", "_", sysconfig.get_platform()) if find_compiler() else "any"
-    assert wheel.name == f"qwonnx-{project['version']}-py3-none-{platform}.whl"
+    name, version, _, tags = parse_wheel_filename(wheel.name)
+    assert (name, str(version)) == ("qwonnx", project["version"])
+    assert tags & set(sys_tags()), "this machine takes it"
+    (tag,) = tags
+    assert (tag.interpreter, tag.abi) == ("py3", "none")
+    assert (tag.platform == "any") == (find_compiler() is None)
+    assert not tag.platform.startswith("linux_"), "package indexes refuse it"
+
+
+@pytest.mark.parametrize(
+    ("content", "platform"),
+    [
+        (b"..GLIBC_2.2.5..GLIBC_2.14..", "manylinux_2_17_x86_64"),
+        (b"..GLIBC_2.2.5..GLIBC_2.34..GLIBC_2.4", "manylinux_2_34_x86_64"),
+        (b"..GLIBC_2.14..libstdc++.so.6..", "linux_x86_64"),
+        (b"..of musl..", "linux_x86_64"),
+    ],
+)
+def test_a_wheel_is_for_all_systems_that_have_what_its_library_needs(
+    content: bytes, platform: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native_package = import_module("infra.native_package")
+    monkeypatch.setattr(native_package.sysconfig, "get_platform", lambda: "linux-x86_64")
+    (tmp_path / "library").write_bytes(content)
+    assert native_package.platform_of(tmp_path / "library") == platform
 
 
 def test_a_wheel_without_kernels_is_for_every_platform(source: Path, wheel: Path, tmp_path: Path) -> None:
