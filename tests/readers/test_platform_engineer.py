@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -78,6 +80,20 @@ def hub_url() -> Iterator[str]:
         yield hub.url
 
 
+def _curl(port: int) -> str:
+    url = f"http://127.0.0.1:{port}/v1/chat/completions"
+    return f"curl --silent --fail-with-body {url} -H 'content-type: application/json' -d '{_BODY}'"
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
 def test_a_server_s_installation_is_small_and_has_kernels(serving: Reader) -> None:
     installed = json.loads(serving.run("server/bin/pip list --format=json"))
     names = {package["name"].lower() for package in installed}
@@ -149,21 +165,32 @@ def test_it_serves_by_name_with_keys_limits_metrics_and_silent_logs(serving: Rea
 
 
 def test_a_new_version_takes_over_without_a_pause(serving: Reader, hub_url: str) -> None:
-    serve = "cd ~; exec ~/qwonnx/server/bin/qwonnx serve tiny:{} --port 0"
-    curl = f"curl --silent --fail-with-body URL/v1/chat/completions -H 'content-type: application/json' -d '{_BODY}'"
-    with serving.typing(serve.format("balanced")) as old:
-        old_url = old.wait_for(r"http://127\.0\.0\.1:\d+")[0]
-        assert ANSWER in serving.run(curl.replace("URL", old_url))
+    """As docs/routing.md says: both behind a router, which is asked all the time."""
+    old_port, new_port, router_port = free_ports(3)
+    serve = "cd ~; exec ~/qwonnx/server/bin/qwonnx serve tiny:{} --port {}"
+    places = f"http://127.0.0.1:{old_port},http://127.0.0.1:{new_port}"
+    asked = f"for n in $(seq 40); do {_curl(router_port)} --output /dev/null || exit 1; sleep 0.1; done; echo answered"
+    with (
+        serving.typing(f"exec server/bin/qwonnx route --to {places} --port {router_port}") as router,
+        serving.typing(serve.format("balanced", old_port)) as old,
+    ):
+        old.wait_for(r"http://127\.0\.0\.1:\d+")
+        ready = f"http://127.0.0.1:{router_port}/health/ready"
+        serving.run(f"curl --silent --fail --retry 60 --retry-delay 1 --retry-all-errors {ready}")
+        assert ANSWER in serving.run(_curl(router_port))
         serving.run(f"HF_ENDPOINT={hub_url} qwonnx pull {REPOSITORY} --recipe int8")
-        with serving.typing(serve.format("int8")) as new:
-            new_url = new.wait_for(r"http://127\.0\.0\.1:\d+")[0]
-            assert ANSWER in serving.run(curl.replace("URL", new_url))
+        with serving.typing(serve.format("int8", new_port)) as new:
+            new.wait_for(r"http://127\.0\.0\.1:\d+")
+            assert ANSWER in serving.run(_curl(new_port))
             assert "--force" in serving.run("qwonnx rm tiny:balanced", status=2), "a server uses it"
-            assert ANSWER in serving.run(curl.replace("URL", old_url))
-            old.type("\x03")
-            assert old.wait() == 0
+            with serving.typing(asked) as client:
+                old.type("\x03")
+                assert old.wait() == 0
+                client.wait_for("answered\n")
             assert "removed" in serving.run("qwonnx rm tiny:balanced")
-            assert ANSWER in serving.run(curl.replace("URL", new_url))
+            assert ANSWER in serving.run(_curl(router_port))
+            router.type("\x03")
+            assert router.wait() == 0
             new.type("\x03")
             assert new.wait() == 0
 
