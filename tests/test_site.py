@@ -14,7 +14,8 @@ from infra.site.plots import DOCS, PICTURES
 from tests.handlers.http.chromium import CHROMIUM
 
 ROOT = DOCS.parent
-PAGES = sorted([ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", *DOCS.glob("*.md"), DOCS / "decisions" / "README.md"])
+OUTSIDE = ("README.md", "SECURITY.md", "CONTRIBUTING.md", "examples/README.md", "infra/gpu/README.md")
+PAGES = sorted([*(ROOT / name for name in OUTSIDE), *DOCS.glob("*.md"), DOCS / "decisions" / "README.md"])
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_the_search_works_from_the_disk(site: Path) -> None:
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_page_ends_with_a_next_step(page: Path) -> None:
     last = page.read_text(encoding="utf-8").strip().split("\n\n")[-1]
     assert last.startswith("**Next:** ")
