@@ -69,7 +69,7 @@ class ServerSettings:
     effort_budgets: the same for each effort that a request may ask for, such as low=1024,medium=4096. None is no limit.
     api_key: the key that all requests but health checks must send, as `Authorization: Bearer` or `x-api-key`; None
         needs none.
-    api_keys: a file of several keys with names, beside api_key: see handlers/http/api_keys.py. Each key has its own
+    api_keys: a file of several keys with names, beside api_key: see docs/configuration.md. Each key has its own
         prefixes and capsules.
     share_prefixes: all keys use each other's prefixes and capsules. Times then tell one user what another one sent.
     base_path: in front of all routes, such as /prod, if a gateway or proxy does not remove it. Paths without it are
