@@ -78,7 +78,7 @@ docs: .venv/.dev  ## Build the documentation site in build/site, for a browser, 
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet -f infra/site/mkdocs.yml
 	@echo "open build/site/index.html"
 
-docs-test: .venv/.dev  ## Build the site, and run every command of every page: half an hour
+docs-test: .venv/.dev  ## Build the site, and run every command of every page: ten minutes
 	$(BIN)/python -m pytest -m "soak or not soak" tests/test_site.py tests/test_readme.py tests/test_code_blocks.py
 
 format: .venv/.dev  ## Rewrite the sources as `check` wants them
