@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -52,3 +53,11 @@ def test_a_missing_compiler_is_named(
     monkeypatch.setenv("PATH", "")
     assert standin.main([]) == 2
     assert f"the CUDA target was not tested: {message}" in capfd.readouterr().err
+
+
+@pytest.mark.soak
+def test_everything_passes_under_the_stand_in() -> None:
+    """Two minutes on two cores, and the download of 250 MB the first time."""
+    command = [sys.executable, "-m", "tests.cuda_standin", "-q", "--numprocesses", "auto", "--dist", "loadfile"]
+    done = subprocess.run(command, cwd=standin.ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import onnxruntime
 import pytest
 
@@ -141,6 +142,7 @@ def test_an_option_that_the_provider_does_not_take_is_an_error(
     dense: Path, name: str, value: str, message: str
 ) -> None:
     graph = open_artifact(dense).folder / "decoder.onnx"
-    placement = replace(place_artifact(open_artifact(dense), SETTINGS, 64), providers={TENSORRT: {name: value}})
+    placed = place_artifact(open_artifact(dense), SETTINGS, 64)
+    placement = msgspec.structs.replace(placed, providers={TENSORRT: {name: value}})
     with pytest.raises(SessionError, match=message):
         Session(graph, SETTINGS, placement=placement)
