@@ -63,7 +63,7 @@ class ExportOptions:
     weights: a preset ("fp32", "int8", "int4"); int4 means the target's default recipe.
     weight_block_size: input features that share a scale; None: the recipe's.
     activations: "int8" lets kernels quantise activations on the fly, faster at a small loss that `qwonnx verify` shows;
-        or "float32". None is the target's default; a target without such kernels computes its own way.
+        or "float32", "float16" or "bfloat16". None is the target's default.
     kv: how the cache stores keys and values: as the target computes (None), or "int8" and "int4", which take a quarter
         and an eighth of float32.
     recipe: overrides weights and weight_block_size.

@@ -21,7 +21,7 @@ def choose_target(name: str = DEFAULT_TARGET, activations: str | None = None, kv
 
     Args:
         name: of the target.
-        activations: of its kernels. None: the target's default, as for int8 if the target has no such kernels.
+        activations: of its kernels. None: the target's default.
         kv: how keys and values are cached. None: the target's default.
 
     Raises:
@@ -34,9 +34,9 @@ def choose_target(name: str = DEFAULT_TARGET, activations: str | None = None, kv
         raise ExportError(f"activations {activations!r} is unknown: use one of {', '.join(Activations)}")
     if kv is not None and kv not in list(KvType):
         raise ExportError(f"kv {kv!r} is unknown: use one of {', '.join(KvType)}")
-    if activations not in (None, Activations.INT8, *target.activations):
+    if activations not in (None, *target.activations):
         raise ExportError(f"the target {name} has no activations {activations}: use {' or '.join(target.activations)}")
-    chosen = Activations(activations) if activations in target.activations else target.activations[0]
+    chosen = target.activations[0] if activations is None else Activations(activations)
     kv_types = target.kv_types_with(chosen)
     if kv is not None and kv not in kv_types:
         beside = f" beside activations {chosen}" if kv in target.kv_types else ""

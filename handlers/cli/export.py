@@ -62,7 +62,7 @@ def export(
     activations: Annotated[
         Activations | None,
         typer.Option(
-            help="int8: kernels quantise activations as they run, faster at a small loss; the default if supported. For"
+            help="int8: kernels quantise activations as they run, faster at a small loss; the default for cpu. For"
             " cuda float16, or bfloat16 for models whose activations leave its range."
         ),
     ] = None,

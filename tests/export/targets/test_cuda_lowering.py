@@ -109,6 +109,11 @@ def test_codes_of_a_checkpoint_are_kept_with_their_zero_points(tmp_path: Path) -
             r"target cuda has no activations float32: use float16 or bfloat16",
         ),
         (
+            {"activations": "int8"},
+            ExportError,
+            r"target cuda has no activations int8: use float16 or bfloat16",
+        ),
+        (
             {"recipe": Recipe("int4", 32, (Rule("*.experts.down_proj", 8),))},
             RecipeError,
             r"layers\.0\.mlp\.experts has matrices of 4 and 8 bits: CUDA wants one for both",
@@ -119,7 +124,7 @@ def test_codes_of_a_checkpoint_are_kept_with_their_zero_points(tmp_path: Path) -
             r"experts has blocks of 16: CUDA wants one size of 32, 64",
         ),
     ],
-    ids=["kv", "kv of other activations", "activations", "bits", "blocks"],
+    ids=["kv", "kv of other activations", "activations", "int8 activations", "bits", "blocks"],
 )
 def test_what_no_kernel_takes_is_refused_in_a_line(
     checkpoint: Path, tmp_path: Path, options: dict[str, Any], error: type[Exception], message: str

@@ -82,13 +82,14 @@ def test_a_plan_asks_the_target_alone(toy: ToyTarget, tiny_checkpoint: Path) -> 
     assert plan.recipes[0].model.loaded.packed == 0
 
 
-def test_what_a_target_does_not_offer_is_refused_or_done_its_own_way(toy: ToyTarget) -> None:
+def test_what_a_target_does_not_offer_is_refused(toy: ToyTarget) -> None:
     assert choose_target("toy").kv is KvType.INT8, "the first is the default"
-    assert choose_target("toy", "int8").activations is Activations.FLOAT32
+    assert choose_target("toy").activations is Activations.FLOAT32
     with pytest.raises(ExportError, match="the target toy has no kv int4: use one of int8, float32"):
         choose_target("toy", kv="int4")
-    with pytest.raises(ExportError, match="the target toy has no activations float16: use float32"):
-        choose_target("toy", "float16")
+    for activations in ("float16", "int8"):
+        with pytest.raises(ExportError, match=f"the target toy has no activations {activations}: use float32"):
+            choose_target("toy", activations)
     with pytest.raises(ExportError, match=f"use one of {DEFAULT_TARGET}, portable, cuda, rtx, toy"):
         choose_target("abacus")
 
