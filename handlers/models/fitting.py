@@ -1,6 +1,7 @@
 """Which recipe suits this machine: that of the export's defaults if it fits, else the most exact one that does.
 
-Memory is what this process may have, disk what is free where models are kept; `qwonnx plan` has the arithmetic.
+Memory is what this process may have, disk what is free where models are kept; `qwonnx plan` has the arithmetic. A model
+for a GPU may be pulled on another machine, so its memory is told and limits nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from qwonnx.export.planning.plan import Assumptions
 from qwonnx.export.planning.resident_memory import Serving
 from qwonnx.export.planning.source import PlanSource
 from qwonnx.export.planning.stored_model import NamedRecipe, in_every_block_size, named_recipe, named_recipes
+from qwonnx.export.quantization.recipe import NO_RECIPE
 from qwonnx.export.targets.register import choose_target
 from qwonnx.handlers.models.errors import ModelStoreError
 from qwonnx.runtime.machine import memory_limit_bytes
@@ -74,6 +76,11 @@ def fitting_recipe(source: PlanSource, machine: Machine, target: str) -> Fitting
     """
     choice = choose_target(target)
     default = choice.target.default_recipe
+    if not choice.target.is_planned:
+        named = named_recipe("int4" if default == NO_RECIPE else default)
+        return FittingRecipe(
+            named, None, named.name, f"{named.name} is the usual recipe; {target} has no plans of memory"
+        )
     usual = (named_recipe(default),)
     every = in_every_block_size([named.name for named in named_recipes(default=default)])
     kv_types = choice.target.kv_types_with(choice.activations)
@@ -86,7 +93,8 @@ def fitting_recipe(source: PlanSource, machine: Machine, target: str) -> Fitting
             tried = _fit(source, recipes, kinds, machine, context, target)
             if (found := tried.chosen) is not None:
                 is_usual = found.model.named == usual[0] and found.kv == choice.kv
-                return _chosen(found, choice.kv, context, machine, default if is_usual else None)
+                memory = None if choice.target.on_device else machine.memory
+                return _chosen(found, choice.kv, context, Machine(memory, machine.disk), default if is_usual else None)
     assert tried is not None
     raise ModelStoreError(_too_small(source, tried.nearest, machine))
 
@@ -123,12 +131,13 @@ def _chosen(found: Candidate, usual_kv: KvType, context: int, machine: Machine, 
         label += f"-kv-{kv}"
     what = f"{label} is the usual recipe" if usual is not None else f"{label} is the most exact recipe that fits"
     has = "" if machine.memory is None else f" of {bytes_text(machine.memory)}"
+    of_device = "a GPU's " if found.model.choice.target.on_device else ""
     return FittingRecipe(
         recipe=named,
         kv=kv,
         label=label,
-        why=f"{what}: it takes {bytes_text(found.memory)}{has} of memory at {tokens_text(context)} tokens, and"
-        f" {bytes_text(found.disk)} of {bytes_text(machine.disk)} on the disk{machine.after_download}",
+        why=f"{what}: it takes {bytes_text(found.memory)}{has} of {of_device}memory at {tokens_text(context)} tokens,"
+        f" and {bytes_text(found.disk)} of {bytes_text(machine.disk)} on the disk{machine.after_download}",
     )
 
 

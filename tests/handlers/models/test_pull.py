@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from qwonnx.export.planning.source import open_source
+from qwonnx.export.quantization.recipe import Recipe
 from qwonnx.handlers.models import fitting
 from qwonnx.handlers.models.errors import ModelStoreError
 from qwonnx.handlers.models.fitting import Machine, fitting_recipe
@@ -166,6 +167,18 @@ def test_a_model_that_does_not_fit_says_what_is_missing(tmp_path: Path) -> None:
     assert text.startswith("large does not fit this machine: the smallest recipe, ")
     assert "of disk, where 1.00 GB are free" in text
     assert "exports it nevertheless" in text
+
+
+def test_the_memory_of_this_machine_is_no_limit_of_a_model_for_a_gpu(tmp_path: Path) -> None:
+    found = fitting_recipe(open_source(str(_config(tmp_path))), Machine(_GB, 100 * _GB), "cuda")
+    assert found.label == "cuda"
+    assert "it takes 7.00 GB of a GPU's memory at 32k tokens" in found.why
+
+
+def test_a_target_without_plans_gets_its_usual_recipe(tmp_path: Path) -> None:
+    found = fitting_recipe(open_source(str(_config(tmp_path))), Machine(_GB, _GB), "rtx")
+    assert (found.label, found.recipe.recipe) == ("int4", Recipe.preset("int4"))
+    assert found.why == "int4 is the usual recipe; rtx has no plans of memory"
 
 
 def _config(folder: Path) -> Path:
