@@ -180,7 +180,7 @@ def _placed_nodes(artifact: Artifact, settings: RuntimeSettings) -> dict[str, tu
     from qwonnx.runtime.model.session import Session, check_version
 
     manifest = artifact.manifest
-    check_version(manifest.minimum_onnxruntime)
+    check_version(manifest)
     placement = place_artifact(artifact, settings, settle_max_model_len(manifest.model, settings))
     check_room(placement.device, manifest)
     placed = {}

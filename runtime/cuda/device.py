@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qwonnx.runtime.cuda.libraries import check_driver
 from qwonnx.runtime.errors import SessionError, SettingsError
 
 HostArray = np.ndarray[Any, np.dtype[Any]]
@@ -101,6 +102,7 @@ class CudaDevice:
     def __init__(self, index: int = 0) -> None:
         self.index = index
         self._library = _load()
+        check_driver()
         self._threads = threading.local()  # those whose current device this is
         self._check_device()
         stream = ctypes.c_void_p()

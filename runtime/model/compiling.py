@@ -67,7 +67,7 @@ def compile_artifact(
     settings = settings or RuntimeSettings()
     artifact = open_artifact(folder)
     check_artifact(artifact.manifest)
-    check_version(artifact.manifest.minimum_onnxruntime)
+    check_version(artifact.manifest)
     limits = step_limits(settings, settle_max_model_len(artifact.manifest.model, settings))
     device = open_device(settings, TENSORRT, cudnn=True)
     identity = engine_identity(device)

@@ -40,7 +40,7 @@ def load(artifact: Artifact) -> ModelFiles:
         TokenizerError, TemplateError: tokenizer.json or chat_template.jinja cannot be used.
         SessionError: the artifact needs a newer ONNX Runtime.
     """
-    check_version(artifact.manifest.minimum_onnxruntime)
+    check_version(artifact.manifest)
     graph = artifact.file(artifact.decoder.file)
     tokenizer = open_tokenizer(artifact)
     template = None

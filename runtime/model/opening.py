@@ -36,7 +36,7 @@ def open_model(artifact: Artifact, settings: RuntimeSettings, max_model_len: int
         SettingsError, NativeKernelsError: the machine cannot meet a setting.
         SessionError: the artifact needs a newer ONNX Runtime, or ONNX Runtime cannot load it.
     """
-    check_version(artifact.manifest.minimum_onnxruntime)
+    check_version(artifact.manifest)
     weights = WeightFiles(artifact)
     placement = place_artifact(artifact, settings, max_model_len)
     check_room(placement.device, artifact.manifest)

@@ -129,8 +129,8 @@ def open_device(settings: RuntimeSettings, provider: str = CUDA, *, cudnn: bool 
     """
     if provider not in onnxruntime.get_available_providers():
         raise SettingsError(
-            f"this artifact is for {_NAMES[provider]}, which the installed package onnxruntime lacks; uninstall it, and"
-            f" then {how_to_install('gpu')}{', or give device cpu' if provider == TENSORRT else ''}"
+            f"{_NAMES[provider]} would run this artifact, and the installed package onnxruntime lacks it; uninstall the"
+            f" package, and then {how_to_install('gpu')}{', or give device cpu' if provider == TENSORRT else ''}"
         )
     device = _device(int(settings.device.partition(":")[2] or 0), cudnn=cudnn)
     if cudnn:

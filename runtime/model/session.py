@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any, Protocol
 import onnxruntime
 from msgspec import Struct
 
+from qwonnx.runtime.artifact.manifest import Manifest
 from qwonnx.runtime.errors import SessionError, SettingsError
 from qwonnx.runtime.install import how_to_install
 from qwonnx.runtime.machine import cpu_quota
-from qwonnx.runtime.model.placement import CPU, Placement
+from qwonnx.runtime.model.placement import CPU, CUDA, CUDA_TARGET, TENSORRT, Placement
 from qwonnx.runtime.native.choice import choose_kernels
 from qwonnx.runtime.native.expert_memory import ExpertMemory
 from qwonnx.runtime.native.kernels import Kernels
@@ -23,6 +25,9 @@ _NOT_CAPTURED = -1  # of ONNX Runtime's gpu_graph_id
 # For how long a thread without work busy-waits. It is longer than the code between two operators and between two steps
 # takes. By default a thread spins on for 35 ms of processor time after each step, and after the session is made.
 _SPIN_MICROSECONDS = 1000
+# What ONNX Runtime's arena and CUDA say when a device's memory ends.
+_NO_MEMORY = re.compile(r"Failed to allocate memory|out of memory|cudaErrorMemoryAllocation")
+_PROVIDER_LIBRARIES = {CUDA: "cuda", TENSORRT: "tensorrt"}
 
 
 class TensorType(Struct, frozen=True):
@@ -127,9 +132,11 @@ class Session:
                     enable_fallback=0,
                 )
         except Exception as error:
+            _check_libraries(placement)
             raise SessionError(f"ONNX Runtime cannot load {graph}: {_one_line(error)}") from error
         wanted, used = placement.first, self._session.get_providers()[0]
         if used != wanted:
+            _check_libraries(placement)
             raise SessionError(
                 f"providers names {wanted} first, and ONNX Runtime uses {used}: its log above says why (a driver, a "
                 "library or a device is missing); without this provider, name another one first"
@@ -188,7 +195,13 @@ class Session:
         try:
             self._session.run_with_iobinding(binding, options)
         except Exception as error:
-            raise SessionError(f"ONNX Runtime failed to run a step: {_one_line(error)}") from error
+            text = _one_line(error)
+            if self.is_on_device and _NO_MEMORY.search(text):
+                raise SessionError(
+                    "the device has too little memory for a step beside the weights and the states of sequences: lower"
+                    f" cache_bytes, max_num_seqs or max_num_batched_tokens, or end what else uses the device ({text})"
+                ) from error
+            raise SessionError(f"ONNX Runtime failed to run a step: {text}") from error
 
 
 class CapturedRun(Struct, frozen=True):
@@ -200,6 +213,25 @@ class CapturedRun(Struct, frozen=True):
     def run(self, binding: Any) -> None:
         """As Session.run."""
         self._run(binding, self._options)
+
+
+def _check_libraries(placement: Placement) -> None:
+    """ONNX Runtime only logs why it cannot load a provider.
+
+    Raises:
+        SettingsError: the first provider needs a library that this machine lacks.
+    """
+    name = _PROVIDER_LIBRARIES.get(placement.first)
+    if name is None:
+        return
+    from qwonnx.runtime.cuda.libraries import missing_library
+
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    if missing := missing_library(folder / f"libonnxruntime_providers_{name}.so"):
+        raise SettingsError(
+            f"{placement.first} needs {missing}, which cannot be loaded: install the extra gpu, which brings CUDA's"
+            " libraries, or add the library's folder to LD_LIBRARY_PATH"
+        )
 
 
 def _named_providers(placement: Placement) -> list[tuple[str, dict[str, str]]] | None:
@@ -219,16 +251,19 @@ def _tensor_type(value: Any) -> TensorType:
     return TensorType(dtype, tuple(size if isinstance(size, int) else None for size in value.shape))
 
 
-def check_version(minimum: str) -> None:
+def check_version(manifest: Manifest) -> None:
     """Compare the installed ONNX Runtime with the artifact's minimum_onnxruntime.
 
     Raises:
         SessionError: the installed one is older.
     """
-    installed = onnxruntime.__version__
+    installed, minimum = onnxruntime.__version__, manifest.minimum_onnxruntime
     if _version(installed) < _version(minimum):
+        extra, package = ("gpu", "onnxruntime-gpu") if manifest.target == CUDA_TARGET else ("cpu", "onnxruntime")
+        other = "onnxruntime-gpu" if CUDA in onnxruntime.get_available_providers() else "onnxruntime"
+        first = "" if package == other else f"uninstall {other}, and then "  # they have the same files
         raise SessionError(
-            f"the artifact needs ONNX Runtime {minimum} and {installed} is installed: {how_to_install('cpu')}"
+            f"the artifact needs ONNX Runtime {minimum} and {installed} is installed: {first}{how_to_install(extra)}"
         )
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
+import shutil
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +18,7 @@ from qwonnx.export.quantization.recipe import Recipe
 from qwonnx.runtime.cuda.device import CopyKind, CudaDevice
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import FinishReason
-from qwonnx.runtime.errors import SettingsError
+from qwonnx.runtime.errors import SessionError, SettingsError
 from qwonnx.runtime.model.placement import place
 from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.settings import RuntimeSettings
@@ -127,6 +131,36 @@ def test_too_little_memory_is_said_before_anything_runs(artifact: Path, monkeypa
     leave(32 << 20)
     with Engine.open(artifact, replace(SETTINGS, max_model_len=None)) as engine:
         assert 2 <= engine.max_model_len < 32_768
+
+
+def test_too_little_memory_for_a_step_is_said_with_the_remedy(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gc.collect()
+    settings = replace(SETTINGS, max_num_batched_tokens=2048, max_model_len=2048, max_num_seqs=1)
+    with Engine.open(artifact, settings) as engine:
+        memory = CudaDevice().memory()
+        monkeypatch.setenv("CUDA_STANDIN_MEMORY_BYTES", str(memory.total_bytes - memory.free_bytes + 100_000))
+        with pytest.raises(SessionError, match=r"too little memory for a step .* lower cache_bytes") as raised:
+            engine.capture()
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("missing", ["libcuda.so.1", "libcublas.so.13", "libcurand.so.10"])
+def test_a_library_that_is_not_there_is_named_and_nothing_runs(artifact: Path, tmp_path: Path, missing: str) -> None:
+    libraries = Path(os.environ["LD_LIBRARY_PATH"].split(os.pathsep)[0])
+    without = shutil.copytree(libraries, tmp_path / "libraries")
+    (without / missing).unlink()
+    command = "from qwonnx.handlers.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", command, "generate", str(artifact), "--prompt", "hi"],
+        env=os.environ | {"LD_LIBRARY_PATH": str(without)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert missing in line
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda", "cuda:0"])

@@ -34,7 +34,7 @@ def test_without_cuda_nothing_runs(artifact: Path, tmp_path: Path, command: tupl
     (tmp_path / "prompt.txt").write_text("Be brief.")
     name, *rest = (part.format(prompt=tmp_path / "prompt.txt") for part in command)
     line = error_line(qwonnx(name, artifact, *rest))
-    assert "this artifact is for CUDA, which the installed package onnxruntime lacks" in line
+    assert "CUDA would run this artifact, and the installed package onnxruntime lacks it" in line
     assert "--extras gpu" in line
 
 

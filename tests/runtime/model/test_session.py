@@ -8,6 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 
+from qwonnx.runtime.artifact.manifest import read_manifest
 from qwonnx.runtime.errors import SessionError
 from qwonnx.runtime.machine import cpu_quota
 from qwonnx.runtime.model.session import Session, check_version
@@ -29,11 +30,24 @@ def test_a_containers_quota_bounds_the_threads(tmp_path: Path, content: str, cor
     assert cpu_quota(tmp_path / "missing") is None
 
 
-def test_an_older_onnx_runtime_is_refused_and_a_newer_is_not() -> None:
-    check_version("1.4")
-    check_version(onnxruntime.__version__)
-    with pytest.raises(SessionError, match=r"needs ONNX Runtime 1\.999.*--extras cpu"):
-        check_version("1.999")
+@pytest.mark.parametrize(
+    ("target", "has_cuda", "remedy"),
+    [
+        ("cpu", False, r"installed: \S+.*--extras cpu"),
+        ("cpu", True, r"uninstall onnxruntime-gpu, and then .*--extras cpu"),
+        ("cuda", True, r"installed: \S+.*--extras gpu"),
+        ("cuda", False, r"uninstall onnxruntime, and then .*--extras gpu"),
+    ],
+)
+def test_an_older_onnx_runtime_is_refused_and_a_newer_is_not(
+    counting_model: CountingModel, monkeypatch: pytest.MonkeyPatch, target: str, has_cuda: bool, remedy: str
+) -> None:
+    manifest = replace(read_manifest(counting_model.folder), target=target)
+    for fine in ("1.4", onnxruntime.__version__):
+        check_version(replace(manifest, minimum_onnxruntime=fine))
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"] * has_cuda)
+    with pytest.raises(SessionError, match=r"needs ONNX Runtime 1\.999.*" + remedy):
+        check_version(replace(manifest, minimum_onnxruntime="1.999"))
 
 
 def test_threads_spinning_and_logging_follow_the_settings(counting_model: CountingModel) -> None:
