@@ -259,12 +259,15 @@ def check_version(manifest: Manifest) -> None:
     """
     installed, minimum = onnxruntime.__version__, manifest.minimum_onnxruntime
     if _version(installed) < _version(minimum):
-        extra, package = ("gpu", "onnxruntime-gpu") if manifest.target == CUDA_TARGET else ("cpu", "onnxruntime")
-        other = "onnxruntime-gpu" if CUDA in onnxruntime.get_available_providers() else "onnxruntime"
-        first = "" if package == other else f"uninstall {other}, and then "  # they have the same files
-        raise SessionError(
-            f"the artifact needs ONNX Runtime {minimum} and {installed} is installed: {first}{how_to_install(extra)}"
-        )
+        wants_gpu, has_gpu = manifest.target == CUDA_TARGET, CUDA in onnxruntime.get_available_providers()
+        remedy = how_to_install("gpu" if wants_gpu else "cpu")
+        if wants_gpu and not has_gpu:  # the two packages have the same files
+            remedy = f"uninstall onnxruntime, and then {remedy}"
+        elif has_gpu and not wants_gpu:
+            remedy = (
+                f"for the GPU, export with --target cuda; for the CPU, uninstall onnxruntime-gpu, and then {remedy}"
+            )
+        raise SessionError(f"the artifact needs ONNX Runtime {minimum} and {installed} is installed: {remedy}")
 
 
 def _version(text: str) -> tuple[int, ...]:

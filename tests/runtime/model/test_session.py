@@ -34,7 +34,7 @@ def test_a_containers_quota_bounds_the_threads(tmp_path: Path, content: str, cor
     ("target", "has_cuda", "remedy"),
     [
         ("cpu", False, r"installed: \S+.*--extras cpu"),
-        ("cpu", True, r"uninstall onnxruntime-gpu, and then .*--extras cpu"),
+        ("cpu", True, r"with --target cuda; for the CPU, uninstall onnxruntime-gpu, and then .*--extras cpu"),
         ("cuda", True, r"installed: \S+.*--extras gpu"),
         ("cuda", False, r"uninstall onnxruntime, and then .*--extras gpu"),
     ],
