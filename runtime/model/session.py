@@ -198,8 +198,8 @@ class Session:
             text = _one_line(error)
             if self.is_on_device and _NO_MEMORY.search(text):
                 raise SessionError(
-                    "the device has too little memory for a step beside the weights and the states of sequences: lower"
-                    f" cache_bytes, max_num_seqs or max_num_batched_tokens, or end what else uses the device ({text})"
+                    "the device has too little memory for a step beside the weights and the states of sequences: give"
+                    f" less cache_bytes or max_num_batched_tokens, or end what else uses the device ({text})"
                 ) from error
             raise SessionError(f"ONNX Runtime failed to run a step: {text}") from error
 

@@ -139,7 +139,7 @@ def test_too_little_memory_for_a_step_is_said_with_the_remedy(artifact: Path, mo
     with Engine.open(artifact, settings) as engine:
         memory = CudaDevice().memory()
         monkeypatch.setenv("CUDA_STANDIN_MEMORY_BYTES", str(memory.total_bytes - memory.free_bytes + 100_000))
-        with pytest.raises(SessionError, match=r"too little memory for a step .* lower cache_bytes") as raised:
+        with pytest.raises(SessionError, match=r"too little memory for a step .* give less cache_bytes") as raised:
             engine.capture()
         assert "\n" not in str(raised.value)
 

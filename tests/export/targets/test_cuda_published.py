@@ -31,7 +31,7 @@ def test_every_node_has_a_kernel_whatever_the_activations(name: str) -> None:
         choice = choose_target("cuda", activations, kv)
         ones = torch.ones(config.num_key_value_heads, config.head_dim)
         scales = {3: CacheScales(ones, ones)} if choice.kv.is_quantized else None
-        lowered = lower_decoder(traced.clone(), Recipe.preset("int4", 32), config, choice, scales)
+        lowered = lower_decoder(traced.clone(), Recipe.named(choice.target.default_recipe), config, choice, scales)
         assert {node.domain for node in lowered.model.graph} == {"", "com.microsoft"}
     # An export that ends has passed the list of importers too.
     lower_decoder(traced.clone(), Recipe.preset("int4", 128), config, choose_target("rtx"), None)
