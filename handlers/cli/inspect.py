@@ -176,13 +176,13 @@ def _states_table(manifest: Manifest) -> Table:
 def _placed_nodes(artifact: Artifact, settings: RuntimeSettings) -> dict[str, tuple[PlacedNode, ...]]:
     from qwonnx.runtime.model.artifact_placement import place_artifact
     from qwonnx.runtime.model.files import settle_max_model_len  # ONNX Runtime, which the other tables do not need
-    from qwonnx.runtime.model.placement import check_room
+    from qwonnx.runtime.model.placement import check_device
     from qwonnx.runtime.model.session import Session, check_version
 
     manifest = artifact.manifest
     check_version(manifest)
     placement = place_artifact(artifact, settings, settle_max_model_len(manifest.model, settings))
-    check_room(placement.device, manifest)
+    check_device(placement.device, manifest)
     placed = {}
     for name, graph in manifest.graphs.items():
         file = artifact.file(graph.file)

@@ -28,7 +28,7 @@ from qwonnx.runtime.artifact.folder import Artifact, open_artifact
 from qwonnx.runtime.cuda.device import CudaDevice
 from qwonnx.runtime.errors import SessionError
 from qwonnx.runtime.model.files import settle_max_model_len
-from qwonnx.runtime.model.placement import CUDA, TENSORRT, Placement, check_room, cuda_options, open_device
+from qwonnx.runtime.model.placement import CUDA, TENSORRT, Placement, check_device, cuda_options, open_device
 from qwonnx.runtime.model.session import Session, check_version
 from qwonnx.runtime.model.shapes import ShapeProfile, shape_profile
 from qwonnx.runtime.model.tensorrt import PROVIDER, check_artifact, engine_identity, step_limits, tensorrt_options
@@ -71,7 +71,7 @@ def compile_artifact(
     limits = step_limits(settings, settle_max_model_len(artifact.manifest.model, settings))
     device = open_device(settings, TENSORRT, cudnn=True)
     identity = engine_identity(device)
-    check_room(device, artifact.manifest)
+    check_device(device, artifact.manifest)
     on_build(f"building an engine for {identity.gpu} with TensorRT {identity.tensorrt}: this takes minutes")
     if out is None:
         return _compile(artifact, settings, device, identity, limits)

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from qwonnx.runtime.artifact.folder import Artifact
 from qwonnx.runtime.model.artifact_placement import place_artifact
-from qwonnx.runtime.model.placement import Placement, check_room
+from qwonnx.runtime.model.placement import Placement, check_device
 from qwonnx.runtime.model.session import Session, check_version
 from qwonnx.runtime.model.weight_files import WeightFiles
 from qwonnx.runtime.settings import RuntimeSettings
@@ -39,7 +39,7 @@ def open_model(artifact: Artifact, settings: RuntimeSettings, max_model_len: int
     check_version(artifact.manifest)
     weights = WeightFiles(artifact)
     placement = place_artifact(artifact, settings, max_model_len)
-    check_room(placement.device, artifact.manifest)
+    check_device(placement.device, artifact.manifest)
     graph = placement.graph or artifact.file(artifact.decoder.file)
     session = Session(graph, settings, artifact.decoder.native_operators, placement)
     weights.check_mapped()

@@ -44,6 +44,9 @@ _SHAPE_ARITHMETIC = frozenset(
 )
 _CUDNN = "cudnn64_9.dll" if sys.platform == "win32" else "libcudnn.so.9"
 TENSORRT = "TensorrtExecutionProvider"
+# Compute capabilities: of the oldest devices for CUDA 13 (T4), and of those with all kernels (A100).
+_OLDEST, _AMPERE = (7, 5), (8, 0)
+_FLOATS = ("float16", "bfloat16")
 _NAMES = {CUDA: "CUDA", TENSORRT: "TensorRT"}
 
 
@@ -143,20 +146,40 @@ def cuda_options(device: CudaDevice) -> dict[str, str]:
     return {"device_id": str(device.index), "user_compute_stream": str(device.stream)} | _CUDA_OPTIONS
 
 
-def check_room(device: CudaDevice | None, manifest: Manifest) -> None:
-    """Refuse weights that a device has no room for; ONNX Runtime would fail in the middle of loading them.
+def check_device(device: CudaDevice | None, manifest: Manifest) -> None:
+    """Refuse what a device cannot do; ONNX Runtime would fail in the middle of loading weights, or of a step.
 
     Raises:
-        SettingsError: fewer bytes are free.
+        SettingsError: the device is too old for the artifact, or has fewer bytes free than the weights take.
     """
     if device is None:
         return
+    if manifest.target == CUDA_TARGET:
+        _check_kernels(device, manifest)
     free, taken = device.memory().free_bytes, manifest.num_bytes
     if free < taken:
         raise SettingsError(
             f"cuda:{device.index} has {bytes_text(free)} of memory free and the weights take"
             f" {bytes_text(taken)}: choose another device, end what uses this one, or export with fewer bits"
         )
+
+
+def _check_kernels(device: CudaDevice, manifest: Manifest) -> None:
+    """What kernels of onnxruntime-gpu 1.31.1 refuse; CUDA 13 itself begins with 7.5."""
+    stored = manifest.quantization
+    wants = {
+        "this onnxruntime-gpu": _OLDEST,
+        "its kernel for experts": _AMPERE if manifest.model.num_experts else _OLDEST,
+        f"its attention for a cache of {stored.kv}": _OLDEST if stored.kv in _FLOATS else _AMPERE,
+        "its kernel for bfloat16": _AMPERE if stored.activations == "bfloat16" else _OLDEST,
+    }
+    for what, capability in wants.items():
+        if device.compute_capability < capability:
+            have, want = (".".join(map(str, each)) for each in (device.compute_capability, capability))
+            raise SettingsError(
+                f"cuda:{device.index} ({device.name}) has compute capability {have} and {what} wants {want}: choose a"
+                " newer device, or see docs/cuda.md for what an older one can do"
+            )
 
 
 def _check_cudnn() -> None:

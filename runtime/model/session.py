@@ -27,6 +27,7 @@ _NOT_CAPTURED = -1  # of ONNX Runtime's gpu_graph_id
 _SPIN_MICROSECONDS = 1000
 # What ONNX Runtime's arena and CUDA say when a device's memory ends.
 _NO_MEMORY = re.compile(r"Failed to allocate memory|out of memory|cudaErrorMemoryAllocation")
+_NO_MACHINE_CODE = "no kernel image is available"
 _PROVIDER_LIBRARIES = {CUDA: "cuda", TENSORRT: "tensorrt"}
 
 
@@ -133,7 +134,8 @@ class Session:
                 )
         except Exception as error:
             _check_libraries(placement)
-            raise SessionError(f"ONNX Runtime cannot load {graph}: {_one_line(error)}") from error
+            text = _explained(error, on_device=placement.device is not None)
+            raise SessionError(f"ONNX Runtime cannot load {graph}: {text}") from error
         wanted, used = placement.first, self._session.get_providers()[0]
         if used != wanted:
             _check_libraries(placement)
@@ -195,12 +197,7 @@ class Session:
         try:
             self._session.run_with_iobinding(binding, options)
         except Exception as error:
-            text = _one_line(error)
-            if self.is_on_device and _NO_MEMORY.search(text):
-                raise SessionError(
-                    "the device has too little memory for a step beside the weights and the states of sequences: give"
-                    f" less cache_bytes or max_num_batched_tokens, or end what else uses the device ({text})"
-                ) from error
+            text = _explained(error, on_device=self.is_on_device)
             raise SessionError(f"ONNX Runtime failed to run a step: {text}") from error
 
 
@@ -232,6 +229,22 @@ def _check_libraries(placement: Placement) -> None:
             f"{placement.first} needs {missing}, which cannot be loaded: install the extra gpu, which brings CUDA's"
             " libraries, or add the library's folder to LD_LIBRARY_PATH"
         )
+
+
+def _explained(error: Exception, *, on_device: bool) -> str:
+    """An error of ONNX Runtime in one line, and what to do if a device lacks memory or its code."""
+    text = _one_line(error)
+    if on_device and _NO_MACHINE_CODE in text:
+        return (
+            f"onnxruntime-gpu {onnxruntime.__version__} has no machine code for this device: docs/cuda.md lists the"
+            f" devices, and a newer release may have more ({text})"
+        )
+    if on_device and _NO_MEMORY.search(text):
+        return (
+            "the device has too little memory beside the weights and the states of sequences: give less cache_bytes or"
+            f" max_num_batched_tokens, or end what else uses the device ({text})"
+        )
+    return text
 
 
 def _named_providers(placement: Placement) -> list[tuple[str, dict[str, str]]] | None:

@@ -15,11 +15,12 @@ import pytest
 
 from qwonnx.export import ExportOptions, export_checkpoint
 from qwonnx.export.quantization.recipe import Recipe
+from qwonnx.runtime.artifact.manifest import read_manifest
 from qwonnx.runtime.cuda.device import CopyKind, CudaDevice
 from qwonnx.runtime.engine.engine import Engine
 from qwonnx.runtime.engine.request import FinishReason
 from qwonnx.runtime.errors import SessionError, SettingsError
-from qwonnx.runtime.model.placement import place
+from qwonnx.runtime.model.placement import check_device, place
 from qwonnx.runtime.sampling.params import SamplingParams
 from qwonnx.runtime.settings import RuntimeSettings
 from tests.cuda_standin.stand_in import EventKind, StandIn
@@ -139,9 +140,33 @@ def test_too_little_memory_for_a_step_is_said_with_the_remedy(artifact: Path, mo
     with Engine.open(artifact, settings) as engine:
         memory = CudaDevice().memory()
         monkeypatch.setenv("CUDA_STANDIN_MEMORY_BYTES", str(memory.total_bytes - memory.free_bytes + 100_000))
-        with pytest.raises(SessionError, match=r"too little memory for a step .* give less cache_bytes") as raised:
+        with pytest.raises(SessionError, match=r"the device has too little memory .* give less cache_bytes") as raised:
             engine.capture()
         assert "\n" not in str(raised.value)
+
+
+def test_a_device_that_is_too_old_for_the_artifact_is_said_before_anything_loads(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_STANDIN_COMPUTE_CAPABILITY", "75")
+    said = (
+        r"cuda:0 \(stand-in\) has compute capability 7\.5 and its kernel for experts wants 8\.0: choose a newer device"
+    )
+    with pytest.raises(SettingsError, match=said):
+        Engine.open(artifact, SETTINGS)
+    manifest = read_manifest(artifact)
+    dense = replace(manifest, model=replace(manifest.model, num_experts=0))
+    check_device(CudaDevice(), dense)
+    for kv, activations, what in (
+        ("int8", "float16", "its attention for a cache of int8 wants 8.0"),
+        ("bfloat16", "bfloat16", "its kernel for bfloat16 wants 8.0"),
+    ):
+        stored = replace(manifest.quantization, kv=kv, activations=activations)
+        with pytest.raises(SettingsError, match=what):
+            check_device(CudaDevice(), replace(dense, quantization=stored))
+    monkeypatch.setenv("CUDA_STANDIN_COMPUTE_CAPABILITY", "70")
+    with pytest.raises(SettingsError, match=r"has compute capability 7\.0 and this onnxruntime-gpu wants 7\.5"):
+        check_device(CudaDevice(), dense)
 
 
 @pytest.mark.parametrize("missing", ["libcuda.so.1", "libcublas.so.13", "libcurand.so.10"])

@@ -50,6 +50,35 @@ def test_an_older_onnx_runtime_is_refused_and_a_newer_is_not(
         check_version(replace(manifest, minimum_onnxruntime="1.999"))
 
 
+class _FailingSession:
+    """ONNX Runtime's session on a device that fails."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def run_with_iobinding(self, binding: object, options: object) -> None:
+        raise RuntimeError(self._text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("CUDA failure 209: no kernel image is available for execution on the device", r"has no machine code for this"),
+        ("Failed to allocate memory for requested buffer of size 5", r"too little memory .* give less cache_bytes"),
+        ("CUDA failure 2: out of memory", r"too little memory .* give less cache_bytes"),
+        ("another failure", r"failed to run a step: another failure$"),
+    ],
+)
+def test_a_device_that_fails_says_what_to_do(
+    counting_model: CountingModel, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    session = Session(counting_model.folder / "decoder.onnx", SMALL)
+    monkeypatch.setattr(session, "is_on_device", True)
+    monkeypatch.setattr(session, "_session", _FailingSession(text))
+    with pytest.raises(SessionError, match=said):
+        session.run(None)
+
+
 def test_threads_spinning_and_logging_follow_the_settings(counting_model: CountingModel) -> None:
     prompt = counting_model.tokenizer.encode("abc")
     for settings in (replace(SMALL, num_threads=2, spin=False), replace(SMALL, num_threads=None, log_severity=3)):
