@@ -195,7 +195,7 @@ void rows_by_tokens(const Blocks& weights, size_t first, size_t last, const Acti
       }
     for (size_t row = first; row < last; row += ROWS) {
       unpack(weights, row, last - row < ROWS ? last - row : ROWS, slab);
-      Fetch fetch(weights, slab, row + (ahead ? static_cast<size_t>(ahead) : ROWS), (num_tokens + 2 * GROUP - 1) / (2 * GROUP) * slab.num_blocks);
+      Fetch fetch(weights, slab.first_block, slab.num_blocks, row + (ahead ? static_cast<size_t>(ahead) : ROWS), (num_tokens + 2 * GROUP - 1) / (2 * GROUP) * slab.num_blocks);
       size_t configured = 0;  // tokens
       for (size_t t = 0; t < num_tokens; t += 2 * GROUP) {
         const size_t count = num_tokens - t < 2 * GROUP ? num_tokens - t : 2 * GROUP;

@@ -1,7 +1,8 @@
 // AVX-512 with VNNI: vpdpbusd multiplies 64 unsigned codes by 64 signed activations and adds them to 16 sums of 32 bits.
-// The order of activations is in avx512.h. Two products use it:
+// The order of activations is in avx512.h. Three products use it:
 //   few tokens:  lanes run along the columns of one row, or of some rows, which are read as they lie and fetched some KB
 //                ahead; each unpacked code meets up to four tokens;
+//   some tokens: avx512_packed.cpp, if codes have 4 bits;
 //   more tokens: avx512_panels.cpp.
 #if defined(__x86_64__)
 #include "avx512.h"
@@ -18,11 +19,13 @@ constexpr ptrdiff_t AHEAD = 8192;
 template <int BITS, int BLOCK>
 constexpr size_t MOST_AT_ONCE = BLOCK < 32 || BLOCK > 128 || BITS == 2 ? 2 : 4;
 
-// How many tokens are few; panels take more. Measured on a Zen 5: the shorter a row, the more of its time goes into the
-// sums across its lanes, which panels do not need.
+// How many tokens are few; others take more. Measured on a Zen 5: the shorter a row, the more of its time goes into the
+// sums across its lanes, which only a few tokens need.
+template <int BITS>
 size_t most_few(const Blocks& weights) {
+  constexpr size_t LEAST = BITS == 4 ? avx512::LEAST_PACKED - 1 : 3, MOST = BITS == 4 ? avx512::MOST_PACKED - 1 : 8;
   const size_t most = weights.columns / 512;
-  return most < 3 ? 3 : most > 8 ? 8 : most;
+  return most < LEAST ? LEAST : most > MOST ? MOST : most;
 }
 
 // Bytes of a row's codes. Of shorter rows, one token takes four at once.
@@ -200,7 +203,10 @@ void by_few(const Blocks& weights, size_t first, size_t last, const Activations*
 template <int BITS, int BLOCK>
 void multiply_by_block(const Blocks& weights, size_t first, size_t last, const Activations* x, size_t num_tokens, float* y,
                        size_t stride, ptrdiff_t ahead) {
-  if (num_tokens > most_few(weights)) return avx512::multiply_panels(weights, first, last, x, num_tokens, y, stride, ahead);
+  if (num_tokens > most_few<BITS>(weights)) {
+    const bool packed = BITS == 4 && num_tokens <= avx512::MOST_PACKED;
+    return (packed ? avx512::multiply_packed : avx512::multiply_panels)(weights, first, last, x, num_tokens, y, stride, ahead);
+  }
   by_few<BITS, BLOCK>(weights, first, last, x, num_tokens, y, stride, ahead);
 }
 

@@ -25,6 +25,10 @@ void multiply_float(const Blocks& weights, size_t first, size_t last, const Acti
 // avx512.cpp: for any number of tokens
 void multiply_int8(const Blocks& weights, size_t first, size_t last, const Activations* x, size_t num_tokens, float* y,
                    size_t stride, ptrdiff_t ahead);
+// avx512_packed.cpp: for codes of 4 bits and this many tokens
+constexpr size_t LEAST_PACKED = 3, MOST_PACKED = 8;
+void multiply_packed(const Blocks& weights, size_t first, size_t last, const Activations* x, size_t num_tokens, float* y,
+                     size_t stride, ptrdiff_t ahead);
 // avx512_panels.cpp: for more than a few
 void multiply_panels(const Blocks& weights, size_t first, size_t last, const Activations* x, size_t num_tokens, float* y,
                      size_t stride, ptrdiff_t ahead);

@@ -107,7 +107,7 @@ void rows_by_tokens(const Blocks& weights, size_t first, size_t num_rows, const 
     slab.num_blocks = num_blocks - block < blocks_of_slab ? num_blocks - block : blocks_of_slab;
     unpack(weights, first, num_rows, slab);
     for (size_t b = 0; b < slab.num_blocks; b++) offsets[b] = static_cast<uint32_t>(runs.offset(block + b));
-    Fetch fetch(weights, slab, first + (ahead ? static_cast<size_t>(ahead) : ROWS), num_groups(num_tokens) * slab.num_blocks);
+    Fetch fetch(weights, slab.first_block, slab.num_blocks, first + (ahead ? static_cast<size_t>(ahead) : ROWS), num_groups(num_tokens) * slab.num_blocks);
     by_all({slab, runs, offsets, weights.middle()}, x, num_tokens, sums, fetch);
   }
   for (size_t t = 0; t < num_tokens; t++) memcpy(y + t * stride, sums + t * ROWS, num_rows * sizeof(float));

@@ -15,11 +15,28 @@ constexpr size_t SLAB = 512;              // columns: a multiple of every block 
 constexpr size_t MAX_BLOCKS = SLAB / 16;  // of a slab
 constexpr size_t PANEL_BYTES = SLAB * PANEL + 64;  // no power of two, so that panels do not share a set of the cache
 
-struct Slab {
-  alignas(64) uint8_t codes[2][PANEL_BYTES];  // [panel][block, dword, row, 4 columns]
+// Blocks of 32 rows, and their scales.
+struct SlabBlocks {
   alignas(64) float scales[MAX_BLOCKS][ROWS];
   alignas(64) float zeros[MAX_BLOCKS][ROWS];  // minus zero points; not set if the weights have none
   size_t first_block, num_blocks;
+};
+
+struct Slab : SlabBlocks {
+  alignas(64) uint8_t codes[2][PANEL_BYTES];  // [panel][block, dword, row, 4 columns]
+};
+
+// The rows of a panel: those past the end repeat the last one, and their results are dropped.
+struct PanelRows {
+  size_t first, count;
+
+  // Panel `half` of num_rows rows from `begin` on.
+  PanelRows(size_t begin, size_t num_rows, size_t half) {
+    const size_t skipped = half * PANEL;
+    first = begin + (skipped < num_rows ? skipped : num_rows - 1);
+    count = skipped >= num_rows ? 1 : num_rows - skipped < PANEL ? num_rows - skipped : PANEL;
+  }
+  size_t operator[](size_t r) const { return first + (r < count ? r : count - 1); }
 };
 
 // Where a block's activations lie, and how they are cut: `runs` runs of `dwords` dwords, 64 bytes apart.
@@ -38,21 +55,20 @@ struct Runs {
   size_t offset(size_t block) const { return block / in_chunk * bytes + block % in_chunk * dwords * 4; }
 };
 
-// One panel: rows past the end repeat the last one; their results are dropped.
 template <int BITS>
-void unpack_codes(const Blocks& weights, size_t first, size_t num_rows, const Slab& slab, uint8_t* out) {
+void unpack_codes(const Blocks& weights, const PanelRows& rows, const SlabBlocks& slab, uint8_t* out) {
   constexpr size_t CHUNK = 512 / BITS;
   const size_t row_bytes = weights.row_bytes(), from = slab.first_block * weights.block * BITS / 8;
   const size_t bytes = slab.num_blocks * weights.block * BITS / 8;
   const size_t dwords = weights.block < CHUNK ? weights.block * BITS / 32 : 16;  // of codes, of a block in a chunk
   size_t places[16];  // of a chunk's dwords, in their first plane
   for (size_t d = 0; d < 16; d++) places[d] = (d / dwords * PLANES<BITS> * dwords + d % dwords) * 64;
-  const uint8_t* rows[PANEL];
-  for (size_t r = 0; r < PANEL; r++) rows[r] = weights.codes + (first + (r < num_rows ? r : num_rows - 1)) * row_bytes + from;
+  const uint8_t* codes[PANEL];
+  for (size_t r = 0; r < PANEL; r++) codes[r] = weights.codes + rows[r] * row_bytes + from;
   for (size_t at = 0; at < bytes; at += 64, out += 16 * PLANES<BITS> * 64) {
     __m512i chunk[16];
 #pragma GCC unroll 16
-    for (size_t r = 0; r < PANEL; r++) chunk[r] = load_part(rows[r] + at, bytes - at);
+    for (size_t r = 0; r < PANEL; r++) chunk[r] = load_part(codes[r] + at, bytes - at);
     transpose(chunk);
 #pragma GCC unroll 16
     for (size_t d = 0; d < 16; d++)
@@ -62,26 +78,30 @@ void unpack_codes(const Blocks& weights, size_t first, size_t num_rows, const Sl
   }
 }
 
+// Of panel `half`.
+template <int BITS>
+void load_scales(const Blocks& weights, const PanelRows& rows, size_t half, SlabBlocks& slab) {
+  for (size_t b = 0; b < slab.num_blocks; b += 16) {
+    const size_t left = slab.num_blocks - b < 16 ? slab.num_blocks - b : 16, block = slab.first_block + b;
+    __m512i scales[16], zeros[16];
+    for (size_t r = 0; r < PANEL; r++) {
+      scales[r] = _mm512_castps_si512(_mm512_maskz_loadu_ps(first_lanes(left), weights.scales + rows[r] * weights.num_blocks() + block));
+      if (weights.zero_points) zeros[r] = _mm512_castps_si512(negative_zeros<BITS>(weights, rows[r], block, left));
+    }
+    transpose(scales);
+    for (size_t i = 0; i < left; i++) _mm512_store_si512(slab.scales[b + i] + half * PANEL, scales[i]);
+    if (!weights.zero_points) continue;
+    transpose(zeros);
+    for (size_t i = 0; i < left; i++) _mm512_store_si512(slab.zeros[b + i] + half * PANEL, zeros[i]);
+  }
+}
+
 template <int BITS>
 void unpack_slab(const Blocks& weights, size_t first, size_t num_rows, Slab& slab) {
   for (size_t half = 0; half < 2; half++) {
-    const size_t skipped = half * PANEL, row = first + (skipped < num_rows ? skipped : num_rows - 1);
-    const size_t count = skipped >= num_rows ? 1 : num_rows - skipped < PANEL ? num_rows - skipped : PANEL;
-    unpack_codes<BITS>(weights, row, count, slab, slab.codes[half]);
-    for (size_t b = 0; b < slab.num_blocks; b += 16) {
-      const size_t left = slab.num_blocks - b < 16 ? slab.num_blocks - b : 16, block = slab.first_block + b;
-      __m512i scales[16], zeros[16];
-      for (size_t r = 0; r < PANEL; r++) {
-        const size_t of = row + (r < count ? r : count - 1);
-        scales[r] = _mm512_castps_si512(_mm512_maskz_loadu_ps(first_lanes(left), weights.scales + of * weights.num_blocks() + block));
-        if (weights.zero_points) zeros[r] = _mm512_castps_si512(negative_zeros<BITS>(weights, of, block, left));
-      }
-      transpose(scales);
-      for (size_t i = 0; i < left; i++) _mm512_store_si512(slab.scales[b + i] + half * PANEL, scales[i]);
-      if (!weights.zero_points) continue;
-      transpose(zeros);
-      for (size_t i = 0; i < left; i++) _mm512_store_si512(slab.zeros[b + i] + half * PANEL, zeros[i]);
-    }
+    const PanelRows rows(first, num_rows, half);
+    unpack_codes<BITS>(weights, rows, slab, slab.codes[half]);
+    load_scales<BITS>(weights, rows, half, slab);
   }
 }
 
@@ -98,12 +118,12 @@ struct Fetch {
   size_t lines;                         // of a row's codes
   size_t steps, done, rows;             // calls of step() that a slab takes and that were; rows that were fetched
 
-  Fetch(const Blocks& weights, const Slab& slab, size_t next, size_t num_steps)
-      : codes(further(weights.codes, static_cast<ptrdiff_t>(next * weights.row_bytes() + slab.first_block * weights.block * weights.bits / 8))),
-        scales(further(weights.scales, static_cast<ptrdiff_t>(4 * (next * weights.num_blocks() + slab.first_block)))),
+  Fetch(const Blocks& weights, size_t first_block, size_t num_blocks, size_t next, size_t num_steps)
+      : codes(further(weights.codes, static_cast<ptrdiff_t>(next * weights.row_bytes() + first_block * weights.block * weights.bits / 8))),
+        scales(further(weights.scales, static_cast<ptrdiff_t>(4 * (next * weights.num_blocks() + first_block)))),
         code_stride(static_cast<ptrdiff_t>(weights.row_bytes())),
         scale_stride(static_cast<ptrdiff_t>(4 * weights.num_blocks())),
-        lines((slab.num_blocks * weights.block * weights.bits / 8 + 63) / 64),
+        lines((num_blocks * weights.block * weights.bits / 8 + 63) / 64),
         steps(num_steps),
         done(0),
         rows(0) {}

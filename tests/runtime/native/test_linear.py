@@ -32,6 +32,7 @@ def test_products_are_within_the_rounding_bound(
 ) -> None:
     random = np.random.default_rng([bits, block, zero_points])
     shapes = [(1, 40, 1), (1, 64, 8), (2, 33, 3), (5, 16, 2), (9, 7, 5), (17, 50, 9), (70, 21, 11)]
+    shapes += [(3, 65, 17), (4, 31, 5), (6, 40, 40), (7, 95, 3), (8, 100, 33)]
     for _ in range(ROUNDS):
         shapes += [(int(random.integers(1, 600)), int(random.integers(1, 100)), int(random.integers(1, 12)))]
     for num_tokens, rows, blocks in shapes:
