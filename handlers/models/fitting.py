@@ -93,8 +93,8 @@ def fitting_recipe(source: PlanSource, machine: Machine, target: str) -> Fitting
             tried = _fit(source, recipes, kinds, machine, context, target)
             if (found := tried.chosen) is not None:
                 is_usual = found.model.named == usual[0] and found.kv == choice.kv
-                memory = None if choice.target.on_device else machine.memory
-                return _chosen(found, choice.kv, context, Machine(memory, machine.disk), default if is_usual else None)
+                counted = replace(machine, memory=None) if choice.target.on_device else machine
+                return _chosen(found, choice.kv, context, counted, default if is_usual else None)
     assert tried is not None
     raise ModelStoreError(_too_small(source, tried.nearest, machine))
 

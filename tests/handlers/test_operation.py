@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,8 @@ def test_a_clients_own_time_ends_an_answer_as_it_is_and_fails_one_that_has_not_b
     streamed = _post(slow, "2", "Hi", stream=True)
     assert '"finish_reason":"length"' in streamed.text
     assert streamed.text.endswith("data: [DONE]\n\n")
+    until(lambda: slow.engine.num_live_requests == 0)
+    time.sleep(0.1)  # a step that still ran would answer the next request at once
     late = _post(slow, "0.02", "Hi")
     assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_exceeded")
     until(lambda: slow.engine.num_live_requests == 0)
