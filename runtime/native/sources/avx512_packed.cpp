@@ -36,8 +36,8 @@ __attribute__((noinline)) void slab_by_tokens(const Blocks& weights, const Packe
                                               const Activations* x, float* sums, Fetch& fetch) {
   const __m512 minus_middle = _mm512_set1_ps(-weights.middle());
   const uint8_t* packed = slab.codes[0];
-  const Runs runs(weights);
-  const uint8_t* tokens[T];
+  constexpr size_t IN_CHUNK = 16 / DWORDS;  // blocks; a chunk has 128 columns, and 128 bytes of a token's codes
+  const uint8_t* volatile tokens[T];  // in memory: gcc 12 would move them between kinds of registers
 #pragma GCC unroll 8
   for (int t = 0; t < T; t++) tokens[t] = static_cast<const uint8_t*>(x[t].codes);
   for (size_t b = 0; b < slab.num_blocks; b++) {
@@ -45,7 +45,7 @@ __attribute__((noinline)) void slab_by_tokens(const Blocks& weights, const Packe
     __m512i dots[T][2];
 #pragma GCC unroll 8
     for (int t = 0; t < T; t++) dots[t][0] = dots[t][1] = _mm512_setzero_si512();
-    size_t at = runs.offset(block);
+    size_t at = DWORDS < 16 ? block / IN_CHUNK * 128 + block % IN_CHUNK * 4 * DWORDS : block * weights.block;
     for (size_t chunks = DWORDS < 16 ? 1 : weights.block / 128; chunks > 0; chunks--, at += 64)
       for (size_t dword = 0; dword < DWORDS; dword++, at += 4, packed += 64) {
         const __m512i first = _mm512_load_si512(packed), second = _mm512_load_si512(packed + PACKED_BYTES);
@@ -54,8 +54,9 @@ __attribute__((noinline)) void slab_by_tokens(const Blocks& weights, const Packe
 #pragma GCC unroll 8
         for (int t = 0; t < T; t++) {
           int32_t low, high;
-          memcpy(&low, tokens[t] + at, sizeof low);
-          memcpy(&high, tokens[t] + at + 64, sizeof high);
+          const uint8_t* codes = tokens[t] + at;
+          memcpy(&low, codes, sizeof low);
+          memcpy(&high, codes + 64, sizeof high);
           const __m512i lows = _mm512_set1_epi32(low), highs = _mm512_set1_epi32(high);
           add_products(dots[t][0], first_low, lows);
           add_products(dots[t][1], second_low, lows);

@@ -78,21 +78,22 @@ void unpack_codes(const Blocks& weights, const PanelRows& rows, const SlabBlocks
   }
 }
 
-// Of panel `half`.
+// Of panel `half`. Not inlined, and one kind after the other, so that the 16 vectors stay in registers.
 template <int BITS>
-void load_scales(const Blocks& weights, const PanelRows& rows, size_t half, SlabBlocks& slab) {
+__attribute__((noinline)) void load_scales(const Blocks& weights, const PanelRows& rows, size_t half, SlabBlocks& slab) {
+  const size_t num_blocks = weights.num_blocks();
   for (size_t b = 0; b < slab.num_blocks; b += 16) {
     const size_t left = slab.num_blocks - b < 16 ? slab.num_blocks - b : 16, block = slab.first_block + b;
-    __m512i scales[16], zeros[16];
-    for (size_t r = 0; r < PANEL; r++) {
-      scales[r] = _mm512_castps_si512(_mm512_maskz_loadu_ps(first_lanes(left), weights.scales + rows[r] * weights.num_blocks() + block));
-      if (weights.zero_points) zeros[r] = _mm512_castps_si512(negative_zeros<BITS>(weights, rows[r], block, left));
-    }
-    transpose(scales);
-    for (size_t i = 0; i < left; i++) _mm512_store_si512(slab.scales[b + i] + half * PANEL, scales[i]);
+    __m512i vectors[16];
+#pragma GCC unroll 16
+    for (size_t r = 0; r < PANEL; r++)
+      vectors[r] = _mm512_castps_si512(_mm512_maskz_loadu_ps(first_lanes(left), weights.scales + rows[r] * num_blocks + block));
+    transpose(vectors);
+    for (size_t i = 0; i < left; i++) _mm512_store_si512(slab.scales[b + i] + half * PANEL, vectors[i]);
     if (!weights.zero_points) continue;
-    transpose(zeros);
-    for (size_t i = 0; i < left; i++) _mm512_store_si512(slab.zeros[b + i] + half * PANEL, zeros[i]);
+    for (size_t r = 0; r < PANEL; r++) vectors[r] = _mm512_castps_si512(negative_zeros<BITS>(weights, rows[r], block, left));
+    transpose(vectors);
+    for (size_t i = 0; i < left; i++) _mm512_store_si512(slab.zeros[b + i] + half * PANEL, vectors[i]);
   }
 }
 
