@@ -97,7 +97,7 @@ def bytes_to_download(repository: Repository, folder: Path) -> int:
         return 0
     try:
         download = _Download(repository, None)
-        return download.missing_bytes(download.weight_files(None))
+        return download.missing_bytes(download.missing(download.weight_files(None)))
     except HubUnreachableError:  # what the cache has may do
         return 0
 
@@ -202,9 +202,12 @@ class _Download:
         with mirror.naming():
             return list(choose_files(mirror.folder, weights_file).names)
 
-    def missing_bytes(self, names: Sequence[str]) -> int:
+    def missing(self, names: Sequence[str]) -> list[StoredObject]:
         """Of files, those that the cache does not have."""
-        missing = [self.safe[name] for name in names if not self._is_cached(name)]
+        return [self.safe[name] for name in names if not self._is_cached(name)]
+
+    def missing_bytes(self, missing: Sequence[StoredObject]) -> int:
+        """Of missing files, without the parts that an interrupted download left."""
         there = sum(part_bytes(self._blobs, found) for found in missing if _is_large(found))
         return sum(found.size for found in missing) - there
 
@@ -213,11 +216,11 @@ class _Download:
 
         The error of one, and Ctrl-C, end all others at their next piece.
         """
-        missing = [self.safe[name] for name in names if not self._is_cached(name)]
+        missing = self.missing(names)
         if not missing:
             return
         total = sum(found.size for found in missing)
-        check_room(Path(constants.HF_HUB_CACHE), self.missing_bytes(names), self._name)
+        check_room(Path(constants.HF_HUB_CACHE), self.missing_bytes(missing), self._name)
         counter = _Counter()
         with _quiet_client(), ThreadPoolExecutor(_FILES_AT_ONCE, "qwonnx-hub") as pool:
             waiting = {pool.submit(self._fetch_one, found, counter) for found in missing}

@@ -17,21 +17,25 @@ from qwonnx.runtime.errors import SettingsError
 pytestmark = pytest.mark.fast
 
 
-def test_without_the_library_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def no_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's loader finds nothing."""
+
     def missing(name: str) -> ctypes.CDLL:
         raise OSError(f"{name}: cannot open shared object file: No such file or directory")
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
+
+
+@pytest.mark.usefixtures("no_libraries")
+def test_without_the_library_one_line_says_what_to_install() -> None:
     with pytest.raises(SettingsError, match=r"libcudart.so.13: cannot open.*install the extra gpu") as raised:
         CudaDevice()
     assert "\n" not in str(raised.value)
 
 
-def test_without_a_driver_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> ctypes.CDLL:
-        raise OSError(f"{name}: cannot open shared object file: No such file or directory")
-
-    monkeypatch.setattr(ctypes, "CDLL", missing)
+@pytest.mark.usefixtures("no_libraries")
+def test_without_a_driver_one_line_says_so() -> None:
     with pytest.raises(SettingsError, match=r"NVIDIA's driver cannot be loaded \(.*cannot open.*CUDA 13") as raised:
         check_driver()
     assert "\n" not in str(raised.value)
